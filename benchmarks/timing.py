@@ -1,0 +1,27 @@
+"""Paired timing for the benchmarks: candidates and peer run in turn, so that a noisy machine slows all alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def paired_medians(candidates: Mapping[str, Callable[[], object]], *, repeats: int = 31) -> dict[str, float]:
+    """Median seconds per candidate; all of them run once in every repeat, after three warm-up rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats + 3):
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            if repeat >= 3:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def print_ratios(title: str, medians: Mapping[str, float], peer: str, bars: Mapping[str, float]) -> None:
+    """One row per candidate: milliseconds, ratio to ``peer``, and the bar it must stay under."""
+    print(f"{title}\n{'':36s} {'ms':>9s} {'ratio':>7s} {'bar':>6s}")
+    for name, value in medians.items():
+        bar = f"{bars[name]:6.2f}" if name in bars else "      "
+        verdict = "" if name not in bars else ("ok" if value / medians[peer] <= bars[name] else "MISSED")
+        print(f"{name:36s} {1e3 * value:9.2f} {value / medians[peer]:7.2f} {bar} {verdict}")
+    print()

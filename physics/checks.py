@@ -1,0 +1,90 @@
+"""One door for the properties that every operator must have; used by tests, notebooks and newcomers."""
+
+import torch
+from torch import Tensor
+
+from .operator import LinearOperator
+from .solvers import power_iteration
+
+
+class OperatorError(AssertionError):
+    """An operator violates a property; the text names operator, property, error and bound."""
+
+
+def check_operator(A: LinearOperator, *, seed: int = 0, tolerance: float | None = None) -> dict[str, float]:
+    """Check linearity, adjoint, Gram, norm bound, gradient, batching, fresh outputs, shape errors and empty state.
+
+    Parameters
+    ----------
+    A
+        The operator; its own batch axes are respected.
+    tolerance
+        Relative bound; by default 1e-12 in double and 1e-6 in single precision (times ten for gradients).
+
+    Returns
+    -------
+        Property to measured relative error.
+
+    Raises
+    ------
+    OperatorError
+        If a property fails.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    single = A.dtype in (torch.complex64, torch.float32)
+    bound = tolerance if tolerance is not None else (1e-6 if single else 1e-12)
+    batch = tuple(A.norm.shape)
+
+    def draw(*shape: int) -> Tensor:
+        real = torch.randn((*shape, 2), generator=generator, dtype=torch.float64)
+        value = torch.view_as_complex(real)
+        return (value if A.dtype.is_complex else value.real).to(dtype=A.dtype, device=A.norm.device)
+
+    x, x2, y = draw(*batch, *A.domain_shape), draw(*batch, *A.domain_shape), draw(*batch, *A.range_shape)
+    Ax, Ahy = A(x), A.adjoint(y)
+    if tuple(Ax.shape) != (*batch, *A.range_shape) or tuple(Ahy.shape) != (*batch, *A.domain_shape):
+        raise OperatorError(f"{A!r}: output shapes {tuple(Ax.shape)} and {tuple(Ahy.shape)} are not the declared ones")
+    dot = torch.vdot(y.flatten(), Ax.flatten()) - torch.vdot(Ahy.flatten(), x.flatten())
+    errors = {
+        "linearity": _relative(A(x - 2.5 * x2), Ax - 2.5 * A(x2)),
+        "adjoint": float(dot.abs() / (Ax.norm() * y.norm()).clamp_min(torch.finfo(torch.float32).tiny)),
+        "gram": _relative(A.gram(x), A.adjoint(Ax)),
+        "batch": _relative(A(torch.stack((x, x2))), torch.stack((Ax, A(x2)))),
+        "fresh output": _relative(Ax, A(x)),
+        "norm bound": float((power_iteration(A, generator=generator) / A.norm.clamp_min(1e-30) - 1).amax().clamp_min(0)),
+        "gradient": _gradient_error(A, x, y),
+    }
+    limits = {"gradient": 10 * bound, "norm bound": 10 * bound}
+    for name, error in errors.items():
+        if not error <= limits.get(name, bound):
+            raise OperatorError(f"{A!r}: {name} is off by {error:.2e}, allowed {limits.get(name, bound):.0e}")
+    if Ax.data_ptr() == A(x2).data_ptr():
+        raise OperatorError(f"{A!r}: outputs of two calls share memory; every call must return a fresh tensor")
+    if A.state_dict():
+        raise OperatorError(f"{A!r}: state_dict holds {sorted(A.state_dict())}; register buffers with persistent=False")
+    _require_shape_error(A, draw(*(n + 1 for n in A.domain_shape)))
+    return errors
+
+
+def _gradient_error(A: LinearOperator, x: Tensor, y: Tensor) -> float:
+    """The gradient of Re<y, A x> is A^H y, and the gradient of that, with respect to y, is A x again."""
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    with torch.enable_grad():
+        (first,) = torch.autograd.grad(A(x), x, y, create_graph=True)
+        (second,) = torch.autograd.grad(first, y, x.detach())
+    return max(_relative(first.detach(), A.adjoint(y.detach())), _relative(second, A(x.detach())))
+
+
+def _require_shape_error(A: LinearOperator, wrong: Tensor) -> None:
+    try:
+        A(wrong)
+    except ValueError as error:
+        if str(A.domain_shape) in str(error):
+            return
+        raise OperatorError(f"{A!r}: the shape error does not name the expected shape: {error}") from None
+    raise OperatorError(f"{A!r}: an input of shape {tuple(wrong.shape)} was accepted")
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    scale = max(float(expected.norm()), torch.finfo(torch.float32).tiny)
+    return float((found - expected).norm()) / scale

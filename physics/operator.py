@@ -1,0 +1,290 @@
+"""Linear operators as values: shapes that are checked, an exact adjoint, and a small algebra."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+Scalar = float | complex | Tensor
+
+
+class LinearOperator(nn.Module, ABC):
+    """A linear map :math:`y = A x`. Trailing axes belong to the operator, all leading axes are batch.
+
+    A subclass implements :meth:`_forward`, :meth:`_adjoint`, :attr:`norm` and :meth:`example`; shape checks,
+    algebra (``A @ B``, ``A + B``, ``scalar * A``), :attr:`H` and :attr:`gram` come from here. Tensors of an
+    operator are non-persistent buffers: they follow ``.to(device)`` and never enter a ``state_dict``.
+
+    Parameters
+    ----------
+    domain_shape
+        Trailing shape of ``x``.
+    range_shape
+        Trailing shape of ``y``.
+    """
+
+    def __init__(self, domain_shape: Shape, range_shape: Shape) -> None:
+        super().__init__()
+        self.domain_shape: Shape = tuple(int(n) for n in domain_shape)
+        self.range_shape: Shape = tuple(int(n) for n in range_shape)
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _adjoint(self, y: Tensor) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def norm(self) -> Tensor:
+        """Upper bound of the largest singular value per sample, real, shape ``(*batch,)``."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls, generator: torch.Generator) -> Self:
+        """Small instance in double precision; the property tests run on it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the operator, ``(..., *domain_shape) -> (..., *range_shape)``.
+
+        Raises
+        ------
+        ValueError
+            If the trailing shape of ``x`` is not ``domain_shape``.
+        """
+        self._require(x, self.domain_shape, "image")
+        return self._forward(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Apply the adjoint, ``(..., *range_shape) -> (..., *domain_shape)``.
+
+        Raises
+        ------
+        ValueError
+            If the trailing shape of ``y`` is not ``range_shape``.
+        """
+        self._require(y, self.range_shape, "measurement")
+        return self._adjoint(y)
+
+    @property
+    def H(self) -> "LinearOperator":
+        """The adjoint as an operator."""
+        return Adjoint(self)
+
+    @property
+    def gram(self) -> "LinearOperator":
+        """The normal operator :math:`A^H A`; a closed form where the operator has one."""
+        return Composition(Adjoint(self), self)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the operator's own tensors (complex128 where it has none): what the checks draw."""
+        for buffer in self.buffers():
+            if buffer.is_floating_point() or buffer.is_complex():
+                return buffer.dtype
+        return torch.complex128
+
+    def start(self, y: Tensor) -> Tensor:
+        """First image of an iterative method, ``(..., *domain_shape)``: the scaled adjoint unless overridden."""
+        return self.adjoint(y) * reciprocal(per_sample(self.norm**2, len(self.domain_shape)))
+
+    def restrict(self, keep: Tensor) -> "LinearOperator":
+        """The operator with the same ``range_shape`` whose dropped rows are zero; ``y * keep`` goes with it.
+
+        Parameters
+        ----------
+        keep
+            Boolean, broadcastable to ``range_shape``.
+        """
+        return Sampling(keep, self.range_shape) @ self
+
+    def _require(self, tensor: Tensor, shape: Shape, what: str) -> None:
+        found = tuple(tensor.shape[max(tensor.ndim - len(shape), 0) :])
+        if found != shape:
+            raise ValueError(f"{type(self).__name__}: {what} has trailing shape {found}, expected {shape}")
+
+    def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
+        return Composition(self, other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        return Sum(self, other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        return Sum(self, Scaled(-1.0, other)) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __rmul__(self, scalar: Scalar) -> "LinearOperator":
+        return Scaled(scalar, self)
+
+    def __mul__(self, scalar: Scalar) -> "LinearOperator":
+        return Scaled(scalar, self)
+
+    def __neg__(self) -> "LinearOperator":
+        return Scaled(-1.0, self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.domain_shape} -> {self.range_shape}"
+
+
+class Adjoint(LinearOperator):
+    """``A.H``: forward and adjoint change places."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__(operator.range_shape, operator.domain_shape)
+        self.operator = operator
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.operator.adjoint(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.operator.forward(y)
+
+    @property
+    def H(self) -> LinearOperator:
+        return self.operator
+
+    @property
+    def norm(self) -> Tensor:
+        return self.operator.norm
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "Adjoint":
+        return cls(Sampling.example(generator))
+
+
+class Composition(LinearOperator):
+    """``A @ B``: first ``B``, then ``A``."""
+
+    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
+        if left.domain_shape != right.range_shape:
+            raise ValueError(f"Composition: {left!r} cannot follow {right!r}; expected range {left.domain_shape}")
+        super().__init__(right.domain_shape, left.range_shape)
+        self.left, self.right = left, right
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.left.forward(self.right.forward(x))
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.right.adjoint(self.left.adjoint(y))
+
+    @property
+    def norm(self) -> Tensor:
+        return self.left.norm * self.right.norm
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "Composition":
+        right = Sampling.example(generator)
+        return cls(2.0 * Sampling(torch.rand(right.range_shape, generator=generator) < 0.5, right.range_shape), right)
+
+
+class Sum(LinearOperator):
+    """``A + B``."""
+
+    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
+        if (left.domain_shape, left.range_shape) != (right.domain_shape, right.range_shape):
+            raise ValueError(f"Sum: {left!r} and {right!r} differ in shape; both sides need the same shapes")
+        super().__init__(left.domain_shape, left.range_shape)
+        self.left, self.right = left, right
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.left.forward(x) + self.right.forward(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.left.adjoint(y) + self.right.adjoint(y)
+
+    @property
+    def norm(self) -> Tensor:
+        return self.left.norm + self.right.norm
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "Sum":
+        return cls(Sampling.example(generator), 1j * Sampling.example(generator))
+
+
+class Scaled(LinearOperator):
+    """``scalar * A``; a tensor holds one scalar per sample, shape ``(*batch,)``."""
+
+    scalar: Tensor
+
+    def __init__(self, scalar: Scalar, operator: LinearOperator) -> None:
+        super().__init__(operator.domain_shape, operator.range_shape)
+        self.operator = operator
+        value = scalar if isinstance(scalar, Tensor) else torch.tensor(scalar, dtype=_python_dtype(scalar))
+        self.register_buffer("scalar", value, persistent=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return per_sample(self.scalar, len(self.range_shape)) * self.operator.forward(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return per_sample(self.scalar.conj(), len(self.domain_shape)) * self.operator.adjoint(y)
+
+    @property
+    def norm(self) -> Tensor:
+        return self.scalar.abs() * self.operator.norm
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.operator.dtype
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "Scaled":
+        return cls(0.5 - 2.0j, Sampling.example(generator))
+
+
+class Sampling(LinearOperator):
+    """Keep some samples of a measurement and set the others to zero; an orthogonal projection.
+
+    Parameters
+    ----------
+    mask
+        Boolean, broadcastable to ``shape``.
+    shape
+        Shape of domain and range.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, shape: Shape) -> None:
+        super().__init__(shape, shape)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"Sampling: mask has dtype {mask.dtype}, expected torch.bool; use mask != 0")
+        if torch.broadcast_shapes(mask.shape[-len(shape) :], self.domain_shape) != self.domain_shape:
+            raise ValueError(f"Sampling: mask of shape {tuple(mask.shape)} does not broadcast to {self.domain_shape}")
+        self.register_buffer("mask", mask, persistent=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return y * self.mask
+
+    @property
+    def gram(self) -> LinearOperator:
+        return self
+
+    @property
+    def norm(self) -> Tensor:
+        return torch.ones((), device=self.mask.device)
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "Sampling":
+        return cls(torch.rand(3, 5, 4, generator=generator) < 0.5, (3, 5, 4))
+
+
+def per_sample(values: Tensor, n_axes: int) -> Tensor:
+    """Append ``n_axes`` singleton axes, so that one value per sample broadcasts over the operator's axes."""
+    return values.reshape(*values.shape, *([1] * n_axes))
+
+
+def reciprocal(values: Tensor) -> Tensor:
+    """``1 / values``, and 0 where ``values`` is 0: the operator of an empty slice is zero, and so is its image."""
+    return torch.where(values > 0, 1.0 / torch.where(values > 0, values, 1.0), 0.0)
+
+
+def _python_dtype(scalar: float | complex) -> torch.dtype:
+    if not math.isfinite(abs(scalar)):
+        raise ValueError(f"Scaled: scalar is {scalar}, expected a finite number")
+    # A 0-d tensor does not promote the data it multiplies, so double costs nothing in single precision.
+    return torch.complex128 if isinstance(scalar, complex) else torch.float64

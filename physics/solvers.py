@@ -1,0 +1,171 @@
+"""Iterative solvers on operators: conjugate gradients, normal equations with two kinds of gradient, power iteration."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .operator import LinearOperator, per_sample, reciprocal
+
+
+def conjugate_gradient(
+    apply: LinearOperator | Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    max_iterations: int = 50,
+    tolerance: float = 1e-6,
+    x0: Tensor | None = None,
+) -> Tensor:
+    r"""Solve :math:`M x = b` for a Hermitian positive (semi-)definite :math:`M`.
+
+    Every sample of a batch has step sizes of its own and stops moving once it has converged, so a sample's
+    result does not depend on its neighbors.
+
+    Parameters
+    ----------
+    apply
+        The matrix. A :class:`LinearOperator` says which trailing axes form one vector; for a plain function the
+        whole of ``b`` is one vector.
+    b
+        Right-hand side, real or complex.
+    max_iterations
+        Upper bound of the number of applications of ``apply``.
+    tolerance
+        Stop once :math:`\|r\| \le` ``tolerance`` :math:`\|b\|` in every sample. 0 runs all iterations and never
+        waits for the device.
+    x0
+        Start, zero by default.
+
+    Returns
+    -------
+        The solution, shape of ``b``.
+
+    References
+    ----------
+    .. [HS] Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
+    """
+    n_axes = len(apply.domain_shape) if isinstance(apply, LinearOperator) else b.ndim
+    axes = tuple(range(b.ndim - n_axes, b.ndim))
+
+    def inner(u: Tensor, v: Tensor) -> Tensor:
+        return (u.conj() * v).real.sum(axes, keepdim=True) if axes else (u.conj() * v).real
+
+    x = torch.zeros_like(b) if x0 is None else x0
+    r = b if x0 is None else b - apply(x0)
+    p = r
+    energy = inner(r, r)
+    target = tolerance**2 * inner(b, b)
+    for _ in range(max_iterations):
+        active = energy > target
+        if tolerance > 0 and not bool(active.any()):
+            break
+        Mp = apply(p)
+        # A finished or exactly solved sample takes steps of size zero: no division by zero, no drift.
+        alpha = torch.where(active, energy * reciprocal(inner(p, Mp)), 0.0)
+        x = x + alpha * p
+        r = r - alpha * Mp
+        previous, energy = energy, inner(r, r)
+        p = r + energy * reciprocal(previous) * p
+    return x
+
+
+def solve_normal(
+    A: LinearOperator,
+    b: Tensor,
+    weight: Tensor | float,
+    *,
+    x0: Tensor | None = None,
+    max_iterations: int = 10,
+    tolerance: float = 0.0,
+    gradient: Literal["implicit", "unrolled"] = "implicit",
+) -> Tensor:
+    r"""Solve :math:`(A^H A + w I) x = b` by conjugate gradients.
+
+    Parameters
+    ----------
+    A
+        Operator; its closed-form Gram is used where it has one.
+    b
+        Right-hand side, shape ``(*batch, *A.domain_shape)``.
+    weight
+        Damping :math:`w > 0`, a number or shape ``(*batch,)``.
+    gradient
+        ``"unrolled"`` differentiates the iterations as they ran. ``"implicit"`` solves the same system once more
+        in the backward pass: memory does not grow with the iterations, but the gradient is exact only at
+        convergence (8 coils, 4x: 22 / 10 / 1.7 % off after 4 / 6 / 10 iterations at a weight of 0.05). Both reach
+        ``b``, ``weight`` and the operator's own tensors.
+
+    Returns
+    -------
+        The solution, shape of ``b``.
+    """
+    if gradient not in ("implicit", "unrolled"):
+        raise ValueError(f"solve_normal: gradient is {gradient!r}, expected 'implicit' or 'unrolled'")
+    gram = A.gram
+    w = per_sample(torch.as_tensor(weight, device=b.device, dtype=b.real.dtype), len(A.domain_shape))
+    system = _Damped(gram, w)
+    if gradient == "unrolled" or not torch.is_grad_enabled():
+        return conjugate_gradient(system, b, max_iterations=max_iterations, tolerance=tolerance, x0=x0)
+
+    def solve(rhs: Tensor, start: Tensor | None = None) -> Tensor:
+        return conjugate_gradient(system, rhs, max_iterations=max_iterations, tolerance=tolerance, x0=start)
+
+    with torch.no_grad():
+        solution = solve(b, x0)
+    residual = b - system(solution)
+    result: Tensor = _ImplicitSolve.apply(residual, solution, solve)
+    return result
+
+
+class _Damped(LinearOperator):
+    """``gram + w I`` without the bookkeeping of the algebra: this is the inner loop."""
+
+    def __init__(self, gram: LinearOperator, w: Tensor) -> None:
+        super().__init__(gram.domain_shape, gram.domain_shape)
+        self.base, self.w = gram, w
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.base.forward(x) + self.w * x
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
+
+    @property
+    def norm(self) -> Tensor:
+        return self.base.norm + self.w.reshape(self.w.shape[: self.w.ndim - len(self.domain_shape)])
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "_Damped":
+        from .mri import CartesianGram  # the only operator with a closed Gram; mri imports this module
+
+        gram = CartesianGram.example(generator)
+        return cls(gram, torch.full((1, 1), 0.3, dtype=torch.float64))
+
+
+class _ImplicitSolve(torch.autograd.Function):
+    r"""Value :math:`x^*`, derivative :math:`dx = M^{-1} dr` with the residual :math:`r = b - M x^*`."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, solution: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.solve = solve
+        return solution.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        with torch.no_grad():
+            return ctx.solve(grads[0]), None, None
+
+
+def power_iteration(A: LinearOperator, *, iterations: int = 50, generator: torch.Generator | None = None) -> Tensor:
+    """Estimate the largest singular value per sample, shape of ``A.norm``; approaches it from below."""
+    real = torch.randn((*A.norm.shape, *A.domain_shape, 2), generator=generator, dtype=torch.float64)
+    x = torch.view_as_complex(real).to(A.norm.device)
+    x = x.to(A.dtype) if A.dtype.is_complex else x.real.to(A.dtype)
+    axes = tuple(range(-len(A.domain_shape), 0))
+    gram = A.gram
+    estimate = torch.zeros_like(A.norm)
+    for _ in range(iterations):
+        estimate = x.abs().square().sum(axes).sqrt()
+        x = gram(x * per_sample(reciprocal(estimate), len(axes)))
+    return x.abs().square().sum(axes).sqrt().sqrt()
