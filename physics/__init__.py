@@ -10,9 +10,27 @@ Conventions, stated here once:
 """
 
 from .checks import OperatorError, check_operator
+from .coils import MAP_ESTIMATES, birdcage_maps, espirit_maps, estimate_maps, low_resolution_maps
 from .fourier import FourierTransform, centering_phases, fft2c, ifft2c
 from .mri import CartesianGram, CartesianMRI, CoilMaps, combine_coils, root_sum_of_squares
+from .noise import complex_noise, correlated_noise, estimate_noise_covariance, whiten, whitening_matrix
 from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum, per_sample, reciprocal
+from .sampling import (
+    SAMPLINGS,
+    SamplingMask,
+    calibration_block,
+    calibration_width,
+    equispaced_fraction_mask,
+    equispaced_mask,
+    file_seed,
+    gaussian_mask,
+    magic_fraction_mask,
+    magic_mask,
+    make_mask,
+    partial_fourier_mask,
+    poisson_mask,
+    random_mask,
+)
 from .solvers import conjugate_gradient, power_iteration, solve_normal
 
 #: Every operator that can be plugged in; each gets the property tests for free.
@@ -32,7 +50,9 @@ OPERATORS: dict[str, type[LinearOperator]] = {
 }
 
 __all__ = [
+    "MAP_ESTIMATES",
     "OPERATORS",
+    "SAMPLINGS",
     "Adjoint",
     "CartesianGram",
     "CartesianMRI",
@@ -42,17 +62,39 @@ __all__ = [
     "LinearOperator",
     "OperatorError",
     "Sampling",
+    "SamplingMask",
     "Scaled",
     "Sum",
+    "birdcage_maps",
+    "calibration_block",
+    "calibration_width",
     "centering_phases",
     "check_operator",
     "combine_coils",
+    "complex_noise",
     "conjugate_gradient",
+    "correlated_noise",
+    "equispaced_fraction_mask",
+    "equispaced_mask",
+    "espirit_maps",
+    "estimate_maps",
+    "estimate_noise_covariance",
     "fft2c",
+    "file_seed",
+    "gaussian_mask",
     "ifft2c",
+    "low_resolution_maps",
+    "magic_fraction_mask",
+    "magic_mask",
+    "make_mask",
+    "partial_fourier_mask",
     "per_sample",
+    "poisson_mask",
     "power_iteration",
+    "random_mask",
     "reciprocal",
     "root_sum_of_squares",
     "solve_normal",
+    "whiten",
+    "whitening_matrix",
 ]

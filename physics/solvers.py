@@ -55,7 +55,8 @@ def conjugate_gradient(
     r = b if x0 is None else b - apply(x0)
     p = r
     energy = inner(r, r)
-    target = tolerance**2 * inner(b, b)
+    # Below rounding the residual is noise, and its square may be subnormal: its reciprocal would be infinite.
+    target = max(tolerance, torch.finfo(b.dtype).eps) ** 2 * inner(b, b)
     for _ in range(max_iterations):
         active = energy > target
         if tolerance > 0 and not bool(active.any()):
@@ -66,7 +67,7 @@ def conjugate_gradient(
         x = x + alpha * p
         r = r - alpha * Mp
         previous, energy = energy, inner(r, r)
-        p = r + energy * reciprocal(previous) * p
+        p = r + torch.where(active, energy * reciprocal(previous), 0.0) * p
     return x
 
 

@@ -1,0 +1,56 @@
+# Every target makes the environment it needs in .venv. Another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# One thread per process: results do not depend on the machine, and JOBS processes share the cores.
+# Without the other two, glibc returns every large temporary to the kernel and page faults double the times.
+export OMP_NUM_THREADS := 1
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint notebooks bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/installed  ## Train four simulated hospitals together; writes runs/demo/report.html
+	$(BIN)/fedrecon demo --out runs/demo
+
+test: lint  ## Check style, types, the import rule, and run the quick tests
+	$(BIN)/python -m pytest -q -n $(JOBS)
+
+test-slow: $(VENV)/installed-dev  ## Run the slow and the deployment tests
+	$(BIN)/python -m pytest -q -m "slow or deployment"
+
+lint: $(VENV)/installed-dev  ## Check style, types and the import rule
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+notebooks: $(VENV)/installed-dev  ## Execute notebooks/*.py into runs/notebooks/*.ipynb
+	mkdir -p runs/notebooks
+	set -e; for file in notebooks/*.py; do \
+		$(BIN)/jupytext --to ipynb --execute --output runs/notebooks/$$(basename $$file .py).ipynb $$file; done
+
+bench: $(VENV)/installed-dev  ## Run every benchmark; each prints a table with its bars
+	set -e; for file in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python $$file; done
+
+clean:  ## Remove the environment, caches and build files; keeps runs/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --editable .
+	touch $@
+
+# fastmri is a test oracle: its Lightning pin is not wanted, hence --no-deps.
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install --editable '.[dev]'
+	$(PIP) install --no-deps fastmri==0.3.0 runstats==2.0.0
+	touch $@

@@ -1,0 +1,254 @@
+"""The command line: one line per error, exit code 2; Ctrl-C exits with 130 and says how to go on."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from recon import DataError, text_table
+
+from .config import load_recipe
+from .experiment import evaluate_run, reconstruct_file, train_run
+from .manifest import load_federation
+from .simulated_sites import SimulatedSite, make_demo_sites, make_image_sites
+from .sites import GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites
+
+DEMO_RECIPE = Path(__file__).resolve().parents[1] / "scripts" / "recipes" / "fedavg.toml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0, 2 for an error of the user's or the data's, 130 for Ctrl-C)."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
+    run: Callable[[argparse.Namespace], None] = arguments.run
+    try:
+        run(arguments)
+    except DataError as error:
+        print(f"fedrecon: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fedrecon: error: {where}{error.strerror or _one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nfedrecon: interrupted; nothing is half-written. The same command with --resume goes on.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedrecon",
+        description="Federated MRI reconstruction: shared regularizer, each site's own physics.",
+    )
+    parser.add_argument("--version", action="version", version=f"fedrecon {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_sites(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_reconstruct(commands)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("fedrecon")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_demo(commands: Commands) -> None:  # type: ignore[valid-type]
+    demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder (default: %(default)s)")
+    demo.add_argument(
+        "--recipe", type=Path, default=DEMO_RECIPE, help="recipe to train (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe"
+    )
+    demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
+    demo.set_defaults(run=_demo)
+    _add_jobs(demo)
+
+
+def _add_sites(commands: Commands) -> None:  # type: ignore[valid-type]
+    sites = commands.add_parser("sites", help="make and check the sites of a federation")
+    actions = sites.add_subparsers(required=True, metavar="ACTION")
+    make = actions.add_parser("make", help="write one manifest per site")
+    kinds = make.add_subparsers(required=True, metavar="KIND")
+
+    fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
+    fastmri.add_argument(
+        "folder", type=str, help="folder of *.h5; may hold ${VARIABLES}, which the manifests keep"
+    )
+    fastmri.add_argument(
+        "--by", default="model,field,contrast", help=f"any of {','.join(GROUPINGS)} (default: %(default)s)"
+    )
+    fastmri.add_argument(
+        "--measured", action="store_true", help="use fully sampled files as they are, not undersampled 4x"
+    )
+    fastmri.set_defaults(run=_make_fastmri)
+
+    images = kinds.add_parser("images", help="simulate k-space from magnitude images (NIfTI, DICOM)")
+    images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices")
+    images.set_defaults(run=_make_images)
+
+    demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
+    demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
+    demo.set_defaults(run=_make_demo)
+    for kind in (fastmri, images, demo):
+        kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
+        kind.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+    check = actions.add_parser("check", help="read every file, compare checksums, print what each site holds")
+    check.add_argument("folder", type=Path, help="folder of manifests")
+    check.set_defaults(run=_check)
+
+
+def _add_train(commands: Commands) -> None:  # type: ignore[valid-type]
+    train = commands.add_parser("train", help="train a recipe on a federation")
+    train.add_argument("recipe", type=Path, help="TOML file, see scripts/recipes/")
+    train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
+    train.add_argument("--out", type=Path, required=True, help="run folder to write")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe"
+    )
+    train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    train.set_defaults(run=_train)
+    _add_jobs(train)
+
+
+def _add_evaluate(commands: Commands) -> None:  # type: ignore[valid-type]
+    evaluate = commands.add_parser(
+        "evaluate", help="score every arm on the test data, write report.html and report.json"
+    )
+    evaluate.add_argument("folder", type=Path, help="run folder")
+    evaluate.set_defaults(run=_evaluate)
+    _add_jobs(evaluate)
+
+
+def _add_reconstruct(commands: Commands) -> None:  # type: ignore[valid-type]
+    reconstruct = commands.add_parser("reconstruct", help="reconstruct a scan with a trained run")
+    reconstruct.add_argument("folder", type=Path, help="run folder")
+    reconstruct.add_argument(
+        "--site", required=True, help="whose data consistency to use; a site of the run or `unseen`"
+    )
+    reconstruct.add_argument("scan", type=Path, help="fastMRI-style HDF5 file")
+    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    reconstruct.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    reconstruct.set_defaults(run=_reconstruct)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    default = os.cpu_count() or 1
+    text = "site processes at a time, one thread each; results do not depend on it (default: %(default)s)"
+    parser.add_argument("--jobs", type=int, default=default, help=text)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    begin = time.monotonic()
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    sites = arguments.out / "sites_data"
+    if not (arguments.resume and sites.is_dir()):
+        if arguments.out.exists() and any(arguments.out.iterdir()) and not arguments.resume:
+            raise DataError(
+                f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume"
+            )
+        _say("simulating the hospitals ...")
+        make_demo_sites(sites, overwrite=True)
+    train_run(
+        recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=_say
+    )
+    results = evaluate_run(arguments.out, jobs=arguments.jobs, say=_say, begin=begin)
+    _say("\n" + text_table(results))
+    _say(f"\nreport: {arguments.out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    sites = load_federation(arguments.sites)
+    train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=_say)
+    _say(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=_say)
+    _say("\n" + text_table(results))
+    _say(f"\nreport: {arguments.folder / 'report.html'}")
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    if arguments.out.exists() and not arguments.overwrite:
+        raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
+    shape = reconstruct_file(arguments.folder, arguments.site, arguments.scan, arguments.out)
+    _say(
+        f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)"
+    )
+
+
+def _make_fastmri(arguments: argparse.Namespace) -> None:
+    by = tuple(part.strip() for part in arguments.by.split(","))
+    options = {"simulate": None} if arguments.measured else {}
+    made = make_fastmri_sites(
+        arguments.folder, arguments.out, by=by, overwrite=arguments.overwrite, **options
+    )
+    _say_made(made, arguments.out)
+
+
+def _make_images(arguments: argparse.Namespace) -> None:
+    _say_made(make_image_sites(arguments.images, arguments.out, overwrite=arguments.overwrite), arguments.out)
+
+
+def _make_demo(arguments: argparse.Namespace) -> None:
+    _say_made(
+        make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out
+    )
+
+
+def _say_made(made: Sequence[MadeSite], out: Path) -> None:
+    for site in made:
+        counts = ", ".join(f"{count} {split}" for split, count in site.subjects.items())
+        missing = f"   no subject left for: {', '.join(site.missing)}" if site.missing else ""
+        _say(f"{site.name:24s} subjects: {counts}{missing}")
+    _say(f"{len(made)} sites: {out}   next: fedrecon sites check {out}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for site in check_sites(arguments.folder):
+        _say_facts(site)
+    _say(f"all files are as the manifests say: {arguments.folder}")
+
+
+def _say_facts(site: SiteFacts) -> None:
+    _say(f"{site.name}  ({site.role}; checksums {site.lock})")
+    for split in site.splits:
+        low, high = split.accelerations
+        shapes = ", ".join(f"{height}x{width}" for height, width in split.shapes)
+        coils = ", ".join(map(str, split.coils))
+        _say(
+            f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
+            f"{coils} coils   {shapes}   effective acceleration {low:.2f} to {high:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Score a trained run at all of its sites, write the reports, and reconstruct a user's scan with it."""
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from recon import (
+    DataError,
+    KSpaceSlices,
+    SiteScores,
+    evaluate,
+    metric_card,
+    reconstruct,
+    summarize,
+    write_hdf5,
+    write_report,
+    write_site_report,
+)
+
+from .experiment import RunFolder, Say
+from .parallel import run_jobs
+from .rounds import Row, read_rows
+from .scoring import SiteResult, score_site
+
+_PACKAGES = ("fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors")
+
+
+def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
+    """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
+
+    Pictures and per-volume rows of measured data stay at their site: they are written to
+    ``sites/<name>/report.html``, the shared report holds aggregates.
+
+    Parameters
+    ----------
+    path
+        Folder of a trained run.
+    begin
+        ``time.monotonic()`` at the start of a job that this evaluation ends; without it the recorded times of the
+        parts are summed.
+
+    Returns
+    -------
+        The results as written.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no trained run, or no site has test data.
+    """
+    run = RunFolder.open(path)
+    state = run.selected()
+    started = time.monotonic()
+    tested = [manifest for manifest in run.manifests if manifest.data.test]
+    if not tested:
+        raise DataError(f"{path}: no site has files under data.test; nothing to score")
+    say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
+    found: dict[str, SiteResult] = {}
+    scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs)
+    for manifest, result in zip(tested, scored, strict=True):
+        found[manifest.name] = result
+        say(f"scored  {manifest.name}")
+    run.add_seconds("evaluation", time.monotonic() - started)
+    seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
+    results = _results(run, found, state.round, seconds)
+    for manifest in tested:
+        if not manifest.synthetic:
+            write_site_report(run.site_folder(manifest.name), results, manifest.name)
+    write_report(path, results)
+    return results
+
+
+def _results(run: RunFolder, found: dict[str, SiteResult], round: int, seconds: float) -> dict[str, Any]:
+    rows = read_rows(run.path)
+    # An arm that some site cannot have (no data to train on alone) would leave holes in the table.
+    arms = [arm for arm in next(iter(found.values())).arms if all(arm in result.arms for result in found.values())]
+    by_arm = {arm: {"sites": {name: result.arms[arm] for name, result in found.items()}} for arm in arms}
+    took_part = [name for name, result in found.items() if not result.facts["unseen"]]
+    for entry in by_arm.values():
+        entry |= summarize(entry["sites"][name] for name in took_part or found)
+    return {
+        "metric_card": _card(run, found, round),
+        "arms": by_arm,
+        "bytes": _bytes(rows),
+        "seconds": round_seconds(seconds),
+        "versions": _versions(),
+        "method": run.recipe.name,
+        "sites": {name: result.facts for name, result in found.items()},
+        "claims": _claims(run, by_arm, arms),
+        "recipe": run.recipe.to_toml(),
+        "curves": rows,
+        "pictures": {name: result.pictures for name, result in found.items()},
+    }
+
+
+def round_seconds(seconds: float) -> float:
+    """Wall time to a tenth of a second: more digits would be noise."""
+    return round(seconds, 1)
+
+
+def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[str, str]:
+    references = [kind for result in found.values() for kind in result.references]
+    crops = [crop for result in found.values() for crop in result.crops]
+    card = metric_card(references, crops, [result.facts["maps"] for result in found.values()])
+    simulated = [name for name, result in found.items() if result.facts["sampling"] != "as measured"]
+    synthetic = [name for name, result in found.items() if result.facts["synthetic"]]
+    measured = [name for name in found if name not in simulated]
+    parts = [
+        f"k-space simulated from phantoms or images, then undersampled: {', '.join(synthetic)}" if synthetic else "",
+        f"measured k-space, undersampled in retrospect: {', '.join(n for n in simulated if n not in synthetic)}"
+        if set(simulated) - set(synthetic)
+        else "",
+        f"as measured: {', '.join(measured)}" if measured else "",
+    ]
+    evaluation = run.recipe.evaluation
+    return card | {
+        "measurement": "; ".join(part for part in parts if part),
+        "selection": f"round {selected} of {run.recipe.federation.rounds}, by mean validation PSNR; test data used once",
+        "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
+        "mean_and_worst": "over the sites that took part; unseen sites apart",
+        "seeds": f"1 (seed {run.recipe.federation.seed})",
+        "steps": f"{run.recipe.federation.rounds} rounds of {run.recipe.training.steps_per_round} steps, batch "
+        f"{run.recipe.training.batch_size}, at every site in the federated and in the local arm",
+    }
+
+
+def _bytes(rows: list[Row]) -> dict[str, float]:
+    """Bytes of all sites together in a training round, of the packed messages."""
+    training = [row for row in rows if row["n_samples"] is not None]
+    rounds = sorted({row["round"] for row in training})
+    return {
+        f"{direction}_per_round": fmean(
+            sum(row[f"bytes_{direction}"] for row in training if row["round"] == round) for round in rounds
+        )
+        for direction in ("up", "down")
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _claims(run: RunFolder, by_arm: dict[str, Any], arms: list[str]) -> list[str]:
+    """One honest line per comparison with the method: mean difference, and the sites where it loses."""
+    method = run.recipe.name
+    lines = []
+    for arm in arms:
+        if arm == method or "psnr" not in by_arm[arm]["mean"] or "psnr" not in by_arm[method]["mean"]:
+            continue
+        gain = by_arm[method]["mean"]["psnr"] - by_arm[arm]["mean"]["psnr"]
+        sites = by_arm[arm]["sites"]
+        worse = [
+            f"{name} ({by_arm[method]['sites'][name]['psnr'] - scores['psnr']:+.2f} dB)"
+            for name, scores in sites.items()
+            if "psnr" in scores and by_arm[method]["sites"][name]["psnr"] < scores["psnr"]
+        ]
+        lost = f"; below it at {', '.join(worse)}" if worse else "; above it at every site, unseen ones included"
+        lines.append(f"{method} against {arm}: {gain:+.2f} dB in the mean{lost}")
+    return lines
+
+
+def reconstruct_file(
+    path: Path, site: str, scan: Path, out: Path, *, simulate: bool = False
+) -> tuple[tuple[int, ...], SiteScores]:
+    """Reconstruct a scan with the selected shared parameters and the kept ones of a site.
+
+    Parameters
+    ----------
+    path
+        Folder of a trained run.
+    site
+        A site of the run; an unseen one has the initial kept parameters.
+    scan
+        fastMRI-style HDF5.
+    out
+        Written: ``reconstruction`` ``(slices, height, width)`` magnitudes and ``image`` complex on the encoded grid,
+        both in units of the file's own coil images.
+    simulate
+        Degrade the scan as the site's manifest does, and score against its full k-space.
+
+    Returns
+    -------
+        Shape of the reconstruction, and its scores.
+
+    Raises
+    ------
+    DataError
+        If the run, the site or the scan cannot be used.
+    """
+    run = RunFolder.open(path)
+    manifest = run.manifest(site)
+    simulation = manifest.simulation() if simulate else None
+    if simulate and simulation is None:
+        raise DataError(f"{manifest.path}: has no [simulate] to apply; leave out --simulate")
+    state = run.selected()
+    network = run.spec(manifest).build().network_at(state.shared, state.round)
+    samples = KSpaceSlices([scan], site, simulate=simulation, maps=manifest.data.maps, cache=run.maps_folder(site))
+    magnitudes, images = [], []
+    network.eval()
+    with torch.no_grad():
+        for index in range(len(samples)):
+            sample = samples[index]
+            image = reconstruct(network, sample)
+            images.append(image * sample.scale)
+            magnitudes.append(sample.magnitude(image) * sample.scale)
+    scores = evaluate(network, samples)
+    reconstruction = torch.stack(magnitudes).numpy()
+    attributes = {"site": site, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest(), "round": state.round}
+    write_hdf5(out, {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
+    return reconstruction.shape, scores

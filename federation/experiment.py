@@ -1,0 +1,220 @@
+"""A run folder: what it holds, how it is trained, where its trained states are."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recon import DataError
+
+from .algorithm import FederatedAlgorithm, ServerState
+from .config import LOCAL, Recipe, load_recipe
+from .manifest import SiteManifest, load_manifest
+from .parallel import run_jobs
+from .rounds import Row, run_rounds, selected_state
+from .runtime import InProcessRuntime
+from .scope import parameter_scope, parameters_of
+from .site import SiteSpec, initial_network
+from .store import write_atomically
+from .task import build_network, site_spec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one run.
+
+    ``recipe.toml`` (resolved) · ``run.json`` (sites, recipe digest, seconds) · ``rounds.jsonl`` · ``checkpoints/`` of
+    the server · ``sites/<name>/`` what is the site's own: kept state, coil maps, pictures of real data ·
+    ``local/<name>/`` the same for the local arm · ``test/<name>.h5`` of simulated sites · ``report.html``, ``.json``.
+    """
+
+    path: Path
+    recipe: Recipe
+    manifests: tuple[SiteManifest, ...]
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, manifests: Sequence[SiteManifest], *, resume: bool) -> "RunFolder":
+        """Open the folder for training.
+
+        Raises
+        ------
+        DataError
+            If it holds a run and ``resume`` is not set, or a run of another recipe or other sites.
+        """
+        record = path / "run.json"
+        facts = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
+        if record.exists():
+            found = _read_json(record)
+            if found.get("recipe_digest") != facts["recipe_digest"]:
+                raise DataError(
+                    f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, this one is "
+                    f"{recipe.digest()[:12]}); choose another --out"
+                )
+            if found.get("sites", {}).keys() != facts["sites"].keys():
+                raise DataError(f"{path}: holds a run of the sites {sorted(found.get('sites', {}))}; choose another --out")
+            if not resume:
+                raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
+        run = cls(path, recipe, tuple(manifests))
+        write_atomically(path / "recipe.toml", recipe.to_toml().encode())
+        seconds = _read_json(record).get("seconds", {}) if record.exists() else {}
+        write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of a run that was trained.
+
+        Raises
+        ------
+        DataError
+            If it is not one.
+        """
+        if not (path / "run.json").is_file():
+            raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
+        facts = _read_json(path / "run.json")
+        manifests = tuple(load_manifest(facts["sites"][name]) for name in sorted(facts["sites"]))
+        return cls(path, load_recipe(path / "recipe.toml"), manifests)
+
+    @property
+    def participants(self) -> tuple[SiteManifest, ...]:
+        """Sites that train together."""
+        return tuple(manifest for manifest in self.manifests if manifest.trains)
+
+    @property
+    def learners(self) -> tuple[SiteManifest, ...]:
+        """Sites with training data; an unseen one among them trains in the local arm only."""
+        return tuple(manifest for manifest in self.manifests if manifest.data.train)
+
+    def manifest(self, name: str) -> SiteManifest:
+        """The manifest of a site.
+
+        Raises
+        ------
+        DataError
+            If the run has no such site.
+        """
+        for manifest in self.manifests:
+            if manifest.name == name:
+                return manifest
+        raise DataError(f"{self.path}: has no site {name!r}; it has {', '.join(m.name for m in self.manifests)}")
+
+    def site_folder(self, name: str) -> Path:
+        return self.path / "sites" / name
+
+    def maps_folder(self, name: str) -> Path:
+        return self.site_folder(name) / "maps"
+
+    def local_folder(self, name: str) -> Path:
+        return self.path / LOCAL / name
+
+    def spec(self, manifest: SiteManifest, *, local: bool = False) -> SiteSpec:
+        """The site as the federation, or the local arm, runs it."""
+        folder = self.local_folder(manifest.name) if local else self.site_folder(manifest.name)
+        return site_spec(manifest, self.recipe, folder / "kept", self.maps_folder(manifest.name))
+
+    def selected(self, *, local: str | None = None) -> ServerState:
+        """Shared parameters of the best round by validation, of the federation or of a site's local arm."""
+        return selected_state(self.path if local is None else self.local_folder(local))
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time of what was run so far, by name."""
+        found: dict[str, float] = _read_json(self.path / "run.json").get("seconds", {})
+        return found
+
+    def add_seconds(self, name: str, seconds: float) -> None:
+        """Add wall time to the record; a resumed run sums up."""
+        facts = _read_json(self.path / "run.json")
+        times = facts.setdefault("seconds", {})
+        times[name] = round(times.get(name, 0.0) + seconds, 1)
+        write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
+
+
+def train_run(
+    recipe: Recipe, manifests: Sequence[SiteManifest], out: Path, *, jobs: int, resume: bool, say: Say
+) -> RunFolder:
+    """Train the recipe on its sites, and every site on its own where the recipe compares with the local arm.
+
+    Raises
+    ------
+    DataError
+        If the folder holds another run, no site has training data, or a site fails.
+    """
+    run = RunFolder.create(out, recipe, manifests, resume=resume)
+    if not run.participants:
+        raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
+    begin = time.monotonic()
+    _train_together(run, jobs, resume, say)
+    run.add_seconds("federated", time.monotonic() - begin)
+    if LOCAL in recipe.evaluation.arms:
+        begin = time.monotonic()
+        say(f"training {len(run.learners)} sites on their own, the local arm ...")
+        done = run_jobs(_train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
+        for manifest, score in zip(run.learners, done, strict=True):
+            say(f"local   {manifest.name:20s} {_score(score)}")
+        run.add_seconds("local", time.monotonic() - begin)
+    return run
+
+
+def _algorithm(recipe: Recipe, participation: float) -> FederatedAlgorithm:
+    federation = recipe.federation
+    return FederatedAlgorithm(federation.seed, participation, federation.weights, federation.server_rule)
+
+
+def _initial_shared(recipe: Recipe) -> dict[str, Any]:
+    network = initial_network(lambda: build_network(recipe.network), recipe.federation.seed)
+    scope = parameter_scope(network, recipe.scope.keep, recipe.scope.share)
+    return parameters_of(network, scope.shared)
+
+
+def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
+    names = ", ".join(manifest.name for manifest in run.participants)
+    say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
+
+    def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
+        scores = "  ".join(f"{row['site']} {_score(row['score_before'])}" for row in rows)
+        say(f"round {round:3d}/{rounds}  {scores}")
+
+    specs = [run.spec(manifest) for manifest in run.participants]
+    with InProcessRuntime(specs, jobs) as runtime:
+        algorithm = _algorithm(run.recipe, run.recipe.federation.participation)
+        shared = _initial_shared(run.recipe)
+        rounds = run.recipe.federation.rounds
+        run_rounds(algorithm, runtime, shared, run.path, rounds=rounds, resume=resume, progress=progress)
+
+
+def _train_alone(job: tuple[RunFolder, str]) -> float | None:
+    """The same loop, rounds and steps with one site; goes on where an earlier call stopped."""
+    run, name = job
+    folder = run.local_folder(name)
+    with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
+        result = run_rounds(
+            _algorithm(run.recipe, 1.0),
+            runtime,
+            _initial_shared(run.recipe),
+            folder,
+            rounds=run.recipe.federation.rounds,
+            resume=True,
+        )
+    best = result.state.best
+    return None if best is None else best.mean
+
+
+def _score(score: float | None) -> str:
+    """A validation score: PSNR, or the negative held-out residual of a site without references."""
+    if score is None:
+        return "no score"
+    return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}); choose another --out") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds a {type(found).__name__}, expected a table; choose another --out")
+    return found

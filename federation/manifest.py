@@ -1,0 +1,317 @@
+"""Site manifests: a hospital is a TOML file. Manifests never travel."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
+
+from physics import SAMPLINGS
+from recon import Augmentation, KSpaceSlices, Simulation, open_volume
+
+from .config import Name, Names, Seed
+from .errors import config_error
+from .lock import LockedFile, lock_path, read_lock, sha256_file
+from .tables import Table, one_of, parse_table, read_toml
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class AcquisitionTable(Table):
+    """Facts about what was measured. Nothing is computed from them; reports print them."""
+
+    vendor: str | None = None
+    model: str | None = None
+    field_T: float | None = Field(default=None, gt=0)
+    contrast: str | None = None
+    anatomy: str | None = None
+    origin: str | None = None
+
+
+class SimulateTable(Table):
+    """Retrospective degradation, the fields of :class:`recon.Simulation`. Only this degrades data."""
+
+    sampling: Annotated[str, AfterValidator(one_of(SAMPLINGS))]
+    acceleration: float = Field(ge=1)
+    center_fraction: float = Field(gt=0, le=1)
+    noise_std: float = Field(default=0.0, ge=0)
+    seed: Seed = 0
+    nested: bool = False
+
+
+class DataTable(Table):
+    """Where the files are and which split each belongs to, by subject. Names are relative to ``root``."""
+
+    root: str = Field(min_length=1)
+    format: Literal["fastmri"] = "fastmri"
+    maps: Literal["espirit", "low_resolution", "true"] = "espirit"
+    reference: Literal["auto", "coil_combined", "rss"] = "auto"
+    train: Names = ()
+    validation: Names = ()
+    test: Names = ()
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _inside_root(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.name:
+                raise ValueError(f"file names below data.root with / between folders, without .. ({name!r})")
+        # One spelling per file: "./a.h5" is "a.h5".
+        return tuple(str(PurePosixPath(name)) for name in names)
+
+    @model_validator(mode="after")
+    def _once(self) -> "DataTable":
+        # By base name: it seeds the mask of a volume and names it in the report.
+        first: dict[str, str] = {}
+        for split, name in self.named():
+            base = PurePosixPath(name).name
+            if base in first:
+                found = f"found {base!r} also in {first[base]}"
+                raise ValueError(f"{split}: {found}, expected every file name once; remove or rename one")
+            first[base] = split
+        if not first:
+            raise ValueError("train, validation and test are all empty, expected at least one file; list one")
+        return self
+
+    def named(self) -> Iterator[tuple[Split, str]]:
+        """Every file as ``(split, name)``."""
+        for split in SPLITS:
+            for name in getattr(self, split):
+                yield split, name
+
+
+class SiteManifest(Table):
+    """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
+
+    An ``unseen`` site takes part in nothing and is scored at the end.
+    """
+
+    name: Name
+    modality: Literal["mri"] = "mri"
+    synthetic: bool = False
+    unseen: bool = False
+    acquisition: AcquisitionTable = AcquisitionTable()
+    simulate: SimulateTable | None = None
+    data: DataTable
+    _path: Path = PrivateAttr(default=Path("<manifest>"))
+
+    @property
+    def path(self) -> Path:
+        """The TOML file that it was read from."""
+        return self._path
+
+    @property
+    def trains(self) -> bool:
+        """Whether the site takes part in training: it is not unseen and has training files."""
+        return not self.unseen and bool(self.data.train)
+
+    @property
+    def root(self) -> Path:
+        """Folder of the data: variables expanded, a relative one is relative to the manifest.
+
+        Raises
+        ------
+        ConfigError
+            If an environment variable is not set.
+        """
+        root = Path(expand_variables(self.data.root, self.path, "data.root")).expanduser()
+        return root if root.is_absolute() else self.path.parent / root
+
+    def files(self, split: Split) -> tuple[Path, ...]:
+        """Files of one split."""
+        names: tuple[str, ...] = getattr(self.data, split)
+        return tuple(self.root / name for name in names)
+
+    def dataset(
+        self, split: Split, cache: Path | None = None, augment: Augmentation | None = None, seed: int = 0
+    ) -> KSpaceSlices:
+        """Slices of one split.
+
+        Parameters
+        ----------
+        split
+            ``train``, ``validation`` or ``test``.
+        cache
+            Folder for estimated coil maps; None estimates them anew.
+        augment
+            Augmentation of the images, for training.
+        seed
+            Seed of the augmentation.
+
+        Raises
+        ------
+        ConfigError
+            If the split is empty.
+        DataError
+            If a file cannot be used.
+        """
+        files = self.files(split)
+        if not files:
+            raise config_error(
+                self.path, f"data.{split}", "no files", "at least one", "list some or leave it out"
+            )
+        return KSpaceSlices(
+            files,
+            self.name,
+            simulate=self.simulation(),
+            maps=self.data.maps,
+            reference=self.data.reference,
+            cache=cache,
+            augment=augment,
+            seed=seed,
+        )
+
+    def simulation(self) -> Simulation | None:
+        """The retrospective degradation, None where the data are used as measured."""
+        return None if self.simulate is None else Simulation(**self.simulate.model_dump())
+
+    def verify(self, *, hashes: bool = False) -> None:
+        """Check that every file is there and as locked, and that no subject is in two splits.
+
+        Parameters
+        ----------
+        hashes
+            Also compare checksums, which reads every byte; without, only sizes are compared.
+
+        Raises
+        ------
+        ConfigError
+            At the first file that is not as it should be.
+        """
+        self.check_files(read_lock(self.path), hashes=hashes)
+
+    def check_files(self, lock: Mapping[str, LockedFile], *, hashes: bool = False) -> None:
+        """:meth:`verify` against a given lock. Files that it does not know are opened for their patient."""
+        if not self.root.is_dir():
+            found = (
+                f"{self.data.root!r} = {self.root}, {'a file' if self.root.exists() else 'no such folder'}"
+            )
+            raise config_error(self.path, "data.root", found, "the folder of the data", "correct it")
+        same: dict[object, str] = {}
+        subjects: dict[str, tuple[Split, str]] = {}
+        for split, name in self.data.named():
+            key, file, locked = f"data.{split}", self.root / name, lock.get(name)
+            if not file.is_file():
+                raise config_error(
+                    self.path, key, f"no file {file}", "an HDF5 file", "correct the name or the root"
+                )
+            if locked is not None:
+                self._compare(file, locked, hashes)
+            status = file.stat()
+            for identity in ((status.st_dev, status.st_ino), locked and locked.sha256):
+                twin = same.setdefault(identity, name) if identity else name
+                if twin != name:
+                    found = f"{name}, the same data as {twin}"
+                    raise config_error(self.path, key, found, "every file once", "remove one")
+            patient = locked.patient_id if locked is not None else open_volume(file).patient_id
+            other, where = subjects.setdefault(subject(name, patient), (split, name))
+            if other != split:
+                found = f"the subject of {name} also in {other} ({where})"
+                raise config_error(
+                    self.path, key, found, "every subject in one split", "move one of the files"
+                )
+
+    def _compare(self, file: Path, locked: LockedFile, hashes: bool) -> None:
+        size = file.stat().st_size
+        advice = (
+            f"restore the file, or delete {lock_path(self.path).name} and check again if the change is wanted"
+        )
+        if size != locked.size:
+            raise config_error(file, "size", f"{size} bytes", f"{locked.size} as in the lock file", advice)
+        if hashes:
+            found = sha256_file(file)
+            if found != locked.sha256:
+                raise config_error(file, "sha256", found, f"{locked.sha256} as in the lock file", advice)
+
+    def to_toml(self) -> str:
+        """The manifest as a file; reads back equal."""
+        table = self.model_dump(mode="json", exclude_none=True)
+        return tomli_w.dumps({key: value for key, value in table.items() if value != {}})
+
+
+def subject(name: str, patient_id: str | None) -> str:
+    """What identifies a subject: the patient of the file, or the file's own name where it names none."""
+    return f"patient {patient_id}" if patient_id else f"file {PurePosixPath(name).name}"
+
+
+def expand_variables(
+    text: str, path: Path | str, key: str, environment: Mapping[str, str] = os.environ
+) -> str:
+    """Replace ``${NAME}`` and ``$NAME``.
+
+    Raises
+    ------
+    ConfigError
+        If a variable is not set or empty: the path would then be a wrong one.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not environment.get(name):
+            raise config_error(
+                path,
+                key,
+                f"{text!r} but no environment variable {name}",
+                "it to be set",
+                f"export {name}=<folder>",
+            )
+        return environment[name]
+
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
+
+
+def load_manifest(path: Path | str) -> SiteManifest:
+    """Read one manifest; looks at no data file.
+
+    Raises
+    ------
+    ConfigError
+        If the file, a key or a value cannot be used, or an environment variable is not set.
+    """
+    path = Path(path)
+    manifest = parse_table(SiteManifest, read_toml(path), path)
+    manifest._path = path.absolute()
+    manifest.root  # noqa: B018  an unset variable is an error of the manifest, not of its first use
+    return manifest
+
+
+def load_federation(folder: Path | str) -> list[SiteManifest]:
+    """Read every manifest in a folder, sorted by name, and check that their files are there.
+
+    Sizes are compared with the lock file where there is one; ``fedrecon sites check`` compares checksums.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no manifest, two have one name, or one cannot be used.
+    """
+    manifests = read_federation(folder)
+    for manifest in manifests:
+        manifest.verify()
+    return manifests
+
+
+def read_federation(folder: Path | str) -> list[SiteManifest]:
+    """Read every manifest in a folder, sorted by name; looks at no data file."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise config_error(folder, "", found, "a folder with one TOML per site", "correct the path")
+    paths = sorted(folder.glob("*.toml"))
+    if not paths:
+        raise config_error(folder, "", "no *.toml", "one TOML per site", "see `fedrecon sites make`")
+    manifests: dict[str, SiteManifest] = {}
+    for path in paths:
+        manifest = load_manifest(path)
+        if manifest.name in manifests:
+            other = manifests[manifest.name].path.name
+            raise config_error(
+                path, "name", f"{manifest.name!r} also in {other}", "one name per site", "rename one"
+            )
+        manifests[manifest.name] = manifest
+    return [manifests[name] for name in sorted(manifests)]

@@ -1,0 +1,333 @@
+"""What travels between server and sites: safetensors bytes with fixed header fields, checked on arrival."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Self
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+#: Named tensors: parameters, optimizer moments.
+State = Mapping[str, Tensor]
+#: Shape and dtype of every tensor of a state.
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+FORMAT = 1
+# A broadcast's or update's fields, padded: the size of a message then does not depend on the digits of a
+# number.
+_PADDED_FIELDS = 1024
+_MAX_HEADER = 16 * 2**20
+_MAX_BYTES = 2**32
+_METADATA = "fedrecon"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+}
+
+
+class MessageError(ValueError):
+    """A message that is refused, with the reason in one line."""
+
+
+class Message(NamedTuple):
+    """An unpacked message."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def digest(state: State) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes; the order of the names in ``state`` does not matter."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def layout(state: State) -> Layout:
+    """Shape and dtype by name."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+
+
+def check_finite(state: State, what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises
+    ------
+    MessageError
+        Naming ``what`` and the tensor.
+    """
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise MessageError(f"{what}: tensor {name!r} holds NaN or infinity, expected finite numbers")
+
+
+def pack(kind: str, header: Mapping[str, Any], tensors: State) -> bytes:
+    """Write a message as safetensors bytes; ``header`` holds what JSON can say, no NaN."""
+    content = json.dumps(
+        {"format": FORMAT, "kind": kind, "header": dict(header)}, allow_nan=False, sort_keys=True
+    )
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return bytes(safetensors.torch.save(contiguous, {_METADATA: content.ljust(_PADDED_FIELDS)}))
+
+
+def unpack(data: bytes, *, kind: str, expected: Layout | None = None) -> Message:
+    """Read a message; nothing in it is ever executed or unpickled.
+
+    Parameters
+    ----------
+    data
+        What arrived.
+    kind
+        The kind of message that is due.
+    expected
+        Exactly the tensors that it must hold; None accepts any.
+
+    Raises
+    ------
+    MessageError
+        If it is too large, not safetensors, of another kind, or if names, shapes, dtypes or values are wrong.
+    """
+    limit = (
+        _MAX_BYTES if expected is None else _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
+    )
+    if len(data) > limit:
+        raise MessageError(f"{kind}: {len(data)} bytes, expected at most {limit}")
+    header, entries = _parse(data, kind)
+    if expected is not None:
+        _check_layout(entries, expected, kind)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise MessageError(f"{kind}: damaged safetensors ({error})") from None
+    # Two JSON parsers read the header; a message on which they differ is refused.
+    _check_layout(layout(tensors), entries, kind)
+    check_finite(tensors, kind)
+    return Message(header, tensors)
+
+
+def _parse(data: bytes, kind: str) -> tuple[dict[str, Any], Layout]:
+    """Header fields and layout, before a single tensor is read."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
+        raise MessageError(f"{kind}: {len(data)} bytes that are not safetensors")
+    try:
+        table = json.loads(data[8 : 8 + length])
+        content = json.loads(table.pop("__metadata__")[_METADATA], parse_constant=_refuse_constant)
+        header = dict(content["header"])
+        entries = {name: (tuple(entry["shape"]), _DTYPES[entry["dtype"]]) for name, entry in table.items()}
+        found = (content["format"], content["kind"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise MessageError(f"{kind}: safetensors without the header of a fedrecon message") from None
+    if found != (FORMAT, kind):
+        raise MessageError(
+            f"{kind}: found format {found[0]!r}, kind {found[1]!r}, expected {FORMAT}, {kind!r}"
+        )
+    return header, entries
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _check_layout(found: Layout, expected: Layout, kind: str) -> None:
+    if found.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        raise MessageError(
+            f"{kind}: {len(missing)} tensors missing {missing[:3]}, {len(extra)} unexpected {extra[:3]}; "
+            "network and scope must be the same everywhere"
+        )
+    for name, entry in expected.items():
+        if found[name] != entry:
+            raise MessageError(f"{kind}: tensor {name!r} is {_text(found[name])}, expected {_text(entry)}")
+
+
+def _text(entry: tuple[tuple[int, ...], torch.dtype]) -> str:
+    return f"{str(entry[1]).removeprefix('torch.')} {entry[0]}"
+
+
+def _n_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+#: What each header field of a message must be. A field that is not here cannot travel.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "round": ("a count", _is_count),
+    "site": ("a site's name", lambda v: isinstance(v, str) and SITE_NAME.fullmatch(v) is not None),
+    "digest": ("a SHA-256", _is_digest),
+    "best_round": ("a count or null", lambda v: v is None or _is_count(v)),
+    "evaluate_only": ("true or false", lambda v: isinstance(v, bool)),
+    "loaded_digest": ("a SHA-256", _is_digest),
+    "kept_digest": ("a SHA-256", _is_digest),
+    "score_before": ("a finite number or null", lambda v: v is None or _is_number(v)),
+    "score_after": ("a finite number or null", lambda v: v is None or _is_number(v)),
+    "loss": ("a finite number or null", lambda v: v is None or _is_number(v)),
+    "n_samples": ("a positive count", lambda v: _is_count(v) and v > 0),
+    "seconds": ("a finite number", lambda v: _is_number(v) and v >= 0),
+}
+
+
+class _Fields:
+    """A dataclass whose fields, but for ``shared``, are the header of a message."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.header().items():
+            wanted, is_right = _FIELDS[name]
+            if not is_right(value):
+                raise MessageError(f"{self.kind()}: {name} is {str(value)[:80]!r}, expected {wanted}")
+
+    @staticmethod
+    def kind() -> str:
+        raise NotImplementedError
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name != "shared"]  # type: ignore[arg-type]
+
+    def header(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.names()}
+
+    @classmethod
+    def check_names(cls, header: Mapping[str, Any]) -> None:
+        if header.keys() != set(cls.names()):
+            raise MessageError(
+                f"{cls.kind()}: header has {sorted(header)}, expected exactly {cls.names()}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Broadcast(_Fields):
+    """What the server sends to a site: the shared tensors of a round, their digest, the best round so far."""
+
+    round: int
+    site: str
+    shared: State
+    digest: str
+    best_round: int | None = None
+    evaluate_only: bool = False
+
+    @staticmethod
+    def kind() -> str:
+        return "broadcast"
+
+    def to_bytes(self) -> bytes:
+        return pack(self.kind(), self.header(), self.shared)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, site: str, expected: Layout) -> Self:
+        """Read at ``site``, which expects exactly the tensors that its scope shares.
+
+        Raises
+        ------
+        MessageError
+            If anything differs from that.
+        """
+        header, tensors = unpack(data, kind=cls.kind(), expected=expected)
+        cls.check_names(header)
+        if header["site"] != site:
+            raise MessageError(f"broadcast: it is for site {header['site']!r}, expected {site!r}")
+        return cls(shared=tensors, **header)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteReport(_Fields):
+    """A site's reply to an evaluate-only broadcast.
+
+    ``loaded_digest`` is that of the shared parameters after loading, ``kept_digest`` that of the kept ones at
+    the end of the round, ``score_before`` the validation score of the broadcast parameters (higher is better,
+    None where none is possible), ``seconds`` the time in training and validation.
+    """
+
+    round: int
+    site: str
+    loaded_digest: str
+    kept_digest: str
+    score_before: float | None
+    seconds: float
+
+    @staticmethod
+    def kind() -> str:
+        return "report"
+
+    def to_bytes(self) -> bytes:
+        return pack(self.kind(), self.header(), {})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, broadcast: Broadcast) -> Self:
+        """Read the reply to ``broadcast``.
+
+        Raises
+        ------
+        MessageError
+            If it answers another round or site, or if the site did not load what was broadcast.
+        """
+        header, _ = unpack(data, kind=cls.kind(), expected={})
+        _check_reply(header, cls, broadcast)
+        return cls(**header)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteUpdate(SiteReport):
+    """A site's reply after training: shared tensors, their weight, the score after it and the mean loss."""
+
+    shared: State
+    n_samples: int
+    score_after: float | None
+    loss: float | None
+
+    @staticmethod
+    def kind() -> str:
+        return "update"
+
+    def to_bytes(self) -> bytes:
+        return pack(self.kind(), self.header(), self.shared)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, broadcast: Broadcast) -> Self:
+        """Read the reply to ``broadcast``; it must hold exactly the tensors that were broadcast.
+
+        Raises
+        ------
+        MessageError
+            As for :class:`SiteReport`, and if names, shapes, dtypes, values or the weight are wrong.
+        """
+        header, tensors = unpack(data, kind=cls.kind(), expected=layout(broadcast.shared))
+        _check_reply(header, cls, broadcast)
+        return cls(shared=tensors, **header)
+
+
+def _check_reply(header: Mapping[str, Any], cls: type[SiteReport], broadcast: Broadcast) -> None:
+    cls.check_names(header)
+    for name, wanted in (
+        ("site", broadcast.site),
+        ("round", broadcast.round),
+        ("loaded_digest", broadcast.digest),
+    ):
+        if header[name] != wanted:
+            raise MessageError(
+                f"{cls.kind()}: {name} is {header[name]!r}, expected {wanted!r}, that of the broadcast"
+            )

@@ -1,0 +1,135 @@
+"""One exchange with the sites: requests packed when sent, replies checked and stored; rounds.jsonl."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recon import DataError
+
+from .messages import Broadcast, MessageError, SiteReport, SiteUpdate
+from .runtime import SiteFailure
+from .store import StoredState, write_atomically
+
+_ROWS = "rounds.jsonl"
+
+#: A line of rounds.jsonl.
+Row = dict[str, Any]
+
+
+class Requests(Mapping[str, bytes]):
+    """Packs each site's broadcast when the transport takes it, and remembers its size."""
+
+    def __init__(self, broadcasts: Mapping[str, Broadcast]) -> None:
+        self.broadcasts = broadcasts
+        self.sizes: dict[str, int] = {}
+
+    def __getitem__(self, site: str) -> bytes:
+        data = self.broadcasts[site].to_bytes()
+        self.sizes[site] = len(data)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.broadcasts)
+
+    def __len__(self) -> int:
+        return len(self.broadcasts)
+
+
+class Replies:
+    """The valid replies of a round; updates wait on disk, so memory stays flat in the number of sites."""
+
+    def __init__(self, requests: Requests, incoming: Path) -> None:
+        self.requests = requests
+        self.incoming = incoming
+        self.reports: dict[str, SiteReport] = {}
+        self.bytes_up: dict[str, int] = {}
+        self.failures: dict[str, str] = {}
+
+    def take(self, site: str, reply: bytes | Exception) -> str | None:
+        """Check a reply and store it; return why it is refused, None if it is not."""
+        try:
+            self._take(site, reply)
+        except (MessageError, SiteFailure) as error:
+            reason = " ".join(str(error).split())
+            if site in self.requests.broadcasts and site not in self.reports:
+                self.failures[site] = reason
+            return reason
+        return None
+
+    def _take(self, site: str, reply: bytes | Exception) -> None:
+        if isinstance(reply, Exception):
+            raise SiteFailure(str(reply))
+        if site not in self.requests.broadcasts:
+            raise SiteFailure("it was not asked in this round")
+        if site in self.reports or site in self.failures:
+            raise SiteFailure("it answered twice; the first answer counts")
+        broadcast = self.requests.broadcasts[site]
+        if broadcast.evaluate_only:
+            self.reports[site] = SiteReport.from_bytes(reply, broadcast=broadcast)
+        else:
+            update = SiteUpdate.from_bytes(reply, broadcast=broadcast)
+            path = self.incoming / f"{site}.safetensors"
+            write_atomically(path, reply)
+            self.reports[site] = replace(update, shared=StoredState(path))
+        self.bytes_up[site] = len(reply)
+
+    def rows(self, shared_digest_after: str) -> list[Row]:
+        return [self._row(site, shared_digest_after) for site in sorted(self.reports)]
+
+    def _row(self, site: str, shared_digest_after: str) -> Row:
+        report = self.reports[site]
+        update = report if isinstance(report, SiteUpdate) else None
+        return {
+            "round": report.round,
+            "site": site,
+            "loaded_digest": report.loaded_digest,
+            "kept_digest": report.kept_digest,
+            "shared_digest_after": shared_digest_after,
+            "bytes_down": self.requests.sizes[site],
+            "bytes_up": self.bytes_up[site],
+            "score_before": report.score_before,
+            "score_after": update and update.score_after,
+            "loss": update and update.loss,
+            "n_samples": update and update.n_samples,
+            "seconds": report.seconds,
+        }
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The lines of ``rounds.jsonl``, one per round and site; a last one that a kill cut short is skipped."""
+    path = folder / _ROWS
+    rows: list[Row] = []
+    if not path.exists():
+        return rows
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise DataError(f"{path}: line {number} is not JSON; remove it") from None
+    return rows
+
+
+def append_rows(folder: Path, rows: Sequence[Row]) -> None:
+    """Add lines to ``rounds.jsonl``."""
+    path = folder / _ROWS
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); make room; --resume goes on"
+        ) from None
+
+
+def drop_rows(folder: Path, first: int) -> None:
+    """Drop the rows of ``first`` and later rounds, and a line that a kill cut short."""
+    path = folder / _ROWS
+    if path.exists():
+        kept = [row for row in read_rows(folder) if row["round"] < first]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())

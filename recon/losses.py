@@ -1,0 +1,59 @@
+"""Training losses on magnitude images, shape ``(batch, height, width)``."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def l1_loss(image: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return (image - target).abs().mean()
+
+
+def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
+    """One minus the mean structural similarity: 7x7 uniform window, data range the maximum of each target slice.
+
+    The same statistics as the metric (sample covariance, K1 = 0.01, K2 = 0.03, borders of 3 pixels left out), but
+    per slice, because a batch holds single slices.
+
+    Raises
+    ------
+    ValueError
+        If an image is smaller than the window.
+
+    References
+    ----------
+    .. [SSIM] Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
+    """
+    window = 7
+    if min(target.shape[-2:]) < window:
+        raise ValueError(f"ssim_loss: images of {tuple(target.shape[-2:])} pixels, expected at least 7x7")
+    unbiased = window**2 / (window**2 - 1)
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values.unsqueeze(1), window, stride=1).squeeze(1)
+
+    data_range = target.amax((-2, -1), keepdim=True)
+    # An empty slice has nothing to be similar to; any positive range keeps it finite.
+    data_range = torch.where(data_range > 0, data_range, 1.0)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_x, mean_y = mean(image), mean(target)
+    var_x = unbiased * (mean(image * image) - mean_x**2)
+    var_y = unbiased * (mean(target * target) - mean_y**2)
+    cov = unbiased * (mean(image * target) - mean_x * mean_y)
+    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
+    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return 1 - similarity.mean()
+
+
+def l1_ssim_loss(image: Tensor, target: Tensor) -> Tensor:
+    """Sum of the two, weighted so that both matter on images of order one: ``10 L1 + SSIM``."""
+    return 10 * l1_loss(image, target) + ssim_loss(image, target)
+
+
+#: Losses by the name used in recipes.
+LOSSES: dict[str, Loss] = {"l1": l1_loss, "ssim": ssim_loss, "l1_ssim": l1_ssim_loss}

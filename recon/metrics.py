@@ -1,0 +1,151 @@
+"""Image quality of magnitude volumes, as fastMRI defines it, and the card that says how it was computed."""
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import skimage.metrics
+from torch import Tensor
+
+Volume = npt.NDArray[np.floating[Any]]
+
+# scikit-image has no type stubs.
+_psnr: Callable[..., float] = skimage.metrics.peak_signal_noise_ratio
+_ssim: Callable[..., Any] = skimage.metrics.structural_similarity
+
+#: Side of the uniform SSIM window in pixels.
+SSIM_WINDOW = 7
+#: Pixels brighter than this fraction of the volume's maximum belong to the foreground.
+FOREGROUND_LEVEL = 0.05
+
+
+def psnr(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+    r"""Peak signal-to-noise ratio in dB, :math:`10 \log_{10}(\max(r)^2 / \mathrm{mean}((r - x)^2))`.
+
+    The maximum is that of the whole reference volume, the mean runs over the whole volume: bit-equal to
+    ``fastmri.evaluate.psnr``. Equal volumes give infinity.
+
+    Parameters
+    ----------
+    reference, image
+        Magnitudes, shape ``(slices, height, width)``, float32 or float64.
+
+    Raises
+    ------
+    TypeError
+        If an input is not real floating point.
+    ValueError
+        If shapes differ, values are not finite, or the reference is constant.
+    """
+    truth, estimate = _volumes("psnr", reference, image)
+    with np.errstate(divide="ignore"):
+        return float(_psnr(truth, estimate, data_range=truth.max()))
+
+
+def ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+    """Structural similarity: 7x7 uniform window, data range of the whole volume, mean over slices.
+
+    Bit-equal to ``fastmri.evaluate.ssim``. Parameters and errors as in :func:`psnr`; a slice is at least 7x7.
+    """
+    truth, estimate = _volumes("ssim", reference, image)
+    data_range = truth.max()
+    total = np.array([0])
+    for i in range(truth.shape[0]):
+        total = total + _ssim(truth[i], estimate[i], data_range=data_range)
+    return float((total / truth.shape[0])[0])
+
+
+def nmse(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+    r"""Normalized mean squared error :math:`\|r - x\|^2 / \|r\|^2`, bit-equal to ``fastmri.evaluate.nmse``.
+
+    Parameters and errors as in :func:`psnr`.
+    """
+    truth, estimate = _volumes("nmse", reference, image)
+    return float(np.linalg.norm(truth - estimate) ** 2 / np.linalg.norm(truth) ** 2)
+
+
+def foreground_ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+    """SSIM averaged over the pixels that hold signal, so that empty background neither flatters nor punishes.
+
+    The SSIM map is that of :func:`ssim`. A pixel counts if the reference exceeds 5 % of the volume's maximum
+    and its window lies inside the image. Parameters and errors as in :func:`psnr`.
+
+    Raises
+    ------
+    ValueError
+        Also if no pixel counts.
+    """
+    truth, estimate = _volumes("foreground_ssim", reference, image)
+    data_range = truth.max()
+    border = SSIM_WINDOW // 2
+    inside = (slice(border, -border), slice(border, -border))
+    values = []
+    for i in range(truth.shape[0]):
+        _, local = _ssim(truth[i], estimate[i], data_range=data_range, full=True)
+        values.append(local[inside][truth[i][inside] > FOREGROUND_LEVEL * data_range])
+    foreground = np.concatenate(values)
+    if foreground.size == 0:
+        raise ValueError(
+            f"foreground_ssim: no pixel of the reference exceeds {FOREGROUND_LEVEL:.0%} of its maximum "
+            f"inside the border of {border} pixels; expected an image with signal"
+        )
+    return float(foreground.mean(dtype=np.float64))
+
+
+def metric_card(
+    reference_kinds: Iterable[str], crops: Iterable[tuple[int, ...]], coil_maps: Iterable[str] = ()
+) -> dict[str, str]:
+    """Say how the numbers of a table were computed; printed with every table.
+
+    Parameters
+    ----------
+    reference_kinds
+        The kinds of reference that occur, ``SampleMeta.reference_kind``.
+    crops
+        The image sizes that occur after cropping, ``(height, width)``.
+    coil_maps
+        How the maps were obtained, where more than the default is worth saying.
+    """
+    names = {
+        "coil_combined": "coil-combined complex image of the full k-space before simulated noise",
+        "rss": "root sum of squares of the file, against |x| times the root sum of squares of the maps",
+        "none": "none: residual on held-out k-space in units of the noise",
+    }
+    card = {
+        "images": "magnitude",
+        "data_range": "maximum of the reference volume",
+        "psnr": "over the whole volume, in dB",
+        "ssim": f"{SSIM_WINDOW}x{SSIM_WINDOW} uniform window, mean over slices",
+        "nmse": "squared norm of the error over the squared norm of the reference, whole volume",
+        "foreground_ssim": f"mean SSIM where the reference exceeds {FOREGROUND_LEVEL:.0%} of its maximum",
+        "reference": "; ".join(names.get(kind, kind) for kind in sorted(set(reference_kinds))),
+        "crop": "center, after magnitude, to " + ", ".join("x".join(map(str, c)) for c in sorted(set(crops))),
+        "implementation": f"scikit-image {version('scikit-image')}, same calls as fastmri.evaluate",
+    }
+    if maps := sorted(set(coil_maps)):
+        card["coil_maps"] = ", ".join(maps)
+    return card
+
+
+def _volumes(who: str, reference: Volume | Tensor, image: Volume | Tensor) -> tuple[Volume, Volume]:
+    truth, estimate = _array(who, "reference", reference), _array(who, "image", image)
+    if truth.shape != estimate.shape:
+        raise ValueError(f"{who}: image has shape {estimate.shape}, expected the reference's {truth.shape}")
+    if truth.min() == truth.max():
+        raise ValueError(
+            f"{who}: the reference is constant ({truth.flat[0]}), expected an image; leave it out"
+        )
+    return truth, estimate
+
+
+def _array(who: str, name: str, volume: Volume | Tensor) -> Volume:
+    array = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{who}: {name} has dtype {array.dtype}, expected float32 or 64; pass magnitudes")
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(f"{who}: {name} has shape {array.shape}, expected (slices, height, width)")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{who}: {name} holds NaN or infinite values, expected finite magnitudes")
+    return array

@@ -1,0 +1,308 @@
+"""The report as one HTML page that loads nothing: styles, curves and pictures are inside."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from .charts import Series, dot_plot, legend, line_chart
+from .pictures import ERROR_MAGNIFICATION, REFERENCE, Picture, site_pictures
+from .results import Results, is_open, method_of, score_rows, sites_by_role, volume_rows
+from .style import STYLE
+from .tables import bytes_table, card, round_table, score_table, scroll, site_note, site_table
+from .text import byte_count, duration, number
+
+#: The page may load nothing, so that opening it tells nobody.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def run_page(results: Results) -> str:
+    """The shared report of a run, from results that went through ``shared_part``."""
+    sections = [
+        _headline(results),
+        _claims(results),
+        _table(results),
+        _pictures_of_all(results),
+        _curves(results),
+        "<h2>Sites</h2>" + site_table(results),
+        _messages(results),
+        _reproduce(results),
+    ]
+    return _document(
+        f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections
+    )
+
+
+def site_page(site: str, results: Results) -> str:
+    """The report of one site, with its volumes and pictures; it is the site's own."""
+    rows = volume_rows(results, site)
+    caption = f"{site}: every volume of the test set. {_reading(results)}"
+    sections = [
+        "<h2>Volumes</h2>",
+        score_table(rows, results, caption, "volume") if rows else "<p>No volume was scored.</p>",
+        "<h3>How these numbers were computed</h3>" + card(results.get("metric_card", {})),
+        "<h2>Pictures</h2>" + _strip_of(results, site),
+        "<h2>Versions</h2>" + card(results.get("versions", {})),
+    ]
+    lead = (
+        f"The site measures with {escape(site_note(results, site) or 'its own protocol')}. "
+        "This page shows single volumes and pictures of them: it is the site's own and does not belong "
+        "in the shared report."
+    )
+    return _document(f"{site}: report of the site", lead, sections)
+
+
+def _document(title: str, lead: str, sections: Sequence[str]) -> str:
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{lead}</p>\n'
+        + "\n".join(section for section in sections if section)
+        + f'\n<footer class="note">Written {written} by fedrecon. '
+        "Research software, not for clinical use.</footer>\n"
+        "</main>\n</body>\n</html>\n"
+    )
+
+
+def _what_was_run(results: Results) -> str:
+    took_part, unseen = sites_by_role(results)
+    rounds = {row["round"] for row in results.get("curves", ()) if row.get("loss") is not None}
+    sentences = [
+        f"{_count(len(took_part), 'site')} trained one unrolled network together"
+        + (f" for {_count(len(rounds), 'round')}" if rounds else "")
+        + " and kept their raw data, their forward operators and their data-consistency parameters; "
+        "the regularizer was shared."
+    ]
+    if unseen:
+        sentences.append(f"Not among them and scored only at the end: {', '.join(unseen)}.")
+    closed = [site for site in took_part + unseen if not is_open(results, site)]
+    if not closed:
+        sentences.append("All data are simulated.")
+    elif len(closed) < len(took_part + unseen):
+        sentences.append(f"Data of {', '.join(closed)} are measured, the others simulated.")
+    if results.get("seconds") is not None:
+        sentences.append(f"The run took {duration(float(results['seconds']))}.")
+    return escape(" ".join(sentences))
+
+
+def _headline(results: Results) -> str:
+    method = method_of(results)
+    arms = results["arms"]
+    mean = arms[method]["mean"]
+    tiles = []
+    if "psnr" in mean:
+        tiles.append(
+            (f"{number(mean['psnr'], 2)} dB", f"mean PSNR of {method}, SSIM {number(mean.get('ssim'), 3)}")
+        )
+        tiles += [_gain(results, arm) for arm in arms if arm != method and "psnr" in arms[arm]["mean"]]
+    elif "residual" in mean:
+        tiles.append(
+            (number(mean["residual"], 2), f"mean residual of {method} on held-out k-space, noise = 1")
+        )
+    total = sum(
+        float(row.get(way) or 0) for row in results.get("curves", ()) for way in ("bytes_up", "bytes_down")
+    )
+    if total:
+        tiles.append((byte_count(total), "all messages, both ways, all sites"))
+    items = (
+        f"<li><strong>{escape(value)}</strong> <span>{escape(text)}</span></li>" for value, text in tiles
+    )
+    return f'<ul class="tiles">{"".join(items)}</ul>' if tiles else ""
+
+
+def _gain(results: Results, arm: str) -> tuple[str, str]:
+    """Mean gain of the method over an arm, and the site where it is smallest."""
+    method, took_part = results["arms"][method_of(results)], sites_by_role(results)[0]
+    other = results["arms"][arm]
+    gains = {
+        site: method["sites"][site]["psnr"] - other["sites"][site]["psnr"]
+        for site in took_part
+        if None not in (method["sites"][site].get("psnr"), other["sites"][site].get("psnr"))
+    }
+    text = f"mean PSNR against {arm}"
+    if gains:
+        least = min(gains, key=lambda site: gains[site])
+        text += f"; least at {least}, {number(gains[least], 2, sign=True)} dB"
+    return f"{number(method['mean']['psnr'] - other['mean']['psnr'], 2, sign=True)} dB", text
+
+
+def _claims(results: Results) -> str:
+    lines = "".join(f"<li>{escape(str(line))}</li>" for line in results.get("claims", ()))
+    return f"<h2>What this run shows</h2><ul>{lines}</ul>" if lines else ""
+
+
+def _reading(results: Results) -> str:
+    return (
+        "Each cell: PSNR, SSIM, NMSE, and \N{GREEK CAPITAL LETTER DELTA}, the difference to "
+        f"{method_of(results)} in PSNR and SSIM. A star marks the best score of the row."
+    )
+
+
+def _table(results: Results) -> str:
+    rows = score_rows(results)
+    arms = list(results["arms"])
+    sites = [row for row in rows if row.kind != "summary"]
+    dots = dot_plot(
+        "PSNR of every arm at every site; the numbers stand in the table above",
+        [(row.name, [cell.scores.get("psnr") for cell in row.cells]) for row in sites],
+        arms,
+        "PSNR (dB)",
+    )
+    plot = f"{legend(arms, lines=False)}{scroll(dots, 'PSNR by site and arm')}".replace(
+        "scroll", "scroll wide", 1
+    )
+    return (
+        "<h2>Every arm at every site</h2>"
+        + score_table(rows, results, _reading(results), "site")
+        + (plot if dots else "")
+        + "<h3>How these numbers were computed</h3>"
+        + card(results.get("metric_card", {}))
+    )
+
+
+def _pictures_of_all(results: Results) -> str:
+    took_part, unseen = sites_by_role(results)
+    pictured = [site for site in took_part + unseen if site in results.get("pictures", {})]
+    closed = [site for site in took_part + unseen if not is_open(results, site)]
+    parts = []
+    for site in pictured:
+        note = site_note(results, site)
+        parts.append(f"<h3>{escape(site)}</h3>" + (f'<p class="note">{escape(note)}</p>' if note else ""))
+        parts.append(_strip_of(results, site))
+    if closed:
+        where = ", ".join(f"<code>sites/{escape(site)}/report.html</code>" for site in closed)
+        parts.append(
+            f"<p>Pictures and per-volume rows of {escape(', '.join(closed))} are the sites' own. "
+            f"They are written at the sites, as {where}, and are not part of this report.</p>"
+        )
+    return "<h2>Pictures</h2>" + "".join(parts) if parts else ""
+
+
+def _strip_of(results: Results, site: str) -> str:
+    images: Mapping[str, Any] = results.get("pictures", {}).get(site, {})
+    if not images:
+        return "<p>No picture was kept.</p>"
+    pictures = site_pictures(images)
+    cells = []
+    for picture in pictures:
+        cells.append(_figure(site, picture, error=False))
+        cells.append(_scale() if picture.name == REFERENCE else _figure(site, picture, error=True))
+    strip = f'<div class="strip">{"".join(cells)}</div>'
+    return scroll(strip, f"Pictures of {site}")
+
+
+def _figure(site: str, picture: Picture, *, error: bool) -> str:
+    data = picture.error if error else picture.image
+    if data is None:
+        return "<div></div>"
+    name = escape(picture.name)
+    what = f"Error of {name}, magnified {ERROR_MAGNIFICATION} times" if error else f"Image of {name}"
+    source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    if error:
+        below = f"|error| × {ERROR_MAGNIFICATION}"  # noqa: RUF001 - the sign of multiplication
+    elif picture.psnr is None:
+        below = f"<b>{name}</b>"
+    else:
+        below = f"<b>{name}</b><br>{number(picture.psnr, 2)} dB in this slice"
+    image = f'<img src="{source}" alt="{what}, site {escape(site)}">'
+    return f"<figure>{image}<figcaption>{below}</figcaption></figure>"
+
+
+def _scale() -> str:
+    share = f"max / {ERROR_MAGNIFICATION}"
+    return (
+        '<div class="scale"><div>one gray scale for all</div><div class="ramp"></div>'
+        '<div class="ends"><span>0</span><span>max of reference</span></div>'
+        f"<div>error maps, magnified {ERROR_MAGNIFICATION} times: white is {share} or more</div></div>"
+    )
+
+
+def _curves(results: Results) -> str:
+    curves: Sequence[Mapping[str, Any]] = results.get("curves", ())
+    if not curves:
+        return ""
+    sites = list(dict.fromkeys(str(row["site"]) for row in curves))
+    panels = []
+    for site in sites:
+        own = [row for row in curves if str(row["site"]) == site]
+        series = [
+            Series("as received from the server", _points(own, "score_before"), 0),
+            Series("after training at the site", _points(own, "score_after"), 1),
+        ]
+        panels.append(
+            _panel(site, line_chart(f"Validation score of {site}", series, _score_label(results, site)))
+        )
+    losses = [
+        Series(site, _points([row for row in curves if str(row["site"]) == site], "loss"), index)
+        for index, site in enumerate(sites)
+    ]
+    loss = _panel("mean of the round", line_chart("Training loss", losses, "loss"))
+    return (
+        "<h2>Round by round</h2>"
+        '<p class="note">Validation scores. The round whose shared parameters score best as received, on '
+        "average over the sites, is the one in the table. Axes differ from site to site.</p>"
+        + legend([series.name for series in series], lines=True)
+        + f'<div class="panels">{"".join(panels)}</div>'
+        + "<h3>Training loss</h3>"
+        + legend(sites, lines=True)
+        + f'<div class="panels">{loss}</div>'
+        + f"<details><summary>Numbers of every round</summary>{round_table(curves)}</details>"
+    )
+
+
+def _messages(results: Results) -> str:
+    curves: Sequence[Mapping[str, Any]] = results.get("curves", ())
+    if not curves:
+        return "<h2>Bytes</h2>" + card(results["bytes"]) if results.get("bytes") else ""
+    rounds = sorted({row["round"] for row in curves})
+    series = [
+        Series(
+            name,
+            [
+                (r, sum(float(row.get(key) or 0) for row in curves if row["round"] == r) / 1024)
+                for r in rounds
+            ],
+            i,
+        )
+        for i, (name, key) in enumerate(
+            (("from server to sites", "bytes_down"), ("from sites to server", "bytes_up"))
+        )
+    ]
+    chart = _panel("all sites together", line_chart("Bytes per round, all sites", series, "KiB per round"))
+    return (
+        "<h2>What traveled</h2>"
+        + bytes_table(curves)
+        + legend([s.name for s in series], lines=True)
+        + f'<div class="panels">{chart}</div>'
+    )
+
+
+def _reproduce(results: Results) -> str:
+    parts = ["<h2>Versions and configuration</h2>", card(results.get("versions", {}))]
+    if recipe := results.get("recipe"):
+        parts.append(
+            "<details><summary>Resolved recipe</summary>"
+            f'<pre tabindex="0" aria-label="Resolved recipe">{str(recipe)}</pre></details>'
+        )
+    return "".join(parts)
+
+
+def _panel(title: str, chart: str) -> str:
+    return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>" if chart else ""
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(float(row["round"]), float(row[key])) for row in rows if row.get(key) is not None]
+
+
+def _score_label(results: Results, site: str) -> str:
+    known = [entry["sites"].get(site, {}) for entry in results["arms"].values()]
+    return "\N{MINUS SIGN}residual" if known and all(s.get("psnr") is None for s in known) else "PSNR (dB)"
+
+
+def _count(number_of: int, what: str) -> str:
+    return f"{number_of} {what}" + ("" if number_of == 1 else "s")

@@ -1,0 +1,220 @@
+"""The tables of the report as HTML; every word that came from outside is escaped here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from .results import Cell, Results, Row, facts, method_of, sites_by_role
+from .text import DIGITS, byte_count, duration, number
+
+NAMES = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "nmse": "NMSE",
+    "foreground_ssim": "foreground SSIM",
+    "residual": "residual",
+}
+
+
+def scroll(content: str, label: str) -> str:
+    """A part that may be wider than a phone; it scrolls by itself, with the keyboard too."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
+
+
+def score_table(rows: Sequence[Row], results: Results, caption: str, first: str) -> str:
+    """Rows by arms: PSNR in dB, SSIM, NMSE, and the difference to the method."""
+    method = method_of(results)
+    arms = list(results["arms"])
+    head = "".join(f'<th scope="col"{_method_class(arm == method)}>{escape(arm)}</th>' for arm in arms)
+    body = []
+    for row in rows:
+        cells = "".join(
+            f"<td{_method_class(arm == method)}>{_score_cell(cell, method)}</td>"
+            for arm, cell in zip(arms, row.cells, strict=True)
+        )
+        heading = f'<th scope="row">{escape(row.name)}{_row_note(row, results)}</th>'
+        body.append(f'<tr class="{row.kind}">{heading}{cells}</tr>')
+    head = f'<th scope="col">{escape(first)}</th>{head}'
+    return _table(caption, head, body, "scores")
+
+
+def site_note(results: Results, site: str) -> str:
+    """How a site measures, in one line."""
+    known = facts(results, site)
+    parts = []
+    if family := known.get("mask_family"):
+        parts.append(str(family).replace("_", " "))
+    if (acceleration := known.get("effective_acceleration")) is not None:
+        parts.append(f"R = {float(acceleration):.2f}")
+    if (coils := known.get("coils")) is not None:
+        parts.append(f"{coils} coil" if coils == 1 else f"{coils} coils")
+    if (noise := known.get("noise_std")) is not None:
+        parts.append(f"noise {float(noise):g}")
+    return ", ".join(parts)
+
+
+def site_table(results: Results) -> str:
+    """What was measured where, how it was split, and whose parameters are whose."""
+    columns = (
+        "site",
+        "data",
+        "sampling",
+        "effective R",
+        "coils",
+        "noise",
+        "train / validation / test",
+        "shared",
+        "kept",
+    )
+    numbers = {"effective R", "coils", "noise", "shared", "kept"}
+    head = "".join(f'<th scope="col"{_number_class(name in numbers)}>{escape(name)}</th>' for name in columns)
+    took_part, unseen = sites_by_role(results)
+    lines = []
+    for site in took_part + unseen:
+        known = facts(results, site)
+        split = known.get("split", {})
+        values = (
+            "simulated" if known.get("synthetic") is True else "measured",
+            str(known.get("mask_family", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
+            number(known.get("effective_acceleration"), 2),
+            _fact(known.get("coils")),
+            _fact(known.get("noise_std")),
+            " / ".join(_fact(split.get(part)) for part in ("train", "validation", "test")),
+            _fact(known.get("parameters_shared")),
+            _fact(known.get("parameters_kept")),
+        )
+        note = '<span class="soft">took part in nothing</span>' if site in unseen else ""
+        cells = "".join(
+            f"<td{_number_class(name in numbers)}>{escape(value)}</td>"
+            for name, value in zip(columns[1:], values, strict=True)
+        )
+        lines.append(f'<tr><th scope="row">{escape(site)}{note}</th>{cells}</tr>')
+    caption = (
+        "Slices per split; parameters of the network that travel (shared) and that stay at the site (kept)."
+    )
+    return _table(caption, head, lines)
+
+
+def bytes_table(curves: Sequence[Mapping[str, Any]]) -> str:
+    """Bytes of the packed messages per site: in a round and in all."""
+    lines = []
+    for site in dict.fromkeys(str(row["site"]) for row in curves):
+        rows = [row for row in curves if str(row["site"]) == site]
+        up = [float(row["bytes_up"]) for row in rows if row.get("bytes_up") is not None]
+        down = [float(row["bytes_down"]) for row in rows if row.get("bytes_down") is not None]
+        values = [_span(down), _span(up), byte_count(sum(down)), byte_count(sum(up))]
+        cells = "".join(f'<td class="number">{escape(value)}</td>' for value in values)
+        lines.append(f'<tr><th scope="row">{escape(site)}</th>{cells}</tr>')
+    names = ("to the site, per round", "from the site, per round", "to the site, all", "from the site, all")
+    head = '<th scope="col">site</th>' + "".join(
+        f'<th scope="col" class="number">{name}</th>' for name in names
+    )
+    caption = "Counted from the packed messages, headers included; the last round only evaluates."
+    return _table(caption, head, lines)
+
+
+def round_table(curves: Sequence[Mapping[str, Any]]) -> str:
+    """The numbers behind the curves, one line per round and site."""
+    columns = ("round", "site", "score as received", "score after training", "loss", "down", "up", "time")
+    head = "".join(f'<th scope="col"{_number_class(name != "site")}>{name}</th>' for name in columns)
+    lines = []
+    for row in curves:
+        seconds = row.get("seconds")
+        values = (
+            _fact(row.get("round")),
+            str(row["site"]),
+            number(row.get("score_before"), 3),
+            number(row.get("score_after"), 3),
+            number(row.get("loss"), 5),
+            _bytes(row.get("bytes_down")),
+            _bytes(row.get("bytes_up")),
+            "–" if seconds is None else duration(float(seconds)),  # noqa: RUF001 - a dash is meant
+        )
+        cells = "".join(
+            f"<td{_number_class(name != 'site')}>{escape(value)}</td>"
+            for name, value in zip(columns, values, strict=True)
+        )
+        lines.append(f"<tr>{cells}</tr>")
+    return _table("Scores on validation, bytes of the packed messages, time at the site.", head, lines)
+
+
+def card(entries: Mapping[str, Any]) -> str:
+    """Names and values, one line each."""
+    lines = (
+        f"<dt>{escape(str(k).replace('_', ' '))}</dt><dd>{escape(_fact(v))}</dd>" for k, v in entries.items()
+    )
+    return f'<dl class="card">{"".join(lines)}</dl>'
+
+
+def _table(caption: str, head: str, lines: Sequence[str], style: str = "plain") -> str:
+    # Not a <caption>: it would be as wide as the table, wider than a phone.
+    table = f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<p class="note">{escape(caption)}</p>{scroll(table, caption)}'
+
+
+def _score_cell(cell: Cell, method: str) -> str:
+    if not cell.scores:
+        return '<div class="soft">no score</div>'
+    shown = [name for name in ("psnr", "ssim", "nmse") if name in cell.scores] or ["residual"]
+    lines = []
+    for name in shown:
+        text = number(cell.scores.get(name), DIGITS[name]) + (" dB" if name == "psnr" else "")
+        if name in cell.best:
+            text = f'<b class="best">{text}<span class="hidden"> best</span></b>'
+        label = (
+            '<span class="hidden">PSNR </span>'
+            if name == "psnr"
+            else f'<span class="label">{NAMES[name]}</span> '
+        )
+        lines.append(f'<div class="{"first" if name == "psnr" else "small"}">{label}{text}</div>')
+    changes = [
+        f"{number(cell.difference[name], DIGITS[name], sign=True)}{' dB' if name == 'psnr' else ''}"
+        for name in shown
+        if name in cell.difference and name != "nmse"
+    ]
+    if changes:
+        lines.append(
+            f'<div class="delta">\N{GREEK CAPITAL LETTER DELTA} {", ".join(changes)}'
+            f'<span class="hidden"> to {escape(method)}</span></div>'
+        )
+    return "".join(lines)
+
+
+def _row_note(row: Row, results: Results) -> str:
+    if row.kind == "summary":
+        note = {"mean": "of the sites that took part", "worst": "of them, each score by itself"}[row.name]
+    else:
+        note = site_note(results, row.name)
+    if row.kind == "unseen":
+        note = "took part in nothing; " + note if note else "took part in nothing"
+    return f'<span class="soft">{escape(note)}</span>' if note else ""
+
+
+def _method_class(is_method: bool) -> str:
+    return ' class="method"' if is_method else ""
+
+
+def _number_class(is_number: bool) -> str:
+    return ' class="number"' if is_number else ""
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "–"  # noqa: RUF001 - a dash is meant
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_fact(entry)}" for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_fact, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if value >= 10_000 else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _bytes(value: float | None) -> str:
+    return "–" if value is None else byte_count(float(value))  # noqa: RUF001 - a dash is meant
+
+
+def _span(values: Iterable[float]) -> str:
+    """The usual amount; the smallest and largest where rounds differ."""
+    shown = list(dict.fromkeys(byte_count(value) for value in sorted(values) if value > 0))
+    return " to ".join(dict.fromkeys((shown[0], shown[-1]))) if shown else byte_count(0)

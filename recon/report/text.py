@@ -1,0 +1,79 @@
+"""Numbers and the table of scores as plain text."""
+
+import math
+
+from .results import Cell, Results, score_rows
+
+DIGITS = {"psnr": 2, "ssim": 3, "nmse": 4, "foreground_ssim": 3, "residual": 2}
+
+
+def number(value: float | None, digits: int, *, sign: bool = False) -> str:
+    """A number with a fixed count of digits, a true minus, and a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"  # noqa: RUF001 - a dash is meant
+    text = "∞" if math.isinf(value) else f"{abs(value):.{digits}f}"
+    negative = value < 0 and text.strip("0.") != ""
+    return ("\N{MINUS SIGN}" if negative else "+" if sign else "") + text
+
+
+def byte_count(value: float) -> str:
+    """Bytes in the largest binary unit that keeps the number above one."""
+    if value < 1024:
+        return f"{value:.0f} B"
+    power = min(int(math.log(value, 1024)), 4)
+    return f"{value / 1024**power:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``8 min 12 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def text_table(results: Results) -> str:
+    """Rows are sites, columns arms, cells PSNR in dB and SSIM; ``*`` marks the best PSNR of a row.
+
+    Sites without a reference show the residual on held-out k-space in units of the noise instead.
+
+    Parameters
+    ----------
+    results
+        The content of ``report.json``.
+
+    Raises
+    ------
+    ValueError
+        If arms disagree about the sites.
+    """
+    lines = [["", *results.get("arms", {})]]
+    rows = score_rows(results)
+    for row in rows:
+        lines.append([row.name, *map(_cell, row.cells)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    written = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    ]
+    rule = "-" * len(written[0])
+    kinds = ["", *(row.kind for row in rows)]
+    ruled: list[str] = []
+    for index, line in enumerate(written):
+        if index and kinds[index] != kinds[index - 1]:
+            ruled.append(rule)
+        ruled.append(line.rstrip())
+    title = "PSNR in dB and SSIM"
+    note = "* best PSNR of the row; mean and worst over the sites that took part"
+    return "\n".join([title, *ruled, rule, note])
+
+
+def _cell(cell: Cell) -> str:
+    if "psnr" not in cell.scores:
+        star = "*" if "residual" in cell.best else " "
+        return f"residual {number(cell.scores.get('residual'), DIGITS['residual'])}{star}"
+    star = "*" if "psnr" in cell.best else " "
+    return f"{number(cell.scores['psnr'], 2)} {number(cell.scores.get('ssim'), 3)}{star}"

@@ -1,0 +1,83 @@
+"""Write the report of a run, and the report that stays at a site."""
+
+import json
+from pathlib import Path
+
+from ..files import write_atomically
+from .page import run_page, site_page
+from .results import PUBLISHED, Results, plain, shared_part, with_summaries
+
+
+def write_report(folder: Path | str, results: Results) -> Path:
+    """Write ``report.json`` and the self-contained page ``report.html``.
+
+    Only sites declared synthetic show pictures and volumes; those of every other site are left out, whatever
+    ``results`` hold. Mean and worst are over the sites that took part.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    results
+        Only ``arms`` is required.
+
+        - ``arms``: ``{arm: {"sites": {site: scores}}}``, scores as of ``SiteScores.to_json``.
+        - ``method``: the arm that the others are compared with, by default the last.
+        - ``metric_card``, ``bytes``, ``seconds``, ``versions``, ``recipe`` (TOML text), ``claims`` (lines).
+        - ``sites``, per site: ``coils, mask_family, effective_acceleration, noise_std, parameters_shared,
+          parameters_kept, synthetic, unseen`` and ``split``, slices of ``train, validation, test``.
+        - ``curves``: the rows of ``rounds.jsonl``.
+        - ``pictures``: per site and arm, or ``"reference"``, an image ``(height, width)``.
+
+    Returns
+    -------
+        The path of the page.
+
+    Raises
+    ------
+    ValueError
+        If arms disagree about the sites or pictures about their shape.
+    DataError
+        If a file cannot be written; what stood there before is then left as it was.
+    """
+    shared = shared_part(results)
+    page = run_page(shared)
+    published = plain({key: shared[key] for key in PUBLISHED if key in shared})
+    target = Path(folder) / "report.html"
+    write_atomically(target.with_suffix(".json"), _json(published))
+    write_atomically(target, page.encode("utf-8"))
+    return target
+
+
+def write_site_report(folder: Path | str, site: str, results: Results) -> Path:
+    """Write what is a site's own: ``sites/<site>/report.html`` and the numbers in ``scores.json`` beside it.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    site
+        A site of every arm.
+    results
+        As for :func:`write_report`.
+
+    Raises
+    ------
+    ValueError
+        If no arm knows the site or its name is not that of a folder.
+    DataError
+        If a file cannot be written.
+    """
+    complete = with_summaries(results)
+    names = list(next(iter(complete["arms"].values()))["sites"])
+    if site not in names or site != Path(site).name or site in ("", ".."):
+        raise ValueError(f"write_site_report: site is {site!r}, expected one of {names}, without a path")
+    target = Path(folder) / "sites" / site / "report.html"
+    scores = plain({arm: entry["sites"][site] for arm, entry in complete["arms"].items()})
+    write_atomically(target.with_name("scores.json"), _json(scores))
+    write_atomically(target, site_page(site, complete).encode("utf-8"))
+    return target
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("utf-8")

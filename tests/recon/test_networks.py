@@ -1,0 +1,189 @@
+"""Networks: scale equivariance, empty input, ends, sharing, conditions of every registered part."""
+
+import pytest
+import torch
+
+from physics import CartesianMRI
+from recon import (
+    CLASSICAL,
+    DATA_CONSISTENCY,
+    REGULARIZERS,
+    GradientStep,
+    ProximalStep,
+    SiteDataConsistency,
+    UNetRegularizer,
+    UnrolledNetwork,
+    image_scale,
+)
+from recon.regularizers import Regularizer
+
+
+def problem(
+    batch: int = 2, shape: tuple[int, int] = (18, 15)
+) -> tuple[torch.Tensor, CartesianMRI, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(batch, 3, *shape, dtype=torch.complex64, generator=generator)
+    maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    mask = torch.arange(shape[1]) % 2 == 0
+    A = CartesianMRI(maps, mask)
+    x = torch.randn(batch, *shape, dtype=torch.complex64, generator=generator)
+    return A(x), A, x
+
+
+def small(regularizer: str) -> Regularizer:
+    torch.manual_seed(0)
+    return REGULARIZERS[regularizer](4, 2)  # type: ignore[call-arg]
+
+
+def network(consistency: str = "gradient", regularizer: str = "unet", **options: object) -> UnrolledNetwork:
+    return UnrolledNetwork(3, DATA_CONSISTENCY[consistency], lambda: wake(small(regularizer)), **options)  # type: ignore[arg-type]
+
+
+def wake(regularizer: Regularizer) -> Regularizer:
+    """Give the zero-initialized last layer weights, so that the regularizer does something."""
+    torch.nn.init.normal_(regularizer.last.weight, std=0.05)  # type: ignore[arg-type, union-attr]
+    return regularizer
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("consistency", DATA_CONSISTENCY)
+@pytest.mark.parametrize("ends_in", ["regularizer", "consistency"])
+def test_every_network_is_scale_equivariant(regularizer: str, consistency: str, ends_in: str) -> None:
+    net = network(consistency, regularizer, ends_in=ends_in)
+    y, A, _ = problem()
+    reference = net(y, A)
+    for factor in (1e-6, 1e-3, 1e3):
+        torch.testing.assert_close(net(factor * y, A) / factor, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", CLASSICAL)
+def test_every_classical_method_is_scale_equivariant_and_shaped(method: str) -> None:
+    y, A, x = problem()
+    reference = CLASSICAL[method]()(y, A)
+    assert reference.shape == x.shape
+    for factor in (1e-6, 1e3):
+        torch.testing.assert_close(
+            CLASSICAL[method]()(factor * y, A) / factor, reference, rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("method", CLASSICAL)
+def test_classical_methods_survive_an_empty_slice_beside_a_full_one(method: str) -> None:
+    y, A, _ = problem()
+    y = torch.stack((torch.zeros_like(y[0]), y[1]))
+    image = CLASSICAL[method]()(y, A)
+    assert (image[0] == 0).all()
+    assert image[1].abs().max() > 0
+
+
+@pytest.mark.parametrize("consistency", DATA_CONSISTENCY)
+def test_an_empty_slice_gives_finite_output_and_gradients(consistency: str) -> None:
+    net = network(consistency)
+    _, A, _ = problem()
+    zero_maps = CartesianMRI(torch.zeros_like(A.maps), A.mask.expand(2, 1, -1))
+    for operator in (A, zero_maps):
+        net.zero_grad()
+        image = net(torch.zeros(2, *A.range_shape, dtype=torch.complex64), operator)
+        image.abs().sum().backward()
+        assert image.isfinite().all()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_the_untrained_network_is_plain_data_consistency() -> None:
+    y, A, _ = problem()
+    net = UnrolledNetwork(4, lambda: GradientStep(1.0), lambda: small("unet"))
+    x = A.start(y)
+    for _ in range(4):
+        x = x - A.adjoint(A(x) - y) / (A.norm**2)[:, None, None]
+    torch.testing.assert_close(net(y, A), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("consistency", DATA_CONSISTENCY)
+def test_data_consistency_reduces_the_residual(consistency: str) -> None:
+    y, A, x = problem()
+    start = x + 0.3 * torch.randn_like(x)
+    layer = DATA_CONSISTENCY[consistency]()
+    assert (A(layer(start, y, A)) - y).norm() < 0.7 * (A(start) - y).norm()
+    torch.testing.assert_close(layer(start, y, A), layer(start, y, A, A.adjoint(y)))
+
+
+def test_the_proximal_step_minimizes_its_objective() -> None:
+    y, A, x = problem()
+    start = x + 0.3 * torch.randn_like(x)
+    layer = ProximalStep(0.3, iterations=30)
+    z = layer(start, y, A)
+    gradient = A.adjoint(A(z) - y) + (0.3 * A.norm**2)[:, None, None] * (z - start)
+    assert gradient.abs().max() < 1e-4
+
+
+def test_steps_do_not_depend_on_the_scanner() -> None:
+    """The same problem with maps ten times as large needs no other step."""
+    y, A, x = problem()
+    louder = CartesianMRI(10 * A.maps, A.mask)
+    for layer in (GradientStep(), ProximalStep()):
+        torch.testing.assert_close(layer(x, 10 * y, louder), layer(x, y, A), rtol=1e-4, atol=1e-5)
+
+
+def test_ending_in_consistency_adds_a_layer_and_fits_the_data_better() -> None:
+    y, A, _ = problem()
+    plain, ending = network(), network(ends_in="consistency")
+    ending.load_state_dict(plain.state_dict(), strict=False)
+    assert len(ending.consistency) == len(plain.consistency) + 1
+    assert (A(ending(y, A)) - y).norm() < (A(plain(y, A)) - y).norm()
+
+
+def test_a_shared_regularizer_is_registered_once() -> None:
+    shared, separate = network(share_regularizer=True), network()
+    assert sum("regularizers" in name for name in separate.state_dict()) == 3 * sum(
+        "regularizers" in name for name in shared.state_dict()
+    )
+    y, A, _ = problem()
+    shared(y, A).abs().sum().backward()
+    assert all(p.grad is not None for p in shared.parameters())
+
+
+def test_the_operator_never_enters_the_state() -> None:
+    y, A, _ = problem()
+    net = network()
+    before = set(net.state_dict())
+    net(y, A)
+    assert set(net.state_dict()) == before
+    kept = [name for name, module in net.named_modules() if isinstance(module, SiteDataConsistency)]
+    assert kept == ["consistency.0", "consistency.1", "consistency.2"]
+
+
+@pytest.mark.parametrize("shape", [(18, 15), (7, 9), (16, 16)])
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_regularizers_take_any_size_and_real_images(regularizer: str, shape: tuple[int, int]) -> None:
+    layer = small(regularizer)
+    image = torch.randn(2, 3, *shape, dtype=torch.complex64)
+    torch.testing.assert_close(layer(image), image)  # starts as the identity
+    wake(layer)
+    assert layer(image).shape == image.shape
+    assert layer(image.real).dtype == torch.float32
+    with pytest.raises(ValueError, match="takes no condition"):
+        layer(image, torch.ones(2, 8))
+
+
+def test_image_scale_is_robust_and_one_for_nothing() -> None:
+    image = torch.ones(2, 40, 40)
+    image[0, 0, 0] = 1e6
+    image[1] = 0
+    torch.testing.assert_close(image_scale(image), torch.tensor([1.0, 1.0]))
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match="cascades is 0"):
+        UnrolledNetwork(0, GradientStep, UNetRegularizer)
+    with pytest.raises(ValueError, match="ends_in is 'dc'"):
+        UnrolledNetwork(1, GradientStep, UNetRegularizer, ends_in="dc")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"step is 0.0, expected a positive number"):
+        GradientStep(0.0)
+    with pytest.raises(ValueError, match="levels is 0"):
+        UNetRegularizer(8, 0)
+
+
+def test_sigpy_methods_need_a_cartesian_operator() -> None:
+    y, A, _ = problem()
+    with pytest.raises(TypeError, match="operator is Scaled, expected CartesianMRI"):
+        CLASSICAL["tv"]()(y, 2.0 * A)

@@ -1,0 +1,470 @@
+"""The report: its numbers, what leaves a site, and that the page is whole, safe and self-contained."""
+
+import base64
+import errno
+import io
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recon import DataError, psnr, summarize, text_table, write_report, write_site_report
+from recon.report.charts import Series, line_chart, nice_ticks
+from recon.report.pictures import ERROR_MAGNIFICATION, gray_png, site_pictures
+from recon.report.results import METRICS, PUBLISHED, score_rows
+from recon.report.style import _DARK, _LIGHT
+from recon.report.text import byte_count, duration, number
+
+ARMS = {"zero_filled": 0.0, "tv": 4.0, "fedavg": 5.5}
+SITES = {"north": 26.0, "clinic": 28.0, "unseen": 24.0}
+
+
+@pytest.fixture
+def results():
+    """Three arms, a simulated, a measured and an unseen site; three rounds, the last only evaluates."""
+    rng = np.random.default_rng(0)
+    arms = {}
+    for arm, gain in ARMS.items():
+        arms[arm] = {"sites": {site: site_scores(site, start + gain) for site, start in SITES.items()}}
+    curves = [
+        {
+            "round": index,
+            "site": site,
+            "bytes_down": 2048,
+            "bytes_up": 100 if index == 2 else 2100,
+            "score_before": 27.0 + index,
+            "score_after": None if index == 2 else 27.5 + index,
+            "loss": None if index == 2 else 0.02 / (index + 1),
+            "seconds": 1.5,
+        }
+        for index in range(3)
+        for site in ("north", "clinic")
+    ]
+    return {
+        "metric_card": {"data_range": "maximum of the reference volume", "crop": "center, to 16x12"},
+        "arms": arms,
+        "bytes": {"up_per_round": 4200, "down_per_round": 4096},
+        "seconds": 492.4,
+        "versions": {"fedrecon": "0.1.0", "torch": "2.6.0"},
+        "sites": {
+            "north": site_facts(synthetic=True),
+            "clinic": site_facts(synthetic=False),
+            "unseen": site_facts(synthetic=True, unseen=True),
+        },
+        "recipe": 'name = "fedavg"\n',
+        "claims": ["fedavg is above tv at every site"],
+        "curves": curves,
+        "pictures": {
+            site: {name: rng.random((16, 12), dtype=np.float32) for name in ("reference", *ARMS)}
+            for site in SITES
+        },
+    }
+
+
+def site_scores(site, value):
+    volumes = [
+        {"volume": f"{site}_{i}.h5", "slices": 2, "psnr": value + d, "ssim": value / 40, "nmse": 1 / value}
+        for i, d in enumerate((-1.0, 1.0))
+    ]
+    return {"psnr": value, "ssim": value / 40, "nmse": 1 / value, "volumes": volumes}
+
+
+def site_facts(**more):
+    facts = {"coils": 8, "mask_family": "random", "effective_acceleration": 3.9, "noise_std": 0.01}
+    counts = {
+        "parameters_shared": 12345,
+        "parameters_kept": 5,
+        "split": {"train": 10, "validation": 4, "test": 4},
+    }
+    return facts | counts | more
+
+
+class Page(HTMLParser):
+    """Checks that elements close in order and collects texts, attributes and images."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], set(), [], ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+FIXED = {*PUBLISHED, "curves", "pictures", "reference", "volumes", "volume", *METRICS}
+FIXED |= {
+    "coils",
+    "mask_family",
+    "effective_acceleration",
+    "noise_std",
+    "split",
+    "train",
+    "validation",
+    "test",
+}
+FIXED |= {"parameters_shared", "parameters_kept", "synthetic", "unseen", "round", "site", "loss"}
+FIXED |= {"bytes_down", "bytes_up", "score_before", "score_after"}
+
+
+def hostile(value, mark="\"><b onload=x>&'"):
+    """The results with markup in every text and every key that comes from outside."""
+    if isinstance(value, dict):
+        return {k if k in FIXED else k + mark: hostile(v, mark) for k, v in value.items()}
+    if isinstance(value, list):
+        return [hostile(v, mark) for v in value]
+    return value + mark if isinstance(value, str) else value
+
+
+# Numbers
+
+
+def test_json_holds_the_published_schema(results, tmp_path):
+    assert write_report(tmp_path, results) == tmp_path / "report.html"
+    assert sorted(os.listdir(tmp_path)) == ["report.html", "report.json"]
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert {
+        "metric_card",
+        "arms",
+        "bytes",
+        "seconds",
+        "versions",
+        "sites",
+        "recipe",
+        "claims",
+    } == report.keys()
+    assert list(report["arms"]) == list(ARMS)
+    for arm, gain in ARMS.items():
+        entry = report["arms"][arm]
+        assert entry["sites"]["north"] == results["arms"][arm]["sites"]["north"]
+        # The unseen site is in neither.
+        assert entry["mean"]["psnr"] == pytest.approx(27.0 + gain, rel=1e-12)
+        assert entry["worst"] == pytest.approx(
+            {"psnr": 26 + gain, "ssim": (26 + gain) / 40, "nmse": 1 / (26 + gain)}, rel=1e-12
+        )
+
+
+def test_summary_skips_what_a_site_lacks():
+    rows = [{"psnr": 30.0, "nmse": 0.1}, {"psnr": 20.0, "nmse": 0.3}, {"residual": 1.5}]
+    expected = {
+        "mean": {"psnr": 25.0, "nmse": 0.2, "residual": 1.5},
+        "worst": {"psnr": 20, "nmse": 0.3, "residual": 1.5},
+    }
+    for order in (rows, rows[::-1]):
+        summary = summarize(order)
+        assert {name: pytest.approx(values) for name, values in expected.items()} == summary
+
+
+def test_rows_mark_the_best_and_subtract_the_method(results):
+    results["arms"]["tv"]["sites"]["north"] |= {"ssim": 0.99}
+    rows = {row.name: row for row in score_rows(results)}
+    assert list(rows) == ["north", "clinic", "mean", "worst", "unseen"]
+    assert [row.kind for row in rows.values()] == ["site", "site", "summary", "summary", "unseen"]
+    zero_filled, tv, fedavg = rows["north"].cells
+    assert zero_filled.best == frozenset()
+    assert tv.best == {"ssim"}
+    assert fedavg.best == {"psnr", "nmse"}
+    assert tv.difference["psnr"] == pytest.approx(4.0 - 5.5)
+    assert fedavg.difference == {}
+
+
+def test_method_may_be_any_arm(results):
+    results["method"] = "tv"
+    assert score_rows(results)[0].cells[2].difference["psnr"] == pytest.approx(1.5)
+    results["method"] = "fedprox"
+    with pytest.raises(ValueError, match=r"method is 'fedprox', expected one of the arms, \['zero_filled'"):
+        score_rows(results)
+
+
+def test_arms_must_have_the_same_sites(results, tmp_path):
+    del results["arms"]["tv"]["sites"]["unseen"]
+    with pytest.raises(
+        ValueError, match=r"arm tv has sites \['north', 'clinic'\], expected those of every arm"
+    ):
+        write_report(tmp_path, results)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_arms_is_an_error():
+    with pytest.raises(ValueError, match="hold no arms"):
+        text_table({})
+
+
+def test_text_table(results):
+    assert text_table(results).splitlines() == [
+        "PSNR in dB and SSIM",
+        "         zero_filled            tv        fedavg",
+        "------------------------------------------------",
+        "north   26.00 0.650   30.00 0.750   31.50 0.787*",
+        "clinic  28.00 0.700   32.00 0.800   33.50 0.838*",
+        "------------------------------------------------",
+        "mean    27.00 0.675   31.00 0.775   32.50 0.812*",
+        "worst   26.00 0.650   30.00 0.750   31.50 0.787*",
+        "------------------------------------------------",
+        "unseen  24.00 0.600   28.00 0.700   29.50 0.738*",
+        "------------------------------------------------",
+        "* best PSNR of the row; mean and worst over the sites that took part",
+    ]
+
+
+def test_site_without_reference_shows_its_residual(results, tmp_path):
+    for arm, value in zip(ARMS, (2.0, 1.25, 1.05), strict=True):
+        results["arms"][arm]["sites"]["clinic"] = {"residual": value, "volumes": []}
+    del results["pictures"]["clinic"]["reference"]
+    assert "residual 1.05*" in text_table(results)
+    page = Page(write_report(tmp_path, results).read_text())
+    assert "residual 1.25" in " ".join(page.text.split())
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["arms"]["tv"]["sites"]["clinic"] == {"residual": 1.25, "volumes": []}
+    assert report["arms"]["tv"]["mean"] == pytest.approx(
+        {"psnr": 30.0, "ssim": 0.75, "nmse": 1 / 30, "residual": 1.25}
+    )
+
+
+def test_numbers_of_numpy_and_infinity(results, tmp_path):
+    results["arms"]["fedavg"]["sites"]["north"] |= {"psnr": math.inf, "ssim": np.float32(0.5)}
+    results["seconds"] = torch.tensor(2.0)
+    page = write_report(tmp_path, results).read_text()
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["arms"]["fedavg"]["sites"]["north"]["psnr"] is None
+    assert report["arms"]["fedavg"]["sites"]["north"]["ssim"] == 0.5
+    assert report["seconds"] == 2.0
+    assert "∞ dB" in page
+
+
+def test_written_numbers():
+    minus = "\N{MINUS SIGN}"
+    assert [number(v, 2) for v in (-1.234, -0.001, 0.0)] == [f"{minus}1.23", "0.00", "0.00"]
+    assert number(1.5, 1, sign=True) == "+1.5"
+    assert number(None, 2) == number(math.nan, 2) == "\N{EN DASH}"
+    assert [byte_count(v) for v in (0, 1023, 1024, 1536 * 1024)] == ["0 B", "1023 B", "1 KiB", "1.5 MiB"]
+    assert [duration(v) for v in (9.4, 59.6, 492.4, 7265)] == ["9 s", "1 min 0 s", "8 min 12 s", "2 h 1 min"]
+
+
+# What leaves a site
+
+
+def test_measured_data_stay_at_the_site(results, tmp_path):
+    html = write_report(tmp_path, results).read_text()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "clinic_0.h5" not in html + json.dumps(report)
+    assert all(entry["sites"]["clinic"]["volumes"] == [] for entry in report["arms"].values())
+    assert len(report["arms"]["tv"]["sites"]["north"]["volumes"]) == 2
+    alts = [value for tag, name, value in Page(html).attributes if (tag, name) == ("img", "alt")]
+    assert sum("site north" in alt for alt in alts) == 7
+    assert not any("site clinic" in alt for alt in alts)
+    assert "sites/clinic/report.html" in html
+
+    page = write_site_report(tmp_path, "clinic", results)
+    assert page == tmp_path / "sites" / "clinic" / "report.html"
+    own = Page(page.read_text())
+    assert "clinic_0.h5" in own.text
+    assert sum(tag == "img" and name == "src" for tag, name, _ in own.attributes) == 7
+    assert "north" not in own.text
+    scores = json.loads(page.with_name("scores.json").read_text())
+    assert scores["tv"]["volumes"] == results["arms"]["tv"]["sites"]["clinic"]["volumes"]
+
+
+@pytest.mark.parametrize("declared", [None, False, "false", 1])
+def test_only_data_declared_synthetic_are_shown(results, tmp_path, declared):
+    results["sites"]["north"]["synthetic"] = declared
+    if declared is None:
+        del results["sites"]["north"]
+    html = write_report(tmp_path, results).read_text()
+    assert "site north" not in " ".join(value for _, name, value in Page(html).attributes if name == "alt")
+    assert "north_0.h5" not in html + (tmp_path / "report.json").read_text()
+
+
+@pytest.mark.parametrize("site", ["south", "../north", "..", ""])
+def test_site_report_needs_a_site(results, tmp_path, site):
+    if site != "south":
+        for entry in results["arms"].values():
+            entry["sites"][site] = entry["sites"]["north"]
+    with pytest.raises(ValueError, match="write_site_report: site is"):
+        write_site_report(tmp_path / "run", site, results)
+    assert os.listdir(tmp_path) == []
+
+
+# The page
+
+
+def test_page_loads_nothing(results, tmp_path):
+    html = write_report(tmp_path, results).read_text()
+    page = Page(html)
+    assert not page.tags & {"script", "link", "iframe", "object", "form", "a", "base"}
+    assert all(
+        value.startswith("data:image/png;base64,") for _, name, value in page.attributes if name == "src"
+    )
+    assert not re.search(r"url\(|@import|https?:|//[a-z]", re.sub(r"base64,[\w+/=]+", "", html))
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("door", ["run", "site"])
+def test_everything_from_outside_is_escaped(results, tmp_path, door):
+    harmed = hostile(results)
+    if door == "run":
+        page = Page(write_report(tmp_path, harmed).read_text())
+    else:
+        site = next(iter(harmed["arms"].values()))["sites"]
+        page = Page(write_site_report(tmp_path, next(iter(site)), harmed).read_text())
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert page.text.count("<b onload=x>") > 10
+
+
+def test_page_says_what_was_run(results, tmp_path):
+    text = " ".join(Page(write_report(tmp_path, results).read_text()).text.split())
+    for words in (
+        "2 sites trained one unrolled network together for 2 rounds",
+        "scored only at the end: unseen.",
+        "Data of clinic are measured, the others simulated.",
+        "The run took 8 min 12 s.",
+        "+1.50 dB mean PSNR against tv; least at",
+        "fedavg is above tv at every site",
+        "maximum of the reference volume",
+        'name = "fedavg"',
+        "random, R = 3.90, 8 coils, noise 0.01",
+        f"|error| \N{MULTIPLICATION SIGN} {ERROR_MAGNIFICATION}",
+    ):
+        assert words in text, words
+
+
+def test_arms_alone_are_enough(results, tmp_path):
+    page = Page(write_report(tmp_path, {"arms": results["arms"]}).read_text())
+    assert "26.00 dB" in page.text
+    assert "img" not in page.tags
+
+
+# Pictures and curves
+
+
+def test_gray_png_is_linear_and_clips():
+    image = np.array([[0.0, 0.5, 1.0], [2.0, 4.0, 0.25]])
+    decoded = np.asarray(Image.open(io.BytesIO(gray_png(image, 2.0))))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, [[0, 64, 128], [255, 255, 32]])
+    assert not np.asarray(Image.open(io.BytesIO(gray_png(np.zeros((2, 2)), 0.0)))).any()
+
+
+def test_error_maps_share_the_gray_scale():
+    reference = np.zeros((4, 5), dtype=np.complex64)
+    reference[1, 2], reference[3, 3] = 2j, 0.5
+    estimate = torch.from_numpy(np.abs(reference)) + 0.1
+    first, arm = site_pictures({"reference": reference, "tv": estimate})
+    assert (first.name, first.error, first.psnr) == ("reference", None, None)
+    assert np.asarray(Image.open(io.BytesIO(first.image)))[1, 2] == 255
+    error = np.asarray(Image.open(io.BytesIO(arm.error)))
+    assert (error == round(255 * ERROR_MAGNIFICATION * 0.1 / 2)).all()
+    assert arm.psnr == psnr(np.abs(reference)[None], estimate.numpy()[None])
+
+
+def test_pictures_without_reference_have_no_error_map():
+    pictures = site_pictures({"tv": np.full((3, 3), 0.5), "fedavg": np.eye(3)})
+    assert [(p.name, p.error, p.psnr) for p in pictures] == [("tv", None, None), ("fedavg", None, None)]
+    assert np.asarray(Image.open(io.BytesIO(pictures[0].image)))[0, 0] == 128
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((2, 3, 4)), r"tv has shape \(2, 3, 4\), expected \(height, width\)"),
+        (np.full((3, 3), np.nan), "tv holds NaN"),
+        (np.ones((3, 4)), r"shapes \[\(3, 3\), \(3, 4\)\], expected one"),
+    ],
+)
+def test_unfit_pictures_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        site_pictures({"reference": np.eye(3), "tv": image})
+
+
+def test_embedded_pictures_are_those_given(results, tmp_path):
+    page = Page(write_report(tmp_path, results).read_text())
+    sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(sources[0].split(",")[1]))))
+    reference = results["pictures"]["north"]["reference"]
+    np.testing.assert_array_equal(decoded, np.round(255 * (reference / reference.max())))
+
+
+def test_ticks_enclose_and_are_round():
+    rng = np.random.default_rng(1)
+    for low, width in zip(rng.normal(scale=50, size=200), 10 ** rng.uniform(-4, 4, size=200), strict=True):
+        ticks = nice_ticks(low, low + width)
+        assert ticks[0] <= low + 1e-6 * width
+        assert ticks[-1] >= low + width - 1e-6 * width
+        assert 3 <= len(ticks) <= 8
+        mantissa = (ticks[1] - ticks[0]) / 10 ** math.floor(math.log10(ticks[1] - ticks[0]) + 1e-6)
+        assert min(abs(mantissa - m) for m in (1, 2, 2.5, 5)) < 1e-6
+    assert nice_ticks(3, 3) == sorted(nice_ticks(3, 3))
+    assert all(float(t).is_integer() for t in nice_ticks(0, 5, 8, whole=True))
+
+
+def test_line_chart_draws_values_to_scale():
+    points = [(0, 10.0), (1, 20.0), (2, math.nan), (4, 30.0)]
+    svg = line_chart("t", [Series("a", points, 0)], "dB")
+    spots = [
+        tuple(map(float, p.split(","))) for p in re.search(r'polyline .*?points="(.*?)"', svg)[1].split()
+    ]
+    (x0, y0), (x1, y1), (x2, y2) = spots
+    assert (x1 - x0) * 4 == pytest.approx(x2 - x0, abs=0.5)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+    assert y0 > y2
+    assert "a: 10 to 30" in svg
+    assert line_chart("t", [Series("a", [], 0)], "dB") == ""
+
+
+@pytest.mark.parametrize("theme", [_LIGHT, _DARK])
+def test_text_and_lines_have_contrast(theme):
+    def luminance(color):
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(one, other):
+        low, high = sorted((luminance(one), luminance(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    for ground in ("paper", "panel", "wash"):
+        assert min(contrast(theme[name], theme[ground]) for name in ("ink", "soft")) >= 4.5
+    assert min(contrast(color, theme["paper"]) for color in theme["colors"]) >= 3
+
+
+# Writing
+
+
+def test_full_disk_leaves_the_old_report(results, tmp_path, monkeypatch):
+    write_report(tmp_path, results)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    results["seconds"] = 1.0
+    with pytest.raises(
+        DataError, match=r"report\.json: file: found a write error \(No space left on device\)"
+    ):
+        write_report(tmp_path, results)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
