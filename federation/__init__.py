@@ -9,6 +9,7 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
     advice = "install fedrecon into an environment of its own"
     raise ImportError(f"federation: `import physics` found a foreign package, {foreign}; {advice}")
 
+from .algorithm import WEIGHTS, FederatedAlgorithm, RoundScore, ServerState, derive_seed
 from .config import (
     AugmentTable,
     EvaluationTable,
@@ -20,9 +21,18 @@ from .config import (
     load_recipe,
 )
 from .errors import ConfigError, config_error
+from .evaluation import evaluate_run, reconstruct_file
+from .experiment import RunFolder, train_run
 from .lock import sha256_file
 from .manifest import SPLITS, SiteManifest, Split, load_federation, load_manifest
+from .messages import Broadcast, MessageError, SiteReport, SiteUpdate, State, digest, pack, unpack
+from .replies import Row, read_rows
+from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state
+from .runtime import InProcessRuntime, SiteFailure, Transport
+from .scope import Scope, load_parameters, parameter_scope, parameters_of
+from .server_rules import SERVER_RULES, ServerRule, weighted_mean
 from .simulated_sites import DEMO_SITES, SimulatedSite, make_demo_sites, make_image_sites
+from .site import LocalResult, Site, SiteSpec, SiteTask, initial_network
 from .sites import (
     FASTMRI_4X,
     GROUPINGS,
@@ -33,34 +43,83 @@ from .sites import (
     facts_table,
     make_fastmri_sites,
 )
+from .store import Checkpoint, load_checkpoint, load_newest, save_checkpoint, write_atomically
+from .task import ReconstructionTask, build_network, site_spec
 
 __all__ = [
     "DEMO_SITES",
     "FASTMRI_4X",
     "GROUPINGS",
+    "SERVER_RULES",
     "SPLITS",
+    "WEIGHTS",
     "AugmentTable",
+    "Broadcast",
+    "Checkpoint",
     "ConfigError",
     "EvaluationTable",
+    "FederatedAlgorithm",
     "FederationTable",
+    "InProcessRuntime",
+    "LocalResult",
     "MadeSite",
+    "MessageError",
     "NetworkTable",
+    "QuorumError",
     "Recipe",
+    "ReconstructionTask",
+    "RoundScore",
+    "RoundTime",
+    "Row",
+    "RunFolder",
+    "RunResult",
+    "Scope",
     "ScopeTable",
+    "ServerRule",
+    "ServerState",
     "SimulatedSite",
+    "Site",
     "SiteFacts",
+    "SiteFailure",
     "SiteManifest",
+    "SiteReport",
+    "SiteSpec",
+    "SiteTask",
+    "SiteUpdate",
     "Split",
     "SplitFacts",
+    "State",
     "TrainingTable",
+    "Transport",
+    "build_network",
     "check_sites",
     "config_error",
+    "derive_seed",
+    "digest",
+    "evaluate_run",
     "facts_table",
+    "initial_network",
+    "load_checkpoint",
     "load_federation",
     "load_manifest",
+    "load_newest",
+    "load_parameters",
     "load_recipe",
     "make_demo_sites",
     "make_fastmri_sites",
     "make_image_sites",
+    "pack",
+    "parameter_scope",
+    "parameters_of",
+    "read_rows",
+    "reconstruct_file",
+    "run_rounds",
+    "save_checkpoint",
+    "selected_state",
     "sha256_file",
+    "site_spec",
+    "train_run",
+    "unpack",
+    "weighted_mean",
+    "write_atomically",
 ]

@@ -12,7 +12,8 @@ from pathlib import Path
 from recon import DataError, text_table
 
 from .config import load_recipe
-from .experiment import evaluate_run, reconstruct_file, train_run
+from .evaluation import evaluate_run, reconstruct_file
+from .experiment import train_run
 from .manifest import load_federation
 from .simulated_sites import SimulatedSite, make_demo_sites, make_image_sites
 from .sites import GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites
@@ -150,6 +151,7 @@ def _add_reconstruct(commands: Commands) -> None:  # type: ignore[valid-type]
     )
     reconstruct.add_argument("scan", type=Path, help="fastMRI-style HDF5 file")
     reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    reconstruct.add_argument("--simulate", action="store_true", help="first degrade the scan as the site's manifest does")
     reconstruct.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     reconstruct.set_defaults(run=_reconstruct)
 
@@ -199,7 +201,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _reconstruct(arguments: argparse.Namespace) -> None:
     if arguments.out.exists() and not arguments.overwrite:
         raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
-    shape = reconstruct_file(arguments.folder, arguments.site, arguments.scan, arguments.out)
+    shape, scores = reconstruct_file(
+        arguments.folder, arguments.site, arguments.scan, arguments.out, simulate=arguments.simulate
+    )
+    for name in ("psnr", "ssim", "residual"):
+        if (value := scores.mean(name)) is not None:
+            _say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
     _say(
         f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)"
     )

@@ -24,7 +24,7 @@ from recon import (
 
 from .experiment import RunFolder, Say
 from .parallel import run_jobs
-from .rounds import Row, read_rows
+from .replies import Row, read_rows
 from .scoring import SiteResult, score_site
 
 _PACKAGES = ("fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors")

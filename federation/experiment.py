@@ -13,7 +13,8 @@ from .algorithm import FederatedAlgorithm, ServerState
 from .config import LOCAL, Recipe, load_recipe
 from .manifest import SiteManifest, load_manifest
 from .parallel import run_jobs
-from .rounds import Row, run_rounds, selected_state
+from .replies import Row
+from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network

@@ -214,9 +214,7 @@ class _Fields:
     @classmethod
     def check_names(cls, header: Mapping[str, Any]) -> None:
         if header.keys() != set(cls.names()):
-            raise MessageError(
-                f"{cls.kind()}: header has {sorted(header)}, expected exactly {cls.names()}"
-            )
+            raise MessageError(f"{cls.kind()}: header has {sorted(header)}, expected exactly {cls.names()}")
 
 
 @dataclass(frozen=True, eq=False)

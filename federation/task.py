@@ -61,7 +61,6 @@ class ReconstructionTask:
     ) -> LocalResult:
         training = self.recipe.training
         dataset = self.dataset("train")
-        dataset.epoch = round
         progress = round / self.recipe.federation.rounds
         constant = training.schedule == "constant"
         result = train_locally(

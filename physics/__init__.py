@@ -15,6 +15,7 @@ from .fourier import FourierTransform, centering_phases, fft2c, ifft2c
 from .mri import CartesianGram, CartesianMRI, CoilMaps, combine_coils, root_sum_of_squares
 from .noise import complex_noise, correlated_noise, estimate_noise_covariance, whiten, whitening_matrix
 from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum, per_sample, reciprocal
+from .phantoms import PHANTOM_FAMILIES, EllipsePhantom, brain_phantom, phantom_volume, shepp_logan
 from .sampling import (
     SAMPLINGS,
     SamplingMask,
@@ -52,12 +53,14 @@ OPERATORS: dict[str, type[LinearOperator]] = {
 __all__ = [
     "MAP_ESTIMATES",
     "OPERATORS",
+    "PHANTOM_FAMILIES",
     "SAMPLINGS",
     "Adjoint",
     "CartesianGram",
     "CartesianMRI",
     "CoilMaps",
     "Composition",
+    "EllipsePhantom",
     "FourierTransform",
     "LinearOperator",
     "OperatorError",
@@ -66,6 +69,7 @@ __all__ = [
     "Scaled",
     "Sum",
     "birdcage_maps",
+    "brain_phantom",
     "calibration_block",
     "calibration_width",
     "centering_phases",
@@ -89,11 +93,13 @@ __all__ = [
     "make_mask",
     "partial_fourier_mask",
     "per_sample",
+    "phantom_volume",
     "poisson_mask",
     "power_iteration",
     "random_mask",
     "reciprocal",
     "root_sum_of_squares",
+    "shepp_logan",
     "solve_normal",
     "whiten",
     "whitening_matrix",

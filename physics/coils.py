@@ -46,7 +46,7 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
         generator = torch.Generator().manual_seed(seed)
         jitter = torch.rand(3, n_coils, generator=generator, dtype=torch.float64) - 0.5
         angle = angle + torch.pi / n_coils * jitter[0] + 2 * torch.pi * torch.rand((), generator=generator)
-        distance = distance * (1 + 0.2 * jitter[1])
+        distance = distance * (1.1 + 0.2 * jitter[1])  # outwards: no coil within the image
         phase = 2 * torch.pi * jitter[2]
     y, x = (((torch.arange(n) - n // 2) / (n / 2)).double() for n in shape)
     dx = x - (distance * angle.cos())[:, None, None]
@@ -120,8 +120,8 @@ def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
     """
     _require_kspace("low_resolution_maps", kspace)
     rows, columns = _calibration_region(kspace, mask)
-    block = _scaled("low_resolution_maps", kspace[:, rows, columns]).to(torch.complex64)
-    center = torch.zeros(kspace.shape, dtype=torch.complex64, device=kspace.device)
+    block = _scaled("low_resolution_maps", kspace[:, rows, columns])
+    center = torch.zeros(kspace.shape, dtype=block.dtype, device=kspace.device)
     center[:, rows, columns] = block * _hann(block.shape[-2], block)[:, None] * _hann(block.shape[-1], block)
     images = ifft2c(center)
     rss = root_sum_of_squares(images)

@@ -11,71 +11,76 @@ from torch import Tensor
 #: Signal of each tissue per contrast family, before texture and shading.
 PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
     "t1": {
-        "skin": 0.45,
-        "fat": 0.88,
-        "bone": 0.05,
-        "marrow": 0.50,
-        "csf": 0.14,
-        "gray": 0.46,
-        "white": 0.72,
-        "nuclei": 0.56,
-        "fibers": 0.65,
-        "vessel": 0.85,
-        "lesion": 0.30,
-    },
-    "t2": {
         "skin": 0.30,
-        "fat": 0.45,
+        "fat": 0.60,
         "bone": 0.05,
         "marrow": 0.32,
-        "csf": 0.90,
-        "gray": 0.52,
-        "white": 0.33,
-        "nuclei": 0.40,
-        "fibers": 0.39,
+        "csf": 0.11,
+        "gray": 0.35,
+        "white": 0.51,
+        "nuclei": 0.41,
+        "fibers": 0.46,
+        "vessel": 0.62,
+        "sinus": 1.00,
+        "lesion": 0.25,
+    },
+    "t2": {
+        "skin": 0.22,
+        "fat": 0.34,
+        "bone": 0.05,
+        "marrow": 0.25,
+        "csf": 0.92,
+        "gray": 0.42,
+        "white": 0.27,
+        "nuclei": 0.32,
+        "fibers": 0.31,
         "vessel": 0.08,
-        "lesion": 0.72,
+        "sinus": 0.12,
+        "lesion": 0.62,
     },
     "flair": {
-        "skin": 0.45,
-        "fat": 0.70,
+        "skin": 0.30,
+        "fat": 0.50,
         "bone": 0.05,
-        "marrow": 0.35,
-        "csf": 0.10,
-        "gray": 0.62,
-        "white": 0.46,
-        "nuclei": 0.54,
-        "fibers": 0.52,
-        "vessel": 0.15,
-        "lesion": 0.95,
+        "marrow": 0.26,
+        "csf": 0.09,
+        "gray": 0.46,
+        "white": 0.35,
+        "nuclei": 0.40,
+        "fibers": 0.39,
+        "vessel": 0.14,
+        "sinus": 1.00,
+        "lesion": 0.85,
     },
     "pd": {
-        "skin": 0.55,
-        "fat": 0.80,
-        "bone": 0.07,
-        "marrow": 0.55,
-        "csf": 0.68,
-        "gray": 0.84,
-        "white": 0.62,
-        "nuclei": 0.72,
-        "fibers": 0.68,
-        "vessel": 0.15,
-        "lesion": 0.95,
+        "skin": 0.36,
+        "fat": 0.56,
+        "bone": 0.06,
+        "marrow": 0.38,
+        "csf": 0.46,
+        "gray": 0.58,
+        "white": 0.44,
+        "nuclei": 0.51,
+        "fibers": 0.48,
+        "vessel": 0.14,
+        "sinus": 1.00,
+        "lesion": 0.66,
     },
 }
 #: Relative standard deviation of the texture of each tissue.
 TEXTURE = {
-    "skin": 0.15,
-    "fat": 0.14,
-    "bone": 0.30,
-    "marrow": 0.25,
-    "csf": 0.05,
-    "gray": 0.09,
-    "white": 0.07,
-    "nuclei": 0.10,
-    "fibers": 0.07,
-    "vessel": 0.05,
-    "lesion": 0.12,
+    "skin": 0.08,
+    "fat": 0.09,
+    "bone": 0.20,
+    "marrow": 0.15,
+    "csf": 0.03,
+    "gray": 0.06,
+    "white": 0.04,
+    "nuclei": 0.06,
+    "fibers": 0.04,
+    "vessel": 0.03,
+    "sinus": 0.00,
+    "lesion": 0.08,
 }
 #: Lowest and highest slice of a volume, in parts of the head's height from its middle.
 EXTENT = (-0.40, 0.55)
@@ -126,7 +131,7 @@ class _Head:
             return low + (high - low) * torch.rand(size, generator=generator)
 
         self.position = uniform(0, 1)
-        self.semi_axes = uniform(0.68, 0.76), uniform(0.86, 0.93)
+        self.semi_axes = uniform(0.64, 0.72), uniform(0.82, 0.89)
         self.tilt = uniform(-0.12, 0.12)
         self.ventricle_size = uniform(0.7, 1.35)
         self.gyrus_depth = uniform(0.24, 0.34)
@@ -204,6 +209,7 @@ class _Head:
         canvas.paint("csf", torch.minimum(0.022 * outer - midline, depth + 0.02))
         canvas.paint("bone", torch.minimum(0.007 * outer - midline, depth + 0.02))  # the falx
         canvas.paint("vessel", torch.minimum((0.08 - vessels.abs()) / 45, 0.06 - (depth - 0.02).abs()) - 0.001, 0.01)
+        canvas.paint("sinus", 0.036 - torch.hypot(midline, 0.85 * depth))
 
     def _paint_interior(self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor) -> None:
         fibers, veins = self.branches.at(z, canvas.shape)

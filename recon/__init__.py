@@ -14,7 +14,7 @@ from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled
 from .consistency import DATA_CONSISTENCY, GradientStep, ProximalStep, SiteDataConsistency
 from .errors import DataError, data_error
 from .evaluation import SiteScores, VolumeImages, VolumeScore, evaluate, reconstruct
-from .files import write_atomically
+from .files import write_atomically, write_hdf5
 from .kspace import KSpaceSlices, MapsMethod, ReferenceChoice, Simulation
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
 from .metrics import foreground_ssim, metric_card, nmse, psnr, ssim
@@ -98,6 +98,7 @@ __all__ = [
     "tune",
     "with_smooth_phase",
     "write_atomically",
+    "write_hdf5",
     "write_report",
     "write_site_report",
     "write_volume",

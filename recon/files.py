@@ -1,7 +1,11 @@
 """Files that are written completely or not at all."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import h5py
 
 from .errors import data_error
 
@@ -28,3 +32,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         reason = f"a write error ({error.strerror})"
         raise data_error(path, "file", reason, "a writable folder", "make room or choose another") from None
+
+
+def write_hdf5(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Write datasets (``/`` in a name makes groups) and attributes of the root as one HDF5 file, atomically.
+
+    Raises
+    ------
+    DataError
+        As :func:`write_atomically`.
+    """
+    # Built in memory: HDF5 cannot close a file properly on a full disk.
+    with h5py.File("volume", "w", driver="core", backing_store=False) as file:
+        for key, array in arrays.items():
+            file.create_dataset(key, data=array)
+        file.attrs.update(attributes)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    write_atomically(path, image)

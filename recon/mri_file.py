@@ -125,7 +125,7 @@ def open_volume(path: Path | str) -> Volume:
     path = Path(path)
     with _opened(path) as file:
         shape = _kspace_shape(file, path)
-        rss_key = next((key for key in RSS_KEYS if _has(file, key)), None)
+        rss_key = next((key for key in RSS_KEYS if key in file), None)
         volume = Volume(
             path=path,
             shape=shape,
@@ -135,7 +135,7 @@ def open_volume(path: Path | str) -> Volume:
             patient_id=_attribute(file, "patient_id"),
             rss_key=rss_key,
             rss_shape=None if rss_key is None else _rss_shape(file, path, rss_key, shape[0]),
-            has_maps=_has(file, "maps") and _maps_fit(file, path, shape),
+            has_maps="maps" in file and _maps_fit(file, path, shape),
             noise_covariance=_covariance(file, path, shape[1]),
         )
     sampled = volume.acquired if volume.mask is None else volume.acquired & volume.mask
@@ -185,20 +185,15 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def _has(file: h5py.File, key: str) -> bool:
-    # `key in file` would follow an external link; the link table does not.
-    return bool(file.id.links.exists(key.encode()))
-
-
 def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     """A dataset whose bytes lie in this very file: what it names elsewhere on the disk is never followed."""
-    if not _has(file, key):
+    if key not in file:
         found = ", ".join(sorted(file)) or "an empty file"
         raise data_error(path, key, f"only {found}", f"dataset {key}", "write the file in the fastMRI layout")
     advice = "copy the data into the file"
-    link = file.id.links.get_info(key.encode()).type
-    if link != h5py.h5l.TYPE_HARD:
-        kind = "an external link" if link == h5py.h5l.TYPE_EXTERNAL else "a soft link"
+    link = file.get(key, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
         raise data_error(path, key, kind, "a plain dataset", advice)
     dataset = file[key]
     if not isinstance(dataset, h5py.Dataset):
@@ -238,7 +233,7 @@ def _header(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> He
 
 
 def _mask(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> Tensor | None:
-    if not _has(file, "mask"):
+    if "mask" not in file:
         return None
     height, width = shape[2:]
     dataset = _dataset(file, path, "mask")
@@ -282,7 +277,7 @@ def _maps_fit(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> 
 
 def _covariance(file: h5py.File, path: Path, n_coils: int) -> Tensor | None:
     key = "noise_covariance"
-    if not _has(file, key):
+    if key not in file:
         return None
     dataset = _dataset(file, path, key)
     expected = f"a Hermitian positive semidefinite matrix ({n_coils}, {n_coils})"

@@ -1,13 +1,11 @@
 """k-space simulated from images, written in the fastMRI layout; readers for NIfTI and DICOM images."""
 
 import math
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import nibabel
 import numpy as np
 import pydicom
@@ -17,7 +15,8 @@ from torch import Tensor
 
 from physics import correlated_noise, fft2c, ifft2c, root_sum_of_squares
 
-from .errors import DataError, data_error
+from .errors import data_error
+from .files import write_hdf5
 from .mri_header import Header, header_xml
 from .sample import center_crop
 
@@ -150,7 +149,7 @@ def write_volume(
         arrays["maps"] = maps.to(torch.complex64).numpy()
     if noise_covariance is not None:
         arrays["noise_covariance"] = noise_covariance.to(torch.complex64).numpy()
-    _write_hdf5(Path(path), arrays, attributes)
+    write_hdf5(Path(path), arrays, attributes)
 
 
 def read_images(path: Path | str) -> Tensor:
@@ -243,27 +242,3 @@ def _finite(volume: np.ndarray[Any, Any], path: Path) -> Tensor:
     if not np.isfinite(volume).all():
         raise data_error(path, "data", "NaN or infinite values", "finite values", "repair the image")
     return torch.from_numpy(volume)
-
-
-def _write_hdf5(path: Path, arrays: dict[str, Any], attributes: dict[str, Any]) -> None:
-    # Built in memory: HDF5 cannot close a file properly on a full disk.
-    with h5py.File("volume", "w", driver="core", backing_store=False) as file:
-        for key, array in arrays.items():
-            file.create_dataset(key, data=array)
-        file.attrs.update(attributes)
-        file.flush()
-        image = file.id.get_file_image()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(image)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Local training: some optimizer steps on one site's samples. The same loop serves federated and local arms."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import DataError
+from .kspace import KSpaceSlices
 from .losses import LOSSES
 from .sample import Sample, Samples, batches
 
@@ -88,7 +90,9 @@ def cosine_learning_rate(base: float, progress: float) -> float:
 
 def _endless(samples: Samples, batch_size: int, seed: int) -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(seed)
-    while True:
+    for epoch in itertools.count(seed):
+        if isinstance(samples, KSpaceSlices):
+            samples.epoch = epoch  # another draw of the augmentation in every pass
         yield from batches(samples, batch_size, generator)
 
 

@@ -286,7 +286,7 @@ def _reproduce(results: Results) -> str:
     if recipe := results.get("recipe"):
         parts.append(
             "<details><summary>Resolved recipe</summary>"
-            f'<pre tabindex="0" aria-label="Resolved recipe">{str(recipe)}</pre></details>'
+            f'<pre tabindex="0" aria-label="Resolved recipe">{escape(str(recipe))}</pre></details>'
         )
     return "".join(parts)
 

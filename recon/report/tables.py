@@ -42,12 +42,12 @@ def site_note(results: Results, site: str) -> str:
     """How a site measures, in one line."""
     known = facts(results, site)
     parts = []
-    if family := known.get("mask_family"):
-        parts.append(str(family).replace("_", " "))
+    if sampling := known.get("sampling"):
+        parts.append(str(sampling).replace("_", " "))
     if (acceleration := known.get("effective_acceleration")) is not None:
         parts.append(f"R = {float(acceleration):.2f}")
     if (coils := known.get("coils")) is not None:
-        parts.append(f"{coils} coil" if coils == 1 else f"{coils} coils")
+        parts.append("1 coil" if coils in (1, [1]) else f"{_fact(coils)} coils")
     if (noise := known.get("noise_std")) is not None:
         parts.append(f"noise {float(noise):g}")
     return ", ".join(parts)
@@ -62,6 +62,7 @@ def site_table(results: Results) -> str:
         "effective R",
         "coils",
         "noise",
+        "maps",
         "train / validation / test",
         "shared",
         "kept",
@@ -72,13 +73,14 @@ def site_table(results: Results) -> str:
     lines = []
     for site in took_part + unseen:
         known = facts(results, site)
-        split = known.get("split", {})
+        split = known.get("volumes", {})
         values = (
             "simulated" if known.get("synthetic") is True else "measured",
-            str(known.get("mask_family", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
+            str(known.get("sampling", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
             number(known.get("effective_acceleration"), 2),
             _fact(known.get("coils")),
             _fact(known.get("noise_std")),
+            str(known.get("maps", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
             " / ".join(_fact(split.get(part)) for part in ("train", "validation", "test")),
             _fact(known.get("parameters_shared")),
             _fact(known.get("parameters_kept")),
@@ -90,7 +92,7 @@ def site_table(results: Results) -> str:
         )
         lines.append(f'<tr><th scope="row">{escape(site)}{note}</th>{cells}</tr>')
     caption = (
-        "Slices per split; parameters of the network that travel (shared) and that stay at the site (kept)."
+        "Volumes per split; parameters of the network that travel (shared) and that stay at the site (kept)."
     )
     return _table(caption, head, lines)
 

@@ -24,8 +24,8 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``arms``: ``{arm: {"sites": {site: scores}}}``, scores as of ``SiteScores.to_json``.
         - ``method``: the arm that the others are compared with, by default the last.
         - ``metric_card``, ``bytes``, ``seconds``, ``versions``, ``recipe`` (TOML text), ``claims`` (lines).
-        - ``sites``, per site: ``coils, mask_family, effective_acceleration, noise_std, parameters_shared,
-          parameters_kept, synthetic, unseen`` and ``split``, slices of ``train, validation, test``.
+        - ``sites``, per site: ``sampling, effective_acceleration, coils, noise_std, maps, parameters_shared,
+          parameters_kept, synthetic, unseen`` and ``volumes``, how many in ``train, validation, test``.
         - ``curves``: the rows of ``rounds.jsonl``.
         - ``pictures``: per site and arm, or ``"reference"``, an image ``(height, width)``.
 
@@ -49,30 +49,30 @@ def write_report(folder: Path | str, results: Results) -> Path:
     return target
 
 
-def write_site_report(folder: Path | str, site: str, results: Results) -> Path:
-    """Write what is a site's own: ``sites/<site>/report.html`` and the numbers in ``scores.json`` beside it.
+def write_site_report(folder: Path | str, results: Results, site: str) -> Path:
+    """Write what is a site's own: ``report.html`` with volumes and pictures, and ``scores.json`` beside it.
 
     Parameters
     ----------
     folder
-        The run folder.
-    site
-        A site of every arm.
+        The site's own folder.
     results
         As for :func:`write_report`.
+    site
+        A site of every arm.
 
     Raises
     ------
     ValueError
-        If no arm knows the site or its name is not that of a folder.
+        If no arm knows the site.
     DataError
         If a file cannot be written.
     """
     complete = with_summaries(results)
     names = list(next(iter(complete["arms"].values()))["sites"])
-    if site not in names or site != Path(site).name or site in ("", ".."):
-        raise ValueError(f"write_site_report: site is {site!r}, expected one of {names}, without a path")
-    target = Path(folder) / "sites" / site / "report.html"
+    if site not in names:
+        raise ValueError(f"write_site_report: site is {site!r}, expected one of {names}")
+    target = Path(folder) / "report.html"
     scores = plain({arm: entry["sites"][site] for arm, entry in complete["arms"].items()})
     write_atomically(target.with_name("scores.json"), _json(scores))
     write_atomically(target, site_page(site, complete).encode("utf-8"))

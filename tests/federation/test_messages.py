@@ -140,7 +140,18 @@ def test_a_broadcast_for_another_site_is_refused():
         update().to_bytes() + b"more",
         broadcast().to_bytes(),
     ],
-    ids=["empty", "short", "pickle", "no_header", "deep", "list", "huge_header", "truncated", "longer", "other_kind"],
+    ids=[
+        "empty",
+        "short",
+        "pickle",
+        "no_header",
+        "deep",
+        "list",
+        "huge_header",
+        "truncated",
+        "longer",
+        "other_kind",
+    ],
 )
 def test_bytes_that_are_not_the_message_are_refused(data):
     with pytest.raises(MessageError, match="update"):

@@ -42,8 +42,8 @@ class Disk:
             if self.count == self.kill_at:
                 self.is_dead = True
                 if operation is FSYNC:
-                    # In the middle of a write.
-                    os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+                    # In the middle of a write, of the first of two rows where it is rounds.jsonl.
+                    os.ftruncate(args[0], max(0, os.fstat(args[0]).st_size - 700))
                 raise Killed
             return operation(*args, **kwargs)
 
@@ -98,7 +98,7 @@ def test_a_run_killed_twice_resumes_to_the_same_bits(tmp_path, undisturbed):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_is_one_line_and_resumable(tmp_path, undisturbed, call):
-    for number in range(1, 26, 4):
+    for number in range(1, 17, 3):
         folder, calls = tmp_path / str(number), []
         original = getattr(os, call)
 

@@ -10,7 +10,12 @@ from .toy_federation import ToyConsistency, ToyNetwork
 def test_data_consistency_is_kept_and_the_rest_shared():
     scope = parameter_scope(ToyNetwork())
     assert scope.kept == ("consistency.log_scale",)
-    assert scope.shared == ("regularizer.0.bias", "regularizer.0.weight", "regularizer.2.bias", "regularizer.2.weight")
+    assert scope.shared == (
+        "regularizer.0.bias",
+        "regularizer.0.weight",
+        "regularizer.2.bias",
+        "regularizer.2.weight",
+    )
 
 
 def test_patterns_override_the_default():

@@ -6,7 +6,9 @@ import torch
 from federation import SERVER_RULES, weighted_mean
 
 
-def states(n: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> dict[str, dict[str, torch.Tensor]]:
+def states(
+    n: int, dtype: torch.dtype = torch.float32, scale: float = 1.0
+) -> dict[str, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(n)
     return {
         f"s{site}": {
@@ -54,7 +56,9 @@ def test_order_of_arrival_does_not_matter(rule):
     by_site, weights = states(4, scale=1e6), {"s0": 3, "s1": 17, "s2": 5, "s3": 2}
     reference = rule(by_site, weights)
     for order in itertools.permutations(by_site):
-        result = rule({site: by_site[site] for site in order}, {site: weights[site] for site in reversed(order)})
+        result = rule(
+            {site: by_site[site] for site in order}, {site: weights[site] for site in reversed(order)}
+        )
         assert_same_bits(result, reference)
 
 

@@ -62,7 +62,9 @@ def test_rounds_are_local_training_bit_for_bit(spec):
     for round in range(3):
         seed = derive_seed(SEED, round, "s0")
         torch.manual_seed(seed)
-        state = task.train(network, round=round, steps=STEPS, seed=seed, optimizer_state=state).optimizer_state
+        state = task.train(
+            network, round=round, steps=STEPS, seed=seed, optimizer_state=state
+        ).optimizer_state
     assert digest(update.shared) == digest(parameters_of(network, update.shared))
     assert update.kept_digest == digest(parameters_of(network, ["consistency.log_scale"]))
 
@@ -177,7 +179,13 @@ class BadScore(ToyTask):
         return float("nan")
 
 
-@pytest.mark.parametrize(("task", "word"), [(Diverging, "after training in round 0: tensor 'regularizer.0.weight' holds NaN"), (BadScore, "score_before is 'nan'")])
+@pytest.mark.parametrize(
+    ("task", "word"),
+    [
+        (Diverging, "after training in round 0: tensor 'regularizer.0.weight' holds NaN"),
+        (BadScore, "score_before is 'nan'"),
+    ],
+)
 def test_a_round_that_fails_leaves_no_kept_state(tmp_path, task, word):
     spec = toy_specs(tmp_path, 1, task=task)[0]
     with pytest.raises(MessageError, match=word):
