@@ -43,7 +43,7 @@ from .sites import (
     facts_table,
     make_fastmri_sites,
 )
-from .store import Checkpoint, load_checkpoint, load_newest, save_checkpoint, write_atomically
+from .store import Checkpoint, load_checkpoint, load_newest, save_checkpoint
 from .task import ReconstructionTask, build_network, site_spec
 
 __all__ = [
@@ -121,5 +121,4 @@ __all__ = [
     "train_run",
     "unpack",
     "weighted_mean",
-    "write_atomically",
 ]

@@ -87,6 +87,7 @@ class TrainingTable(Table):
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     batch_size: int = Field(default=1, ge=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
     steps_per_round: int = Field(default=20, ge=1)
     loss: Annotated[str, AfterValidator(one_of(LOSSES))] = "l1"
     optimizer: Literal["adam"] = "adam"

@@ -71,9 +71,8 @@ class Replies:
             self.reports[site] = SiteReport.from_bytes(reply, broadcast=broadcast)
         else:
             update = SiteUpdate.from_bytes(reply, broadcast=broadcast)
-            path = self.incoming / f"{site}.safetensors"
-            write_atomically(path, reply)
-            self.reports[site] = replace(update, shared=StoredState(path))
+            stored = StoredState(self.incoming / f"{site}.safetensors", reply)
+            self.reports[site] = replace(update, shared=stored)
         self.bytes_up[site] = len(reply)
 
     def rows(self, shared_digest_after: str) -> list[Row]:

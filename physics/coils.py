@@ -46,7 +46,7 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
         generator = torch.Generator().manual_seed(seed)
         jitter = torch.rand(3, n_coils, generator=generator, dtype=torch.float64) - 0.5
         angle = angle + torch.pi / n_coils * jitter[0] + 2 * torch.pi * torch.rand((), generator=generator)
-        distance = distance * (1.1 + 0.2 * jitter[1])  # outwards: no coil within the image
+        distance = distance * (1.05 + 0.15 * jitter[1])  # outwards: no coil within the image
         phase = 2 * torch.pi * jitter[2]
     y, x = (((torch.arange(n) - n // 2) / (n / 2)).double() for n in shape)
     dx = x - (distance * angle.cos())[:, None, None]

@@ -11,10 +11,10 @@ from torch import Tensor
 #: Signal of each tissue per contrast family, before texture and shading.
 PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
     "t1": {
-        "skin": 0.30,
-        "fat": 0.60,
+        "skin": 0.20,
+        "fat": 0.39,
         "bone": 0.05,
-        "marrow": 0.32,
+        "marrow": 0.21,
         "csf": 0.11,
         "gray": 0.35,
         "white": 0.51,
@@ -25,10 +25,10 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
         "lesion": 0.25,
     },
     "t2": {
-        "skin": 0.22,
-        "fat": 0.34,
+        "skin": 0.14,
+        "fat": 0.22,
         "bone": 0.05,
-        "marrow": 0.25,
+        "marrow": 0.16,
         "csf": 0.92,
         "gray": 0.42,
         "white": 0.27,
@@ -39,10 +39,10 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
         "lesion": 0.62,
     },
     "flair": {
-        "skin": 0.30,
-        "fat": 0.50,
+        "skin": 0.20,
+        "fat": 0.33,
         "bone": 0.05,
-        "marrow": 0.26,
+        "marrow": 0.17,
         "csf": 0.09,
         "gray": 0.46,
         "white": 0.35,
@@ -53,10 +53,10 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
         "lesion": 0.85,
     },
     "pd": {
-        "skin": 0.36,
-        "fat": 0.56,
+        "skin": 0.23,
+        "fat": 0.36,
         "bone": 0.06,
-        "marrow": 0.38,
+        "marrow": 0.25,
         "csf": 0.46,
         "gray": 0.58,
         "white": 0.44,
@@ -69,18 +69,18 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
 }
 #: Relative standard deviation of the texture of each tissue.
 TEXTURE = {
-    "skin": 0.08,
-    "fat": 0.09,
-    "bone": 0.20,
-    "marrow": 0.15,
-    "csf": 0.03,
-    "gray": 0.06,
-    "white": 0.04,
-    "nuclei": 0.06,
-    "fibers": 0.04,
-    "vessel": 0.03,
+    "skin": 0.14,
+    "fat": 0.16,
+    "bone": 0.36,
+    "marrow": 0.27,
+    "csf": 0.05,
+    "gray": 0.11,
+    "white": 0.07,
+    "nuclei": 0.11,
+    "fibers": 0.07,
+    "vessel": 0.05,
     "sinus": 0.00,
-    "lesion": 0.08,
+    "lesion": 0.14,
 }
 #: Lowest and highest slice of a volume, in parts of the head's height from its middle.
 EXTENT = (-0.40, 0.55)
@@ -153,7 +153,7 @@ class _Head:
         self.wobble = _Field(generator, 3.5, 1.5)
         self.folds = _Field(generator, 7.0, 1.8)
         self.branches = _Field(generator, 9.0, 2.5)
-        self.grain = _Field(generator, 26.0, 9.0)
+        self.grain = _Field(generator, 19.0, 7.0)
         self.smooth = _Field(generator, 1.6, 0.6)
 
     def slice(self, z: float, shape: tuple[int, int], contrast: Sequence[Tensor]) -> Tensor:
@@ -177,7 +177,7 @@ class _Head:
         # A head is a little squarer than an ellipse.
         radius = ((x.abs() / a) ** 2.3 + (y.abs() / b) ** 2.3) ** (1 / 2.3)
         canvas = _Canvas(shape, contrast)
-        canvas.paint("skin", 1.0 - radius, 0.012)
+        canvas.paint("skin", 1.0 - radius)
         canvas.paint("fat", 0.985 - radius)
         canvas.paint("bone", 0.925 + 0.010 * wobble - radius)
         canvas.paint("marrow", 0.014 + 0.006 * sulcal - (radius - 0.895).abs())
@@ -186,7 +186,7 @@ class _Head:
         self._paint_cortex(canvas, z, x, y, depth, sulcal)
         self._paint_interior(canvas, z, x, y, depth)
         mid, fine = self.grain.at(z, shape)
-        return canvas.textured(0.35 * mid + 0.95 * fine) * _coverage(1.0 - radius, 0.012)
+        return canvas.textured(0.35 * mid + 0.95 * fine) * _coverage(1.0 - radius, 0.02)
 
     def _warped(self, z: float, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         y, x = _grid(shape)
@@ -208,7 +208,7 @@ class _Head:
         canvas.paint("csf", torch.minimum((0.30 * open_ - 0.05 - folds.abs()) / 40, depth + 0.02))
         canvas.paint("csf", torch.minimum(0.022 * outer - midline, depth + 0.02))
         canvas.paint("bone", torch.minimum(0.007 * outer - midline, depth + 0.02))  # the falx
-        canvas.paint("vessel", torch.minimum((0.08 - vessels.abs()) / 45, 0.06 - (depth - 0.02).abs()) - 0.001, 0.01)
+        canvas.paint("vessel", torch.minimum((0.08 - vessels.abs()) / 45, 0.06 - (depth - 0.02).abs()) - 0.001)
         canvas.paint("sinus", 0.036 - torch.hypot(midline, 0.85 * depth))
 
     def _paint_interior(self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor) -> None:
@@ -232,7 +232,7 @@ class _Head:
             visible = 1 - ((z - lesion_z) / (6 * lesion_radius)) ** 2
             if visible > 0:
                 r = lesion_radius * math.sqrt(visible)
-                canvas.paint("lesion", _ellipse(x, y, lesion_x, lesion_y, r, aspect * r, lesion_z * 9), 0.02)
+                canvas.paint("lesion", _ellipse(x, y, lesion_x, lesion_y, r, aspect * r, lesion_z * 9))
 
 
 class _Field:
@@ -277,7 +277,7 @@ class _Canvas:
         self.layers = torch.zeros(2, *shape)
         self.white = torch.zeros(shape)
 
-    def paint(self, tissue: str, inside: Tensor, softness: float = 0.008, only: str | None = None) -> None:
+    def paint(self, tissue: str, inside: Tensor, softness: float = 0.02, only: str | None = None) -> None:
         """Cover with a tissue where ``inside`` (about a signed distance to its edge) is positive."""
         cover = _coverage(inside, softness)
         if only == "white":

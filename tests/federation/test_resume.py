@@ -1,4 +1,4 @@
-"""Kill a run at every moment at which it touches the disk, resume it, and compare all that it leaves, bit by bit."""
+"""Kill a run whenever it touches the disk, resume it, and compare all that it leaves, bit by bit."""
 
 import contextlib
 import errno

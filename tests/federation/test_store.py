@@ -7,9 +7,9 @@ import pickle
 import pytest
 import torch
 
-from federation import MessageError, load_checkpoint, load_newest, save_checkpoint, write_atomically
+from federation import MessageError, digest, load_checkpoint, load_newest, pack, save_checkpoint
 from federation.messages import layout
-from federation.store import StoredState, prune, saved_rounds
+from federation.store import StoredState, prune, saved_rounds, write_atomically
 from recon import DataError
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(3.0)}
@@ -152,9 +152,9 @@ def test_prune_leaves_what_is_named_and_no_leftovers(tmp_path):
 
 
 def test_stored_state_reads_one_tensor_at_a_time(tmp_path):
-    save(tmp_path, 0)
-    state = StoredState(tmp_path / "round_000000.safetensors")
-    assert sorted(state) == ["step", "w"] and len(state) == 2
-    assert torch.equal(state["w"], STATE["w"])
+    tensors = STATE | {"empty": torch.zeros(0, 3), "half": torch.ones(2, 2, dtype=torch.bfloat16)}
+    state = StoredState(tmp_path / "incoming" / "s0.safetensors", pack("update", {}, tensors))
+    assert sorted(state) == sorted(tensors) and len(state) == 4
+    assert digest(state) == digest(tensors)
     with pytest.raises(KeyError):
         state["v"]

@@ -1,4 +1,4 @@
-"""A federation that trains in milliseconds: linear regression at sites that differ, with one kept scale each."""
+"""A federation that trains in milliseconds: linear regression at sites that differ, with kept scales."""
 
 import functools
 import json
