@@ -26,14 +26,14 @@ _PADDED_FIELDS = 1024
 _MAX_HEADER = 16 * 2**20
 _MAX_BYTES = 2**32
 _METADATA = "fedrecon"
-DTYPES = {
+_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I64": torch.int64,
 }
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class MessageError(ValueError):
@@ -49,10 +49,10 @@ class Message(NamedTuple):
 
 def digest(state: State) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; the order of the names in ``state`` does not matter."""
-    sha = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name]
-        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+    tensors = dict(sorted(state.items()))
+    entries = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()]
+    sha = hashlib.sha256(json.dumps(entries).encode() + b"\n")
+    for tensor in tensors.values():
         sha.update(_bytes(tensor))
     return sha.hexdigest()
 
@@ -148,7 +148,7 @@ def _parse(data: bytes, kind: str) -> tuple[dict[str, Any], Layout]:
         table = json.loads(data[8 : 8 + length])
         content = json.loads(table.pop("__metadata__")[_METADATA], parse_constant=_refuse_constant)
         header = dict(content["header"])
-        entries = {name: (tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in table.items()}
+        entries = {name: (tuple(entry["shape"]), _DTYPES[entry["dtype"]]) for name, entry in table.items()}
         found = (content["format"], content["kind"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise MessageError(f"{kind}: safetensors without the header of a fedrecon message") from None

@@ -42,7 +42,7 @@ DEMO_SITES = (
     SimulatedSite("north", 4, "t1", Simulation("random", 4, 0.08, noise_std=0.01)),
     SimulatedSite("east", 6, "t2", Simulation("equispaced", 3, 0.08, noise_std=0.03)),
     SimulatedSite("south", 8, "flair", Simulation("partial_fourier", 3, 0.08, noise_std=0.02)),
-    SimulatedSite("west", 5, "pd", Simulation("random", 6, 0.06, noise_std=0.005)),
+    SimulatedSite("west", 8, "pd", Simulation("equispaced", 4, 0.08, noise_std=0.02)),
     SimulatedSite("unseen", 6, "t1", Simulation("random", 8, 0.04, noise_std=0.02), unseen=True),
 )
 

@@ -6,17 +6,17 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, ItemsView, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import safetensors.torch
 from torch import Tensor
 
 from recon import DataError
 
-from .messages import DTYPES, Layout, MessageError, State, check_finite, pack, unpack
+from .messages import Layout, MessageError, State, check_finite, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class StoredState(Mapping[str, Tensor]):
-    """Tensors of a message on disk, each read when asked for: many updates need the memory of one tensor.
+    """Tensors of a message on disk, read when asked for: many updates need the memory of one.
 
     Parameters
     ----------
@@ -173,31 +173,29 @@ class StoredState(Mapping[str, Tensor]):
 
     def __init__(self, path: Path, message: bytes) -> None:
         self.path = path
-        self._start = 8 + int.from_bytes(message[:8], "little")
-        self._entries = json.loads(message[8 : self._start])
-        del self._entries["__metadata__"]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Neither atomic nor durable: after a kill the round is run again.
             path.write_bytes(message)
         except OSError as error:
             raise _not_written(path, error) from None
+        self._names = tuple(self._read())
 
     def __getitem__(self, name: str) -> Tensor:
-        entry = self._entries[name]
-        begin, end = entry["data_offsets"]
-        if begin == end:
-            return torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-        with self.path.open("rb") as file:
-            file.seek(self._start + begin)
-            data = bytearray(file.read(end - begin))
-        return torch.frombuffer(data, dtype=DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        return self._read()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._names)
+
+    def items(self) -> ItemsView[str, Tensor]:
+        # Mapping's own would read the file once per name.
+        return self._read().items()
+
+    def _read(self) -> dict[str, Tensor]:
+        return safetensors.torch.load(self.path.read_bytes())
 
 
 def _files(folder: Path, round: int) -> tuple[Path, Path]:

@@ -19,7 +19,9 @@ from .sampling import calibration_block
 CACHE_VERSION = "1"
 
 
-def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5) -> Tensor:
+def birdcage_maps(
+    n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5
+) -> Tensor:
     """Smooth maps of coils on a ring around the field of view, scaled to unit root sum of squares.
 
     Parameters
@@ -29,8 +31,8 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
     shape
         ``(height, width)``.
     seed
-        Moves the coils along and across the ring and turns their phases, as no two head arrays are alike. None:
-        equally spaced.
+        Moves the coils along and across the ring and turns their phases, as no two head arrays are alike.
+        None: equally spaced.
     radius
         Of the ring, in halves of the field of view. Below 1.3 a coil may lie within the image.
 
@@ -39,9 +41,15 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
         complex64, shape ``(n_coils, height, width)``.
     """
     if n_coils < 1 or min(shape) < 1:
-        raise ValueError(f"birdcage_maps: {n_coils} coils on {shape}, expected at least one coil and one pixel")
+        raise ValueError(
+            f"birdcage_maps: {n_coils} coils on {shape}, expected at least one coil and one pixel"
+        )
     index = torch.arange(n_coils, dtype=torch.float64)
-    angle, distance, phase = 2 * torch.pi * index / n_coils, torch.full_like(index, radius), torch.zeros_like(index)
+    angle, distance, phase = (
+        2 * torch.pi * index / n_coils,
+        torch.full_like(index, radius),
+        torch.zeros_like(index),
+    )
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
         jitter = torch.rand(3, n_coils, generator=generator, dtype=torch.float64) - 0.5
@@ -57,13 +65,17 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
 
 
 def espirit_maps(
-    kspace: Tensor, calibration_width: int | tuple[int, int] = 24, *, kernel_width: int = 6, threshold: float = 0.02
+    kspace: Tensor,
+    calibration_width: int | tuple[int, int] = 24,
+    *,
+    kernel_width: int = 6,
+    threshold: float = 0.02,
 ) -> Tensor:
     r"""Coil maps as the dominant eigenvectors of the calibration matrix's image-space operator (ESPIRiT).
 
-    The algorithm and settings of sigpy's ``EspiritCalib``, whose maps these equal within rounding and a phase per
-    pixel, several times faster: its sum over kernels of image-sized outer products is here the Fourier series of the
-    kernels' autocorrelation, its power iteration an eigendecomposition.
+    The algorithm and settings of sigpy's ``EspiritCalib``, whose maps these equal within rounding and a
+    phase per pixel, several times faster: its sum over kernels of image-sized outer products is here the
+    Fourier series of the kernels' autocorrelation, its power iteration an eigendecomposition.
 
     Parameters
     ----------
@@ -73,25 +85,29 @@ def espirit_maps(
         Edge of the centered calibration region in samples, or ``(height, width)`` of it. Edges longer than
         k-space are cut to it.
     kernel_width
-        Edge of the kernels. Along an edge of the region shorter than 3 kernels it is a third of that edge, at least 3:
-        fewer positions of the kernel would leave its noise space too large (measured: error halved at width 8).
+        Edge of the kernels. Along an edge of the region shorter than 3 kernels it is a third of that edge,
+        at least 3: fewer positions of the kernel would leave its noise space too large (measured: error
+        halved at width 8).
     threshold
         Singular values of the calibration matrix below this part of the largest count as noise.
 
     Returns
     -------
-        complex64, shape ``(coils, height, width)``, unit root sum of squares at every pixel: nothing is cropped, so the
-        object has no hole and its values need no division; where there is no signal a map has no meaning, but
-        nothing to encode either. The phase is relative to the principal component of the coils (as BART's),
-        smoother than relative to the first coil, which may be blind somewhere. Coils without any data give the
-        constant map.
+        complex64, shape ``(coils, height, width)``, unit root sum of squares at every pixel: nothing is
+        cropped, so the object has no hole and its values need no division; where there is no signal a map
+        has no meaning, but nothing to encode either. The phase is relative to the principal component of the
+        coils (as BART's), smoother than relative to the first coil, which may be blind somewhere. Coils
+        without any data give the constant map.
 
     References
     ----------
-    .. [U] Uecker et al., ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI, Magn. Reson. Med. 71, 2014.
+    .. [U] Uecker et al., ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI, Magn. Reson. Med.
+       71, 2014.
     """
     _require_kspace("espirit_maps", kspace)
-    widths = (calibration_width, calibration_width) if isinstance(calibration_width, int) else calibration_width
+    widths = (
+        (calibration_width, calibration_width) if isinstance(calibration_width, int) else calibration_width
+    )
     if len(widths) != 2 or min(widths) < 1 or kernel_width < 1:
         raise ValueError(
             f"espirit_maps: calibration_width is {calibration_width}, kernel_width {kernel_width}, "
@@ -110,8 +126,8 @@ def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
     kspace
         complex, shape ``(coils, height, width)``.
     mask
-        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide, is used, tapered
-        by a Hann window.
+        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide, is
+        used, tapered by a Hann window.
 
     Returns
     -------
@@ -126,7 +142,7 @@ def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
     images = ifft2c(center)
     rss = root_sum_of_squares(images)
     constant = _constant_maps(len(images), (images.shape[-2], images.shape[-1]), images.device)
-    return torch.where(rss > 0, images / torch.where(rss > 0, rss, 1), constant)
+    return torch.where(rss > 0, (images / torch.where(rss > 0, rss, 1)).to(torch.complex64), constant)
 
 
 def _espirit_from_mask(kspace: Tensor, mask: Tensor) -> Tensor:
@@ -149,7 +165,8 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", cache: 
     kspace
         complex, shape ``(coils, height, width)``.
     mask
-        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide, calibrates.
+        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide,
+        calibrates.
     method
         ``"espirit"`` or ``"low_resolution"``.
     cache
@@ -184,7 +201,8 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", cache: 
 def _calibration_region(kspace: Tensor, mask: Tensor, longest: int = 24) -> tuple[slice, slice]:
     if mask.shape[-1] != kspace.shape[-1] or (mask.ndim > 1 and mask.shape[-2] not in (1, kspace.shape[-2])):
         raise ValueError(
-            f"calibration: mask has shape {tuple(mask.shape)}, k-space {tuple(kspace.shape)}; expected a mask "
+            f"calibration: mask has shape {tuple(mask.shape)}, k-space {tuple(kspace.shape)}; expected a "
+            f"mask "
             f"({kspace.shape[-1]},) or ({kspace.shape[-2]} | 1, {kspace.shape[-1]})"
         )
     block = calibration_block(mask)
@@ -200,7 +218,9 @@ def _middle(part: slice, width: int) -> slice:
 def _scaled(who: str, block: Tensor) -> Tensor:
     """The block in double precision with its largest magnitude 1, so that no scale under- or overflows."""
     if not block.isfinite().all():
-        raise ValueError(f"{who}: the calibration region holds NaN or infinite samples; leave this k-space out")
+        raise ValueError(
+            f"{who}: the calibration region holds NaN or infinite samples; leave this k-space out"
+        )
     block = block.to(torch.complex128)
     return block / block.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
 
@@ -221,11 +241,13 @@ def _espirit(block: Tensor, shape: tuple[int, int], kernel_width: int = 6, thres
     principal = torch.linalg.eigh(coils @ coils.mH)[1][:, -1]
     principal = principal * principal[principal.abs().argmax()].conj().sgn()
     angle = (maps @ principal.conj().to(maps.dtype)).angle()
-    return (maps * torch.polar(torch.ones_like(angle), -angle)[..., None]).permute(2, 0, 1).contiguous()
+    turned: Tensor = maps * torch.polar(torch.ones_like(angle), -angle)[..., None]
+    return turned.permute(2, 0, 1).contiguous()
 
 
 def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
-    r"""Per pixel :math:`\sum_k a_k a_k^H` of the kernels' images :math:`a_k`, ``(height, width, coils, coils)``.
+    r"""Per pixel :math:`\sum_k a_k a_k^H` of the kernels' images :math:`a_k`, ``(height, width, coils,
+    coils)``.
 
     A product of images is a convolution of their spectra, so the sum is the Fourier series of the kernels'
     autocorrelation, which has (2 * width - 1) terms per axis whatever the image's size.
@@ -235,8 +257,8 @@ def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
     product = torch.einsum("kiyx,kjyx->ijyx", padded, padded.conj())
     correlation = torch.fft.fftshift(torch.fft.ifft2(product), dim=(-2, -1)) / (height * width)
     series = torch.einsum("py,ijyx->ijpx", _fourier_series(shape[0], height, kernels), correlation)
-    series = torch.einsum("qx,ijpx->pqij", _fourier_series(shape[1], width, kernels), series)
-    return series.to(torch.complex64)
+    operator: Tensor = torch.einsum("qx,ijpx->pqij", _fourier_series(shape[1], width, kernels), series)
+    return operator.to(torch.complex64)
 
 
 def _fourier_series(n: int, reach: int, like: Tensor) -> Tensor:
@@ -275,7 +297,12 @@ def _read(path: Path, kspace: Tensor) -> Tensor | None:
         maps = load_file(path).get("maps")
     except (FileNotFoundError, safetensors.SafetensorError):
         return None
-    if maps is None or maps.shape != kspace.shape or maps.dtype != torch.complex64 or not maps.isfinite().all():
+    if (
+        maps is None
+        or maps.shape != kspace.shape
+        or maps.dtype != torch.complex64
+        or not maps.isfinite().all()
+    ):
         return None
     return maps.to(kspace.device)
 

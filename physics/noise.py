@@ -17,7 +17,9 @@ def complex_noise(shape: Sequence[int], std: float, generator: torch.Generator) 
     """Circular complex Gaussian noise with ``sqrt(E |n|^2) = std``, complex64, on the generator's device."""
     if not std >= 0:
         raise ValueError(f"complex_noise: std is {std}, expected 0 or more")
-    return std * torch.randn(tuple(shape), dtype=torch.complex64, generator=generator, device=generator.device)
+    return std * torch.randn(
+        tuple(shape), dtype=torch.complex64, generator=generator, device=generator.device
+    )
 
 
 def correlated_noise(shape: Sequence[int], covariance: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,7 +38,8 @@ def correlated_noise(shape: Sequence[int], covariance: Tensor, generator: torch.
     shape = tuple(shape)
     if len(shape) < 3 or shape[-3] != len(covariance):
         raise ValueError(
-            f"correlated_noise: shape is {shape}, expected (..., {len(covariance)}, height, width) for a covariance "
+            f"correlated_noise: shape is {shape}, expected (..., {len(covariance)}, height, width) for a "
+            f"covariance "
             f"of {len(covariance)} coils"
         )
     values, vectors = torch.linalg.eigh(covariance)
@@ -63,12 +66,13 @@ def estimate_noise_covariance(kspace: Tensor, mask: Tensor) -> Tensor:
 
     Notes
     -----
-    An upper bound: fine structure and sharp edges leave signal there. In noise-free simulations it is signal only;
-    give such files their own covariance.
+    An upper bound: fine structure and sharp edges leave signal there. In noise-free simulations it is signal
+    only; give such files their own covariance.
     """
     if not kspace.is_complex() or kspace.ndim < 3:
         raise ValueError(
-            f"estimate_noise_covariance: k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, expected complex "
+            f"estimate_noise_covariance: k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, expected "
+            f"complex "
             "(*batch, coils, readout, phase)"
         )
     n_coils, height, width = kspace.shape[-3:]
@@ -99,9 +103,9 @@ def whitening_matrix(covariance: Tensor) -> Tensor:
 
     Notes
     -----
-    A covariance that is singular or has a condition above 1e6 (a dead coil, fewer samples than coils) is loaded
-    with 1e-3 of its largest eigenvalue on the diagonal, and ``W C W^H = c I`` holds for the loaded one. A zero
-    covariance gives the identity.
+    A covariance that is singular or has a condition above 1e6 (a dead coil, fewer samples than coils) is
+    loaded with 1e-3 of its largest eigenvalue on the diagonal, and ``W C W^H = c I`` holds for the loaded
+    one. A zero covariance gives the identity.
     """
     _require_covariance("whitening_matrix", covariance)
     values, vectors = torch.linalg.eigh(covariance.to(torch.complex128))
@@ -111,17 +115,20 @@ def whitening_matrix(covariance: Tensor) -> Tensor:
     if values[0] * MAX_CONDITION < largest:
         values = values.clamp_min(0) + LOADING * largest
     gains = (values.log().mean() - values.log()).div(2).exp()
-    return ((vectors * gains) @ vectors.mH).to(covariance.dtype)
+    matrix: Tensor = (vectors * gains) @ vectors.mH
+    return matrix.to(covariance.dtype)
 
 
 def whiten(kspace: Tensor, matrix: Tensor) -> Tensor:
-    """Mix coils, ``(..., coils, height, width)``, with a ``(coils, coils)`` matrix; maps are whitened the same way."""
+    """Mix coils, ``(..., coils, height, width)``, by a ``(coils, coils)`` matrix; do the same to the maps."""
     if kspace.ndim < 3 or matrix.shape != (kspace.shape[-3],) * 2:
         raise ValueError(
-            f"whiten: matrix has shape {tuple(matrix.shape)}, data {tuple(kspace.shape)}; expected (coils, coils) and "
+            f"whiten: matrix has shape {tuple(matrix.shape)}, data {tuple(kspace.shape)}; expected (coils, "
+            f"coils) and "
             "(..., coils, height, width)"
         )
-    return torch.einsum("ij,...jhw->...ihw", matrix.to(kspace.dtype), kspace)
+    mixed: Tensor = torch.einsum("ij,...jhw->...ihw", matrix.to(kspace.dtype), kspace)
+    return mixed
 
 
 def _require_covariance(who: str, covariance: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Cartesian sampling masks: fastMRI's column families bit for bit, partial Fourier, and 2-D variable density."""
+"""Cartesian sampling masks: fastMRI's column families, partial Fourier, and 2-D variable density."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ class SamplingMask:
     family
         Key of :data:`SAMPLINGS`.
     center_lines
-        Width of the fully sampled center that was asked for, in columns; for the 2-D families the shorter edge of
-        the calibration rectangle.
+        Width of the fully sampled center that was asked for, in columns; for the 2-D families the shorter
+        edge of the calibration rectangle.
 
     Raises
     ------
@@ -55,7 +55,8 @@ def file_seed(name: str) -> tuple[int, ...]:
 
 
 def random_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Columns drawn independently so that ``width / acceleration`` are expected, bit-equal to fastMRI's random mask.
+    """Columns drawn independently so that ``width / acceleration`` are expected, bit-equal to fastMRI's
+    random mask.
 
     Parameters
     ----------
@@ -75,7 +76,8 @@ def random_mask(width: int, acceleration: float, center_fraction: float, seed: S
 
 
 def equispaced_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Every ``acceleration``-th column from a random offset, plus the center; fastMRI's ``EquiSpacedMaskFunc``.
+    """Every ``acceleration``-th column from a random offset, plus the center; fastMRI's
+    ``EquiSpacedMaskFunc``.
 
     The center comes on top, so the effective acceleration is lower: a nominal 4 with 8 % center is 3.23.
     Parameters as in :func:`random_mask`; the acceleration must be a whole number.
@@ -87,7 +89,9 @@ def equispaced_mask(width: int, acceleration: float, center_fraction: float, see
     return _columns("equispaced", mask, int(center.sum()))
 
 
-def equispaced_fraction_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
+def equispaced_fraction_mask(
+    width: int, acceleration: float, center_fraction: float, seed: Seed
+) -> SamplingMask:
     """Nearly equispaced columns, thinned to reach the acceleration; fastMRI's ``EquispacedMaskFractionFunc``.
 
     Parameters as in :func:`random_mask`. A center that alone exceeds the budget is a ValueError.
@@ -119,7 +123,8 @@ def magic_mask(width: int, acceleration: float, center_fraction: float, seed: Se
 
 
 def magic_fraction_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """:func:`magic_mask` with the spacing adjusted to reach the acceleration; fastMRI's ``MagicMaskFractionFunc``.
+    """:func:`magic_mask` with the spacing adjusted to reach the acceleration; fastMRI's
+    ``MagicMaskFractionFunc``.
 
     The center is cut to the budget of ``width / acceleration`` columns and has at least one. Parameters as in
     :func:`random_mask`. A center that leaves nothing of the budget is a ValueError.
@@ -129,17 +134,20 @@ def magic_fraction_mask(width: int, acceleration: float, center_fraction: float,
     n_center = max(min(int(wanted.sum()), n_budget), 1)
     if n_budget <= n_center:
         raise _over_budget("magic_fraction_mask", int(wanted.sum()), width, acceleration)
-    mask = _center_columns(width, n_center) | _offset_columns(width, round(width / (n_budget - n_center)), generator)
+    mask = _center_columns(width, n_center) | _offset_columns(
+        width, round(width / (n_budget - n_center)), generator
+    )
     return _columns("magic_fraction", mask, n_center)
 
 
 def partial_fourier_mask(
     width: int, acceleration: float, center_fraction: float, seed: Seed, fraction: float = 0.75
 ) -> SamplingMask:
-    """Equispaced columns inside the acquired ``fraction`` of k-space; the lowest phase frequencies are left out.
+    """Equispaced columns inside the acquired ``fraction`` of k-space; the lowest phase frequencies are left
+    out.
 
-    Parameters as in :func:`random_mask`. The acceleration is the spacing inside the acquired part, so a nominal 3
-    with fraction 0.75 approaches 4.
+    Parameters as in :func:`random_mask`. The acceleration is the spacing inside the acquired part, so a
+    nominal 3 with fraction 0.75 approaches 4.
 
     Raises
     ------
@@ -147,13 +155,16 @@ def partial_fourier_mask(
         If the fraction is not above one half (the center would not be acquired) or cuts into the center.
     """
     if not 0.5 < fraction <= 1:
-        raise ValueError(f"partial_fourier_mask: fraction is {fraction}, expected more than 0.5 and at most 1")
+        raise ValueError(
+            f"partial_fourier_mask: fraction is {fraction}, expected more than 0.5 and at most 1"
+        )
     equispaced = equispaced_mask(width, acceleration, center_fraction, seed)
     first = width - round(fraction * width)
     n_center = equispaced.center_lines
     if n_center and first > (width - n_center + 1) // 2:
         raise ValueError(
-            f"partial_fourier_mask: fraction {fraction} of {width} columns cuts into the center of {n_center}; "
+            f"partial_fourier_mask: fraction {fraction} of {width} columns cuts into the center of "
+            f"{n_center}; "
             "raise the fraction or lower the center fraction"
         )
     mask = equispaced.mask.clone()
@@ -161,10 +172,13 @@ def partial_fourier_mask(
     return SamplingMask(mask, "partial_fourier", n_center)
 
 
-def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
+def poisson_mask(
+    shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed
+) -> SamplingMask:
     """Variable-density Poisson-disc pattern in the plane of two phase axes (ky, kz), from sigpy.
 
-    For slices of 3-D acquisitions, whose both axes are phase-encoded. Corners outside the ellipse are not sampled.
+    For slices of 3-D acquisitions, whose both axes are phase-encoded. Corners outside the ellipse are not
+    sampled.
 
     Parameters
     ----------
@@ -186,13 +200,16 @@ def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: f
         mask = sigpy.mri.poisson(shape, acceleration, calib=center, dtype=bool, seed=number)
     except ValueError as error:
         raise ValueError(
-            f"poisson_mask: {error} Shape {shape}, center {center}: choose an acceleration above 1 that leaves more "
+            f"poisson_mask: {error} Shape {shape}, center {center}: choose an acceleration above 1 that "
+            f"leaves more "
             "than the center"
         ) from None
     return SamplingMask(torch.from_numpy(mask), "poisson", min(center))
 
 
-def gaussian_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
+def gaussian_mask(
+    shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed
+) -> SamplingMask:
     """Points drawn without repetition with Gaussian density in the plane of two phase axes (ky, kz).
 
     The density has a standard deviation of a fifth of each edge; with the calibration rectangle exactly
@@ -241,7 +258,9 @@ def make_mask(
         return PLANE_SAMPLINGS[family](shape, acceleration, center_fraction, seed)
     near = difflib.get_close_matches(str(family), SAMPLINGS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"make_mask: no sampling family {family!r}; {hint}expected one of {', '.join(SAMPLINGS)}")
+    raise ValueError(
+        f"make_mask: no sampling family {family!r}; {hint}expected one of {', '.join(SAMPLINGS)}"
+    )
 
 
 def calibration_block(mask: Tensor) -> tuple[slice, ...]:
@@ -249,8 +268,8 @@ def calibration_block(mask: Tensor) -> tuple[slice, ...]:
 
     For a column mask the longest run round the center index; for a plane the rectangle grown from the center
     side by side. Sampled neighbors of the intended center belong to it: they are just as usable. The
-    slices say where the block lies, which its width alone does not: fastMRI's centers of even width in k-space
-    of odd width lie one column to the right of where a crop would look.
+    slices say where the block lies, which its width alone does not: fastMRI's centers of even width in
+    k-space of odd width lie one column to the right of where a crop would look.
 
     Parameters
     ----------
@@ -265,12 +284,15 @@ def calibration_block(mask: Tensor) -> tuple[slice, ...]:
     if mask.ndim == 2 and mask.shape[0] == 1:
         mask = mask[0]
     if mask.ndim not in (1, 2):
-        raise ValueError(f"calibration_block: mask has shape {tuple(mask.shape)}, expected (width,) or (height, width)")
+        raise ValueError(
+            f"calibration_block: mask has shape {tuple(mask.shape)}, expected (width,) or (height, width)"
+        )
     plane = np.atleast_2d(mask.detach().cpu().numpy() != 0)
     low, high = [n // 2 for n in plane.shape], [n // 2 + 1 for n in plane.shape]
     if not plane[low[0], low[1]]:
         raise ValueError(
-            "calibration_block: the mask does not sample the center of k-space, so nothing can be calibrated from it; "
+            "calibration_block: the mask does not sample the center of k-space, so nothing can be "
+            "calibrated from it; "
             "use a mask with a center fraction above 0"
         )
     grown = True
@@ -311,7 +333,9 @@ def _center_columns(width: int, n_center: int) -> np.ndarray:
 def _offset_columns(width: int, step: int, generator: np.random.RandomState) -> np.ndarray:
     offset = int(generator.randint(0, high=step))
     # Conjugate symmetry pairs column p with -p: an odd sum of the two offsets makes the pairs interleave.
-    positive_offset, negative_offset = (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
+    positive_offset, negative_offset = (
+        (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
+    )
     positive = np.zeros((width + 1) // 2, dtype=bool)
     negative = np.zeros(width // 2, dtype=bool)
     positive[positive_offset::step] = True
@@ -325,7 +349,9 @@ def _columns(family: str, mask: np.ndarray, n_center: int) -> SamplingMask:
 
 def _whole(who: str, acceleration: float) -> int:
     if acceleration != round(acceleration):
-        raise ValueError(f"{who}: acceleration is {acceleration}, expected a whole number: it is a spacing of columns")
+        raise ValueError(
+            f"{who}: acceleration is {acceleration}, expected a whole number: it is a spacing of columns"
+        )
     return round(acceleration)
 
 

@@ -1,6 +1,6 @@
 """Classical reconstruction behind the same call as a network, ``method(y, A)``, and its tuning on validation data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,14 +55,16 @@ class _SigpyReconstruction(nn.Module):
     weight
         Regularization weight for images whose robust maximum is 1.
     iterations
-        Iterations of sigpy's solver.
+        Iterations of sigpy's solver; by default enough for convergence.
     """
 
     app: Callable[..., Any]
+    options: Mapping[str, Any]
 
-    def __init__(self, weight: float = 2e-3, iterations: int = 100) -> None:
+    def __init__(self, weight: float = 1e-2, iterations: int | None = None) -> None:
         super().__init__()
-        self.weight, self.iterations = weight, iterations
+        self.weight = weight
+        self.overrides = {} if iterations is None else {"max_iter": iterations}
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         """Reconstruct ``(*batch, coils, height, width) -> (*batch, height, width)``; not differentiable.
@@ -91,25 +93,30 @@ class _SigpyReconstruction(nn.Module):
         state = np.random.get_state()  # noqa: NPY002
         np.random.seed(0)  # noqa: NPY002
         try:
-            app = type(self).app(
-                y, maps, self.weight, weights=mask.astype(np.float32), max_iter=self.iterations, show_pbar=False
-            )
-            image = app.run()
+            options = {**self.options, **self.overrides}
+            weights = mask.astype(np.float32)
+            image = type(self).app(y, maps, self.weight, weights=weights, show_pbar=False, **options).run()
         finally:
             np.random.set_state(state)  # noqa: NPY002
         return torch.from_numpy(np.asarray(sigpy.to_device(image), dtype=np.complex64))
 
 
 class TotalVariation(_SigpyReconstruction):
-    """Anisotropic total variation, ``sigpy.mri.app.TotalVariationRecon``."""
+    """Anisotropic total variation, ``sigpy.mri.app.TotalVariationRecon``.
+
+    Solved by ADMM: sigpy's default, primal-dual hybrid gradients, is 3 dB short of convergence after 100 iterations
+    and still 0.3 dB after 500 (6 coils, equispaced 3x, noise 0.03), which would flatter whatever it is compared with.
+    """
 
     app = sigpy_app.TotalVariationRecon
+    options: Mapping[str, Any] = {"solver": "ADMM", "rho": 0.2, "max_iter": 15}
 
 
 class L1Wavelet(_SigpyReconstruction):
-    """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``."""
+    """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``, accelerated proximal gradients."""
 
     app = sigpy_app.L1WaveletRecon
+    options: Mapping[str, Any] = {"max_iter": 100}
 
 
 #: Classical methods by the name of their arm in a report.

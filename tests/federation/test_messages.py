@@ -2,6 +2,7 @@ import json
 import pickle
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
@@ -38,6 +39,21 @@ def test_messages_survive_the_trip():
     assert (received.header(), digest(received.shared)) == (sent.header(), sent.digest)
     reply = SiteUpdate.from_bytes(update().to_bytes(), broadcast=received)
     assert (reply.header(), digest(reply.shared)) == (update().header(), digest(SHARED))
+
+
+def test_bytes_are_safetensors_as_the_library_reads_them(tmp_path):
+    tensors = {
+        "scalar": torch.tensor(2.0),
+        "empty": torch.zeros(0, 3),
+        "transposed": torch.arange(6).reshape(2, 3).T,
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "double": torch.randn(2, 2, dtype=torch.float64),
+    }
+    path = tmp_path / "message.safetensors"
+    path.write_bytes(pack("update", {"a": 1}, tensors))
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["fedrecon"]) == {"format": 1, "kind": "update", "header": {"a": 1}}
+        assert digest({name: file.get_tensor(name) for name in file.keys()}) == digest(tensors)  # noqa: SIM118
 
 
 def test_size_does_not_depend_on_the_digits_of_a_number():

@@ -82,6 +82,7 @@ def test_a_failure_is_one_line_and_releases_the_data(tmp_path):
     assert ToyData.alive == alive
 
 
+@pytest.mark.slow
 def test_workers_that_die_are_replaced_and_those_of_an_abandoned_exchange_end(tmp_path):
     tasks = (Dying, Failing, ToyTask, Sleeping)
     specs = [toy_specs(tmp_path, site + 1, task=task)[site] for site, task in enumerate(tasks)]

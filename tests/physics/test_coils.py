@@ -1,4 +1,4 @@
-"""Coil maps: known maps are found again, sigpy's are equalled, and nothing but the measured center is used."""
+"""Coil maps: known maps are found again, sigpy's are equalled, only the measured center is used."""
 
 from pathlib import Path
 
@@ -95,12 +95,13 @@ def test_low_resolution_maps_improve_with_the_center() -> None:
 
 @pytest.mark.parametrize("method", ["espirit", "low_resolution"])
 def test_the_scale_of_kspace_does_not_matter(method: str) -> None:
-    coil_images, _ = head((64, 72), 4)
+    coil_images, support = head((64, 72), 4)
     kspace = fft2c(coil_images)
     mask = make_mask("random", (64, 72), 3, 0.2, 0).mask
     expected = estimate_maps(kspace, mask, method)
     for scale in (1e-5, 1e5, 1e-20):
-        torch.testing.assert_close(estimate_maps(scale * kspace, mask, method), expected, atol=2e-3, rtol=0)
+        scaled = estimate_maps(scale * kspace, mask, method)
+        torch.testing.assert_close(scaled[:, support], expected[:, support], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["espirit", "low_resolution"])
@@ -179,7 +180,7 @@ def test_bad_input_is_named() -> None:
         low_resolution_maps(kspace, torch.ones(17))
     with pytest.raises(ValueError, match=r"k-space has shape \(16, 16\)"):
         espirit_maps(kspace[0])
-    with pytest.raises(TypeError, match="dtype torch.float32"):
+    with pytest.raises(TypeError, match=r"dtype torch\.float32"):
         espirit_maps(kspace.real)
     with pytest.raises(ValueError, match="NaN"):
         espirit_maps(torch.full_like(kspace, torch.nan))
