@@ -34,7 +34,11 @@ def time_operator(maps: Tensor, mask: Tensor, x: Tensor, y: Tensor) -> None:
     gram = A.gram
     difference = float((gram(x) - naive_gram()).norm() / naive_gram().norm())
     title = f"CartesianMRI, 8 coils, {maps.shape[-2]}x{maps.shape[-1]}"
-    candidates = {"raw fft2": lambda: torch.fft.fft2(y), "forward": lambda: A(x), "adjoint": lambda: A.adjoint(y)}
+    candidates = {
+        "raw fft2": lambda: torch.fft.fft2(y),
+        "forward": lambda: A(x),
+        "adjoint": lambda: A.adjoint(y),
+    }
     bars = {"forward": 2.2, "adjoint": 3.2, "gram, column mask": 0.4} if maps.shape[-2:] == (320, 320) else {}
     print_ratios(title, paired_medians(candidates), "raw fft2", bars)
     medians = paired_medians({"naive centered": naive_gram, "gram, column mask": lambda: gram(x)})

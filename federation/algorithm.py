@@ -40,11 +40,7 @@ class ServerState:
     @property
     def best(self) -> RoundScore | None:
         """The highest score, the earliest of equals. A mean over fewer sites never replaces one over more."""
-        scored = [
-            (score.n_sites, score.mean, -score.round, score)
-            for score in self.history
-            if score.mean is not None
-        ]
+        scored = [(score.n_sites, score.mean, -score.round, score) for score in self.history if score.mean is not None]
         return max(scored)[-1] if scored else None
 
     @property
@@ -89,17 +85,13 @@ class FederatedAlgorithm:
 
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:
-            raise ValueError(
-                f"FederatedAlgorithm: participation is {self.participation}, expected 0 < fraction <= 1"
-            )
+            raise ValueError(f"FederatedAlgorithm: participation is {self.participation}, expected 0 < fraction <= 1")
         for name, value, registry in (
             ("weights", self.weights, WEIGHTS),
             ("server_rule", self.server_rule, SERVER_RULES),
         ):
             if value not in registry:
-                raise ValueError(
-                    f"FederatedAlgorithm: {name} is {value!r}, expected one of {sorted(registry)}"
-                )
+                raise ValueError(f"FederatedAlgorithm: {name} is {value!r}, expected one of {sorted(registry)}")
 
     def start(self, shared: State) -> ServerState:
         """The state before round 0."""
@@ -148,9 +140,7 @@ class FederatedAlgorithm:
         sites = sorted(report.site for report in reports)
         twice = sorted({site for site in sites if sites.count(site) > 1})
         if twice:
-            raise ValueError(
-                f"FederatedAlgorithm: several replies of {', '.join(twice)}, expected one per site"
-            )
+            raise ValueError(f"FederatedAlgorithm: several replies of {', '.join(twice)}, expected one per site")
         for report in reports:
             if report.round != state.round:
                 raise ValueError(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recon import DataError, text_table
 
@@ -15,8 +16,8 @@ from .config import load_recipe
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
 from .manifest import load_federation
-from .simulated_sites import SimulatedSite, make_demo_sites, make_image_sites
-from .sites import GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites
+from .simulated_sites import make_demo_sites, make_image_sites
+from .sites import FASTMRI_4X, GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites
 
 DEMO_RECIPE = Path(__file__).resolve().parents[1] / "scripts" / "recipes" / "fedavg.toml"
 
@@ -70,33 +71,28 @@ def _version() -> str:
         return "(not installed)"
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def _add_demo(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_demo(commands: "Commands") -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder (default: %(default)s)")
-    demo.add_argument(
-        "--recipe", type=Path, default=DEMO_RECIPE, help="recipe to train (default: %(default)s)"
-    )
-    demo.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe"
-    )
+    demo.add_argument("--recipe", type=Path, default=DEMO_RECIPE, help="recipe to train (default: %(default)s)")
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
     demo.set_defaults(run=_demo)
     _add_jobs(demo)
 
 
-def _add_sites(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_sites(commands: "Commands") -> None:
     sites = commands.add_parser("sites", help="make and check the sites of a federation")
     actions = sites.add_subparsers(required=True, metavar="ACTION")
     make = actions.add_parser("make", help="write one manifest per site")
     kinds = make.add_subparsers(required=True, metavar="KIND")
 
     fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
-    fastmri.add_argument(
-        "folder", type=str, help="folder of *.h5; may hold ${VARIABLES}, which the manifests keep"
-    )
+    fastmri.add_argument("folder", type=str, help="folder of *.h5; may hold ${VARIABLES}, which the manifests keep")
     fastmri.add_argument(
         "--by", default="model,field,contrast", help=f"any of {','.join(GROUPINGS)} (default: %(default)s)"
     )
@@ -121,20 +117,18 @@ def _add_sites(commands: Commands) -> None:  # type: ignore[valid-type]
     check.set_defaults(run=_check)
 
 
-def _add_train(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_train(commands: "Commands") -> None:
     train = commands.add_parser("train", help="train a recipe on a federation")
     train.add_argument("recipe", type=Path, help="TOML file, see scripts/recipes/")
     train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe"
-    )
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     train.set_defaults(run=_train)
     _add_jobs(train)
 
 
-def _add_evaluate(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_evaluate(commands: "Commands") -> None:
     evaluate = commands.add_parser(
         "evaluate", help="score every arm on the test data, write report.html and report.json"
     )
@@ -143,7 +137,7 @@ def _add_evaluate(commands: Commands) -> None:  # type: ignore[valid-type]
     _add_jobs(evaluate)
 
 
-def _add_reconstruct(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_reconstruct(commands: "Commands") -> None:
     reconstruct = commands.add_parser("reconstruct", help="reconstruct a scan with a trained run")
     reconstruct.add_argument("folder", type=Path, help="run folder")
     reconstruct.add_argument(
@@ -151,7 +145,9 @@ def _add_reconstruct(commands: Commands) -> None:  # type: ignore[valid-type]
     )
     reconstruct.add_argument("scan", type=Path, help="fastMRI-style HDF5 file")
     reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
-    reconstruct.add_argument("--simulate", action="store_true", help="first degrade the scan as the site's manifest does")
+    reconstruct.add_argument(
+        "--simulate", action="store_true", help="first degrade the scan as the site's manifest does"
+    )
     reconstruct.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     reconstruct.set_defaults(run=_reconstruct)
 
@@ -172,14 +168,10 @@ def _demo(arguments: argparse.Namespace) -> None:
     sites = arguments.out / "sites_data"
     if not (arguments.resume and sites.is_dir()):
         if arguments.out.exists() and any(arguments.out.iterdir()) and not arguments.resume:
-            raise DataError(
-                f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume"
-            )
+            raise DataError(f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume")
         _say("simulating the hospitals ...")
         make_demo_sites(sites, overwrite=True)
-    train_run(
-        recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=_say
-    )
+    train_run(recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=_say)
     results = evaluate_run(arguments.out, jobs=arguments.jobs, say=_say, begin=begin)
     _say("\n" + text_table(results))
     _say(f"\nreport: {arguments.out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
@@ -207,17 +199,13 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     for name in ("psnr", "ssim", "residual"):
         if (value := scores.mean(name)) is not None:
             _say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
-    _say(
-        f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)"
-    )
+    _say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")
 
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:
     by = tuple(part.strip() for part in arguments.by.split(","))
-    options = {"simulate": None} if arguments.measured else {}
-    made = make_fastmri_sites(
-        arguments.folder, arguments.out, by=by, overwrite=arguments.overwrite, **options
-    )
+    simulate = None if arguments.measured else FASTMRI_4X
+    made = make_fastmri_sites(arguments.folder, arguments.out, by=by, simulate=simulate, overwrite=arguments.overwrite)
     _say_made(made, arguments.out)
 
 
@@ -226,9 +214,7 @@ def _make_images(arguments: argparse.Namespace) -> None:
 
 
 def _make_demo(arguments: argparse.Namespace) -> None:
-    _say_made(
-        make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out
-    )
+    _say_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
 
 
 def _say_made(made: Sequence[MadeSite], out: Path) -> None:

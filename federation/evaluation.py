@@ -27,7 +27,17 @@ from .parallel import run_jobs
 from .replies import Row, read_rows
 from .scoring import SiteResult, score_site
 
-_PACKAGES = ("fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors")
+_PACKAGES = (
+    "fedrecon",
+    "torch",
+    "torchvision",
+    "sigpy",
+    "numpy",
+    "scikit-image",
+    "h5py",
+    "numba",
+    "safetensors",
+)
 
 
 def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
@@ -79,7 +89,9 @@ def _results(run: RunFolder, found: dict[str, SiteResult], round: int, seconds: 
     rows = read_rows(run.path)
     # An arm that some site cannot have (no data to train on alone) would leave holes in the table.
     arms = [arm for arm in next(iter(found.values())).arms if all(arm in result.arms for result in found.values())]
-    by_arm = {arm: {"sites": {name: result.arms[arm] for name, result in found.items()}} for arm in arms}
+    by_arm: dict[str, Any] = {
+        arm: {"sites": {name: result.arms[arm] for name, result in found.items()}} for arm in arms
+    }
     took_part = [name for name, result in found.items() if not result.facts["unseen"]]
     for entry in by_arm.values():
         entry |= summarize(entry["sites"][name] for name in took_part or found)
@@ -120,7 +132,7 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
     evaluation = run.recipe.evaluation
     return card | {
         "measurement": "; ".join(part for part in parts if part),
-        "selection": f"round {selected} of {run.recipe.federation.rounds}, by mean validation PSNR; test data used once",
+        "selection": f"round {selected} of {run.recipe.federation.rounds} by mean validation PSNR; test data used once",
         "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
         "mean_and_worst": "over the sites that took part; unseen sites apart",
         "seeds": f"1 (seed {run.recipe.federation.seed})",
@@ -216,6 +228,11 @@ def reconstruct_file(
             magnitudes.append(sample.magnitude(image) * sample.scale)
     scores = evaluate(network, samples)
     reconstruction = torch.stack(magnitudes).numpy()
-    attributes = {"site": site, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest(), "round": state.round}
+    attributes = {
+        "site": site,
+        "recipe": run.recipe.name,
+        "recipe_digest": run.recipe.digest(),
+        "round": state.round,
+    }
     write_hdf5(out, {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
     return reconstruction.shape, scores

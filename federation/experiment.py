@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recon import DataError
+from recon import DataError, write_atomically
 
 from .algorithm import FederatedAlgorithm, ServerState
 from .config import LOCAL, Recipe, load_recipe
@@ -18,7 +18,6 @@ from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network
-from .store import write_atomically
 from .task import build_network, site_spec
 
 Say = Callable[[str], None]
@@ -47,16 +46,18 @@ class RunFolder:
             If it holds a run and ``resume`` is not set, or a run of another recipe or other sites.
         """
         record = path / "run.json"
-        facts = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
+        facts: dict[str, Any] = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
         if record.exists():
             found = _read_json(record)
             if found.get("recipe_digest") != facts["recipe_digest"]:
                 raise DataError(
-                    f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, this one is "
-                    f"{recipe.digest()[:12]}); choose another --out"
+                    f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, "
+                    f"this one is {recipe.digest()[:12]}); choose another --out"
                 )
             if found.get("sites", {}).keys() != facts["sites"].keys():
-                raise DataError(f"{path}: holds a run of the sites {sorted(found.get('sites', {}))}; choose another --out")
+                raise DataError(
+                    f"{path}: holds a run of the sites {sorted(found.get('sites', {}))}; choose another --out"
+                )
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
         run = cls(path, recipe, tuple(manifests))

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from recon import open_volume
+from recon import open_volume, write_atomically
 
 from .errors import config_error
-from .tables import Table, parse_table, write_atomically
+from .tables import Table, parse_table
 
 
 class LockedFile(Table):
@@ -51,16 +51,14 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
         advice = "delete it and run `fedrecon sites check`"
         raise config_error(path, "", f"unreadable JSON ({error})", "a lock file", advice) from None
     if not isinstance(table, dict):
-        raise config_error(
-            path, "", type(table).__name__, "a lock file", "delete it and run `fedrecon sites check`"
-        )
+        raise config_error(path, "", type(table).__name__, "a lock file", "delete it and run `fedrecon sites check`")
     return parse_table(Lock, table, path).files
 
 
 def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
     """Write the lock file beside a manifest atomically."""
     lock = Lock(files=dict(sorted(files.items())))
-    write_atomically(lock_path(manifest), json.dumps(lock.model_dump(), indent=1) + "\n")
+    write_atomically(lock_path(manifest), (json.dumps(lock.model_dump(), indent=1) + "\n").encode())
 
 
 def lock_file(path: Path) -> LockedFile:

@@ -152,9 +152,7 @@ class SiteManifest(Table):
         """
         files = self.files(split)
         if not files:
-            raise config_error(
-                self.path, f"data.{split}", "no files", "at least one", "list some or leave it out"
-            )
+            raise config_error(self.path, f"data.{split}", "no files", "at least one", "list some or leave it out")
         return KSpaceSlices(
             files,
             self.name,
@@ -188,18 +186,14 @@ class SiteManifest(Table):
     def check_files(self, lock: Mapping[str, LockedFile], *, hashes: bool = False) -> None:
         """:meth:`verify` against a given lock. Files that it does not know are opened for their patient."""
         if not self.root.is_dir():
-            found = (
-                f"{self.data.root!r} = {self.root}, {'a file' if self.root.exists() else 'no such folder'}"
-            )
+            found = f"{self.data.root!r} = {self.root}, {'a file' if self.root.exists() else 'no such folder'}"
             raise config_error(self.path, "data.root", found, "the folder of the data", "correct it")
         same: dict[object, str] = {}
         subjects: dict[str, tuple[Split, str]] = {}
         for split, name in self.data.named():
             key, file, locked = f"data.{split}", self.root / name, lock.get(name)
             if not file.is_file():
-                raise config_error(
-                    self.path, key, f"no file {file}", "an HDF5 file", "correct the name or the root"
-                )
+                raise config_error(self.path, key, f"no file {file}", "an HDF5 file", "correct the name or the root")
             if locked is not None:
                 self._compare(file, locked, hashes)
             status = file.stat()
@@ -212,15 +206,11 @@ class SiteManifest(Table):
             other, where = subjects.setdefault(subject(name, patient), (split, name))
             if other != split:
                 found = f"the subject of {name} also in {other} ({where})"
-                raise config_error(
-                    self.path, key, found, "every subject in one split", "move one of the files"
-                )
+                raise config_error(self.path, key, found, "every subject in one split", "move one of the files")
 
     def _compare(self, file: Path, locked: LockedFile, hashes: bool) -> None:
         size = file.stat().st_size
-        advice = (
-            f"restore the file, or delete {lock_path(self.path).name} and check again if the change is wanted"
-        )
+        advice = f"restore the file, or delete {lock_path(self.path).name} and check again if the change is wanted"
         if size != locked.size:
             raise config_error(file, "size", f"{size} bytes", f"{locked.size} as in the lock file", advice)
         if hashes:
@@ -239,9 +229,7 @@ def subject(name: str, patient_id: str | None) -> str:
     return f"patient {patient_id}" if patient_id else f"file {PurePosixPath(name).name}"
 
 
-def expand_variables(
-    text: str, path: Path | str, key: str, environment: Mapping[str, str] = os.environ
-) -> str:
+def expand_variables(text: str, path: Path | str, key: str, environment: Mapping[str, str] = os.environ) -> str:
     """Replace ``${NAME}`` and ``$NAME``.
 
     Raises
@@ -310,8 +298,6 @@ def read_federation(folder: Path | str) -> list[SiteManifest]:
         manifest = load_manifest(path)
         if manifest.name in manifests:
             other = manifests[manifest.name].path.name
-            raise config_error(
-                path, "name", f"{manifest.name!r} also in {other}", "one name per site", "rename one"
-            )
+            raise config_error(path, "name", f"{manifest.name!r} also in {other}", "one name per site", "rename one")
         manifests[manifest.name] = manifest
     return [manifests[name] for name in sorted(manifests)]

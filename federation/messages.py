@@ -88,9 +88,7 @@ def pack(kind: str, header: Mapping[str, Any], tensors: State) -> bytes:
 
     Written here and not by the library, whose time per tensor is most of a round's overhead.
     """
-    content = json.dumps(
-        {"format": FORMAT, "kind": kind, "header": dict(header)}, allow_nan=False, sort_keys=True
-    )
+    content = json.dumps({"format": FORMAT, "kind": kind, "header": dict(header)}, allow_nan=False, sort_keys=True)
     table: dict[str, Any] = {"__metadata__": {_METADATA: content.ljust(_PADDED_FIELDS)}}
     chunks: list[memoryview] = []
     end = 0
@@ -121,9 +119,7 @@ def unpack(data: bytes, *, kind: str, expected: Layout | None = None) -> Message
     MessageError
         If it is too large, not safetensors, of another kind, or if names, shapes, dtypes or values are wrong.
     """
-    limit = (
-        _MAX_BYTES if expected is None else _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
-    )
+    limit = _MAX_BYTES if expected is None else _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
     if len(data) > limit:
         raise MessageError(f"{kind}: {len(data)} bytes, expected at most {limit}")
     header, entries = _parse(data, kind)
@@ -153,9 +149,7 @@ def _parse(data: bytes, kind: str) -> tuple[dict[str, Any], Layout]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise MessageError(f"{kind}: safetensors without the header of a fedrecon message") from None
     if found != (FORMAT, kind):
-        raise MessageError(
-            f"{kind}: found format {found[0]!r}, kind {found[1]!r}, expected {FORMAT}, {kind!r}"
-        )
+        raise MessageError(f"{kind}: found format {found[0]!r}, kind {found[1]!r}, expected {FORMAT}, {kind!r}")
     return header, entries
 
 
@@ -347,6 +341,4 @@ def _check_reply(header: Mapping[str, Any], cls: type[SiteReport], broadcast: Br
         ("loaded_digest", broadcast.digest),
     ):
         if header[name] != wanted:
-            raise MessageError(
-                f"{cls.kind()}: {name} is {header[name]!r}, expected {wanted!r}, that of the broadcast"
-            )
+            raise MessageError(f"{cls.kind()}: {name} is {header[name]!r}, expected {wanted!r}, that of the broadcast")

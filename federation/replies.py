@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recon import DataError
+from recon import DataError, write_atomically
 
 from .messages import Broadcast, MessageError, SiteReport, SiteUpdate
 from .runtime import SiteFailure
-from .store import StoredState, write_atomically
+from .store import StoredState
 
 _ROWS = "rounds.jsonl"
 
@@ -121,9 +121,7 @@ def append_rows(folder: Path, rows: Sequence[Row]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); make room; --resume goes on"
-        ) from None
+        raise DataError(f"{path}: cannot be written ({error.strerror}); make room; --resume goes on") from None
 
 
 def drop_rows(folder: Path, first: int) -> None:

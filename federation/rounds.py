@@ -109,9 +109,7 @@ def run_rounds(
         round_started = time.perf_counter()
         state, rows = loop.step(state)
         site_seconds = sum(row["seconds"] for row in rows)
-        times.append(
-            RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs)
-        )
+        times.append(RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs))
         if progress is not None:
             progress(rows[0]["round"], rounds, rows)
     return RunResult(state, time.perf_counter() - started, tuple(times))
@@ -147,23 +145,17 @@ class _Loop:
         sites = self.transport.sites()
         unsafe = [site for site in sites if not SITE_NAME.fullmatch(site)]
         if unsafe or not sites:
-            raise ValueError(
-                f"run_rounds: sites are {sites}, expected names of lower-case letters, digits, - and _"
-            )
+            raise ValueError(f"run_rounds: sites are {sites}, expected names of lower-case letters, digits, - and _")
         if self.rounds < 1:
             raise ValueError(f"run_rounds: rounds is {self.rounds}, expected at least 1")
         if self.quorum is not None and not 1 <= self.quorum <= len(sites):
-            raise ValueError(
-                f"run_rounds: quorum is {self.quorum}, expected 1 to {len(sites)}, the number of sites"
-            )
+            raise ValueError(f"run_rounds: quorum is {self.quorum}, expected 1 to {len(sites)}, the number of sites")
 
     def begin(self, shared: State, resume: bool) -> ServerState:
         """The state to go on from; rows of rounds that will be run again are dropped."""
         checkpoints = self.folder / _CHECKPOINTS
         if not resume and saved_rounds(checkpoints):
-            raise DataError(
-                f"{self.folder}: holds a run already; resume it with --resume, or choose another folder"
-            )
+            raise DataError(f"{self.folder}: holds a run already; resume it with --resume, or choose another folder")
         newest = load_newest(checkpoints, expected=layout(shared))
         if newest is None:
             state = self.algorithm.start(shared)
@@ -175,9 +167,7 @@ class _Loop:
             logger.info("resuming at round %d", state.round)
             self._prune(state)
         if state.round > self.rounds:
-            raise DataError(
-                f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}"
-            )
+            raise DataError(f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}")
         if not self.is_finished(state):
             drop_rows(self.folder, state.round)
         return state
@@ -194,9 +184,7 @@ class _Loop:
         if evaluate_only:
             after = self.algorithm.score(state, reports)
         else:
-            after = self.algorithm.aggregate(
-                state, [report for report in reports if isinstance(report, SiteUpdate)]
-            )
+            after = self.algorithm.aggregate(state, [report for report in reports if isinstance(report, SiteUpdate)])
         rows = replies.rows(after.digest)
         append_rows(self.folder, rows)
         self._save(after)

@@ -66,9 +66,7 @@ class InProcessRuntime:
         listed = list(specs.values()) if isinstance(specs, Mapping) else specs
         self._specs = {spec.name: spec for spec in listed}
         if len(self._specs) < len(listed) or not listed:
-            raise ValueError(
-                f"InProcessRuntime: sites are {[s.name for s in listed]}, expected some, all different"
-            )
+            raise ValueError(f"InProcessRuntime: sites are {[s.name for s in listed]}, expected some, all different")
         if jobs < 1:
             raise ValueError(f"InProcessRuntime: jobs is {jobs}, expected at least 1")
         self.jobs = min(jobs, len(listed))

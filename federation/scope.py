@@ -48,18 +48,12 @@ def parameter_scope(network: nn.Module, keep: Sequence[str] = (), share: Sequenc
     for table, patterns in (("keep", keep), ("share", share)):
         for pattern in patterns:
             entry = f"[scope] {table} = {pattern!r}"
-            names = [
-                name
-                for name, others in aliases.items()
-                if any(fnmatchcase(other, pattern) for other in others)
-            ]
+            names = [name for name, others in aliases.items() if any(fnmatchcase(other, pattern) for other in others)]
             if not names:
                 raise ConfigError(f"{entry}: matches no parameter, expected at least one of {_some(aliases)}")
             for name in names:
                 if name in matched:
-                    raise ConfigError(
-                        f"{entry}: {name} is matched by {matched[name]} too; make the entries disjoint"
-                    )
+                    raise ConfigError(f"{entry}: {name} is matched by {matched[name]} too; make the entries disjoint")
                 matched[name] = entry
             kept = kept | set(names) if table == "keep" else kept - set(names)
     shared = sorted(aliases.keys() - kept)

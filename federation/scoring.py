@@ -79,7 +79,11 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
 
 
 def _methods(
-    run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, state: ServerState, tuned: dict[str, float]
+    run: RunFolder,
+    manifest: SiteManifest,
+    task: ReconstructionTask,
+    state: ServerState,
+    tuned: dict[str, float],
 ) -> dict[str, nn.Module]:
     """Every arm's method at this site, in the order of the report."""
     methods: dict[str, nn.Module] = {}

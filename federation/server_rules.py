@@ -30,9 +30,7 @@ def weighted_mean(states: Mapping[str, State], weights: Mapping[str, float]) -> 
         If there is no site, a weight is missing or not positive, or names differ.
     """
     if not states or states.keys() != weights.keys():
-        raise ValueError(
-            f"weighted_mean: states of {sorted(states)}, weights of {sorted(weights)}, expected the same"
-        )
+        raise ValueError(f"weighted_mean: states of {sorted(states)}, weights of {sorted(weights)}, expected the same")
     if not all(weight > 0 for weight in weights.values()):
         raise ValueError(f"weighted_mean: weights are {dict(weights)}, expected positive numbers")
     sums: dict[str, Tensor] = {}

@@ -153,9 +153,7 @@ def make_image_sites(
     paths = [Path(image) for image in images]
     stems = [path.name.split(".")[0] for path in paths]
     if len(set(stems)) < len(stems):
-        raise ConfigError(
-            f"sites make: images: found {', '.join(stems)}, expected different names; rename one"
-        )
+        raise ConfigError(f"sites make: images: found {', '.join(stems)}, expected different names; rename one")
     by_subject = len(paths) >= len(SPLITS) * len(sites)
     blocks = {
         f"{stem}_{start:04d}": (stem if by_subject else f"{stem}_{start:04d}", block)

@@ -98,9 +98,7 @@ class SiteSpec:
         if not SITE_NAME.fullmatch(self.name):
             raise ValueError(f"SiteSpec: name is {self.name!r}, expected lower-case letters, digits, - and _")
         if self.optimizer_state not in ("keep", "reset"):
-            raise ValueError(
-                f"SiteSpec: optimizer_state is {self.optimizer_state!r}, expected 'keep' or 'reset'"
-            )
+            raise ValueError(f"SiteSpec: optimizer_state is {self.optimizer_state!r}, expected 'keep' or 'reset'")
         if self.steps < 1:
             raise ValueError(f"SiteSpec: steps is {self.steps}, expected at least 1")
 
@@ -213,9 +211,7 @@ class Site:
             If ``shared`` are not exactly the parameters that the scope shares.
         """
         if shared.keys() != set(self.scope.shared):
-            raise ValueError(
-                f"Site {self.spec.name}: got {sorted(shared)}, expected {list(self.scope.shared)}"
-            )
+            raise ValueError(f"Site {self.spec.name}: got {sorted(shared)}, expected {list(self.scope.shared)}")
         self._load_kept(round)
         load_parameters(self.network, shared)
         return copy.deepcopy(self.network)

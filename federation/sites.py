@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recon import Simulation, Volume, open_volume
+from recon import Simulation, Volume, open_volume, write_atomically
 
 from .errors import ConfigError, config_error
 from .lock import LockedFile, lock_file, lock_path, read_lock, write_lock
 from .manifest import SPLITS, SiteManifest, Split, expand_variables, read_federation, subject
 from .splits import assign_splits
-from .tables import nearest, parse_table, write_atomically
+from .tables import nearest, parse_table
 
 #: What a folder of files may be grouped by; every value comes from the header or an attribute.
 GROUPINGS: dict[str, Callable[[Volume], str | None]] = {
@@ -145,9 +145,7 @@ def make_fastmri_sites(
     return write_sites(out, manifests, overwrite=overwrite)
 
 
-def write_sites(
-    out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwrite: bool = False
-) -> list[MadeSite]:
+def write_sites(out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwrite: bool = False) -> list[MadeSite]:
     """Write manifests with their lock files, each atomically, after all of them were checked.
 
     Raises
@@ -168,7 +166,7 @@ def write_sites(
         made.append((manifest, lock))
     for manifest, lock in made:
         # The lock last: a manifest without one is checked all the same.
-        write_atomically(manifest.path, manifest.to_toml())
+        write_atomically(manifest.path, manifest.to_toml().encode())
         write_lock(manifest.path, lock)
     return [MadeSite(m.name, m.path, {s: len(_subjects(m, s, lock)) for s in SPLITS}) for m, lock in made]
 
@@ -177,9 +175,7 @@ def require_absent(*paths: Path) -> None:
     """Raise a ConfigError for the first path that exists."""
     for path in paths:
         if path.exists():
-            raise config_error(
-                path, "", "a file from before", "a new one", "use another folder or --overwrite"
-            )
+            raise config_error(path, "", "a file from before", "a new one", "use another folder or --overwrite")
 
 
 def check_sites(folder: Path | str) -> list[SiteFacts]:
@@ -294,9 +290,7 @@ def _shared_facts(volumes: Sequence[Volume]) -> dict[str, Any]:
         "field_T": {volume.header.field_T for volume in volumes},
         "contrast": {volume.acquisition for volume in volumes},
     }
-    return {
-        key: next(iter(values)) for key, values in facts.items() if len(values) == 1 and None not in values
-    }
+    return {key: next(iter(values)) for key, values in facts.items() if len(values) == 1 and None not in values}
 
 
 def _require_groupings(by: Sequence[str]) -> None:
@@ -305,9 +299,7 @@ def _require_groupings(by: Sequence[str]) -> None:
     for key in by:
         if key not in GROUPINGS:
             hint = nearest(key, GROUPINGS)
-            raise ConfigError(
-                f"sites make: --by: found {key!r}, expected some of {', '.join(GROUPINGS)}{hint}"
-            )
+            raise ConfigError(f"sites make: --by: found {key!r}, expected some of {', '.join(GROUPINGS)}{hint}")
 
 
 def _require_fractions(split: tuple[float, float, float]) -> None:

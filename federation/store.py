@@ -1,10 +1,8 @@
 """Checkpoints on disk: safetensors with a JSON checksum beside it, written completely or not at all."""
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Collection, ItemsView, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from recon import DataError
+from recon import DataError, write_atomically
 
 from .messages import Layout, MessageError, State, check_finite, pack, unpack
 
@@ -77,9 +75,7 @@ def load_checkpoint(folder: Path, round: int, expected: Layout | None = None) ->
         raise DataError(_line(tensor_file, f"cannot be read ({_reason(error)})")) from None
     found = {"round": round, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if facts != found:
-        raise DataError(
-            _line(tensor_file, f"truncated or altered, its SHA-256 or size is not that in {sum_file.name}")
-        )
+        raise DataError(_line(tensor_file, f"truncated or altered, its SHA-256 or size is not that in {sum_file.name}"))
     try:
         header, tensors = unpack(data, kind=_KIND, expected=expected)
     except MessageError as error:
@@ -87,9 +83,7 @@ def load_checkpoint(folder: Path, round: int, expected: Layout | None = None) ->
     return Checkpoint(round, tensors, header["numbers"])
 
 
-def load_newest(
-    folder: Path, *, at_most: int | None = None, expected: Layout | None = None
-) -> Checkpoint | None:
+def load_newest(folder: Path, *, at_most: int | None = None, expected: Layout | None = None) -> Checkpoint | None:
     """Read the newest intact checkpoint, logging each damaged one that is passed over.
 
     Parameters
@@ -134,30 +128,6 @@ def prune(folder: Path, keep: Collection[int]) -> None:
                 path.unlink()
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all, creating its folder.
-
-    Raises
-    ------
-    DataError
-        If the disk is full or the folder cannot be written; an existing file is then as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _not_written(path, error) from None
-    finally:
-        # Gone already where all went well.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 class StoredState(Mapping[str, Tensor]):

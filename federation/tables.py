@@ -1,8 +1,6 @@
 """TOML files as checked models: every mistake becomes one line with file, key and what would be right."""
 
-import contextlib
 import difflib
-import os
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -98,34 +96,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write a text file completely or not at all, creating its folder.
-
-    Raises
-    ------
-    ConfigError
-        If the disk is full or the folder cannot be written; an existing file is then left as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = f"a write error ({error.strerror})"
-        raise config_error(path, "", reason, "a writable folder", "make room or choose another") from None
-    finally:
-        # Gone already where all went well.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _lines(
-    model: type[Table], error: ValidationError, source: Path | str, sources: Mapping[KeyPath, str]
-) -> list[str]:
+def _lines(model: type[Table], error: ValidationError, source: Path | str, sources: Mapping[KeyPath, str]) -> list[str]:
     details = error.errors(include_url=False)
     unknown = {tuple(map(str, d["loc"])) for d in details if d["type"] == "extra_forbidden"}
     lines = []
@@ -137,11 +108,7 @@ def _lines(
             continue
         where = next((sources[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in sources), source)
         key = ".".join(loc)
-        text = (
-            f"{where}: {key}: {_explain(model, loc, detail)}"
-            if key
-            else f"{where}: {_explain(model, loc, detail)}"
-        )
+        text = f"{where}: {key}: {_explain(model, loc, detail)}" if key else f"{where}: {_explain(model, loc, detail)}"
         lines.append(" ".join(text.split()))
     return lines
 

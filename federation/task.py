@@ -28,7 +28,7 @@ def build_network(table: NetworkTable) -> UnrolledNetwork:
 
     def regularizer() -> Regularizer:
         make = REGULARIZERS[table.regularizer]
-        return make(table.channels, table.depth)  # type: ignore[call-arg]
+        return make(table.channels, table.depth)
 
     return UnrolledNetwork(
         table.cascades,
@@ -68,7 +68,9 @@ class ReconstructionTask:
             dataset,
             steps=steps,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate if constant else cosine_learning_rate(training.learning_rate, progress),
+            learning_rate=training.learning_rate
+            if constant
+            else cosine_learning_rate(training.learning_rate, progress),
             loss=training.loss,
             seed=seed,
             optimizer_state=optimizer_state,
@@ -98,5 +100,3 @@ def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path)
         share=recipe.scope.share,
         optimizer_state=recipe.training.optimizer_state,
     )
-
-

@@ -110,7 +110,8 @@ masks = {
     "Gaussian (ky, kz)": gaussian_mask((size, size), 6, 0.1, 7),
 }
 show(
-    {f"{n}, effective {m.effective_acceleration:.2f}": m.mask.expand(size, size).float() for n, m in masks.items()}, 5
+    {f"{n}, effective {m.effective_acceleration:.2f}": m.mask.expand(size, size).float() for n, m in masks.items()},
+    5,
 )
 point = torch.zeros(size, size, dtype=torch.complex64)
 point[size // 2, size // 2] = 1
@@ -124,11 +125,16 @@ show({f"spread: {name}": (psf / psf.max()) ** 0.5 for name, psf in spread.items(
 # %%
 noise_std = 0.01
 y = (A(image) + complex_noise((4, size, size), noise_std, torch.Generator().manual_seed(1))) * mask.mask
-estimates = {"ESPIRiT": espirit_maps(y, mask.center_lines), "low resolution": low_resolution_maps(y, mask.mask)}
+estimates = {
+    "ESPIRiT": espirit_maps(y, mask.center_lines),
+    "low resolution": low_resolution_maps(y, mask.mask),
+}
 inside = image.abs() > 0.1
 for name, estimate in estimates.items():
     coil_images = maps * image
-    explained = estimate * (estimate.conj() * coil_images).sum(0) / root_sum_of_squares(estimate).square().clamp_min(1e-6)
+    explained = (
+        estimate * (estimate.conj() * coil_images).sum(0) / root_sum_of_squares(estimate).square().clamp_min(1e-6)
+    )
     error = ((coil_images - explained)[:, inside].norm() / coil_images[:, inside].norm()).item()
     print(f"{name:15s} part of the coil images inside the object that the maps cannot explain: {error:.1%}")
 show({"true, coil 0": maps[0], **{f"{name}, coil 0": estimate[0] for name, estimate in estimates.items()}}, 3)
@@ -178,10 +184,17 @@ for name, method in methods.items():
 
 # %%
 one = test[3]
-images = {name: method(one.measurement[None], CartesianMRI.collate([one.operator]))[0] for name, method in methods.items()}
+images = {
+    name: method(one.measurement[None], CartesianMRI.collate([one.operator]))[0] for name, method in methods.items()
+}
 images = {name: found.detach() for name, found in images.items()}
 show({"reference": one.target(), **images}, 5, vmin=0, vmax=1)
-show({f"5 x error of {name}": 5 * (one.magnitude(found) - one.target()) for name, found in images.items()}, 4, vmin=0, vmax=1)
+show(
+    {f"5 x error of {name}": 5 * (one.magnitude(found) - one.target()) for name, found in images.items()},
+    4,
+    vmin=0,
+    vmax=1,
+)
 
 # %% [markdown]
 # ## The same network, another scanner

@@ -51,7 +51,9 @@ def check_operator(A: LinearOperator, *, seed: int = 0, tolerance: float | None 
         "gram": _relative(A.gram(x), A.adjoint(Ax)),
         "batch": _relative(A(torch.stack((x, x2))), torch.stack((Ax, A(x2)))),
         "fresh output": _relative(Ax, A(x)),
-        "norm bound": float((power_iteration(A, generator=generator) / A.norm.clamp_min(1e-30) - 1).amax().clamp_min(0)),
+        "norm bound": float(
+            (power_iteration(A, generator=generator) / A.norm.clamp_min(1e-30) - 1).amax().clamp_min(0)
+        ),
         "gradient": _gradient_error(A, x, y),
     }
     limits = {"gradient": 10 * bound, "norm bound": 10 * bound}

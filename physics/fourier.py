@@ -24,13 +24,15 @@ def fft2c(image: Tensor) -> Tensor:
         k-space, complex, same shape; the zero frequency is at ``(height // 2, width // 2)``.
     """
     shifted = torch.fft.ifftshift(image, dim=(-2, -1))
-    return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
+    kspace: Tensor = torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
+    return kspace
 
 
 def ifft2c(kspace: Tensor) -> Tensor:
     """Inverse (and adjoint) of :func:`fft2c`, k-space to image, shape ``(..., height, width)``."""
     shifted = torch.fft.ifftshift(kspace, dim=(-2, -1))
-    return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+    image: Tensor = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+    return image
 
 
 def centering_phases(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -100,10 +100,14 @@ class CartesianMRI(LinearOperator):
             raise ValueError(f"CartesianMRI: mask has shape {shape}, {expected}")
         batch = maps.shape[:-3]
         if mask.ndim > 2 and mask.shape[:-2] != batch:
-            raise ValueError(f"CartesianMRI: mask has batch axes {shape[:-2]}, the maps have {tuple(batch)}; {expected}")
+            raise ValueError(
+                f"CartesianMRI: mask has batch axes {shape[:-2]}, the maps have {tuple(batch)}; {expected}"
+            )
         if mask.dtype != torch.bool:
             if not ((mask == 0) | (mask == 1)).all():
-                raise ValueError("CartesianMRI: mask holds values other than 0 and 1; weights belong into maps and data")
+                raise ValueError(
+                    "CartesianMRI: mask holds values other than 0 and 1; weights belong into maps and data"
+                )
             mask = mask != 0
         if not mask.any():
             raise ValueError("CartesianMRI: the mask samples nothing; expected at least one measured position")
@@ -112,11 +116,13 @@ class CartesianMRI(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         self._require_batch(x, len(self.domain_shape), "image")
         # In place: a transform does not need its output for the backward pass, and the mask has no gradient.
-        return torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
+        y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
+        return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self._require_batch(y, len(self.range_shape), "measurement")
-        return (torch.fft.ifft2(y * self._sample.conj(), norm="ortho") * self._decode).sum(-3)
+        x: Tensor = (torch.fft.ifft2(y * self._sample.conj(), norm="ortho") * self._decode).sum(-3)
+        return x
 
     def _require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
         mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
@@ -182,7 +188,8 @@ class CartesianGram(LinearOperator):
         A = self.operator
         A._require_batch(x, len(A.domain_shape), "image")
         kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
-        return (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
+        image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
+        return image
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._forward(y)

@@ -47,7 +47,8 @@ class GradientStep(SiteDataConsistency):
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         b = A.adjoint(y) if backprojection is None else backprojection
         step = per_sample(self.log_step.exp() * reciprocal(A.norm**2), len(A.domain_shape))
-        return x - step * (A.gram(x) - b)
+        out: Tensor = x - step * (A.gram(x) - b)
+        return out
 
 
 class ProximalStep(SiteDataConsistency):
@@ -68,7 +69,10 @@ class ProximalStep(SiteDataConsistency):
     """
 
     def __init__(
-        self, weight: float = 0.05, iterations: int = 6, gradient: Literal["implicit", "unrolled"] = "implicit"
+        self,
+        weight: float = 0.05,
+        iterations: int = 6,
+        gradient: Literal["implicit", "unrolled"] = "implicit",
     ) -> None:
         super().__init__()
         self.log_weight = nn.Parameter(_log(weight, "ProximalStep: weight"))

@@ -1,5 +1,6 @@
 """Files that are written completely or not at all."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import h5py
 
-from .errors import data_error
+from .errors import DataError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -21,17 +22,17 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
-        reason = f"a write error ({error.strerror})"
-        raise data_error(path, "file", reason, "a writable folder", "make room or choose another") from None
+        raise DataError(f"{path}: cannot be written ({error.strerror}); make room or choose another folder") from None
+    finally:
+        # Gone already where all went well.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:

@@ -71,9 +71,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLINGS:
-            raise ValueError(
-                f"Simulation: sampling is {self.sampling!r}, expected one of {', '.join(SAMPLINGS)}"
-            )
+            raise ValueError(f"Simulation: sampling is {self.sampling!r}, expected one of {', '.join(SAMPLINGS)}")
         if not self.acceleration >= 1:
             raise ValueError(f"Simulation: acceleration is {self.acceleration}, expected at least 1")
         if not 0 <= self.center_fraction <= 1:
@@ -173,9 +171,7 @@ class KSpaceSlices(Dataset[Sample]):
         if not mask.any():
             raise data_error(volume.path, key, "no sampled position", "at least one", advice)
         if self.maps != "true" and not samples_center(mask):
-            raise data_error(
-                volume.path, key, "no sample at the center of k-space", "a center to map coils", advice
-            )
+            raise data_error(volume.path, key, "no sample at the center of k-space", "a center to map coils", advice)
         return mask
 
     def acceleration(self, number: int) -> float:
@@ -228,9 +224,7 @@ class KSpaceSlices(Dataset[Sample]):
                 volume.path, "mask", "undersampled k-space", "fully sampled k-space", 'use reference = "auto"'
             )
         if choice == "rss" and volume.rss_key is None:
-            raise data_error(
-                volume.path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"'
-            )
+            raise data_error(volume.path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
         return choice
 
     def _require_usable(self, volume: Volume) -> None:

@@ -134,9 +134,7 @@ def _volumes(who: str, reference: Volume | Tensor, image: Volume | Tensor) -> tu
     if truth.shape != estimate.shape:
         raise ValueError(f"{who}: image has shape {estimate.shape}, expected the reference's {truth.shape}")
     if truth.min() == truth.max():
-        raise ValueError(
-            f"{who}: the reference is constant ({truth.flat[0]}), expected an image; leave it out"
-        )
+        raise ValueError(f"{who}: the reference is constant ({truth.flat[0]}), expected an image; leave it out")
     return truth, estimate
 
 

@@ -76,9 +76,7 @@ class Volume:
     def read_maps(self, index: int) -> Tensor:
         """The simulator's true coil maps of one slice, complex64 ``(coils, height, width)``."""
         if not self.has_maps:
-            raise data_error(
-                self.path, "maps", "nothing", "true coil maps", 'estimate them (maps = "espirit")'
-            )
+            raise data_error(self.path, "maps", "nothing", "true coil maps", 'estimate them (maps = "espirit")')
         return torch.from_numpy(self._read("maps", index).astype(np.complex64, copy=False))
 
     def _read(self, key: str, index: int) -> np.ndarray[Any, Any]:
@@ -214,9 +212,7 @@ def _kspace_shape(file: h5py.File, path: Path) -> tuple[int, int, int, int]:
     if len(shape) == 3:
         shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4 or 0 in shape:
-        raise data_error(
-            path, "kspace", f"shape {tuple(dataset.shape)}", "(slices, coils, readout, phase)", advice
-        )
+        raise data_error(path, "kspace", f"shape {tuple(dataset.shape)}", "(slices, coils, readout, phase)", advice)
     return shape
 
 
@@ -288,13 +284,8 @@ def _covariance(file: h5py.File, path: Path, n_coils: int) -> Tensor | None:
     if not np.isfinite(matrix).all():
         raise data_error(path, key, "NaN or infinite values", expected, advice)
     size = np.abs(matrix).max()
-    if (
-        np.abs(matrix - matrix.conj().T).max() > 1e-5 * size
-        or np.linalg.eigvalsh(matrix).min() < -1e-5 * size
-    ):
-        raise data_error(
-            path, key, "a matrix that is not Hermitian or has negative eigenvalues", expected, advice
-        )
+    if np.abs(matrix - matrix.conj().T).max() > 1e-5 * size or np.linalg.eigvalsh(matrix).min() < -1e-5 * size:
+        raise data_error(path, key, "a matrix that is not Hermitian or has negative eigenvalues", expected, advice)
     return torch.from_numpy(matrix)
 
 

@@ -60,9 +60,7 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header
             "remove the DOCTYPE",
         ) from None
     except (ParseError, ValueError) as error:
-        raise data_error(
-            path, "ismrmrd_header", f"broken XML ({error})", "ISMRMRD XML", "write it anew"
-        ) from None
+        raise data_error(path, "ismrmrd_header", f"broken XML ({error})", "ISMRMRD XML", "write it anew") from None
     encoded = _matrix(root, "encodedSpace", path)
     recon = _matrix(root, "reconSpace", path)
     limits = "encoding/encodingLimits/kspace_encoding_step_1/"

@@ -1,5 +1,6 @@
 """Learned regularizers: image in, image out. The half of an unrolled network that all sites share."""
 
+import itertools
 from abc import ABC, abstractmethod
 
 import torch
@@ -51,7 +52,7 @@ class ConvRegularizer(Regularizer):
             raise ValueError(f"ConvRegularizer: layers is {layers}, expected at least 2")
         widths = [2] + [channels] * (layers - 1)
         hidden: list[nn.Module] = []
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(widths):
             hidden += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
         self.hidden = nn.Sequential(*hidden)
         self.last = _zero(nn.Conv2d(channels, 2, 3, padding=1))
@@ -79,8 +80,8 @@ class UNetRegularizer(Regularizer):
         widths = [channels * 2**level for level in range(levels + 1)]
         self.levels = levels
         self.first = _block(2, channels)
-        self.down = nn.ModuleList(_block(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise(widths))
+        self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(_block(2 * a, a) for a in widths[:-1])
         self.last = _zero(nn.Conv2d(channels, 2, 1))
 

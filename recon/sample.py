@@ -130,9 +130,7 @@ def center_crop(image: Tensor, shape: Sequence[int]) -> Tensor:
     height, width = shape
     top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
     if top < 0 or left < 0:
-        raise ValueError(
-            f"center_crop: image has shape {tuple(image.shape)}, expected at least {tuple(shape)}"
-        )
+        raise ValueError(f"center_crop: image has shape {tuple(image.shape)}, expected at least {tuple(shape)}")
     return image[..., top : top + height, left : left + width]
 
 
@@ -150,15 +148,11 @@ def collate(samples: Sequence[Sample]) -> Sample:
         raise ValueError("collate: got no sample, expected at least one")
     kinds = {_kind(sample) for sample in samples}
     if len(kinds) != 1:
-        raise ValueError(
-            f"collate: samples are of {len(kinds)} kinds {sorted(kinds, key=str)}; group by `batches`"
-        )
+        raise ValueError(f"collate: samples are of {len(kinds)} kinds {sorted(kinds, key=str)}; group by `batches`")
     first = samples[0]
     join = getattr(type(first.operator), "collate", None)
     if join is None:
-        raise ValueError(
-            f"collate: {type(first.operator).__name__} has no `collate`; use batches of one slice"
-        )
+        raise ValueError(f"collate: {type(first.operator).__name__} has no `collate`; use batches of one slice")
     return Sample(
         measurement=torch.stack([sample.measurement for sample in samples]),
         operator=join([sample.operator for sample in samples]),
@@ -245,9 +239,7 @@ def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) 
         raise TypeError(f"held_out_split: operator is {type(operator).__name__}, expected CartesianMRI")
     mask = operator.mask
     if mask.ndim != 2:
-        raise ValueError(
-            f"held_out_split: mask has shape {tuple(mask.shape)}, expected a single slice; split first"
-        )
+        raise ValueError(f"held_out_split: mask has shape {tuple(mask.shape)}, expected a single slice; split first")
     if not 0 < fraction < 1:
         raise ValueError(f"held_out_split: fraction is {fraction}, expected a number between 0 and 1")
     outside = mask.clone()

@@ -58,9 +58,7 @@ def with_smooth_phase(images: Tensor, seed: int) -> Tensor:
     return torch.polar(images.to(torch.float32).abs(), phase.expand_as(images))
 
 
-def simulate_volume(
-    images: Tensor, maps: Tensor, *, noise_covariance: Tensor | None = None, seed: int = 0
-) -> Tensor:
+def simulate_volume(images: Tensor, maps: Tensor, *, noise_covariance: Tensor | None = None, seed: int = 0) -> Tensor:
     """Fully sampled multi-coil k-space of a volume, :math:`F(S_c x) + n`.
 
     Parameters
@@ -186,9 +184,7 @@ def _read_nifti(path: Path) -> np.ndarray[Any, Any]:
         image: Any = _canonical(nibabel.load(path))
         volume = np.squeeze(np.asarray(image.dataobj, dtype=np.float32))
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise data_error(
-            path, "file", f"no readable NIfTI ({error})", "a NIfTI volume", "copy it again"
-        ) from None
+        raise data_error(path, "file", f"no readable NIfTI ({error})", "a NIfTI volume", "copy it again") from None
     if volume.ndim != 3:
         raise data_error(path, "data", f"shape {volume.shape}", "a 3-D volume", "write one volume per file")
     # Canonical axes are (right, anterior, superior), each growing.
@@ -217,14 +213,10 @@ def _read_dicom(files: Sequence[Path], path: Path) -> np.ndarray[Any, Any]:
         series.add(dataset.get("SeriesInstanceUID"))
         slices.append((_slice_position(dataset, number), pixels))
     if len(series) > 1:
-        raise data_error(
-            path, "SeriesInstanceUID", f"{len(series)} series", "one series", "use one folder per series"
-        )
+        raise data_error(path, "SeriesInstanceUID", f"{len(series)} series", "one series", "use one folder per series")
     shapes = {pixels.shape for _, pixels in slices}
     if len(shapes) > 1 or len(next(iter(shapes))) not in ((2, 3) if len(files) == 1 else (2,)):
-        raise data_error(
-            path, "PixelData", f"shapes {sorted(shapes)}", "gray images of one shape", "sort the series"
-        )
+        raise data_error(path, "PixelData", f"shapes {sorted(shapes)}", "gray images of one shape", "sort the series")
     slices.sort(key=lambda entry: entry[0])
     volume = np.stack([pixels for _, pixels in slices])
     return volume[0] if volume.ndim == 4 else volume

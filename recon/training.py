@@ -68,12 +68,16 @@ def train_locally(
     n_samples = 0
     for step, batch in zip(range(steps), _endless(samples, batch_size, seed), strict=False):
         if batch.reference is None:
-            raise DataError(f"{batch.meta[0].volume}: has no reference to train on; use fully sampled files for training")
+            raise DataError(
+                f"{batch.meta[0].volume}: has no reference to train on; use fully sampled files for training"
+            )
         optimizer.zero_grad(set_to_none=True)
         image = network(batch.measurement, batch.operator)
         value = LOSSES[loss](batch.magnitude(image), batch.target())
         if not math.isfinite(float(value.detach())):
-            raise DataError(f"{batch.meta[0].volume}: the loss is {float(value.detach())} at step {step}; lower the learning rate")
+            raise DataError(
+                f"{batch.meta[0].volume}: the loss is {float(value.detach())} at step {step}; lower the learning rate"
+            )
         value.backward()
         optimizer.step()
         losses.append(float(value.detach()))
@@ -111,6 +115,8 @@ def _load_moments(
         keys = ("step", "exp_avg", "exp_avg_sq")
         missing = [key for key in keys if f"{key}.{name}" not in state]
         if missing or state[f"exp_avg.{name}"].shape != parameter.shape:
-            raise ValueError(f"train_locally: the optimizer state does not fit parameter {name} {tuple(parameter.shape)}")
+            raise ValueError(
+                f"train_locally: the optimizer state does not fit parameter {name} {tuple(parameter.shape)}"
+            )
         # clone: Adam updates its moments in place, and the caller keeps the state for a replay of the round
         optimizer.state[parameter] = {key: state[f"{key}.{name}"].clone() for key in keys}

@@ -40,9 +40,7 @@ def test_exactly_three_packages_are_installed(settings):
     found = find_packages(str(ROOT), include=include)
     assert sorted({name.split(".")[0] for name in found}) == PACKAGES
     # A folder without __init__.py would be left out of an installation in silence.
-    folders = {
-        str(file.parent.relative_to(ROOT)) for name in PACKAGES for file in (ROOT / name).rglob("*.py")
-    }
+    folders = {str(file.parent.relative_to(ROOT)) for name in PACKAGES for file in (ROOT / name).rglob("*.py")}
     assert {name.replace(".", os.sep) for name in found} == folders
     assert all((ROOT / name / "py.typed").is_file() for name in PACKAGES)
 
@@ -99,9 +97,7 @@ def test_foreign_physics_is_named(tmp_path, package, file):
     foreign = tmp_path / "foreign" / file
     foreign.parent.mkdir(parents=True)
     foreign.touch()
-    result = run(
-        sys.executable, "-c", f"import {package}", folder=tmp_path, path=(tmp_path / "foreign", ROOT)
-    )
+    result = run(sys.executable, "-c", f"import {package}", folder=tmp_path, path=(tmp_path / "foreign", ROOT))
     assert result.returncode == 1
     error = result.stderr.strip().split("\n")[-1]
     assert error.startswith("ImportError: ")

@@ -63,9 +63,7 @@ def line_chart(title: str, series: Sequence[Series], y_label: str, x_label: str 
     return _svg(f"{title}, from first to last {x_label}. {spoken}", _WIDTH, _HEIGHT, parts)
 
 
-def dot_plot(
-    title: str, rows: Sequence[tuple[str, Sequence[float | None]]], arms: Sequence[str], x_label: str
-) -> str:
+def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], arms: Sequence[str], x_label: str) -> str:
     """One line per row with a mark per arm, in the order and styles of ``arms``."""
     values = [v for _, entries in rows for v in entries if v is not None and math.isfinite(v)]
     if not values:
@@ -82,18 +80,14 @@ def dot_plot(
         x = across(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(
-        f'<text x="{(left + width) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">{escape(x_label)}</text>'
-    )
+    parts.append(f'<text x="{(left + width) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">{escape(x_label)}</text>')
     for index, (name, entries) in enumerate(rows):
         y = top + pitch * (index + 0.5)
         shown = name if len(name) <= 16 else name[:15] + "…"
         parts.append(f'<text x="{left - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}</text>')
         finite = [across(v) for v in entries if v is not None and math.isfinite(v)]
         if finite:
-            parts.append(
-                f'<line class="span" x1="{min(finite):.1f}" y1="{y}" x2="{max(finite):.1f}" y2="{y}"/>'
-            )
+            parts.append(f'<line class="span" x1="{min(finite):.1f}" y1="{y}" x2="{max(finite):.1f}" y2="{y}"/>')
         for style, value in enumerate(entries):
             if value is not None and math.isfinite(value):
                 hint = f"{escape(name)}, {escape(arms[style])}: {value:.2f}"
@@ -111,11 +105,7 @@ def mark(style: int, x: float, y: float, radius: float) -> str:
         side = 1.8 * radius
         corner = f'x="{x - side / 2:.1f}" y="{y - side / 2:.1f}"'
         return f'<rect {color} {corner} width="{side:g}" height="{side:g}"/>'
-    corners = (
-        [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)]
-        if shape == "diamond"
-        else [(0, -1.2), (1.2, 1), (-1.2, 1)]
-    )
+    corners = [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)] if shape == "diamond" else [(0, -1.2), (1.2, 1), (-1.2, 1)]
     return f'<polygon {color} points="{_points((x + radius * u, y + radius * v) for u, v in corners)}"/>'
 
 
@@ -141,9 +131,7 @@ class _Plane:
         return _LEFT + u * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - v * (_HEIGHT - _BOTTOM - _TOP)
 
 
-def _axes(
-    plane: _Plane, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str
-) -> str:
+def _axes(plane: _Plane, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str) -> str:
     parts = []
     for tick in y_ticks:
         _, y = plane.at(plane.x[0], tick)

@@ -29,9 +29,7 @@ def run_page(results: Results) -> str:
         _messages(results),
         _reproduce(results),
     ]
-    return _document(
-        f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections
-    )
+    return _document(f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections)
 
 
 def site_page(site: str, results: Results) -> str:
@@ -95,22 +93,14 @@ def _headline(results: Results) -> str:
     mean = arms[method]["mean"]
     tiles = []
     if "psnr" in mean:
-        tiles.append(
-            (f"{number(mean['psnr'], 2)} dB", f"mean PSNR of {method}, SSIM {number(mean.get('ssim'), 3)}")
-        )
+        tiles.append((f"{number(mean['psnr'], 2)} dB", f"mean PSNR of {method}, SSIM {number(mean.get('ssim'), 3)}"))
         tiles += [_gain(results, arm) for arm in arms if arm != method and "psnr" in arms[arm]["mean"]]
     elif "residual" in mean:
-        tiles.append(
-            (number(mean["residual"], 2), f"mean residual of {method} on held-out k-space, noise = 1")
-        )
-    total = sum(
-        float(row.get(way) or 0) for row in results.get("curves", ()) for way in ("bytes_up", "bytes_down")
-    )
+        tiles.append((number(mean["residual"], 2), f"mean residual of {method} on held-out k-space, noise = 1"))
+    total = sum(float(row.get(way) or 0) for row in results.get("curves", ()) for way in ("bytes_up", "bytes_down"))
     if total:
         tiles.append((byte_count(total), "all messages, both ways, all sites"))
-    items = (
-        f"<li><strong>{escape(value)}</strong> <span>{escape(text)}</span></li>" for value, text in tiles
-    )
+    items = (f"<li><strong>{escape(value)}</strong> <span>{escape(text)}</span></li>" for value, text in tiles)
     return f'<ul class="tiles">{"".join(items)}</ul>' if tiles else ""
 
 
@@ -152,9 +142,7 @@ def _table(results: Results) -> str:
         arms,
         "PSNR (dB)",
     )
-    plot = f"{legend(arms, lines=False)}{scroll(dots, 'PSNR by site and arm')}".replace(
-        "scroll", "scroll wide", 1
-    )
+    plot = f"{legend(arms, lines=False)}{scroll(dots, 'PSNR by site and arm')}".replace("scroll", "scroll wide", 1)
     return (
         "<h2>Every arm at every site</h2>"
         + score_table(rows, results, _reading(results), "site")
@@ -233,9 +221,7 @@ def _curves(results: Results) -> str:
             Series("as received from the server", _points(own, "score_before"), 0),
             Series("after training at the site", _points(own, "score_after"), 1),
         ]
-        panels.append(
-            _panel(site, line_chart(f"Validation score of {site}", series, _score_label(results, site)))
-        )
+        panels.append(_panel(site, line_chart(f"Validation score of {site}", series, _score_label(results, site))))
     losses = [
         Series(site, _points([row for row in curves if str(row["site"]) == site], "loss"), index)
         for index, site in enumerate(sites)
@@ -262,15 +248,10 @@ def _messages(results: Results) -> str:
     series = [
         Series(
             name,
-            [
-                (r, sum(float(row.get(key) or 0) for row in curves if row["round"] == r) / 1024)
-                for r in rounds
-            ],
+            [(r, sum(float(row.get(key) or 0) for row in curves if row["round"] == r) / 1024) for r in rounds],
             i,
         )
-        for i, (name, key) in enumerate(
-            (("from server to sites", "bytes_down"), ("from sites to server", "bytes_up"))
-        )
+        for i, (name, key) in enumerate((("from server to sites", "bytes_down"), ("from sites to server", "bytes_up")))
     ]
     chart = _panel("all sites together", line_chart("Bytes per round, all sites", series, "KiB per round"))
     return (

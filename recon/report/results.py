@@ -121,9 +121,7 @@ def score_rows(results: Results) -> list[Row]:
 def volume_rows(results: Results, site: str) -> list[Row]:
     """Rows of a site's own table, one per volume; empty where the arms hold no volumes."""
     arms = results["arms"]
-    by_arm = [
-        {str(v["volume"]): v for v in entry["sites"][site].get("volumes", ())} for entry in arms.values()
-    ]
+    by_arm = [{str(v["volume"]): v for v in entry["sites"][site].get("volumes", ())} for entry in arms.values()]
     names = list(dict.fromkeys(name for volumes in by_arm for name in volumes))
     return [_row(results, name, "site", [volumes.get(name, {}) for volumes in by_arm]) for name in names]
 
@@ -154,8 +152,7 @@ def shared_part(results: Results) -> dict[str, Any]:
     shared = with_summaries(results)
     for arm, entry in shared["arms"].items():
         sites = {
-            site: dict(scores)
-            | {"volumes": list(scores.get("volumes", ())) if is_open(results, site) else []}
+            site: dict(scores) | {"volumes": list(scores.get("volumes", ())) if is_open(results, site) else []}
             for site, scores in entry["sites"].items()
         }
         shared["arms"][arm] = entry | {"sites": sites}

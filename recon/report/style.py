@@ -32,9 +32,7 @@ def _variables(theme: _Theme) -> str:
     return ";".join(names + colors)
 
 
-_SERIES = "".join(
-    f".s{i}{{stroke:var(--c{i});fill:none;stroke-width:1.8}}.f{i}{{fill:var(--c{i})}}" for i in range(8)
-)
+_SERIES = "".join(f".s{i}{{stroke:var(--c{i});fill:none;stroke-width:1.8}}.f{i}{{fill:var(--c{i})}}" for i in range(8))
 
 STYLE = f"""
 :root{{color-scheme:light dark;{_variables(_LIGHT)}}}

@@ -91,9 +91,7 @@ def site_table(results: Results) -> str:
             for name, value in zip(columns[1:], values, strict=True)
         )
         lines.append(f'<tr><th scope="row">{escape(site)}{note}</th>{cells}</tr>')
-    caption = (
-        "Volumes per split; parameters of the network that travel (shared) and that stay at the site (kept)."
-    )
+    caption = "Volumes per split; parameters of the network that travel (shared) and that stay at the site (kept)."
     return _table(caption, head, lines)
 
 
@@ -108,9 +106,7 @@ def bytes_table(curves: Sequence[Mapping[str, Any]]) -> str:
         cells = "".join(f'<td class="number">{escape(value)}</td>' for value in values)
         lines.append(f'<tr><th scope="row">{escape(site)}</th>{cells}</tr>')
     names = ("to the site, per round", "from the site, per round", "to the site, all", "from the site, all")
-    head = '<th scope="col">site</th>' + "".join(
-        f'<th scope="col" class="number">{name}</th>' for name in names
-    )
+    head = '<th scope="col">site</th>' + "".join(f'<th scope="col" class="number">{name}</th>' for name in names)
     caption = "Counted from the packed messages, headers included; the last round only evaluates."
     return _table(caption, head, lines)
 
@@ -142,9 +138,7 @@ def round_table(curves: Sequence[Mapping[str, Any]]) -> str:
 
 def card(entries: Mapping[str, Any]) -> str:
     """Names and values, one line each."""
-    lines = (
-        f"<dt>{escape(str(k).replace('_', ' '))}</dt><dd>{escape(_fact(v))}</dd>" for k, v in entries.items()
-    )
+    lines = (f"<dt>{escape(str(k).replace('_', ' '))}</dt><dd>{escape(_fact(v))}</dd>" for k, v in entries.items())
     return f'<dl class="card">{"".join(lines)}</dl>'
 
 
@@ -163,11 +157,7 @@ def _score_cell(cell: Cell, method: str) -> str:
         text = number(cell.scores.get(name), DIGITS[name]) + (" dB" if name == "psnr" else "")
         if name in cell.best:
             text = f'<b class="best">{text}<span class="hidden"> best</span></b>'
-        label = (
-            '<span class="hidden">PSNR </span>'
-            if name == "psnr"
-            else f'<span class="label">{NAMES[name]}</span> '
-        )
+        label = '<span class="hidden">PSNR </span>' if name == "psnr" else f'<span class="label">{NAMES[name]}</span> '
         lines.append(f'<div class="{"first" if name == "psnr" else "small"}">{label}{text}</div>')
     changes = [
         f"{number(cell.difference[name], DIGITS[name], sign=True)}{' dB' if name == 'psnr' else ''}"

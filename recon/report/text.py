@@ -54,9 +54,7 @@ def text_table(results: Results) -> str:
         lines.append([row.name, *map(_cell, row.cells)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     written = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))]
-        )
+        "  ".join([line[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     ]
     rule = "-" * len(written[0])

@@ -8,9 +8,7 @@ from federation import FederatedAlgorithm, RoundScore, ServerState, SiteUpdate, 
 SHARED = {"w": torch.zeros(3)}
 
 
-def update(
-    site: str, value: float = 1.0, n_samples: int = 1, score: float | None = 30.0, round: int = 0
-) -> SiteUpdate:
+def update(site: str, value: float = 1.0, n_samples: int = 1, score: float | None = 30.0, round: int = 0) -> SiteUpdate:
     return SiteUpdate(
         round=round,
         site=site,
@@ -71,9 +69,7 @@ def test_best_round_has_the_highest_score_before_training():
 
 def test_a_mean_over_fewer_sites_never_becomes_best():
     algorithm = FederatedAlgorithm()
-    state = algorithm.aggregate(
-        algorithm.start(SHARED), [update("easy", score=40.0), update("hard", score=20.0)]
-    )
+    state = algorithm.aggregate(algorithm.start(SHARED), [update("easy", score=40.0), update("hard", score=20.0)])
     state = algorithm.aggregate(state, [update("easy", score=39.0, round=1)])
     assert state.best is not None and state.best.round == 0
 

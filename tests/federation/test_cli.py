@@ -87,7 +87,10 @@ def test_anyone_can_recompute_the_table(trained: Path) -> None:
             reference = file["reference"][:]
             images = {arm: file[f"images/{arm}"][:] for arm in ARMS}
             A = CartesianMRI(torch.from_numpy(file["maps"][:]), torch.from_numpy(file["mask"][:]))
-            kspace, truth = torch.from_numpy(file["kspace"][:]), torch.from_numpy(file["reference_complex"][:])
+            kspace, truth = (
+                torch.from_numpy(file["kspace"][:]),
+                torch.from_numpy(file["reference_complex"][:]),
+            )
         assert float((A(truth) - kspace).norm() / kspace.norm()) < 0.5  # noise, and coil maps of tiny images
         for arm in ARMS:
             scores = report["arms"][arm]["sites"][site]
@@ -123,7 +126,11 @@ def digests(run: Path) -> list[tuple[str, str]]:
 
 
 def test_ctrl_c_in_a_round_and_resume_gives_the_same_bits(
-    trained: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    sites: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
     command = ["train", str(RECIPE), "--sites", str(sites), "--out", str(out), "--jobs", "1", *TINY]
@@ -175,7 +182,15 @@ def test_reports_of_measured_data_stay_at_the_site(sites: Path, copied: Path, tm
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ([], ["demo"], ["sites"], ["sites", "make", "fastmri"], ["train"], ["evaluate"], ["reconstruct"]):
+    for command in (
+        [],
+        ["demo"],
+        ["sites"],
+        ["sites", "make", "fastmri"],
+        ["train"],
+        ["evaluate"],
+        ["reconstruct"],
+    ):
         with pytest.raises(SystemExit) as stop:
             main([*command, "--help"])
         assert stop.value.code == 0

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from federation import ConfigError, Recipe, load_recipe
-from federation.tables import write_atomically
+from recon import DataError, write_atomically
 
 RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.toml"))
 
@@ -33,9 +33,7 @@ def test_every_recipe_loads_and_is_named_after_its_file(path: Path) -> None:
     assert load_recipe(path).name == path.stem
 
 
-@pytest.mark.parametrize(
-    "overrides", [(), ("training.augment=true", "scope.keep=['a*']", 'paper="\\"x\\" é"')]
-)
+@pytest.mark.parametrize("overrides", [(), ("training.augment=true", "scope.keep=['a*']", 'paper="\\"x\\" é"')])
 def test_resolved_toml_reads_back_equal(recipe: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     first = load_recipe(recipe, overrides)
     resolved = tmp_path / "resolved.toml"
@@ -65,9 +63,7 @@ def test_every_value_changes_the_digest(recipe: Path) -> None:
 
 
 def test_integers_and_floats_of_one_value_are_one_recipe(recipe: Path) -> None:
-    participation = [
-        load_recipe(recipe, [f"federation.participation={text}"]).digest() for text in ("1", "1.0")
-    ]
+    participation = [load_recipe(recipe, [f"federation.participation={text}"]).digest() for text in ("1", "1.0")]
     assert participation[0] == participation[1]
 
 
@@ -85,9 +81,7 @@ def test_integers_and_floats_of_one_value_are_one_recipe(recipe: Path) -> None:
         ("evaluation={arms=[]}", "evaluation", "arms", ()),
     ],
 )
-def test_overrides_are_toml_values_or_bare_words(
-    recipe: Path, override: str, table: str, key: str, value: Any
-) -> None:
+def test_overrides_are_toml_values_or_bare_words(recipe: Path, override: str, table: str, key: str, value: Any) -> None:
     assert getattr(getattr(load_recipe(recipe, [override]), table), key) == value
 
 
@@ -190,13 +184,13 @@ def test_augmentation_switches(recipe: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.toml"
-    write_atomically(path, "old")
+    write_atomically(path, b"old")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(ConfigError, match="No space left"):
-        write_atomically(path, "new")
+    with pytest.raises(DataError, match="No space left"):
+        write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

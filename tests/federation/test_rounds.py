@@ -90,9 +90,7 @@ def test_one_site_is_local_training_bit_for_bit(tmp_path):
     for round in range(4):
         seed = derive_seed(SEED, round, "s0")
         torch.manual_seed(seed)
-        state = task.train(
-            network, round=round, steps=STEPS, seed=seed, optimizer_state=state
-        ).optimizer_state
+        state = task.train(network, round=round, steps=STEPS, seed=seed, optimizer_state=state).optimizer_state
     assert result.state.digest == digest(parameters_of(network, result.state.shared))
 
 
@@ -113,9 +111,7 @@ def test_a_fraction_of_the_sites_takes_part(tmp_path):
 
 def test_times_and_progress_are_reported(tmp_path):
     seen = []
-    result = run_toy(
-        tmp_path, rounds=2, progress=lambda round, rounds, rows: seen.append((round, rounds, len(rows)))
-    )
+    result = run_toy(tmp_path, rounds=2, progress=lambda round, rounds, rows: seen.append((round, rounds, len(rows))))
     assert seen == [(0, 2, 2), (1, 2, 2), (2, 2, 2)]
     assert [time.round for time in result.rounds] == [0, 1, 2]
     assert all(0 <= time.overhead <= 1 and time.site_seconds <= time.seconds for time in result.rounds)
@@ -200,26 +196,20 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.values(), ids=FAULTS)
-def test_a_faulty_site_is_named_with_the_reason_and_left_out_while_the_quorum_holds(
-    tmp_path, caplog, fault, reason
-):
+def test_a_faulty_site_is_named_with_the_reason_and_left_out_while_the_quorum_holds(tmp_path, caplog, fault, reason):
     specs = toy_specs(tmp_path, 3)
 
     def meddle(site, reply):
         return fault(reply) if site == "s1" and b"n_samples" in reply else [(site, reply)]
 
-    result = run_rounds(
-        FederatedAlgorithm(), Meddling(specs, meddle), initial_shared(), tmp_path, rounds=2, quorum=2
-    )
+    result = run_rounds(FederatedAlgorithm(), Meddling(specs, meddle), initial_shared(), tmp_path, rounds=2, quorum=2)
     assert result.state.round == 2
     assert {row["site"] for row in read_rows(tmp_path) if row["round"] < 2} == {"s0", "s2"}
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2 and all("site s1" in text for text in warnings)
 
     with pytest.raises(QuorumError, match=reason) as error:
-        run_rounds(
-            FederatedAlgorithm(), Meddling(specs, meddle), initial_shared(), tmp_path / "all", rounds=2
-        )
+        run_rounds(FederatedAlgorithm(), Meddling(specs, meddle), initial_shared(), tmp_path / "all", rounds=2)
     assert "s1" in str(error.value) and "round 0" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -239,9 +229,7 @@ def test_second_answers_and_strangers_are_refused(tmp_path, caplog):
         return [(site, reply), (site, reply), ("stranger", reply)]
 
     specs = toy_specs(tmp_path)
-    result = run_rounds(
-        FederatedAlgorithm(seed=SEED), Meddling(specs, meddle), initial_shared(), tmp_path, rounds=1
-    )
+    result = run_rounds(FederatedAlgorithm(seed=SEED), Meddling(specs, meddle), initial_shared(), tmp_path, rounds=1)
     assert result.state.digest == run_toy(tmp_path / "clean", rounds=1).state.digest
     assert "answered twice" in caplog.text and "site stranger refused: it was not asked" in caplog.text
 

@@ -56,9 +56,7 @@ def test_order_of_arrival_does_not_matter(rule, dtype):
     by_site, weights = states(4, dtype), {"s0": 3, "s1": 17, "s2": 5, "s3": 2}
     reference = rule(by_site, weights)
     for order in itertools.permutations(by_site):
-        result = rule(
-            {site: by_site[site] for site in order}, {site: weights[site] for site in reversed(order)}
-        )
+        result = rule({site: by_site[site] for site in order}, {site: weights[site] for site in reversed(order)})
         assert_same_bits(result, reference)
 
 

@@ -62,9 +62,7 @@ def test_rounds_are_local_training_bit_for_bit(spec):
     for round in range(3):
         seed = derive_seed(SEED, round, "s0")
         torch.manual_seed(seed)
-        state = task.train(
-            network, round=round, steps=STEPS, seed=seed, optimizer_state=state
-        ).optimizer_state
+        state = task.train(network, round=round, steps=STEPS, seed=seed, optimizer_state=state).optimizer_state
     assert digest(update.shared) == digest(parameters_of(network, update.shared))
     assert update.kept_digest == digest(parameters_of(network, ["consistency.log_scale"]))
 

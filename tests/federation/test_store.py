@@ -9,17 +9,15 @@ import torch
 
 from federation import MessageError, digest, load_checkpoint, load_newest, pack, save_checkpoint
 from federation.messages import layout
-from federation.store import StoredState, prune, saved_rounds, write_atomically
-from recon import DataError
+from federation.store import StoredState, prune, saved_rounds
+from recon import DataError, write_atomically
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(3.0)}
 
 
 def save(folder, *rounds):
     for round in rounds:
-        save_checkpoint(
-            folder, round, {name: tensor + round for name, tensor in STATE.items()}, {"best": round}
-        )
+        save_checkpoint(folder, round, {name: tensor + round for name, tensor in STATE.items()}, {"best": round})
 
 
 def contents(folder):
@@ -74,9 +72,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 def test_all_damaged_is_an_error_in_one_line(tmp_path):
     save(tmp_path, 0)
     (tmp_path / "round_000000.safetensors").unlink()
-    with pytest.raises(
-        DataError, match=r"round_000000\.safetensors: cannot be read .*no intact checkpoint"
-    ) as error:
+    with pytest.raises(DataError, match=r"round_000000\.safetensors: cannot be read .*no intact checkpoint") as error:
         load_newest(tmp_path)
     assert "\n" not in str(error.value)
 

@@ -6,7 +6,16 @@ import sigpy
 import sigpy.mri.linop
 import torch
 
-from physics import CartesianMRI, CoilMaps, FourierTransform, check_operator, combine_coils, fft2c, ifft2c, solve_normal
+from physics import (
+    CartesianMRI,
+    CoilMaps,
+    FourierTransform,
+    check_operator,
+    combine_coils,
+    fft2c,
+    ifft2c,
+    solve_normal,
+)
 
 SHAPES = [(321, 318), (322, 320), (320, 320), (7, 5), (6, 9)]
 
@@ -75,7 +84,9 @@ def test_a_batch_has_masks_and_maps_of_its_own() -> None:
 
 def test_collating_a_column_and_a_2d_mask_drops_the_1d_gram() -> None:
     column = CartesianMRI(random_maps(2, 6, 5), torch.tensor([True, False, True, True, False]))
-    plane = CartesianMRI(random_maps(2, 6, 5, seed=1), torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.5)
+    plane = CartesianMRI(
+        random_maps(2, 6, 5, seed=1), torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    )
     joined = CartesianMRI.collate([column, plane])
     assert joined.gram.axes == (-2, -1)
     check_operator(joined)

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from physics import OPERATORS, CartesianMRI, CoilMaps, FourierTransform, LinearOperator, OperatorError, Sampling
-from physics import check_operator
+from physics import (
+    OPERATORS,
+    CartesianMRI,
+    CoilMaps,
+    FourierTransform,
+    LinearOperator,
+    OperatorError,
+    Sampling,
+    check_operator,
+)
 
 SINGLE = ["CartesianMRI", "CartesianGram", "CoilMaps"]  # the operators with complex tensors of their own
 

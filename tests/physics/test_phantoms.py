@@ -63,7 +63,7 @@ def test_the_same_head_at_every_size() -> None:
     small, large = brain_phantom((64, 64), 7, "t1"), brain_phantom((256, 256), 7, "t1")
     pooled = torch.nn.functional.avg_pool2d(large.abs()[None], 4)[0]
     pooled = pooled / pooled.max()
-    assert torch.corrcoef(torch.stack([small.abs().flatten(), pooled.flatten()]))[0, 1] > 0.97
+    assert torch.corrcoef(torch.stack([small.abs().flatten(), pooled.flatten()]))[0, 1] > 0.997
 
 
 def test_slices_of_a_volume_vary_smoothly() -> None:

@@ -32,9 +32,7 @@ def header():
 def fake_file(tmp_path, header):
     """Writes a file with random k-space; keyword arguments replace or (None) leave out datasets."""
 
-    def write(
-        name="file.h5", shape=(3, 4, 24, 20), recon=None, maximum=None, center=None, seed=0, **datasets
-    ):
+    def write(name="file.h5", shape=(3, 4, 24, 20), recon=None, maximum=None, center=None, seed=0, **datasets):
         rng = np.random.default_rng(seed)
         kspace = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
         content = {

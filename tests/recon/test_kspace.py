@@ -145,9 +145,7 @@ def test_noise_of_the_file_is_estimated_where_nothing_is_known(tmp_path):
     header, facts = simulated_header((96, 96)), {"patient_id": "p", "acquisition": "T1", "maps": maps}
     write_volume(tmp_path / "unknown.h5", kspace, header, **facts)
     write_volume(tmp_path / "stated.h5", kspace, header, noise_covariance=covariance, **facts)
-    unknown, stated = (
-        KSpaceSlices([tmp_path / name], "north", maps="true")[0] for name in ("unknown.h5", "stated.h5")
-    )
+    unknown, stated = (KSpaceSlices([tmp_path / name], "north", maps="true")[0] for name in ("unknown.h5", "stated.h5"))
     assert unknown.noise_std / stated.noise_std == pytest.approx(1.0, rel=0.05)
     assert relative(unknown.measurement - stated.measurement, stated.measurement) < 0.1
     assert torch.allclose(unknown.reference, stated.reference, atol=0.02)
@@ -384,9 +382,7 @@ def test_simulation_checks_its_numbers(wrong, message):
 def test_many_slices_cost_nothing(fake_file, monkeypatch):
     path = fake_file(kspace=None)
     with h5py.File(path, "a") as file:
-        file.create_dataset(
-            "kspace", (200_000, 4, 24, 20), np.complex64, chunks=(1, 4, 24, 20)
-        )  # 3 GB if read
+        file.create_dataset("kspace", (200_000, 4, 24, 20), np.complex64, chunks=(1, 4, 24, 20))  # 3 GB if read
     requests = []
     read = h5py.Dataset.__getitem__
 
@@ -411,9 +407,7 @@ def test_workers_give_the_same_samples(phantom_file, tmp_path):
         files, "north", simulate=simulate, cache=tmp_path / "cache", augment=Augmentation(probability=1.0)
     )
     alone = [dataset[i] for i in range(6)]
-    fresh = pickle.loads(
-        pickle.dumps(KSpaceSlices(files, "north", simulate=simulate, augment=dataset.augment))
-    )
+    fresh = pickle.loads(pickle.dumps(KSpaceSlices(files, "north", simulate=simulate, augment=dataset.augment)))
     loader = DataLoader(fresh, batch_size=None, num_workers=2, collate_fn=_first)
     for sample, other in zip(alone, loader, strict=True):
         assert sample.meta == other.meta
@@ -439,9 +433,7 @@ def test_cached_maps_are_the_same(phantom_file, tmp_path):
 def test_augmentation_is_drawn_by_seed_epoch_and_slice(phantom_file):
     def first(seed=0, epoch=0, index=0):
         augment = Augmentation(probability=1.0)
-        dataset = KSpaceSlices(
-            [phantom_file()], "north", simulate=R2, maps="true", augment=augment, seed=seed
-        )
+        dataset = KSpaceSlices([phantom_file()], "north", simulate=R2, maps="true", augment=augment, seed=seed)
         dataset.epoch = epoch
         return dataset[index].reference
 

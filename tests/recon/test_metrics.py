@@ -14,9 +14,7 @@ def volume_pair(scale, dtype=np.float32, seed=0):
 
 @pytest.mark.parametrize("scale", [1e-5, 1.0, 1e2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [(psnr, evaluate.psnr), (ssim, evaluate.ssim), (nmse, evaluate.nmse)]
-)
+@pytest.mark.parametrize(("ours", "theirs"), [(psnr, evaluate.psnr), (ssim, evaluate.ssim), (nmse, evaluate.nmse)])
 def test_equals_fastmri_bit_for_bit(ours, theirs, scale, dtype):
     reference, image = volume_pair(scale, dtype)
     assert ours(reference, image) == theirs(reference, image)

@@ -42,9 +42,7 @@ def test_single_coil_layout(fake_file):
 def test_masks(fake_file, shape, dtype):
     mask = np.random.default_rng(0).random(shape) < 0.4
     volume = open_volume(fake_file(mask=mask.astype(dtype)))
-    assert torch.equal(
-        volume.mask, torch.from_numpy(mask).squeeze(0) if shape[0] == 1 else torch.from_numpy(mask)
-    )
+    assert torch.equal(volume.mask, torch.from_numpy(mask).squeeze(0) if shape[0] == 1 else torch.from_numpy(mask))
     assert volume.undersampled
 
 
@@ -57,9 +55,7 @@ def test_mask_that_keeps_all_encoded_columns_is_fully_sampled(fake_file):
 def test_reads_one_slice_of_many(fake_file, monkeypatch):
     path = fake_file(kspace=None)
     with h5py.File(path, "a") as file:
-        file.create_dataset(
-            "kspace", (200_000, 4, 24, 20), np.complex64, chunks=(1, 4, 24, 20)
-        )  # 3 GB if read
+        file.create_dataset("kspace", (200_000, 4, 24, 20), np.complex64, chunks=(1, 4, 24, 20))  # 3 GB if read
         file["kspace"][123_456] = 1j
     requests = []
     read = h5py.Dataset.__getitem__
@@ -195,9 +191,7 @@ def test_nothing_outside_the_file_is_read(fake_file, tmp_path, key, kind):
             layout[...] = h5py.VirtualSource(str(other), key, shape)
             file.create_virtual_dataset(key, layout)
         else:
-            file.create_dataset(
-                key, shape, dtype, external=[(str(tmp_path / "raw.bin"), 0, h5py.h5f.UNLIMITED)]
-            )
+            file.create_dataset(key, shape, dtype, external=[(str(tmp_path / "raw.bin"), 0, h5py.h5f.UNLIMITED)])
     names = {"external": "an external link", "soft": "a soft link", "storage": "external storage"}
     found = names.get(kind, "a virtual dataset" if kind == "virtual" else "a group")
     with pytest.raises(DataError, match=f"{path}: {key}: found {found}, expected a (plain )?dataset"):

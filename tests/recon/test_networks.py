@@ -18,9 +18,7 @@ from recon import (
 from recon.regularizers import Regularizer
 
 
-def problem(
-    batch: int = 2, shape: tuple[int, int] = (18, 15)
-) -> tuple[torch.Tensor, CartesianMRI, torch.Tensor]:
+def problem(batch: int = 2, shape: tuple[int, int] = (18, 15)) -> tuple[torch.Tensor, CartesianMRI, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(batch, 3, *shape, dtype=torch.complex64, generator=generator)
     maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
@@ -62,9 +60,7 @@ def test_every_classical_method_is_scale_equivariant_and_shaped(method: str) -> 
     reference = CLASSICAL[method]()(y, A)
     assert reference.shape == x.shape
     for factor in (1e-6, 1e3):
-        torch.testing.assert_close(
-            CLASSICAL[method]()(factor * y, A) / factor, reference, rtol=1e-3, atol=1e-4
-        )
+        torch.testing.assert_close(CLASSICAL[method]()(factor * y, A) / factor, reference, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", CLASSICAL)

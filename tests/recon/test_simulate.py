@@ -44,9 +44,7 @@ def test_noise_has_the_given_covariance():
         torch.zeros(20, 64, 64), torch.zeros(3, 64, 64, dtype=torch.complex64), noise_covariance=covariance
     )
     flat = noise.movedim(1, 0).flatten(1).to(torch.complex128)
-    assert torch.allclose(
-        flat @ flat.mH / flat.shape[1], covariance, atol=0.02 * float(covariance.abs().max())
-    )
+    assert torch.allclose(flat @ flat.mH / flat.shape[1], covariance, atol=0.02 * float(covariance.abs().max()))
 
 
 def test_shapes_that_do_not_fit():
@@ -66,9 +64,7 @@ def test_smooth_phase_keeps_the_magnitude():
 
 def test_fastmri_reads_what_was_written(tmp_path):
     kspace = simulate_volume(with_smooth_phase(images(), 0), birdcage_maps(4, SHAPE))
-    write_volume(
-        tmp_path / "a.h5", kspace, simulated_header(SHAPE, (16, 16)), patient_id="p", acquisition="T1"
-    )
+    write_volume(tmp_path / "a.h5", kspace, simulated_header(SHAPE, (16, 16)), patient_id="p", acquisition="T1")
     dataset = SliceDataset(tmp_path, challenge="multicoil")
     assert len(dataset) == 3
     theirs, mask, target, attributes, name, i = dataset[1]
@@ -124,9 +120,7 @@ def test_full_disk_leaves_the_old_file(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(DataError, match=rf"{path}: cannot be written"):
-            write_volume(
-                path, simulate_volume(images(3), birdcage_maps(4, SHAPE)), simulated_header(SHAPE), **facts
-            )
+            write_volume(path, simulate_volume(images(3), birdcage_maps(4, SHAPE)), simulated_header(SHAPE), **facts)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before

@@ -91,9 +91,7 @@ def test_two_halves_with_kept_moments_are_the_same_as_one_run_on_the_same_batche
     train_locally(whole, one, steps=6, batch_size=1, learning_rate=1e-3)
     first = train_locally(halves, one, steps=3, batch_size=1, learning_rate=1e-3)
     kept = {name: value.clone() for name, value in first.optimizer_state.items()}
-    train_locally(
-        halves, one, steps=3, batch_size=1, learning_rate=1e-3, optimizer_state=first.optimizer_state
-    )
+    train_locally(halves, one, steps=3, batch_size=1, learning_rate=1e-3, optimizer_state=first.optimizer_state)
     for name, value in state(whole).items():
         assert torch.equal(value, state(halves)[name]), name
     for name, value in kept.items():  # a replay of the round needs the state as it was
