@@ -136,11 +136,11 @@ class EvaluationTable(Table):
         LOCAL,
     )
     tv_weights: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (
-        5e-4,
-        1e-3,
         2e-3,
         5e-3,
         1e-2,
+        2e-2,
+        4e-2,
     )
     tv_slices: int = Field(default=3, ge=1)
 

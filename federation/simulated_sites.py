@@ -58,10 +58,10 @@ def make_demo_sites(
     *,
     size: int = 128,
     seed: int = 0,
-    train: int = 8,
+    train: int = 12,
     validation: int = 2,
-    test: int = 2,
-    slices: int = 8,
+    test: int = 3,
+    slices: int = 4,
     sites: Sequence[SimulatedSite] = DEMO_SITES,
     overwrite: bool = False,
 ) -> list[MadeSite]:

@@ -101,6 +101,14 @@ def test_kspace_is_the_limit_of_ever_finer_images(shape: tuple[int, int]) -> Non
     assert (fine[low] - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (63, 51), (64, 51)])
+def test_pixel_positions_are_those_of_fft2c(shape: tuple[int, int]) -> None:
+    image = EllipsePhantom((Ellipse(1.0, 0.07, -0.11, 0.25, 0.2, 0.3),)).image(shape, supersampling=8)
+    y, x = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
+    assert (image.sum(0) @ x / image.sum()).item() == pytest.approx(0.07, abs=5e-4)
+    assert (image.sum(1) @ y / image.sum()).item() == pytest.approx(-0.11, abs=5e-4)
+
+
 def test_moved_ellipse_ramps_the_phase() -> None:
     a = EllipsePhantom((Ellipse(1.0, 0.0, 0.0, 0.2, 0.1, 0.3),)).kspace((24, 32))
     b = EllipsePhantom((Ellipse(1.0, 3 / 32, -2 / 24, 0.2, 0.1, 0.3),)).kspace((24, 32))
