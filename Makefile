@@ -18,7 +18,7 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/installed  ## Train four simulated hospitals together; writes runs/demo/report.html
-	$(BIN)/fedrecon demo --out runs/demo
+	$(BIN)/fedrecon demo --out runs/demo --resume
 
 test: lint  ## Check style, types, the import rule, and run the quick tests
 	$(BIN)/python -m pytest -q -n $(JOBS)

@@ -166,13 +166,15 @@ def _demo(arguments: argparse.Namespace) -> None:
     begin = time.monotonic()
     recipe = load_recipe(arguments.recipe, arguments.set)
     sites = arguments.out / "sites_data"
-    if not (arguments.resume and sites.is_dir()):
+    going_on = arguments.resume and any(sites.glob("*.toml"))
+    if not going_on:
         if arguments.out.exists() and any(arguments.out.iterdir()) and not arguments.resume:
             raise DataError(f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume")
         _say("simulating the hospitals ...")
         make_demo_sites(sites, overwrite=True)
     train_run(recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=_say)
-    results = evaluate_run(arguments.out, jobs=arguments.jobs, say=_say, begin=begin)
+    begin_or_records = None if going_on else begin
+    results = evaluate_run(arguments.out, jobs=arguments.jobs, say=_say, begin=begin_or_records)
     _say("\n" + text_table(results))
     _say(f"\nreport: {arguments.out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
 

@@ -75,7 +75,7 @@ def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None)
     for manifest, result in zip(tested, scored, strict=True):
         found[manifest.name] = result
         say(f"scored  {manifest.name}")
-    run.add_seconds("evaluation", time.monotonic() - started)
+    run.record_seconds("evaluation", time.monotonic() - started)
     seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
     results = _results(run, found, state.round, seconds)
     for manifest in tested:
@@ -99,7 +99,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], round: int, seconds: 
         "metric_card": _card(run, found, round),
         "arms": by_arm,
         "bytes": _bytes(rows),
-        "seconds": round_seconds(seconds),
+        "seconds": round(seconds, 1),
         "versions": _versions(),
         "method": run.recipe.name,
         "sites": {name: result.facts for name, result in found.items()},
@@ -110,28 +110,13 @@ def _results(run: RunFolder, found: dict[str, SiteResult], round: int, seconds: 
     }
 
 
-def round_seconds(seconds: float) -> float:
-    """Wall time to a tenth of a second: more digits would be noise."""
-    return round(seconds, 1)
-
-
 def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[str, str]:
     references = [kind for result in found.values() for kind in result.references]
     crops = [crop for result in found.values() for crop in result.crops]
     card = metric_card(references, crops, [result.facts["maps"] for result in found.values()])
-    simulated = [name for name, result in found.items() if result.facts["sampling"] != "as measured"]
-    synthetic = [name for name, result in found.items() if result.facts["synthetic"]]
-    measured = [name for name in found if name not in simulated]
-    parts = [
-        f"k-space simulated from phantoms or images, then undersampled: {', '.join(synthetic)}" if synthetic else "",
-        f"measured k-space, undersampled in retrospect: {', '.join(n for n in simulated if n not in synthetic)}"
-        if set(simulated) - set(synthetic)
-        else "",
-        f"as measured: {', '.join(measured)}" if measured else "",
-    ]
     evaluation = run.recipe.evaluation
     return card | {
-        "measurement": "; ".join(part for part in parts if part),
+        "measurement": _measurement(found),
         "selection": f"round {selected} of {run.recipe.federation.rounds} by mean validation PSNR; test data used once",
         "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
         "mean_and_worst": "over the sites that took part; unseen sites apart",
@@ -139,6 +124,16 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
         "steps": f"{run.recipe.federation.rounds} rounds of {run.recipe.training.steps_per_round} steps, batch "
         f"{run.recipe.training.batch_size}, at every site in the federated and in the local arm",
     }
+
+
+def _measurement(found: dict[str, SiteResult]) -> str:
+    """What the k-space is: simulated from what, or measured; undersampled in retrospect, or as it came."""
+    sites: dict[str, list[str]] = {}
+    for name, result in found.items():
+        origin = result.facts["acquisition"].get("origin", "measured k-space")
+        degraded = "as measured" if result.facts["sampling"] == "as measured" else "undersampled in retrospect"
+        sites.setdefault(f"{origin}, {degraded}", []).append(name)
+    return "; ".join(f"{text}: {', '.join(names)}" for text, names in sites.items())
 
 
 def _bytes(rows: list[Row]) -> dict[str, float]:

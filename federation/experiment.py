@@ -127,11 +127,11 @@ class RunFolder:
         found: dict[str, float] = _read_json(self.path / "run.json").get("seconds", {})
         return found
 
-    def add_seconds(self, name: str, seconds: float) -> None:
-        """Add wall time to the record; a resumed run sums up."""
+    def record_seconds(self, name: str, seconds: float, *, resumed: bool = False) -> None:
+        """Keep the wall time of a part; what a resumed part took before is added."""
         facts = _read_json(self.path / "run.json")
         times = facts.setdefault("seconds", {})
-        times[name] = round(times.get(name, 0.0) + seconds, 1)
+        times[name] = round(seconds + (times.get(name, 0.0) if resumed else 0.0), 1)
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
 
 
@@ -150,14 +150,14 @@ def train_run(
         raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
     begin = time.monotonic()
     _train_together(run, jobs, resume, say)
-    run.add_seconds("federated", time.monotonic() - begin)
+    run.record_seconds("federated", time.monotonic() - begin, resumed=resume)
     if LOCAL in recipe.evaluation.arms:
         begin = time.monotonic()
         say(f"training {len(run.learners)} sites on their own, the local arm ...")
         done = run_jobs(_train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
         for manifest, score in zip(run.learners, done, strict=True):
             say(f"local   {manifest.name:20s} {_score(score)}")
-        run.add_seconds("local", time.monotonic() - begin)
+        run.record_seconds("local", time.monotonic() - begin, resumed=resume)
     return run
 
 

@@ -19,9 +19,7 @@ from .sampling import calibration_block
 CACHE_VERSION = "1"
 
 
-def birdcage_maps(
-    n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5
-) -> Tensor:
+def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5) -> Tensor:
     """Smooth maps of coils on a ring around the field of view, scaled to unit root sum of squares.
 
     Parameters
@@ -41,9 +39,7 @@ def birdcage_maps(
         complex64, shape ``(n_coils, height, width)``.
     """
     if n_coils < 1 or min(shape) < 1:
-        raise ValueError(
-            f"birdcage_maps: {n_coils} coils on {shape}, expected at least one coil and one pixel"
-        )
+        raise ValueError(f"birdcage_maps: {n_coils} coils on {shape}, expected at least one coil and one pixel")
     index = torch.arange(n_coils, dtype=torch.float64)
     angle, distance, phase = (
         2 * torch.pi * index / n_coils,
@@ -105,9 +101,7 @@ def espirit_maps(
        71, 2014.
     """
     _require_kspace("espirit_maps", kspace)
-    widths = (
-        (calibration_width, calibration_width) if isinstance(calibration_width, int) else calibration_width
-    )
+    widths = (calibration_width, calibration_width) if isinstance(calibration_width, int) else calibration_width
     if len(widths) != 2 or min(widths) < 1 or kernel_width < 1:
         raise ValueError(
             f"espirit_maps: calibration_width is {calibration_width}, kernel_width {kernel_width}, "
@@ -147,9 +141,7 @@ def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
 
 def _espirit_from_mask(kspace: Tensor, mask: Tensor) -> Tensor:
     rows, columns = _calibration_region(kspace, mask)
-    return _espirit(
-        _in_double("estimate_maps", kspace[:, rows, columns]), (kspace.shape[-2], kspace.shape[-1])
-    )
+    return _espirit(_in_double("estimate_maps", kspace[:, rows, columns]), (kspace.shape[-2], kspace.shape[-1]))
 
 
 #: How :func:`estimate_maps` finds maps, by name.
@@ -220,9 +212,7 @@ def _middle(part: slice, width: int) -> slice:
 def _in_double(who: str, block: Tensor) -> Tensor:
     """The block in double precision: the squares of k-space of any scale neither under- nor overflow."""
     if not block.isfinite().all():
-        raise ValueError(
-            f"{who}: the calibration region holds NaN or infinite samples; leave this k-space out"
-        )
+        raise ValueError(f"{who}: the calibration region holds NaN or infinite samples; leave this k-space out")
     return block.to(torch.complex128)
 
 
@@ -298,12 +288,7 @@ def _read(path: Path, kspace: Tensor) -> Tensor | None:
         maps = load_file(path).get("maps")
     except (FileNotFoundError, safetensors.SafetensorError):
         return None
-    if (
-        maps is None
-        or maps.shape != kspace.shape
-        or maps.dtype != torch.complex64
-        or not maps.isfinite().all()
-    ):
+    if maps is None or maps.shape != kspace.shape or maps.dtype != torch.complex64 or not maps.isfinite().all():
         return None
     return maps.to(kspace.device)
 

@@ -17,9 +17,7 @@ def complex_noise(shape: Sequence[int], std: float, generator: torch.Generator) 
     """Circular complex Gaussian noise with ``sqrt(E |n|^2) = std``, complex64, on the generator's device."""
     if not std >= 0:
         raise ValueError(f"complex_noise: std is {std}, expected 0 or more")
-    return std * torch.randn(
-        tuple(shape), dtype=torch.complex64, generator=generator, device=generator.device
-    )
+    return std * torch.randn(tuple(shape), dtype=torch.complex64, generator=generator, device=generator.device)
 
 
 def correlated_noise(shape: Sequence[int], covariance: Tensor, generator: torch.Generator) -> Tensor:

@@ -33,9 +33,7 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
     }.items()
 }
 #: Relative standard deviation of the texture of each tissue.
-TEXTURE = dict(
-    zip(_TISSUES, (0.08, 0.12, 0.1, 0.15, 0.04, 0.085, 0.065, 0.08, 0.065, 0.05, 0.0, 0.1), strict=True)
-)
+TEXTURE = dict(zip(_TISSUES, (0.08, 0.12, 0.1, 0.15, 0.04, 0.085, 0.065, 0.08, 0.065, 0.05, 0.0, 0.1), strict=True))
 #: Standard deviation of the point spread, in halves of the field of view: 0.6 pixels of a 128x128 image.
 POINT_SPREAD = 0.009
 #: Lowest and highest slice of a volume, in parts of the head's height from its middle.
@@ -152,9 +150,7 @@ class _Head:
         # The back of a head is wider than its front.
         return (c * x - s * y) * (1 - 0.10 * y), s * x + c * y
 
-    def _paint_cortex(
-        self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor, sulcal: Tensor
-    ) -> None:
+    def _paint_cortex(self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor, sulcal: Tensor) -> None:
         folds, vessels = self.folds.at(z, canvas.shape)
         # Zero lines of band-limited noise wind like sulci; they thin out and end at a depth that varies.
         open_ = ((float(self.gyrus_depth) + 0.07 * sulcal - depth) / 0.16).clamp(0, 1)
@@ -166,9 +162,7 @@ class _Head:
         canvas.paint("csf", torch.minimum((0.30 * open_ - 0.05 - folds.abs()) / 40, depth + 0.02))
         canvas.paint("csf", torch.minimum(0.022 * outer - midline, depth + 0.02))
         canvas.paint("bone", torch.minimum(0.007 * outer - midline, depth + 0.02))  # the falx
-        canvas.paint(
-            "vessel", torch.minimum((0.08 - vessels.abs()) / 45, 0.06 - (depth - 0.02).abs()) - 0.001
-        )
+        canvas.paint("vessel", torch.minimum((0.08 - vessels.abs()) / 45, 0.06 - (depth - 0.02).abs()) - 0.001)
         canvas.paint("sinus", 0.036 - torch.hypot(midline, 0.85 * depth))
 
     def _paint_interior(self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor) -> None:
@@ -280,9 +274,7 @@ def _grid(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _contrast(family: str) -> list[Tensor]:
     if family not in PHANTOM_FAMILIES:
-        raise ValueError(
-            f"phantom: no contrast family {family!r}, expected one of {', '.join(PHANTOM_FAMILIES)}"
-        )
+        raise ValueError(f"phantom: no contrast family {family!r}, expected one of {', '.join(PHANTOM_FAMILIES)}")
     return [torch.tensor((PHANTOM_FAMILIES[family][tissue], TEXTURE[tissue])) for tissue in _TISSUES]
 
 
@@ -311,13 +303,9 @@ class EllipsePhantom:
     def image(self, shape: tuple[int, int], supersampling: int = 4) -> Tensor:
         """Pixel means from ``supersampling**2`` points each, float64, centers as in :func:`fft2c`."""
         if min(shape) < 1 or supersampling < 1:
-            raise ValueError(
-                f"EllipsePhantom: shape {tuple(shape)}, supersampling {supersampling}, expected positive"
-            )
+            raise ValueError(f"EllipsePhantom: shape {tuple(shape)}, supersampling {supersampling}, expected positive")
         y, x = (
-            (torch.arange(n * supersampling, dtype=torch.float64) + 0.5) / (n * supersampling)
-            - 0.5 / n
-            - (n // 2) / n
+            (torch.arange(n * supersampling, dtype=torch.float64) + 0.5) / (n * supersampling) - 0.5 / n - (n // 2) / n
             for n in shape
         )
         fine = torch.zeros(len(y), len(x), dtype=torch.float64)
@@ -367,8 +355,5 @@ def shepp_logan() -> EllipsePhantom:
     )
     # The table has y up and spans -1 to 1; rows grow downwards and the field of view is 1.
     return EllipsePhantom(
-        tuple(
-            Ellipse(v, x / 2, -y / 2, a / 2, b / 2, -math.radians(degrees))
-            for v, a, b, x, y, degrees in table
-        )
+        tuple(Ellipse(v, x / 2, -y / 2, a / 2, b / 2, -math.radians(degrees)) for v, a, b, x, y, degrees in table)
     )

@@ -89,9 +89,7 @@ def equispaced_mask(width: int, acceleration: float, center_fraction: float, see
     return _columns("equispaced", mask, int(center.sum()))
 
 
-def equispaced_fraction_mask(
-    width: int, acceleration: float, center_fraction: float, seed: Seed
-) -> SamplingMask:
+def equispaced_fraction_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
     """Nearly equispaced columns, thinned to reach the acceleration; fastMRI's ``EquispacedMaskFractionFunc``.
 
     Parameters as in :func:`random_mask`. A center that alone exceeds the budget is a ValueError.
@@ -134,9 +132,7 @@ def magic_fraction_mask(width: int, acceleration: float, center_fraction: float,
     n_center = max(min(int(wanted.sum()), n_budget), 1)
     if n_budget <= n_center:
         raise _over_budget("magic_fraction_mask", int(wanted.sum()), width, acceleration)
-    mask = _center_columns(width, n_center) | _offset_columns(
-        width, round(width / (n_budget - n_center)), generator
-    )
+    mask = _center_columns(width, n_center) | _offset_columns(width, round(width / (n_budget - n_center)), generator)
     return _columns("magic_fraction", mask, n_center)
 
 
@@ -155,9 +151,7 @@ def partial_fourier_mask(
         If the fraction is not above one half (the center would not be acquired) or cuts into the center.
     """
     if not 0.5 < fraction <= 1:
-        raise ValueError(
-            f"partial_fourier_mask: fraction is {fraction}, expected more than 0.5 and at most 1"
-        )
+        raise ValueError(f"partial_fourier_mask: fraction is {fraction}, expected more than 0.5 and at most 1")
     equispaced = equispaced_mask(width, acceleration, center_fraction, seed)
     first = width - round(fraction * width)
     n_center = equispaced.center_lines
@@ -172,9 +166,7 @@ def partial_fourier_mask(
     return SamplingMask(mask, "partial_fourier", n_center)
 
 
-def poisson_mask(
-    shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed
-) -> SamplingMask:
+def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
     """Variable-density Poisson-disc pattern in the plane of two phase axes (ky, kz), from sigpy.
 
     For slices of 3-D acquisitions, whose both axes are phase-encoded. Corners outside the ellipse are not
@@ -207,9 +199,7 @@ def poisson_mask(
     return SamplingMask(torch.from_numpy(mask), "poisson", min(center))
 
 
-def gaussian_mask(
-    shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed
-) -> SamplingMask:
+def gaussian_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
     """Points drawn without repetition with Gaussian density in the plane of two phase axes (ky, kz).
 
     The density has a standard deviation of a fifth of each edge; with the calibration rectangle exactly
@@ -258,9 +248,7 @@ def make_mask(
         return PLANE_SAMPLINGS[family](shape, acceleration, center_fraction, seed)
     near = difflib.get_close_matches(str(family), SAMPLINGS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-        f"make_mask: no sampling family {family!r}; {hint}expected one of {', '.join(SAMPLINGS)}"
-    )
+    raise ValueError(f"make_mask: no sampling family {family!r}; {hint}expected one of {', '.join(SAMPLINGS)}")
 
 
 def calibration_block(mask: Tensor) -> tuple[slice, ...]:
@@ -284,9 +272,7 @@ def calibration_block(mask: Tensor) -> tuple[slice, ...]:
     if mask.ndim == 2 and mask.shape[0] == 1:
         mask = mask[0]
     if mask.ndim not in (1, 2):
-        raise ValueError(
-            f"calibration_block: mask has shape {tuple(mask.shape)}, expected (width,) or (height, width)"
-        )
+        raise ValueError(f"calibration_block: mask has shape {tuple(mask.shape)}, expected (width,) or (height, width)")
     plane = np.atleast_2d(mask.detach().cpu().numpy() != 0)
     low, high = [n // 2 for n in plane.shape], [n // 2 + 1 for n in plane.shape]
     if not plane[low[0], low[1]]:
@@ -332,9 +318,7 @@ def _center_columns(width: int, n_center: int) -> np.ndarray:
 def _offset_columns(width: int, step: int, generator: np.random.RandomState) -> np.ndarray:
     offset = int(generator.randint(0, high=step))
     # Conjugate symmetry pairs column p with -p: an odd sum of the two offsets makes the pairs interleave.
-    positive_offset, negative_offset = (
-        (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
-    )
+    positive_offset, negative_offset = (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
     positive = np.zeros((width + 1) // 2, dtype=bool)
     negative = np.zeros(width // 2, dtype=bool)
     positive[positive_offset::step] = True
@@ -348,9 +332,7 @@ def _columns(family: str, mask: np.ndarray, n_center: int) -> SamplingMask:
 
 def _whole(who: str, acceleration: float) -> int:
     if acceleration != round(acceleration):
-        raise ValueError(
-            f"{who}: acceleration is {acceleration}, expected a whole number: it is a spacing of columns"
-        )
+        raise ValueError(f"{who}: acceleration is {acceleration}, expected a whole number: it is a spacing of columns")
     return round(acceleration)
 
 

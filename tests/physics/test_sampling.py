@@ -48,13 +48,9 @@ def test_a_plain_int_is_a_seed_too() -> None:
 
 
 def test_nominal_four_is_not_four() -> None:
-    effective = [
-        make_mask("equispaced", (1, 368), 4, 0.08, seed).effective_acceleration for seed in range(20)
-    ]
+    effective = [make_mask("equispaced", (1, 368), 4, 0.08, seed).effective_acceleration for seed in range(20)]
     assert np.mean(effective) == pytest.approx(3.23, abs=0.03)
-    effective = [
-        make_mask("equispaced_fraction", (1, 368), 4, 0.08, seed).effective_acceleration for seed in range(20)
-    ]
+    effective = [make_mask("equispaced_fraction", (1, 368), 4, 0.08, seed).effective_acceleration for seed in range(20)]
     assert np.mean(effective) == pytest.approx(4, abs=0.06)
 
 
@@ -141,9 +137,7 @@ def test_arguments_out_of_range(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["equispaced", "magic", "partial_fourier"])
 def test_a_spacing_is_a_whole_number(family: str) -> None:
-    assert torch.equal(
-        make_mask(family, (1, 64), 4.0, 0.1, 0).mask, make_mask(family, (1, 64), 4, 0.1, 0).mask
-    )
+    assert torch.equal(make_mask(family, (1, 64), 4.0, 0.1, 0).mask, make_mask(family, (1, 64), 4, 0.1, 0).mask)
     with pytest.raises(ValueError, match=r"acceleration is 3\.5, expected a whole number"):
         make_mask(family, (1, 64), 3.5, 0.1, 0)
 
