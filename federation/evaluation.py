@@ -85,7 +85,7 @@ def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None)
     return results
 
 
-def _results(run: RunFolder, found: dict[str, SiteResult], round: int, seconds: float) -> dict[str, Any]:
+def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, seconds: float) -> dict[str, Any]:
     rows = read_rows(run.path)
     # An arm that some site cannot have (no data to train on alone) would leave holes in the table.
     arms = [arm for arm in next(iter(found.values())).arms if all(arm in result.arms for result in found.values())]
@@ -96,7 +96,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], round: int, seconds: 
     for entry in by_arm.values():
         entry |= summarize(entry["sites"][name] for name in took_part or found)
     return {
-        "metric_card": _card(run, found, round),
+        "metric_card": _card(run, found, selected),
         "arms": by_arm,
         "bytes": _bytes(rows),
         "seconds": round(seconds, 1),

@@ -59,7 +59,7 @@ def make_demo_sites(
     size: int = 128,
     seed: int = 0,
     train: int = 12,
-    validation: int = 2,
+    validation: int = 1,
     test: int = 3,
     slices: int = 4,
     sites: Sequence[SimulatedSite] = DEMO_SITES,

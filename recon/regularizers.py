@@ -82,13 +82,13 @@ class UNetRegularizer(Regularizer):
         self.first = _block(2, channels)
         self.down = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise(widths))
         self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
-        self.up = nn.ModuleList(_block(2 * a, a) for a in widths[:-1])
+        self.up = nn.ModuleList(_block(a, a) for a in widths[:-1])
         self.last = _zero(nn.Conv2d(channels, 2, 1))
 
     def refine(self, channels: Tensor) -> Tensor:
         height, width = channels.shape[-2:]
         multiple = 2**self.levels
-        # Circular images of a Fourier transform: padding by zeros only, cut off again below.
+        # Zeros up to the next multiple, cut off again below.
         padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple))
         features = [self.first(padded)]
         for block in self.down:
@@ -96,7 +96,7 @@ class UNetRegularizer(Regularizer):
         x = features.pop()
         for reduce, block in zip(reversed(self.reduce), reversed(self.up), strict=True):
             x = F.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
-            x = block(torch.cat((x, features.pop()), dim=1))
+            x = block(x + features.pop())  # a sum costs a fifth less than joining channels
         out: Tensor = channels + self.last(x)[..., :height, :width]
         return out
 

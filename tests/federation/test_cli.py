@@ -274,3 +274,18 @@ def test_a_diverging_site_is_named(sites: Path, tmp_path: Path, fails: Callable[
     command = ("train", RECIPE, "--sites", sites, "--out", tmp_path / "run", "--jobs", 1, *TINY)
     error = fails(*command, "--set", "training.learning_rate=1.0", "--set", "training.steps_per_round=40")
     assert "site" in error and "learning rate" in error
+
+
+@pytest.mark.slow
+def test_the_demo_writes_its_report_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    command = ["demo", "--out", str(out), "--jobs", "2", *TINY]
+    assert main(command) == 0
+    assert "* best PSNR of the row" in capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    assert list(report["arms"]) == ARMS
+    assert main(command) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    again = json.loads((out / "report.json").read_text())
+    assert again["arms"] == report["arms"]
