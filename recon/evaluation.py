@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import DataError
 from .metrics import foreground_ssim, nmse, psnr, ssim
 from .sample import Sample, Samples, collate, held_out_split
 
 #: Part of the sampled positions outside the calibration block that is held out where there is no reference.
 HELD_OUT_FRACTION = 0.1
+#: An image so many times brighter than its reference (or than 1, in scaled units) is no image any more.
+DIVERGED = 1e6
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,12 @@ def _score_volume(
     reference = None if group[0].reference is None else torch.stack([s.target() for s in group])
     if on_volume is not None:
         on_volume(VolumeImages(name, tuple(group), images, reference))
+    brightest = 0.0 if reference is None else float(reference.amax())
+    peak = float(images.amax()) / (brightest or 1.0)
+    if not peak < DIVERGED:
+        raise DataError(
+            f"{name}: the reconstruction reaches {peak:.1e}: training has diverged; lower the learning rate"
+        )
     if reference is None:
         return VolumeScore(name, len(group), residual=_held_out_residual(method, group))
     if float(reference.min()) == float(reference.max()):

@@ -216,7 +216,9 @@ def test_a_typo_in_recipe_manifest_or_override(fails: Callable[..., str], copied
     recipe.write_text(RECIPE.read_text().replace("learning_rate", "learnin_rate"))
     out = tmp_path / "run"
     assert "learning_rate" in fails("train", recipe, "--sites", copied, "--out", out)
-    assert "federation.rounds" in fails("train", RECIPE, "--sites", copied, "--out", out, "--set", "federation.round=3")
+    assert "did you mean 'rounds'" in fails(
+        "train", RECIPE, "--sites", copied, "--out", out, "--set", "federation.round=3"
+    )
     manifest = copied / "north.toml"
     manifest.write_text(manifest.read_text().replace("acceleration", "aceleration"))
     error = fails("train", RECIPE, "--sites", copied, "--out", out)

@@ -263,7 +263,7 @@ def test_every_demo_volume_is_another_anatomy(tmp_path: Path) -> None:
     for path in sorted(tmp_path.glob("data/*/*.h5")):
         with h5py.File(path) as file:
             images.append(file["reconstruction_rss"][()])
-    assert len(images) == 18
+    assert len(images) == 20
     for first, second in itertools.combinations(images, 2):
         assert np.abs(first - second).max() > 0.01
 
