@@ -18,7 +18,7 @@ from recon import nmse, psnr, ssim
 
 RECIPE = Path(__file__).parents[2] / "scripts" / "recipes" / "fedavg.toml"
 TINY = [
-    "--set", "network.channels=2", "--set", "network.depth=1", "--set", "network.cascades=2",
+    "--set", "network.channels=2", "--set", "network.depth=2", "--set", "network.cascades=2",
     "--set", "federation.rounds=2", "--set", "training.steps_per_round=2", "--set", "evaluation.tv_weights=[1e-2]",
     "--set", "evaluation.tv_slices=1", "--set", "training.augment=false",
 ]  # fmt: skip
@@ -274,7 +274,8 @@ def test_a_run_folder_of_another_recipe_or_in_use(trained: Path, sites: Path, fa
 
 def test_a_diverging_site_is_named(sites: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     command = ("train", RECIPE, "--sites", sites, "--out", tmp_path / "run", "--jobs", 1, *TINY)
-    error = fails(*command, "--set", "training.learning_rate=1.0", "--set", "training.steps_per_round=40")
+    steps = ("--set", "training.learning_rate=1.0", "--set", "training.steps_per_round=40")
+    error = fails(*command, *steps, "--set", "network.regularizer=unet")
     assert "site" in error and "learning rate" in error
 
 
