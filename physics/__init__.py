@@ -5,17 +5,33 @@ Conventions, stated here once:
 - Complex tensors are native. Fourier transforms are centered (zero frequency at ``n // 2``) and orthonormal.
 - Axes: k-space ``(*batch, coils, readout, phase)``, images ``(*batch, height, width)``, row 0 at the top. The
   readout is the height, the phase-encoding direction the width. Trailing axes belong to the operator.
+- CT sinograms are ``(*batch, views, detectors)``; a parallel ray is ``x cos t + y sin t = u`` with +y at the top.
 - Lengths in mm, angles in rad, attenuation in 1/mm, field strength in T.
 - A noise level is ``sqrt(E |n|^2)`` per complex sample.
 """
 
+from .body_phantoms import BODY_FAMILIES, body_phantom, body_volume
 from .checks import OperatorError, check_operator
 from .coils import MAP_ESTIMATES, birdcage_maps, espirit_maps, estimate_maps, low_resolution_maps
+from .fbp import WINDOWS, filtered_backprojection, redundancy_weights, view_angles
 from .fourier import FourierTransform, centering_phases, fft2c, ifft2c
+from .geometry import (
+    FanBeam,
+    Geometry,
+    ImageGrid,
+    ParallelBeam,
+    ScanPreset,
+    evenly_spaced,
+    field_of_view_radius_mm,
+    htc2022,
+    hyperfed,
+    lodopab,
+)
 from .mri import CartesianGram, CartesianMRI, CoilMaps, combine_coils, root_sum_of_squares
 from .noise import complex_noise, correlated_noise, estimate_noise_covariance, whiten, whitening_matrix
 from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum, per_sample, reciprocal
 from .phantoms import PHANTOM_FAMILIES, EllipsePhantom, brain_phantom, phantom_volume, shepp_logan
+from .radon import RadonOperator
 from .sampling import (
     SAMPLINGS,
     SamplingMask,
@@ -33,6 +49,17 @@ from .sampling import (
     random_mask,
 )
 from .solvers import conjugate_gradient, power_iteration, solve_normal
+from .transmission import (
+    LODOPAB_MU_MAX,
+    MU_AIR,
+    MU_WATER,
+    Transmission,
+    attenuation_to_hu,
+    hu_to_attenuation,
+    lodopab_observation,
+    simulate_counts,
+    transmitted,
+)
 
 #: Every operator that can be plugged in; each gets the property tests for free.
 OPERATORS: dict[str, type[LinearOperator]] = {
@@ -44,6 +71,7 @@ OPERATORS: dict[str, type[LinearOperator]] = {
         CoilMaps,
         Composition,
         FourierTransform,
+        RadonOperator,
         Sampling,
         Scaled,
         Sum,
@@ -51,24 +79,39 @@ OPERATORS: dict[str, type[LinearOperator]] = {
 }
 
 __all__ = [
+    "BODY_FAMILIES",
+    "LODOPAB_MU_MAX",
     "MAP_ESTIMATES",
+    "MU_AIR",
+    "MU_WATER",
     "OPERATORS",
     "PHANTOM_FAMILIES",
     "SAMPLINGS",
+    "WINDOWS",
     "Adjoint",
     "CartesianGram",
     "CartesianMRI",
     "CoilMaps",
     "Composition",
     "EllipsePhantom",
+    "FanBeam",
     "FourierTransform",
+    "Geometry",
+    "ImageGrid",
     "LinearOperator",
     "OperatorError",
+    "ParallelBeam",
+    "RadonOperator",
     "Sampling",
     "SamplingMask",
     "Scaled",
+    "ScanPreset",
     "Sum",
+    "Transmission",
+    "attenuation_to_hu",
     "birdcage_maps",
+    "body_phantom",
+    "body_volume",
     "brain_phantom",
     "calibration_block",
     "calibration_width",
@@ -83,10 +126,18 @@ __all__ = [
     "espirit_maps",
     "estimate_maps",
     "estimate_noise_covariance",
+    "evenly_spaced",
     "fft2c",
+    "field_of_view_radius_mm",
     "file_seed",
+    "filtered_backprojection",
     "gaussian_mask",
+    "htc2022",
+    "hu_to_attenuation",
+    "hyperfed",
     "ifft2c",
+    "lodopab",
+    "lodopab_observation",
     "low_resolution_maps",
     "magic_fraction_mask",
     "magic_mask",
@@ -98,9 +149,13 @@ __all__ = [
     "power_iteration",
     "random_mask",
     "reciprocal",
+    "redundancy_weights",
     "root_sum_of_squares",
     "shepp_logan",
+    "simulate_counts",
     "solve_normal",
+    "transmitted",
+    "view_angles",
     "whiten",
     "whitening_matrix",
 ]

@@ -89,7 +89,16 @@ class LinearOperator(nn.Module, ABC):
 
     def start(self, y: Tensor) -> Tensor:
         """First image of an iterative method, ``(..., *domain_shape)``: the scaled adjoint unless overridden."""
+        return LinearOperator.normalized_adjoint(self, y)
+
+    def normalized_adjoint(self, y: Tensor) -> Tensor:
+        r"""A preconditioned adjoint for steps of size one, :math:`A^H y / \|A\|^2` unless overridden."""
         return self.adjoint(y) * reciprocal(per_sample(self.norm**2, len(self.domain_shape)))
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """What operators must have in common to be joined by ``collate``."""
+        return (type(self).__name__, *(tuple(buffer.shape) for buffer in self.buffers()))
 
     def restrict(self, keep: Tensor) -> "LinearOperator":
         """The operator with the same ``range_shape`` whose dropped rows are zero; ``y * keep`` goes with it.

@@ -1,12 +1,15 @@
-"""Test objects: textured head slices drawn by seed, and ellipses whose Fourier transform is known exactly."""
+"""Test objects: textured head slices drawn by seed, and ellipses whose transforms are known exactly."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .geometry import Geometry, ImageGrid, rays_of
+from .painting import Canvas, Field, coverage, ellipse, pixel_centers, resolved
 
 _TISSUES = (
     "skin",
@@ -34,8 +37,6 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
 }
 #: Relative standard deviation of the texture of each tissue.
 TEXTURE = dict(zip(_TISSUES, (0.08, 0.12, 0.1, 0.15, 0.04, 0.085, 0.065, 0.08, 0.065, 0.05, 0.0, 0.1), strict=True))
-#: Standard deviation of the point spread, in halves of the field of view: 0.6 pixels of a 128x128 image.
-POINT_SPREAD = 0.009
 #: Lowest and highest slice of a volume, in parts of the head's height from its middle.
 EXTENT = (-0.40, 0.55)
 
@@ -103,35 +104,38 @@ class _Head:
             ),
             dim=-1,
         )
-        self.warp = _Field(generator, 1.5, 0.7)
-        self.wobble = _Field(generator, 3.5, 1.5)
-        self.folds = _Field(generator, 7.0, 1.8)
-        self.branches = _Field(generator, 9.0, 2.5)
-        self.grain = _Field(generator, 19.0, 7.0)
-        self.smooth = _Field(generator, 1.6, 0.6)
+        self.warp = Field(generator, 1.5, 0.7)
+        self.wobble = Field(generator, 3.5, 1.5)
+        self.folds = Field(generator, 7.0, 1.8)
+        self.branches = Field(generator, 9.0, 2.5)
+        self.grain = Field(generator, 19.0, 7.0)
+        self.smooth = Field(generator, 1.6, 0.6)
 
-    def slice(self, z: float, shape: tuple[int, int], contrast: Sequence[Tensor]) -> Tensor:
+    def slice(self, z: float, shape: tuple[int, int], contrast: Mapping[str, tuple[float, float]]) -> Tensor:
         """Complex image of the plane at height z."""
         if min(shape) < 1:
             raise ValueError(f"phantom: shape is {tuple(shape)}, expected at least one pixel along each axis")
-        signal, texture, inside = _resolved(*self._layers(z, (2 * shape[0], 2 * shape[1]), contrast))
+        signal, texture, inside = resolved(*self._layers(z, (2 * shape[0], 2 * shape[1]), contrast))
         mid, fine = self.grain.at(z, shape)
         magnitude = signal * (1 + texture * (0.35 * mid + 0.95 * fine)).clamp_min(0) * inside
-        y, x = _grid(shape)
+        y, x = pixel_centers(shape)
         low, lower = self.smooth.at(z, shape)
         c, s = self.phase, self.shading
         phase = c[0] + c[1] * x + c[2] * y + c[3] * x * y + 0.8 * c[4] * x**2 + 0.8 * c[5] * y**2 + 0.35 * low
         shading = 1 + s[0] * x + s[1] * y + s[2] * x * y - (0.12 + s[3]) * (x**2 + y**2) + 0.05 * lower
         return torch.polar(magnitude * shading.clamp_min(0.3), phase + 0.8 * z)
 
-    def _layers(self, z: float, shape: tuple[int, int], contrast: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _layers(
+        self, z: float, shape: tuple[int, int], contrast: Mapping[str, tuple[float, float]]
+    ) -> tuple[Tensor, Tensor]:
         x, y = self._warped(z, shape)
         wobble, sulcal = self.wobble.at(z, shape)
         scale = math.sqrt(1 - 0.55 * z * z)
         a, b = (float(axis) * scale for axis in self.semi_axes)
         # A head is a little squarer than an ellipse.
         radius = ((x.abs() / a) ** 2.3 + (y.abs() / b) ** 2.3) ** (1 / 2.3)
-        canvas = _Canvas(shape, contrast)
+        canvas = Canvas(shape, contrast)
+        canvas.watch("white")
         canvas.paint("skin", 1.0 - radius)
         canvas.paint("fat", 0.985 - radius)
         canvas.paint("bone", 0.925 + 0.010 * wobble - radius)
@@ -140,17 +144,17 @@ class _Head:
         depth = 0.835 + 0.006 * sulcal - radius
         self._paint_cortex(canvas, z, x, y, depth, sulcal)
         self._paint_interior(canvas, z, x, y, depth)
-        return canvas.layers, _coverage(1.0 - radius, 0.008)
+        return canvas.layers, coverage(1.0 - radius, 0.008)
 
     def _warped(self, z: float, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        y, x = _grid(shape)
+        y, x = pixel_centers(shape)
         dx, dy = self.warp.at(z, shape)
         c, s = math.cos(float(self.tilt)), math.sin(float(self.tilt))
         x, y = x + 0.022 * dx, y + 0.022 * dy
         # The back of a head is wider than its front.
         return (c * x - s * y) * (1 - 0.10 * y), s * x + c * y
 
-    def _paint_cortex(self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor, sulcal: Tensor) -> None:
+    def _paint_cortex(self, canvas: "Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor, sulcal: Tensor) -> None:
         folds, vessels = self.folds.at(z, canvas.shape)
         # Zero lines of band-limited noise wind like sulci; they thin out and end at a depth that varies.
         open_ = ((float(self.gyrus_depth) + 0.07 * sulcal - depth) / 0.16).clamp(0, 1)
@@ -165,7 +169,7 @@ class _Head:
         canvas.paint("vessel", torch.minimum((0.08 - vessels.abs()) / 45, 0.06 - (depth - 0.02).abs()) - 0.001)
         canvas.paint("sinus", 0.036 - torch.hypot(midline, 0.85 * depth))
 
-    def _paint_interior(self, canvas: "_Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor) -> None:
+    def _paint_interior(self, canvas: "Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor) -> None:
         fibers, veins = self.branches.at(z, canvas.shape)
         deep = torch.minimum(depth - 0.10, torch.ones_like(depth))
         canvas.paint("fibers", torch.minimum((0.16 - fibers.abs()) / 55, deep), only="white")
@@ -173,109 +177,26 @@ class _Head:
         side, size = x.abs(), float(self.ventricle_size)
         low, middle = 1 - 4 * (z + 0.15) ** 2, 1 - 5 * (z - 0.05) ** 2
         if low > 0.1:
-            canvas.paint("nuclei", _ellipse(side, y, 0.13 * size, 0.12, 0.09 * low, 0.14 * low, 0.3))
-            canvas.paint("nuclei", _ellipse(side, y, 0.30, -0.04, 0.055 * low, 0.18 * low, -0.25))
-            canvas.paint("fibers", _ellipse(side, y, 0.26, -0.02, 0.020 * low, 0.11 * low, -0.25))
-            canvas.paint("csf", _ellipse(x, y, 0.0, 0.10, 0.014 * size, 0.11 * low, 0.0))
+            canvas.paint("nuclei", ellipse(side, y, 0.13 * size, 0.12, 0.09 * low, 0.14 * low, 0.3))
+            canvas.paint("nuclei", ellipse(side, y, 0.30, -0.04, 0.055 * low, 0.18 * low, -0.25))
+            canvas.paint("fibers", ellipse(side, y, 0.26, -0.02, 0.020 * low, 0.11 * low, -0.25))
+            canvas.paint("csf", ellipse(x, y, 0.0, 0.10, 0.014 * size, 0.11 * low, 0.0))
         if middle > 0.1:
-            canvas.paint("nuclei", _ellipse(side, y, 0.17 * size, -0.20, 0.05, 0.15 * middle, -0.35))
-            canvas.paint("csf", _ellipse(side, y, 0.085 * size, -0.20, 0.040 * size, 0.17 * middle, -0.45))
-            canvas.paint("csf", _ellipse(side, y, 0.150 * size, 0.24, 0.045 * size, 0.19 * middle, 0.45))
-            canvas.paint("gray", _ellipse(side, y, 0.150 * size, 0.26, 0.014 * size, 0.07 * middle, 0.45))
+            canvas.paint("nuclei", ellipse(side, y, 0.17 * size, -0.20, 0.05, 0.15 * middle, -0.35))
+            canvas.paint("csf", ellipse(side, y, 0.085 * size, -0.20, 0.040 * size, 0.17 * middle, -0.45))
+            canvas.paint("csf", ellipse(side, y, 0.150 * size, 0.24, 0.045 * size, 0.19 * middle, 0.45))
+            canvas.paint("gray", ellipse(side, y, 0.150 * size, 0.26, 0.014 * size, 0.07 * middle, 0.45))
         for lesion_x, lesion_y, lesion_z, lesion_radius, aspect in self.lesions.tolist():
             visible = 1 - ((z - lesion_z) / (6 * lesion_radius)) ** 2
             if visible > 0:
                 r = lesion_radius * math.sqrt(visible)
-                canvas.paint("lesion", _ellipse(x, y, lesion_x, lesion_y, r, aspect * r, lesion_z * 9))
+                canvas.paint("lesion", ellipse(x, y, lesion_x, lesion_y, r, aspect * r, lesion_z * 9))
 
 
-class _Field:
-    """Two unit-variance random fields with wavelengths around ``1 / cycles``, drifting with z."""
-
-    def __init__(self, generator: torch.Generator, cycles: float, bandwidth: float) -> None:
-        reach = math.ceil(cycles + 2 * bandwidth)
-        mode = torch.arange(-reach, reach + 1, dtype=torch.float32)
-        weight = torch.exp(-0.5 * ((torch.hypot(mode[:, None], mode) - cycles) / bandwidth) ** 2)
-        weight[reach, reach] = 0
-        drawn = torch.randn(2, len(mode), len(mode), dtype=torch.complex64, generator=generator)
-        self.mode = mode
-        # Real and imaginary part of one transform are independent fields; each carries half of the power.
-        self.coefficients = drawn * (weight / weight.square().sum().sqrt() * math.sqrt(2))
-
-    def at(self, z: float, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        turn = 3.0 * z
-        mixed = math.cos(turn) * self.coefficients[0] + math.sin(turn) * self.coefficients[1]
-        height, width = shape
-        reach = len(self.mode) // 2
-        # Grid points are pixel centers, half a pixel from the edge: the same field at every resolution.
-        rows, columns = (torch.polar(torch.ones_like(self.mode), math.pi / n * self.mode) for n in shape)
-        mixed = mixed * rows[:, None] * columns
-        cut_y, cut_x = min(reach, (height - 1) // 2), min(reach, (width - 1) // 2)
-        mixed = mixed[reach - cut_y : reach + cut_y + 1, reach - cut_x : reach + cut_x + 1]
-        spectrum = torch.zeros(shape, dtype=torch.complex64)
-        y = torch.arange(-cut_y, cut_y + 1) % height
-        x = torch.arange(-cut_x, cut_x + 1) % width
-        spectrum[y[:, None], x] = mixed
-        field = torch.fft.ifft2(spectrum, norm="forward")
-        return field.real, field.imag
-
-
-class _Canvas:
-    """Tissue signal and texture strength, painted back to front."""
-
-    def __init__(self, shape: tuple[int, int], contrast: Sequence[Tensor]) -> None:
-        self.shape = shape
-        self.contrast = contrast
-        self.layers = torch.zeros(2, *shape)
-        self.white = torch.zeros(shape)
-
-    def paint(self, tissue: str, inside: Tensor, softness: float = 0.008, only: str | None = None) -> None:
-        """Cover with a tissue where ``inside`` (about a signed distance to its edge) is positive."""
-        cover = _coverage(inside, softness)
-        if only == "white":
-            cover = cover * self.white
-        new = self.contrast[_TISSUES.index(tissue)]
-        self.layers += cover * (new[:, None, None] - self.layers)
-        self.white = torch.maximum(self.white, cover) if tissue == "white" else self.white * (1 - cover)
-
-
-def _resolved(layers: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Signal, texture and coverage at half the grid; tissue is blurred by a point spread, the outline not."""
-    rows, columns = (_blur(n) for n in inside.shape)
-    signal, texture = rows @ layers @ columns.T
-    return signal, texture, torch.nn.functional.avg_pool2d(inside[None], 2)[0]
-
-
-def _blur(n: int) -> Tensor:
-    """Matrix ``(n // 2, n)``: mean of neighbors of the Gaussian-blurred samples."""
-    position = (torch.arange(n) + 0.5) * (2 / n)
-    weight = torch.exp(-0.5 * ((position[:, None] - position) / POINT_SPREAD) ** 2)
-    # Denormal tails would make the products ten times slower.
-    weight = torch.where(weight > 1e-6, weight, 0)
-    weight = weight / weight.sum(1, keepdim=True)
-    return (weight[0::2] + weight[1::2]) / 2
-
-
-def _coverage(inside: Tensor, softness: float) -> Tensor:
-    return (inside / softness + 0.5).clamp(0, 1)
-
-
-def _ellipse(x: Tensor, y: Tensor, cx: float, cy: float, rx: float, ry: float, angle: float) -> Tensor:
-    c, s = math.cos(angle), math.sin(angle)
-    u, v = (c * (x - cx) + s * (y - cy)) / rx, (c * (y - cy) - s * (x - cx)) / ry
-    return (1 - torch.hypot(u, v)) * min(rx, ry)
-
-
-def _grid(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Pixel centers, y as a column and x as a row, in (-1, 1)."""
-    y, x = (((torch.arange(n) + 0.5) * (2 / n) - 1) for n in shape)
-    return y[:, None], x[None, :]
-
-
-def _contrast(family: str) -> list[Tensor]:
+def _contrast(family: str) -> dict[str, tuple[float, float]]:
     if family not in PHANTOM_FAMILIES:
         raise ValueError(f"phantom: no contrast family {family!r}, expected one of {', '.join(PHANTOM_FAMILIES)}")
-    return [torch.tensor((PHANTOM_FAMILIES[family][tissue], TEXTURE[tissue])) for tissue in _TISSUES]
+    return {tissue: (PHANTOM_FAMILIES[family][tissue], TEXTURE[tissue]) for tissue in _TISSUES}
 
 
 def _normalized(slices: list[Tensor]) -> Tensor:
@@ -296,7 +217,7 @@ class Ellipse(NamedTuple):
 
 @dataclass(frozen=True)
 class EllipsePhantom:
-    """A sum of ellipses, with its exact Fourier transform: k-space that no discrete transform has made."""
+    """A sum of ellipses with its exact Fourier and Radon transforms: data that no discrete transform has made."""
 
     ellipses: tuple[Ellipse, ...]
 
@@ -313,6 +234,30 @@ class EllipsePhantom:
             u, v = _turned(x[None, :] - e.center_x, y[:, None] - e.center_y, e.angle_rad)
             fine += e.value * ((u / e.semi_x) ** 2 + (v / e.semi_y) ** 2 <= 1).double()
         return torch.nn.functional.avg_pool2d(fine[None], supersampling)[0]
+
+    def attenuation(self, grid: ImageGrid, extent_mm: float, supersampling: int = 8) -> Tensor:
+        """Pixel means on the grid of a CT scan, float64, with the field of view ``extent_mm`` wide."""
+        fine = grid.refined(supersampling)
+        x, y = torch.from_numpy(fine.x_mm / extent_mm), torch.from_numpy(-fine.y_mm / extent_mm)
+        image = torch.zeros(fine.shape, dtype=torch.float64)
+        for e in self.ellipses:
+            u, v = _turned(x[None, :] - e.center_x, y[:, None] - e.center_y, e.angle_rad)
+            image += e.value * ((u / e.semi_x) ** 2 + (v / e.semi_y) ** 2 <= 1).double()
+        return torch.nn.functional.avg_pool2d(image[None], supersampling)[0]
+
+    def line_integrals(self, geometry: Geometry, extent_mm: float) -> Tensor:
+        """Exact integrals along the rays of a scan, float64, ``(views, detectors)``: no projector has made them."""
+        rays = [torch.from_numpy(part) for part in rays_of(geometry)]
+        total = torch.zeros(geometry.shape, dtype=torch.float64)
+        for e in self.ellipses:
+            # A chord in the coordinates in which the ellipse is the unit circle; y of the table grows downwards.
+            x, y = _turned(rays[0] / extent_mm - e.center_x, -rays[1] / extent_mm - e.center_y, e.angle_rad)
+            along_x, along_y = _turned(rays[2], -rays[3], e.angle_rad)
+            x, y, along_x, along_y = x / e.semi_x, y / e.semi_y, along_x / e.semi_x, along_y / e.semi_y
+            speed, toward = along_x**2 + along_y**2, x * along_x + y * along_y
+            inside = toward**2 - speed * (x**2 + y**2 - 1)
+            total += e.value * extent_mm * 2 * inside.clamp_min(0).sqrt() / speed
+        return total
 
     def kspace(self, shape: tuple[int, int]) -> Tensor:
         r"""Samples of the continuous Fourier transform in the convention of :func:`fft2c`, complex128.

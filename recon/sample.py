@@ -266,8 +266,7 @@ def samples_center(mask: Tensor) -> bool:
 def _kind(sample: Sample) -> tuple[object, ...]:
     """What samples must have in common to be joined."""
     return (
-        type(sample.operator).__name__,
-        *(tuple(buffer.shape) for buffer in sample.operator.buffers()),
+        sample.operator.batch_key,
         tuple(sample.measurement.shape),
         sample.meta[0].reference_kind,
         sample.crop_shape,

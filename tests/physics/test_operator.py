@@ -39,7 +39,7 @@ def test_single_precision_keeps_the_properties(name: str) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_second_derivatives(name: str) -> None:
     operator = example(name)
-    x = torch.randn(operator.domain_shape, dtype=torch.complex128, requires_grad=True)
+    x = torch.randn(operator.domain_shape, dtype=operator.dtype, requires_grad=True)
     assert torch.autograd.gradcheck(operator, (x,))
     assert torch.autograd.gradgradcheck(operator, (x,))
 

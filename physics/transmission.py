@@ -1,0 +1,169 @@
+"""What an X-ray detector counts: photons, electronic noise, starvation; counts to line integrals and their weights."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .geometry import Geometry, ImageGrid
+from .projector import projector_of
+
+#: Attenuation of water and air in 1/mm, those of LoDoPaB-CT.
+MU_WATER = 0.02
+MU_AIR = 2e-5
+#: Largest attenuation of LoDoPaB-CT in 1/mm, that of 3071 HU: its images and sinograms are in units of it.
+LODOPAB_MU_MAX = MU_WATER + 3.071 * (MU_WATER - MU_AIR)
+
+
+def hu_to_attenuation(hu: Tensor) -> Tensor:
+    """Hounsfield units to 1/mm; the values of air and water are :data:`MU_AIR` and :data:`MU_WATER`."""
+    return MU_WATER + hu / 1000 * (MU_WATER - MU_AIR)
+
+
+def attenuation_to_hu(attenuation: Tensor) -> Tensor:
+    """1/mm to Hounsfield units, the inverse of :func:`hu_to_attenuation`."""
+    return (attenuation - MU_WATER) * (1000 / (MU_WATER - MU_AIR))
+
+
+@dataclass(frozen=True, eq=False)
+class Transmission:
+    r"""Counts of a monochromatic beam, :math:`I \sim \mathrm{Poisson}(N e^{-p}) + \mathcal{N}(0, \sigma^2)`.
+
+    Parameters
+    ----------
+    photons
+        N per ray before the object: a number, or a tensor that broadcasts to ``(views, detectors)``, as a bow-tie
+        filter and the modulation of the tube current make it.
+    electronic_noise
+        Standard deviation in counts.
+    floor
+        Smallest count that a logarithm is taken of; LoDoPaB-CT's 0.1.
+
+    Raises
+    ------
+    ValueError
+        If there are no photons, or a number is negative.
+    """
+
+    photons: float | Tensor
+    electronic_noise: float = 0.0
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        photons = torch.as_tensor(self.photons, dtype=torch.float64)
+        if not bool((photons > 0).all()) or not bool(photons.isfinite().all()):
+            raise ValueError(f"Transmission: photons reach {float(photons.min())}, expected finite numbers above zero")
+        if not 0 <= self.electronic_noise < math.inf:
+            raise ValueError(f"Transmission: electronic_noise is {self.electronic_noise}, expected 0 or more")
+        if not 0 < self.floor < math.inf:
+            raise ValueError(f"Transmission: floor is {self.floor}, expected more than 0")
+
+    def counts(self, line_integrals: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw counts, shape of ``line_integrals``."""
+        return self.detected((-line_integrals).exp(), generator)
+
+    def detected(self, transmitted: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw counts from the transmitted part of the beam."""
+        counts = torch.poisson(self._photons(transmitted) * transmitted, generator=generator)
+        if self.electronic_noise > 0:
+            noise = torch.randn(counts.shape, dtype=counts.dtype, device=counts.device, generator=generator)
+            counts = counts + self.electronic_noise * noise
+        return counts
+
+    def line_integrals(self, counts: Tensor) -> Tensor:
+        r""":math:`-\log(\max(I, \mathrm{floor}) / N)`, finite for any counts, and so is its gradient."""
+        self._require_counts(counts)
+        return (self._photons(counts) / counts.clamp_min(self.floor)).log()
+
+    def ray_weights(self, counts: Tensor) -> Tensor:
+        r"""Square roots of the statistical weights of line integrals, root mean square 1 over the last two axes.
+
+        The variance of :math:`-\log(I/N)` is about :math:`(I + \sigma^2) / I^2` [TW]_.
+
+        References
+        ----------
+        .. [TW] Thibault et al., A recursive filter for noise reduction in statistical iterative tomographic imaging,
+           Proc. SPIE 6065, 2006.
+        """
+        weights = 1 / self.noise_std(counts)
+        return weights / weights.square().mean((-2, -1), keepdim=True).sqrt()
+
+    def noise_std(self, counts: Tensor) -> Tensor:
+        """Standard deviation of the line integrals that belong to these counts."""
+        self._require_counts(counts)
+        counted = counts.clamp_min(max(self.floor, 1.0))
+        return (counted + self.electronic_noise**2).sqrt() / counted
+
+    def _photons(self, like: Tensor) -> Tensor:
+        return torch.as_tensor(self.photons, dtype=like.dtype, device=like.device)
+
+    def _require_counts(self, counts: Tensor) -> None:
+        if bool(counts.isnan().any()):
+            raise ValueError("Transmission: counts hold NaN, expected photon counts; mark dead elements by weight zero")
+
+
+def lodopab_observation(attenuation: Tensor, project: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
+    r"""The measurement of LoDoPaB-CT: :math:`-\log(\max(0.1, \mathrm{Poisson}(4096 e^{-p}))/4096) / \mu_{max}`.
+
+    Parameters
+    ----------
+    attenuation
+        Image in 1/mm, ``(..., height, width)``.
+    project
+        Line integrals; the data set took them on a grid of 1000x1000 pixels.
+
+    Returns
+    -------
+        ``(..., views, detectors)`` in mm: divided by the attenuation :data:`LODOPAB_MU_MAX`, as the images are. The
+        data set gives them in m.
+    """
+    model = Transmission(4096.0)
+    return model.line_integrals(model.counts(project(attenuation), generator)) / LODOPAB_MU_MAX
+
+
+def simulate_counts(
+    attenuation: Tensor,
+    grid: ImageGrid,
+    geometry: Geometry,
+    transmission: Transmission,
+    generator: torch.Generator,
+    *,
+    rays_per_detector: int = 3,
+) -> Tensor:
+    """Counts of an object on a fine grid; a detector element averages the intensities of several rays.
+
+    What reconstructs on a coarser grid with one ray per element then never meets its own projections.
+
+    Parameters
+    ----------
+    attenuation
+        1/mm, ``(..., height, width)`` on ``grid``.
+    grid
+        At least twice as fine as the image to be reconstructed, see :meth:`ImageGrid.refined`.
+    rays_per_detector
+        Evenly spread over an element.
+
+    Returns
+    -------
+        ``(..., views, detectors)``.
+    """
+    return transmission.detected(transmitted(attenuation, grid, geometry, rays_per_detector), generator)
+
+
+def transmitted(attenuation: Tensor, grid: ImageGrid, geometry: Geometry, rays_per_detector: int = 3) -> Tensor:
+    """Part of the beam that each element sees, averaged over several rays; parameters as :func:`simulate_counts`."""
+    if tuple(attenuation.shape[-2:]) != grid.shape:
+        raise ValueError(
+            f"transmitted: attenuation has trailing shape {tuple(attenuation.shape[-2:])}, expected {grid.shape}"
+        )
+    if rays_per_detector < 1:
+        raise ValueError(f"transmitted: rays_per_detector is {rays_per_detector}, expected at least 1")
+    images = attenuation.reshape(-1, *grid.shape)
+    total = attenuation.new_zeros(len(images), *geometry.shape)
+    for ray in range(rays_per_detector):
+        shift = ((ray + 0.5) / rays_per_detector - 0.5) * geometry.pitch_mm
+        moved = replace(geometry, offset_mm=geometry.offset_mm + shift)
+        total += (-projector_of(grid, moved).project(images)).exp() / rays_per_detector
+    return total.reshape(*attenuation.shape[:-2], *geometry.shape)
