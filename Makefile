@@ -12,13 +12,16 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint notebooks bench clean
+.PHONY: help demo demo-ct test test-slow lint notebooks bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/installed  ## Train four simulated hospitals together; writes runs/demo/report.html
 	$(BIN)/fedrecon demo --out runs/demo --resume
+
+demo-ct: $(VENV)/installed  ## Train seven simulated CT scanners together; writes runs/demo_ct/report.html
+	$(BIN)/fedrecon demo --kind ct --out runs/demo_ct --resume
 
 test: lint  ## Check style, types, the import rule, and run the quick tests
 	$(BIN)/python -m pytest -q -n $(JOBS)

@@ -24,13 +24,14 @@ from .errors import ConfigError, config_error
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import RunFolder, train_run
 from .lock import sha256_file
-from .manifest import SPLITS, SiteManifest, Split, load_federation, load_manifest
+from .manifest import SPLITS, CTSite, MRISite, SiteManifest, Split, load_federation, load_manifest
 from .messages import Broadcast, MessageError, SiteReport, SiteUpdate, State, digest, pack, unpack
 from .replies import Row, read_rows
 from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state
 from .runtime import InProcessRuntime, SiteFailure, Transport
 from .scope import Scope, load_parameters, parameter_scope, parameters_of
 from .server_rules import SERVER_RULES, ServerRule, weighted_mean
+from .simulated_ct import CT_DEMO_SITES, SimulatedScanner, make_ct_demo_sites, make_ct_image_sites
 from .simulated_sites import DEMO_SITES, SimulatedSite, make_demo_sites, make_image_sites
 from .site import LocalResult, Site, SiteSpec, SiteTask, initial_network
 from .sites import (
@@ -47,6 +48,7 @@ from .store import Checkpoint, load_checkpoint, load_newest, save_checkpoint
 from .task import ReconstructionTask, build_network, site_spec
 
 __all__ = [
+    "CT_DEMO_SITES",
     "DEMO_SITES",
     "FASTMRI_4X",
     "GROUPINGS",
@@ -55,6 +57,7 @@ __all__ = [
     "WEIGHTS",
     "AugmentTable",
     "Broadcast",
+    "CTSite",
     "Checkpoint",
     "ConfigError",
     "EvaluationTable",
@@ -62,6 +65,7 @@ __all__ = [
     "FederationTable",
     "InProcessRuntime",
     "LocalResult",
+    "MRISite",
     "MadeSite",
     "MessageError",
     "NetworkTable",
@@ -77,6 +81,7 @@ __all__ = [
     "ScopeTable",
     "ServerRule",
     "ServerState",
+    "SimulatedScanner",
     "SimulatedSite",
     "Site",
     "SiteFacts",
@@ -105,6 +110,8 @@ __all__ = [
     "load_newest",
     "load_parameters",
     "load_recipe",
+    "make_ct_demo_sites",
+    "make_ct_image_sites",
     "make_demo_sites",
     "make_fastmri_sites",
     "make_image_sites",

@@ -16,10 +16,13 @@ from .config import load_recipe
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
 from .manifest import load_federation
-from .simulated_sites import make_demo_sites, make_image_sites
+from .simulated_ct import CT_DEMO_SITES, make_ct_demo_sites, make_ct_image_sites
+from .simulated_sites import DEMO_SITES, make_demo_sites, make_image_sites
 from .sites import FASTMRI_4X, GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites
 
-DEMO_RECIPE = Path(__file__).resolve().parents[1] / "scripts" / "recipes" / "fedavg.toml"
+#: Kinds of demo, each with the stem of its recipe.
+DEMOS = {"mri": "fedavg", "ct": "fedavg_ct", "mixed": "fedavg_mixed"}
+_RECIPES = Path(__file__).resolve().parents[1] / "scripts" / "recipes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +55,7 @@ def _one_line(error: Exception) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fedrecon",
-        description="Federated MRI reconstruction: shared regularizer, each site's own physics.",
+        description="Federated MRI and CT reconstruction: shared regularizer, each site's own physics.",
     )
     parser.add_argument("--version", action="version", version=f"fedrecon {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -77,8 +80,9 @@ if TYPE_CHECKING:
 
 def _add_demo(commands: "Commands") -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder (default: %(default)s)")
-    demo.add_argument("--recipe", type=Path, default=DEMO_RECIPE, help="recipe to train (default: %(default)s)")
+    demo.add_argument("--kind", choices=DEMOS, default="mri", help="which hospitals (default: %(default)s)")
+    demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
+    demo.add_argument("--recipe", type=Path, help="recipe to train (default: that of the kind in scripts/recipes)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
     demo.set_defaults(run=_demo)
@@ -105,10 +109,20 @@ def _add_sites(commands: "Commands") -> None:
     images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices")
     images.set_defaults(run=_make_images)
 
+    ct_images = kinds.add_parser("ct-images", help="simulate projections from CT images, one site per volume")
+    ct_images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices, in HU")
+    ct_images.add_argument("--size", type=int, default=256, help="pixels per side (default: %(default)s)")
+    ct_images.set_defaults(run=_make_ct_images)
+
     demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
     demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
     demo.set_defaults(run=_make_demo)
-    for kind in (fastmri, images, demo):
+
+    demo_ct = kinds.add_parser("demo-ct", help="the simulated CT scanners of `fedrecon demo --kind ct`")
+    demo_ct.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
+    demo_ct.set_defaults(run=_make_demo_ct)
+    _add_jobs(demo_ct)
+    for kind in (fastmri, images, ct_images, demo, demo_ct):
         kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
         kind.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
@@ -143,7 +157,7 @@ def _add_reconstruct(commands: "Commands") -> None:
     reconstruct.add_argument(
         "--site", required=True, help="whose data consistency to use; a site of the run or `unseen`"
     )
-    reconstruct.add_argument("scan", type=Path, help="fastMRI-style HDF5 file")
+    reconstruct.add_argument("scan", type=Path, help="a file in the format of the site")
     reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
     reconstruct.add_argument(
         "--simulate", action="store_true", help="first degrade the scan as the site's manifest does"
@@ -164,19 +178,31 @@ def _say(text: str) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     begin = time.monotonic()
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = load_recipe(arguments.recipe or _RECIPES / f"{DEMOS[arguments.kind]}.toml", arguments.set)
+    if arguments.out is None:
+        arguments.out = Path("runs") / ("demo" if arguments.kind == "mri" else f"demo_{arguments.kind}")
     sites = arguments.out / "sites_data"
     going_on = arguments.resume and any(sites.glob("*.toml"))
     if not going_on:
         if arguments.out.exists() and any(arguments.out.iterdir()) and not arguments.resume:
             raise DataError(f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume")
         _say("simulating the hospitals ...")
-        make_demo_sites(sites, overwrite=True)
+        _simulate(arguments.kind, sites, arguments.jobs)
     train_run(recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=_say)
     begin_or_records = None if going_on else begin
     results = evaluate_run(arguments.out, jobs=arguments.jobs, say=_say, begin=begin_or_records)
     _say("\n" + text_table(results))
     _say(f"\nreport: {arguments.out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
+
+
+def _simulate(kind: str, out: Path, jobs: int) -> None:
+    """Write the hospitals of a demo; the mixed one has two of each modality."""
+    if kind == "ct":
+        make_ct_demo_sites(out, jobs=jobs, overwrite=True)
+        return
+    make_demo_sites(out, sites=DEMO_SITES if kind == "mri" else DEMO_SITES[:2], overwrite=True)
+    if kind == "mixed":
+        make_ct_demo_sites(out, sites=CT_DEMO_SITES[:2], jobs=jobs, overwrite=True)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -219,6 +245,16 @@ def _make_demo(arguments: argparse.Namespace) -> None:
     _say_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
 
 
+def _make_ct_images(arguments: argparse.Namespace) -> None:
+    made = make_ct_image_sites(arguments.images, arguments.out, size=arguments.size, overwrite=arguments.overwrite)
+    _say_made(made, arguments.out)
+
+
+def _make_demo_ct(arguments: argparse.Namespace) -> None:
+    made = make_ct_demo_sites(arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite)
+    _say_made(made, arguments.out)
+
+
 def _say_made(made: Sequence[MadeSite], out: Path) -> None:
     for site in made:
         counts = ", ".join(f"{count} {split}" for split, count in site.subjects.items())
@@ -237,11 +273,9 @@ def _say_facts(site: SiteFacts) -> None:
     _say(f"{site.name}  ({site.role}; checksums {site.lock})")
     for split in site.splits:
         low, high = split.accelerations
-        shapes = ", ".join(f"{height}x{width}" for height, width in split.shapes)
-        coils = ", ".join(map(str, split.coils))
         _say(
             f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
-            f"{coils} coils   {shapes}   effective acceleration {low:.2f} to {high:.2f}"
+            f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}"
         )
 
 

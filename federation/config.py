@@ -18,6 +18,8 @@ from .server_rules import SERVER_RULES
 from .tables import KeyPath, Table, one_of, parse_table, read_toml
 
 LOCAL = "local"
+#: The arm of the shared network before the personal stage.
+SHARED = "shared"
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -44,7 +46,9 @@ Name = Annotated[str, AfterValidator(safe_name)]
 class NetworkTable(Table):
     """The unrolled network. ``channels`` and ``depth`` are those of the regularizer.
 
-    ``depth`` counts the levels of the U-Net or the layers of the plain CNN.
+    ``depth`` counts the levels of the U-Net or the layers of the plain CNN. ``consistency_ct`` is that of CT
+    sites where it differs from ``consistency``. ``site_strength`` lets each site learn how far it follows the
+    regularizer.
     """
 
     cascades: int = Field(default=5, ge=1, le=100)
@@ -52,8 +56,15 @@ class NetworkTable(Table):
     channels: int = Field(default=16, ge=1, le=4096)
     depth: int = Field(default=2, ge=1, le=100)
     consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] = "gradient"
+    consistency_ct: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
+    combine: Literal["sequence", "sum"] = "sequence"
+    site_strength: bool = False
     ends_in: Literal["regularizer", "consistency"] = "regularizer"
     share_cascades: bool = False
+
+    def consistency_of(self, modality: str) -> str:
+        """The data consistency of a site."""
+        return self.consistency_ct if modality == "ct" and self.consistency_ct is not None else self.consistency
 
     @model_validator(mode="after")
     def _deep_enough(self) -> "NetworkTable":
@@ -116,18 +127,30 @@ class ScopeTable(Table):
     share: Names = ()
 
 
+class PersonalTable(Table):
+    """What every site does for itself after the rounds: ``steps`` more on all parameters, with a fresh optimizer."""
+
+    steps: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+
+
 def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(arms)) < len(arms):
         raise ValueError("each arm once")
     return arms
 
 
-Arm = Annotated[str, AfterValidator(one_of({*CLASSICAL, LOCAL}))]
+#: Classical methods of any modality; a site has those of its own.
+_CLASSICAL = {name for methods in CLASSICAL.values() for name in methods}
+Arm = Annotated[str, AfterValidator(one_of({*_CLASSICAL, LOCAL, SHARED}))]
 Weight = Annotated[float, Field(gt=0)]
 
 
 class EvaluationTable(Table):
-    """The other arms of the report. The weight of ``tv`` is tuned on ``tv_slices`` validation slices."""
+    """The other arms of the report; a site has those of its modality.
+
+    The weight of ``tv`` is tuned on ``tv_slices`` validation slices of each site.
+    """
 
     arms: Annotated[tuple[Arm, ...], Field(strict=False), AfterValidator(_once)] = (
         "zero_filled",
@@ -142,11 +165,12 @@ class EvaluationTable(Table):
         2e-2,
         4e-2,
     )
+    tv_weights_ct: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)
     tv_slices: int = Field(default=3, ge=1)
 
 
 def _own_arm(name: str) -> str:
-    if name in {*CLASSICAL, LOCAL}:
+    if name in {*_CLASSICAL, LOCAL, SHARED}:
         raise ValueError("a name that no other arm of the report has")
     return name
 
@@ -163,6 +187,7 @@ class Recipe(Table):
     training: TrainingTable = TrainingTable()
     federation: FederationTable = FederationTable()
     scope: ScopeTable = ScopeTable()
+    personal: PersonalTable = PersonalTable()
     evaluation: EvaluationTable = EvaluationTable()
 
     def digest(self) -> str:

@@ -11,7 +11,6 @@ import torch
 
 from recon import (
     DataError,
-    KSpaceSlices,
     SiteScores,
     evaluate,
     metric_card,
@@ -24,6 +23,7 @@ from recon import (
 
 from .experiment import RunFolder, Say
 from .parallel import run_jobs
+from .personal import site_network
 from .replies import Row, read_rows
 from .scoring import SiteResult, score_site
 
@@ -105,15 +105,17 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "sites": {name: result.facts for name, result in found.items()},
         "claims": _claims(run, by_arm, arms),
         "recipe": run.recipe.to_toml(),
+        "personal_steps": run.recipe.personal.steps or None,
         "curves": rows,
         "pictures": {name: result.pictures for name, result in found.items()},
+        "quality": {name: result.quality for name, result in found.items() if result.quality},
     }
 
 
 def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[str, str]:
     references = [kind for result in found.values() for kind in result.references]
     crops = [crop for result in found.values() for crop in result.crops]
-    card = metric_card(references, crops, [result.facts["maps"] for result in found.values()])
+    card = metric_card(references, crops, [result.facts["maps"] for result in found.values() if "maps" in result.facts])
     evaluation = run.recipe.evaluation
     return card | {
         "measurement": _measurement(found),
@@ -121,15 +123,30 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
         "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
         "mean_and_worst": "over the sites that took part; unseen sites apart",
         "seeds": f"1 (seed {run.recipe.federation.seed})",
+        "personal_stage": _personal(run),
         "steps": f"{run.recipe.federation.rounds} rounds of {run.recipe.training.steps_per_round} steps, batch "
         f"{run.recipe.training.batch_size}, at every site in the federated and in the local arm",
     }
+
+
+def _personal(run: RunFolder) -> str:
+    stage = run.recipe.personal
+    if not stage.steps:
+        return "none"
+    return (
+        f"{stage.steps} more steps of every site on all parameters after the rounds, in the federated and in the local "
+        "arm; used where validation is not worse"
+    )
 
 
 def _measurement(found: dict[str, SiteResult]) -> str:
     """What the k-space is: simulated from what, or measured; undersampled in retrospect, or as it came."""
     sites: dict[str, list[str]] = {}
     for name, result in found.items():
+        if result.facts["modality"] == "ct":
+            how = result.facts.get("simulated")
+            sites.setdefault(f"CT, {how}" if how else "CT, measured projections", []).append(name)
+            continue
         origin = result.facts["acquisition"].get("origin", "measured k-space")
         degraded = "as measured" if result.facts["sampling"] == "as measured" else "undersampled in retrospect"
         sites.setdefault(f"{origin}, {degraded}", []).append(name)
@@ -189,10 +206,10 @@ def reconstruct_file(
     site
         A site of the run; an unseen one has the initial kept parameters.
     scan
-        fastMRI-style HDF5.
+        A file of the site's format.
     out
-        Written: ``reconstruction`` ``(slices, height, width)`` magnitudes and ``image`` complex on the encoded grid,
-        both in units of the file's own coil images.
+        Written: ``reconstruction`` ``(slices, height, width)``, magnitudes in MRI, attenuation in 1/mm in CT, and
+        ``image``, complex on the encoded grid in MRI; in units of the file's own coil images, or 1/mm.
     simulate
         Degrade the scan as the site's manifest does, and score against its full k-space.
 
@@ -207,12 +224,11 @@ def reconstruct_file(
     """
     run = RunFolder.open(path)
     manifest = run.manifest(site)
-    simulation = manifest.simulation() if simulate else None
-    if simulate and simulation is None:
+    if simulate and manifest.simulate is None:
         raise DataError(f"{manifest.path}: has no [simulate] to apply; leave out --simulate")
     state = run.selected()
-    network = run.spec(manifest).build().network_at(state.shared, state.round)
-    samples = KSpaceSlices([scan], site, simulate=simulation, maps=manifest.data.maps, cache=run.maps_folder(site))
+    network = site_network(run, manifest)
+    samples = manifest.samples([scan], degraded=simulate, cache=run.maps_folder(site))
     magnitudes, images = [], []
     network.eval()
     with torch.no_grad():

@@ -28,8 +28,9 @@ class RunFolder:
     """Paths and records of one run.
 
     ``recipe.toml`` (resolved) · ``run.json`` (sites, recipe digest, seconds) · ``rounds.jsonl`` · ``checkpoints/`` of
-    the server · ``sites/<name>/`` what is the site's own: kept state, coil maps, pictures of real data ·
-    ``local/<name>/`` the same for the local arm · ``test/<name>.h5`` of simulated sites · ``report.html``, ``.json``.
+    the server · ``sites/<name>/`` what is the site's own: kept state, personal network, coil maps, pictures of real
+    data · ``local/<name>/`` the same for the local arm · ``test/<name>.h5`` of simulated sites · ``report.html``,
+    ``.json``.
     """
 
     path: Path
@@ -113,6 +114,9 @@ class RunFolder:
     def local_folder(self, name: str) -> Path:
         return self.path / LOCAL / name
 
+    def personal_folder(self, name: str, *, local: bool = False) -> Path:
+        return (self.local_folder(name) if local else self.site_folder(name)) / "personal"
+
     def spec(self, manifest: SiteManifest, *, local: bool = False) -> SiteSpec:
         """The site as the federation, or the local arm, runs it."""
         folder = self.local_folder(manifest.name) if local else self.site_folder(manifest.name)
@@ -158,7 +162,22 @@ def train_run(
         for manifest, score in zip(run.learners, done, strict=True):
             say(f"local   {manifest.name:20s} {_score(score)}")
         run.record_seconds("local", time.monotonic() - begin, resumed=resume)
+    if recipe.personal.steps:
+        begin = time.monotonic()
+        _train_personally(run, jobs, say)
+        run.record_seconds("personal", time.monotonic() - begin, resumed=resume)
     return run
+
+
+def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
+    from .personal import personalize  # it needs the run folder, which is defined here
+
+    work = [(run, manifest.name, False) for manifest in run.participants]
+    if LOCAL in run.recipe.evaluation.arms:
+        work += [(run, manifest.name, True) for manifest in run.learners]
+    say(f"{run.recipe.personal.steps} personal steps at every site ...")
+    for (_, name, local), (before, after) in zip(work, run_jobs(personalize, work, jobs), strict=True):
+        say(f"personal {'local   ' if local else ''}{name:20s} {_score(before)} -> {_score(after)}")
 
 
 def _algorithm(recipe: Recipe, participation: float) -> FederatedAlgorithm:
@@ -166,8 +185,8 @@ def _algorithm(recipe: Recipe, participation: float) -> FederatedAlgorithm:
     return FederatedAlgorithm(federation.seed, participation, federation.weights, federation.server_rule)
 
 
-def _initial_shared(recipe: Recipe) -> dict[str, Any]:
-    network = initial_network(lambda: build_network(recipe.network), recipe.federation.seed)
+def _initial_shared(recipe: Recipe, modality: str) -> dict[str, Any]:
+    network = initial_network(lambda: build_network(recipe.network, modality), recipe.federation.seed)
     scope = parameter_scope(network, recipe.scope.keep, recipe.scope.share)
     return parameters_of(network, scope.shared)
 
@@ -183,7 +202,7 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
     specs = [run.spec(manifest) for manifest in run.participants]
     with InProcessRuntime(specs, jobs) as runtime:
         algorithm = _algorithm(run.recipe, run.recipe.federation.participation)
-        shared = _initial_shared(run.recipe)
+        shared = _initial_shared(run.recipe, run.participants[0].modality)
         rounds = run.recipe.federation.rounds
         run_rounds(algorithm, runtime, shared, run.path, rounds=rounds, resume=resume, progress=progress)
 
@@ -196,7 +215,7 @@ def _train_alone(job: tuple[RunFolder, str]) -> float | None:
         result = run_rounds(
             _algorithm(run.recipe, 1.0),
             runtime,
-            _initial_shared(run.recipe),
+            _initial_shared(run.recipe, run.manifest(name).modality),
             folder,
             rounds=run.recipe.federation.rounds,
             resume=True,

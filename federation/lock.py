@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recon import open_volume, write_atomically
+from recon import write_atomically
 
 from .errors import config_error
 from .tables import Table, parse_table
@@ -61,10 +61,9 @@ def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
     write_atomically(lock_path(manifest), (json.dumps(lock.model_dump(), indent=1) + "\n").encode())
 
 
-def lock_file(path: Path) -> LockedFile:
-    """Facts about a file: its bytes are hashed, its header is read, its k-space is not decoded."""
-    patient_id = open_volume(path).patient_id or ""
-    return LockedFile(sha256=sha256_file(path), size=path.stat().st_size, patient_id=patient_id)
+def lock_file(path: Path, patient_id: str | None) -> LockedFile:
+    """Facts about a file, whose bytes are hashed; ``patient_id`` is what its header says."""
+    return LockedFile(sha256=sha256_file(path), size=path.stat().st_size, patient_id=patient_id or "")
 
 
 def sha256_file(path: Path | str) -> str:

@@ -2,20 +2,32 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from physics import SAMPLINGS
-from recon import Augmentation, KSpaceSlices, Simulation, open_volume
+from recon import (
+    Augmentation,
+    KSpaceSlices,
+    ScanSetup,
+    ScanSimulation,
+    Simulation,
+    SinogramSlices,
+    SinogramVolume,
+    Volume,
+    open_sinograms,
+    open_volume,
+)
 
 from .config import Name, Names, Seed
 from .errors import config_error
 from .lock import LockedFile, lock_path, read_lock, sha256_file
-from .tables import Table, one_of, parse_table, read_toml
+from .tables import Table, nearest, one_of, parse_table, read_toml
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -32,7 +44,7 @@ class AcquisitionTable(Table):
     origin: str | None = None
 
 
-class SimulateTable(Table):
+class MRISimulateTable(Table):
     """Retrospective degradation, the fields of :class:`recon.Simulation`. Only this degrades data."""
 
     sampling: Annotated[str, AfterValidator(one_of(SAMPLINGS))]
@@ -43,13 +55,27 @@ class SimulateTable(Table):
     nested: bool = False
 
 
+class CTSimulateTable(Table):
+    """Fewer views and fewer photons, the fields of :class:`recon.ScanSimulation`. Only this degrades data."""
+
+    views: int | None = Field(default=None, ge=1)
+    arc_deg: float | None = Field(default=None, gt=0, le=360)
+    photons: float | None = Field(default=None, gt=0)
+    electronic_noise: float = Field(default=0.0, ge=0)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _with_photons(self) -> "CTSimulateTable":
+        if self.electronic_noise and self.photons is None:
+            raise ValueError("photons: found none, expected photons to go with electronic_noise; add them")
+        return self
+
+
 class DataTable(Table):
     """Where the files are and which split each belongs to, by subject. Names are relative to ``root``."""
 
     root: str = Field(min_length=1)
-    format: Literal["fastmri"] = "fastmri"
-    maps: Literal["espirit", "low_resolution", "true"] = "espirit"
-    reference: Literal["auto", "coil_combined", "rss"] = "auto"
+    format: str
     train: Names = ()
     validation: Names = ()
     test: Names = ()
@@ -85,18 +111,46 @@ class DataTable(Table):
                 yield split, name
 
 
-class SiteManifest(Table):
+class MRIDataTable(DataTable):
+    """fastMRI-style k-space."""
+
+    format: Literal["fastmri"] = "fastmri"
+    maps: Literal["espirit", "low_resolution", "true"] = "espirit"
+    reference: Literal["auto", "coil_combined", "rss"] = "auto"
+
+
+class CTDataTable(DataTable):
+    """Sinograms, see :func:`recon.open_sinograms`; ``pitch_mm``, ``axis_column`` and ``size`` as in its `ScanSetup`."""
+
+    format: Literal["sinogram", "lodopab", "htc2022", "exchange"] = "sinogram"
+    weighted: bool = True
+    pitch_mm: float = Field(default=1.0, gt=0)
+    axis_column: float | None = Field(default=None, ge=0)
+    size: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _known_to_the_file(self) -> "CTDataTable":
+        free = {"pitch_mm", "axis_column", "size"} if self.format == "exchange" else {"size"}
+        if self.format in ("sinogram", "lodopab"):
+            free = set()
+        for key in ("pitch_mm", "axis_column", "size"):
+            if key in self.model_fields_set - free and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: found a value, expected none: {self.format} files hold it; leave it out")
+        return self
+
+
+class SiteManifest(Table, ABC):
     """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
 
-    An ``unseen`` site takes part in nothing and is scored at the end.
+    An ``unseen`` site takes part in nothing and is scored at the end. Each modality has a class of its own.
     """
 
     name: Name
-    modality: Literal["mri"] = "mri"
+    modality: str
     synthetic: bool = False
     unseen: bool = False
     acquisition: AcquisitionTable = AcquisitionTable()
-    simulate: SimulateTable | None = None
+    simulate: Table | None = None
     data: DataTable
     _path: Path = PrivateAttr(default=Path("<manifest>"))
 
@@ -127,46 +181,54 @@ class SiteManifest(Table):
         names: tuple[str, ...] = getattr(self.data, split)
         return tuple(self.root / name for name in names)
 
-    def dataset(
-        self, split: Split, cache: Path | None = None, augment: Augmentation | None = None, seed: int = 0
-    ) -> KSpaceSlices:
-        """Slices of one split.
+    @abstractmethod
+    def open(self, file: Path) -> Volume | SinogramVolume:
+        """What a file of this site holds.
+
+        Raises
+        ------
+        DataError
+            If it cannot be used.
+        """
+
+    @abstractmethod
+    def samples(
+        self,
+        files: Sequence[Path],
+        *,
+        degraded: bool = True,
+        cache: Path | None = None,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> KSpaceSlices | SinogramSlices:
+        """Slices of some files, as the site measures.
 
         Parameters
         ----------
-        split
-            ``train``, ``validation`` or ``test``.
+        degraded
+            Whether ``[simulate]`` is applied.
         cache
             Folder for estimated coil maps; None estimates them anew.
-        augment
+        augment, seed
             Augmentation of the images, for training.
-        seed
-            Seed of the augmentation.
+        """
+
+    def dataset(
+        self, split: Split, cache: Path | None = None, augment: Augmentation | None = None, seed: int = 0
+    ) -> KSpaceSlices | SinogramSlices:
+        """Slices of one split; parameters as of :meth:`samples`.
 
         Raises
         ------
         ConfigError
-            If the split is empty.
+            If the split is empty, or the modality has no augmentation.
         DataError
             If a file cannot be used.
         """
         files = self.files(split)
         if not files:
             raise config_error(self.path, f"data.{split}", "no files", "at least one", "list some or leave it out")
-        return KSpaceSlices(
-            files,
-            self.name,
-            simulate=self.simulation(),
-            maps=self.data.maps,
-            reference=self.data.reference,
-            cache=cache,
-            augment=augment,
-            seed=seed,
-        )
-
-    def simulation(self) -> Simulation | None:
-        """The retrospective degradation, None where the data are used as measured."""
-        return None if self.simulate is None else Simulation(**self.simulate.model_dump())
+        return self.samples(files, cache=cache, augment=augment, seed=seed)
 
     def verify(self, *, hashes: bool = False) -> None:
         """Check that every file is there and as locked, and that no subject is in two splits.
@@ -202,7 +264,7 @@ class SiteManifest(Table):
                 if twin != name:
                     found = f"{name}, the same data as {twin}"
                     raise config_error(self.path, key, found, "every file once", "remove one")
-            patient = locked.patient_id if locked is not None else open_volume(file).patient_id
+            patient = locked.patient_id if locked is not None else self.open(file).patient_id
             other, where = subjects.setdefault(subject(name, patient), (split, name))
             if other != split:
                 found = f"the subject of {name} also in {other} ({where})"
@@ -222,6 +284,104 @@ class SiteManifest(Table):
         """The manifest as a file; reads back equal."""
         table = self.model_dump(mode="json", exclude_none=True)
         return tomli_w.dumps({key: value for key, value in table.items() if value != {}})
+
+
+class MRISite(SiteManifest):
+    """A site with an MR scanner."""
+
+    modality: Literal["mri"] = "mri"
+    simulate: MRISimulateTable | None = None
+    data: MRIDataTable
+
+    def open(self, file: Path) -> Volume:
+        return open_volume(file)
+
+    def simulation(self) -> Simulation | None:
+        """The retrospective degradation, None where the data are used as measured."""
+        return None if self.simulate is None else Simulation(**self.simulate.model_dump())
+
+    def samples(
+        self,
+        files: Sequence[Path],
+        *,
+        degraded: bool = True,
+        cache: Path | None = None,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> KSpaceSlices:
+        return KSpaceSlices(
+            files,
+            self.name,
+            simulate=self.simulation() if degraded else None,
+            maps=self.data.maps,
+            reference=self.data.reference,
+            cache=cache,
+            augment=augment,
+            seed=seed,
+        )
+
+
+class CTSite(SiteManifest):
+    """A site with a CT scanner."""
+
+    modality: Literal["ct"] = "ct"
+    simulate: CTSimulateTable | None = None
+    data: CTDataTable
+
+    @property
+    def setup(self) -> ScanSetup:
+        """What the files do not say."""
+        return ScanSetup(self.data.pitch_mm, self.data.axis_column, self.data.size)
+
+    def open(self, file: Path) -> SinogramVolume:
+        return open_sinograms(file, self.data.format, self.setup)
+
+    def simulation(self) -> ScanSimulation | None:
+        """The retrospective degradation, None where the data are used as measured."""
+        return None if self.simulate is None else ScanSimulation(**self.simulate.model_dump())
+
+    def samples(
+        self,
+        files: Sequence[Path],
+        *,
+        degraded: bool = True,
+        cache: Path | None = None,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> SinogramSlices:
+        if augment is not None:
+            raise config_error(
+                self.path, "modality", "ct with training.augment", "a recipe without", "set training.augment=false"
+            )
+        return SinogramSlices(
+            files,
+            self.name,
+            format=self.data.format,
+            setup=self.setup,
+            simulate=self.simulation() if degraded else None,
+            weighted=self.data.weighted,
+        )
+
+
+#: Manifests by the value of their key ``modality``.
+MODALITIES: dict[str, type[MRISite] | type[CTSite]] = {"mri": MRISite, "ct": CTSite}
+
+
+def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
+    """Check the content of a manifest.
+
+    Raises
+    ------
+    ConfigError
+        If a key or value cannot be used.
+    """
+    modality = table.get("modality", "mri")
+    if modality not in MODALITIES:
+        hint = nearest(str(modality), MODALITIES)
+        raise config_error(path, "modality", repr(modality), " or ".join(MODALITIES) + hint, "correct it")
+    manifest: SiteManifest = parse_table(MODALITIES[modality], table, path)
+    manifest._path = path.absolute()
+    return manifest
 
 
 def subject(name: str, patient_id: str | None) -> str:
@@ -262,8 +422,7 @@ def load_manifest(path: Path | str) -> SiteManifest:
         If the file, a key or a value cannot be used, or an environment variable is not set.
     """
     path = Path(path)
-    manifest = parse_table(SiteManifest, read_toml(path), path)
-    manifest._path = path.absolute()
+    manifest = parse_manifest(read_toml(path), path)
     manifest.root  # noqa: B018  an unset variable is an error of the manifest, not of its first use
     return manifest
 

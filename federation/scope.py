@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from recon import SiteDataConsistency
+from recon import SitePart
 
 from .errors import ConfigError
 from .messages import State
@@ -24,7 +24,7 @@ class Scope:
 def parameter_scope(network: nn.Module, keep: Sequence[str] = (), share: Sequence[str] = ()) -> Scope:
     """Decide for every parameter whether it is shared or kept.
 
-    By default what lies below a :class:`recon.SiteDataConsistency` is kept and all else shared; the patterns
+    By default what lies below a :class:`recon.SitePart` (data consistency) is kept and all else shared; the patterns
     override that. A tensor registered under several names counts once, under its first name: it is kept if
     one of its places is, and a pattern may use any of its names.
 
@@ -106,7 +106,7 @@ def _kept_by_default(network: nn.Module) -> set[str]:
     kept = {
         id(parameter)
         for module in network.modules()
-        if isinstance(module, SiteDataConsistency)
+        if isinstance(module, SitePart)
         for parameter in module.parameters()
     }
     return {name for name, parameter in network.named_parameters() if id(parameter) in kept}

@@ -6,31 +6,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from physics import CartesianMRI
+from physics import CartesianMRI, ParallelBeam, RadonOperator, Transmission
 from recon import (
+    CGLS,
     CLASSICAL,
+    SIRT,
     CGSense,
+    FilteredBackprojection,
+    KSpaceSlices,
     L1Wavelet,
+    PenalizedTV,
+    Probe,
     Sample,
     Samples,
+    SinogramSlices,
     TotalVariation,
     VolumeImages,
     evaluate,
+    measure_quality,
     tune,
     write_hdf5,
 )
 
 from .algorithm import ServerState
-from .config import LOCAL
+from .config import LOCAL, SHARED
 from .experiment import RunFolder
 from .manifest import SiteManifest
+from .personal import site_network
 from .scope import parameter_scope
 from .task import ReconstructionTask, build_network
 
 #: Relative dampings that CG-SENSE is tuned over.
 CG_WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+#: Cut-offs that filtered back-projection is tuned over, and numbers of iterations for SIRT and CGLS.
+FBP_CUTOFFS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+ITERATIONS = (10, 20, 40, 80, 160)
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,8 @@ class SiteResult:
     """Outcome of :func:`score_site`.
 
     ``arms`` holds scores per arm as in ``report.json``; ``pictures`` one slice, reference and arms; ``facts`` what is
-    printed about the site; ``references`` and ``crops`` what the metric card must name.
+    printed about the site; ``references`` and ``crops`` what the metric card must name; ``quality`` what is measured of
+    CT images per arm, see :class:`recon.Quality`.
     """
 
     arms: dict[str, dict[str, Any]]
@@ -46,6 +59,7 @@ class SiteResult:
     facts: dict[str, Any]
     references: tuple[str, ...]
     crops: tuple[tuple[int, int], ...]
+    quality: dict[str, dict[str, Any]]
 
 
 def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
@@ -63,8 +77,10 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     arms: dict[str, dict[str, Any]] = {}
     collected = _Collected()
     tuned: dict[str, float] = {}
-    for arm, method in _methods(run, manifest, task, state, tuned).items():
+    methods = _methods(run, manifest, task, state, tuned)
+    for arm, method in methods.items():
         arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
+    quality = _quality(manifest, samples, methods, collected)
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight
     if manifest.synthetic:
@@ -75,6 +91,7 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
         _facts(run, manifest, task, tuned),
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
+        quality,
     )
 
 
@@ -87,23 +104,31 @@ def _methods(
 ) -> dict[str, nn.Module]:
     """Every arm's method at this site, in the order of the report."""
     methods: dict[str, nn.Module] = {}
+    classical = CLASSICAL[manifest.modality]
     for arm in run.recipe.evaluation.arms:
-        if arm != LOCAL:
-            methods[arm] = _classical(arm, run, task, tuned)
-        elif manifest.data.train:
-            local = run.selected(local=manifest.name)
-            methods[arm] = run.spec(manifest, local=True).build().network_at(local.shared, local.round)
-    methods[run.recipe.name] = run.spec(manifest).build().network_at(state.shared, state.round)
+        if arm in classical:
+            methods[arm] = _classical(arm, classical[arm], run, task, tuned)
+        elif arm == LOCAL and manifest.data.train:
+            methods[arm] = site_network(run, manifest, local=True)
+        elif arm == SHARED:
+            methods[arm] = run.spec(manifest).build().network_at(state.shared, state.round)
+    methods[run.recipe.name] = site_network(run, manifest)
     return methods
 
 
-def _classical(arm: str, run: RunFolder, task: ReconstructionTask, tuned: dict[str, float]) -> nn.Module:
+def _classical(
+    arm: str, make: type[nn.Module], run: RunFolder, task: ReconstructionTask, tuned: dict[str, float]
+) -> nn.Module:
     """A classical method, its weight tuned on validation slices of the site where it has some."""
-    make = CLASSICAL[arm]
+    evaluation = run.recipe.evaluation
     weights: dict[type[nn.Module], Sequence[float]] = {
         CGSense: CG_WEIGHTS,
-        TotalVariation: run.recipe.evaluation.tv_weights,
-        L1Wavelet: run.recipe.evaluation.tv_weights,
+        TotalVariation: evaluation.tv_weights,
+        L1Wavelet: evaluation.tv_weights,
+        PenalizedTV: evaluation.tv_weights_ct,
+        FilteredBackprojection: FBP_CUTOFFS,
+        SIRT: ITERATIONS,
+        CGLS: ITERATIONS,
     }
     if make not in weights or not task.manifest.data.validation:
         return make()
@@ -155,52 +180,104 @@ class _Collected:
         return ({"reference": self.references[0][middle]} if self.references else {}) | named
 
     def write_test_set(self, run: RunFolder, name: str) -> None:
-        """Write ``test/<site>.h5``: whitened, scaled k-space, masks and maps as the arms saw them, magnitudes.
+        """Write ``test/<site>.h5``: whitened, scaled measurements as the arms saw them, and their images.
 
-        Slices of all volumes follow each other; ``volume`` names that of each slice. ``reference_complex`` is what
-        ``CartesianMRI(maps, mask)`` maps to the noise-free ``kspace``.
+        Slices of all volumes follow each other; ``volume`` names that of each slice. MRI: ``kspace``, ``mask``,
+        ``maps`` and ``reference_complex``, which ``CartesianMRI(maps, mask)`` maps to the noise-free ``kspace``. CT:
+        ``sinogram``, and ``ray_weights`` where rays are weighted.
         """
         if not self.references or len({sample.measurement.shape for sample in self.samples}) > 1:
             return  # simulated sites have references of one shape; nothing else belongs into this file
         operators = [sample.operator for sample in self.samples]
-        masks = [A.mask.expand(A.domain_shape) for A in operators if isinstance(A, CartesianMRI)]
-        maps = [A.maps for A in operators if isinstance(A, CartesianMRI)]
+        measured = torch.stack([sample.measurement for sample in self.samples]).numpy()
         arrays: dict[str, Any] = {
-            "kspace": torch.stack([sample.measurement for sample in self.samples]).numpy(),
-            "mask": torch.stack(masks).numpy(),
-            "maps": torch.stack(maps).numpy(),
             "reference": np.concatenate(self.references),
             "volume": np.array([sample.meta[0].volume for sample in self.samples], dtype="S"),
             "noise_std": torch.stack([sample.noise_std for sample in self.samples]).numpy(),
         }
-        complex_references = [sample.reference for sample in self.samples if sample.reference is not None]
-        arrays["reference_complex"] = torch.stack(complex_references).numpy()
+        if isinstance(operators[0], CartesianMRI):
+            cartesian = [A for A in operators if isinstance(A, CartesianMRI)]
+            references = [sample.reference for sample in self.samples if sample.reference is not None]
+            arrays["kspace"] = measured
+            arrays["mask"] = torch.stack([A.mask.expand(A.domain_shape) for A in cartesian]).numpy()
+            arrays["maps"] = torch.stack([A.maps for A in cartesian]).numpy()
+            arrays["reference_complex"] = torch.stack(references).numpy()
+        else:
+            weights = [A.ray_weights for A in operators if isinstance(A, RadonOperator) and A.ray_weights is not None]
+            arrays["sinogram"] = measured
+            if weights:
+                arrays["ray_weights"] = torch.stack(weights).numpy()
         arrays |= {f"images/{arm}": np.concatenate(volumes) for arm, volumes in self.images.items()}
         attributes = {"site": name, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest()}
         write_hdf5(run.path / "test" / f"{name}.h5", arrays, attributes)
 
 
+def _quality(
+    manifest: SiteManifest,
+    samples: KSpaceSlices | SinogramSlices,
+    methods: dict[str, nn.Module],
+    collected: _Collected,
+) -> dict[str, dict[str, Any]]:
+    """Hounsfield units, noise and resolution of every arm on a site's CT images; empty for other sites."""
+    if not isinstance(samples, SinogramSlices) or not collected.references:
+        return {}
+    volume, simulate = samples.volumes[0], samples.simulate
+    photons = volume.photons if simulate is None or simulate.photons is None else simulate.photons
+    electronic = volume.electronic_noise if simulate is None or simulate.photons is None else simulate.electronic_noise
+    # Without photons the noise of a scan is not known, and nothing can be measured again.
+    known = photons is not None and (not isinstance(photons, Tensor) or photons.numel() == 1)
+    middle = samples[volume.shape[0] // 2]
+    probe = Probe.of(middle, Transmission(photons, electronic)) if known and photons is not None else None
+    references = np.concatenate(collected.references)
+    return {
+        arm: measure_quality(
+            method, probe, np.concatenate(collected.images[arm]), references, volume.grid.pixel_mm
+        ).to_json()
+        for arm, method in methods.items()
+    }
+
+
 def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tuned: dict[str, float]) -> dict[str, Any]:
     samples = task.dataset("test")
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
-    network = build_network(run.recipe.network)
+    network = build_network(run.recipe.network, manifest.modality)
     scope = parameter_scope(network, run.recipe.scope.keep, run.recipe.scope.share)
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
-    simulation = manifest.simulation()
-    acquisition = manifest.acquisition.model_dump(exclude_none=True)
-    return {
+    facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
+    return facts | {
+        "modality": manifest.modality,
         "synthetic": manifest.synthetic,
         "unseen": manifest.unseen,
-        "coils": sorted({volume.shape[1] for volume in samples.volumes}),
-        "sampling": "as measured" if simulation is None else simulation.sampling,
-        "nominal_acceleration": None if simulation is None else simulation.acceleration,
         "effective_acceleration": sum(accelerations) / len(accelerations),
-        "noise_std": None if simulation is None else simulation.noise_std,
-        "maps": manifest.data.maps,
         "volumes": {split: len(getattr(manifest.data, split)) for split in ("train", "validation", "test")},
         "test_slices": len(samples),
         "parameters_shared": sum(sizes[parameter] for parameter in scope.shared),
         "parameters_kept": sum(sizes[parameter] for parameter in scope.kept),
         "tuned_weights": tuned,
-        "acquisition": acquisition,
+        "acquisition": manifest.acquisition.model_dump(exclude_none=True),
+    }
+
+
+def _mri_facts(manifest: SiteManifest, samples: KSpaceSlices) -> dict[str, Any]:
+    simulation = samples.simulate
+    return {
+        "coils": sorted({volume.shape[1] for volume in samples.volumes}),
+        "sampling": "as measured" if simulation is None else simulation.sampling,
+        "nominal_acceleration": None if simulation is None else simulation.acceleration,
+        "noise_std": None if simulation is None else simulation.noise_std,
+        "maps": samples.maps,
+    }
+
+
+def _ct_facts(samples: SinogramSlices) -> dict[str, Any]:
+    volume, geometry, simulation = samples.volumes[0], samples.geometries[0], samples.simulate
+    beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
+    arc = np.rad2deg(np.ptp(geometry.angles)) * (1 + 1 / max(geometry.shape[0] - 1, 1))
+    photons = volume.photons if simulation is None or simulation.photons is None else simulation.photons
+    return {
+        "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
+        "elements": geometry.detectors,
+        "photons": None if photons is None else float(torch.as_tensor(photons).mean()),
+        "simulated": volume.simulated,
+        "pixel_mm": volume.grid.pixel_mm,
     }

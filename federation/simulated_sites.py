@@ -101,10 +101,10 @@ def make_demo_sites(
         for split in SPLITS:
             names = (f"{site.name}_{split}_{number:03d}.h5" for number in range(counts[split]))
             volumes[site.name] += [(split, name) for name in names]
-    _require_room(out, volumes, overwrite)
+    require_room(out, volumes, overwrite)
     for site in sites:
         for _, name in volumes[site.name]:
-            anatomy = phantom_volume(slices, (size, size), _seed(seed, name, "anatomy"), site.family)
+            anatomy = phantom_volume(slices, (size, size), seed_of(seed, name, "anatomy"), site.family)
             _write(out, site, name, anatomy, seed, f"phantom_{site.family}")
     origin = "simulated from phantoms"
     tables = [_table(site, volumes[site.name], origin, synthetic=True) for site in sites]
@@ -173,10 +173,10 @@ def make_image_sites(
     for block, (subject, _) in blocks.items():
         name = home[subject].name
         volumes[name].append((dealt[name][subject], f"{name}_{block}.h5"))
-    _require_room(out, volumes, overwrite)
+    require_room(out, volumes, overwrite)
     for block, (subject, magnitude) in blocks.items():
         site = home[subject]
-        image = with_smooth_phase(magnitude, _seed(seed, block, "phase"))
+        image = with_smooth_phase(magnitude, seed_of(seed, block, "phase"))
         _write(out, site, f"{site.name}_{block}.h5", image, seed, "from_magnitude", subject)
     origin = f"simulated from the magnitude images {', '.join(path.name for path in paths)}"
     tables = [_table(site, volumes[site.name], origin, synthetic=False) for site in sites]
@@ -207,7 +207,7 @@ def _write(
     patient: str | None = None,
 ) -> None:
     shape = (image.shape[-2], image.shape[-1])
-    maps = birdcage_maps(site.n_coils, shape, seed=_seed(seed, name, "coils"))
+    maps = birdcage_maps(site.n_coils, shape, seed=seed_of(seed, name, "coils"))
     write_volume(
         out / "data" / site.name / name,
         simulate_volume(image, maps),
@@ -222,21 +222,28 @@ def _write(
 
 def _table(
     site: SimulatedSite, volumes: Sequence[tuple[Split, str]], origin: str, *, synthetic: bool
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
+    table = site_table(site.name, volumes, origin, synthetic=synthetic, unseen=site.unseen)
+    return table | {"simulate": asdict(site.simulate)}
+
+
+def site_table(
+    name: str, volumes: Sequence[tuple[Split, str]], origin: str, *, synthetic: bool, unseen: bool
+) -> dict[str, Any]:
+    """What every manifest of simulated data holds; its files are ``data/<site>/<name>``."""
     return {
-        "name": site.name,
+        "name": name,
         "synthetic": synthetic,
-        "unseen": site.unseen,
+        "unseen": unseen,
         "acquisition": {"origin": origin},
-        "simulate": asdict(site.simulate),
         "data": {
-            "root": f"data/{site.name}",
-            **{split: [name for of, name in volumes if of == split] for split in SPLITS},
+            "root": f"data/{name}",
+            **{split: [file for of, file in volumes if of == split] for split in SPLITS},
         },
     }
 
 
-def _require_room(out: Path, volumes: Mapping[str, Sequence[tuple[Split, str]]], overwrite: bool) -> None:
+def require_room(out: Path, volumes: Mapping[str, Sequence[tuple[Split, str]]], overwrite: bool) -> None:
     """Nothing is simulated before it is known that it may be written."""
     if overwrite:
         return
@@ -245,6 +252,7 @@ def _require_room(out: Path, volumes: Mapping[str, Sequence[tuple[Split, str]]],
         require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in files))
 
 
-def _seed(seed: int, name: str, purpose: str) -> int:
+def seed_of(seed: int, name: str, purpose: str) -> int:
+    """A seed of its own for every file and purpose."""
     digest = hashlib.sha256(f"{seed} {name} {purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recon import Simulation, Volume, open_volume, write_atomically
+from physics import ParallelBeam
+from recon import Simulation, SinogramVolume, Volume, open_volume, write_atomically
 
 from .errors import ConfigError, config_error
 from .lock import LockedFile, lock_file, lock_path, read_lock, write_lock
-from .manifest import SPLITS, SiteManifest, Split, expand_variables, read_federation, subject
+from .manifest import SPLITS, SiteManifest, Split, expand_variables, parse_manifest, read_federation, subject
 from .splits import assign_splits
-from .tables import nearest, parse_table
+from .tables import nearest
 
 #: What a folder of files may be grouped by; every value comes from the header or an attribute.
 GROUPINGS: dict[str, Callable[[Volume], str | None]] = {
@@ -44,14 +45,16 @@ class MadeSite:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What a split of a site holds; ``accelerations`` are its volumes' lowest and highest effective one."""
+    """What a split of a site holds.
+
+    ``measured`` describes the kinds of its volumes, ``accelerations`` are their lowest and highest effective one.
+    """
 
     split: Split
     files: int
     subjects: int
     slices: int
-    coils: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
+    measured: tuple[str, ...]
     accelerations: tuple[float, float]
 
 
@@ -157,11 +160,10 @@ def write_sites(out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwri
     made = []
     for table in tables:
         path = out / f"{table['name']}.toml"
-        manifest = parse_table(SiteManifest, table, path)
-        manifest._path = path.absolute()
+        manifest = parse_manifest(table, path)
         if not overwrite:
             require_absent(path, lock_path(path))
-        lock = {name: lock_file(manifest.root / name) for _, name in manifest.data.named()}
+        lock = {name: _locked(manifest, name) for _, name in manifest.data.named()}
         manifest.check_files(lock)
         made.append((manifest, lock))
     for manifest, lock in made:
@@ -199,8 +201,7 @@ def facts_table(facts: Sequence[SiteFacts]) -> str:
         "files",
         "subjects",
         "slices",
-        "coils",
-        "shape",
+        "measured",
         "acceleration",
     )
     rows = [header]
@@ -214,8 +215,7 @@ def facts_table(facts: Sequence[SiteFacts]) -> str:
                     str(part.files),
                     str(part.subjects),
                     str(part.slices),
-                    " ".join(map(str, part.coils)),
-                    " ".join(f"{height}x{width}" for height, width in part.shapes),
+                    ", ".join(part.measured),
                     low if low == high else f"{low}-{high}",
                 )
             )
@@ -226,7 +226,7 @@ def facts_table(facts: Sequence[SiteFacts]) -> str:
 def _check_site(manifest: SiteManifest) -> SiteFacts:
     manifest.verify(hashes=True)
     old = read_lock(manifest.path)
-    lock = {name: old.get(name) or lock_file(manifest.root / name) for _, name in manifest.data.named()}
+    lock = {name: old.get(name) or _locked(manifest, name) for _, name in manifest.data.named()}
     # Once more with what the files say of themselves: their patients and whether two hold the same bytes.
     manifest.check_files(lock)
     splits = tuple(_split_facts(manifest, split, lock) for split in SPLITS if manifest.files(split))
@@ -235,6 +235,11 @@ def _check_site(manifest: SiteManifest) -> SiteFacts:
     state = "verified" if lock == old else "updated" if old else "written"
     role = "unseen" if manifest.unseen else "trains" if manifest.trains else "test only"
     return SiteFacts(manifest.name, role, state, splits)
+
+
+def _locked(manifest: SiteManifest, name: str) -> LockedFile:
+    file = manifest.root / name
+    return lock_file(file, manifest.open(file).patient_id)
 
 
 def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> SplitFacts:
@@ -248,10 +253,16 @@ def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, Locked
         files=len(dataset.volumes),
         subjects=len(_subjects(manifest, split, lock)),
         slices=len(dataset),
-        coils=tuple(sorted({volume.shape[1] for volume in dataset.volumes})),
-        shapes=tuple(sorted({(volume.shape[2], volume.shape[3]) for volume in dataset.volumes})),
+        measured=tuple(sorted({_measured(volume) for volume in dataset.volumes})),
         accelerations=(min(accelerations), max(accelerations)),
     )
+
+
+def _measured(volume: Volume | SinogramVolume) -> str:
+    if isinstance(volume, SinogramVolume):
+        (height, width), beam = volume.grid.shape, "parallel" if isinstance(volume.geometry, ParallelBeam) else "fan"
+        return f"{beam} beam {volume.shape[1]} views x {volume.shape[2]} elements, {height}x{width}"
+    return f"{volume.shape[1]} coils {volume.shape[2]}x{volume.shape[3]}"
 
 
 def _subjects(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> set[str]:

@@ -11,20 +11,25 @@ from recon import (
     REGULARIZERS,
     KSpaceSlices,
     Regularizer,
+    SinogramSlices,
     UnrolledNetwork,
     cosine_learning_rate,
     evaluate,
     train_locally,
 )
 
+from .algorithm import derive_seed
 from .config import NetworkTable, Recipe
 from .manifest import SiteManifest, Split
 from .messages import State
 from .site import LocalResult, SiteSpec
 
 
-def build_network(table: NetworkTable) -> UnrolledNetwork:
-    """The network of a recipe, initialized from torch's global generator."""
+def build_network(table: NetworkTable, modality: str = "mri") -> UnrolledNetwork:
+    """The network of a recipe at a site of some modality, initialized from torch's global generator.
+
+    Sites of all modalities share the regularizer; their data consistency may differ.
+    """
 
     def regularizer() -> Regularizer:
         make = REGULARIZERS[table.regularizer]
@@ -32,10 +37,12 @@ def build_network(table: NetworkTable) -> UnrolledNetwork:
 
     return UnrolledNetwork(
         table.cascades,
-        DATA_CONSISTENCY[table.consistency],
+        DATA_CONSISTENCY[table.consistency_of(modality)],
         regularizer,
         share_regularizer=table.share_cascades,
         ends_in=table.ends_in,
+        combine=table.combine,
+        site_strength=table.site_strength,
     )
 
 
@@ -54,7 +61,7 @@ class ReconstructionTask:
     cache: Path
 
     def network(self) -> nn.Module:
-        return build_network(self.recipe.network)
+        return build_network(self.recipe.network, self.manifest.modality)
 
     def train(
         self, network: nn.Module, *, steps: int, seed: int, round: int, optimizer_state: State | None
@@ -77,12 +84,25 @@ class ReconstructionTask:
         )
         return LocalResult(result.losses, result.optimizer_state, len(dataset))
 
+    def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
+        """Train all parameters in place with a fresh optimizer."""
+        training, seed = self.recipe.training, self.recipe.federation.seed
+        train_locally(
+            network,
+            self.dataset("train"),
+            steps=steps,
+            batch_size=training.batch_size,
+            learning_rate=learning_rate,
+            loss=training.loss,
+            seed=derive_seed(seed, "personal", self.manifest.name),
+        )
+
     def validate(self, network: nn.Module) -> float | None:
         if not self.manifest.data.validation:
             return None
         return evaluate(network, self.dataset("validation")).selection_score()
 
-    def dataset(self, split: Split) -> KSpaceSlices:
+    def dataset(self, split: Split) -> KSpaceSlices | SinogramSlices:
         """Slices of a split; those for training are augmented as the recipe says."""
         augment = self.recipe.training.augmentation() if split == "train" else None
         return self.manifest.dataset(split, self.cache, augment, self.recipe.federation.seed)

@@ -26,6 +26,9 @@ class LinearOperator(nn.Module, ABC):
         Trailing shape of ``y``.
     """
 
+    #: Whether image values have units of their own, as attenuation has; those of an MR image mean nothing.
+    quantitative = False
+
     def __init__(self, domain_shape: Shape, range_shape: Shape) -> None:
         super().__init__()
         self.domain_shape: Shape = tuple(int(n) for n in domain_shape)

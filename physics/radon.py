@@ -52,6 +52,7 @@ class RadonOperator(LinearOperator):
     """
 
     ray_weights: Tensor | None
+    quantitative = True
 
     def __init__(self, grid: ImageGrid, geometry: Geometry, ray_weights: Tensor | None = None) -> None:
         super().__init__(grid.shape, geometry.shape)

@@ -64,6 +64,10 @@ class Transmission:
         """Draw counts, shape of ``line_integrals``."""
         return self.detected((-line_integrals).exp(), generator)
 
+    def expected_counts(self, line_integrals: Tensor) -> Tensor:
+        """Mean counts that belong to line integrals."""
+        return self._photons(line_integrals) * (-line_integrals).exp()
+
     def detected(self, transmitted: Tensor, generator: torch.Generator) -> Tensor:
         """Draw counts from the transmitted part of the beam."""
         counts = torch.poisson(self._photons(transmitted) * transmitted, generator=generator)

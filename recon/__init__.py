@@ -11,7 +11,19 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
 
 from .augmentation import Augmentation
 from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled, tune
-from .consistency import DATA_CONSISTENCY, GradientStep, ProximalStep, SiteDataConsistency
+from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
+from .consistency import (
+    DATA_CONSISTENCY,
+    DualStep,
+    FilteredStep,
+    GradientStep,
+    NormalizedStep,
+    ProximalStep,
+    SiteDataConsistency,
+    SitePart,
+    SiteStrength,
+)
+from .ct_quality import Probe, Quality, measure_quality
 from .errors import DataError, data_error
 from .evaluation import SiteScores, VolumeImages, VolumeScore, evaluate, reconstruct
 from .files import write_atomically, write_hdf5
@@ -34,32 +46,51 @@ from .sample import (
     held_out_split,
 )
 from .simulate import read_images, simulate_volume, simulated_header, with_smooth_phase, write_volume
+from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, open_sinograms, write_sinograms
+from .sinograms import CT_SCALE, ScanSimulation, SinogramSlices
 from .training import TrainingResult, cosine_learning_rate, train_locally
 
 __all__ = [
+    "CGLS",
     "CLASSICAL",
     "CONDITION_LAYOUT",
+    "CT_SCALE",
     "DATA_CONSISTENCY",
     "LOSSES",
     "REGULARIZERS",
+    "SIRT",
     "Augmentation",
     "CGSense",
     "ConvRegularizer",
     "DataError",
+    "DualStep",
+    "FilteredBackprojection",
+    "FilteredStep",
     "GradientStep",
     "Header",
     "KSpaceSlices",
     "L1Wavelet",
     "MapsMethod",
+    "NormalizedStep",
+    "PenalizedTV",
+    "Probe",
     "ProximalStep",
+    "Quality",
     "ReferenceChoice",
     "Regularizer",
     "Sample",
     "SampleMeta",
     "Samples",
+    "ScanSetup",
+    "ScanSimulation",
     "Simulation",
+    "SinogramFormat",
+    "SinogramSlices",
+    "SinogramVolume",
     "SiteDataConsistency",
+    "SitePart",
     "SiteScores",
+    "SiteStrength",
     "TotalVariation",
     "TrainingResult",
     "UNetRegularizer",
@@ -81,8 +112,10 @@ __all__ = [
     "image_scale",
     "l1_loss",
     "l1_ssim_loss",
+    "measure_quality",
     "metric_card",
     "nmse",
+    "open_sinograms",
     "open_volume",
     "psnr",
     "read_header",
@@ -100,6 +133,7 @@ __all__ = [
     "write_atomically",
     "write_hdf5",
     "write_report",
+    "write_sinograms",
     "write_site_report",
     "write_volume",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from physics import CartesianMRI, LinearOperator, per_sample, solve_normal
 
+from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
 from .networks import image_scale
 
 Method = TypeVar("Method")
@@ -119,12 +120,10 @@ class L1Wavelet(_SigpyReconstruction):
     options: Mapping[str, Any] = {"max_iter": 100}
 
 
-#: Classical methods by the name of their arm in a report.
-CLASSICAL: dict[str, type[nn.Module]] = {
-    "zero_filled": ZeroFilled,
-    "cg_sense": CGSense,
-    "tv": TotalVariation,
-    "l1_wavelet": L1Wavelet,
+#: Classical methods by modality and the name of their arm in a report.
+CLASSICAL: dict[str, dict[str, type[nn.Module]]] = {
+    "mri": {"zero_filled": ZeroFilled, "cg_sense": CGSense, "tv": TotalVariation, "l1_wavelet": L1Wavelet},
+    "ct": {"fbp": FilteredBackprojection, "sirt": SIRT, "cgls": CGLS, "tv": PenalizedTV},
 }
 
 

@@ -1,4 +1,4 @@
-"""Scores of a method on a site's slices, per volume; without a reference, the residual on held-out k-space."""
+"""Scores of a method on a site's slices, per volume; without a reference, the residual on held-out measurements."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from physics import RadonOperator
 
 from .errors import DataError
 from .metrics import foreground_ssim, nmse, psnr, ssim
@@ -109,7 +111,9 @@ def _score_volume(
     method: nn.Module, group: list[Sample], on_volume: Callable[[VolumeImages], None] | None
 ) -> VolumeScore:
     name = group[0].meta[0].volume
-    images = torch.stack([s.magnitude(reconstruct(method, s)) for s in group])
+    # The CT kernels are three times faster per image on eight of them.
+    at_once = 8 if isinstance(group[0].operator, RadonOperator) else 1
+    images = torch.cat([_magnitudes(method, group[i : i + at_once]) for i in range(0, len(group), at_once)])
     reference = None if group[0].reference is None else torch.stack([s.target() for s in group])
     if on_volume is not None:
         on_volume(VolumeImages(name, tuple(group), images, reference))
@@ -131,6 +135,11 @@ def _score_volume(
         nmse=nmse(reference, images),
         foreground_ssim=foreground_ssim(reference, images),
     )
+
+
+def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
+    batch = collate(group)
+    return batch.magnitude(method(batch.measurement, batch.operator))
 
 
 def reconstruct(method: nn.Module, sample: Sample) -> Tensor:

@@ -110,11 +110,12 @@ def metric_card(
     """
     names = {
         "coil_combined": "coil-combined complex image of the full k-space before simulated noise",
+        "attenuation": "attenuation in 1/mm over that of water (0.02), signed, before noise",
         "rss": "root sum of squares of the file, against |x| times the root sum of squares of the maps",
         "none": "none: residual on held-out k-space in units of the noise",
     }
     card = {
-        "images": "magnitude",
+        "images": "magnitude; attenuation in CT",
         "data_range": "maximum of the reference volume",
         "psnr": "over the whole volume, in dB",
         "ssim": f"{SSIM_WINDOW}x{SSIM_WINDOW} uniform window, mean over slices",

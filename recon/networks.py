@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from physics import LinearOperator, per_sample
 
-from .consistency import SiteDataConsistency
+from .consistency import DualStep, SiteDataConsistency, SiteStrength
 from .regularizers import Regularizer
 
 
@@ -16,7 +16,8 @@ class UnrolledNetwork(nn.Module):
     r"""``cascades`` times data consistency, then regularizer, from the start image ``A.start(y)``.
 
     The network normalizes: it divides by a robust maximum of the start image and multiplies the result back, so
-    :math:`f(a y) = a f(y)` whatever the units of the scanner.
+    :math:`f(a y) = a f(y)` whatever the units of the scanner. Where the operator is quantitative (CT) it does not: bone
+    and water then look the same at every site, whatever else is in the image.
 
     Parameters
     ----------
@@ -29,6 +30,16 @@ class UnrolledNetwork(nn.Module):
     ends_in
         ``"regularizer"``, or ``"consistency"``: one more data-consistency layer at the end, which restores the
         measured samples and, with them, the noise of the background.
+    combine
+        ``"sequence"``: the regularizer sees what data consistency made. ``"sum"``: both see the image before and
+        their changes add up, as in a gradient step on a regularized cost (LEARN [L]_, the variational network).
+    site_strength
+        Every cascade has a :class:`SiteStrength`, kept at the site.
+
+    References
+    ----------
+    .. [L] Chen et al., LEARN: Learned experts' assessment-based reconstruction network for sparse-data CT, IEEE Trans.
+       Med. Imaging 37, 2018.
     """
 
     def __init__(
@@ -39,29 +50,52 @@ class UnrolledNetwork(nn.Module):
         *,
         share_regularizer: bool = False,
         ends_in: Literal["regularizer", "consistency"] = "regularizer",
+        combine: Literal["sequence", "sum"] = "sequence",
+        site_strength: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
             raise ValueError(f"UnrolledNetwork: cascades is {cascades}, expected at least 1")
         if ends_in not in ("regularizer", "consistency"):
             raise ValueError(f"UnrolledNetwork: ends_in is {ends_in!r}, expected 'regularizer' or 'consistency'")
-        self.cascades = cascades
+        if combine not in ("sequence", "sum"):
+            raise ValueError(f"UnrolledNetwork: combine is {combine!r}, expected 'sequence' or 'sum'")
+        self.cascades, self.combine = cascades, combine
         n_consistency = cascades + (ends_in == "consistency")
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
+        self.strengths = nn.ModuleList(SiteStrength() for _ in range(cascades if site_strength else 0))
         self.regularizers = nn.ModuleList(regularizer() for _ in range(1 if share_regularizer else cascades))
+
+    @property
+    def _layers(self) -> list[SiteDataConsistency]:
+        return [layer for layer in self.consistency if isinstance(layer, SiteDataConsistency)]
 
     def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
         """Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``, in the units of ``y``."""
         start = A.start(y)
+        if A.quantitative:
+            return self._iterate(start, y, A, condition)
         scale = image_scale(start, len(A.domain_shape))
         y = y / per_sample(scale, len(A.range_shape))
         x = start / per_sample(scale, len(A.domain_shape))
-        backprojection = A.adjoint(y)
-        for index, consistency in enumerate(self.consistency):
-            x = consistency(x, y, A, backprojection)
+        return self._iterate(x, y, A, condition) * per_sample(scale, len(A.domain_shape))
+
+    def _iterate(self, x: Tensor, y: Tensor, A: LinearOperator, condition: Tensor | None) -> Tensor:
+        backprojection = A.adjoint(y) if any(layer.uses_backprojection for layer in self._layers) else None
+        memory: Tensor | None = None
+        for index, layer in enumerate(self._layers):
+            before = x
+            if isinstance(layer, DualStep):
+                x, memory = layer.update(x, y, A, memory)
+            else:
+                x = layer(x, y, A, backprojection)
             if index < self.cascades:
-                x = self.regularizers[index % len(self.regularizers)](x, condition)
-        return x * per_sample(scale, len(A.domain_shape))
+                seen = before if self.combine == "sum" else x
+                refined = self.regularizers[index % len(self.regularizers)](seen, condition)
+                if self.strengths:
+                    refined = self.strengths[index](seen, refined)
+                x = x + refined - seen if self.combine == "sum" else refined
+        return x
 
 
 def image_scale(image: Tensor, n_axes: int = 2) -> Tensor:

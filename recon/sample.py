@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from physics import CartesianMRI, LinearOperator, calibration_block
+from physics import CartesianMRI, LinearOperator, RadonOperator, calibration_block
 
 #: Entries of `Sample.condition`, each followed by its presence bit; absent entries are 0 with bit 0.
 CONDITION_LAYOUT = ("log2_acceleration", "center_fraction", "n_coils/16", "log10_noise_std")
@@ -16,7 +16,7 @@ CONDITION_LAYOUT = ("log2_acceleration", "center_fraction", "n_coils/16", "log10
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """Where a slice came from. ``reference_kind`` is ``coil_combined``, ``rss`` or ``none``."""
+    """Where a slice came from. ``reference_kind`` is ``coil_combined``, ``rss``, ``attenuation`` or ``none``."""
 
     site: str
     volume: str
@@ -32,13 +32,15 @@ class Sample:
     Attributes
     ----------
     measurement
-        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)``.
+        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)`` in MRI, float32
+        ``(*batch, views, detectors)`` in CT.
     operator
         Maps an image to the measurement; carries the same whitening.
     noise_std
-        ``sqrt(E |n|^2)`` per complex sample of `measurement`, ``(*batch,)``; 0 where the noise is unknown.
+        ``sqrt(E |n|^2)`` per sample of `measurement`, ``(*batch,)``; 0 where the noise is unknown.
     reference
-        Complex ``(*batch, height, width)`` for ``coil_combined``, real and cropped for ``rss``, else None.
+        Complex ``(*batch, height, width)`` for ``coil_combined``, real and cropped for ``rss``, real for
+        ``attenuation``, else None.
     scale
         ``(*batch,)``; in units of the file, everything is the scaled value times `scale`.
     condition
@@ -64,14 +66,15 @@ class Sample:
     def magnitude(self, image: Tensor) -> Tensor:
         """What is shown, scored and compared with :meth:`target`.
 
-        :math:`|x|`, times `output_weight` where there is one, cropped to `crop_shape` around the center.
+        :math:`|x|` of a complex image, a real one (attenuation) as it is, times `output_weight` where there is one,
+        cropped to `crop_shape` around the center.
 
         Parameters
         ----------
         image
             Complex or real, shape ``(..., height, width)`` of the operator's domain.
         """
-        magnitude = image.abs()
+        magnitude = image.abs() if image.is_complex() else image
         if self.output_weight is not None:
             magnitude = magnitude * self.output_weight
         return magnitude if self.crop_shape is None else center_crop(magnitude, self.crop_shape)
@@ -211,13 +214,13 @@ def batches(
 def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) -> tuple[Sample, Tensor]:
     """Take a part of the measurement away, to score an image where no reference exists.
 
-    Positions are drawn among the sampled ones outside the calibration block, which the maps come from and
-    which is always kept: whole columns where the mask is a column mask, single points where it is 2-D.
+    MRI: positions are drawn among the sampled ones outside the calibration block, which the maps come from and
+    which is always kept: whole columns where the mask is a column mask, single points where it is 2-D. CT: whole views.
 
     Parameters
     ----------
     sample
-        A single slice with a Cartesian operator.
+        A single slice with a Cartesian operator or a CT scan.
     fraction
         Part of those positions to hold out, between 0 and 1; at least one is held out and one is kept.
     generator
@@ -225,37 +228,47 @@ def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) 
 
     Returns
     -------
-        The sample without the held-out measurements, and the held-out mask, bool ``(1 | height, width)``.
+        The sample without the held-out measurements, and the held-out mask, bool ``(1 | height, width)``, in CT
+        ``(views, 1)``.
 
     Raises
     ------
     TypeError
-        If the operator is not Cartesian.
+        If the operator is neither.
     ValueError
         If `fraction` is out of range, the sample is a batch, or nothing lies outside the calibration block.
     """
     operator = sample.operator
-    if not isinstance(operator, CartesianMRI):
-        raise TypeError(f"held_out_split: operator is {type(operator).__name__}, expected CartesianMRI")
-    mask = operator.mask
-    if mask.ndim != 2:
-        raise ValueError(f"held_out_split: mask has shape {tuple(mask.shape)}, expected a single slice; split first")
+    if not isinstance(operator, CartesianMRI | RadonOperator):
+        expected = "expected CartesianMRI or RadonOperator"
+        raise TypeError(f"held_out_split: operator is {type(operator).__name__}, {expected}")
+    if sample.measurement.ndim != len(operator.range_shape):
+        found = tuple(sample.measurement.shape)
+        raise ValueError(f"held_out_split: measurement has shape {found}, expected a single slice; split first")
     if not 0 < fraction < 1:
         raise ValueError(f"held_out_split: fraction is {fraction}, expected a number between 0 and 1")
+    if isinstance(operator, CartesianMRI):
+        outside = _outside_calibration(operator.mask)
+    else:
+        outside = torch.ones(operator.range_shape[0], 1, dtype=torch.bool, device=sample.measurement.device)
+    candidates = outside.nonzero()
+    if len(candidates) < 2:
+        raise ValueError("held_out_split: fewer than two positions outside the calibration block to hold out")
+    count = min(max(round(fraction * len(candidates)), 1), len(candidates) - 1)
+    drawn = candidates[torch.randperm(len(candidates), generator=generator)[:count].to(candidates.device)]
+    held_out = torch.zeros_like(outside)
+    held_out[drawn[:, 0], drawn[:, 1]] = True
+    kept = replace(sample, operator=operator.restrict(~held_out), measurement=sample.measurement * ~held_out)
+    return kept, held_out
+
+
+def _outside_calibration(mask: Tensor) -> Tensor:
     outside = mask.clone()
     if samples_center(mask):
         block = calibration_block(mask)
         rows, columns = (slice(None), block[0]) if len(block) == 1 else block
         outside[rows, columns] = False
-    candidates = outside.nonzero()
-    if len(candidates) < 2:
-        raise ValueError("held_out_split: fewer than two sampled positions outside the calibration block")
-    count = min(max(round(fraction * len(candidates)), 1), len(candidates) - 1)
-    drawn = candidates[torch.randperm(len(candidates), generator=generator)[:count].to(candidates.device)]
-    held_out = torch.zeros_like(mask)
-    held_out[drawn[:, 0], drawn[:, 1]] = True
-    kept = replace(sample, operator=operator.restrict(~held_out), measurement=sample.measurement * ~held_out)
-    return kept, held_out
+    return outside
 
 
 def samples_center(mask: Tensor) -> bool:

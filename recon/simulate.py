@@ -151,7 +151,7 @@ def write_volume(
 
 
 def read_images(path: Path | str) -> Tensor:
-    """Read magnitude images to simulate k-space from: NIfTI, DICOM, or a folder of one DICOM series.
+    """Read images to simulate measurements from: NIfTI, DICOM, or a folder of one DICOM series.
 
     NIfTI volumes come as axial slices from feet to head, anterior at the top, the patient's left at the right
     of the image. DICOM slices keep their orientation and are sorted along their normal. Values are rescaled

@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from .charts import Series, dot_plot, legend, line_chart
-from .pictures import ERROR_MAGNIFICATION, REFERENCE, Picture, site_pictures
-from .results import Results, is_open, method_of, score_rows, sites_by_role, volume_rows
+from .pictures import ERROR_MAGNIFICATION, REFERENCE, SOFT_TISSUE_HU, Picture, site_pictures
+from .quality import quality_section
+from .results import Results, facts, is_open, method_of, score_rows, sites_by_role, volume_rows
 from .style import STYLE
 from .tables import bytes_table, card, round_table, score_table, scroll, site_note, site_table
 from .text import byte_count, duration, number
@@ -24,6 +25,7 @@ def run_page(results: Results) -> str:
         _claims(results),
         _table(results),
         _pictures_of_all(results),
+        quality_section(results, [site for role in sites_by_role(results) for site in role]),
         _curves(results),
         "<h2>Sites</h2>" + site_table(results),
         _messages(results),
@@ -41,6 +43,7 @@ def site_page(site: str, results: Results) -> str:
         score_table(rows, results, caption, "volume") if rows else "<p>No volume was scored.</p>",
         "<h3>How these numbers were computed</h3>" + card(results.get("metric_card", {})),
         "<h2>Pictures</h2>" + _strip_of(results, site),
+        quality_section(results, [site]),
         "<h2>Versions</h2>" + card(results.get("versions", {})),
     ]
     lead = (
@@ -75,6 +78,8 @@ def _what_was_run(results: Results) -> str:
         + " and kept their raw data, their forward operators and their data-consistency parameters; "
         "the regularizer was shared."
     ]
+    if (steps := results.get("personal_steps")) is not None:
+        sentences.append(f"Then every site went on for itself, {steps} steps on all parameters.")
     if unseen:
         sentences.append(f"Not among them and scored only at the end: {', '.join(unseen)}.")
     closed = [site for site in took_part + unseen if not is_open(results, site)]
@@ -96,7 +101,7 @@ def _headline(results: Results) -> str:
         tiles.append((f"{number(mean['psnr'], 2)} dB", f"mean PSNR of {method}, SSIM {number(mean.get('ssim'), 3)}"))
         tiles += [_gain(results, arm) for arm in arms if arm != method and "psnr" in arms[arm]["mean"]]
     elif "residual" in mean:
-        tiles.append((number(mean["residual"], 2), f"mean residual of {method} on held-out k-space, noise = 1"))
+        tiles.append((number(mean["residual"], 2), f"mean residual of {method} on held-out data, noise = 1"))
     total = sum(float(row.get(way) or 0) for row in results.get("curves", ()) for way in ("bytes_up", "bytes_down"))
     if total:
         tiles.append((byte_count(total), "all messages, both ways, all sites"))
@@ -174,13 +179,24 @@ def _strip_of(results: Results, site: str) -> str:
     images: Mapping[str, Any] = results.get("pictures", {}).get(site, {})
     if not images:
         return "<p>No picture was kept.</p>"
-    pictures = site_pictures(images)
+    if facts(results, site).get("modality") != "ct":
+        return _strip(site, images, None)
+    low, high = SOFT_TISSUE_HU
+    return (
+        '<p class="note">Full range of attenuation.</p>'
+        + _strip(site, images, None)
+        + f'<p class="note">Soft-tissue window, {number(low, 0)} to {number(high, 0)} HU.</p>'
+        + _strip(site, images, SOFT_TISSUE_HU)
+    )
+
+
+def _strip(site: str, images: Mapping[str, Any], window_hu: tuple[float, float] | None) -> str:
     cells = []
-    for picture in pictures:
+    for picture in site_pictures(images, window_hu):
         cells.append(_figure(site, picture, error=False))
-        cells.append(_scale() if picture.name == REFERENCE else _figure(site, picture, error=True))
+        cells.append(_scale(window_hu) if picture.name == REFERENCE else _figure(site, picture, error=True))
     strip = f'<div class="strip">{"".join(cells)}</div>'
-    return scroll(strip, f"Pictures of {site}")
+    return scroll(strip, f"Pictures of {site}" + ("" if window_hu is None else ", soft-tissue window"))
 
 
 def _figure(site: str, picture: Picture, *, error: bool) -> str:
@@ -200,11 +216,15 @@ def _figure(site: str, picture: Picture, *, error: bool) -> str:
     return f"<figure>{image}<figcaption>{below}</figcaption></figure>"
 
 
-def _scale() -> str:
+def _scale(window_hu: tuple[float, float] | None) -> str:
     share = f"max / {ERROR_MAGNIFICATION}"
+    ends = ("0", "max of reference")
+    if window_hu is not None:
+        low, high = window_hu
+        share, ends = f"{(high - low) / ERROR_MAGNIFICATION:g} HU", (f"{number(low, 0)} HU", f"{number(high, 0)} HU")
     return (
         '<div class="scale"><div>one gray scale for all</div><div class="ramp"></div>'
-        '<div class="ends"><span>0</span><span>max of reference</span></div>'
+        f'<div class="ends"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
         f"<div>error maps, magnified {ERROR_MAGNIFICATION} times: white is {share} or more</div></div>"
     )
 

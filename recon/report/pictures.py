@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
+from physics import hu_to_attenuation
+
 from ..metrics import psnr
+from ..sinograms import CT_SCALE
 
 #: The key of the reference among a site's pictures.
 REFERENCE = "reference"
 #: Error maps show this multiple of the error on the gray scale of the images.
 ERROR_MAGNIFICATION = 5
+#: Black and white of the second strip of CT images.
+SOFT_TISSUE_HU = (-160.0, 240.0)
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,15 @@ class Picture:
     psnr: float | None
 
 
-def gray_png(image: npt.NDArray[np.floating[Any]], white: float) -> bytes:
-    """Encode an image as an 8-bit gray PNG, black at 0 and white at ``white`` and above."""
-    scaled = np.clip(image / white if white > 0 else np.zeros_like(image), 0, 1)
+def gray_png(image: npt.NDArray[np.floating[Any]], white: float, black: float = 0.0) -> bytes:
+    """Encode an image as an 8-bit gray PNG, black at ``black`` and white at ``white`` and above."""
+    scaled = np.clip((image - black) / (white - black) if white > black else np.zeros_like(image), 0, 1)
     buffer = io.BytesIO()
     Image.fromarray(np.round(255 * scaled).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
-def site_pictures(images: Mapping[str, Any]) -> list[Picture]:
+def site_pictures(images: Mapping[str, Any], window_hu: tuple[float, float] | None = None) -> list[Picture]:
     """Draw a site's slice: the reference, then every arm with its error map.
 
     White is the maximum of the reference in all of them; without a reference, the maximum over the arms.
@@ -44,6 +50,8 @@ def site_pictures(images: Mapping[str, Any]) -> list[Picture]:
     ----------
     images
         Name of the arm (or ``"reference"``) to its image, ``(height, width)``, complex or real.
+    window_hu
+        Black and white in Hounsfield units, for images of attenuation over that of water.
 
     Raises
     ------
@@ -55,24 +63,27 @@ def site_pictures(images: Mapping[str, Any]) -> list[Picture]:
     if len(shapes) != 1:
         raise ValueError(f"site_pictures: images have shapes {sorted(shapes)}, expected one; crop them alike")
     reference = magnitudes.get(REFERENCE)
-    white = float(max(image.max() for image in magnitudes.values()) if reference is None else reference.max())
+    black, white = 0.0, float(max(i.max() for i in magnitudes.values()) if reference is None else reference.max())
+    if window_hu is not None:
+        black, white = (float(hu_to_attenuation(torch.tensor(hu))) / CT_SCALE for hu in window_hu)
     pictures = []
     if reference is not None:
-        pictures.append(Picture(REFERENCE, gray_png(reference, white), None, None))
+        pictures.append(Picture(REFERENCE, gray_png(reference, white, black), None, None))
     for name, image in magnitudes.items():
         if name == REFERENCE:
             continue
         if reference is None:
-            pictures.append(Picture(name, gray_png(image, white), None, None))
+            pictures.append(Picture(name, gray_png(image, white, black), None, None))
             continue
-        error = gray_png(ERROR_MAGNIFICATION * np.abs(image - reference), white)
+        error = gray_png(ERROR_MAGNIFICATION * np.abs(image - reference), white - black)
         score = psnr(reference[None], image[None]) if reference.min() < reference.max() else None
-        pictures.append(Picture(name, gray_png(image, white), error, score))
+        pictures.append(Picture(name, gray_png(image, white, black), error, score))
     return pictures
 
 
 def _magnitude(name: str, image: Any) -> npt.NDArray[np.float32]:
-    magnitude: npt.NDArray[np.float32] = np.abs(np.asarray(image)).astype(np.float32)
+    values = np.asarray(image)
+    magnitude: npt.NDArray[np.float32] = (np.abs(values) if np.iscomplexobj(values) else values).astype(np.float32)
     if magnitude.ndim != 2 or magnitude.size == 0:
         raise ValueError(f"site_pictures: {name} has shape {magnitude.shape}, expected (height, width)")
     if not np.isfinite(magnitude).all():

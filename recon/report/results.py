@@ -11,7 +11,7 @@ Results = Mapping[str, Any]
 #: Scores of an arm, with +1 where more is better. ``residual`` stands alone where there is no reference.
 METRICS: Mapping[str, int] = {"psnr": 1, "ssim": 1, "nmse": -1, "foreground_ssim": 1, "residual": -1}
 #: Keys of the results that become report.json.
-PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe")
+PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "quality")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def is_open(results: Results, site: str) -> bool:
 
 
 def shared_part(results: Results) -> dict[str, Any]:
-    """What leaves the sites: no pictures and no per-volume rows of measured data."""
+    """What leaves the sites: no pictures, no per-volume rows and no CT image quality of measured data."""
     shared = with_summaries(results)
     for arm, entry in shared["arms"].items():
         sites = {
@@ -158,6 +158,9 @@ def shared_part(results: Results) -> dict[str, Any]:
         shared["arms"][arm] = entry | {"sites": sites}
     pictures = results.get("pictures", {})
     shared["pictures"] = {site: images for site, images in pictures.items() if is_open(results, site)}
+    if "quality" in results:
+        # It is measured on one slice of a patient.
+        shared["quality"] = {site: found for site, found in results["quality"].items() if is_open(results, site)}
     return shared
 
 

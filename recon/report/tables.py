@@ -50,6 +50,8 @@ def site_note(results: Results, site: str) -> str:
         parts.append("1 coil" if coils in (1, [1]) else f"{_fact(coils)} coils")
     if (noise := known.get("noise_std")) is not None:
         parts.append(f"noise {float(noise):g}")
+    if (photons := known.get("photons")) is not None:
+        parts.append(f"{float(photons):,.0f} photons per ray".replace(",", "\N{NARROW NO-BREAK SPACE}"))
     return ", ".join(parts)
 
 
@@ -140,6 +142,18 @@ def card(entries: Mapping[str, Any]) -> str:
     """Names and values, one line each."""
     lines = (f"<dt>{escape(str(k).replace('_', ' '))}</dt><dd>{escape(_fact(v))}</dd>" for k, v in entries.items())
     return f'<dl class="card">{"".join(lines)}</dl>'
+
+
+def plain_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table of numbers: the first column names the row."""
+    head = "".join(f'<th scope="col"{_number_class(i > 0)}>{escape(name)}</th>' for i, name in enumerate(columns))
+    lines = [
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+        + "</tr>"
+        for name, cells in rows
+    ]
+    return _table(caption, head, lines)
 
 
 def _table(caption: str, head: str, lines: Sequence[str], style: str = "plain") -> str:

@@ -27,6 +27,8 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``sites``, per site: ``sampling, effective_acceleration, coils, noise_std, maps, parameters_shared,
           parameters_kept, synthetic, unseen`` and ``volumes``, how many in ``train, validation, test``.
         - ``curves``: the rows of ``rounds.jsonl``.
+        - ``personal_steps``: steps of every site for itself after the rounds, where there were any.
+        - ``quality``: per CT site and arm what :meth:`recon.Quality.to_json` gives.
         - ``pictures``: per site and arm, or ``"reference"``, an image ``(height, width)``.
 
     Returns

@@ -26,7 +26,13 @@ def line(call: object, *arguments: object) -> str:
 
 def lock(path: Path) -> SiteManifest:
     manifest = load_manifest(path)
-    write_lock(path, {name: lock_file(manifest.root / name) for _, name in manifest.data.named()})
+    write_lock(
+        path,
+        {
+            name: lock_file(manifest.root / name, manifest.open(manifest.root / name).patient_id)
+            for _, name in manifest.data.named()
+        },
+    )
     return manifest
 
 

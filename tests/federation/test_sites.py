@@ -187,7 +187,7 @@ def test_check_writes_the_lock_and_reports_facts(tmp_path: Path) -> None:
     assert (facts[0].role, facts[0].lock) == ("trains", "written")
     train = facts[0].splits[0]
     assert (train.files, train.subjects, train.slices) == (2, 2, 4)
-    assert (train.coils, train.shapes) == ((2,), ((24, 20),))
+    assert train.measured == ("2 coils 24x20",)
     assert 1 < train.accelerations[0] <= train.accelerations[1] < 20
     assert check_sites(tmp_path)[0].lock == "verified"
     table = facts_table(facts).splitlines()
@@ -239,8 +239,8 @@ def test_demo_sites_are_complete_and_checked(tmp_path: Path) -> None:
     assert set(facts) == {"north", "east", "south", "west", "unseen"}
     assert facts["unseen"].role == "unseen"
     assert {site.lock for site in facts.values()} == {"verified"}
-    coils = {name: site.splits[0].coils for name, site in facts.items()}
-    assert coils == {"north": (4,), "east": (6,), "south": (8,), "west": (8,), "unseen": (6,)}
+    coils = {name: site.splits[0].measured[0].split(" coils")[0] for name, site in facts.items()}
+    assert coils == {"north": "4", "east": "6", "south": "8", "west": "8", "unseen": "6"}
     for manifest in load_federation(tmp_path / "sites"):
         assert manifest.synthetic
         assert manifest.unseen == (manifest.name == "unseen")

@@ -291,3 +291,13 @@ def test_agrees_with_astra_element_by_element() -> None:
     astra.projector.delete(projector)
     found = RadonOperator(grid, geometry)(image)
     assert relative(found, torch.from_numpy(theirs).double()) <= 1e-4
+
+
+@pytest.mark.cuda
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    for grid, geometry in SCANS.values():
+        A = RadonOperator(grid, geometry)
+        x, y = torch.randn(2, *grid.shape), torch.randn(2, *geometry.shape)
+        assert relative(A(x.cuda()).cpu(), A(x)) < 1e-5
+        assert relative(A.adjoint(y.cuda()).cpu(), A.adjoint(y)) < 1e-5
+        assert relative(A.start(y.cuda()).cpu(), A.start(y)) < 1e-4

@@ -1,0 +1,72 @@
+"""What is measured of CT images, per site: a table by arm, and curves of noise power and sharpness."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from .charts import Series, legend, line_chart
+from .results import Results, method_of
+from .tables import plain_table
+from .text import number
+
+_FREQUENCY = "line pairs per cm"
+_NOTE = (
+    "Bias and noise: mean and standard deviation of the error in HU by region of the reference (lung, soft tissue, "
+    "bone; pixels at a border left out). The rest from one slice measured three times: with two draws of noise, and "
+    "with a disc of +100 HU and 6 pixels radius at the noise of the first. Mean noise frequency: of the noise power "
+    "spectrum, higher is finer grain. MTF 50 %: sharpness at the edge of the disc. Disc: the contrast that is left of "
+    "100 HU, and contrast to noise. A network is not linear: these hold near this object."
+)
+
+
+def quality_section(results: Results, sites: list[str]) -> str:
+    """One part per site that has CT images; empty where none has."""
+    known: Mapping[str, Any] = results.get("quality", {})
+    parts = [_site(results, site, known[site]) for site in sites if site in known]
+    if not parts:
+        return ""
+    return f'<h2>CT image quality</h2><p class="note">{escape(_NOTE)}</p>' + "".join(parts)
+
+
+def _site(results: Results, site: str, by_arm: Mapping[str, Mapping[str, Any]]) -> str:
+    regions = [name for name in ("lung", "soft tissue", "bone") if any(name in q["bias_hu"] for q in by_arm.values())]
+    columns = ["arm", *(f"{name}: bias / noise (HU)" for name in regions)]
+    probed = any(entry["nps"] for entry in by_arm.values())
+    if probed:
+        columns += ["mean noise frequency (lp/cm)", "MTF 50 % (lp/cm)", "disc contrast (HU)", "disc CNR"]
+    rows = []
+    for arm, entry in by_arm.items():
+        cells = [
+            f"{number(entry['bias_hu'].get(name), 1, sign=True)} / {number(entry['noise_hu'].get(name), 1)}"
+            for name in regions
+        ]
+        if probed:
+            cells += [
+                number(entry["nps_mean_lp_per_cm"], 2),
+                number(entry["mtf50_lp_per_cm"], 2),
+                number(entry["disc_contrast_hu"], 1),
+                number(entry["disc_cnr"], 2),
+            ]
+        rows.append((arm + (" (method)" if arm == method_of(results) else ""), cells))
+    table = plain_table(f"CT image quality at {site}", columns, rows)
+    charts = ""
+    if probed:
+        arms = [arm for arm, entry in by_arm.items() if entry["nps"]]
+        power = [Series(arm, _points(by_arm[arm]["nps"], 1e-3), i) for i, arm in enumerate(arms)]
+        sharp = [Series(arm, _points(by_arm[arm]["mtf"]), i) for i, arm in enumerate(arms)]
+        charts = (
+            legend(arms, lines=True)
+            + '<div class="panels">'
+            + _panel("noise power spectrum", line_chart(f"Noise power at {site}", power, "1000 HU² mm²", _FREQUENCY))
+            + _panel("modulation transfer at the disc", line_chart(f"MTF at {site}", sharp, "MTF", _FREQUENCY))
+            + "</div>"
+        )
+    return f"<h3>{escape(site)}</h3>{table}{charts}"
+
+
+def _points(pairs: Any, factor: float = 1.0) -> list[tuple[float, float]]:
+    return [(float(x), factor * float(y)) for x, y in pairs]
+
+
+def _panel(title: str, chart: str) -> str:
+    return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>" if chart else ""

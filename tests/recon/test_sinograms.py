@@ -1,0 +1,312 @@
+"""CT files and samples: every format from files written by hand, weights, noise, degradation, one line per mistake."""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from physics import (
+    LODOPAB_MU_MAX,
+    FanBeam,
+    ImageGrid,
+    ParallelBeam,
+    RadonOperator,
+    Transmission,
+    body_volume,
+    evenly_spaced,
+    filtered_backprojection,
+    htc2022,
+    hu_to_attenuation,
+    lodopab,
+)
+from recon import (
+    CT_SCALE,
+    DataError,
+    PenalizedTV,
+    ScanSetup,
+    ScanSimulation,
+    SinogramSlices,
+    batches,
+    evaluate,
+    held_out_split,
+    open_sinograms,
+    write_sinograms,
+)
+
+GRID = ImageGrid((32, 32), 6.0)
+SCAN = FanBeam(evenly_spaced(40, 2 * math.pi / 40), 50, 8.0, 400.0, 640.0)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """Counts of two slices with their ground truth."""
+    reference = hu_to_attenuation(body_volume(2, GRID.shape, 1, "pelvis"))
+    model = Transmission(2e4)
+    counts = model.counts(RadonOperator(GRID, SCAN)(reference), torch.Generator().manual_seed(0))
+    path = tmp_path / "a.h5"
+    write_sinograms(
+        path, GRID, SCAN, counts=counts, photons=2e4, reference=reference, patient_id="p1", simulated="by hand"
+    )
+    return path
+
+
+def test_a_volume_reads_back_as_written(volume: Path) -> None:
+    found = open_sinograms(volume)
+    assert found.shape == (2, 40, 50) and found.geometry == SCAN and found.grid == GRID
+    assert (found.holds, found.patient_id, found.simulated, found.acquisition) == ("counts", "p1", "by hand", None)
+    assert found.photons is not None and float(found.photons) == 2e4
+    with h5py.File(volume) as file:
+        assert torch.equal(found.read_slice(1), torch.from_numpy(file["counts"][1]))
+
+
+def test_samples_are_weighted_scaled_and_whitened(volume: Path) -> None:
+    samples = SinogramSlices([volume], "north")
+    assert len(samples) == 2 and samples.locate(1) == (0, 1)
+    sample = samples[0]
+    assert sample.reference is not None and isinstance(sample.operator, RadonOperator)
+    weights = sample.operator.ray_weights
+    assert weights is not None and float(weights.square().mean()) == pytest.approx(1.0, rel=1e-5)
+    noise = sample.measurement - sample.operator(sample.reference)
+    assert float(noise.std()) == pytest.approx(float(sample.noise_std), rel=0.05)
+    # White: rays through bone are as noisy as rays through air.
+    dense = weights < weights.median()
+    assert float(noise[dense].std() / noise[~dense].std()) == pytest.approx(1.0, abs=0.12)
+    assert float(sample.reference.max()) == pytest.approx(
+        float(open_sinograms(volume).read_reference(0).max()) / CT_SCALE
+    )
+    plain = SinogramSlices([volume], "north", weighted=False)[0]
+    assert isinstance(plain.operator, RadonOperator) and plain.operator.ray_weights is None
+    joined = next(batches(samples, 2))
+    assert joined.measurement.shape == (2, 40, 50) and joined.meta[1].reference_kind == "attenuation"
+
+
+def test_degradation_takes_views_and_photons(volume: Path) -> None:
+    sparse = SinogramSlices([volume], "s", simulate=ScanSimulation(views=10))
+    assert sparse.geometries[0] == SCAN.subset(slice(None, None, 4)) and sparse.acceleration(0) == 4
+    full = SinogramSlices([volume], "s", weighted=False)
+    thin = SinogramSlices([volume], "s", weighted=False, simulate=ScanSimulation(views=10))
+    assert torch.equal(thin[0].measurement, full[0].measurement[::4])
+    arc = SinogramSlices([volume], "s", simulate=ScanSimulation(arc_deg=90)).geometries[0]
+    assert arc.shape[0] == 10 and math.degrees(max(arc.angles_rad)) < 90
+    dose = ScanSimulation(photons=2e3)
+    plain = SinogramSlices([volume], "s", weighted=False, simulate=dose)[0]
+    assert float(plain.noise_std) == pytest.approx(math.sqrt(10) * float(full[0].noise_std), rel=0.1)
+    dim = SinogramSlices([volume], "s", simulate=dose)[0]
+    assert torch.equal(dim.measurement, SinogramSlices([volume], "s", simulate=dose)[0].measurement)
+    assert dim.reference is not None
+    noise = dim.measurement - dim.operator(dim.reference)
+    assert float(noise.std()) == pytest.approx(float(dim.noise_std), rel=0.08)
+
+
+def test_line_integrals_get_noise_and_an_estimate_where_none_is_known(tmp_path: Path) -> None:
+    reference = hu_to_attenuation(body_volume(1, GRID.shape, 2, "abdomen"))
+    fine = ParallelBeam(evenly_spaced(60, math.pi / 60), 400, 0.8)
+    lines = RadonOperator(GRID, fine)(reference)
+    noisy = lines + 0.05 * torch.randn(lines.shape, generator=torch.Generator().manual_seed(3))
+    write_sinograms(tmp_path / "b.h5", GRID, fine, line_integrals=noisy)
+    sample = SinogramSlices([tmp_path / "b.h5"], "s")[0]
+    assert float(sample.noise_std) * CT_SCALE == pytest.approx(0.05, rel=0.1)
+    assert sample.reference is None and sample.meta[0].reference_kind == "none"
+    simulated = SinogramSlices([tmp_path / "b.h5"], "s", simulate=ScanSimulation(photons=1e4, electronic_noise=5.0))[0]
+    assert simulated.operator.ray_weights is not None
+
+
+def test_without_a_reference_held_out_views_are_scored(volume: Path) -> None:
+    with h5py.File(volume, "a") as file:
+        del file["reference"]
+    samples = SinogramSlices([volume], "s")
+    kept, held_out = held_out_split(samples[0], 0.2, torch.Generator().manual_seed(0))
+    assert held_out.shape == (40, 1) and int(held_out.sum()) == 8
+    assert not kept.measurement[held_out[:, 0]].any() and isinstance(kept.operator, RadonOperator)
+    score = evaluate(PenalizedTV(1e-3, 50), samples)
+    assert 0.8 < (score.mean("residual") or 0) < 3 and score.mean("psnr") is None
+
+
+def test_lodopab_follows_odl_conventions(tmp_path: Path) -> None:
+    """A disc at x > 0 and y < 0 in ODL's axes: first index x, second y upwards, lengths in m, units of MU_MAX."""
+    grid, geometry, _ = lodopab()
+    x, y = np.meshgrid(np.linspace(-0.13, 0.13, 362), np.linspace(-0.13, 0.13, 362), indexing="ij")
+    truth = ((np.hypot(x - 0.06, y + 0.03) < 0.02) * 0.5).astype(np.float32)
+    u, angles = geometry.u_mm / 1000, geometry.angles[:, None]
+    distance = np.abs(0.06 * np.cos(angles) - 0.03 * np.sin(angles) - u[None])
+    data = (0.5 * 2 * np.sqrt(np.clip(0.02**2 - distance**2, 0, None))).astype(np.float32)
+    for name, array in (("observation_test_000.hdf5", data), ("ground_truth_test_000.hdf5", truth)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["data"] = array[None]
+    samples = SinogramSlices([tmp_path / "observation_test_000.hdf5"], "s", format="lodopab", weighted=False)
+    sample = samples[0]
+    assert sample.reference is not None
+    assert float(sample.reference.max()) * CT_SCALE == pytest.approx(0.5 * LODOPAB_MU_MAX)
+    predicted = sample.operator(sample.reference)
+    assert float((predicted - sample.measurement).norm() / predicted.norm()) < 0.02
+    image = filtered_backprojection(sample.measurement, geometry, grid)
+    assert np.corrcoef(image.flatten(), sample.reference.flatten())[0, 1] > 0.97
+
+
+def htc_file(path: Path, **changes: Any) -> Path:
+    geometry = htc2022().geometry
+    known = {
+        "distanceSourceOrigin": [[410.66]],
+        "distanceSourceDetector": [[553.74]],
+        "angles": np.rad2deg(geometry.angles)[None],
+        "numDetectorsPost": [[560]],
+        "pixelSizePost": [[0.2]],
+    } | changes
+    scan = {"type": "2d", "sinogram": np.ones((721, 560)), "parameters": known}
+    scipy.io.savemat(path, {"CtDataFull": scan})
+    return path
+
+
+def test_helsinki_files_bring_their_geometry(tmp_path: Path) -> None:
+    found = open_sinograms(htc_file(tmp_path / "htc.mat"), "htc2022")
+    assert found.shape == (1, 721, 560) and found.geometry.shape == (721, 560)
+    assert isinstance(found.geometry, FanBeam) and found.geometry.source_to_detector_mm == 553.74
+    assert found.grid.shape == (512, 512) and found.grid.pixel_mm == pytest.approx(0.1483223, rel=1e-4)
+    half = open_sinograms(tmp_path / "htc.mat", "htc2022", ScanSetup(size=256)).grid
+    assert half.pixel_mm == pytest.approx(2 * found.grid.pixel_mm)
+
+
+def test_raw_counts_are_corrected_and_the_axis_is_where_it_is(tmp_path: Path) -> None:
+    views, columns, axis = 90, 64, 28.0
+    angles = np.arange(views) * 2.0
+    u = np.arange(columns) - axis
+    center = 9 * np.cos(np.deg2rad(angles)) - 4 * np.sin(np.deg2rad(angles))  # a disc at x = 9, y = -4
+    chord = 2 * np.sqrt(np.clip(25 - (u[None] - center[:, None]) ** 2, 0, None))
+    flat = 1000 + 50 * np.sin(np.arange(columns))
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["exchange/data"] = (100 + flat * np.exp(-0.05 * chord))[:, None].astype(np.float32)
+        file["exchange/data_white"] = np.repeat((100 + flat)[None, None], 3, 0).astype(np.float32)
+        file["exchange/data_dark"] = np.full((3, 1, columns), 100, np.float32)
+        file["exchange/theta"] = angles
+        file["exchange/theta"].attrs["units"] = "degrees"
+    setup = ScanSetup(pitch_mm=1.0, axis_column=axis)
+    sample = SinogramSlices([tmp_path / "raw.h5"], "s", format="exchange", setup=setup)[0]
+    operator = sample.operator
+    assert isinstance(operator, RadonOperator) and operator.ray_weights is not None
+    lines = sample.measurement * CT_SCALE / operator.ray_weights
+    assert torch.allclose(lines, torch.from_numpy(0.05 * chord).float(), atol=1e-4)
+    image = operator.start(sample.measurement) * CT_SCALE
+    peak = image > 0.04
+    rows, cols = (part.double().mean() for part in torch.nonzero(peak, as_tuple=True))
+    grid = operator.grid
+    assert float(np.interp(float(cols), np.arange(grid.shape[1]), grid.x_mm)) == pytest.approx(9, abs=0.3)
+    assert float(np.interp(float(rows), np.arange(grid.shape[0]), grid.y_mm)) == pytest.approx(-4, abs=0.3)
+
+
+def _broken(path: Path, kind: str) -> Path:
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:3000])
+    elif kind == "text":
+        path.write_text("no data")
+    else:
+        with h5py.File(path, "a") as file:
+            counts = file["counts"][()]
+            if kind == "axes":
+                del file["counts"]
+                file["counts"] = counts.transpose(0, 2, 1)
+            elif kind == "nan":
+                file["counts"][0, 0, 0] = np.nan
+            elif kind == "negative":
+                file["counts"][0, 0, 0] = -3
+            elif kind == "views":
+                del file["geometry/angles_rad"]
+                file["geometry/angles_rad"] = np.zeros(0)
+            elif kind == "degrees":
+                file["geometry/angles_rad"][...] = np.arange(40) * 9.0 * 3
+            elif kind == "distance":
+                file["geometry/source_to_axis_mm"][...] = -1.0
+            elif kind == "photons":
+                del file["photons"]
+            elif kind == "kind":
+                file["geometry/kind"][...] = b"ConeBeam"
+            elif kind == "grid":
+                del file["grid"]
+            elif kind == "nothing":
+                del file["counts"]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("truncated", "no readable HDF5.*copy it again"),
+        ("text", "no readable HDF5"),
+        ("axes", "exchange its last two axes"),
+        ("nan", "counts: found NaN"),
+        ("negative", "counts down to -3.*state electronic_noise"),
+        ("views", "at least one view"),
+        ("degrees", "convert degrees"),
+        ("distance", "source_to_axis_mm is -1.0"),
+        ("photons", "photons: found nothing"),
+        ("kind", "found ConeBeam, expected ParallelBeam or FanBeam"),
+        ("grid", "grid: found nothing"),
+        ("nothing", "expected one of counts and line_integrals"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(volume: Path, kind: str, words: str) -> None:
+    _broken(volume, kind)
+    with pytest.raises(DataError, match=words) as caught:
+        SinogramSlices([volume], "s")[0]
+    assert str(volume) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"simulate": ScanSimulation(views=99)}, "views: found 99, expected at most the 40"),
+        ({"simulate": ScanSimulation(photons=1e6)}, "expected at most 20000"),
+        ({"format": "htc2022"}, "no readable MATLAB"),
+        ({"format": "exchange"}, "exchange/data: found nothing"),
+        ({"format": "lodopab"}, "data: found nothing"),
+    ],
+)
+def test_what_a_file_does_not_hold_is_said(volume: Path, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        SinogramSlices([volume], "s", **arguments)
+    with pytest.raises(DataError, match=re.escape("none.h5: file: found nothing")):
+        SinogramSlices([volume.with_name("none.h5")], "s")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"views": 0}, {"arc_deg": 0.0}, {"photons": -1.0}, {"electronic_noise": 3.0}, {"arc_deg": 361.0}]
+)
+def test_a_simulation_out_of_range_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="ScanSimulation"):
+        ScanSimulation(**arguments)
+
+
+def test_a_helsinki_file_without_a_distance_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="CtDataFull"):
+        open_sinograms(htc_file(tmp_path / "x.mat", distanceSourceOrigin=[[-1.0]]), "htc2022")
+    scipy.io.savemat(tmp_path / "y.mat", {"other": np.ones(3)})
+    with pytest.raises(DataError, match="found other, expected CtDataFull or CtDataLimited"):
+        open_sinograms(tmp_path / "y.mat", "htc2022")
+
+
+def test_writing_says_what_does_not_fit(tmp_path: Path) -> None:
+    counts = torch.ones(1, 40, 50)
+    for arguments, words in (
+        ({}, "either counts or line_integrals"),
+        ({"counts": counts}, "need the photons"),
+        ({"line_integrals": counts[0]}, "has shape"),
+        ({"line_integrals": counts, "reference": torch.ones(1, 3, 3)}, "reference has shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            write_sinograms(tmp_path / "c.h5", GRID, SCAN, **arguments)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.real_data
+def test_the_measured_disc_agrees_with_the_organisers() -> None:
+    """Angles as given and no flip."""
+    folder = Path(os.environ["FEDRECON_DATA"]) / "ct_projections" / "htc2022"
+    sample = SinogramSlices([folder / "htc2022_ta_full.mat"], "htc", format="htc2022")[0]
+    theirs = scipy.io.loadmat(folder / "htc2022_ta_full_recon_fbp.mat")["reconFullFbp"]
+    assert np.corrcoef(sample.operator.start(sample.measurement).flatten(), theirs.ravel())[0, 1] >= 0.9995
