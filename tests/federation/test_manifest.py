@@ -183,14 +183,16 @@ def test_a_subject_in_two_splits_is_refused(tmp_path: Path, locked: bool) -> Non
 def test_two_files_of_a_subject_in_one_split_are_fine(tmp_path: Path) -> None:
     write_site(tmp_path)
     write_file(tmp_path / "data/north/north_1.h5", "north_0")
-    load_federation(tmp_path)
+    (site,) = load_federation(tmp_path)
+    assert {site.open(file).patient_id for file in site.files("train")[:2]} == {"north_0"}
 
 
 def test_files_without_patient_are_their_own_subjects(tmp_path: Path) -> None:
     write_site(tmp_path)
     for index in range(4):
         write_file(tmp_path / f"data/north/north_{index}.h5", None)
-    load_federation(tmp_path)
+    (site,) = load_federation(tmp_path)
+    assert len(list(site.data.named())) == 4
 
 
 def test_the_same_data_under_two_names_is_refused(tmp_path: Path) -> None:
