@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .geometry import Geometry, ImageGrid, ParallelBeam
 from .joseph import PAD, by_lanes
+from .transposed import Transposed
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def filtered_backprojection(
     response = torch.from_numpy(plan.response(window, cutoff)).to(sinogram)
     n = 2 * (len(response) - 1)
     filtered = torch.fft.irfft(torch.fft.rfft(weighted, n=n) * response, n=n)[..., : weighted.shape[-1]]
-    image: Tensor = _Smear.apply(filtered, plan, False)
+    image: Tensor = Transposed.apply(filtered, plan.smear, plan.collect)
     return image
 
 
@@ -272,21 +273,6 @@ class _Plan:
         width = self.grid.shape[1]
         filled: Array = self.grid.x_mm[0] + np.arange(-(-width // ROWS) * ROWS) * self.grid.pixel_mm
         return filled
-
-
-class _Smear(torch.autograd.Function):
-    """Back-projection or its transpose; the derivative of either is the other."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, plan: _Plan, transposed: bool) -> Tensor:
-        ctx.plan, ctx.transposed = plan, transposed
-        flat = tensor.reshape(-1, *tensor.shape[-2:])
-        out = plan.collect(flat) if transposed else plan.smear(flat)
-        return out.reshape(*tensor.shape[:-2], *out.shape[-2:])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Smear.apply(grads[0], ctx.plan, not ctx.transposed), None, None
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from .geometry import (
 )
 from .operator import LinearOperator, reciprocal
 from .projector import Projector, projector_of
+from .transposed import Transposed
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +76,22 @@ class RadonOperator(LinearOperator):
         """The matrix without weights, shared by all operators of this grid and geometry."""
         return projector_of(self.grid, self.geometry)
 
+    def _project(self, x: Tensor) -> Tensor:
+        y: Tensor = Transposed.apply(x, self.projector.project, self.projector.backproject)
+        return y
+
+    def _backproject(self, y: Tensor) -> Tensor:
+        x: Tensor = Transposed.apply(y, self.projector.backproject, self.projector.project)
+        return x
+
     def _forward(self, x: Tensor) -> Tensor:
         self._require_real(x, "image")
-        y: Tensor = _Apply.apply(x, self.projector, False)
+        y = self._project(x)
         return y if self.ray_weights is None else self.ray_weights * y
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self._require_real(y, "measurement")
-        x: Tensor = _Apply.apply(y if self.ray_weights is None else self.ray_weights * y, self.projector, True)
-        return x
+        return self._backproject(y if self.ray_weights is None else self.ray_weights * y)
 
     def _require_real(self, tensor: Tensor, what: str) -> None:
         if tensor.dtype not in (torch.float32, torch.float64):
@@ -124,7 +131,7 @@ class RadonOperator(LinearOperator):
         ratios = []
         with torch.no_grad():
             for _ in range(2):
-                Gv: Tensor = _Apply.apply(weights**2 * _Apply.apply(v, self.projector, False), self.projector, True)
+                Gv = self._backproject(weights**2 * self._project(v))
                 ratios.append((Gv / v).amax((-2, -1)))
                 v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
         return torch.minimum(*ratios).sqrt()
@@ -183,21 +190,6 @@ class RadonOperator(LinearOperator):
         geometry = ParallelBeam(evenly_spaced(5, 0.7, 0.1), 11, 1.0)
         weights = torch.rand(2, 5, 11, generator=generator, dtype=torch.float64)
         return cls(ImageGrid((7, 6), 1.2), geometry, weights)
-
-
-class _Apply(torch.autograd.Function):
-    """The projector or its transpose; the derivative of either is the other, as often as one likes."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, projector: Projector, transposed: bool) -> Tensor:
-        ctx.projector, ctx.transposed = projector, transposed
-        flat = tensor.reshape(-1, *tensor.shape[-2:])
-        out = projector.backproject(flat) if transposed else projector.project(flat)
-        return out.reshape(*tensor.shape[:-2], *out.shape[-2:])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Apply.apply(grads[0], ctx.projector, not ctx.transposed), None, None
 
 
 @lru_cache(maxsize=16)
