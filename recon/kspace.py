@@ -1,11 +1,8 @@
 """Slices of k-space files as samples: sampled, whitened, scaled, with operator and reference."""
 
-import hashlib
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +29,7 @@ from .errors import DataError, data_error
 from .mri_file import Volume, fitting_crop, open_volume
 from .sample import Sample, SampleMeta, center_crop, samples_center
 from .volume_facts import VolumeFacts, available_positions, effective_acceleration, probe_volume
+from .volume_slices import SliceIndex, generator_for, require_different_names
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -145,21 +143,18 @@ class KSpaceSlices(Dataset[Sample]):
         self.epoch = 0
         self.volumes = tuple(open_volume(file) for file in files)
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
+        require_different_names([volume.path for volume in self.volumes])
         for volume in self.volumes:
             self._require_usable(volume)
-        self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
+        self._index = SliceIndex([volume.shape[0] for volume in self.volumes])
         self._facts: dict[int, VolumeFacts] = {}
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._index)
 
     def locate(self, index: int) -> tuple[int, int]:
         """Number of the volume and of its slice that a sample comes from."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"KSpaceSlices: index {index}, expected less than {len(self)}")
-        index %= len(self)
-        number = bisect_right(self._ends, index)
-        return number, index - (self._ends[number - 1] if number else 0)
+        return self._index.locate(index)
 
     def mask(self, number: int) -> Tensor:
         """Sampled positions of a volume, bool ``(1 | height, width)``; padding is not sampled."""
@@ -212,7 +207,7 @@ class KSpaceSlices(Dataset[Sample]):
         )
         if self.augment is None:
             return sample
-        return self.augment(sample, _generator("augment", self.seed, self.epoch, volume.path.name, i))
+        return self.augment(sample, generator_for("augment", self.seed, self.epoch, volume.path.name, i))
 
     def _reference_kind(self, volume: Volume, choice: ReferenceChoice) -> str:
         if choice == "auto":
@@ -229,8 +224,6 @@ class KSpaceSlices(Dataset[Sample]):
 
     def _require_usable(self, volume: Volume) -> None:
         path = volume.path
-        if [other.path.name for other in self.volumes].count(path.name) > 1:
-            raise data_error(path, "file name", "a second file of this name", "one", "rename it")
         if self.simulate is not None and volume.undersampled and not self.simulate.nested:
             raise data_error(
                 path,
@@ -255,7 +248,7 @@ class KSpaceSlices(Dataset[Sample]):
 
     def _noise(self, volume: Volume, i: int, covariance: Tensor, white: bool) -> Tensor:
         seed = self.simulate.seed if self.simulate is not None else 0
-        generator = _generator("noise", seed, volume.path.name, i)
+        generator = generator_for("noise", seed, volume.path.name, i)
         shape = volume.shape[1:]
         if white:
             return complex_noise(shape, math.sqrt(float(covariance[0, 0].real)), generator)
@@ -287,8 +280,3 @@ def _condition(facts: VolumeFacts, n_coils: int) -> Tensor:
     noise_std = facts.noise_std / facts.scale
     noise = (math.log10(noise_std), 1.0) if noise_std > 0 else (0.0, 0.0)
     return torch.tensor([math.log2(facts.acceleration), 1, facts.center_fraction, 1, n_coils / 16, 1, *noise])
-
-
-def _generator(*parts: object) -> torch.Generator:
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

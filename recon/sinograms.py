@@ -1,11 +1,8 @@
 """Slices of CT files as samples: line integrals with their statistical weights, operator and reference."""
 
-import hashlib
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,6 +14,7 @@ from physics import MU_WATER, Geometry, RadonOperator, Transmission
 from .errors import DataError, data_error
 from .sample import Sample, SampleMeta
 from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, limited, open_sinograms
+from .volume_slices import SliceIndex, generator_for, require_different_names
 
 #: Attenuation in 1/mm of an image value of 1: that of water.
 CT_SCALE = MU_WATER
@@ -113,23 +111,17 @@ class SinogramSlices(Dataset[Sample]):
         self.volumes = tuple(open_sinograms(file, format, setup) for file in files)
         self.geometries = tuple(self._geometry(volume) for volume in self.volumes)
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
-        names = [volume.path.name for volume in self.volumes]
+        require_different_names([volume.path for volume in self.volumes])
         for volume in self.volumes:
-            if names.count(volume.path.name) > 1:
-                raise data_error(volume.path, "file name", "a second file of this name", "one", "rename it")
             self._require_dose(volume)
-        self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
+        self._index = SliceIndex([volume.shape[0] for volume in self.volumes])
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._index)
 
     def locate(self, index: int) -> tuple[int, int]:
         """Number of the volume and of its slice that a sample comes from."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"SinogramSlices: index {index}, expected less than {len(self)}")
-        index %= len(self)
-        number = bisect_right(self._ends, index)
-        return number, index - (self._ends[number - 1] if number else 0)
+        return self._index.locate(index)
 
     def acceleration(self, number: int) -> float:
         """Views of the file over views used."""
@@ -187,7 +179,7 @@ class SinogramSlices(Dataset[Sample]):
             if volume.holds == "counts":
                 return stored, known
             return known.expected_counts(stored), known
-        generator = _generator("dose", self.simulate.seed, volume.path.name, i)
+        generator = generator_for("dose", self.simulate.seed, volume.path.name, i)
         wanted = Transmission(self.simulate.photons, self.simulate.electronic_noise)
         if volume.holds != "counts" or photons is None:
             return wanted.counts(stored, generator), wanted
@@ -235,8 +227,3 @@ def _estimated_noise(lines: Tensor) -> float:
     """Standard deviation of white noise from the median second difference along the detector."""
     second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).abs()
     return float(second.median()) / (0.6745 * math.sqrt(6))
-
-
-def _generator(*parts: object) -> torch.Generator:
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
