@@ -24,7 +24,8 @@ from .errors import ConfigError, config_error
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import RunFolder, train_run
 from .lock import sha256_file
-from .manifest import SPLITS, CTSite, MRISite, SiteManifest, Split, load_federation, load_manifest
+from .manifest import CTSite, MRISite, SiteManifest, load_federation, load_manifest
+from .manifest_tables import SPLITS, Split
 from .messages import Broadcast, MessageError, SiteReport, SiteUpdate, State, digest, pack, unpack
 from .replies import Row, read_rows
 from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state

@@ -22,9 +22,9 @@ from physics import (
 from recon import ScanSimulation, read_images, write_sinograms
 
 from .errors import config_error
-from .manifest import SPLITS, Split
+from .manifest_tables import SPLITS, Split
 from .parallel import run_jobs
-from .simulated_sites import require_room, seed_of, site_table
+from .simulated_sites import phantom_files, require_room, seed_of, site_table
 from .sites import MadeSite, write_sites
 from .splits import split_counts
 
@@ -120,13 +120,7 @@ def make_ct_demo_sites(
         If a file cannot be written.
     """
     out = Path(out)
-    counts: dict[Split, int] = {"train": train, "validation": validation, "test": test}
-    volumes: dict[str, list[tuple[Split, str]]] = {
-        site.name: [
-            (split, f"{site.name}_{split}_{number:03d}.h5") for split in SPLITS for number in range(counts[split])
-        ]
-        for site in sites
-    }
+    volumes = phantom_files([site.name for site in sites], (train, validation, test))
     require_room(out, volumes, overwrite)
     work = [(site, name) for site in sites for _, name in volumes[site.name]]
     list(run_jobs(partial(_write_body, out, size, seed, slices), work, jobs))

@@ -21,7 +21,7 @@ from recon import (
 
 from .errors import ConfigError, config_error
 from .lock import lock_path
-from .manifest import SPLITS, Split
+from .manifest_tables import SPLITS, Split
 from .sites import MadeSite, require_absent, write_sites
 from .splits import assign_splits
 
@@ -95,12 +95,7 @@ def make_demo_sites(
         If a file cannot be written.
     """
     out = Path(out)
-    counts: dict[Split, int] = {"train": train, "validation": validation, "test": test}
-    volumes: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
-    for site in sites:
-        for split in SPLITS:
-            names = (f"{site.name}_{split}_{number:03d}.h5" for number in range(counts[split]))
-            volumes[site.name] += [(split, name) for name in names]
+    volumes = phantom_files([site.name for site in sites], (train, validation, test))
     require_room(out, volumes, overwrite)
     for site in sites:
         for _, name in volumes[site.name]:
@@ -240,6 +235,18 @@ def site_table(
             "root": f"data/{name}",
             **{split: [file for of, file in volumes if of == split] for split in SPLITS},
         },
+    }
+
+
+def phantom_files(sites: Sequence[str], counts: tuple[int, int, int]) -> dict[str, list[tuple[Split, str]]]:
+    """Split and name of every file per site, with so many volumes for training, validation and test."""
+    return {
+        site: [
+            (split, f"{site}_{split}_{number:03d}.h5")
+            for split, count in zip(SPLITS, counts, strict=True)
+            for number in range(count)
+        ]
+        for site in sites
     }
 
 

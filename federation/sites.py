@@ -12,7 +12,8 @@ from recon import Simulation, SinogramVolume, Volume, open_volume, write_atomica
 
 from .errors import ConfigError, config_error
 from .lock import LockedFile, lock_file, lock_path, read_lock, write_lock
-from .manifest import SPLITS, SiteManifest, Split, expand_variables, parse_manifest, read_federation, subject
+from .manifest import SiteManifest, expand_variables, parse_manifest, read_federation, subject
+from .manifest_tables import SPLITS, Split
 from .splits import assign_splits
 from .tables import nearest
 

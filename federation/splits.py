@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from .manifest import SPLITS, Split
+from .manifest_tables import SPLITS, Split
 
 
 def assign_splits(

@@ -20,7 +20,8 @@ from recon import (
 
 from .algorithm import derive_seed
 from .config import NetworkTable, Recipe
-from .manifest import SiteManifest, Split
+from .manifest import SiteManifest
+from .manifest_tables import Split
 from .messages import State
 from .site import LocalResult, SiteSpec
 
