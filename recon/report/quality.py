@@ -49,7 +49,7 @@ def _site(results: Results, site: str, by_arm: Mapping[str, Mapping[str, Any]]) 
             ]
         rows.append((arm + (" (method)" if arm == method_of(results) else ""), cells))
     table = plain_table(f"CT image quality at {site}", columns, rows)
-    charts = ""
+    charts = "" if probed else "<p>Not measured anew: no quiet place for the disc, or no single number of photons.</p>"
     if probed:
         arms = [arm for arm, entry in by_arm.items() if entry["nps"]]
         power = [Series(arm, _points(by_arm[arm]["nps"], 1e-3), i) for i, arm in enumerate(arms)]
