@@ -18,7 +18,7 @@ from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network
-from .task import build_network, site_spec
+from .task import build_network, consistency_at, site_spec
 
 Say = Callable[[str], None]
 
@@ -185,8 +185,10 @@ def _algorithm(recipe: Recipe, participation: float) -> FederatedAlgorithm:
     return FederatedAlgorithm(federation.seed, participation, federation.weights, federation.server_rule)
 
 
-def _initial_shared(recipe: Recipe, modality: str) -> dict[str, Any]:
-    network = initial_network(lambda: build_network(recipe.network, modality), recipe.federation.seed)
+def _initial_shared(recipe: Recipe, manifest: SiteManifest) -> dict[str, Any]:
+    network = initial_network(
+        lambda: build_network(recipe.network, consistency_at(manifest, recipe.network)), recipe.federation.seed
+    )
     scope = parameter_scope(network, recipe.scope.keep, recipe.scope.share)
     return parameters_of(network, scope.shared)
 
@@ -202,7 +204,7 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
     specs = [run.spec(manifest) for manifest in run.participants]
     with InProcessRuntime(specs, jobs) as runtime:
         algorithm = _algorithm(run.recipe, run.recipe.federation.participation)
-        shared = _initial_shared(run.recipe, run.participants[0].modality)
+        shared = _initial_shared(run.recipe, run.participants[0])
         rounds = run.recipe.federation.rounds
         run_rounds(algorithm, runtime, shared, run.path, rounds=rounds, resume=resume, progress=progress)
 
@@ -215,7 +217,7 @@ def _train_alone(job: tuple[RunFolder, str]) -> float | None:
         result = run_rounds(
             _algorithm(run.recipe, 1.0),
             runtime,
-            _initial_shared(run.recipe, run.manifest(name).modality),
+            _initial_shared(run.recipe, run.manifest(name)),
             folder,
             rounds=run.recipe.federation.rounds,
             resume=True,

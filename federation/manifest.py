@@ -5,12 +5,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import PrivateAttr
+from pydantic import AfterValidator, PrivateAttr
 
 from recon import (
+    DATA_CONSISTENCY,
     Augmentation,
     KSpaceSlices,
     ScanSetup,
@@ -35,19 +36,22 @@ from .manifest_tables import (
     MRISimulateTable,
     Split,
 )
-from .tables import Table, nearest, parse_table, read_toml
+from .tables import Table, nearest, one_of, parse_table, read_toml
 
 
 class SiteManifest(Table, ABC):
     """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
 
-    An ``unseen`` site takes part in nothing and is scored at the end. Each modality has a class of its own.
+    An ``unseen`` site takes part in nothing and is scored at the end. ``consistency`` is the site's own data
+    consistency where it is not that of the recipe: it stays at the site, so a scanner that needs another may have it.
+    Each modality has a class of its own.
     """
 
     name: Name
     modality: str
     synthetic: bool = False
     unseen: bool = False
+    consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
     acquisition: AcquisitionTable = AcquisitionTable()
     simulate: Table | None = None
     data: DataTable

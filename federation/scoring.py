@@ -36,7 +36,7 @@ from .experiment import RunFolder
 from .manifest import SiteManifest
 from .personal import site_network
 from .scope import parameter_scope
-from .task import ReconstructionTask, build_network
+from .task import ReconstructionTask, build_network, consistency_at
 
 #: Relative dampings that CG-SENSE is tuned over.
 CG_WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -240,7 +240,8 @@ def _quality(
 def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tuned: dict[str, float]) -> dict[str, Any]:
     samples = task.dataset("test")
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
-    network = build_network(run.recipe.network, manifest.modality)
+    consistency = consistency_at(manifest, run.recipe.network)
+    network = build_network(run.recipe.network, consistency)
     scope = parameter_scope(network, run.recipe.scope.keep, run.recipe.scope.share)
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
     facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
@@ -248,6 +249,7 @@ def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tun
         "modality": manifest.modality,
         "synthetic": manifest.synthetic,
         "unseen": manifest.unseen,
+        "consistency": consistency,
         "effective_acceleration": sum(accelerations) / len(accelerations),
         "volumes": {split: len(getattr(manifest.data, split)) for split in ("train", "validation", "test")},
         "test_slices": len(samples),

@@ -40,7 +40,7 @@ class SimulatedScanner:
     """A CT scanner to simulate.
 
     ``protocol`` is HyperFed's, 1 to 5; ``family`` a key of ``physics.BODY_FAMILIES``; ``simulate`` what its manifest
-    leaves out of the scan.
+    leaves out of the scan; ``consistency`` the site's data consistency where it is not the recipe's.
     """
 
     name: str
@@ -48,6 +48,7 @@ class SimulatedScanner:
     family: str
     simulate: ScanSimulation | None = None
     unseen: bool = False
+    consistency: str | None = None
 
 
 #: The hospitals of `make demo-ct`: HyperFed's five protocols, one with few views, one with a limited angle.
@@ -57,8 +58,8 @@ CT_DEMO_SITES = (
     SimulatedScanner("protocol3", 3, "pelvis"),
     SimulatedScanner("protocol4", 4, "knee"),
     SimulatedScanner("protocol5", 5, "head"),
-    SimulatedScanner("sparse", 2, "chest", ScanSimulation(views=32)),
-    SimulatedScanner("limited", 4, "pelvis", ScanSimulation(arc_deg=120)),
+    SimulatedScanner("sparse", 2, "chest", ScanSimulation(views=32), consistency="chebyshev"),
+    SimulatedScanner("limited", 4, "pelvis", ScanSimulation(arc_deg=120), consistency="chebyshev"),
 )
 
 
@@ -256,6 +257,8 @@ def _ct_table(
 ) -> dict[str, Any]:
     table = site_table(site.name, volumes, origin, synthetic=synthetic, unseen=site.unseen)
     table["modality"] = "ct"
+    if site.consistency is not None:
+        table["consistency"] = site.consistency
     table["acquisition"]["model"] = f"HyperFed protocol {site.protocol}"
     if site.simulate is not None:
         known = {"views": site.simulate.views, "arc_deg": site.simulate.arc_deg}

@@ -26,10 +26,15 @@ from .messages import State
 from .site import LocalResult, SiteSpec
 
 
-def build_network(table: NetworkTable, modality: str = "mri") -> UnrolledNetwork:
-    """The network of a recipe at a site of some modality, initialized from torch's global generator.
+def consistency_at(manifest: SiteManifest, table: NetworkTable) -> str:
+    """Name of the data consistency at a site: its own, or the recipe's for its modality."""
+    return manifest.consistency or table.consistency_of(manifest.modality)
 
-    Sites of all modalities share the regularizer; their data consistency may differ.
+
+def build_network(table: NetworkTable, consistency: str | None = None) -> UnrolledNetwork:
+    """The network of a recipe, initialized from torch's global generator.
+
+    All sites share the regularizer; ``consistency`` is that of a site where it is not the recipe's.
     """
 
     def regularizer() -> Regularizer:
@@ -38,7 +43,7 @@ def build_network(table: NetworkTable, modality: str = "mri") -> UnrolledNetwork
 
     return UnrolledNetwork(
         table.cascades,
-        DATA_CONSISTENCY[table.consistency_of(modality)],
+        DATA_CONSISTENCY[consistency or table.consistency],
         regularizer,
         share_regularizer=table.share_cascades,
         ends_in=table.ends_in,
@@ -62,7 +67,8 @@ class ReconstructionTask:
     cache: Path
 
     def network(self) -> nn.Module:
-        return build_network(self.recipe.network, self.manifest.modality)
+        table = self.recipe.network
+        return build_network(table, consistency_at(self.manifest, table))
 
     def train(
         self, network: nn.Module, *, steps: int, seed: int, round: int, optimizer_state: State | None

@@ -14,6 +14,7 @@ from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled
 from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
 from .consistency import (
     DATA_CONSISTENCY,
+    ChebyshevStep,
     DualStep,
     FilteredStep,
     GradientStep,
@@ -61,6 +62,7 @@ __all__ = [
     "SIRT",
     "Augmentation",
     "CGSense",
+    "ChebyshevStep",
     "ConvRegularizer",
     "DataError",
     "DualStep",

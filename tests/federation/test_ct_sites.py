@@ -22,12 +22,14 @@ from federation import (
     make_demo_sites,
 )
 from federation.cli import main
+from federation.experiment import RunFolder
 from federation.manifest import read_federation
+from federation.personal import site_network
 from federation.simulated_ct import scan_of
 from federation.simulated_sites import DEMO_SITES
 from physics import FanBeam, ImageGrid, RadonOperator, body_volume, hyperfed
 from physics.geometry import field_of_view_radius_mm
-from recon import CT_SCALE, SinogramSlices
+from recon import CT_SCALE, ChebyshevStep, NormalizedStep, SinogramSlices
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "scripts" / "recipes" / "fedavg_ct.toml"
@@ -93,11 +95,25 @@ def test_the_committed_manifests_are_those_of_the_demo(tmp_path: Path) -> None:
         assert list(site.data.named()) == list(fresh.data.named())
 
 
+def test_a_site_has_the_data_consistency_of_its_manifest(trained: Path, sites: Path) -> None:
+    networks = {site.name: site_network(RunFolder.open(trained), site) for site in load_federation(sites)}
+    kinds = {name: {type(layer) for layer in net.consistency} for name, net in networks.items()}  # type: ignore[union-attr]
+    assert kinds == {"limited": {ChebyshevStep}, "protocol1": {NormalizedStep}}
+
+
+def test_an_unknown_data_consistency_is_refused(sites: Path, tmp_path: Path) -> None:
+    text = (sites / "limited.toml").read_text()
+    (tmp_path / "limited.toml").write_text(text.replace('"chebyshev"', '"chebychev"'))
+    with pytest.raises(ConfigError, match=r"consistency: found 'chebychev', expected .*'chebyshev'"):
+        load_manifest(tmp_path / "limited.toml")
+
+
 def test_the_report_shows_ct(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert list(report["arms"]) == ["fbp", "tv", "local", "shared", "fedavg_ct"]
     facts = report["sites"]["limited"]
     assert facts["modality"] == "ct" and "fan beam" in facts["sampling"] and facts["photons"] == 1.0625e5
+    assert facts["consistency"] == "chebyshev" and report["sites"]["protocol1"]["consistency"] == "normalized"
     quality = report["quality"]["protocol1"]
     assert set(quality) == set(report["arms"])
     for entry in quality.values():
