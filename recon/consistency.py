@@ -186,7 +186,9 @@ class ChebyshevStep(SiteDataConsistency):
             raise ValueError(f"ChebyshevStep: smallest is {smallest}, expected a number between 0 and 1")
         angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
         roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
-        self.log_steps = nn.Parameter(-roots.log())
+        # Large and small steps in turn, the largest first: a large one at the end would enlarge rounding errors.
+        ordered = torch.stack((roots.flip(0), roots), dim=1).flatten()[:iterations]
+        self.log_steps = nn.Parameter(-ordered.log())
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         for step in self.log_steps.exp():
