@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
         python benchmarks/mixed_modalities.py [folder]
 
-The recipe is scripts/recipes/fedavg_mixed.toml; runs and reports are kept in the folder (default runs/mixed). Positive
-differences speak for sharing across modalities.
+The recipe is scripts/recipes/demos/fedavg_mixed.toml; runs and reports are kept in the folder (default runs/mixed).
+Positive differences speak for sharing across modalities.
 """
 
 import sys
@@ -15,7 +15,7 @@ from federation.evaluation import evaluate_run
 from federation.experiment import train_run
 from federation.simulated_sites import DEMO_SITES
 
-RECIPE = Path(__file__).resolve().parents[1] / "scripts" / "recipes" / "fedavg_mixed.toml"
+RECIPE = Path(__file__).resolve().parents[1] / "scripts" / "recipes" / "demos" / "fedavg_mixed.toml"
 
 
 def main(out: Path) -> None:

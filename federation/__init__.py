@@ -9,7 +9,8 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
     advice = "install fedrecon into an environment of its own"
     raise ImportError(f"federation: `import physics` found a foreign package, {foreign}; {advice}")
 
-from .algorithm import WEIGHTS, FederatedAlgorithm, RoundScore, ServerState, derive_seed
+from .algorithm import FederatedAlgorithm, RoundScore, ServerState, derive_seed
+from .building import build_network
 from .config import (
     AugmentTable,
     EvaluationTable,
@@ -26,15 +27,15 @@ from .experiment import RunFolder, train_run
 from .lock import sha256_file
 from .manifest import CTSite, MRISite, SiteManifest, load_federation, load_manifest
 from .manifest_tables import SPLITS, Split
-from .messages import Broadcast, MessageError, SiteReport, SiteUpdate, State, digest, pack, unpack
+from .messages import Broadcast, Layout, MessageError, SiteReport, SiteUpdate, State, Wire, digest, pack, unpack
 from .replies import Row, read_rows
 from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state
 from .runtime import InProcessRuntime, SiteFailure, Transport
-from .scope import Scope, load_parameters, parameter_scope, parameters_of
-from .server_rules import SERVER_RULES, ServerRule, weighted_mean
+from .scope import Scope, ScopeRules, load_parameters, parameter_scope, parameters_of
+from .server_rules import SERVER_RULES, Contribution, ServerRule, weighted_mean
 from .simulated_ct import CT_DEMO_SITES, SimulatedScanner, make_ct_demo_sites, make_ct_image_sites
 from .simulated_sites import DEMO_SITES, SimulatedSite, make_demo_sites, make_image_sites
-from .site import LocalResult, Site, SiteSpec, SiteTask, initial_network
+from .site import LocalResult, RoundContext, Site, SiteSpec, SiteTask, initial_network
 from .sites import (
     FASTMRI_4X,
     GROUPINGS,
@@ -46,7 +47,9 @@ from .sites import (
     make_fastmri_sites,
 )
 from .store import Checkpoint, load_checkpoint, load_newest, save_checkpoint
-from .task import ReconstructionTask, build_network, site_spec
+from .task import ReconstructionTask, site_spec
+from .transforms import TRANSFORMS, Chain, Transform
+from .weighting import WEIGHTINGS, Weighting
 
 __all__ = [
     "CT_DEMO_SITES",
@@ -55,16 +58,20 @@ __all__ = [
     "GROUPINGS",
     "SERVER_RULES",
     "SPLITS",
-    "WEIGHTS",
+    "TRANSFORMS",
+    "WEIGHTINGS",
     "AugmentTable",
     "Broadcast",
     "CTSite",
+    "Chain",
     "Checkpoint",
     "ConfigError",
+    "Contribution",
     "EvaluationTable",
     "FederatedAlgorithm",
     "FederationTable",
     "InProcessRuntime",
+    "Layout",
     "LocalResult",
     "MRISite",
     "MadeSite",
@@ -73,12 +80,14 @@ __all__ = [
     "QuorumError",
     "Recipe",
     "ReconstructionTask",
+    "RoundContext",
     "RoundScore",
     "RoundTime",
     "Row",
     "RunFolder",
     "RunResult",
     "Scope",
+    "ScopeRules",
     "ScopeTable",
     "ServerRule",
     "ServerState",
@@ -96,7 +105,10 @@ __all__ = [
     "SplitFacts",
     "State",
     "TrainingTable",
+    "Transform",
     "Transport",
+    "Weighting",
+    "Wire",
     "build_network",
     "check_sites",
     "config_error",

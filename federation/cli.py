@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 
 from recon import DataError, text_table
 
+from .arms import arm_of, every_recipe
+from .compare import run_comparison, write_tables
 from .config import load_recipe
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
 from .manifest import load_federation
+from .presets import PRESETS
 from .simulated_ct import CT_DEMO_SITES, make_ct_demo_sites, make_ct_image_sites
 from .simulated_sites import DEMO_SITES, make_demo_sites, make_image_sites
 from .sites import FASTMRI_4X, GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites
 
-#: Kinds of demo, each with the stem of its recipe.
-DEMOS = {"mri": "fedavg", "ct": "fedavg_ct", "mixed": "fedavg_mixed"}
+#: Kinds of demo, each with its recipe.
+DEMOS = {"mri": "fedavg", "ct": "demos/fedavg_ct", "mixed": "demos/fedavg_mixed"}
 _RECIPES = Path(__file__).resolve().parents[1] / "scripts" / "recipes"
 
 
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_reconstruct(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -166,6 +170,26 @@ def _add_reconstruct(commands: "Commands") -> None:
     reconstruct.set_defaults(run=_reconstruct)
 
 
+def _add_compare(commands: "Commands") -> None:
+    compare = commands.add_parser(
+        "compare", help="train and score methods on the same hospitals, network and steps; tables with intervals"
+    )
+    compare.add_argument("recipes", type=Path, nargs="*", help="recipes beside those of the preset (TOML)")
+    compare.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="laptop",
+        help="laptop: 20 minutes; full: hours (%(default)s)",
+    )
+    compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
+    compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
+    compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
+    compare.add_argument("--seeds", type=int, help="training seeds of every table (default: as the preset)")
+    compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
+    compare.set_defaults(run=_compare)
+    _add_jobs(compare)
+
+
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     default = os.cpu_count() or 1
     text = "site processes at a time, one thread each; results do not depend on it (default: %(default)s)"
@@ -228,6 +252,25 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         if (value := scores.mean(name)) is not None:
             _say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
     _say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    preset = PRESETS[arguments.preset]
+    out = arguments.out or Path("runs") / f"compare_{preset.name}"
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise DataError(f"--seeds {arguments.seeds}: expected at least 1")
+    begin = time.monotonic()
+    if arguments.tables:
+        page = write_tables(out, _say)
+    else:
+        modalities = ("mri", "ct") if arguments.modality is None else (arguments.modality,)
+        known = {arm.name for arm in preset.arms}
+        extra = [arm for path in arguments.recipes for arm in [arm_of(path)] if arm.name not in known]
+        extra += [arm for arm in every_recipe() if arguments.all and arm.name not in known]
+        page = run_comparison(
+            preset, out, modalities=modalities, extra=extra, seeds=arguments.seeds, jobs=arguments.jobs, say=_say
+        )
+    _say(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")
 
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recon import DataError, write_atomically
+import torch
+from torch import Tensor
+
+from recon import Codebook, DataError, write_atomically
 
 from .algorithm import FederatedAlgorithm, ServerState
-from .config import LOCAL, Recipe, load_recipe
+from .config import LOCAL, Recipe, TransformTable, load_recipe
 from .manifest import SiteManifest, load_manifest
+from .manifest_tables import Split
+from .messages import State
 from .parallel import run_jobs
 from .replies import Row
 from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network
-from .task import build_network, consistency_at, site_spec
+from .task import MOMENTS, ReconstructionTask, site_spec
 
 Say = Callable[[str], None]
 
@@ -36,10 +41,19 @@ class RunFolder:
     path: Path
     recipe: Recipe
     manifests: tuple[SiteManifest, ...]
+    maps: Path | None = None
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, manifests: Sequence[SiteManifest], *, resume: bool) -> "RunFolder":
-        """Open the folder for training.
+    def create(
+        cls,
+        path: Path,
+        recipe: Recipe,
+        manifests: Sequence[SiteManifest],
+        *,
+        resume: bool,
+        maps: Path | None = None,
+    ) -> "RunFolder":
+        """Open the folder for training; ``maps`` holds the sites' coil maps where several runs share them.
 
         Raises
         ------
@@ -61,7 +75,7 @@ class RunFolder:
                 )
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
-        run = cls(path, recipe, tuple(manifests))
+        run = cls(path, recipe, tuple(manifests), maps)
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
         seconds = _read_json(record).get("seconds", {}) if record.exists() else {}
         write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
@@ -109,7 +123,7 @@ class RunFolder:
         return self.path / "sites" / name
 
     def maps_folder(self, name: str) -> Path:
-        return self.site_folder(name) / "maps"
+        return self.site_folder(name) / "maps" if self.maps is None else self.maps / name
 
     def local_folder(self, name: str) -> Path:
         return self.path / LOCAL / name
@@ -120,11 +134,24 @@ class RunFolder:
     def spec(self, manifest: SiteManifest, *, local: bool = False) -> SiteSpec:
         """The site as the federation, or the local arm, runs it."""
         folder = self.local_folder(manifest.name) if local else self.site_folder(manifest.name)
-        return site_spec(manifest, self.recipe, folder / "kept", self.maps_folder(manifest.name))
+        recipe = _alone(self.recipe) if local else self.recipe
+        return site_spec(manifest, recipe, folder / "kept", self.maps_folder(manifest.name))
 
     def selected(self, *, local: str | None = None) -> ServerState:
         """Shared parameters of the best round by validation, of the federation or of a site's local arm."""
         return selected_state(self.path if local is None else self.local_folder(local))
+
+    def nearest_code(self, manifest: SiteManifest) -> Tensor:
+        """The scan features of that site which took part whose features are nearest to those of ``manifest``."""
+        book = Codebook({site.name: self._features(site) for site in self.participants})
+        return book.codes[book.nearest(self._features(manifest))]
+
+    def _features(self, manifest: SiteManifest) -> Tensor:
+        """Mean over the slices that the site has most of."""
+        split: Split = "train" if manifest.data.train else "test"
+        samples = manifest.dataset(split, self.maps_folder(manifest.name))
+        conditions = [samples[index].condition for index in range(len(samples))]
+        return torch.stack([c for c in conditions if c is not None]).mean(0)
 
     def seconds(self) -> dict[str, float]:
         """Wall time of what was run so far, by name."""
@@ -140,7 +167,14 @@ class RunFolder:
 
 
 def train_run(
-    recipe: Recipe, manifests: Sequence[SiteManifest], out: Path, *, jobs: int, resume: bool, say: Say
+    recipe: Recipe,
+    manifests: Sequence[SiteManifest],
+    out: Path,
+    *,
+    jobs: int,
+    resume: bool,
+    say: Say,
+    maps: Path | None = None,
 ) -> RunFolder:
     """Train the recipe on its sites, and every site on its own where the recipe compares with the local arm.
 
@@ -149,7 +183,7 @@ def train_run(
     DataError
         If the folder holds another run, no site has training data, or a site fails.
     """
-    run = RunFolder.create(out, recipe, manifests, resume=resume)
+    run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     if not run.participants:
         raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
     begin = time.monotonic()
@@ -172,7 +206,7 @@ def train_run(
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
     from .personal import personalize  # it needs the run folder, which is defined here
 
-    work = [(run, manifest.name, False) for manifest in run.participants]
+    work = [(run, manifest.name, False) for manifest in run.learners]
     if LOCAL in run.recipe.evaluation.arms:
         work += [(run, manifest.name, True) for manifest in run.learners]
     say(f"{run.recipe.personal.steps} personal steps at every site ...")
@@ -180,17 +214,46 @@ def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
         say(f"personal {'local   ' if local else ''}{name:20s} {_score(before)} -> {_score(after)}")
 
 
-def _algorithm(recipe: Recipe, participation: float) -> FederatedAlgorithm:
+def _algorithm(recipe: Recipe) -> FederatedAlgorithm:
     federation = recipe.federation
-    return FederatedAlgorithm(federation.seed, participation, federation.weights, federation.server_rule)
-
-
-def _initial_shared(recipe: Recipe, manifest: SiteManifest) -> dict[str, Any]:
-    network = initial_network(
-        lambda: build_network(recipe.network, consistency_at(manifest, recipe.network)), recipe.federation.seed
+    return FederatedAlgorithm(
+        federation.seed,
+        federation.participation,
+        federation.schedule,
+        federation.drop_out,
+        federation.weighting(),
+        federation.rule(),
+        recipe.transform.build(),
+        recipe.transform.both_ways,
     )
-    scope = parameter_scope(network, recipe.scope.keep, recipe.scope.share)
-    return parameters_of(network, scope.shared)
+
+
+def _alone(recipe: Recipe) -> Recipe:
+    """The recipe of the local arm: one site, so nothing to combine, to encode or to wait for."""
+    federation = recipe.federation.model_copy(
+        update={
+            "participation": 1.0,
+            "schedule": "random",
+            "drop_out": 0.0,
+            "quorum": None,
+            "weights": "samples",
+            "weight_options": {},
+            "server_rule": "mean",
+            "server_options": {},
+        }
+    )
+    objective = recipe.objective.model_copy(update={"moments": 0.0})
+    return recipe.model_copy(update={"federation": federation, "objective": objective, "transform": TransformTable()})
+
+
+def _initial(recipe: Recipe, manifest: SiteManifest) -> tuple[State, State]:
+    """The first shared parameters, and the first means of what sites tell beside them."""
+    task = ReconstructionTask(manifest, recipe, Path())
+    network = initial_network(task.network, recipe.federation.seed)
+    shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
+    entries = task.aux(network, shared).items()
+    aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name.startswith(MOMENTS)}
+    return shared, aux
 
 
 def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
@@ -203,10 +266,18 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
 
     specs = [run.spec(manifest) for manifest in run.participants]
     with InProcessRuntime(specs, jobs) as runtime:
-        algorithm = _algorithm(run.recipe, run.recipe.federation.participation)
-        shared = _initial_shared(run.recipe, run.participants[0])
-        rounds = run.recipe.federation.rounds
-        run_rounds(algorithm, runtime, shared, run.path, rounds=rounds, resume=resume, progress=progress)
+        shared, aux = _initial(run.recipe, run.participants[0])
+        run_rounds(
+            _algorithm(run.recipe),
+            runtime,
+            shared,
+            run.path,
+            rounds=run.recipe.federation.rounds,
+            aux=aux,
+            quorum=run.recipe.federation.quorum,
+            resume=resume,
+            progress=progress,
+        )
 
 
 def _train_alone(job: tuple[RunFolder, str]) -> float | None:
@@ -215,9 +286,9 @@ def _train_alone(job: tuple[RunFolder, str]) -> float | None:
     folder = run.local_folder(name)
     with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
         result = run_rounds(
-            _algorithm(run.recipe, 1.0),
+            _algorithm(_alone(run.recipe)),
             runtime,
-            _initial_shared(run.recipe, run.manifest(name)),
+            _initial(_alone(run.recipe), run.manifest(name))[0],
             folder,
             rounds=run.recipe.federation.rounds,
             resume=True,

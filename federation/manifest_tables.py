@@ -45,6 +45,7 @@ class CTSimulateTable(Table):
     photons: float | None = Field(default=None, gt=0)
     electronic_noise: float = Field(default=0.0, ge=0)
     seed: Seed = 0
+    axis_error_mm: float = 0.0
 
     @model_validator(mode="after")
     def _with_photons(self) -> "CTSimulateTable":

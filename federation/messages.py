@@ -5,13 +5,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .transforms import Chain
 
 #: Named tensors: parameters, optimizer moments.
 State = Mapping[str, Tensor]
@@ -26,12 +29,18 @@ _PADDED_FIELDS = 1024
 _MAX_HEADER = 16 * 2**20
 _MAX_BYTES = 2**32
 _METADATA = "fedrecon"
+#: Before the names of tensors that a method sends beside the parameters.
+_AUX = "aux/"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -102,7 +111,14 @@ def pack(kind: str, header: Mapping[str, Any], tensors: State) -> bytes:
     return b"".join([len(head).to_bytes(8, "little"), head, *chunks])
 
 
-def unpack(data: bytes, *, kind: str, expected: Layout | None = None) -> Message:
+def unpack(
+    data: bytes,
+    *,
+    kind: str,
+    expected: Layout | None = None,
+    beside: str | None = None,
+    max_bytes: int = _MAX_BYTES,
+) -> Message:
     """Read a message; nothing in it is ever executed or unpickled.
 
     Parameters
@@ -113,18 +129,23 @@ def unpack(data: bytes, *, kind: str, expected: Layout | None = None) -> Message
         The kind of message that is due.
     expected
         Exactly the tensors that it must hold; None accepts any.
+    beside
+        Tensors whose names begin so may be there too.
+    max_bytes
+        Largest message where any tensors are accepted.
 
     Raises
     ------
     MessageError
         If it is too large, not safetensors, of another kind, or if names, shapes, dtypes or values are wrong.
     """
-    limit = _MAX_BYTES if expected is None else _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
+    limit = max_bytes if expected is None or beside is not None else _largest(expected)
     if len(data) > limit:
         raise MessageError(f"{kind}: {len(data)} bytes, expected at most {limit}")
     header, entries = _parse(data, kind)
     if expected is not None:
-        _check_layout(entries, expected, kind)
+        wanted = {name: e for name, e in entries.items() if beside is None or not name.startswith(beside)}
+        _check_layout(wanted, expected, kind)
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
@@ -177,6 +198,10 @@ def _n_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
+def _largest(expected: Layout) -> int:
+    return _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
 
@@ -195,6 +220,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "site": ("a site's name", lambda v: isinstance(v, str) and SITE_NAME.fullmatch(v) is not None),
     "digest": ("a SHA-256", _is_digest),
     "best_round": ("a count or null", lambda v: v is None or _is_count(v)),
+    "encoded": ("true or false", lambda v: isinstance(v, bool)),
     "evaluate_only": ("true or false", lambda v: isinstance(v, bool)),
     "loaded_digest": ("a SHA-256", _is_digest),
     "kept_digest": ("a SHA-256", _is_digest),
@@ -202,12 +228,13 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "score_after": ("a finite number or null", lambda v: v is None or _is_number(v)),
     "loss": ("a finite number or null", lambda v: v is None or _is_number(v)),
     "n_samples": ("a positive count", lambda v: _is_count(v) and v > 0),
+    "n_steps": ("a count", _is_count),
     "seconds": ("a finite number", lambda v: _is_number(v) and v >= 0),
 }
 
 
 class _Fields:
-    """A dataclass whose fields, but for ``shared``, are the header of a message."""
+    """A dataclass whose fields, but for the tensors, are the header of a message."""
 
     def __post_init__(self) -> None:
         for name, value in self.header().items():
@@ -221,7 +248,7 @@ class _Fields:
 
     @classmethod
     def names(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name != "shared"]  # type: ignore[arg-type]
+        return [f.name for f in fields(cls) if f.name not in _TENSORS]  # type: ignore[arg-type]
 
     def header(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.names()}
@@ -232,9 +259,68 @@ class _Fields:
             raise MessageError(f"{cls.kind()}: header has {sorted(header)}, expected exactly {cls.names()}")
 
 
+#: Fields of a message that hold tensors.
+_TENSORS = ("shared", "aux")
+
+
+def _join(shared: State, aux: State) -> dict[str, Tensor]:
+    return {**shared, **{_AUX + name: tensor for name, tensor in aux.items()}}
+
+
+def _split(tensors: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    shared = {name: tensor for name, tensor in tensors.items() if not name.startswith(_AUX)}
+    aux = {name.removeprefix(_AUX): tensor for name, tensor in tensors.items() if name.startswith(_AUX)}
+    return shared, aux
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What a message must hold, the same at server and site.
+
+    ``shared`` is the layout of the shared parameters, ``aux`` that of what a method sends beside them in either
+    direction. ``chain`` encodes changes of the parameters; None sends them as they are.
+    """
+
+    shared: Layout
+    aux: Layout = field(default_factory=dict)
+    chain: "Chain | None" = None
+
+    def read(self, data: bytes, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+        """Header, parameters and the rest. Encoded parameters are checked, and left as they came.
+
+        Raises
+        ------
+        MessageError
+            If names, shapes, dtypes or values are wrong.
+        """
+        dense = {**self.shared, **{_AUX + name: entry for name, entry in self.aux.items()}}
+        header, tensors = unpack(data, kind=kind, max_bytes=_largest(dense))
+        shared, aux = _split(tensors)
+        _check_layout(layout(aux), self.aux, f"{kind}, beside the parameters")
+        if not header.get("encoded"):
+            _check_layout(layout(shared), self.shared, kind)
+        elif self.chain is None:
+            raise MessageError(f"{kind}: its parameters are encoded, expected them as they are")
+        else:
+            try:
+                self.chain.check_payload(shared, self.shared)
+            except ValueError as error:
+                raise MessageError(f"{kind}: {error}") from None
+        return header, shared, aux
+
+    def decode(self, base: State, payload: State) -> dict[str, Tensor]:
+        """Parameters from those that the receiver has and an encoded change."""
+        assert self.chain is not None
+        change = self.chain.decode(payload, self.shared)
+        return {name: base[name] + change[name] for name in self.shared}
+
+
 @dataclass(frozen=True, eq=False)
 class Broadcast(_Fields):
-    """What the server sends to a site: the shared tensors of a round, their digest, the best round so far."""
+    """What the server sends to a site: the shared tensors of a round, their digest, the best round so far.
+
+    If ``encoded``, ``shared`` is the encoded change of the parameters since the round before, which the site has.
+    """
 
     round: int
     site: str
@@ -242,16 +328,18 @@ class Broadcast(_Fields):
     digest: str
     best_round: int | None = None
     evaluate_only: bool = False
+    encoded: bool = False
+    aux: State = field(default_factory=dict)
 
     @staticmethod
     def kind() -> str:
         return "broadcast"
 
     def to_bytes(self) -> bytes:
-        return pack(self.kind(), self.header(), self.shared)
+        return pack(self.kind(), self.header(), _join(self.shared, self.aux))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, site: str, expected: Layout) -> Self:
+    def from_bytes(cls, data: bytes, *, site: str, wire: Wire) -> Self:
         """Read at ``site``, which expects exactly the tensors that its scope shares.
 
         Raises
@@ -259,11 +347,11 @@ class Broadcast(_Fields):
         MessageError
             If anything differs from that.
         """
-        header, tensors = unpack(data, kind=cls.kind(), expected=expected)
+        header, shared, aux = wire.read(data, cls.kind())
         cls.check_names(header)
         if header["site"] != site:
             raise MessageError(f"broadcast: it is for site {header['site']!r}, expected {site!r}")
-        return cls(shared=tensors, **header)
+        return cls(shared=shared, aux=aux, **header)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,32 +393,39 @@ class SiteReport(_Fields):
 
 @dataclass(frozen=True, eq=False)
 class SiteUpdate(SiteReport):
-    """A site's reply after training: shared tensors, their weight, the score after it and the mean loss."""
+    """A site's reply after training: shared tensors, their weight, the score after it and the mean loss.
+
+    If ``encoded``, ``shared`` is the encoded change of the parameters that were broadcast.
+    """
 
     shared: State
     n_samples: int
     score_after: float | None
     loss: float | None
+    n_steps: int = 0
+    encoded: bool = False
+    aux: State = field(default_factory=dict)
 
     @staticmethod
     def kind() -> str:
         return "update"
 
     def to_bytes(self) -> bytes:
-        return pack(self.kind(), self.header(), self.shared)
+        return pack(self.kind(), self.header(), _join(self.shared, self.aux))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, broadcast: Broadcast) -> Self:
-        """Read the reply to ``broadcast``; it must hold exactly the tensors that were broadcast.
+    def from_bytes(cls, data: bytes, *, broadcast: Broadcast, wire: Wire | None = None) -> Self:
+        """Read the reply to ``broadcast``; without ``wire`` it must hold exactly the tensors that were broadcast.
 
         Raises
         ------
         MessageError
             As for :class:`SiteReport`, and if names, shapes, dtypes, values or the weight are wrong.
         """
-        header, tensors = unpack(data, kind=cls.kind(), expected=layout(broadcast.shared))
+        wire = Wire(layout(broadcast.shared), layout(broadcast.aux)) if wire is None else wire
+        header, shared, aux = wire.read(data, cls.kind())
         _check_reply(header, cls, broadcast)
-        return cls(shared=tensors, **header)
+        return cls(shared=shared, aux=aux, **header)
 
 
 def _check_reply(header: Mapping[str, Any], cls: type[SiteReport], broadcast: Broadcast) -> None:

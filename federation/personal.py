@@ -4,6 +4,8 @@ import copy
 
 from torch import nn
 
+from recon import DataConsistent, FixedCondition
+
 from .experiment import RunFolder
 from .manifest import SiteManifest
 from .scope import load_parameters, parameters_of
@@ -46,12 +48,19 @@ def personalize(job: tuple[RunFolder, str, bool]) -> tuple[float | None, float |
 
 
 def site_network(run: RunFolder, manifest: SiteManifest, *, local: bool = False) -> nn.Module:
-    """The network that a site uses: its personal one, else the selected shared parameters with its kept ones."""
+    """What a site uses: its personal network, else the selected shared parameters with its kept ones.
+
+    With what the recipe's personal stage does at test time.
+    """
+    stage = run.recipe.personal
     state = run.selected(local=manifest.name if local else None)
     folder = run.personal_folder(manifest.name, local=local)
-    if not run.recipe.personal.steps or state.round not in saved_rounds(folder):
-        return run.spec(manifest, local=local).build().network_at(state.shared, state.round)
-    task = ReconstructionTask(manifest, run.recipe, run.maps_folder(manifest.name))
-    network = initial_network(task.network, run.recipe.federation.seed)
-    load_parameters(network, load_checkpoint(folder, state.round).tensors)
-    return network
+    if not stage.steps or state.round not in saved_rounds(folder):
+        network = run.spec(manifest, local=local).build().network_at(state.shared, state.round)
+    else:
+        task = ReconstructionTask(manifest, run.recipe, run.maps_folder(manifest.name))
+        network = initial_network(task.network, run.recipe.federation.seed)
+        load_parameters(network, load_checkpoint(folder, state.round).tensors)
+    if stage.nearest_code and manifest.unseen and not local:
+        network = FixedCondition(network, run.nearest_code(manifest))
+    return DataConsistent(network, stage.test_time_weight, stage.test_time) if stage.test_time else network

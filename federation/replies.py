@@ -9,7 +9,7 @@ from typing import Any
 
 from recon import DataError, write_atomically
 
-from .messages import Broadcast, MessageError, SiteReport, SiteUpdate
+from .messages import Broadcast, MessageError, SiteReport, SiteUpdate, State, Wire, pack
 from .runtime import SiteFailure
 from .store import StoredState
 
@@ -41,9 +41,10 @@ class Requests(Mapping[str, bytes]):
 class Replies:
     """The valid replies of a round; updates wait on disk, so memory stays flat in the number of sites."""
 
-    def __init__(self, requests: Requests, incoming: Path) -> None:
+    def __init__(self, requests: Requests, incoming: Path, wire: Wire, shared: State) -> None:
         self.requests = requests
         self.incoming = incoming
+        self.wire, self.shared = wire, shared
         self.reports: dict[str, SiteReport] = {}
         self.bytes_up: dict[str, int] = {}
         self.failures: dict[str, str] = {}
@@ -70,9 +71,19 @@ class Replies:
         if broadcast.evaluate_only:
             self.reports[site] = SiteReport.from_bytes(reply, broadcast=broadcast)
         else:
-            update = SiteUpdate.from_bytes(reply, broadcast=broadcast)
-            stored = StoredState(self.incoming / f"{site}.safetensors", reply)
-            self.reports[site] = replace(update, shared=stored)
+            update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
+            if update.encoded or update.aux:
+                shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
+                reply_shared = pack("parameters", {}, shared)
+            else:
+                reply_shared = reply
+            stored = StoredState(self.incoming / f"{site}.safetensors", reply_shared)
+            aux = (
+                StoredState(self.incoming / f"{site}.aux.safetensors", pack("aux", {}, update.aux))
+                if update.aux
+                else {}
+            )
+            self.reports[site] = replace(update, shared=stored, encoded=False, aux=aux)
         self.bytes_up[site] = len(reply)
 
     def rows(self, shared_digest_after: str) -> list[Row]:
@@ -93,6 +104,7 @@ class Replies:
             "score_after": update and update.score_after,
             "loss": update and update.loss,
             "n_samples": update and update.n_samples,
+            "n_steps": update and update.n_steps,
             "seconds": report.seconds,
         }
 

@@ -5,12 +5,13 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recon import DataError
 
 from .algorithm import FederatedAlgorithm, RoundScore, ServerState
+from .errors import ConfigError
 from .messages import SITE_NAME, SiteUpdate, State, layout
 from .replies import Replies, Requests, Row, append_rows, drop_rows
 from .runtime import Transport
@@ -26,6 +27,8 @@ from .store import (
 logger = logging.getLogger(__name__)
 
 _CHECKPOINTS, _INCOMING = "checkpoints", "incoming"
+#: Before the names of the server's memory in a checkpoint.
+_MEMORY = "memory/"
 
 #: Called after each round with its number, the number of rounds and its rows.
 Progress = Callable[[int, int, Sequence[Row]], None]
@@ -70,6 +73,7 @@ def run_rounds(
     folder: Path,
     *,
     rounds: int,
+    aux: State | None = None,
     quorum: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -84,6 +88,8 @@ def run_rounds(
         The initial shared parameters.
     folder
         Receives ``rounds.jsonl`` and ``checkpoints/``.
+    aux
+        First means of what the sites tell beside their parameters.
     quorum
         Least number of sites that must answer a round validly; None means all that take part in it. A site
         that fails is logged and left out of the round.
@@ -102,7 +108,7 @@ def run_rounds(
         the disk is full.
     """
     started = time.perf_counter()
-    loop = _Loop(algorithm, transport, folder, rounds, quorum)
+    loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {})
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):
@@ -130,7 +136,7 @@ def selected_state(folder: Path) -> ServerState:
     if last.best is None or last.best.round == last.round:
         return last
     best = load_checkpoint(folder / _CHECKPOINTS, last.best.round)
-    return replace(last, round=best.round, shared=best.tensors)
+    return replace(last, round=best.round, shared=_state(best).shared)
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,21 @@ class _Loop:
     folder: Path
     rounds: int
     quorum: int | None
+    aux: State
 
     def __post_init__(self) -> None:
         sites = self.transport.sites()
         unsafe = [site for site in sites if not SITE_NAME.fullmatch(site)]
         if unsafe or not sites:
             raise ValueError(f"run_rounds: sites are {sites}, expected names of lower-case letters, digits, - and _")
+        least = self.algorithm.rule.minimum_sites()
+        count = len(self.algorithm.participants(ServerState(0, {}), sites))
+        if count < least:
+            rule = type(self.algorithm.rule).__name__
+            raise ConfigError(
+                f"federation.server_rule: {rule} needs at least {least} sites in a round, found {count}; let more "
+                "sites take part, or choose other options or another rule"
+            )
         if self.rounds < 1:
             raise ValueError(f"run_rounds: rounds is {self.rounds}, expected at least 1")
         if self.quorum is not None and not 1 <= self.quorum <= len(sites):
@@ -156,12 +171,12 @@ class _Loop:
         checkpoints = self.folder / _CHECKPOINTS
         if not resume and saved_rounds(checkpoints):
             raise DataError(f"{self.folder}: holds a run already; resume it with --resume, or choose another folder")
-        newest = load_newest(checkpoints, expected=layout(shared))
+        newest = load_newest(checkpoints, expected=layout(shared), beside=_MEMORY)
         if newest is None:
-            state = self.algorithm.start(shared)
+            state = self.algorithm.start(shared, self.aux)
             self._save(state)
         else:
-            if newest.numbers["algorithm"] != asdict(self.algorithm):
+            if newest.numbers["algorithm"] != self.algorithm.describe():
                 raise DataError(f"{self.folder}: holds a run of another algorithm; choose another folder")
             state = _state(newest)
             logger.info("resuming at round %d", state.round)
@@ -184,7 +199,11 @@ class _Loop:
         if evaluate_only:
             after = self.algorithm.score(state, reports)
         else:
-            after = self.algorithm.aggregate(state, [report for report in reports if isinstance(report, SiteUpdate)])
+            updates = [report for report in reports if isinstance(report, SiteUpdate)]
+            try:
+                after = self.algorithm.aggregate(state, updates, n_sites=len(self.transport.sites()))
+            except ValueError as error:  # a rule that needs more sites than there are
+                raise QuorumError(f"round {state.round}: {error}") from None
         rows = replies.rows(after.digest)
         append_rows(self.folder, rows)
         self._save(after)
@@ -198,7 +217,7 @@ class _Loop:
         requests = Requests(
             {site: self.algorithm.broadcast(state, site, evaluate_only=evaluate_only) for site in sites}
         )
-        replies = Replies(requests, self.folder / _INCOMING)
+        replies = Replies(requests, self.folder / _INCOMING, self.algorithm.wire(state), state.shared)
         with contextlib.closing(self.transport.exchange(requests)) as exchange:
             for site, reply in exchange:
                 reason = replies.take(site, reply)
@@ -221,8 +240,13 @@ class _Loop:
 
     def _save(self, state: ServerState) -> None:
         folder = self.folder / _CHECKPOINTS
-        numbers = {"history": [list(score) for score in state.history], "algorithm": asdict(self.algorithm)}
-        save_checkpoint(folder, state.round, state.shared, numbers)
+        numbers = {
+            "history": [list(score) for score in state.history],
+            "algorithm": self.algorithm.describe(),
+            "holders": list(state.holders),
+        }
+        memory = {_MEMORY + name: tensor for name, tensor in state.memory.items()}
+        save_checkpoint(folder, state.round, {**state.shared, **memory}, numbers)
         self._prune(state)
 
     def _prune(self, state: ServerState) -> None:
@@ -232,4 +256,8 @@ class _Loop:
 
 def _state(checkpoint: Checkpoint) -> ServerState:
     history = tuple(RoundScore(*score) for score in checkpoint.numbers["history"])
-    return ServerState(checkpoint.round, checkpoint.tensors, history)
+    memory = {
+        name.removeprefix(_MEMORY): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(_MEMORY)
+    }
+    shared = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(_MEMORY)}
+    return ServerState(checkpoint.round, shared, history, memory, tuple(checkpoint.numbers["holders"]))

@@ -31,12 +31,13 @@ from recon import (
 )
 
 from .algorithm import ServerState
+from .building import build_network, consistency_at
 from .config import LOCAL, SHARED
 from .experiment import RunFolder
 from .manifest import SiteManifest
 from .personal import site_network
 from .scope import parameter_scope
-from .task import ReconstructionTask, build_network, consistency_at
+from .task import ReconstructionTask
 
 #: Relative dampings that CG-SENSE is tuned over.
 CG_WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -242,7 +243,7 @@ def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tun
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
     consistency = consistency_at(manifest, run.recipe.network)
     network = build_network(run.recipe.network, consistency)
-    scope = parameter_scope(network, run.recipe.scope.keep, run.recipe.scope.share)
+    scope = parameter_scope(network, run.recipe.scope.rules())
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
     facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
     return facts | {
@@ -255,6 +256,7 @@ def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tun
         "test_slices": len(samples),
         "parameters_shared": sum(sizes[parameter] for parameter in scope.shared),
         "parameters_kept": sum(sizes[parameter] for parameter in scope.kept),
+        "parameters_frozen": sum(sizes[parameter] for parameter in scope.frozen),
         "tuned_weights": tuned,
         "acquisition": manifest.acquisition.model_dump(exclude_none=True),
     }

@@ -40,7 +40,8 @@ class SimulatedScanner:
     """A CT scanner to simulate.
 
     ``protocol`` is HyperFed's, 1 to 5; ``family`` a key of ``physics.BODY_FAMILIES``; ``simulate`` what its manifest
-    leaves out of the scan; ``consistency`` the site's data consistency where it is not the recipe's.
+    leaves out of the scan; ``photons`` per ray and ``consistency`` are the site's own where not those of protocol and
+    recipe.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SimulatedScanner:
     simulate: ScanSimulation | None = None
     unseen: bool = False
     consistency: str | None = None
+    photons: float | None = None
 
 
 #: The hospitals of `make demo-ct`: HyperFed's five protocols, one with few views, one with a limited angle.
@@ -233,7 +235,8 @@ def _write(
     out: Path, site: SimulatedScanner, name: str, hu: Tensor, size: int, seed: int, *, patient: str, acquisition: str
 ) -> None:
     """Measure slices of ``REFINED * size`` pixels."""
-    grid, geometry, photons = scan_of(site.protocol, size)
+    grid, geometry, published = scan_of(site.protocol, size)
+    photons = published if site.photons is None else site.photons
     attenuation = hu_to_attenuation(hu)
     generator = torch.Generator().manual_seed(seed_of(seed, name, "noise"))
     model = Transmission(photons, ELECTRONIC_NOISE)
@@ -262,5 +265,7 @@ def _ct_table(
     table["acquisition"]["model"] = f"HyperFed protocol {site.protocol}"
     if site.simulate is not None:
         known = {"views": site.simulate.views, "arc_deg": site.simulate.arc_deg}
+        if site.simulate.axis_error_mm:
+            known["axis_error_mm"] = site.simulate.axis_error_mm
         table["simulate"] = {key: value for key, value in known.items() if value is not None}
     return table

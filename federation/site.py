@@ -1,9 +1,10 @@
 """A site: loads a broadcast, trains on its own data, keeps its own state on disk, replies."""
 
 import copy
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,31 +17,54 @@ from .algorithm import derive_seed
 from .messages import (
     SITE_NAME,
     Broadcast,
+    Layout,
     MessageError,
     SiteReport,
     SiteUpdate,
     State,
+    Wire,
     check_finite,
     digest,
     layout,
 )
-from .scope import load_parameters, parameter_scope, parameters_of
+from .scope import ScopeRules, load_parameters, parameter_scope, parameters_of
 from .store import load_checkpoint, prune, save_checkpoint, saved_rounds
+from .transforms import Chain, encode_with_feedback
 
-_KEPT, _OPTIMIZER = "kept.", "optimizer."
+#: Prefixes in the kept state: parameters, the optimizer's moments, what a method remembers, shared parameters as the
+#: site made them, what a lossy update left out, the last broadcast.
+_PREFIXES = ("kept.", "optimizer.", "memory.", "own.", "residual.", "view.")
+
+
+@dataclass(frozen=True, eq=False)
+class RoundContext:
+    """What local training starts from, beside the network.
+
+    ``shared`` was broadcast, with ``aux`` beside it; ``own`` are the shared parameters as the site's last training left
+    them, empty in its first round or if nothing needs them; ``optimizer_state`` and ``memory`` are those of its last
+    result, None and empty at first.
+    """
+
+    shared: State
+    aux: State
+    own: State
+    optimizer_state: State | None
+    memory: State
 
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
     """What local training returns.
 
-    A loss per step, the optimizer's tensors by any name, and the number of training samples of the site, the
-    weight of its update.
+    A loss per step, the optimizer's tensors by any name, the number of training samples of the site, the
+    weight of its update; what the method remembers at the site, and what it sends beside the parameters.
     """
 
     losses: Sequence[float]
     optimizer_state: State
     n_samples: int
+    memory: State = field(default_factory=dict)
+    aux: State = field(default_factory=dict)
 
 
 class SiteTask(Protocol):
@@ -49,14 +73,11 @@ class SiteTask(Protocol):
     def network(self) -> nn.Module:
         """A new network, drawn from torch's global generator alone."""
 
-    def train(
-        self, network: nn.Module, *, round: int, steps: int, seed: int, optimizer_state: State | None
-    ) -> LocalResult:
-        """Train in place, all randomness from ``seed``.
+    def aux(self, network: nn.Module, shared: State) -> Layout:
+        """What the method sends beside the parameters, the same up and down."""
 
-        ``optimizer_state`` is that of the site's last result, None where the optimizer starts anew; ``round``
-        is for schedules.
-        """
+    def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
+        """Train in place, all randomness from ``seed``; ``round`` is for schedules."""
 
     def validate(self, network: nn.Module) -> float | None:
         """Score on the validation data, higher is better; None where there is no reference."""
@@ -78,8 +99,14 @@ class SiteSpec:
         Of the run; that of the initial network too, so it is the same at every site.
     steps
         Training steps per round.
-    keep, share
-        Patterns, see :func:`parameter_scope`.
+    scope
+        See :func:`parameter_scope`.
+    least_work
+        The site makes between this part of ``steps`` and all of them, drawn per round; 1 makes all.
+    chain, feedback
+        Encodes the update; whether what that leaves out is added to the next one.
+    keep_own, keep_view
+        Whether local training needs the site's own shared parameters; whether broadcasts may be encoded.
     optimizer_state
         ``"keep"``: the optimizer's moments are part of the kept state. ``"reset"``: each round starts
         without.
@@ -90,8 +117,12 @@ class SiteSpec:
     folder: Path
     seed: int
     steps: int
-    keep: tuple[str, ...] = ()
-    share: tuple[str, ...] = ()
+    scope: ScopeRules = field(default_factory=ScopeRules)
+    least_work: float = 1.0
+    chain: Chain | None = None
+    feedback: bool = True
+    keep_own: bool = False
+    keep_view: bool = False
     optimizer_state: Literal["keep", "reset"] = "keep"
 
     def __post_init__(self) -> None:
@@ -101,6 +132,13 @@ class SiteSpec:
             raise ValueError(f"SiteSpec: optimizer_state is {self.optimizer_state!r}, expected 'keep' or 'reset'")
         if self.steps < 1:
             raise ValueError(f"SiteSpec: steps is {self.steps}, expected at least 1")
+        if not 0 < self.least_work <= 1:
+            raise ValueError(f"SiteSpec: least_work is {self.least_work}, expected 0 < part <= 1")
+
+    def steps_in(self, round: int) -> int:
+        """Training steps of a round."""
+        drawn = derive_seed(self.seed, round, self.name, "work") / 2**63
+        return max(1, math.ceil(self.steps * (self.least_work + (1 - self.least_work) * drawn)))
 
     def build(self) -> "Site":
         """The site, with its data."""
@@ -127,7 +165,10 @@ class Site:
         self.spec = spec
         self.task = spec.task()
         self.network = initial_network(self.task.network, spec.seed)
-        self.scope = parameter_scope(self.network, spec.keep, spec.share)
+        self.scope = parameter_scope(self.network, spec.scope)
+        parameters = dict(self.network.named_parameters())
+        for frozen in self.scope.frozen:
+            parameters[frozen].requires_grad_(False)
         self._initial = parameters_of(self.network, self.scope.kept)
 
     def handle(self, request: bytes) -> bytes:
@@ -140,17 +181,31 @@ class Site:
         DataError
             If the kept state cannot be read or written, or training diverges.
         """
-        expected = layout(parameters_of(self.network, self.scope.shared))
-        broadcast = Broadcast.from_bytes(request, site=self.spec.name, expected=expected)
+        shared = parameters_of(self.network, self.scope.shared)
+        wire = Wire(layout(shared), self.task.aux(self.network, shared), self.spec.chain)
+        broadcast = self._decoded(Broadcast.from_bytes(request, site=self.spec.name, wire=wire), wire)
         reply = self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
         return reply.to_bytes()
+
+    def _decoded(self, broadcast: Broadcast, wire: Wire) -> Broadcast:
+        """The broadcast with the parameters themselves."""
+        if not broadcast.encoded:
+            return broadcast
+        view = self._load_kept(broadcast.round).view
+        if not view or _newest(saved_rounds(self.spec.folder), broadcast.round) != broadcast.round:
+            raise MessageError(
+                f"site {self.spec.name}: has not the parameters of round {broadcast.round - 1}, expected to have "
+                "taken part in it"
+            )
+        return replace(broadcast, shared=wire.decode(view, broadcast.shared), encoded=False)
 
     def train_round(self, broadcast: Broadcast) -> SiteUpdate:
         """Load the broadcast, validate, train, validate again, save the kept state for the next round."""
         name, round_ = self.spec.name, broadcast.round
         self._prepare(broadcast)
-        optimizer_state = self._load_kept(round_)
-        loaded = self._load_shared(broadcast)
+        before = self._load_kept(round_)
+        loaded = self._load_shared(broadcast, before)
+        steps = self.spec.steps_in(round_)
         seed = derive_seed(self.spec.seed, round_, name)
         started = time.perf_counter()
         score_before = self.task.validate(self.network)
@@ -160,18 +215,21 @@ class Site:
             result = self.task.train(
                 self.network,
                 round=round_,
-                steps=self.spec.steps,
+                steps=steps,
                 seed=seed,
-                optimizer_state=optimizer_state or None,
+                context=RoundContext(
+                    broadcast.shared, broadcast.aux, before.own, before.optimizer_state or None, before.memory
+                ),
             )
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
         score_after = self.task.validate(self.network)
+        sent, residual = self._encoded(broadcast, shared, before.residual)
         seconds = time.perf_counter() - started
         update = SiteUpdate(
             round=round_,
             site=name,
-            shared=shared,
+            shared=sent,
             n_samples=result.n_samples,
             loaded_digest=loaded,
             kept_digest=digest(kept),
@@ -179,15 +237,39 @@ class Site:
             score_after=score_after,
             loss=sum(result.losses) / len(result.losses) if result.losses else None,
             seconds=round(seconds, 3),
+            n_steps=steps,
+            encoded=self.spec.chain is not None,
+            aux=result.aux,
         )
         # Last: a round that failed leaves no trace.
-        self._save_kept(round_ + 1, kept, result.optimizer_state)
+        self._save_kept(
+            round_ + 1,
+            _Kept(
+                kept,
+                result.optimizer_state if self.spec.optimizer_state == "keep" else {},
+                result.memory,
+                shared if self.spec.keep_own or self.scope.is_personal else {},
+                residual,
+                broadcast.shared if self.spec.keep_view else {},
+            ),
+        )
         return update
+
+    def _encoded(self, broadcast: Broadcast, shared: State, residual: State) -> tuple[State, State]:
+        """What travels of the trained parameters, and what a lossy chain leaves for the next round."""
+        if self.spec.chain is None:
+            return shared, {}
+        change = {name: shared[name] - broadcast.shared[name] for name in shared}
+        seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name, "update")
+        generator = torch.Generator().manual_seed(seed)
+        if not self.spec.feedback:
+            return self.spec.chain.encode(change, generator, broadcast.shared), {}
+        payload, _, left = encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
+        return payload, left
 
     def evaluate(self, broadcast: Broadcast) -> SiteReport:
         """Score the broadcast parameters with the site's kept ones of that round; changes nothing on disk."""
-        self._load_kept(broadcast.round)
-        loaded = self._load_shared(broadcast)
+        loaded = self._load_shared(broadcast, self._load_kept(broadcast.round))
         started = time.perf_counter()
         score = self.task.validate(self.network)
         seconds = time.perf_counter() - started
@@ -212,11 +294,11 @@ class Site:
         """
         if shared.keys() != set(self.scope.shared):
             raise ValueError(f"Site {self.spec.name}: got {sorted(shared)}, expected {list(self.scope.shared)}")
-        self._load_kept(round)
-        load_parameters(self.network, shared)
+        before = self._load_kept(round)
+        load_parameters(self.network, self.scope.blend(shared, before.own))
         return copy.deepcopy(self.network)
 
-    def _load_shared(self, broadcast: Broadcast) -> str:
+    def _load_shared(self, broadcast: Broadcast, before: "_Kept") -> str:
         load_parameters(self.network, broadcast.shared)
         self.network.zero_grad(set_to_none=True)
         loaded = digest(parameters_of(self.network, self.scope.shared))
@@ -225,6 +307,8 @@ class Site:
                 f"site {self.spec.name}: the loaded shared parameters have digest {loaded[:12]}, expected "
                 f"{broadcast.digest[:12]}, that of the broadcast"
             )
+        if self.scope.is_personal:
+            load_parameters(self.network, self.scope.blend(broadcast.shared, before.own))
         return loaded
 
     def _prepare(self, broadcast: Broadcast) -> None:
@@ -232,20 +316,20 @@ class Site:
         folder = self.spec.folder
         versions = saved_rounds(folder)
         if not versions:
-            self._save_kept(0, self._initial, {})
+            self._save_kept(0, _Kept(self._initial))
             return
         # Versions newer than the round are of a history that the server has abandoned.
         wanted = (broadcast.round - 1, broadcast.round, broadcast.best_round)
         newest = (_newest(versions, version) for version in wanted if version is not None)
         prune(folder, [version for version in newest if version is not None])
 
-    def _load_kept(self, round: int) -> State:
-        """Load the newest version up to ``round``, the initial one at a new site; return the moments."""
+    def _load_kept(self, round: int) -> "_Kept":
+        """Load the kept parameters of the newest version up to ``round``, the initial ones at a new site."""
         folder, name = self.spec.folder, self.spec.name
         versions = saved_rounds(folder)
         if not versions:
             load_parameters(self.network, self._initial)
-            return {}
+            return _Kept(self._initial)
         newest = _newest(versions, round)
         if newest is None:
             raise DataError(
@@ -253,24 +337,37 @@ class Site:
                 f"{round}; resume the run that it belongs to, or give the site an empty folder"
             )
         checkpoint = load_checkpoint(folder, newest)
-        kept, optimizer_state = (_below(prefix, checkpoint.tensors) for prefix in (_KEPT, _OPTIMIZER))
-        if checkpoint.numbers != self._numbers() or layout(kept) != layout(self._initial):
+        found = _Kept(*(_below(prefix, checkpoint.tensors) for prefix in _PREFIXES))
+        if checkpoint.numbers != self._numbers() or layout(found.parameters) != layout(self._initial):
             raise DataError(
                 f"{folder}: kept state of site {name} is of another run (seed, site, network or scope "
                 "differ); give the site an empty folder"
             )
-        load_parameters(self.network, kept)
-        return optimizer_state
+        load_parameters(self.network, found.parameters)
+        return found
 
-    def _save_kept(self, version: int, kept: State, optimizer_state: State) -> None:
-        tensors = {_KEPT + name: tensor for name, tensor in kept.items()}
-        if self.spec.optimizer_state == "keep":
-            tensors |= {_OPTIMIZER + name: tensor for name, tensor in optimizer_state.items()}
+    def _save_kept(self, version: int, kept: "_Kept") -> None:
+        tensors = {prefix + name: tensor for prefix, state in kept.by_prefix() for name, tensor in state.items()}
         save_checkpoint(self.spec.folder, version, tensors, self._numbers())
 
     def _numbers(self) -> dict[str, str | int]:
         """What ties a kept state to its run."""
         return {"seed": self.spec.seed, "site": self.spec.name, "initial": digest(self._initial)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A version of the kept state, its parts in the order of :data:`_PREFIXES`."""
+
+    parameters: State
+    optimizer_state: State = field(default_factory=dict)
+    memory: State = field(default_factory=dict)
+    own: State = field(default_factory=dict)
+    residual: State = field(default_factory=dict)
+    view: State = field(default_factory=dict)
+
+    def by_prefix(self) -> Iterator[tuple[str, State]]:
+        return zip(_PREFIXES, (getattr(self, f.name) for f in fields(self)), strict=True)
 
 
 def _below(prefix: str, tensors: State) -> State:

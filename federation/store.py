@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def saved_rounds(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def load_checkpoint(folder: Path, round: int, expected: Layout | None = None) -> Checkpoint:
+def load_checkpoint(folder: Path, round: int, expected: Layout | None = None, beside: str | None = None) -> Checkpoint:
     """Read one checkpoint.
 
     Raises
@@ -77,13 +78,15 @@ def load_checkpoint(folder: Path, round: int, expected: Layout | None = None) ->
     if facts != found:
         raise DataError(_line(tensor_file, f"truncated or altered, its SHA-256 or size is not that in {sum_file.name}"))
     try:
-        header, tensors = unpack(data, kind=_KIND, expected=expected)
+        header, tensors = unpack(data, kind=_KIND, expected=expected, beside=beside)
     except MessageError as error:
         raise DataError(_line(tensor_file, str(error))) from None
     return Checkpoint(round, tensors, header["numbers"])
 
 
-def load_newest(folder: Path, *, at_most: int | None = None, expected: Layout | None = None) -> Checkpoint | None:
+def load_newest(
+    folder: Path, *, at_most: int | None = None, expected: Layout | None = None, beside: str | None = None
+) -> Checkpoint | None:
     """Read the newest intact checkpoint, logging each damaged one that is passed over.
 
     Parameters
@@ -94,6 +97,8 @@ def load_newest(folder: Path, *, at_most: int | None = None, expected: Layout | 
         Newest round that counts.
     expected
         Names, shapes and dtypes that it must have.
+    beside
+        Names that begin so may be there too.
 
     Returns
     -------
@@ -109,7 +114,7 @@ def load_newest(folder: Path, *, at_most: int | None = None, expected: Layout | 
         if at_most is not None and round > at_most:
             continue
         try:
-            return load_checkpoint(folder, round, expected)
+            return load_checkpoint(folder, round, expected, beside)
         except DataError as error:
             damaged = error
             logger.warning("%s; trying the one before", error)
@@ -152,7 +157,11 @@ class StoredState(Mapping[str, Tensor]):
         self._names = tuple(self._read())
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._read()[name]
+        if name not in self._names:
+            raise KeyError(name)
+        with safetensors.safe_open(self.path, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -4,52 +4,40 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from recon import (
-    DATA_CONSISTENCY,
-    REGULARIZERS,
+    ContrastiveRatio,
+    Distillation,
     KSpaceSlices,
-    Regularizer,
+    MeasurementResidual,
+    MomentAlignment,
+    MutualDistillation,
+    Penalty,
+    Proximal,
+    SelfSupervised,
     SinogramSlices,
-    UnrolledNetwork,
+    Supervised,
+    TaskTerm,
+    TwoViews,
     cosine_learning_rate,
     evaluate,
+    measure_moments,
+    moment_layout,
     train_locally,
 )
 
 from .algorithm import derive_seed
-from .config import NetworkTable, Recipe
+from .building import build_network, consistency_at
+from .config import ObjectiveTable, Recipe
 from .manifest import SiteManifest
 from .manifest_tables import Split
-from .messages import State
-from .site import LocalResult, SiteSpec
+from .messages import Layout, State, layout
+from .site import LocalResult, RoundContext, SiteSpec
 
-
-def consistency_at(manifest: SiteManifest, table: NetworkTable) -> str:
-    """Name of the data consistency at a site: its own, or the recipe's for its modality."""
-    return manifest.consistency or table.consistency_of(manifest.modality)
-
-
-def build_network(table: NetworkTable, consistency: str | None = None) -> UnrolledNetwork:
-    """The network of a recipe, initialized from torch's global generator.
-
-    All sites share the regularizer; ``consistency`` is that of a site where it is not the recipe's.
-    """
-
-    def regularizer() -> Regularizer:
-        make = REGULARIZERS[table.regularizer]
-        return make(table.channels, table.depth)
-
-    return UnrolledNetwork(
-        table.cascades,
-        DATA_CONSISTENCY[consistency or table.consistency],
-        regularizer,
-        share_regularizer=table.share_cascades,
-        ends_in=table.ends_in,
-        combine=table.combine,
-        site_strength=table.site_strength,
-    )
+#: Prefixes of what travels beside the parameters: SCAFFOLD's control variates, moments of features.
+CONTROL, MOMENTS = "control.", "moments."
 
 
 @dataclass(frozen=True)
@@ -70,13 +58,22 @@ class ReconstructionTask:
         table = self.recipe.network
         return build_network(table, consistency_at(self.manifest, table))
 
-    def train(
-        self, network: nn.Module, *, steps: int, seed: int, round: int, optimizer_state: State | None
-    ) -> LocalResult:
+    def aux(self, network: nn.Module, shared: State) -> Layout:
+        """Control variates where the server keeps some, moments of features where the objective aligns them."""
+        aux = dict(layout(self.recipe.federation.rule().aux_layout(shared)))
+        if self.recipe.objective.moments:
+            features = layout(moment_layout(network, self.recipe.objective.features))
+            aux.update({MOMENTS + name: entry for name, entry in features.items()})
+        return aux
+
+    def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
         dataset = self.dataset("train")
         progress = round / self.recipe.federation.rounds
         constant = training.schedule == "constant"
+        # SCAFFOLD: the server's control variate c less the site's own.
+        server = _below(CONTROL, context.aux)
+        own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
         result = train_locally(
             network,
             dataset,
@@ -85,14 +82,25 @@ class ReconstructionTask:
             learning_rate=training.learning_rate
             if constant
             else cosine_learning_rate(training.learning_rate, progress),
-            loss=training.loss,
+            objective=_task(self.recipe.objective, training.loss),
+            penalties=_penalties(self.recipe.objective, network, context, round),
+            correction={name: server[name] - own[name] for name in server},
+            collect_gradients=bool(server),
+            optimizer=training.optimizer,
+            momentum=training.momentum,
             seed=seed,
-            optimizer_state=optimizer_state,
+            optimizer_state=context.optimizer_state,
         )
-        return LocalResult(result.losses, result.optimizer_state, len(dataset))
+        # The new control is the old one and what is sent, rounded as the server will see it.
+        sent = {CONTROL + name: result.mean_gradient[name] - own[name] for name in server}
+        memory = {CONTROL + name: own[name] + sent[CONTROL + name] for name in server}
+        if self.recipe.objective.moments:
+            moments = measure_moments(network, dataset, self.recipe.objective.features)
+            sent |= {MOMENTS + name: tensor for name, tensor in moments.items()}
+        return LocalResult(result.losses, result.optimizer_state, len(dataset), memory, sent)
 
     def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
-        """Train all parameters in place with a fresh optimizer."""
+        """Train in place, with a fresh optimizer, all parameters that are not frozen."""
         training, seed = self.recipe.training, self.recipe.federation.seed
         train_locally(
             network,
@@ -100,7 +108,9 @@ class ReconstructionTask:
             steps=steps,
             batch_size=training.batch_size,
             learning_rate=learning_rate,
-            loss=training.loss,
+            objective=_task(self.recipe.objective, training.loss),
+            optimizer=training.optimizer,
+            momentum=training.momentum,
             seed=derive_seed(seed, "personal", self.manifest.name),
         )
 
@@ -115,6 +125,37 @@ class ReconstructionTask:
         return self.manifest.dataset(split, self.cache, augment, self.recipe.federation.seed)
 
 
+def _task(table: ObjectiveTable, loss: str) -> TaskTerm:
+    tasks: dict[str, TaskTerm] = {
+        "supervised": Supervised(loss),
+        "self_supervised": SelfSupervised(table.split),
+        "two_views": TwoViews(table.split),
+    }
+    if table.task == "mutual":
+        return MutualDistillation(Supervised(loss), table.distillation or 1.0)
+    return tasks[table.task]
+
+
+def _penalties(table: ObjectiveTable, network: nn.Module, context: RoundContext, round: int) -> list[Penalty]:
+    """The penalties of a round; those that compare with an earlier one begin with the second."""
+    penalties: list[Penalty] = []
+    if table.proximal:
+        penalties.append(Proximal(table.proximal, context.shared))
+    if table.contrastive and context.own:
+        penalties.append(ContrastiveRatio(table.contrastive, context.shared, [context.own]))
+    if table.moments and round > 0:
+        penalties.append(MomentAlignment(table.moments, _below(MOMENTS, context.aux), table.features))
+    if table.residual:
+        penalties.append(MeasurementResidual(table.residual))
+    if table.distillation and table.task != "mutual":
+        penalties.append(Distillation(table.distillation, network))
+    return penalties
+
+
+def _below(prefix: str, state: State) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
 def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path) -> SiteSpec:
     """All that makes this site; ``folder`` is that of its kept state."""
     return SiteSpec(
@@ -123,7 +164,11 @@ def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path)
         folder=folder,
         seed=recipe.federation.seed,
         steps=recipe.training.steps_per_round,
-        keep=recipe.scope.keep,
-        share=recipe.scope.share,
+        scope=recipe.scope.rules(),
+        least_work=recipe.federation.least_work,
+        chain=recipe.transform.build(),
+        feedback=recipe.transform.feedback,
+        keep_own=recipe.objective.contrastive > 0,
+        keep_view=recipe.transform.both_ways,
         optimizer_state=recipe.training.optimizer_state,
     )

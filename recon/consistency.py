@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from physics import LinearOperator, per_sample, reciprocal, solve_normal
+from physics import LinearOperator, RadonOperator, per_sample, reciprocal, solve_normal
 
 
 class SitePart(nn.Module):
@@ -160,9 +160,9 @@ class NormalizedStep(SiteDataConsistency):
 class ChebyshevStep(SiteDataConsistency):
     r"""Several normalized steps :math:`x \leftarrow x - \alpha_k\, P (A x - y)`, of sizes that help each other.
 
-    The initial :math:`\alpha_k` are one over the roots of a Chebyshev polynomial [V]_, learned from there: with them the
-    error shrinks fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that
-    matters to 1. With few views or angles plain steps hardly move what is seen least.
+    The initial :math:`\alpha_k` are one over the roots of a Chebyshev polynomial [V]_, learned from there: the error
+    then shrinks fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that matters
+    to 1. With few views or angles plain steps hardly move what is seen least.
 
     Parameters
     ----------
@@ -194,6 +194,84 @@ class ChebyshevStep(SiteDataConsistency):
         for step in self.log_steps.exp():
             x = x - step * A.normalized_adjoint(A(x) - y)
         return x
+
+
+class WeightedStep(SiteDataConsistency):
+    r"""Normalized step :math:`x - \alpha\, P W (A x - y)` with a learned positive profile W of what was measured.
+
+    In MRI W depends on the distance from the center of k-space, in CT on the detector element: what a site measures
+    well counts more. W is one at the start, where the layer is a :class:`NormalizedStep`.
+
+    Parameters
+    ----------
+    knots
+        Values of the logarithm of W, linear in between.
+    step
+        Initial :math:`\alpha > 0`, learned on a logarithmic scale.
+    """
+
+    uses_backprojection = False
+
+    def __init__(self, knots: int = 8, step: float = 1.0) -> None:
+        super().__init__()
+        if knots < 2:
+            raise ValueError(f"WeightedStep: knots is {knots}, expected at least 2")
+        self.log_step = nn.Parameter(_log(step, "WeightedStep: step"))
+        self.log_profile = nn.Parameter(torch.zeros(knots))
+
+    def profile(self, y: Tensor) -> Tensor:
+        """W for a measurement of this shape, broadcastable to it."""
+        height, width = y.shape[-2:]
+        across = torch.linspace(-1, 1, width, device=y.device)
+        if y.is_complex():
+            down = torch.linspace(-1, 1, height, device=y.device)
+            place = ((across**2 + down[:, None] ** 2) / 2).sqrt()
+        else:
+            place = (across + 1) / 2
+        position = place * (len(self.log_profile) - 1)
+        low = position.floor().long().clamp(0, len(self.log_profile) - 2)
+        part = position - low
+        return ((1 - part) * self.log_profile[low] + part * self.log_profile[low + 1]).exp()
+
+    def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
+        out: Tensor = x - self.log_step.exp() * A.normalized_adjoint(self.profile(y) * (A(x) - y))
+        return out
+
+
+class AxisCorrection(SitePart):
+    """Moves a sinogram along the detector by a learned part of an element: the rotation axis that a site is wrong
+    about.
+
+    Kept at the site. The shift is linear interpolation, whose derivative is the difference of neighbors; ray weights
+    are taken out before and put back after.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = nn.Parameter(torch.zeros(()))
+
+    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
+        """A sinogram as if the axis were where the operator believes it, shape of ``y``.
+
+        Raises
+        ------
+        TypeError
+            If the operator is not one of CT.
+        """
+        if not isinstance(A, RadonOperator):
+            raise TypeError(f"AxisCorrection: operator is {type(A).__name__}, expected RadonOperator")
+        lines = y if A.ray_weights is None else y * reciprocal(A.ray_weights)
+        whole = int(self.elements.detach().floor())
+        part = self.elements - whole
+        moved = (1 - part) * _rolled(lines, whole) + part * _rolled(lines, whole + 1)
+        return moved if A.ray_weights is None else moved * A.ray_weights
+
+
+def _rolled(lines: Tensor, elements: int) -> Tensor:
+    """Moved by whole elements towards higher numbers; the ends repeat their last value."""
+    width = lines.shape[-1]
+    source = (torch.arange(width, device=lines.device) - elements).clamp(0, width - 1)
+    return lines[..., source]
 
 
 class DualStep(SiteDataConsistency):
@@ -262,6 +340,15 @@ def _log(value: float, what: str) -> Tensor:
     return torch.tensor(value).log()
 
 
+class NoStep(SiteDataConsistency):
+    """Leaves the image as it is: the control of what physics brings."""
+
+    uses_backprojection = False
+
+    def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
+        return x
+
+
 #: Data-consistency layers by the name used in recipes.
 DATA_CONSISTENCY: dict[str, type[SiteDataConsistency]] = {
     "gradient": GradientStep,
@@ -269,5 +356,7 @@ DATA_CONSISTENCY: dict[str, type[SiteDataConsistency]] = {
     "filtered": FilteredStep,
     "normalized": NormalizedStep,
     "chebyshev": ChebyshevStep,
+    "weighted": WeightedStep,
     "primal_dual": DualStep,
+    "none": NoStep,
 }

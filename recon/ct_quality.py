@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from physics import MU_AIR, MU_WATER, ImageGrid, RadonOperator, Transmission, attenuation_to_hu, transmitted
 
+from .calls import apply
 from .sample import Sample, collate
 from .sinograms import CT_SCALE
 
@@ -134,8 +135,7 @@ def measure_quality(
     with torch.no_grad():
         batch = collate([probe.plain, probe.again, probe.disc])
         plain, again, disc = (
-            attenuation_to_hu(image * CT_SCALE).numpy().astype(np.float64)
-            for image in method(batch.measurement, batch.operator)
+            attenuation_to_hu(image * CT_SCALE).numpy().astype(np.float64) for image in apply(method, batch)
         )
     nps = _noise_power((plain - again) / math.sqrt(2), pixel_mm)
     added = disc - plain

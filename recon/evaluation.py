@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from physics import RadonOperator
 
+from .calls import apply
 from .errors import DataError
 from .metrics import foreground_ssim, nmse, psnr, ssim
 from .sample import Sample, Samples, collate, held_out_split
@@ -139,14 +140,12 @@ def _score_volume(
 
 def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
     batch = collate(group)
-    return batch.magnitude(method(batch.measurement, batch.operator))
+    return batch.magnitude(apply(method, batch))
 
 
 def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
     """Complex image of a single slice, ``(height, width)``, in scaled units."""
-    batch = collate([sample])
-    image: Tensor = method(batch.measurement, batch.operator)
-    return image[0]
+    return apply(method, collate([sample]))[0]
 
 
 def _held_out_residual(method: nn.Module, group: list[Sample]) -> float | None:

@@ -28,6 +28,7 @@ from .augmentation import Augmentation
 from .errors import DataError, data_error
 from .mri_file import Volume, fitting_crop, open_volume
 from .sample import Sample, SampleMeta, center_crop, samples_center
+from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
 from .volume_facts import VolumeFacts, available_positions, effective_acceleration, probe_volume
 from .volume_slices import SliceIndex, generator_for, require_different_names
 
@@ -200,7 +201,7 @@ class KSpaceSlices(Dataset[Sample]):
             noise_std=torch.tensor(facts.noise_std / facts.scale),
             reference=reference,
             scale=torch.tensor(facts.scale),
-            condition=_condition(facts, volume.shape[1]),
+            condition=self._condition(facts, volume.shape[1]),
             meta=(SampleMeta(self.site, volume.path.name, i, facts.acceleration, kind),),
             output_weight=output_weight,
             crop_shape=crop,
@@ -208,6 +209,17 @@ class KSpaceSlices(Dataset[Sample]):
         if self.augment is None:
             return sample
         return self.augment(sample, generator_for("augment", self.seed, self.epoch, volume.path.name, i))
+
+    def _condition(self, facts: VolumeFacts, n_coils: int) -> Tensor:
+        sampling = None if self.simulate is None else self.simulate.sampling
+        features = mri_features(
+            acceleration=facts.acceleration,
+            center_fraction=facts.center_fraction,
+            n_coils=n_coils,
+            noise_std=facts.noise_std / facts.scale,
+            family=mask_family(facts.mask) if sampling is None else SAMPLING_FAMILIES[sampling],
+        )
+        return condition_vector(features)
 
     def _reference_kind(self, volume: Volume, choice: ReferenceChoice) -> str:
         if choice == "auto":
@@ -273,10 +285,3 @@ def _drawn_mask(volume: Volume, simulate: Simulation) -> Tensor:
 def _rss_crop(volume: Volume) -> tuple[int, int]:
     shape = volume.rss_shape or volume.header.recon_shape
     return fitting_crop((volume.shape[2], volume.shape[3]), shape)
-
-
-def _condition(facts: VolumeFacts, n_coils: int) -> Tensor:
-    """Entries in the order of `CONDITION_LAYOUT`, each followed by its presence bit."""
-    noise_std = facts.noise_std / facts.scale
-    noise = (math.log10(noise_std), 1.0) if noise_std > 0 else (0.0, 0.0)
-    return torch.tensor([math.log2(facts.acceleration), 1, facts.center_fraction, 1, n_coils / 16, 1, *noise])

@@ -14,6 +14,11 @@ def l1_loss(image: Tensor, target: Tensor) -> Tensor:
     return (image - target).abs().mean()
 
 
+def mse_loss(image: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference."""
+    return (image - target).square().mean()
+
+
 def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
     """One minus the mean structural similarity: 7x7 uniform window, data range the maximum of each target slice.
 
@@ -56,4 +61,4 @@ def l1_ssim_loss(image: Tensor, target: Tensor) -> Tensor:
 
 
 #: Losses by the name used in recipes.
-LOSSES: dict[str, Loss] = {"l1": l1_loss, "ssim": ssim_loss, "l1_ssim": l1_ssim_loss}
+LOSSES: dict[str, Loss] = {"l1": l1_loss, "mse": mse_loss, "ssim": ssim_loss, "l1_ssim": l1_ssim_loss}

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from physics import LinearOperator, per_sample
 
-from .consistency import DualStep, SiteDataConsistency, SiteStrength
+from .conditioning import StepScale
+from .consistency import AxisCorrection, DualStep, SiteDataConsistency, SiteStrength
 from .regularizers import Regularizer
 
 
@@ -35,6 +36,15 @@ class UnrolledNetwork(nn.Module):
         their changes add up, as in a gradient step on a regularized cost (LEARN [L]_, the variational network).
     site_strength
         Every cascade has a :class:`SiteStrength`, kept at the site.
+    start
+        ``"operator"``: the operator's own first image (filtered back-projection; a few steps of CG-SENSE).
+        ``"adjoint"``: the scaled adjoint, which is the zero-filled image in MRI.
+    step_scale
+        Makes a layer, one per cascade, from the scan's condition to the factor of what data consistency changes.
+    axis_correction
+        A :class:`AxisCorrection` before all else; CT only.
+    uses_condition
+        Whether the regularizers take the condition; they and ``step_scale`` need one then.
 
     References
     ----------
@@ -52,6 +62,10 @@ class UnrolledNetwork(nn.Module):
         ends_in: Literal["regularizer", "consistency"] = "regularizer",
         combine: Literal["sequence", "sum"] = "sequence",
         site_strength: bool = False,
+        start: Literal["operator", "adjoint"] = "operator",
+        step_scale: Callable[[], StepScale] | None = None,
+        axis_correction: bool = False,
+        uses_condition: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
@@ -60,19 +74,42 @@ class UnrolledNetwork(nn.Module):
             raise ValueError(f"UnrolledNetwork: ends_in is {ends_in!r}, expected 'regularizer' or 'consistency'")
         if combine not in ("sequence", "sum"):
             raise ValueError(f"UnrolledNetwork: combine is {combine!r}, expected 'sequence' or 'sum'")
-        self.cascades, self.combine = cascades, combine
+        if start not in ("operator", "adjoint"):
+            raise ValueError(f"UnrolledNetwork: start is {start!r}, expected 'operator' or 'adjoint'")
+        self.cascades, self.combine, self.start = cascades, combine, start
+        self.axis = AxisCorrection() if axis_correction else None
+        self._regularizers_use_condition = uses_condition
         n_consistency = cascades + (ends_in == "consistency")
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
         self.strengths = nn.ModuleList(SiteStrength() for _ in range(cascades if site_strength else 0))
         self.regularizers = nn.ModuleList(regularizer() for _ in range(1 if share_regularizer else cascades))
+        self.scales = nn.ModuleList([] if step_scale is None else [step_scale() for _ in range(n_consistency)])
+
+    @property
+    def uses_condition(self) -> bool:
+        """Whether the network must be called with the scan's condition."""
+        return self._regularizers_use_condition or len(self.scales) > 0
 
     @property
     def _layers(self) -> list[SiteDataConsistency]:
         return [layer for layer in self.consistency if isinstance(layer, SiteDataConsistency)]
 
     def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
-        """Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``, in the units of ``y``."""
-        start = A.start(y)
+        """Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``, in the units of ``y``.
+
+        Raises
+        ------
+        ValueError
+            If the network uses a condition and gets none, or the other way round.
+        """
+        if (condition is not None) != self.uses_condition:
+            found = "none" if condition is None else f"one of shape {tuple(condition.shape)}"
+            raise ValueError(
+                f"UnrolledNetwork: got {found} as condition, expected {'one' if condition is None else 'none'}"
+            )
+        if self.axis is not None:
+            y = self.axis(y, A)
+        start = A.start(y) if self.start == "operator" else LinearOperator.normalized_adjoint(A, y)
         if A.quantitative:
             return self._iterate(start, y, A, condition)
         scale = image_scale(start, len(A.domain_shape))
@@ -83,19 +120,37 @@ class UnrolledNetwork(nn.Module):
     def _iterate(self, x: Tensor, y: Tensor, A: LinearOperator, condition: Tensor | None) -> Tensor:
         backprojection = A.adjoint(y) if any(layer.uses_backprojection for layer in self._layers) else None
         memory: Tensor | None = None
+        seen_condition = condition if self._regularizers_use_condition else None
         for index, layer in enumerate(self._layers):
             before = x
             if isinstance(layer, DualStep):
                 x, memory = layer.update(x, y, A, memory)
             else:
                 x = layer(x, y, A, backprojection)
+            if self.scales:
+                factor = per_sample(self.scales[index](condition), len(A.domain_shape))
+                x = before + factor * (x - before)
             if index < self.cascades:
                 seen = before if self.combine == "sum" else x
-                refined = self.regularizers[index % len(self.regularizers)](seen, condition)
+                refined = self.regularizers[index % len(self.regularizers)](seen, seen_condition)
                 if self.strengths:
                     refined = self.strengths[index](seen, refined)
                 x = x + refined - seen if self.combine == "sum" else refined
         return x
+
+
+class FixedCondition(nn.Module):
+    """A network that sees one condition whatever the scan: an unseen site uses that of the most similar known one."""
+
+    def __init__(self, network: nn.Module, condition: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("condition", condition, persistent=False)
+
+    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
+        """Reconstruct with the fixed condition."""
+        image: Tensor = self.network(y, A, self.condition)
+        return image
 
 
 def image_scale(image: Tensor, n_axes: int = 2) -> Tensor:

@@ -1,43 +1,82 @@
 """Learned regularizers: image in, image out. The half of an unrolled network that all sites share."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .conditioning import FiLM, require_condition
+
+Norm = Literal["none", "instance", "group"]
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class Regularizer(nn.Module, ABC):
     """Removes what does not look like an image. Complex numbers become two channels only in here.
 
     Subclasses implement :meth:`refine` on real tensors ``(batch, 2, height, width)``.
+
+    Parameters
+    ----------
+    condition_dim
+        Length of the condition vector that the regularizer needs; 0 if it takes none.
     """
+
+    def __init__(self, condition_dim: int = 0) -> None:
+        super().__init__()
+        if condition_dim < 0:
+            raise ValueError(f"{type(self).__name__}: condition_dim is {condition_dim}, expected 0 or more")
+        self.condition_dim = condition_dim
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the refined image, shape and dtype of ``x``, ``(*batch, height, width)``.
 
+        Parameters
+        ----------
+        condition
+            ``(*batch, condition_dim)``, or ``(condition_dim,)`` for all samples alike.
+
         Raises
         ------
         ValueError
-            If a condition is given: none of the present regularizers uses one.
+            If a condition is given and none is taken, none is given and one is needed, or its shape does not fit.
         """
-        if condition is not None:
-            raise ValueError(f"{type(self).__name__}: takes no condition, got one of shape {tuple(condition.shape)}")
+        flat_condition = self._flat(condition, x.shape[:-2])
         flat = x.reshape(-1, *x.shape[-2:])
         # Real and imaginary part lie next to each other, which is what channels last means: no copy, and the
         # convolutions run a fifth faster in that layout.
         pairs = torch.view_as_real(flat) if flat.is_complex() else torch.stack((flat, torch.zeros_like(flat)), dim=-1)
-        out = self.refine(pairs.movedim(-1, 1)).movedim(1, -1)
+        out = self.refine(pairs.movedim(-1, 1), flat_condition).movedim(1, -1)
         image = torch.view_as_complex(out.contiguous()) if x.is_complex() else out[..., 0]
         return image.reshape(x.shape)
 
     @abstractmethod
-    def refine(self, channels: Tensor) -> Tensor: ...
+    def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+        """Refined channels; the condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if not taken."""
+
+    def _flat(self, condition: Tensor | None, batch: torch.Size) -> Tensor | None:
+        who = type(self).__name__
+        if self.condition_dim == 0:
+            if condition is not None:
+                raise ValueError(f"{who}: takes no condition, got one of shape {tuple(condition.shape)}")
+            return None
+        if condition is None:
+            raise ValueError(f"{who}: got no condition, expected one of length {self.condition_dim}")
+        require_condition(who, condition, self.condition_dim, batch)
+        return condition if condition.ndim == 1 else condition.reshape(-1, self.condition_dim)
 
 
 class ConvRegularizer(Regularizer):
     """Plain residual CNN: ``layers`` 3x3 convolutions with ReLU, starting as the identity.
+
+    Its parameters are ``hidden.0``, ``hidden.2``, ... and ``last``; with the options there are more, under
+    ``hidden.norm``, ``film`` and ``attention``.
 
     Parameters
     ----------
@@ -45,26 +84,49 @@ class ConvRegularizer(Regularizer):
         Width of the hidden layers.
     layers
         Number of convolutions, at least 2.
+    condition_dim
+        Above 0, every hidden layer is followed by a :class:`FiLM` of a condition of that length.
+    norm
+        Normalization of every hidden layer before its ReLU, affine and without running statistics.
+    attention
+        Weigh the channels before the last layer, see :class:`ChannelAttention`.
     """
 
-    def __init__(self, channels: int = 32, layers: int = 5) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        channels: int = 32,
+        layers: int = 5,
+        *,
+        condition_dim: int = 0,
+        norm: Norm = "none",
+        attention: bool = False,
+    ) -> None:
+        super().__init__(condition_dim)
         if layers < 2:
             raise ValueError(f"ConvRegularizer: layers is {layers}, expected at least 2")
-        widths = [2] + [channels] * (layers - 1)
-        hidden: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(widths):
-            hidden += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
-        self.hidden = nn.Sequential(*hidden)
+        self.hidden = ConvStack([2] + [channels] * (layers - 1), nn.ReLU, norm)
         self.last = _zero(nn.Conv2d(channels, 2, 3, padding=1))
+        self.film = _films([channels] * (layers - 1), condition_dim)
+        self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
-    def refine(self, channels: Tensor) -> Tensor:
-        out: Tensor = channels + self.last(self.hidden(channels))
+    def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+        out: Tensor = channels + self.residual(channels, condition)
+        return out
+
+    def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+        """What :meth:`refine` adds."""
+        features = channels
+        for index in range(self.hidden.layers):
+            features = _modulated(self.film, index, self.hidden.layer(index, features), condition)
+        out: Tensor = self.last(self.attention(features))
         return out
 
 
 class UNetRegularizer(Regularizer):
-    """Small residual U-Net without normalization layers, starting as the identity; any image size.
+    """Small residual U-Net, starting as the identity; any image size.
+
+    The encoder's parameters are ``first`` and ``down``, the decoder's ``reduce``, ``up`` and ``last``; with the options
+    there are more, under ``norm`` in each block, ``film`` and ``attention``.
 
     Parameters
     ----------
@@ -72,46 +134,203 @@ class UNetRegularizer(Regularizer):
         Width at full resolution; doubled at every level.
     levels
         Number of times the resolution is halved, at least 1.
+    condition_dim
+        Above 0, every block is followed by a :class:`FiLM` of a condition of that length.
+    norm, attention
+        As for :class:`ConvRegularizer`; every convolution of a block is normalized.
     """
 
-    def __init__(self, channels: int = 16, levels: int = 2) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        channels: int = 16,
+        levels: int = 2,
+        *,
+        condition_dim: int = 0,
+        norm: Norm = "none",
+        attention: bool = False,
+    ) -> None:
+        super().__init__(condition_dim)
         if levels < 1:
             raise ValueError(f"UNetRegularizer: levels is {levels}, expected at least 1")
         widths = [channels * 2**level for level in range(levels + 1)]
         self.levels = levels
-        self.first = _block(2, channels)
-        self.down = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise(widths))
+        self.first = _block(2, channels, norm)
+        self.down = nn.ModuleList(_block(a, b, norm) for a, b in itertools.pairwise(widths))
         self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
-        self.up = nn.ModuleList(_block(a, a) for a in widths[:-1])
+        self.up = nn.ModuleList(_block(a, a, norm) for a in widths[:-1])
         self.last = _zero(nn.Conv2d(channels, 2, 1))
+        self.film = _films(widths + widths[:-1], condition_dim)  # in the order of the blocks above
+        self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
-    def refine(self, channels: Tensor) -> Tensor:
+    def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         height, width = channels.shape[-2:]
         multiple = 2**self.levels
         # Zeros up to the next multiple, cut off again below.
         padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple))
-        features = [self.first(padded)]
-        for block in self.down:
-            features.append(block(F.avg_pool2d(features[-1], 2)))
+        features = [_modulated(self.film, 0, self.first(padded), condition)]
+        for index, block in enumerate(self.down, start=1):
+            features.append(_modulated(self.film, index, block(F.avg_pool2d(features[-1], 2)), condition))
         x = features.pop()
-        for reduce, block in zip(reversed(self.reduce), reversed(self.up), strict=True):
-            x = F.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
-            x = block(x + features.pop())  # a sum costs a fifth less than joining channels
-        out: Tensor = channels + self.last(x)[..., :height, :width]
+        for level in reversed(range(self.levels)):
+            x = F.interpolate(self.reduce[level](x), scale_factor=2.0, mode="nearest")
+            x = self.up[level](x + features.pop())  # a sum costs a fifth less than joining channels
+            x = _modulated(self.film, self.levels + 1 + level, x, condition)
+        out: Tensor = channels + self.last(self.attention(x))[..., :height, :width]
         return out
 
 
-def _block(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1),
-        nn.LeakyReLU(0.1),
-        nn.Conv2d(n_out, n_out, 3, padding=1),
-        nn.LeakyReLU(0.1),
-    )
+class FrequencySplitRegularizer(Regularizer):
+    r"""One residual CNN for low frequencies, one for high ones, :math:`x + L(x_l) + H(x - x_l)`, as in FedFDD [F]_.
+
+    :math:`x_l` is the image of the lowest coefficients of an orthonormal discrete cosine transform. The parameters of L
+    lie under ``low``, those of H under ``high``: keep ``*.low.*`` and the sites share how fine detail is restored,
+    while each restores its own contrast. The paper's branches are U-Nets for denoising.
+
+    Parameters
+    ----------
+    channels, layers
+        Of each of the two CNNs, as for :class:`ConvRegularizer`: together they have twice its parameters.
+    cutoff
+        Part of the coefficients along each axis that counts as low, above 0 and at most 1; at least one does.
+    condition_dim, norm, attention
+        As for :class:`ConvRegularizer`.
+
+    References
+    ----------
+    .. [F] Chen et al., FedFDD: Federated learning with frequency domain decomposition for low-dose CT denoising, MIDL
+       2024.
+    """
+
+    def __init__(
+        self,
+        channels: int = 32,
+        layers: int = 5,
+        *,
+        cutoff: float = 0.125,
+        condition_dim: int = 0,
+        norm: Norm = "none",
+        attention: bool = False,
+    ) -> None:
+        super().__init__(condition_dim)
+        if not 0 < cutoff <= 1:
+            raise ValueError(f"FrequencySplitRegularizer: cutoff is {cutoff}, expected more than 0 and at most 1")
+        self.cutoff = cutoff
+        self.low = ConvRegularizer(channels, layers, condition_dim=condition_dim, norm=norm, attention=attention)
+        self.high = ConvRegularizer(channels, layers, condition_dim=condition_dim, norm=norm, attention=attention)
+
+    def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+        low = low_frequencies(channels, self.cutoff)
+        return channels + self.low.residual(low, condition) + self.high.residual(channels - low, condition)
 
 
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+class ChannelAttention(nn.Module):
+    """Squeeze and excitation: every channel times a number between 0 and 2 that their means decide, 1 at the start.
+
+    Parameters
+    ----------
+    channels
+        Width of the features; the hidden layer has a quarter of it.
+
+    References
+    ----------
+    .. [H] Hu, Shen and Sun, Squeeze-and-excitation networks, CVPR 2018. There it is between 0 and 1, and the
+       hidden layer a ReLU.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 4, 1)
+        # Leaky: of so few hidden units all could be dead from the start.
+        self.gate = nn.Sequential(nn.Linear(channels, hidden), _leaky(), _zero(nn.Linear(hidden, channels)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        gate = 2 * self.gate(features.mean(dim=(-2, -1))).sigmoid()
+        out: Tensor = features * gate[..., None, None]
+        return out
+
+
+class ConvStack(nn.Sequential):
+    """Layers of 3x3 convolution, norm and activation; parameters ``0``, ``2``, ... and ``norm.0``, ``norm.1``, ..."""
+
+    norm: nn.ModuleList
+
+    def __init__(self, widths: Sequence[int], activation: Callable[[], nn.Module], norm: Norm) -> None:
+        parts: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(widths):
+            parts += [nn.Conv2d(n_in, n_out, 3, padding=1), activation()]
+        super().__init__(*parts)
+        self.layers = len(widths) - 1
+        # Beside the numbered parts and not among them, so that these have the same names with and without norms.
+        self.norm = nn.ModuleList(_norm(norm, width) for width in widths[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index in range(self.layers):
+            x = self.layer(index, x)
+        return x
+
+    def layer(self, index: int, x: Tensor) -> Tensor:
+        """One layer alone."""
+        out: Tensor = self[2 * index + 1](self.norm[index](self[2 * index](x)))
+        return out
+
+
+def low_frequencies(image: Tensor, cutoff: float) -> Tensor:
+    r"""Part of an image in the lowest DCT coefficients, :math:`C_h^T C_h\, x\, C_w^T C_w`, an orthogonal projection.
+
+    :math:`C_n` are the first ``round(cutoff * n)`` rows, at least one, of the orthonormal DCT-II matrix of size n.
+
+    Parameters
+    ----------
+    image
+        Real, ``(..., height, width)``.
+    cutoff
+        Part of the rows, above 0 and at most 1.
+    """
+    rows, columns = (_cosines(n, max(round(cutoff * n), 1), image.dtype, image.device) for n in image.shape[-2:])
+    return rows.mT @ (rows @ image @ columns.mT) @ columns
+
+
+@lru_cache(maxsize=32)
+def _cosines(n: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The first rows of the orthonormal DCT-II matrix, ``(count, n)``; constants, so no state of a network."""
+    # A tensor made in inference mode would be refused by autograd when it is used again.
+    with torch.inference_mode(False):
+        phases = torch.arange(count, dtype=torch.float64)[:, None] * (torch.arange(n, dtype=torch.float64) + 0.5)
+        cosines = (phases * (math.pi / n)).cos() * math.sqrt(2 / n)
+        cosines[0] = 1 / math.sqrt(n)
+        return cosines.to(device, dtype)
+
+
+def _films(widths: Sequence[int], condition_dim: int) -> nn.ModuleList:
+    return nn.ModuleList(FiLM(width, condition_dim) for width in widths if condition_dim)
+
+
+def _modulated(films: nn.ModuleList, index: int, features: Tensor, condition: Tensor | None) -> Tensor:
+    if condition is None:
+        return features
+    out: Tensor = films[index](features, condition)
+    return out
+
+
+def _norm(kind: Norm, channels: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(channels, 4), channels)
+    raise ValueError(f"Regularizer: norm is {kind!r}, expected 'none', 'instance' or 'group'")
+
+
+def _block(n_in: int, n_out: int, norm: Norm) -> ConvStack:
+    return ConvStack([n_in, n_out, n_out], _leaky, norm)
+
+
+def _leaky() -> nn.Module:
+    return nn.LeakyReLU(0.1)
+
+
+def _zero(layer: Layer) -> Layer:
     """A residual branch that starts at zero makes the untrained network equal to plain data consistency."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -120,4 +339,8 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 #: Regularizers by the name used in recipes.
-REGULARIZERS: dict[str, type[Regularizer]] = {"cnn": ConvRegularizer, "unet": UNetRegularizer}
+REGULARIZERS: dict[str, type[Regularizer]] = {
+    "cnn": ConvRegularizer,
+    "unet": UNetRegularizer,
+    "fdd": FrequencySplitRegularizer,
+}

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from physics import CartesianMRI, LinearOperator, RadonOperator, calibration_block
 
-#: Entries of `Sample.condition`, each followed by its presence bit; absent entries are 0 with bit 0.
-CONDITION_LAYOUT = ("log2_acceleration", "center_fraction", "n_coils/16", "log10_noise_std")
-
 
 @dataclass(frozen=True)
 class SampleMeta:
@@ -44,7 +41,7 @@ class Sample:
     scale
         ``(*batch,)``; in units of the file, everything is the scaled value times `scale`.
     condition
-        ``(*batch, 2 * len(CONDITION_LAYOUT))`` in the order of `CONDITION_LAYOUT`, or None.
+        ``(*batch, CONDITION_DIM)`` in the order of `CONDITION_LAYOUT`, or None.
     meta
         One entry per slice.
     output_weight

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from physics import MU_WATER, Geometry, RadonOperator, Transmission
 
 from .errors import DataError, data_error
 from .sample import Sample, SampleMeta
+from .scan_features import condition_vector, ct_features
 from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, limited, open_sinograms
 from .volume_slices import SliceIndex, generator_for, require_different_names
 
@@ -36,6 +37,8 @@ class ScanSimulation:
         Standard deviation in counts, added with the photons.
     seed
         Another seed gives other noise.
+    axis_error_mm
+        What the operator believes too much of the rotation axis, as seen at the detector; the data stay right.
 
     Raises
     ------
@@ -48,8 +51,11 @@ class ScanSimulation:
     photons: float | None = None
     electronic_noise: float = 0.0
     seed: int = 0
+    axis_error_mm: float = 0.0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.axis_error_mm):
+            raise ValueError(f"ScanSimulation: axis_error_mm is {self.axis_error_mm}, expected a finite number")
         if self.views is not None and self.views < 1:
             raise ValueError(f"ScanSimulation: views is {self.views}, expected at least 1")
         if self.arc_deg is not None and not 0 < self.arc_deg <= 360:
@@ -138,9 +144,15 @@ class SinogramSlices(Dataset[Sample]):
             noise_std=torch.tensor(noise_std / CT_SCALE),
             reference=volume.read_reference(i) / CT_SCALE if volume.has_reference else None,
             scale=torch.tensor(CT_SCALE),
-            condition=None,
+            condition=condition_vector(ct_features(geometry, self._photons(number))),
             meta=(SampleMeta(self.site, volume.path.name, i, self.acceleration(number), self.reference_kinds[number]),),
         )
+
+    def _photons(self, number: int) -> float | None:
+        """Mean photons per ray, None where they are not known."""
+        degraded = None if self.simulate is None else self.simulate.photons
+        photons = self.volumes[number].photons if degraded is None else degraded
+        return None if photons is None else float(torch.as_tensor(photons).mean())
 
     def _measured(self, number: int, i: int) -> tuple[Tensor, Tensor | None, float]:
         """Line integrals of one slice, the weights of the rays, and the standard deviation after weighting."""
@@ -192,7 +204,8 @@ class SinogramSlices(Dataset[Sample]):
         if self.simulate is None:
             return volume.geometry
         try:
-            return limited(volume.geometry, self.simulate.views, self.simulate.arc_deg)
+            kept = limited(volume.geometry, self.simulate.views, self.simulate.arc_deg)
+            return replace(kept, offset_mm=kept.offset_mm + self.simulate.axis_error_mm)
         except ValueError as error:
             raise DataError(f"{volume.path}: [simulate]: {error}") from None
 

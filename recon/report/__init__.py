@@ -1,7 +1,19 @@
 """The report of a run: scores as JSON, one self-contained page, and a table for the terminal."""
 
+from .comparison import Comparison as ComparedTable
+from .comparison import compare as compare_arms
+from .comparison import comparison_text, write_comparison
 from .results import summarize
 from .text import text_table
 from .write import write_report, write_site_report
 
-__all__ = ["summarize", "text_table", "write_report", "write_site_report"]
+__all__ = [
+    "ComparedTable",
+    "compare_arms",
+    "comparison_text",
+    "summarize",
+    "text_table",
+    "write_comparison",
+    "write_report",
+    "write_site_report",
+]

@@ -32,7 +32,7 @@ from physics.geometry import field_of_view_radius_mm
 from recon import CT_SCALE, ChebyshevStep, NormalizedStep, SinogramSlices
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "scripts" / "recipes" / "fedavg_ct.toml"
+RECIPE = ROOT / "scripts" / "recipes" / "demos" / "fedavg_ct.toml"
 TINY = [
     "--set", "network.channels=2", "--set", "network.depth=2", "--set", "network.cascades=2",
     "--set", "federation.rounds=2", "--set", "training.steps_per_round=2", "--set", "evaluation.tv_weights=[1e-2]",
@@ -140,7 +140,7 @@ def test_mri_and_ct_sites_share_one_regularizer(tmp_path: Path) -> None:
     make_demo_sites(folder, size=48, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:2])
     make_ct_demo_sites(folder, size=48, train=1, validation=1, test=1, slices=1, sites=CT_DEMO_SITES[:2])
     assert [type(site) for site in load_federation(folder)] == [MRISite, MRISite, CTSite, CTSite]
-    recipe = ROOT / "scripts" / "recipes" / "fedavg_mixed.toml"
+    recipe = ROOT / "scripts" / "recipes" / "demos" / "fedavg_mixed.toml"
     arguments = ["train", str(recipe), "--sites", str(folder), "--out", str(out), "--jobs", "1", *TINY]
     assert main([*arguments, "--set", 'network.consistency_ct="primal_dual"']) == 0
     assert main(["evaluate", str(out), "--jobs", "1"]) == 0

@@ -6,7 +6,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from federation import Broadcast, MessageError, SiteUpdate, digest, pack, unpack
+from federation import Broadcast, MessageError, SiteUpdate, Wire, digest, pack, unpack
 from federation.messages import layout
 
 SHARED = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(0.5)}
@@ -35,7 +35,7 @@ def update(**changes) -> SiteUpdate:
 
 def test_messages_survive_the_trip():
     sent = broadcast(best_round=2, evaluate_only=True)
-    received = Broadcast.from_bytes(sent.to_bytes(), site="north", expected=EXPECTED)
+    received = Broadcast.from_bytes(sent.to_bytes(), site="north", wire=Wire(EXPECTED))
     assert (received.header(), digest(received.shared)) == (sent.header(), sent.digest)
     reply = SiteUpdate.from_bytes(update().to_bytes(), broadcast=received)
     assert (reply.header(), digest(reply.shared)) == (update().header(), digest(SHARED))
@@ -91,7 +91,7 @@ def test_wrong_tensors_are_refused_with_the_reason(shared, reason):
     with pytest.raises(MessageError, match=reason):
         SiteUpdate.from_bytes(update(shared=shared).to_bytes(), broadcast=broadcast())
     with pytest.raises(MessageError, match=reason):
-        Broadcast.from_bytes(broadcast(shared=shared).to_bytes(), site="north", expected=EXPECTED)
+        Broadcast.from_bytes(broadcast(shared=shared).to_bytes(), site="north", wire=Wire(EXPECTED))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_field_that_is_not_on_the_list_is_refused():
 
 def test_a_broadcast_for_another_site_is_refused():
     with pytest.raises(MessageError, match="for site 'north', expected 'south'"):
-        Broadcast.from_bytes(broadcast().to_bytes(), site="south", expected=EXPECTED)
+        Broadcast.from_bytes(broadcast().to_bytes(), site="south", wire=Wire(EXPECTED))
 
 
 @pytest.mark.parametrize(

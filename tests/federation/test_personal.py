@@ -12,7 +12,7 @@ from federation.personal import personalize, site_network
 from federation.store import load_checkpoint, saved_rounds
 from federation.task import ReconstructionTask
 
-RECIPE = Path(__file__).parents[2] / "scripts" / "recipes" / "fedavg_ct.toml"
+RECIPE = Path(__file__).parents[2] / "scripts" / "recipes" / "demos" / "fedavg_ct.toml"
 TINY = [
     "network.channels=2", "network.depth=2", "network.cascades=2", "federation.rounds=1", "training.steps_per_round=2",
     "personal.steps=8", "personal.learning_rate=5e-3",

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from federation import (
+    WEIGHTINGS,
     FederatedAlgorithm,
     InProcessRuntime,
     QuorumError,
+    RoundContext,
     SiteFailure,
     SiteSpec,
     SiteUpdate,
@@ -90,7 +92,9 @@ def test_one_site_is_local_training_bit_for_bit(tmp_path):
     for round in range(4):
         seed = derive_seed(SEED, round, "s0")
         torch.manual_seed(seed)
-        state = task.train(network, round=round, steps=STEPS, seed=seed, optimizer_state=state).optimizer_state
+        state = task.train(
+            network, round=round, steps=STEPS, seed=seed, context=RoundContext({}, {}, {}, state, {})
+        ).optimizer_state
     assert result.state.digest == digest(parameters_of(network, result.state.shared))
 
 
@@ -124,7 +128,9 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(DataError, match="holds a run already"):
         run_toy(tmp_path, rounds=2)
     with pytest.raises(DataError, match="another algorithm"):
-        run_toy(tmp_path, rounds=2, resume=True, algorithm=FederatedAlgorithm(seed=SEED, weights="uniform"))
+        run_toy(
+            tmp_path, rounds=2, resume=True, algorithm=FederatedAlgorithm(seed=SEED, weighting=WEIGHTINGS["uniform"]())
+        )
     with pytest.raises(DataError, match="round 2, expected at most 1"):
         run_toy(tmp_path, rounds=1, resume=True)
     assert traces(tmp_path) == before

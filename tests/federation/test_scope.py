@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from federation import ConfigError, load_parameters, parameter_scope, parameters_of
+from federation import ConfigError, ScopeRules, load_parameters, parameter_scope, parameters_of
 
 from .toy_federation import ToyConsistency, ToyNetwork
 
@@ -19,14 +19,14 @@ def test_data_consistency_is_kept_and_the_rest_shared():
 
 
 def test_patterns_override_the_default():
-    scope = parameter_scope(ToyNetwork(), keep=["regularizer.2.*"], share=["consistency.*"])
+    scope = parameter_scope(ToyNetwork(), ScopeRules(keep=("regularizer.2.*",), share=("consistency.*",)))
     assert scope.kept == ("regularizer.2.bias", "regularizer.2.weight")
     assert "consistency.log_scale" in scope.shared
 
 
 def test_every_parameter_is_in_exactly_one_half():
     network = ToyNetwork()
-    scope = parameter_scope(network, keep=["*.bias"])
+    scope = parameter_scope(network, ScopeRules(keep=("*.bias",)))
     assert sorted(scope.shared + scope.kept) == sorted(name for name, _ in network.named_parameters())
     assert not set(scope.shared) & set(scope.kept)
 
@@ -42,7 +42,7 @@ def test_every_parameter_is_in_exactly_one_half():
 )
 def test_a_wrong_scope_map_is_one_line_that_names_what_is_wrong(keep, share, words):
     with pytest.raises(ConfigError) as error:
-        parameter_scope(ToyNetwork(), keep=keep, share=share)
+        parameter_scope(ToyNetwork(), ScopeRules(keep=tuple(keep), share=tuple(share)))
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words)
 
@@ -53,7 +53,7 @@ def test_a_tied_tensor_counts_once_under_any_of_its_names():
     network.second = network.first
     network.third = nn.Linear(2, 2)
     assert parameter_scope(network).shared == ("first.bias", "first.weight", "third.bias", "third.weight")
-    assert parameter_scope(network, keep=["second.*"]).kept == ("first.bias", "first.weight")
+    assert parameter_scope(network, ScopeRules(keep=("second.*",))).kept == ("first.bias", "first.weight")
 
 
 def test_a_tensor_that_is_also_in_data_consistency_never_travels():

@@ -7,6 +7,8 @@ import torch
 from federation import (
     Broadcast,
     MessageError,
+    RoundContext,
+    ScopeRules,
     SiteReport,
     SiteSpec,
     SiteUpdate,
@@ -62,7 +64,9 @@ def test_rounds_are_local_training_bit_for_bit(spec):
     for round in range(3):
         seed = derive_seed(SEED, round, "s0")
         torch.manual_seed(seed)
-        state = task.train(network, round=round, steps=STEPS, seed=seed, optimizer_state=state).optimizer_state
+        state = task.train(
+            network, round=round, steps=STEPS, seed=seed, context=RoundContext({}, {}, {}, state, {})
+        ).optimizer_state
     assert digest(update.shared) == digest(parameters_of(network, update.shared))
     assert update.kept_digest == digest(parameters_of(network, ["consistency.log_scale"]))
 
@@ -154,7 +158,7 @@ def test_a_message_holds_exactly_what_the_scope_shares(spec):
     for wrong in (shared | {"consistency.log_scale": torch.zeros(2)}, dict(list(shared.items())[1:])):
         with pytest.raises(MessageError, match="broadcast"):
             spec.build().handle(broadcast(0, wrong).to_bytes())
-    keeps_more = toy_specs(spec.folder, 1, keep=("regularizer.2.*",))[0]
+    keeps_more = toy_specs(spec.folder, 1, scope=ScopeRules(keep=("regularizer.2.*",)))[0]
     with pytest.raises(MessageError, match="2 unexpected"):
         keeps_more.build().handle(broadcast(0).to_bytes())
 

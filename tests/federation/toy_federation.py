@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from federation import (
     FederatedAlgorithm,
     InProcessRuntime,
+    Layout,
     LocalResult,
+    RoundContext,
     RunResult,
     SiteSpec,
     State,
@@ -73,9 +75,11 @@ class ToyTask:
     def network(self) -> nn.Module:
         return ToyNetwork()
 
-    def train(
-        self, network: nn.Module, *, round: int, steps: int, seed: int, optimizer_state: State | None
-    ) -> LocalResult:
+    def aux(self, network: nn.Module, shared: State) -> Layout:
+        return {}
+
+    def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
+        optimizer_state = context.optimizer_state
         parameters = dict(network.named_parameters())
         adam = torch.optim.Adam(parameters.values(), lr=0.02)
         for name, parameter in parameters.items() if optimizer_state else ():

@@ -26,6 +26,7 @@ from recon import (
     DualStep,
     NormalizedStep,
     PenalizedTV,
+    Regularizer,
     UnrolledNetwork,
 )
 from recon.classical_ct import _differences, _divergence, _tv_step
@@ -44,10 +45,12 @@ def problem(batch: int = 2, weighted: bool = True) -> tuple[Tensor, RadonOperato
 def network(consistency: str, regularizer: str = "cnn", **options: object) -> UnrolledNetwork:
     torch.manual_seed(0)
 
-    def make() -> ConvRegularizer:
-        made = REGULARIZERS[regularizer](4, 2)  # type: ignore[call-arg]
-        torch.nn.init.normal_(made.last.weight, std=0.05)  # type: ignore[arg-type, union-attr]
-        return made  # type: ignore[return-value]
+    def make() -> Regularizer:
+        made = REGULARIZERS[regularizer](4, 2)
+        for name, parameter in made.named_parameters():
+            if name.endswith("last.weight"):
+                torch.nn.init.normal_(parameter, std=0.05)
+        return made
 
     return UnrolledNetwork(3, DATA_CONSISTENCY[consistency], make, **options)  # type: ignore[arg-type]
 
@@ -74,7 +77,7 @@ def test_attenuation_has_units_so_the_regularizer_sees_it_unscaled() -> None:
     torch.testing.assert_close(seen[1], 0.1 * seen[0], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("consistency", DATA_CONSISTENCY)
+@pytest.mark.parametrize("consistency", [name for name in DATA_CONSISTENCY if name != "none"])
 def test_data_consistency_reduces_the_residual_of_ct(consistency: str) -> None:
     y, A, x = problem()
     start = 0.5 * x

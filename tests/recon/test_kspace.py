@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from physics import birdcage_maps, ifft2c, root_sum_of_squares
 from recon import (
+    CONDITION_LAYOUT,
     Augmentation,
     DataError,
     KSpaceSlices,
@@ -19,6 +20,7 @@ from recon import (
     simulated_header,
     write_volume,
 )
+from recon.scan_features import FEATURE_RANGES, split_condition
 
 SHAPE = (64, 56)
 
@@ -153,7 +155,7 @@ def test_noise_of_the_file_is_estimated_where_nothing_is_known(tmp_path):
 
 def test_noise_free_is_said_as_zero_and_absent(phantom_file):
     sample = KSpaceSlices([phantom_file()], "north", simulate=R2)[0]
-    assert sample.noise_std == 0 and sample.condition[-2:].tolist() == [0, 0]
+    assert sample.noise_std == 0 and not split_condition(sample.condition)[1][CONDITION_LAYOUT.index("log10_noise_std")]
 
 
 # Masks.
@@ -445,12 +447,18 @@ def test_condition_holds_what_the_layout_says(phantom_file):
     simulate = Simulation("equispaced", 4, 0.2, 0.01)
     dataset = KSpaceSlices([phantom_file()], "north", simulate=simulate, maps="true")
     sample = dataset[0]
-    log2_acceleration, one, fraction, two, coils, three, log10_noise, four = sample.condition.tolist()
-    assert 2**log2_acceleration == pytest.approx(sample.meta[0].acceleration, rel=1e-5)
+    values, present = split_condition(sample.condition)
+    known = {
+        name: low + float(value) * (high - low)
+        for (name, (low, high)), value, here in zip(FEATURE_RANGES.items(), values, present, strict=True)
+        if here
+    }
+    assert 2 ** known["log2_acceleration"] == pytest.approx(sample.meta[0].acceleration, rel=1e-5)
     assert sample.meta[0].acceleration == pytest.approx(dataset.acceleration(0))
-    assert 0.15 < fraction < 0.3 and coils == 4 / 16
-    assert 10**log10_noise == pytest.approx(float(sample.noise_std), rel=1e-5)
-    assert (one, two, three, four) == (1, 1, 1, 1)
+    assert 0.15 < known["center_fraction"] < 0.3 and known["n_coils/16"] == pytest.approx(4 / 16)
+    assert 10 ** known["log10_noise_std"] == pytest.approx(float(sample.noise_std), rel=1e-5)
+    families = {name for name in known if name.startswith("mask_") and known[name] == 1}
+    assert families == {"mask_equispaced"} and len(known) == 8
 
 
 # Measured data.

@@ -42,7 +42,9 @@ def network(consistency: str = "gradient", regularizer: str = "unet", **options:
 
 def wake(regularizer: Regularizer) -> Regularizer:
     """Give the zero-initialized last layer weights, so that the regularizer does something."""
-    torch.nn.init.normal_(regularizer.last.weight, std=0.05)  # type: ignore[arg-type, union-attr]
+    for name, parameter in regularizer.named_parameters():
+        if name.endswith("last.weight"):
+            torch.nn.init.normal_(parameter, std=0.05)
     return regularizer
 
 
@@ -97,7 +99,7 @@ def test_the_untrained_network_is_plain_data_consistency() -> None:
     torch.testing.assert_close(net(y, A), x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("consistency", MRI_CONSISTENCY)
+@pytest.mark.parametrize("consistency", [name for name in MRI_CONSISTENCY if name != "none"])
 def test_data_consistency_reduces_the_residual(consistency: str) -> None:
     y, A, x = problem()
     start = x + 0.3 * torch.randn_like(x)

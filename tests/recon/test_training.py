@@ -1,4 +1,4 @@
-"""The training loop learns, is deterministic, and resumes; evaluation scores what it should."""
+"""The training loop learns, is deterministic, resumes and corrects; evaluation scores what it should."""
 
 from dataclasses import replace
 
@@ -17,10 +17,14 @@ from recon import (
     UnrolledNetwork,
     VolumeScore,
     ZeroFilled,
+    batches,
+    collate,
     evaluate,
     psnr,
     tune,
 )
+from recon.moments import MomentAlignment, measure_moments
+from recon.objectives import Proximal, SelfSupervised, Supervised
 from recon.training import cosine_learning_rate, train_locally
 
 SHAPE = (32, 30)
@@ -125,6 +129,210 @@ def test_errors_name_the_volume_and_the_parameter() -> None:
             learning_rate=1e-3,
             optimizer_state={"step.x": torch.ones(())},
         )
+
+
+def test_the_default_is_adam_on_l1() -> None:
+    ours, theirs = toy_network(), toy_network()
+    batch = collate(SAMPLES[:1])
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        image = theirs(batch.measurement, batch.operator)
+        (batch.magnitude(image) - batch.target()).abs().mean().backward()
+        optimizer.step()
+    result = train_locally(ours, SAMPLES[:1], steps=3, batch_size=1, learning_rate=1e-3)
+    assert all(torch.equal(value, state(theirs)[name]) for name, value in state(ours).items())
+    assert result.mean_gradient == {}
+
+
+def test_self_supervision_learns_without_any_reference() -> None:
+    samples = [toy_sample(number, noise_std=0.002) for number in range(4)]
+    torch.manual_seed(0)
+    network = UnrolledNetwork(3, GradientStep, lambda: UNetRegularizer(8, 1), ends_in="consistency")
+    before = evaluate(network, samples).mean("psnr")
+    blind = [replace(sample, reference=None) for sample in samples]
+    train_locally(network, blind, steps=30, batch_size=2, learning_rate=5e-3, objective=SelfSupervised(0.3))
+    after = evaluate(network, samples).mean("psnr")
+    assert before is not None and after is not None
+    assert after > before + 0.5
+
+
+class Recording(Supervised):
+    """A task that draws numbers and remembers which volumes it saw."""
+
+    def __call__(
+        self, network: nn.Module, batch: Sample, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        SEEN.append((*(f"{m.volume}/{m.slice}" for m in batch.meta), str(torch.rand(9, generator=generator).tolist())))
+        return super().__call__(network, batch, generator)
+
+
+SEEN: list[tuple[str, ...]] = []
+
+
+def test_the_seed_decides_what_the_objective_draws_and_no_draw_changes_the_order() -> None:
+    SEEN.clear()
+    for seed in (1, 1, 2):
+        train_locally(
+            toy_network(), SAMPLES, steps=4, batch_size=2, learning_rate=1e-3, seed=seed, objective=Recording()
+        )
+    first, again, other = SEEN[:4], SEEN[4:8], SEEN[8:]
+    assert first == again
+    assert len({draws for *_, draws in first + other}) == 8
+    expected = [batch.meta for batch in batches(SAMPLES, 2, torch.Generator().manual_seed(1))]
+    assert [seen[:-1] for seen in first[:3]] == [tuple(f"{m.volume}/{m.slice}" for m in meta) for meta in expected]
+
+
+def test_penalties_are_minimized_too() -> None:
+    start = {name: p.detach().clone() for name, p in toy_network().named_parameters()}
+    distances, losses = [], []
+    for penalties in ([], [Proximal(5.0, start)], [Proximal(2.0, start), Proximal(3.0, start)]):
+        network = toy_network()
+        result = train_locally(network, SAMPLES, steps=4, batch_size=2, learning_rate=1e-2, penalties=penalties)
+        distances.append(sum(float((p.detach() - start[n]).square().sum()) for n, p in network.named_parameters()))
+        losses.append(result.losses)
+    assert distances[0] > 2 * distances[1]
+    assert distances[1] == pytest.approx(distances[2], rel=1e-3)
+    assert losses[0][0] == losses[1][0] and losses[1][1] > losses[0][1]
+
+
+def test_penalties_that_look_inside_are_let_in_and_out() -> None:
+    network = toy_network()
+    pattern = "regularizers.*.down.0"
+    moments = measure_moments(network, SAMPLES, pattern)
+    target = {name: 2 * value for name, value in moments.items()}
+    train_locally(
+        network,
+        SAMPLES,
+        steps=12,
+        batch_size=2,
+        learning_rate=5e-3,
+        penalties=[MomentAlignment(10.0, target, pattern)],
+        progress=lambda step, loss: None if step else float(evaluate(network, SAMPLES[:1]).mean("psnr") or 0),  # type: ignore[arg-type, return-value]
+    )
+    after = measure_moments(network, SAMPLES, pattern)
+    far = [sum(float((found[n] - target[n]).square().sum()) for n in target) for found in (moments, after)]
+    assert far[1] < 0.3 * far[0]
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_frozen_parameters_are_left_alone() -> None:
+    network = toy_network()
+    network.regularizers.requires_grad_(False)
+    before = state(network)
+    for optimizer, momentum in (("adam", 0.0), ("sgd", 0.9)):
+        result = train_locally(
+            network,
+            SAMPLES,
+            steps=2,
+            batch_size=2,
+            learning_rate=1e-2,
+            optimizer=optimizer,
+            momentum=momentum,
+            collect_gradients=True,
+        )
+        moved = {name for name, value in state(network).items() if not torch.equal(value, before[name])}
+        assert moved == set(result.mean_gradient) == {f"consistency.{i}.log_step" for i in range(3)}
+        assert all("regularizers" not in name for name in result.optimizer_state)
+    with pytest.raises(ValueError, match="every parameter is frozen"):
+        train_locally(network.requires_grad_(False), SAMPLES, steps=1, batch_size=1, learning_rate=1e-2)
+
+
+def test_a_parameter_that_no_gradient_reaches_keeps_fresh_moments() -> None:
+    network = toy_network()
+    network.register_parameter("unused", nn.Parameter(torch.ones(3)))
+    for optimizer, momentum in (("adam", 0.0), ("sgd", 0.9)):
+        settings = {"optimizer": optimizer, "momentum": momentum}
+        first = train_locally(network, SAMPLES, steps=1, batch_size=1, learning_rate=1e-3, **settings)  # type: ignore[arg-type]
+        state_ = first.optimizer_state
+        assert not any(value.any() for name, value in state_.items() if name.endswith(".unused"))
+        train_locally(network, SAMPLES, steps=1, batch_size=1, learning_rate=1e-3, optimizer_state=state_, **settings)  # type: ignore[arg-type]
+        assert torch.equal(network.unused, torch.ones(3))
+
+
+def test_sgd_with_momentum_resumes_as_if_it_had_never_stopped() -> None:
+    def train(network: nn.Module, steps: int, kept: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        return train_locally(
+            network,
+            SAMPLES[:1],
+            steps=steps,
+            batch_size=1,
+            learning_rate=1e-2,
+            optimizer="sgd",
+            momentum=0.9,
+            optimizer_state=kept,
+        ).optimizer_state
+
+    whole, halves, forgetful = toy_network(), toy_network(), toy_network()
+    train(whole, 4, None)
+    train(halves, 2, train(halves, 2, None))
+    train(forgetful, 2, None)
+    train(forgetful, 2, None)
+    assert all(torch.equal(value, state(halves)[name]) for name, value in state(whole).items())
+    assert not all(torch.equal(value, state(forgetful)[name]) for name, value in state(whole).items())
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_scaffolds_second_option_is_the_mean_gradient(corrected: bool) -> None:
+    """Karimireddy et al. 2020, option II: c_i - c + (x - y_i) / (K eta), with c - c_i added to every gradient."""
+    steps, rate, network = 5, 0.05, toy_network()
+    before = state(network)
+    generator = torch.Generator().manual_seed(0)
+    correction = {n: 0.1 * torch.randn(p.shape, generator=generator) for n, p in network.named_parameters()}
+    result = train_locally(
+        network,
+        SAMPLES,
+        steps=steps,
+        batch_size=2,
+        learning_rate=rate,
+        optimizer="sgd",
+        correction=correction if corrected else None,
+        collect_gradients=True,
+    )
+    assert result.mean_gradient.keys() == before.keys() and result.optimizer_state == {}
+    for name, value in state(network).items():
+        control = (before[name] - value) / (steps * rate) - (correction[name] if corrected else 0)
+        torch.testing.assert_close(control, result.mean_gradient[name], rtol=1e-3, atol=2e-5)
+        assert result.mean_gradient[name].dtype == value.dtype
+    assert max(float(value.abs().max()) for value in result.mean_gradient.values()) > 1e-3
+
+
+def test_a_correction_acts_on_the_parameters_that_it_names() -> None:
+    plain, corrected = toy_network(), toy_network()
+    name = "consistency.1.log_step"
+    settings = {"steps": 1, "batch_size": 1, "learning_rate": 0.1, "optimizer": "sgd"}
+    train_locally(plain, SAMPLES, **settings)  # type: ignore[arg-type]
+    train_locally(corrected, SAMPLES, correction={name: torch.tensor(2.0)}, **settings)  # type: ignore[arg-type]
+    differ = {key for key, value in state(plain).items() if not torch.equal(value, state(corrected)[key])}
+    assert differ == {name}
+    assert float(state(plain)[name] - state(corrected)[name]) == pytest.approx(0.2, rel=1e-4)
+
+
+def test_contradictions_are_named() -> None:
+    def train(**options: object) -> None:
+        train_locally(toy_network(), SAMPLES, steps=1, batch_size=1, learning_rate=1e-3, **options)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="got loss 'ssim' and an objective"):
+        train(loss="ssim", objective=Supervised())
+    with pytest.raises(ValueError, match="loss is 'l7', expected one of l1, mse"):
+        train(loss="l7")
+    with pytest.raises(ValueError, match="optimizer is 'lion', expected one of adam, sgd"):
+        train(optimizer="lion")
+    with pytest.raises(ValueError, match=r"momentum is 0\.9, expected 0 with adam"):
+        train(momentum=0.9)
+    with pytest.raises(ValueError, match=r"momentum is 1\.0"):
+        train(optimizer="sgd", momentum=1.0)
+    with pytest.raises(ValueError, match="correction names regularizers, expected parameters that are trained"):
+        train(correction={"regularizers": torch.zeros(())})
+    with pytest.raises(ValueError, match=r"correction of consistency\.0\.log_step has shape \(2,\), expected \(\)"):
+        train(correction={"consistency.0.log_step": torch.zeros(2)})
+    adam = train_locally(toy_network(), SAMPLES, steps=1, batch_size=1, learning_rate=1e-3).optimizer_state
+    with pytest.raises(ValueError, match="does not fit parameter consistency"):
+        train(optimizer="sgd", momentum=0.9, optimizer_state=adam)
+    with pytest.raises(ValueError, match="of another optimizer or parameter"):
+        train(optimizer="sgd", optimizer_state=adam)
+    with pytest.raises(ValueError, match=r"holds step\.other, of another optimizer or parameter"):
+        train(optimizer_state=adam | {"step.other": torch.zeros(())})
 
 
 def test_learning_rate_schedule_ends_low() -> None:

@@ -1,0 +1,64 @@
+"""What was expected before anything was run: pairs of arms, and the difference that each claim needs."""
+
+from dataclasses import dataclass
+
+from recon import Aim
+
+#: The arm of the best personalized method is decided on validation scores, never on those of the test.
+BEST_PERSONAL = "best_personal"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``arm`` less ``reference`` in one table; ``unseen`` compares at the sites that took part in nothing."""
+
+    key: str
+    text: str
+    arm: str
+    reference: str
+    aim: Aim
+    table: str = "together"
+    modalities: tuple[str, ...] = ("mri", "ct")
+    unseen: bool = False
+
+
+_ONE_AND_A_HALF, _ABOVE_ZERO = Aim.at_least(1.5), Aim.above(0.0)
+
+#: H1 to H9 as they were registered. H6 counts what the federation loses, so its sign is turned.
+CLAIMS = (
+    Claim("H1.same_start", "physics: FedAvg less the same network without data consistency, from the same start",
+          "fedavg", "no_physics", _ONE_AND_A_HALF),
+    Claim("H1.adjoint", "physics: FedAvg less the same network without data consistency, from the scaled adjoint",
+          "fedavg", "no_physics_adjoint", _ONE_AND_A_HALF),
+    Claim("H2.scalar", "kept less shared step", "fedavg", "shared_step", Aim.about_zero(0.1), modalities=("mri",)),
+    Claim("H2.scalar", "kept less shared step", "fedavg", "shared_step", Aim.between(0.2, 1.2), modalities=("ct",)),
+    Claim("H2.weighting", "kept weighting of the measurement less shared step", "kept_weighting", "shared_step",
+          Aim.at_least(0.4)),
+    Claim("H2.conditioned", "shared step that knows the scan less shared step", "conditioned_step", "shared_step",
+          Aim.at_least(0.4)),
+    Claim("H3", "kept data consistency and last cascade less FedAvg", "kept_last_cascade", "fedavg", Aim.at_least(1.0)),
+    Claim("H4", "FedAvg with fine-tuning, at equal steps, less FedAvg", "finetune", "fedavg", _ABOVE_ZERO),
+    Claim("H5.4", "best personalized less local, 4 slices a site", BEST_PERSONAL, "local", _ABOVE_ZERO,
+          "4 slices a site"),
+    Claim("H5.32", "best personalized less local, 32 slices a site", BEST_PERSONAL, "local", Aim.none()),
+    Claim("H5.256", "best personalized less local, 256 slices a site", BEST_PERSONAL, "local", Aim.none(),
+          "256 slices a site"),
+    Claim("H5'", "plain FedAvg less local, own anatomy", "fedavg", "local", Aim.none()),
+    Claim("H6.S", "centralized, equal samples and updates, less best federated", "joint", BEST_PERSONAL,
+          Aim.at_most(0.5)),
+    Claim("H6.2S", "the same with twice the steps", "joint", BEST_PERSONAL, Aim.at_most(0.5), "twice the steps"),
+    Claim("H6.4S", "the same with four times the steps", "joint", BEST_PERSONAL, Aim.at_most(0.5),
+          "four times the steps"),
+    Claim("H7.conditioned", "unseen site: network that knows the scan less FedAvg", "conditioned", "fedavg",
+          _ABOVE_ZERO, unseen=True),
+    Claim("H7.finetune", "unseen site: ten steps of its own less FedAvg", "unseen_finetune", "fedavg", _ABOVE_ZERO,
+          unseen=True),
+    Claim("H8.scales", "channel scales on a frozen base less FedAvg", "fed_scales", "fedavg", Aim.loss_within(0.5)),
+    Claim("H8.prompts", "prompts on a frozen base less FedAvg", "fedpr", "fedavg", Aim.loss_within(0.5)),
+    Claim("H9.wrong", "learned rotation axis less fixed operator, axis wrong by half a pixel", "axis_learned", "fedavg",
+          Aim.at_least(0.5), "axis wrong by half a pixel", ("ct",)),
+    Claim("H9.right", "learned rotation axis less fixed operator, axis right", "axis_learned", "fedavg",
+          Aim.about_zero(0.1), modalities=("ct",)),
+    Claim("int8", "eight bits both ways less float32", "int8", "fedavg", Aim.loss_within(0.05)),
+    Claim("topk", "one number in a hundred both ways less float32", "topk", "fedavg", Aim.loss_within(0.2)),
+)  # fmt: skip

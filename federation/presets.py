@@ -1,0 +1,200 @@
+"""What a comparison runs: hospitals, network, steps, tables, arms and seeds, in two sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from recon import ScanSimulation, Simulation
+
+from .arms import Arm, Budget
+from .config import NetworkTable
+from .simulated_ct import SimulatedScanner, make_ct_demo_sites, scan_of
+from .simulated_sites import SimulatedSite, make_demo_sites
+
+#: Arms that the hypotheses need. FedAvg brings the classical and the local arms with it.
+ARMS = (
+    Arm("fedavg"),
+    Arm("finetune", "fedavg_finetune"),
+    Arm("no_physics", overrides=("network.consistency=none",)),
+    Arm("no_physics_adjoint", overrides=("network.consistency=none", "network.start=adjoint")),
+    Arm("shared_step", overrides=("scope.share=['consistency.*']",)),
+    Arm("kept_weighting", overrides=("network.consistency=weighted",)),
+    Arm("conditioned_step", overrides=("network.condition=consistency", "scope.share=['consistency.*']")),
+    Arm("kept_last_cascade", overrides=("scope.keep=['regularizers.{last}.*']",)),
+    Arm("conditioned", overrides=("network.condition=regularizer",)),
+    Arm("unseen_finetune", overrides=("personal.steps=10",)),
+    Arm("joint", kind="joint"),
+    Arm("sequential", kind="sequential"),
+    Arm("fed_scales", "fed_scales"),
+    Arm("fedpr", "fedpr"),
+    Arm("axis_learned", overrides=("network.axis_correction=true",), modalities=("ct",)),
+    Arm("int8", "int8"),
+    Arm("topk", "topk"),
+)
+#: Arms of the federation that are personal to a site.
+PERSONAL_ARMS = ("finetune", "kept_last_cascade")
+_FEW = ("fedavg", "finetune", "kept_last_cascade")
+
+#: Hospitals of the comparison: another operator, another dose and another anatomy at every site.
+MRI_SITES = (
+    SimulatedSite("random4", 4, "t1", Simulation("random", 4, 0.08, noise_std=0.01)),
+    SimulatedSite("equispaced3", 6, "t2", Simulation("equispaced", 3, 0.08, noise_std=0.03)),
+    SimulatedSite("partial3", 8, "flair", Simulation("partial_fourier", 3, 0.08, noise_std=0.02)),
+    SimulatedSite("random6", 8, "pd", Simulation("random", 6, 0.08, noise_std=0.005)),
+    SimulatedSite("plane6", 6, "t2", Simulation("gaussian", 6, 0.08, noise_std=0.01)),
+    SimulatedSite("unseen", 6, "t1", Simulation("random", 8, 0.06, noise_std=0.02), unseen=True),
+)
+
+
+def ct_sites(size: int) -> tuple[SimulatedScanner, ...]:
+    """HyperFed's five protocols, a sparse and a limited scan, and an unseen one, at an image size."""
+    sparse, unseen = (max(8, scan_of(2, size)[1].shape[0] // part) for part in (4, 3))
+    return (
+        SimulatedScanner("protocol1", 1, "chest"),
+        SimulatedScanner("protocol2", 2, "abdomen"),
+        SimulatedScanner("protocol3", 3, "pelvis"),
+        SimulatedScanner("protocol4", 4, "knee"),
+        SimulatedScanner("protocol5", 5, "head"),
+        SimulatedScanner("sparse", 2, "chest", ScanSimulation(views=sparse)),
+        SimulatedScanner("limited", 4, "pelvis", ScanSimulation(arc_deg=120)),
+        SimulatedScanner("unseen", 2, "abdomen", ScanSimulation(views=unseen), unseen=True),
+    )
+
+
+def _mri_variant(name: str) -> tuple[SimulatedSite, ...]:
+    alike = {
+        "operator only": lambda s: replace(s, n_coils=6, family="t1", simulate=replace(s.simulate, noise_std=0.01)),
+        "noise only": lambda s: replace(
+            s, n_coils=6, family="t1", simulate=replace(MRI_SITES[0].simulate, noise_std=s.simulate.noise_std)
+        ),
+        "anatomy only": lambda s: replace(s, n_coils=6, simulate=MRI_SITES[0].simulate),
+    }
+    return tuple(alike[name](site) for site in MRI_SITES)
+
+
+def _ct_variant(name: str, size: int) -> tuple[SimulatedScanner, ...]:
+    if name == "axis wrong by half a pixel":
+        return tuple(_off_axis(site, size) for site in ct_sites(size))
+    alike = {
+        "operator only": lambda s: replace(s, family="chest", photons=1e5),
+        "noise only": lambda s: replace(
+            s, protocol=2, family="chest", simulate=None, photons=scan_of(s.protocol, size)[2]
+        ),
+        "anatomy only": lambda s: replace(s, protocol=2, simulate=None),
+    }
+    return tuple(alike[name](site) for site in ct_sites(size))
+
+
+def _off_axis(site: SimulatedScanner, size: int) -> SimulatedScanner:
+    """Half a pixel of the image, seen at the detector."""
+    grid, scan, _ = scan_of(site.protocol, size)
+    error = 0.5 * grid.pixel_mm * scan.source_to_detector_mm / scan.source_to_axis_mm
+    simulate = ScanSimulation() if site.simulate is None else site.simulate
+    return replace(site, simulate=replace(simulate, axis_error_mm=error))
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: its hospitals, training volumes per site, steps relative to the preset, arms and seeds."""
+
+    name: str
+    arms: tuple[str, ...]
+    seeds: int
+    train: int
+    steps: int = 1
+    modalities: tuple[str, ...] = ("mri", "ct")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A comparison of some size."""
+
+    name: str
+    size: int
+    slices: int
+    validation: int
+    test: int
+    budgets: dict[str, Budget]
+    tables: tuple[TableSpec, ...]
+    arms: tuple[Arm, ...] = ARMS
+    data_seed: int = 0
+    #: Volumes of the data that a frozen base is trained on, from another draw.
+    base_seed: int = field(default=1000)
+
+    def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
+        """Write the hospitals of a table."""
+        seed = self.base_seed if base else self.data_seed
+        counts = {"train": table.train, "validation": self.validation, "test": self.test}
+        if modality == "mri":
+            sites: Sequence[SimulatedSite] = MRI_SITES if table.name not in VARIANTS else _mri_variant(table.name)
+            make_demo_sites(out, size=self.size, seed=seed, slices=self.slices, sites=sites, overwrite=True, **counts)
+            return
+        known = table.name in VARIANTS
+        scanners = _ct_variant(table.name, self.size) if known else ct_sites(self.size)
+        make_ct_demo_sites(
+            out, size=self.size, seed=seed, slices=self.slices, sites=scanners, jobs=jobs, overwrite=True, **counts
+        )
+
+
+#: Tables whose hospitals differ in one thing only, or whose operators are wrong.
+VARIANTS = ("operator only", "noise only", "anatomy only", "axis wrong by half a pixel")
+
+_NAMES = tuple(arm.name for arm in ARMS)
+
+
+def _network(cascades: int, channels: int, depth: int) -> NetworkTable:
+    return NetworkTable(
+        cascades=cascades,
+        regularizer="cnn",
+        channels=channels,
+        depth=depth,
+        consistency="gradient",
+    )
+
+
+def _budgets(rounds: int, steps: int, network: NetworkTable) -> dict[str, Budget]:
+    mri = Budget(network, rounds, steps, 6e-3, (2e-3, 5e-3, 1e-2, 2e-2, 4e-2))
+    return {
+        "mri": mri,
+        "ct": replace(
+            mri,
+            network=network.model_copy(update={"consistency": "normalized"}),
+            learning_rate=4e-3,
+            tv_weights=(3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3),
+        ),
+    }
+
+
+PRESETS = {
+    "laptop": Preset(
+        name="laptop",
+        size=64,
+        slices=4,
+        validation=1,
+        test=4,
+        budgets=_budgets(10, 20, _network(6, 8, 3)),
+        tables=(
+            TableSpec("together", _NAMES, seeds=1, train=8),
+            TableSpec("axis wrong by half a pixel", ("fedavg", "axis_learned"), seeds=1, train=8, modalities=("ct",)),
+        ),
+    ),
+    "full": Preset(
+        name="full",
+        size=64,
+        slices=4,
+        validation=1,
+        test=8,
+        budgets=_budgets(10, 24, _network(6, 12, 3)),
+        tables=(
+            TableSpec("together", _NAMES, seeds=8, train=8),
+            TableSpec("axis wrong by half a pixel", ("fedavg", "axis_learned"), seeds=8, train=8, modalities=("ct",)),
+            TableSpec("4 slices a site", _FEW, seeds=8, train=1),
+            TableSpec("256 slices a site", _FEW, seeds=3, train=64),
+            TableSpec("twice the steps", (*_FEW, "joint"), seeds=3, train=8, steps=2),
+            TableSpec("four times the steps", (*_FEW, "joint"), seeds=3, train=8, steps=4),
+            TableSpec("operator only", _NAMES, seeds=3, train=8),
+            TableSpec("noise only", _NAMES, seeds=3, train=8),
+            TableSpec("anatomy only", _NAMES, seeds=3, train=8),
+        ),
+    ),
+}
