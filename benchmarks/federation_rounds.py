@@ -1,4 +1,4 @@
-"""Overhead of a round in process, and memory with 4 and with 40 sites.
+"""Overhead of a round in process; memory with 4 and with 40 sites, and of 20 rounds with 10 and with 100.
 
 Overhead is all but local training and validation: messages, digests, checks, aggregation, checkpoints, kept state.
 
@@ -8,33 +8,44 @@ Overhead is all but local training and validation: messages, digests, checks, ag
 
 import multiprocessing
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
 from federation import DEMO_SITES, SimulatedSite, load_federation, load_recipe, make_demo_sites
 from federation.algorithm import FederatedAlgorithm
+from federation.building import build_network
 from federation.experiment import RunFolder
 from federation.rounds import run_rounds
 from federation.runtime import InProcessRuntime
 from federation.scope import parameter_scope, parameters_of
 from federation.site import initial_network
-from federation.task import build_network
 
 RECIPE = Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml"
+#: The smallest network that a recipe can name.
+SMALLEST = ("network.cascades=1", "network.channels=1", "network.depth=2")
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overhead = measure_overhead(Path(folder))
         print(f"overhead per round, demo's sites and recipe: {100 * overhead:.2f} % (bar 2 %)")
-        peaks = {n: measure_memory(Path(folder), n) for n in (4, 40)}
-    text = ", ".join(f"{n} sites {peak:.0f} MB" for n, peak in peaks.items())
-    print(f"peak memory: {text}; ratio {peaks[40] / peaks[4]:.3f} (bar 1.10)")
+        compare_memory(Path(folder), (4, 40), rounds=2)
+        started = time.perf_counter()
+        compare_memory(Path(folder), (10, 100), rounds=20, overrides=SMALLEST)
+        print(f"20 rounds with 10 and with 100 sites, simulated and trained in {time.perf_counter() - started:.0f} s")
 
 
-def run(root: Path, sites: Path, *, steps: int, rounds: int) -> list[float]:
+def compare_memory(folder: Path, counts: tuple[int, int], *, rounds: int, overrides: tuple[str, ...] = ()) -> None:
+    few, many = (measure_memory(folder, count, rounds, overrides) for count in counts)
+    text = f"{counts[0]} sites {few:.0f} MB, {counts[1]} sites {many:.0f} MB"
+    print(f"peak memory of {rounds} rounds: {text}; ratio {many / few:.3f} (bar 1.10)")
+
+
+def run(root: Path, sites: Path, *, steps: int, rounds: int, overrides: tuple[str, ...] = ()) -> list[float]:
     """Overhead of each round after the first, which also estimates the coil maps."""
-    recipe = load_recipe(RECIPE, [f"training.steps_per_round={steps}", f"federation.rounds={rounds}"])
+    settings = [f"training.steps_per_round={steps}", f"federation.rounds={rounds}", *overrides]
+    recipe = load_recipe(RECIPE, settings)
     manifests = [manifest for manifest in load_federation(sites) if manifest.trains]
     folder = RunFolder(root, recipe, tuple(manifests))
     network = initial_network(lambda: build_network(recipe.network), recipe.federation.seed)
@@ -49,17 +60,17 @@ def measure_overhead(folder: Path) -> float:
     return median(run(folder / "overhead", folder / "demo", steps=45, rounds=3))
 
 
-def measure_memory(folder: Path, n_sites: int) -> float:
-    """Peak resident MB of a process of its own that trains so many small sites for two rounds."""
+def measure_memory(folder: Path, n_sites: int, rounds: int, overrides: tuple[str, ...]) -> float:
+    """Peak resident MB of a process of its own that trains so many small sites."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (folder, n_sites))
+        return pool.apply(_peak, (folder, n_sites, rounds, overrides))
 
 
-def _peak(folder: Path, n_sites: int) -> float:
+def _peak(folder: Path, n_sites: int, rounds: int, overrides: tuple[str, ...]) -> float:
     simulate = DEMO_SITES[0].simulate
-    sites = [SimulatedSite(f"site{number:02d}", 4, "t1", simulate) for number in range(n_sites)]
+    sites = [SimulatedSite(f"site{number:03d}", 4, "t1", simulate) for number in range(n_sites)]
     make_demo_sites(folder / f"sites{n_sites}", size=64, train=1, validation=1, test=1, slices=2, sites=sites)
-    run(folder / f"run{n_sites}", folder / f"sites{n_sites}", steps=2, rounds=2)
+    run(folder / f"run{n_sites}", folder / f"sites{n_sites}", steps=2, rounds=rounds, overrides=overrides)
     # Not ru_maxrss: that of a spawned process starts at what its parent had.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

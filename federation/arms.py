@@ -63,8 +63,8 @@ class Budget:
         """So many times the rounds."""
         return replace(self, rounds=self.rounds * factor)
 
-    def recipe(self, arm: Arm, modality: str, seed: int, *, base: Path | None = None) -> Recipe:
-        """The recipe of an arm, on this network and within this budget.
+    def recipe(self, arm: Arm, modality: str, seed: int, *, base: Path | None = None, rate: float = 1.0) -> Recipe:
+        """The recipe of an arm, on this network and within this budget; ``rate`` times its learning rate.
 
         Raises
         ------
@@ -86,17 +86,17 @@ class Budget:
         training = own.training.model_copy(
             update={
                 "steps_per_round": self.steps_per_round,
-                "learning_rate": self.learning_rate,
+                "learning_rate": rate * self.learning_rate,
                 "batch_size": 1,
                 "schedule": "cosine",
                 "augment": None,
             }
         )
-        personal = own.personal.model_copy(update={"steps": fine_tune, "learning_rate": self.learning_rate / 4})
+        personal = own.personal.model_copy(update={"steps": fine_tune, "learning_rate": rate * self.learning_rate / 4})
         classical = ("zero_filled", "tv") if modality == "mri" else ("fbp", "tv")
         evaluation = own.evaluation.model_copy(
             update={
-                "arms": (*classical, "local") if arm.name == "fedavg" else ("shared",) if fine_tune else (),
+                "arms": (*classical, "local") if arm.name == "fedavg" else (),
                 "tv_weights": self.tv_weights,
                 "tv_weights_ct": self.tv_weights,
             }

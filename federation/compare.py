@@ -6,8 +6,9 @@ import logging
 import re
 import resource
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -50,6 +51,9 @@ from .scoring import score_site
 from .site import initial_network
 from .task import ReconstructionTask
 
+#: Training seed of the trials; the tables count from 0.
+TRIAL_SEED = 900
+
 
 @dataclass(frozen=True)
 class ArmJob:
@@ -63,7 +67,8 @@ class ArmJob:
     arm: Arm
     recipe: Recipe
     seed: int
-    base: Path | None
+    rate: float = 1.0
+    trials: int = 1
 
     @property
     def is_done(self) -> bool:
@@ -103,23 +108,35 @@ def run_comparison(
         If the folder holds another comparison, or no arm of a table could be run.
     """
     _claim_folder(preset, out)
-    work: list[ArmJob] = []
-    for modality in modalities:
-        base = _prepare(preset, out, modality, jobs, say)
-        for table in preset.tables:
-            if modality in table.modalities:
-                count = table.seeds if seeds is None else seeds
-                work += _jobs(preset, out, modality, table, base, count, extra)
+    plan = _Plan(preset, out, tuple(extra), seeds)
+    bases = {modality: _prepare(preset, out, modality, jobs, say) for modality in modalities}
+    if len(preset.rates) > 1:
+        trials = [job for modality in modalities for job in plan.trials(modality, bases[modality])]
+        _run("trial", [job for job in trials if not job.is_done], jobs, say, _run_trial)
+    work = [
+        job
+        for modality in modalities
+        for table in preset.tables
+        if modality in table.modalities
+        for job in plan.jobs(modality, table, bases[modality])
+    ]
     # Seed by seed, so that a comparison that is cut short has whole tables with fewer seeds.
     work.sort(key=lambda job: (job.seed, preset_order(preset, job.table)))
     missing = [job for job in work if not job.is_done]
     say(f"{len(work)} arms, {len(work) - len(missing)} of them done before")
-    begin = time.monotonic()
-    for number, (job, (seconds, failure)) in enumerate(zip(missing, run_jobs(_run_arm, missing, jobs), strict=True), 1):
-        left = (time.monotonic() - begin) / number * (len(missing) - number)
-        what = f"{job.modality} {job.table}: {job.arm.name}, seed {job.seed}"
-        say(f"[{number}/{len(missing)}] {what}  {failure or f'{seconds:.0f} s'}   about {left / 60:.0f} min left")
+    _run("", missing, jobs, say, _run_arm)
     return write_tables(out, say)
+
+
+def _run(
+    kind: str, work: Sequence[ArmJob], jobs: int, say: Say, function: Callable[[ArmJob], tuple[float, str]]
+) -> None:
+    """Run jobs in processes, one line each with the time that is left."""
+    begin = time.monotonic()
+    for number, (job, (seconds, failure)) in enumerate(zip(work, run_jobs(function, work, jobs), strict=True), 1):
+        left = (time.monotonic() - begin) / number * (len(work) - number)
+        what = f"{kind} {job.modality} {job.table}: {job.arm.name}, seed {job.seed}".strip()
+        say(f"[{number}/{len(work)}] {what}  {failure or f'{seconds:.0f} s'}   about {left / 60:.0f} min left")
 
 
 def preset_order(preset: Preset, table: str) -> int:
@@ -188,29 +205,92 @@ def _estimate_maps(job: tuple[SiteManifest, Path]) -> None:
                 samples[index]
 
 
-def _jobs(
-    preset: Preset, out: Path, modality: str, table: TableSpec, base: Path | None, seeds: int, extra: Sequence[Arm]
-) -> list[ArmJob]:
-    folder = out / modality / _slug(table.name)
-    arms = [(arm, seeds) for arm in preset.arms if arm.name in table.arms and modality in arm.modalities]
-    if table.name == "together":
-        arms += [(arm, 1) for arm in extra if modality in arm.modalities]
-    budget = preset.budgets[modality].times(table.steps)
-    return [
-        ArmJob(
-            folder / f"seed{seed}" / arm.name,
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be run: arms by table and seed, and the trials that choose their learning rates."""
+
+    preset: Preset
+    out: Path
+    extra: tuple[Arm, ...]
+    seeds: int | None
+
+    def jobs(self, modality: str, table: TableSpec, base: Path | None) -> list[ArmJob]:
+        count = table.seeds if self.seeds is None else self.seeds
+        arms = [(arm, count) for arm in self.preset.arms if arm.name in table.arms and modality in arm.modalities]
+        if table is self.preset.tables[0]:
+            arms += [(arm, 1) for arm in self.extra if modality in arm.modalities]
+        return [
+            self._job(f"seed{seed}", modality, table, arm, seed, base, self._rate(modality, arm))
+            for arm, count in arms
+            for seed in range(count)
+        ]
+
+    def trials(self, modality: str, base: Path | None) -> list[ArmJob]:
+        """Every arm with every learning rate, in the first table, with a seed that no table has."""
+        table, arms = self.preset.tables[0], (*self.preset.arms, *self.extra)
+        return [
+            self._job(f"trial{number}", modality, table, arm, TRIAL_SEED, base, rate)
+            for arm in arms
+            if modality in arm.modalities
+            for number, rate in enumerate(self.preset.rates)
+        ]
+
+    def _rate(self, modality: str, arm: Arm) -> float:
+        """The factor with the best mean validation score; the middle one where there were no trials."""
+        folder = self.out / modality / _slug(self.preset.tables[0].name)
+        scores = []
+        for number, rate in enumerate(self.preset.rates):
+            path = folder / f"trial{number}" / arm.name / "facts.json"
+            score = json.loads(path.read_text()).get("validation") if path.exists() else None
+            if score is not None:
+                scores.append((score, -number, rate))
+        return max(scores)[-1] if scores else self.preset.rates[len(self.preset.rates) // 2]
+
+    def _job(
+        self, part: str, modality: str, table: TableSpec, arm: Arm, seed: int, base: Path | None, rate: float
+    ) -> ArmJob:
+        folder = self.out / modality / _slug(table.name)
+        budget = self.preset.budgets[modality].times(table.steps)
+        return ArmJob(
+            folder / part / arm.name,
             folder / "sites",
             folder / "maps",
             modality,
             table.name,
             arm,
-            budget.recipe(arm, modality, seed, base=base),
+            budget.recipe(arm, modality, seed, base=base, rate=rate),
             seed,
-            base,
+            rate,
+            len(self.preset.rates),
         )
-        for arm, count in arms
-        for seed in range(count)
-    ]
+
+
+def _run_trial(job: ArmJob) -> tuple[float, str]:
+    """Train one arm with one learning rate and score it on validation data alone; what was trained is dropped."""
+    logging.disable(logging.WARNING)
+    begin = time.monotonic()
+    manifests = tuple(load_federation(job.sites))
+    facts: dict[str, Any]
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            facts = {"validation": _trial_score(job, manifests, Path(scratch)), "rate": job.rate}
+    except DataError as error:
+        facts = {"failed": " ".join(str(error).split())}
+    finally:
+        logging.disable(logging.NOTSET)
+    write_atomically(job.folder / "facts.json", json.dumps(facts, indent=1).encode())
+    return time.monotonic() - begin, f"failed: {facts['failed']}" if "failed" in facts else ""
+
+
+def _trial_score(job: ArmJob, manifests: tuple[SiteManifest, ...], scratch: Path) -> float | None:
+    if job.arm.kind == "federated":
+        evaluation = job.recipe.evaluation.model_copy(update={"arms": ()})
+        recipe = job.recipe.model_copy(update={"evaluation": evaluation})
+        return _validation(train_run(recipe, manifests, scratch, jobs=1, resume=True, say=_quiet, maps=job.maps))
+    networks = _central_networks(job, manifests, scratch)
+    tasks = [ReconstructionTask(m, job.recipe, job.maps / m.name) for m in manifests if m.trains]
+    scores = [score for task in tasks if (score := task.validate(networks[task.manifest.name])) is not None]
+    return fmean(scores) if scores else None
 
 
 def _run_arm(job: ArmJob) -> tuple[float, str]:
@@ -261,7 +341,8 @@ def _federated(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[S
         "bytes_down": sum(row["bytes_down"] for row in training),
         "bytes_base": _base_bytes(run),
         "steps": job.recipe.federation.rounds * job.recipe.training.steps_per_round + job.recipe.personal.steps,
-        "trials": 1,
+        "trials": job.trials,
+        "chosen": {"learning_rate": job.recipe.training.learning_rate},
         "label": job.recipe.evidence,
         "validation": _validation(run),
         "quality": quality,
@@ -289,16 +370,20 @@ def _validation(run: RunFolder) -> float | None:
     return fmean(scores) if scores else None
 
 
-def _central(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], dict[str, Any]]:
+def _central_networks(job: ArmJob, manifests: tuple[SiteManifest, ...], folder: Path) -> dict[str, nn.Module]:
     caches = {manifest.name: job.maps / manifest.name for manifest in manifests}
     trained = tuple(manifest for manifest in manifests if manifest.trains)
     kind: Updates = "sequential" if job.arm.kind == "sequential" else "joint"
-    networks = CentralArm(job.recipe, trained, job.folder / "state", caches, kind).train()
+    return CentralArm(job.recipe, trained, folder, caches, kind).train()
+
+
+def _central(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], dict[str, Any]]:
+    networks = _central_networks(job, manifests, job.folder / "state")
     first = next(iter(networks.values()))
     scope = parameter_scope(first, job.recipe.scope.rules())
     rows: list[ScoreRow] = []
     for manifest in manifests:
-        task = ReconstructionTask(manifest, job.recipe, caches[manifest.name])
+        task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
         network: nn.Module | None = networks.get(manifest.name)
         if network is None:
             network = initial_network(task.network, job.recipe.federation.seed)
@@ -310,8 +395,9 @@ def _central(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[Sco
     return rows, {
         "parameters_shared": sum(sizes[name] for name in scope.shared),
         "parameters_kept": sum(sizes[name] for name in scope.kept),
-        "steps": steps * (len(trained) if kind == "sequential" else 1),
-        "trials": 1,
+        "steps": steps * (len(networks) if job.arm.kind == "sequential" else 1),
+        "trials": job.trials,
+        "chosen": {"learning_rate": job.recipe.training.learning_rate},
         "label": "all data in one place",
     }
 
@@ -356,8 +442,10 @@ def write_tables(out: Path, say: Say) -> Path:
     Raises
     ------
     DataError
-        If no arm was run.
+        If the folder holds no comparison, or no arm was scored.
     """
+    if not (out / "preset.json").exists():
+        raise DataError(f"{out}: holds no comparison; run one with --out")
     rows: list[ScoreRow] = []
     facts: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(out.glob("*/*/seed*/*/facts.json")):
@@ -375,7 +463,10 @@ def write_tables(out: Path, say: Say) -> Path:
     write_scores(out / "scores.csv", rows)
     preset = json.loads((out / "preset.json").read_text())
     compared = [_table(key, select_table(rows, *key), known, preset) for key, known in sorted(facts.items())]
-    hypotheses = judge(rows, {key: _best_personal(known) for key, known in facts.items()})
+    best = {key: _best_personal(known) for key, known in facts.items()}
+    named = {"/".join(key): arm for key, arm in best.items() if arm is not None}
+    write_atomically(out / "best_personal.json", json.dumps(named, indent=1).encode())
+    hypotheses = judge(rows, best)
     write_atomically(out / "hypotheses.json", json.dumps(hypotheses, indent=1).encode())
     statements = {claim.key: claim.text for claim in CLAIMS}
     page = write_comparison(out, compared, hypotheses=hypotheses, statements=statements)
@@ -425,7 +516,7 @@ def _best_personal(known: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | No
     return max(scores, key=lambda arm: scores[arm]) if scores else None
 
 
-_SUMMED = ("parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "steps", "trials")
+_SUMMED = ("chosen", "parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "steps", "trials")
 
 
 def _table(
@@ -488,7 +579,12 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
         "steps": f"{rounds * steps} of batch 1 at every site in every federated and local arm, fine-tuning included; "
         "joint: as many, each on a batch of every site; sequential: as many per site",
-        "learning_rate": f"{budget['learning_rate']:g}, cosine, the same for all arms; one trial each",
+        "learning_rate": f"{budget['learning_rate']:g}, cosine, "
+        + (
+            f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, each arm its own"
+            if len(preset["rates"]) > 1
+            else "the same for all arms; one trial each"
+        ),
         "selection": "best round by mean validation PSNR; test data used once",
         "seeds": f"{len({row.seed for row in rows})} of training; data drawn once",
     }

@@ -348,7 +348,7 @@ class Recipe(Table):
 
 
 #: Keys of ``[network]`` that belong to a method and not to the network that methods are compared on.
-METHOD_NETWORK = (
+METHOD_PARTS = (
     "norm",
     "attention",
     "condition",
@@ -356,10 +356,11 @@ METHOD_NETWORK = (
     "adapter_size",
     "twin",
     "site_strength",
-    "regularizer",
-    "consistency",
+    "axis_correction",
     "start",
 )
+#: The same, with what some methods replace.
+METHOD_NETWORK = (*METHOD_PARTS, "regularizer", "consistency")
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkTable | None = None) -> Recipe:
@@ -394,7 +395,7 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | 
     """The table of a file, over that of the file which it extends."""
     table = read_toml(path)
     if "extends" not in table:
-        return table if network is None else table | {"network": network.model_dump(mode="json", exclude_none=True)}
+        return table if network is None else table | {"network": _standing_in(network, table.get("network"))}
     extended = table.pop("extends")
     if not isinstance(extended, str):
         raise config_error(path, "extends", repr(extended), "the name of a recipe file", "correct it")
@@ -402,6 +403,12 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | 
     if base.resolve() in (path.resolve(), *below):
         raise config_error(path, "extends", f"{extended!r}, which extends this file", "another recipe", "correct it")
     return _merged(_read_extended(base, (*below, path.resolve()), network), table)
+
+
+def _standing_in(network: NetworkTable, root: Any) -> dict[str, Any]:
+    """A network in the place of that of a root recipe, of which only the parts stay that belong to a method."""
+    own = {key: value for key, value in root.items() if key in METHOD_PARTS} if isinstance(root, dict) else {}
+    return network.model_dump(mode="json", exclude_none=True) | own
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

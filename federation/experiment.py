@@ -14,6 +14,7 @@ from recon import Codebook, DataError, write_atomically
 
 from .algorithm import FederatedAlgorithm, ServerState
 from .config import LOCAL, Recipe, TransformTable, load_recipe
+from .errors import config_error
 from .manifest import SiteManifest, load_manifest
 from .manifest_tables import Split
 from .messages import State
@@ -186,6 +187,15 @@ def train_run(
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     if not run.participants:
         raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
+    if recipe.network.adapter != "none" and recipe.network.base is None:
+        plain = recipe.network.model_copy(update={"adapter": "none"})
+        raise config_error(
+            "recipe",
+            "network.base",
+            f"none with the adapter {recipe.network.adapter!r}",
+            f"the folder of a run of the network without it ({plain.cascades} cascades, {plain.regularizer})",
+            "train one on other sites, then --set network.base=<folder>",
+        )
     begin = time.monotonic()
     _train_together(run, jobs, resume, say)
     run.record_seconds("federated", time.monotonic() - begin, resumed=resume)

@@ -117,6 +117,8 @@ class Preset:
     budgets: dict[str, Budget]
     tables: tuple[TableSpec, ...]
     arms: tuple[Arm, ...] = ARMS
+    #: Factors on the learning rate that every arm is tried with, on validation data; one is no trial.
+    rates: tuple[float, ...] = (1.0,)
     data_seed: int = 0
     #: Volumes of the data that a frozen base is trained on, from another draw.
     base_seed: int = field(default=1000)
@@ -196,5 +198,6 @@ PRESETS = {
             TableSpec("noise only", _NAMES, seeds=3, train=8),
             TableSpec("anatomy only", _NAMES, seeds=3, train=8),
         ),
+        rates=(0.5, 1.0, 2.0),
     ),
 }

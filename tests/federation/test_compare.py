@@ -1,0 +1,209 @@
+"""A comparison on tiny hospitals: tables, claims, resuming, arms that fail, budgets."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import pytest
+
+from federation import ConfigError, load_recipe
+from federation.arms import Arm, Budget, arm_of, every_recipe
+from federation.central import CentralArm
+from federation.compare import judge, run_comparison, write_tables
+from federation.config import NetworkTable
+from federation.hypotheses import CLAIMS
+from federation.manifest import load_federation
+from federation.presets import PRESETS, VARIANTS, TableSpec, ct_sites
+from federation.task import ReconstructionTask
+from recon import DataError, ScoreRow, read_scores
+
+NETWORK = NetworkTable(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
+BUDGET = Budget(NETWORK, 5, 2, 5e-3, (1e-2,))
+NAMES = ("fedavg", "finetune", "joint", "fed_scales")
+
+
+def tiny(**changes: object) -> object:
+    table = TableSpec("together", NAMES, seeds=2, train=1, modalities=("mri",))
+    preset = replace(
+        PRESETS["laptop"], name="tiny", size=24, slices=1, test=1, budgets={"mri": BUDGET}, tables=(table,)
+    )
+    return replace(preset, **changes)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    out, said = tmp_path_factory.mktemp("compare") / "out", []
+    broken = out.parent / "too_few.toml"
+    recipes = Path(__file__).parents[2] / "scripts" / "recipes"
+    broken.write_text(
+        f'extends = "{recipes / "fedavg.toml"}"\nname = "too_few"\n[federation]\nserver_rule = "krum"\n'
+        "server_options = { faulty = 3 }\n"
+    )
+    run_comparison(tiny(), out, modalities=("mri",), extra=[arm_of(broken)], jobs=1, say=said.append)
+    return out, said
+
+
+def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list[str]]) -> None:
+    out, _ = compared
+    rows = read_scores(out / "scores.csv")
+    assert {row.arm for row in rows} == {*NAMES, "zero_filled", "tv", "local"}
+    sites = {row.site for row in rows}
+    assert len(sites) == 6 and {row.site for row in rows if row.unseen} == {"unseen"}
+    for arm in {*NAMES, "local", "tv"}:
+        assert sorted({(row.site, row.seed) for row in rows if row.arm == arm}) == [
+            (site, seed) for site in sorted(sites) for seed in (0, 1)
+        ]
+    for name in ("comparison.html", "comparison.json", "comparison.csv", "comparison.tex", "hypotheses.json"):
+        assert (out / name).stat().st_size > 0
+
+
+def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
+    out, _ = compared
+    facts = {arm: json.loads((out / "mri" / "together" / "seed0" / arm / "facts.json").read_text()) for arm in NAMES}
+    steps = {arm: known["steps"] for arm, known in facts.items()}
+    assert set(steps.values()) == {BUDGET.steps}
+    assert facts["fed_scales"]["bytes_up"] < 0.8 * facts["fedavg"]["bytes_up"]
+    assert facts["fed_scales"]["bytes_base"] > 0 and facts["fedavg"]["bytes_base"] == 0
+    assert all(known["peak_memory_mb"] > 1 and known["seconds"] > 0 for known in facts.values())
+
+
+def test_claims_can_be_judged_again_from_the_scores(compared: tuple[Path, list[str]]) -> None:
+    out, _ = compared
+    written = json.loads((out / "hypotheses.json").read_text())
+    best = {tuple(key.split("/")): arm for key, arm in json.loads((out / "best_personal.json").read_text()).items()}
+    assert judge(read_scores(out / "scores.csv"), best) == written  # type: ignore[arg-type]
+    assert {"H4", "H5.32", "H6.S", "H8.scales"} <= set(written)
+    entry = written["H4"]["mri"]
+    assert entry["seeds"] == 2 and entry["verdict"] == "undecided" and entry["aim"] == "> 0 dB"
+    assert entry["interval"][0] <= entry["found"] <= entry["interval"][1]
+
+
+def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(compared: tuple[Path, list[str]]) -> None:
+    _, said = compared
+    assert any("too_few, seed 0  failed: federation.server_rule: Krum needs at least 9 sites" in line for line in said)
+    assert any(line.startswith("left out: mri/together/seed0/too_few (federation.server_rule") for line in said)
+
+
+def test_a_comparison_goes_on_where_it_stopped(compared: tuple[Path, list[str]]) -> None:
+    out, _ = compared
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("facts.json")}
+    (out / "mri" / "together" / "seed1" / "joint" / "facts.json").unlink()
+    said: list[str] = []
+    run_comparison(tiny(), out, modalities=("mri",), jobs=1, say=said.append)
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("facts.json")}
+    assert before.keys() == after.keys()
+    assert [path.parent.name for path in before if before[path] != after[path]] == ["joint"]
+    assert any(line.startswith("[1/1] mri together: joint, seed 1") for line in said)
+
+
+def test_another_preset_and_a_foreign_folder_are_refused(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
+    out, _ = compared
+    with pytest.raises(DataError, match="another preset"):
+        run_comparison(tiny(size=32), out, modalities=("mri",), jobs=1, say=print)
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(DataError, match="is not empty and holds no comparison"):
+        run_comparison(tiny(), tmp_path, modalities=("mri",), jobs=1, say=print)
+    with pytest.raises(DataError, match="holds no comparison"):
+        write_tables(tmp_path / "none", print)
+
+
+def test_the_centralized_arm_shares_the_regularizer_and_keeps_the_steps(
+    compared: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    out, _ = compared
+    manifests = tuple(m for m in load_federation(out / "mri" / "together" / "sites") if m.trains)
+    caches = {m.name: out / "mri" / "together" / "maps" / m.name for m in manifests}
+    recipe = BUDGET.recipe(Arm("joint", kind="joint"), "mri", 0)
+    arm = CentralArm(recipe, manifests, tmp_path, caches, "joint")
+    tasks = {m.name: ReconstructionTask(m, recipe, caches[m.name]) for m in manifests}
+    built = [dict(network.named_parameters()) for network in arm._networks(tasks).values()]
+    for name, tensor in built[0].items():
+        assert {other[name] is tensor for other in built[1:]} == {name.startswith("regularizers")}
+    networks = arm.train()
+    states = {site: dict(network.named_parameters()) for site, network in networks.items()}
+    first = next(iter(states.values()))
+    assert all(state[name].equal(first[name]) for state in states.values() for name in first if "regul" in name)
+    again = CentralArm(recipe, manifests, tmp_path, caches, "joint").train()
+    assert all(
+        tensor.equal(dict(again[site].named_parameters())[name])
+        for site, state in states.items()
+        for name, tensor in state.items()
+    )
+
+
+def test_a_budget_lays_the_parts_of_a_method_over_one_network() -> None:
+    plain, conditioned = (BUDGET.recipe(Arm(name, name), "ct", 3) for name in ("fedavg", "hyperfed"))
+    assert plain.network == NETWORK and plain.federation.seed == 3
+    assert conditioned.network == NETWORK.model_copy(update={"condition": "both"})
+    tuned = BUDGET.recipe(Arm("finetune", "fedavg_finetune"), "mri", 0)
+    assert tuned.federation.rounds * 2 + tuned.personal.steps == BUDGET.steps and tuned.personal.steps > 0
+    few = BUDGET.recipe(Arm("few", overrides=("personal.steps=1",)), "mri", 0)
+    assert few.personal.steps == 1 and few.federation.rounds == BUDGET.rounds
+    last = BUDGET.recipe(Arm("last", overrides=("scope.keep=['regularizers.{last}.*']",)), "mri", 0)
+    assert last.scope.keep == ("regularizers.1.*",)
+
+
+def test_a_recipe_that_extends_nothing_keeps_the_parts_of_its_method(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"\n[network]\ncascades = 9\nnorm = "instance"\n')
+    mine = BUDGET.recipe(Arm("mine", str(tmp_path / "mine.toml")), "mri", 0)
+    assert mine.network == NETWORK.model_copy(update={"norm": "instance"})
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_have_what_their_claims_need(preset: object) -> None:
+    arms = {arm.name: arm for arm in preset.arms}  # type: ignore[attr-defined]
+    for modality, budget in preset.budgets.items():  # type: ignore[attr-defined]
+        for arm in arms.values():
+            if modality in arm.modalities:
+                assert budget.recipe(arm, modality, 0, base=Path("base")).name == arm.name
+    for table in preset.tables:  # type: ignore[attr-defined]
+        assert set(table.arms) <= set(arms)
+    together = preset.tables[0]  # type: ignore[attr-defined]
+    named = {name for claim in CLAIMS if claim.table == "together" for name in (claim.arm, claim.reference)}
+    assert named - {"local", "best_personal"} <= set(together.arms)
+
+
+def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) -> None:
+    preset = replace(tiny(), slices=1, test=1)  # type: ignore[type-var]
+    for variant in VARIANTS[:3]:
+        folder = tmp_path / variant.replace(" ", "_")
+        preset.make_sites(folder, "mri", TableSpec(variant, (), 1, 1))  # type: ignore[attr-defined]
+        sites = [site for site in load_federation(folder) if site.trains]
+        operators = {(s.simulate.sampling, s.simulate.acceleration) for s in sites}  # type: ignore[union-attr]
+        noise = {s.simulate.noise_std for s in sites}  # type: ignore[union-attr]
+        anatomy = set()
+        for site in sites:
+            with h5py.File(site.files("train")[0]) as file:
+                anatomy.add(file.attrs["acquisition"])
+        counts = {"operator only": operators, "noise only": noise, "anatomy only": anatomy}
+        assert {name: len(found) > 1 for name, found in counts.items()} == {name: name == variant for name in counts}
+
+
+def test_ct_sites_have_views_that_fit_the_size() -> None:
+    for size in (32, 64, 128):
+        views = {site.name: site.simulate.views for site in ct_sites(size) if site.simulate is not None}
+        assert views["sparse"] >= 8 and views["unseen"] >= views["sparse"]
+
+
+def test_every_recipe_is_an_arm() -> None:
+    arms = every_recipe()
+    assert len(arms) >= 20 and len({arm.name for arm in arms}) == len(arms)
+    assert {arm.name for arm in arms if arm.modalities == ("ct",)} >= {"fedct"}
+
+
+def test_a_missing_recipe_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        BUDGET.recipe(Arm("x", "no_such_recipe"), "mri", 0)
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\nname = "a"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\nname = "b"\n')
+    with pytest.raises(ConfigError, match=r"extends: found 'a.toml', which extends this file"):
+        load_recipe(tmp_path / "a.toml")
+
+
+def test_judging_says_nothing_of_arms_that_were_not_run() -> None:
+    row = ScoreRow("mri", "together", "fedavg", 0, "a", False, "v", 30.0, 0.9, 0.1)
+    assert judge([row], {}) == {}
