@@ -1,18 +1,38 @@
+import json
 import random
 
 import pytest
 import torch
 
-from federation import WEIGHTINGS, FederatedAlgorithm, RoundScore, ServerState, SiteUpdate, derive_seed, digest
+from federation import (
+    SERVER_RULES,
+    TRANSFORMS,
+    WEIGHTINGS,
+    Chain,
+    FederatedAlgorithm,
+    RoundScore,
+    ServerState,
+    SiteUpdate,
+    State,
+    derive_seed,
+    digest,
+)
 
 SHARED = {"w": torch.zeros(3)}
 
 
-def update(site: str, value: float = 1.0, n_samples: int = 1, score: float | None = 30.0, round: int = 0) -> SiteUpdate:
+def update(
+    site: str,
+    value: float = 1.0,
+    n_samples: int = 1,
+    score: float | None = 30.0,
+    round: int = 0,
+    shared: State | None = None,
+) -> SiteUpdate:
     return SiteUpdate(
         round=round,
         site=site,
-        shared={"w": torch.full((3,), value)},
+        shared={"w": torch.full((3,), value)} if shared is None else shared,
         n_samples=n_samples,
         loaded_digest=digest(SHARED),
         kept_digest=digest({}),
@@ -106,3 +126,41 @@ def test_seeds_depend_on_every_part_and_never_change():
     seeds = {derive_seed(s, r, n) for s in range(3) for r in range(30) for n in ("a", "b", "ab")}
     assert len(seeds) == 270
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_cyclic_participants_take_turns():
+    sites = ["c", "a", "b"]
+    algorithm = FederatedAlgorithm(schedule="cyclic", participation=1e-6)
+    drawn = [algorithm.participants(ServerState(round, SHARED), sites) for round in range(4)]
+    assert drawn == [("a",), ("b",), ("c",), ("a",)]
+
+
+def test_sites_drop_out_and_one_always_stays():
+    sites = [f"s{i}" for i in range(10)]
+    algorithm = FederatedAlgorithm(seed=1, drop_out=0.5)
+    counts = [len(algorithm.participants(ServerState(round, SHARED), sites)) for round in range(200)]
+    assert 4 < sum(counts) / 200 < 6 and min(counts) >= 1
+    almost_all = FederatedAlgorithm(seed=1, drop_out=0.999)
+    assert all(len(almost_all.participants(ServerState(round, SHARED), sites)) >= 1 for round in range(50))
+
+
+def test_a_description_tells_algorithms_apart():
+    rules = [FederatedAlgorithm(rule=SERVER_RULES[name]()) for name in SERVER_RULES]
+    chains = [FederatedAlgorithm(chain=Chain((TRANSFORMS["int8"](),)), both_ways=both) for both in (False, True)]
+    described = [json.dumps(algorithm.describe()) for algorithm in [*rules, *chains]]
+    assert len(set(described)) == len(described)
+    assert FederatedAlgorithm().describe() == FederatedAlgorithm().describe()
+
+
+def test_what_a_lossy_broadcast_leaves_out_is_sent_later():
+    generator = torch.Generator().manual_seed(0)
+    start = {"w": torch.zeros(1000)}
+    algorithm = FederatedAlgorithm(chain=Chain((TRANSFORMS["topk"](fraction=0.3),)), both_ways=True)
+    state, goal = algorithm.start(start), torch.randn(1000, generator=generator)
+    for round in range(12):
+        first = algorithm.broadcast(state, "a")
+        assert first.encoded == (round > 0)  # the site has the round before
+        assert not algorithm.broadcast(state, "late").encoded
+        change = goal if round == 0 else torch.zeros(1000)
+        state = algorithm.aggregate(state, [update("a", round=round, shared={"w": state.shared["w"] + change})])
+    torch.testing.assert_close(state.shared["w"], goal, rtol=1e-5, atol=1e-6)

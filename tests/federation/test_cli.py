@@ -292,3 +292,25 @@ def test_the_demo_writes_its_report_and_resumes(tmp_path: Path, capsys: pytest.C
     assert main([*command, "--resume"]) == 0
     again = json.loads((out / "report.json").read_text())
     assert again["arms"] == report["arms"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tables", "--out", "nowhere"], "nowhere: holds no comparison; run one with --out"),
+        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["missing.toml"], "missing.toml: found no such file"),
+    ],
+)
+def test_compare_says_what_is_wrong_in_one_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

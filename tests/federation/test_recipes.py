@@ -53,6 +53,9 @@ TINY = (
     "evaluation.arms=[]",
 )  # fmt: skip
 
+#: Plain gradient descent at a site.
+DESCENT = ("training.optimizer=sgd", "training.learning_rate=0.1", "training.schedule=constant")
+
 MRI = (
     SimulatedSite("east", 2, "t2", Simulation("equispaced", 2, 0.25, noise_std=0.03)),
     SimulatedSite("north", 2, "t1", Simulation("random", 2, 0.25, noise_std=0.01)),
@@ -361,10 +364,6 @@ def image(network: nn.Module, sample: Sample) -> Tensor:
         return apply(network.eval(), collate([sample]))
 
 
-def test_slices(play: Play, manifest: SiteManifest) -> list[Sample]:
-    return slices(manifest.path, "test")
-
-
 # Properties that several methods have
 
 
@@ -469,23 +468,19 @@ def fedavg(play: Play) -> None:
 
 def fedprox(play: Play) -> None:
     acts(play, "objective.proximal=0")
-    shared = play.states[0].shared
-    turn = play.turns[0]["east"]
-
-    def moved(*overrides: str, **how: int) -> dict[str, Tensor]:
-        return play.again(0, "east", *overrides, **how)
-
-    free = distance(moved("objective.proximal=0"), turn.start, shared)
-    assert distance(moved("objective.proximal=1e6"), turn.start, shared) < free / 2
-    # The gradient of mu / 2 |w - g|^2, seen by gradient descent in the second step: its first starts at g.
-    descent = ("training.optimizer=sgd", "training.learning_rate=0.1", "training.schedule=constant")
+    shared, turn = play.states[0].shared, play.turns[0]["east"]
     context = replace(turn.context, optimizer_state=None)
-    first, free_, held = (
-        moved(*descent, f"objective.proximal={mu}", context=context, steps=steps)
-        for mu, steps in ((0, 1), (0, 2), (3.0, 2))
-    )
-    expected = {name: free_[name].double() - 0.1 * 3.0 * (first[name] - turn.start[name]) for name in shared}
-    assert distance(held, expected, shared) < 1e-4 * distance(held, free_, shared)
+
+    def moved(mu: float, steps: int) -> dict[str, Tensor]:
+        """By gradient descent, of which all is known."""
+        return play.again(0, "east", *DESCENT, f"objective.proximal={mu}", context=context, steps=steps)
+
+    # The gradient of mu / 2 |w - g|^2 is seen from the second step on: the first starts at g.
+    first, free, held = moved(0, 1), moved(0, 2), moved(3, 2)
+    expected = {name: free[name].double() - 0.1 * 3 * (first[name] - turn.start[name]) for name in shared}
+    assert distance(held, expected, shared) < 1e-4 * distance(held, free, shared)
+    # The stronger the nearer: a step of 1 / mu brings all the way back, so only the last gradient is left.
+    assert distance(moved(10, 6), turn.start, shared) < distance(moved(0, 6), turn.start, shared) / 3
 
 
 def adaptive(second_moment: Callable[[Tensor, Tensor], Tensor], beta1: float) -> Callable[[Play], None]:
@@ -515,25 +510,21 @@ def adaptive(second_moment: Callable[[Tensor, Tensor], Tensor], beta1: float) ->
 
 
 def scaffold(play: Play) -> None:
-    """A third of five sites in each round: the control of the server stays the mean of theirs all the same."""
+    """Two of five sites in each round: the control variate of the server stays the mean of theirs all the same."""
     assert all(len(turns) == 2 for turns in play.turns) and len(play.sites()) == 5
     zeros = {name: torch.zeros_like(x) for name, x in play.states[0].shared.items()}
+    assert travelled(play) == zeros.keys() | {f"aux/control.{name}" for name in zeros}
     for round, turns in enumerate(play.turns):
-        assert {
-            name.removeprefix("aux/control.") for name in travelled(play) if name.startswith("aux/")
-        } == zeros.keys()
-        averages_alike = average(play.updates(round), dict.fromkeys(turns, 1.0))
-        assert close(play.states[round + 1].shared, averages_alike)
-    control = {name: play.states[-1].memory[f"rule/control.{name}"] for name in zeros}
+        assert close(play.states[round + 1].shared, average(play.updates(round), dict.fromkeys(turns, 1.0)))
     own = [site_memory(play, site, "memory.control.") or zeros for site in play.sites()]
+    control = {name: play.states[-1].memory[f"rule/control.{name}"] for name in zeros}
     assert sum(not same(c, zeros) for c in own) > 2
     assert close({name: torch.stack([c[name].double() for c in own]).mean(0) for name in zeros}, control)
     # What a step of gradient descent gets beside its gradient is c - c_i.
     name, turn = next((n, t) for n, t in play.turns[-1].items() if t.context.memory)
-    descent = ("training.optimizer=sgd", "training.learning_rate=0.1", "training.schedule=constant")
     context = replace(turn.context, optimizer_state=None)
     plain = replace(context, memory={}, aux={key: torch.zeros_like(c) for key, c in context.aux.items()})
-    corrected, free = (play.again(-1, name, *descent, context=c, steps=1) for c in (context, plain))
+    corrected, free = (play.again(-1, name, *DESCENT, context=c, steps=1) for c in (context, plain))
     for key in zeros:
         drift = context.aux[f"control.{key}"] - context.memory[f"control.{key}"]
         torch.testing.assert_close(corrected[key] - free[key], -0.1 * drift, rtol=1e-3, atol=1e-7)
@@ -719,7 +710,7 @@ def fedgimp(play: Play) -> None:
             def misfit(x: Tensor, batch: Sample = batch) -> float:
                 return float((batch.operator(x) - batch.measurement).abs().square().sum())
 
-            assert misfit(image(adapted, sample)) < 0.9 * misfit(image(prior, sample))
+            assert misfit(image(adapted, sample)) < misfit(image(prior, sample))
 
 
 def hyperfed(play: Play) -> None:
@@ -885,7 +876,7 @@ def shortened(factor: float) -> Callable[[Play], None]:
         plain = len(play.turns[0]["east"].request)
         assert tensors(play.turns[0]["east"].request).keys() == expected
         for round, turns in enumerate(play.turns):
-            for site, turn in turns.items():
+            for turn in turns.values():
                 assert turn.update.loaded_digest == play.states[round].digest
                 assert same(turn.before, play.states[round].shared, shared)
                 assert plain >= factor * len(turn.reply)
@@ -893,7 +884,8 @@ def shortened(factor: float) -> Callable[[Play], None]:
                     assert plain >= factor * len(turn.request)
                 received = {name: turn.update.shared[name].double() - turn.start[name] for name in shared}
                 lost = {name: turn.after[name].double() - turn.start[name] - received[name] for name in shared}
-                assert float(flat(lost).norm()) > 1e-3 * float(flat(received).norm())
+                # At first only the last layers have a gradient, which low rank sends as they are.
+                assert round == 0 or float(flat(lost).norm()) > 1e-3 * float(flat(received).norm())
         # What was left out until the last round waits at the site, and nowhere else.
         last = len(play.turns)
         for site, turn in play.turns[-1].items():

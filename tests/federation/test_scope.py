@@ -84,3 +84,47 @@ def test_parameters_are_copied_out_and_in():
     assert torch.equal(network.regularizer[0].bias, state["regularizer.0.bias"])
     with pytest.raises(ValueError, match=r"regularizer\.0\.bias.*\(2,\).*\(3,\)"):
         load_parameters(network, {"regularizer.0.bias": torch.zeros(2)})
+
+
+def test_frozen_parameters_neither_travel_nor_stay():
+    scope = parameter_scope(ToyNetwork(), ScopeRules(freeze=("regularizer.0.*",)))
+    assert scope.frozen == ("regularizer.0.bias", "regularizer.0.weight")
+    assert scope.shared == ("regularizer.2.bias", "regularizer.2.weight")
+
+
+def test_delta_freezes_all_else_that_would_travel():
+    scope = parameter_scope(ToyNetwork(), ScopeRules(delta=("*.bias",)))
+    assert scope.shared == ("regularizer.0.bias", "regularizer.2.bias")
+    assert scope.frozen == ("regularizer.0.weight", "regularizer.2.weight")
+    assert scope.kept == ("consistency.log_scale",)
+    with pytest.raises(ConfigError, match=r"delta: consistency.log_scale stay at the site"):
+        parameter_scope(ToyNetwork(), ScopeRules(delta=("consistency.*",)))
+
+
+def test_a_mixed_parameter_starts_between_the_broadcast_and_the_own():
+    scope = parameter_scope(ToyNetwork(), ScopeRules(mix={"regularizer.0.bias": 0.25}))
+    shared = {name: torch.full((4,), 4.0) for name in scope.shared}
+    own = {name: torch.zeros(4) for name in scope.shared}
+    blended = scope.blend(shared, own)
+    assert torch.equal(blended["regularizer.0.bias"], torch.ones(4)) and scope.is_personal
+    assert torch.equal(blended["regularizer.2.bias"], shared["regularizer.2.bias"])
+    assert scope.blend(shared, {}) == shared  # in its first round a site has nothing of its own
+
+
+def test_the_channels_that_differ_most_stay():
+    scope = parameter_scope(ToyNetwork(), ScopeRules(channels={"regularizer.2.weight": 0.5}))
+    shared = {name: torch.ones(4, 3) for name in scope.shared}
+    own = {name: torch.ones(4, 3) * torch.tensor([1.0, 9.0, 1.1, 3.0])[:, None] for name in scope.shared}
+    blended = scope.blend(shared, own)["regularizer.2.weight"]
+    assert blended[:, 0].tolist() == [1.0, 9.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0, 1.5])
+def test_a_part_out_of_range_is_refused(part):
+    with pytest.raises(ConfigError, match="expected 0 < part < 1"):
+        parameter_scope(ToyNetwork(), ScopeRules(mix={"regularizer.*": part}))
+
+
+def test_only_what_travels_can_be_mixed():
+    with pytest.raises(ConfigError, match=r"consistency.log_scale do not travel"):
+        parameter_scope(ToyNetwork(), ScopeRules(mix={"consistency.*": 0.5}))

@@ -1,6 +1,7 @@
 """The same networks on CT: every data consistency and classical method, LEARN's sum, memory of the dual step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,13 +22,17 @@ from recon import (
     CT_SCALE,
     DATA_CONSISTENCY,
     REGULARIZERS,
+    AxisCorrection,
     ChebyshevStep,
     ConvRegularizer,
     DualStep,
     NormalizedStep,
+    NoStep,
     PenalizedTV,
     Regularizer,
+    StepScale,
     UnrolledNetwork,
+    WeightedStep,
 )
 from recon.classical_ct import _differences, _divergence, _tv_step
 
@@ -243,3 +248,56 @@ def test_site_strength_starts_as_nothing_and_scales_the_change() -> None:
             strength.log_strength.fill_(-20.0)  # type: ignore[union-attr, operator]
     untrained = UnrolledNetwork(3, DATA_CONSISTENCY["normalized"], lambda: ConvRegularizer(4, 2))
     torch.testing.assert_close(strong(y, A), untrained(y, A), rtol=1e-4, atol=1e-5)
+
+
+def test_a_weighted_step_starts_as_a_normalized_one_and_weighs() -> None:
+    y, A, x = problem()
+    layer = WeightedStep(knots=4)
+    torch.testing.assert_close(layer(0.5 * x, y, A), NormalizedStep()(0.5 * x, y, A), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        layer.log_profile[0] = 20.0
+    profile = layer.profile(y)
+    assert profile.shape == y.shape[-1:] and float(profile[0].detach()) > 1e8 and float(profile[-1].detach()) == 1
+    kspace = torch.zeros(2, 9, 9, dtype=torch.complex64)
+    assert int(layer.profile(kspace).argmax()) == 40  # the center of k-space
+
+
+def test_the_axis_correction_moves_a_sinogram_and_learns_how_far() -> None:
+    y, A, _ = problem()
+    layer = AxisCorrection()
+    torch.testing.assert_close(layer(y, A), y, rtol=1e-5, atol=1e-5)
+    plain = RadonOperator(GRID, SCAN)
+    wrong = RadonOperator(GRID, replace(SCAN, offset_mm=0.7 * SCAN.pitch_mm))
+    sinogram = plain(problem(1)[2])
+    target = wrong(problem(1)[2])
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (layer(sinogram, plain) - target).square().mean().backward()
+        optimizer.step()
+    assert abs(abs(float(layer.elements.detach())) - 0.7) < 0.1
+    with pytest.raises(TypeError, match="expected RadonOperator"):
+        maps = CartesianMRI(torch.ones(1, 8, 8, dtype=torch.complex64), torch.ones(8, dtype=torch.bool))
+        layer(torch.zeros(1, 8, 8), maps)
+
+
+def test_a_network_scales_its_steps_by_the_condition() -> None:
+    y, A, _ = problem()
+    net = UnrolledNetwork(2, NormalizedStep, lambda: ConvRegularizer(4, 2), step_scale=lambda: StepScale(3))
+    condition = torch.ones(3)
+    before = net(y, A, condition)
+    plain = UnrolledNetwork(2, NormalizedStep, lambda: ConvRegularizer(4, 2))
+    torch.testing.assert_close(before, plain(y, A))
+    with torch.no_grad():
+        net.scales[0].hyper[-1].bias += 1.0  # type: ignore[union-attr, operator, index]
+    assert not torch.allclose(net(y, A, condition), before)
+    with pytest.raises(ValueError, match="got none as condition, expected one"):
+        net(y, A)
+    with pytest.raises(ValueError, match="expected none"):
+        plain(y, A, condition)
+
+
+def test_the_adjoint_is_another_start() -> None:
+    y, A, _ = problem()
+    net = UnrolledNetwork(1, NoStep, lambda: ConvRegularizer(4, 2), start="adjoint")
+    torch.testing.assert_close(net(y, A), A.adjoint(y) / A.norm[..., None, None] ** 2, rtol=1e-4, atol=1e-6)
