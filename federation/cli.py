@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from recon import DataError, text_table
 
 from .arms import arm_of, every_recipe
-from .compare import run_comparison, write_tables
+from .compare import run_comparison
+from .comparison_tables import write_tables
 from .config import load_recipe
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run

@@ -10,7 +10,8 @@ import pytest
 from federation import ConfigError, load_recipe
 from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
-from federation.compare import judge, run_comparison, write_tables
+from federation.compare import run_comparison
+from federation.comparison_tables import judge, write_tables
 from federation.config import NetworkTable
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
