@@ -10,9 +10,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .averaging_rules import Mean
 from .messages import Broadcast, SiteReport, SiteUpdate, State, Wire, digest, layout
-from .server_rules import Contribution, Mean, ServerRule
-from .transforms import Chain, Transform
+from .server_rule import Contribution, ServerRule
+from .transform import Transform
+from .transforms import Chain
 from .weighting import Samples, Weighting
 
 #: Prefixes of the server's memory: of its rule and its weights, of the parameters before a lossy broadcast, of that

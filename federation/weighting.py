@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 
 from .messages import State
-from .server_rules import INVARIANTS, Contribution, check_number
+from .server_rule import INVARIANTS, Contribution, check_number
 
 # What a vanishing weight is raised to: rules expect positive ones.
 _TINY = sys.float_info.min

@@ -139,10 +139,11 @@ class GeometricMedian(ServerRule):
 SERVER_RULES["geometric_median"] = GeometricMedian
 
 # %% [markdown]
-# In the package the class stands in `federation/server_rules.py`, and the last line is an entry of the registry there.
-# `tests/federation/test_server_rules.py` then checks that the rule has the `invariants` that it declares (the order of
-# the sites does not matter, one site gives local training, ...) and no others. One test there also counts how often a
-# rule reads the sites' updates, which wait on disk; a rule that reads them more than once, as this one, is named in it.
+# In the package the class stands in `federation/robust_rules.py`, and the last line is an entry of the registry in
+# `federation/server_rules.py`. `tests/federation/test_server_rules.py` then checks that the rule has the `invariants`
+# that it declares (the order of the sites does not matter, one site gives local training, ...) and no others. One test
+# there also counts how often a rule reads the sites' updates, which wait on disk; a rule that reads them more than
+# once, as this one, is named in it.
 #
 # The round from above once more, with one site whose change is many times too large:
 

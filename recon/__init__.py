@@ -12,6 +12,7 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
 from .adapters import add_lora, add_prompts, add_scales, base_name, freeze_base, is_adapter
 from .augmentation import Augmentation
 from .calls import apply, call
+from .claims import Aim, Hypothesis, verdict
 from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled, tune
 from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
 from .conditioning import Codebook, FiLM, StepScale
@@ -74,22 +75,11 @@ from .sample import (
     held_out_split,
 )
 from .scan_features import CONDITION_DIM, CONDITION_LAYOUT, condition_vector, ct_features, mask_family, mri_features
+from .scores import ScoreRow, read_scores, select_table, summarize_arm, write_scores
 from .simulate import read_images, simulate_volume, simulated_header, with_smooth_phase, write_volume
 from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, open_sinograms, write_sinograms
 from .sinograms import CT_SCALE, ScanSimulation, SinogramSlices
-from .statistics import (
-    Aim,
-    Hypothesis,
-    Interval,
-    ScoreRow,
-    holm,
-    paired_difference,
-    read_scores,
-    select_table,
-    summarize_arm,
-    verdict,
-    write_scores,
-)
+from .statistics import Interval, holm, paired_difference
 from .test_time import DataConsistent
 from .training import TrainingResult, cosine_learning_rate, train_locally
 from .twin import TwinNetwork

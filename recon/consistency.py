@@ -3,6 +3,8 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -180,15 +182,7 @@ class ChebyshevStep(SiteDataConsistency):
 
     def __init__(self, iterations: int = 6, smallest: float = 0.02) -> None:
         super().__init__()
-        if iterations < 1:
-            raise ValueError(f"ChebyshevStep: iterations is {iterations}, expected at least 1")
-        if not 0 < smallest < 1:
-            raise ValueError(f"ChebyshevStep: smallest is {smallest}, expected a number between 0 and 1")
-        angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
-        roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
-        # Large and small steps in turn, the largest first: a large one at the end would enlarge rounding errors.
-        ordered = torch.stack((roots.flip(0), roots), dim=1).flatten()[:iterations]
-        self.log_steps = nn.Parameter(-ordered.log())
+        self.log_steps = nn.Parameter(_chebyshev_steps("ChebyshevStep", iterations, smallest).log())
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         for step in self.log_steps.exp():
@@ -197,26 +191,28 @@ class ChebyshevStep(SiteDataConsistency):
 
 
 class WeightedStep(SiteDataConsistency):
-    r"""Normalized step :math:`x - \alpha\, P W (A x - y)` with a learned positive profile W of what was measured.
+    r"""Normalized steps :math:`x - \alpha_k\, P W (A x - y)` with a learned positive profile W of what was measured.
 
     In MRI W depends on the distance from the center of k-space, in CT on the detector element: what a site measures
-    well counts more. W is one at the start, where the layer is a :class:`NormalizedStep`.
+    well counts more. W is one at the start, where the layer is a :class:`NormalizedStep`, or with more than one of
+    ``iterations`` a :class:`ChebyshevStep`.
 
     Parameters
     ----------
     knots
         Values of the logarithm of W, linear in between.
-    step
-        Initial :math:`\alpha > 0`, learned on a logarithmic scale.
+    iterations, smallest
+        As for :class:`ChebyshevStep`; one step is of size one.
     """
 
     uses_backprojection = False
 
-    def __init__(self, knots: int = 8, step: float = 1.0) -> None:
+    def __init__(self, knots: int = 8, iterations: int = 1, smallest: float = 0.02) -> None:
         super().__init__()
         if knots < 2:
             raise ValueError(f"WeightedStep: knots is {knots}, expected at least 2")
-        self.log_step = nn.Parameter(_log(step, "WeightedStep: step"))
+        steps = _chebyshev_steps("WeightedStep", iterations, smallest) if iterations != 1 else torch.ones(1)
+        self.log_steps = nn.Parameter(steps.log())
         self.log_profile = nn.Parameter(torch.zeros(knots))
 
     def profile(self, y: Tensor) -> Tensor:
@@ -234,8 +230,10 @@ class WeightedStep(SiteDataConsistency):
         return ((1 - part) * self.log_profile[low] + part * self.log_profile[low + 1]).exp()
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
-        out: Tensor = x - self.log_step.exp() * A.normalized_adjoint(self.profile(y) * (A(x) - y))
-        return out
+        profile = self.profile(y)
+        for step in self.log_steps.exp():
+            x = x - step * A.normalized_adjoint(profile * (A(x) - y))
+        return x
 
 
 class AxisCorrection(SitePart):
@@ -334,6 +332,19 @@ class DualStep(SiteDataConsistency):
         return out, dual
 
 
+def _chebyshev_steps(who: str, iterations: int, smallest: float) -> Tensor:
+    """One over the roots of the Chebyshev polynomial on [smallest, 1]."""
+    if iterations < 1:
+        raise ValueError(f"{who}: iterations is {iterations}, expected at least 1")
+    if not 0 < smallest < 1:
+        raise ValueError(f"{who}: smallest is {smallest}, expected a number between 0 and 1")
+    angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
+    roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
+    # Large and small steps in turn, the largest first: a large one at the end would enlarge rounding errors.
+    ordered = torch.stack((roots.flip(0), roots), dim=1).flatten()[:iterations]
+    return ordered.reciprocal()
+
+
 def _log(value: float, what: str) -> Tensor:
     if not value > 0:
         raise ValueError(f"{what} is {value}, expected a positive number")
@@ -350,13 +361,14 @@ class NoStep(SiteDataConsistency):
 
 
 #: Data-consistency layers by the name used in recipes.
-DATA_CONSISTENCY: dict[str, type[SiteDataConsistency]] = {
+DATA_CONSISTENCY: dict[str, Callable[[], SiteDataConsistency]] = {
     "gradient": GradientStep,
     "proximal": ProximalStep,
     "filtered": FilteredStep,
     "normalized": NormalizedStep,
     "chebyshev": ChebyshevStep,
     "weighted": WeightedStep,
+    "weighted_chebyshev": partial(WeightedStep, iterations=6),
     "primal_dual": DualStep,
     "none": NoStep,
 }

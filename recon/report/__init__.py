@@ -2,7 +2,7 @@
 
 from .comparison import Comparison as ComparedTable
 from .comparison import compare as compare_arms
-from .comparison import comparison_text, write_comparison
+from .comparison_files import comparison_text, write_comparison
 from .results import summarize
 from .text import text_table
 from .write import write_report, write_site_report

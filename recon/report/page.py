@@ -31,7 +31,7 @@ def run_page(results: Results) -> str:
         _messages(results),
         _reproduce(results),
     ]
-    return _document(f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections)
+    return document(f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections)
 
 
 def site_page(site: str, results: Results) -> str:
@@ -51,16 +51,17 @@ def site_page(site: str, results: Results) -> str:
         "This page shows single volumes and pictures of them: it is the site's own and does not belong "
         "in the shared report."
     )
-    return _document(f"{site}: report of the site", lead, sections)
+    return document(f"{site}: report of the site", lead, sections)
 
 
-def _document(title: str, lead: str, sections: Sequence[str]) -> str:
+def document(title: str, lead: str, sections: Sequence[str], style: str = "") -> str:
+    """A page in the style of the report; ``style`` is CSS of its own, ``lead`` and ``sections`` are HTML."""
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{escape(title)}</h1>\n<p class="lead">{lead}</p>\n'
         + "\n".join(section for section in sections if section)
         + f'\n<footer class="note">Written {written} by fedrecon. '

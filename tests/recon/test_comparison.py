@@ -15,18 +15,13 @@ import numpy as np
 import pytest
 
 from recon import DataError
-from recon.report.comparison import (
-    FACTS,
-    Difference,
-    compare,
-    comparison_csv,
-    comparison_tex,
-    comparison_text,
-    forest_plot,
-    tex,
-    write_comparison,
-)
-from recon.statistics import Aim, Hypothesis, Interval, ScoreRow, holm, paired_difference
+from recon.claims import Aim, Hypothesis
+from recon.report.comparison import FACTS, Difference, compare
+from recon.report.comparison_chart import forest_plot
+from recon.report.comparison_files import comparison_csv, comparison_text, write_comparison
+from recon.report.comparison_tex import comparison_tex, tex
+from recon.scores import ScoreRow
+from recon.statistics import Interval, holm, paired_difference
 
 GAINS = {"zero_filled": -8.0, "local": -1.0, "fedavg": 0.0, "fedmri": 0.25, "fedpr": 0.75}
 SITES = ("north", "south", "west")

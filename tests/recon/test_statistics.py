@@ -8,22 +8,9 @@ import pytest
 import scipy.stats
 
 from recon import DataError
-from recon.statistics import (
-    Aim,
-    Hypothesis,
-    Interval,
-    ScoreRow,
-    holm,
-    paired_difference,
-    read_scores,
-    seeds_needed,
-    select_table,
-    site_roles,
-    summarize_arm,
-    tables_of,
-    verdict,
-    write_scores,
-)
+from recon.claims import Aim, Hypothesis, seeds_needed, verdict
+from recon.scores import ScoreRow, read_scores, select_table, site_roles, summarize_arm, tables_of, write_scores
+from recon.statistics import Interval, holm, paired_difference
 
 
 def row(arm="fedavg", seed=0, site="north", volume="v0", psnr=30.0, **more):
