@@ -22,7 +22,7 @@ from .experiment import Say, train_run
 from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
-from .presets import Preset, TableSpec
+from .presets import OFF_AXIS, Preset, TableSpec, write_off_axis
 
 
 def run_comparison(
@@ -116,7 +116,10 @@ def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: 
     """The hospitals of a table, simulated once."""
     done = folder / "made"
     if not done.exists():
-        preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
+        if table.name == OFF_AXIS:
+            write_off_axis(folder / "sites", folder.parent / _slug(preset.tables[0].name) / "sites", preset.size)
+        else:
+            preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
         write_atomically(done, b"")
     return folder / "sites"
 

@@ -26,7 +26,7 @@ from .arm_jobs import TRIAL_SEED
 from .config import LOCAL
 from .experiment import Say
 from .hypotheses import BEST_PERSONAL, CLAIMS, Claim
-from .presets import PERSONAL_ARMS, VARIANTS
+from .presets import OFF_AXIS, PERSONAL_ARMS, VARIANTS
 
 
 def write_tables(out: Path, say: Say) -> Path:
@@ -168,7 +168,8 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
     return metric_card([kind], [(size, size)], ["espirit"] if modality == "mri" else []) | {
         "measurement": origin,
         "size": f"{size}x{size}, {spec['train']} training volumes of {preset['slices']} slices per site"
-        + (f"; sites differ: {table}" if table in VARIANTS else ""),
+        + (f"; sites differ in: {table}" if table in VARIANTS else "")
+        + ("; operators place the rotation axis half a pixel off" if table == OFF_AXIS else ""),
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
         "steps": f"{rounds * steps} of batch 1 at every site in every federated and local arm, fine-tuning included; "
         "joint: as many, each on a batch of every site; sequential: as many per site",

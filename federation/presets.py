@@ -1,5 +1,6 @@
 """What a comparison runs: hospitals, network, steps, tables, arms and seeds, in two sizes."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from recon import ScanSimulation, Simulation
 
 from .arms import Arm, Budget
 from .config import NetworkTable
+from .manifest import read_federation
 from .simulated_ct import SimulatedScanner, make_ct_demo_sites, scan_of
 from .simulated_sites import SimulatedSite, make_demo_sites
+from .sites import write_sites
 
 #: Arms that the hypotheses need. FedAvg brings the classical and the local arms with it.
 ARMS = (
@@ -74,8 +77,6 @@ def _mri_variant(name: str) -> tuple[SimulatedSite, ...]:
 
 
 def _ct_variant(name: str, size: int) -> tuple[SimulatedScanner, ...]:
-    if name == "axis wrong by half a pixel":
-        return tuple(_off_axis(site, size) for site in ct_sites(size))
     alike = {
         "operator only": lambda s: replace(s, family="chest", photons=1e5),
         "noise only": lambda s: replace(
@@ -86,12 +87,19 @@ def _ct_variant(name: str, size: int) -> tuple[SimulatedScanner, ...]:
     return tuple(alike[name](site) for site in ct_sites(size))
 
 
-def _off_axis(site: SimulatedScanner, size: int) -> SimulatedScanner:
-    """Half a pixel of the image, seen at the detector."""
-    grid, scan, _ = scan_of(site.protocol, size)
-    error = 0.5 * grid.pixel_mm * scan.source_to_detector_mm / scan.source_to_axis_mm
-    simulate = ScanSimulation() if site.simulate is None else site.simulate
-    return replace(site, simulate=replace(simulate, axis_error_mm=error))
+def write_off_axis(out: Path, like: Path, size: int) -> None:
+    """Write the sites of ``like`` with the same data, whose operators place the axis half a pixel of the image off."""
+    out.mkdir(parents=True, exist_ok=True)  # the root of the data is relative to it
+    protocols = {site.name: site.protocol for site in ct_sites(size)}
+    tables = []
+    for manifest in read_federation(like):
+        grid, scan, _ = scan_of(protocols[manifest.name], size)
+        table = manifest.model_dump(mode="json", exclude_none=True)
+        error = 0.5 * grid.pixel_mm * scan.source_to_detector_mm / scan.source_to_axis_mm
+        table["simulate"] = {**table.get("simulate", {}), "axis_error_mm": error}
+        table["data"]["root"] = os.path.relpath(manifest.root, out)
+        tables.append(table)
+    write_sites(out, tables, overwrite=True)
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,9 @@ class Preset:
     base_seed: int = field(default=1000)
 
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
-        """Write the hospitals of a table."""
+        """Write the hospitals of a table, or those of another draw that a base is trained at."""
         seed = self.base_seed if base else self.data_seed
-        counts = {"train": table.train, "validation": self.validation, "test": self.test}
+        counts = {"train": table.train, "validation": self.validation, "test": 1 if base else self.test}
         if modality == "mri":
             sites: Sequence[SimulatedSite] = MRI_SITES if table.name not in VARIANTS else _mri_variant(table.name)
             make_demo_sites(out, size=self.size, seed=seed, slices=self.slices, sites=sites, overwrite=True, **counts)
@@ -139,8 +147,10 @@ class Preset:
         )
 
 
-#: Tables whose hospitals differ in one thing only, or whose operators are wrong.
-VARIANTS = ("operator only", "noise only", "anatomy only", "axis wrong by half a pixel")
+#: Tables whose hospitals differ in one thing only.
+VARIANTS = ("operator only", "noise only", "anatomy only")
+#: The table with the data of ``together`` and operators that are wrong.
+OFF_AXIS = "axis wrong by half a pixel"
 
 _NAMES = tuple(arm.name for arm in ARMS)
 
@@ -178,7 +188,7 @@ PRESETS = {
         budgets=_budgets(10, 20, _network(6, 8, 3)),
         tables=(
             TableSpec("together", _NAMES, seeds=1, train=8),
-            TableSpec("axis wrong by half a pixel", ("fedavg", "axis_learned"), seeds=1, train=8, modalities=("ct",)),
+            TableSpec(OFF_AXIS, ("fedavg", "axis_learned"), seeds=1, train=8, modalities=("ct",)),
         ),
     ),
     "full": Preset(
@@ -190,7 +200,7 @@ PRESETS = {
         budgets=_budgets(10, 24, _network(6, 12, 3)),
         tables=(
             TableSpec("together", _NAMES, seeds=8, train=8),
-            TableSpec("axis wrong by half a pixel", ("fedavg", "axis_learned"), seeds=8, train=8, modalities=("ct",)),
+            TableSpec(OFF_AXIS, ("fedavg", "axis_learned"), seeds=8, train=8, modalities=("ct",)),
             TableSpec("4 slices a site", _FEW, seeds=8, train=1),
             TableSpec("256 slices a site", _FEW, seeds=3, train=64),
             TableSpec("twice the steps", (*_FEW, "joint"), seeds=3, train=8, steps=2),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
-from federation import ConfigError, load_recipe
+from federation import ConfigError, load_recipe, make_ct_demo_sites
 from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
 from federation.compare import run_comparison
@@ -15,12 +16,12 @@ from federation.comparison_tables import judge, write_tables
 from federation.config import NetworkTable
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
-from federation.presets import PRESETS, VARIANTS, TableSpec, ct_sites
+from federation.presets import PRESETS, VARIANTS, TableSpec, ct_sites, write_off_axis
 from federation.task import ReconstructionTask
 from recon import DataError, ScoreRow, read_scores
 
 NETWORK = NetworkTable(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
-BUDGET = Budget(NETWORK, 5, 2, 5e-3, (1e-2,))
+BUDGET = Budget(NETWORK, 2, 2, 5e-3, (1e-2,))
 NAMES = ("fedavg", "finetune", "joint", "fed_scales")
 
 
@@ -167,7 +168,7 @@ def test_presets_have_what_their_claims_need(preset: object) -> None:
 
 def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) -> None:
     preset = replace(tiny(), slices=1, test=1)  # type: ignore[type-var]
-    for variant in VARIANTS[:3]:
+    for variant in VARIANTS:
         folder = tmp_path / variant.replace(" ", "_")
         preset.make_sites(folder, "mri", TableSpec(variant, (), 1, 1))  # type: ignore[attr-defined]
         sites = [site for site in load_federation(folder) if site.trains]
@@ -179,6 +180,22 @@ def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) 
                 anatomy.add(file.attrs["acquisition"])
         counts = {"operator only": operators, "noise only": noise, "anatomy only": anatomy}
         assert {name: len(found) > 1 for name, found in counts.items()} == {name: name == variant for name in counts}
+
+
+def test_off_axis_sites_have_the_same_data_and_wrong_operators(tmp_path: Path) -> None:
+    preset = replace(tiny(), size=32)  # type: ignore[type-var]
+    sites = ct_sites(32)[-2:]
+    make_ct_demo_sites(tmp_path / "right", size=32, train=1, validation=0, test=1, slices=1, sites=sites)
+    write_off_axis(tmp_path / "wrong", tmp_path / "right", preset.size)  # type: ignore[attr-defined]
+    for right, wrong in zip(load_federation(tmp_path / "right"), load_federation(tmp_path / "wrong"), strict=True):
+        assert right.files("test")[0].resolve() == wrong.files("test")[0].resolve()
+        assert (right.unseen, right.simulate.views) == (wrong.unseen, wrong.simulate.views)  # type: ignore[union-attr]
+        a, b = right.dataset("test")[0], wrong.dataset("test")[0]
+        assert torch.equal(a.measurement, b.measurement)
+        error = b.operator.geometry.offset_mm - a.operator.geometry.offset_mm  # type: ignore[operator, union-attr]
+        scan, grid = a.operator.geometry, a.operator.grid
+        magnification = scan.source_to_detector_mm / scan.source_to_axis_mm  # type: ignore[operator, union-attr]
+        assert error == pytest.approx(0.5 * grid.pixel_mm * magnification)  # type: ignore[operator, union-attr]
 
 
 def test_ct_sites_have_views_that_fit_the_size() -> None:
