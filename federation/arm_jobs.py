@@ -138,7 +138,7 @@ def _federated(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[S
         "steps": job.recipe.federation.rounds * job.recipe.training.steps_per_round + job.recipe.personal.steps,
         "trials": job.trials,
         "chosen": {"learning_rate": job.recipe.training.learning_rate},
-        "label": job.recipe.evidence,
+        "label": "" if job.arm.overrides else job.recipe.evidence,
         "validation": _validation(run),
         "quality": quality,
         "sites": sites,

@@ -154,6 +154,12 @@ class ObjectiveTable(Table):
     residual: NonNegative = 0.0
     distillation: NonNegative = 0.0
 
+    @model_validator(mode="after")
+    def _taught(self) -> "ObjectiveTable":
+        if self.task == "mutual" and not self.distillation:
+            raise ValueError("distillation: found 0 with the task 'mutual', expected the weight of the other's image")
+        return self
+
 
 Options = dict[str, float | int | str]
 
@@ -261,6 +267,14 @@ class PersonalTable(Table):
     test_time: int = Field(default=0, ge=0)
     test_time_weight: float = Field(default=0.1, gt=0)
 
+    @model_validator(mode="after")
+    def _one_condition(self) -> "PersonalTable":
+        if self.nearest_code and self.steps:
+            raise ValueError(
+                "nearest_code: found true with steps, expected one of the two: a site that trains has a code of its own"
+            )
+        return self
+
 
 def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(arms)) < len(arms):
@@ -360,7 +374,7 @@ METHOD_PARTS = (
     "start",
 )
 #: The same, with what some methods replace.
-METHOD_NETWORK = (*METHOD_PARTS, "regularizer", "consistency")
+METHOD_NETWORK = (*METHOD_PARTS, "regularizer", "consistency", "ends_in", "combine")
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkTable | None = None) -> Recipe:
@@ -402,7 +416,11 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | 
     base = path.parent / extended
     if base.resolve() in (path.resolve(), *below):
         raise config_error(path, "extends", f"{extended!r}, which extends this file", "another recipe", "correct it")
-    return _merged(_read_extended(base, (*below, path.resolve()), network), table)
+    extended_table = _read_extended(base, (*below, path.resolve()), network)
+    # Another method is not of the same paper.
+    for claim in ("paper", "left_out", "evidence"):
+        extended_table.pop(claim, None)
+    return _merged(extended_table, table)
 
 
 def _standing_in(network: NetworkTable, root: Any) -> dict[str, Any]:

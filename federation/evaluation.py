@@ -119,14 +119,27 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
     evaluation = run.recipe.evaluation
     return card | {
         "measurement": _measurement(found),
-        "selection": f"round {selected} of {run.recipe.federation.rounds} by mean validation PSNR; test data used once",
+        "selection": _selection(run, selected),
         "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
         "mean_and_worst": "over the sites that took part; unseen sites apart",
         "seeds": f"1 (seed {run.recipe.federation.seed})",
         "personal_stage": _personal(run),
         "steps": f"{run.recipe.federation.rounds} rounds of {run.recipe.training.steps_per_round} steps, batch "
-        f"{run.recipe.training.batch_size}, at every site in the federated and in the local arm",
+        f"{run.recipe.training.batch_size}, {_who(run)} in the federated and at every site in the local arm",
     }
+
+
+def _selection(run: RunFolder, selected: int) -> str:
+    federation = run.recipe.federation
+    how = "the last one, as sites take turns" if federation.schedule == "cyclic" else "by mean validation PSNR"
+    return f"round {selected} of {federation.rounds}, {how}; test data used once"
+
+
+def _who(run: RunFolder) -> str:
+    federation = run.recipe.federation
+    if federation.participation == 1 and not federation.drop_out and federation.least_work == 1:
+        return "at every site"
+    return "at most, at the sites that take part in a round,"
 
 
 def _personal(run: RunFolder) -> str:

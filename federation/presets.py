@@ -185,7 +185,7 @@ PRESETS = {
         slices=4,
         validation=1,
         test=4,
-        budgets=_budgets(10, 20, _network(6, 8, 3)),
+        budgets=_budgets(8, 12, _network(6, 8, 3)),
         tables=(
             TableSpec("together", _NAMES, seeds=1, train=8),
             TableSpec(OFF_AXIS, ("fedavg", "axis_learned"), seeds=1, train=8, modalities=("ct",)),

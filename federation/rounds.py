@@ -122,7 +122,7 @@ def run_rounds(
 
 
 def selected_state(folder: Path) -> ServerState:
-    """The state of the round with the best validation score, the last one where no site could score.
+    """The state of the round with the best validation score; the last one where none could score or sites took turns.
 
     Raises
     ------
@@ -133,7 +133,9 @@ def selected_state(folder: Path) -> ServerState:
     if newest is None:
         raise DataError(f"{folder}: no checkpoint found; train first")
     last = _state(newest)
-    if last.best is None or last.best.round == last.round:
+    # Where sites take turns their scores cannot be compared.
+    in_turn = newest.numbers["algorithm"]["schedule"] == "cyclic"
+    if in_turn or last.best is None or last.best.round == last.round:
         return last
     best = load_checkpoint(folder / _CHECKPOINTS, last.best.round)
     return replace(last, round=best.round, shared=_state(best).shared)

@@ -132,7 +132,7 @@ def _task(table: ObjectiveTable, loss: str) -> TaskTerm:
         "two_views": TwoViews(table.split),
     }
     if table.task == "mutual":
-        return MutualDistillation(Supervised(loss), table.distillation or 1.0)
+        return MutualDistillation(Supervised(loss), table.distillation)
     return tasks[table.task]
 
 

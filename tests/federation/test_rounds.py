@@ -289,3 +289,11 @@ def test_spooled_updates_are_gone_after_the_round(tmp_path):
     assert not (tmp_path / "incoming").exists()
     assert all(json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines())
     assert SiteUpdate.kind() == "update"
+
+
+def test_where_sites_take_turns_the_last_round_is_selected(tmp_path):
+    turns = FederatedAlgorithm(seed=SEED, schedule="cyclic", participation=1e-6)
+    result = run_toy(tmp_path, rounds=4, algorithm=turns)
+    assert result.state.best is not None
+    assert selected_state(tmp_path).round == 4
+    assert len({row["site"] for row in read_rows(tmp_path) if row["round"] < 4}) == 2
