@@ -1041,7 +1041,7 @@ def test_every_published_method_has_a_recipe() -> None:
 @pytest.mark.parametrize("stem", STEMS)
 def test_two_rounds(stem: str, hospitals: Hospitals, tmp_path: Path) -> None:
     """Trained together and alone, its personal stage, scored and reported, as the command line does it."""
-    steps = () if "steps" not in raw(stem).get("personal", {}) else ("personal.steps=2",)
+    steps = ("personal.steps=2",) if raw(stem).get("personal", {}).get("steps") else ()
     recipe = load_recipe(path_of(stem), [*hospitals.overrides(stem), *steps, "evaluation.arms=['local']"])
     manifests = hospitals.manifests(stem, SETTINGS.get(stem, ((), 2))[1])
     run = train_run(recipe, manifests, tmp_path / "run", jobs=1, resume=False, say=lambda _: None)

@@ -193,7 +193,7 @@ def test_workers_end_with_their_parent_and_the_run_resumes(tmp_path, undisturbed
         time.sleep(0.1)
     time.sleep(0.5)
     process.send_signal(sent)
-    assert process.wait(30) == code
+    assert process.wait(120) == code
     workers = [int(path.name) for path in pids.iterdir()]
     deadline = time.monotonic() + 10
     while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
