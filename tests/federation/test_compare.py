@@ -1,6 +1,7 @@
 """A comparison on tiny hospitals: tables, claims, resuming, arms that fail, budgets."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,17 @@ def test_a_comparison_goes_on_where_it_stopped(compared: tuple[Path, list[str]])
     assert before.keys() == after.keys()
     assert [path.parent.name for path in before if before[path] != after[path]] == ["joint"]
     assert any(line.startswith("[1/1] mri together: joint, seed 1") for line in said)
+
+
+def test_a_table_without_its_reference_waits(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
+    out, _ = compared
+    shutil.copytree(out, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "mri" / "together" / "seed0" / "fedavg")
+    shutil.rmtree(tmp_path / "out" / "mri" / "together" / "seed1" / "fedavg")
+    said: list[str] = []
+    with pytest.raises(DataError, match="no arm was scored"):
+        write_tables(tmp_path / "out", said.append)
+    assert said[-1] == "left out: mri, table 'together', until its arm fedavg is there"
 
 
 def test_another_preset_and_a_foreign_folder_are_refused(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
