@@ -14,7 +14,7 @@ import torch
 from timing import paired_medians
 from torch import Tensor
 
-from federation.messages import State, layout, pack
+from federation.packing import State, layout, pack
 from federation.scope import parameter_scope, parameters_of
 from federation.transforms import Chain, Int8, LowRank, TopK, n_bytes
 from recon import ConvRegularizer, GradientStep, UnrolledNetwork

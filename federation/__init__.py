@@ -27,7 +27,8 @@ from .experiment import RunFolder, train_run
 from .lock import sha256_file
 from .manifest import CTSite, MRISite, SiteManifest, load_federation, load_manifest
 from .manifest_tables import SPLITS, Split
-from .messages import Broadcast, Layout, MessageError, SiteReport, SiteUpdate, State, Wire, digest, pack, unpack
+from .messages import Broadcast, SiteReport, SiteUpdate, Wire
+from .packing import Layout, MessageError, State, digest, pack, unpack
 from .replies import Row, read_rows
 from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state
 from .runtime import InProcessRuntime, SiteFailure, Transport

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .averaging_rules import Mean
-from .messages import Broadcast, SiteReport, SiteUpdate, State, Wire, digest, layout
+from .messages import Broadcast, SiteReport, SiteUpdate, Wire
+from .packing import State, below, digest, layout, under
 from .server_rule import Contribution, ServerRule
 from .transform import Transform
 from .transforms import Chain
@@ -128,8 +129,8 @@ class FederatedAlgorithm:
 
     def start(self, shared: State, aux: State | None = None) -> ServerState:
         """The state before round 0. ``aux`` are the first means of what the sites tell beside their parameters."""
-        memory = _under(_RULE, self.rule.start(shared)) | _under(_WEIGHTS, self.weighting.start())
-        return ServerState(0, dict(shared), memory=memory | _under(_MEANS, aux or {}))
+        memory = under(_RULE, self.rule.start(shared)) | under(_WEIGHTS, self.weighting.start())
+        return ServerState(0, dict(shared), memory=memory | under(_MEANS, aux or {}))
 
     def participants(self, state: ServerState, sites: Sequence[str]) -> tuple[str, ...]:
         """The sites of this round, sorted; drawn by hash, so the order of ``sites`` does not matter."""
@@ -146,7 +147,7 @@ class FederatedAlgorithm:
     def broadcast(self, state: ServerState, site: str, *, evaluate_only: bool = False) -> Broadcast:
         """The message that opens the round at ``site``."""
         best = state.best
-        payload = _below(_PAYLOAD, state.memory)
+        payload = below(_PAYLOAD, state.memory)
         encoded = bool(payload) and site in state.holders
         return Broadcast(
             round=state.round,
@@ -178,7 +179,7 @@ class FederatedAlgorithm:
             than the rule needs.
         """
         scored = self.score(state, updates)
-        exact = _below(_EXACT, state.memory)
+        exact = below(_EXACT, state.memory)
         contributions = [
             Contribution(
                 site=update.site,
@@ -192,16 +193,16 @@ class FederatedAlgorithm:
             )
             for update in sorted(updates, key=lambda update: update.site)
         ]
-        weights, weight_memory = self.weighting.weigh(contributions, _below(_WEIGHTS, state.memory))
+        weights, weight_memory = self.weighting.weigh(contributions, below(_WEIGHTS, state.memory))
         new, rule_memory = self.rule.combine(
             exact or state.shared,
-            _below(_RULE, state.memory),
+            below(_RULE, state.memory),
             contributions,
             weights,
             n_sites=len(updates) if n_sites is None else n_sites,
         )
-        memory = _under(_RULE, rule_memory) | _under(_WEIGHTS, weight_memory)
-        memory |= _under(_MEANS, _means(_below(_MEANS, state.memory), contributions))
+        memory = under(_RULE, rule_memory) | under(_WEIGHTS, weight_memory)
+        memory |= under(_MEANS, _means(below(_MEANS, state.memory), contributions))
         if self.both_ways:
             new, more = self._encode(state, new)
             memory |= more
@@ -215,10 +216,10 @@ class FederatedAlgorithm:
         change = {name: exact[name] - state.shared[name] for name in state.shared}
         payload = self.chain.codecs.encode(change, generator, state.shared)
         sent = Wire(layout(state.shared), chain=self.chain).decode(state.shared, payload)
-        return sent, _under(_EXACT, exact) | _under(_PAYLOAD, payload)
+        return sent, under(_EXACT, exact) | under(_PAYLOAD, payload)
 
     def _aux(self, state: ServerState) -> dict[str, Tensor]:
-        return {**self.rule.aux_down(_below(_RULE, state.memory)), **_below(_MEANS, state.memory)}
+        return {**self.rule.aux_down(below(_RULE, state.memory)), **below(_MEANS, state.memory)}
 
     def score(self, state: ServerState, reports: Sequence[SiteReport]) -> ServerState:
         """The same round with the sites' scores of its parameters in the history.
@@ -275,14 +276,6 @@ def _means(before: State, contributions: Sequence[Contribution]) -> dict[str, Te
 
 def _described(choice: Weighting | ServerRule | Transform) -> list[Any]:
     return [type(choice).__name__, asdict(choice)]
-
-
-def _under(prefix: str, state: State) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def _below(prefix: str, state: State) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:

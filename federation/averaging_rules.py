@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .messages import State
+from .packing import State
 from .server_rule import INVARIANTS, RoundInput, ServerRule, cast_like, check_number, mean_state
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .messages import Layout, MessageError, State, layout
+from .packing import Layout, MessageError, State, layout
 from .transform import Transform, check_tensors, is_number, n_entries, some_of, tensor_text
 
 

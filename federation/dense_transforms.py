@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .messages import State
+from .packing import State
 from .transform import Transform, is_number, some_of
 
 

@@ -17,7 +17,7 @@ from .config import LOCAL, Recipe, TransformTable, load_recipe
 from .errors import config_error
 from .manifest import SiteManifest, load_manifest
 from .manifest_tables import Split
-from .messages import State
+from .packing import State
 from .parallel import run_jobs
 from .replies import Row
 from .rounds import run_rounds, selected_state

@@ -9,7 +9,8 @@ from typing import Any
 
 from recon import DataError, write_atomically
 
-from .messages import Broadcast, MessageError, SiteReport, SiteUpdate, State, Wire, pack
+from .messages import Broadcast, SiteReport, SiteUpdate, Wire
+from .packing import MessageError, State, pack
 from .runtime import SiteFailure
 from .store import StoredState
 

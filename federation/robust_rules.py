@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .messages import State
+from .packing import State
 from .server_rule import INVARIANTS, RoundInput, ServerRule, cast_like, check_number
 
 

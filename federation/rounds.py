@@ -12,7 +12,8 @@ from recon import DataError
 
 from .algorithm import FederatedAlgorithm, RoundScore, ServerState
 from .errors import ConfigError
-from .messages import SITE_NAME, SiteUpdate, State, layout
+from .messages import SITE_NAME, SiteUpdate
+from .packing import State, below, layout, under
 from .replies import Replies, Requests, Row, append_rows, drop_rows
 from .runtime import Transport
 from .store import (
@@ -247,8 +248,7 @@ class _Loop:
             "algorithm": self.algorithm.describe(),
             "holders": list(state.holders),
         }
-        memory = {_MEMORY + name: tensor for name, tensor in state.memory.items()}
-        save_checkpoint(folder, state.round, {**state.shared, **memory}, numbers)
+        save_checkpoint(folder, state.round, {**state.shared, **under(_MEMORY, state.memory)}, numbers)
         self._prune(state)
 
     def _prune(self, state: ServerState) -> None:
@@ -258,8 +258,6 @@ class _Loop:
 
 def _state(checkpoint: Checkpoint) -> ServerState:
     history = tuple(RoundScore(*score) for score in checkpoint.numbers["history"])
-    memory = {
-        name.removeprefix(_MEMORY): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(_MEMORY)
-    }
+    memory = below(_MEMORY, checkpoint.tensors)
     shared = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(_MEMORY)}
     return ServerState(checkpoint.round, shared, history, memory, tuple(checkpoint.numbers["holders"]))

@@ -16,7 +16,7 @@ import torch
 
 from recon import DataError
 
-from .messages import MessageError
+from .packing import MessageError
 from .site import SiteSpec
 
 logger = logging.getLogger(__name__)

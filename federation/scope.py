@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recon import SitePart
 
 from .errors import ConfigError
-from .messages import State
+from .packing import State
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .messages import State
+from .packing import State
 
 #: What a rule or weighting may promise of itself with its default options:
 #: ``order`` of the contributions does not matter; ``one_site`` alone gives its own parameters, local training;

@@ -9,24 +9,13 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recon import DataError
 
 from .algorithm import derive_seed
-from .messages import (
-    SITE_NAME,
-    Broadcast,
-    Layout,
-    MessageError,
-    SiteReport,
-    SiteUpdate,
-    State,
-    Wire,
-    check_finite,
-    digest,
-    layout,
-)
+from .messages import SITE_NAME, Broadcast, SiteReport, SiteUpdate, Wire
+from .packing import Layout, MessageError, State, below, check_finite, digest, layout, under
 from .scope import ScopeRules, load_parameters, parameter_scope, parameters_of
 from .store import load_checkpoint, prune, save_checkpoint, saved_rounds
 from .transforms import Chain, encode_with_feedback
@@ -337,7 +326,7 @@ class Site:
                 f"{round}; resume the run that it belongs to, or give the site an empty folder"
             )
         checkpoint = load_checkpoint(folder, newest)
-        found = _Kept(*(_below(prefix, checkpoint.tensors) for prefix in _PREFIXES))
+        found = _Kept(*(below(prefix, checkpoint.tensors) for prefix in _PREFIXES))
         if checkpoint.numbers != self._numbers() or layout(found.parameters) != layout(self._initial):
             raise DataError(
                 f"{folder}: kept state of site {name} is of another run (seed, site, network or scope "
@@ -347,7 +336,9 @@ class Site:
         return found
 
     def _save_kept(self, version: int, kept: "_Kept") -> None:
-        tensors = {prefix + name: tensor for prefix, state in kept.by_prefix() for name, tensor in state.items()}
+        tensors: dict[str, Tensor] = {}
+        for prefix, state in kept.by_prefix():
+            tensors |= under(prefix, state)
         save_checkpoint(self.spec.folder, version, tensors, self._numbers())
 
     def _numbers(self) -> dict[str, str | int]:
@@ -368,10 +359,6 @@ class _Kept:
 
     def by_prefix(self) -> Iterator[tuple[str, State]]:
         return zip(_PREFIXES, (getattr(self, f.name) for f in fields(self)), strict=True)
-
-
-def _below(prefix: str, tensors: State) -> State:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _newest(versions: Sequence[int], at_most: int) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recon import DataError, write_atomically
 
-from .messages import Layout, MessageError, State, check_finite, pack, unpack
+from .packing import Layout, MessageError, State, check_finite, pack, unpack
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from .building import build_network, consistency_at
 from .config import ObjectiveTable, Recipe
 from .manifest import SiteManifest
 from .manifest_tables import Split
-from .messages import Layout, State, layout
+from .packing import Layout, State, below, layout, under
 from .site import LocalResult, RoundContext, SiteSpec
 
 #: Prefixes of what travels beside the parameters: SCAFFOLD's control variates, moments of features.
@@ -72,7 +72,7 @@ class ReconstructionTask:
         progress = round / self.recipe.federation.rounds
         constant = training.schedule == "constant"
         # SCAFFOLD: the server's control variate c less the site's own.
-        server = _below(CONTROL, context.aux)
+        server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
         result = train_locally(
             network,
@@ -93,10 +93,10 @@ class ReconstructionTask:
         )
         # The new control is the old one and what is sent, rounded as the server will see it.
         sent = {CONTROL + name: result.mean_gradient[name] - own[name] for name in server}
-        memory = {CONTROL + name: own[name] + sent[CONTROL + name] for name in server}
+        memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
         if self.recipe.objective.moments:
             moments = measure_moments(network, dataset, self.recipe.objective.features)
-            sent |= {MOMENTS + name: tensor for name, tensor in moments.items()}
+            sent |= under(MOMENTS, moments)
         return LocalResult(result.losses, result.optimizer_state, len(dataset), memory, sent)
 
     def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
@@ -144,16 +144,12 @@ def _penalties(table: ObjectiveTable, network: nn.Module, context: RoundContext,
     if table.contrastive and context.own:
         penalties.append(ContrastiveRatio(table.contrastive, context.shared, [context.own]))
     if table.moments and round > 0:
-        penalties.append(MomentAlignment(table.moments, _below(MOMENTS, context.aux), table.features))
+        penalties.append(MomentAlignment(table.moments, below(MOMENTS, context.aux), table.features))
     if table.residual:
         penalties.append(MeasurementResidual(table.residual))
     if table.distillation and table.task != "mutual":
         penalties.append(Distillation(table.distillation, network))
     return penalties
-
-
-def _below(prefix: str, state: State) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path) -> SiteSpec:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .messages import Layout, MessageError, State, check_finite
+from .packing import Layout, MessageError, State, check_finite
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from .codecs import Int8, LowRank, TopK
 from .dense_transforms import Clip, NullSpace
-from .messages import Layout, State, check_finite, layout
+from .packing import Layout, State, check_finite, layout
 from .transform import Transform, check_tensors, n_entries
 
 __all__ = [

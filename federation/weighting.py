@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from .messages import State
+from .packing import State
 from .server_rule import INVARIANTS, Contribution, check_number
 
 # What a vanishing weight is raised to: rules expect positive ones.

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from federation import Broadcast, MessageError, SiteUpdate, Wire, digest, pack, unpack
-from federation.messages import layout
+from federation.packing import layout
 
 SHARED = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(0.5)}
 EXPECTED = layout(SHARED)

@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from federation.messages import layout
+from federation.packing import layout
 from federation.server_rules import (
     INVARIANTS,
     SERVER_RULES,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federation import MessageError, digest, load_checkpoint, load_newest, pack, save_checkpoint
-from federation.messages import layout
+from federation.packing import layout
 from federation.store import StoredState, prune, saved_rounds
 from recon import DataError, write_atomically
 

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from federation.messages import MessageError, layout
+from federation.packing import MessageError, layout
 from federation.transforms import TRANSFORMS, Chain, Clip, Int8, LowRank, NullSpace, TopK, encode_with_feedback, n_bytes
 
 EXAMPLES = {
