@@ -11,16 +11,6 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
 
 from .algorithm import FederatedAlgorithm, RoundScore, ServerState, derive_seed
 from .building import build_network
-from .config import (
-    AugmentTable,
-    EvaluationTable,
-    FederationTable,
-    NetworkTable,
-    Recipe,
-    ScopeTable,
-    TrainingTable,
-    load_recipe,
-)
 from .errors import ConfigError, config_error
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import RunFolder, train_run
@@ -29,6 +19,8 @@ from .manifest import CTSite, MRISite, SiteManifest, load_federation, load_manif
 from .manifest_tables import SPLITS, Split
 from .messages import Broadcast, SiteReport, SiteUpdate, Wire
 from .packing import Layout, MessageError, State, digest, pack, unpack
+from .recipe import Recipe, load_recipe
+from .recipe_tables import AugmentTable, EvaluationTable, FederationTable, NetworkTable, ScopeTable, TrainingTable
 from .replies import Row, read_rows
 from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state
 from .runtime import InProcessRuntime, SiteFailure, Transport

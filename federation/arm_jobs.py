@@ -26,10 +26,11 @@ from recon import (
 
 from .arms import Arm
 from .central import CentralArm, Updates
-from .config import SHARED, Recipe
 from .experiment import RunFolder, train_run
 from .manifest import SiteManifest, load_federation
 from .personal import site_network
+from .recipe import Recipe
+from .recipe_tables import SHARED
 from .replies import read_rows
 from .scope import load_parameters, parameter_scope, parameters_of
 from .scoring import score_site

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .config import NetworkTable, Recipe, load_recipe
+from .recipe import Recipe, load_recipe
+from .recipe_tables import NetworkTable
 
 RECIPES = Path(__file__).resolve().parents[1] / "scripts" / "recipes"
 

@@ -22,9 +22,9 @@ from recon import (
     is_adapter,
 )
 
-from .config import NetworkTable
 from .errors import config_error
 from .manifest import SiteManifest
+from .recipe_tables import NetworkTable
 from .rounds import selected_state
 
 #: Adapters by the name used in recipes; each gets the network and ``adapter_size``.

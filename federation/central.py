@@ -22,8 +22,8 @@ from recon import (
 )
 
 from .algorithm import derive_seed
-from .config import Recipe
 from .manifest import SiteManifest
+from .recipe import Recipe
 from .scope import load_parameters, parameter_scope, parameters_of
 from .site import initial_network
 from .store import load_newest, save_checkpoint

@@ -15,11 +15,11 @@ from recon import DataError, text_table
 from .arms import arm_of, every_recipe
 from .compare import run_comparison
 from .comparison_tables import write_tables
-from .config import load_recipe
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
 from .manifest import load_federation
 from .presets import PRESETS
+from .recipe import load_recipe
 from .simulated_ct import CT_DEMO_SITES, make_ct_demo_sites, make_ct_image_sites
 from .simulated_sites import DEMO_SITES, make_demo_sites, make_image_sites
 from .sites import FASTMRI_4X, GROUPINGS, MadeSite, SiteFacts, check_sites, make_fastmri_sites

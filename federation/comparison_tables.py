@@ -23,10 +23,10 @@ from recon import (
 )
 
 from .arm_jobs import TRIAL_SEED
-from .config import LOCAL
 from .experiment import Say
 from .hypotheses import BEST_PERSONAL, CLAIMS, Claim
 from .presets import OFF_AXIS, PERSONAL_ARMS, VARIANTS
+from .recipe_tables import LOCAL
 
 
 def write_tables(out: Path, say: Say) -> Path:

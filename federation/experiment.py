@@ -13,12 +13,13 @@ from torch import Tensor
 from recon import Codebook, DataError, write_atomically
 
 from .algorithm import FederatedAlgorithm, ServerState
-from .config import LOCAL, Recipe, TransformTable, load_recipe
 from .errors import config_error
 from .manifest import SiteManifest, load_manifest
 from .manifest_tables import Split
 from .packing import State
 from .parallel import run_jobs
+from .recipe import Recipe, load_recipe
+from .recipe_tables import LOCAL, TransformTable
 from .replies import Row
 from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime

@@ -24,7 +24,6 @@ from recon import (
     open_volume,
 )
 
-from .config import Name
 from .errors import config_error
 from .lock import LockedFile, lock_path, read_lock, sha256_file
 from .manifest_tables import (
@@ -36,7 +35,7 @@ from .manifest_tables import (
     MRISimulateTable,
     Split,
 )
-from .tables import Table, nearest, one_of, parse_table, read_toml
+from .tables import Name, Table, nearest, one_of, parse_table, read_toml
 
 
 class SiteManifest(Table, ABC):

@@ -8,8 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from physics import SAMPLINGS
 
-from .config import Names, Seed
-from .tables import Table, one_of
+from .tables import Names, Seed, Table, one_of
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -8,8 +8,8 @@ from pathlib import Path
 from recon import ScanSimulation, Simulation
 
 from .arms import Arm, Budget
-from .config import NetworkTable
 from .manifest import read_federation
+from .recipe_tables import NetworkTable
 from .simulated_ct import SimulatedScanner, make_ct_demo_sites, scan_of
 from .simulated_sites import SimulatedSite, make_demo_sites
 from .sites import write_sites

@@ -32,10 +32,10 @@ from recon import (
 
 from .algorithm import ServerState
 from .building import build_network, consistency_at
-from .config import LOCAL, SHARED
 from .experiment import RunFolder
 from .manifest import SiteManifest
 from .personal import site_network
+from .recipe_tables import LOCAL, SHARED
 from .scope import parameter_scope
 from .task import ReconstructionTask
 

@@ -5,14 +5,34 @@ import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import ConfigError, config_error
+from .messages import SITE_NAME
 
 Model = TypeVar("Model", bound="Table")
 KeyPath = tuple[str, ...]
+
+
+def safe_name(value: str) -> str:
+    """Check a name that becomes a folder, a file name and a key of the report.
+
+    Raises
+    ------
+    ValueError
+        If it is not 1 to 64 lower-case letters, digits, ``-`` and ``_``, the first a letter or digit.
+    """
+    if not SITE_NAME.fullmatch(value):
+        raise ValueError("1 to 64 lower-case letters, digits, - and _, the first a letter or digit")
+    return value
+
+
+Name = Annotated[str, AfterValidator(safe_name)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Table(BaseModel):

@@ -30,10 +30,11 @@ from recon import (
 
 from .algorithm import derive_seed
 from .building import build_network, consistency_at
-from .config import ObjectiveTable, Recipe
 from .manifest import SiteManifest
 from .manifest_tables import Split
 from .packing import Layout, State, below, layout, under
+from .recipe import Recipe
+from .recipe_tables import ObjectiveTable
 from .site import LocalResult, RoundContext, SiteSpec
 
 #: Prefixes of what travels beside the parameters: SCAFFOLD's control variates, moments of features.

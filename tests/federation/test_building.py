@@ -15,8 +15,8 @@ from federation import (
     selected_state,
     train_run,
 )
-from federation.config import NetworkTable
 from federation.manifest import load_federation
+from federation.recipe_tables import NetworkTable
 from recon import Simulation, TwinNetwork
 
 RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"

@@ -14,10 +14,10 @@ from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
 from federation.compare import run_comparison
 from federation.comparison_tables import judge, write_tables
-from federation.config import NetworkTable
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
 from federation.presets import PRESETS, VARIANTS, TableSpec, ct_sites, write_off_axis
+from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
 from recon import DataError, ScoreRow, read_scores
 

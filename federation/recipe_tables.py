@@ -1,23 +1,16 @@
-"""Recipes: one TOML file per published method, read into a checked, immutable model."""
+"""The tables of a recipe: what each key may be."""
 
-import hashlib
 import inspect
-import json
-import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-import tomli_w
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from recon import CLASSICAL, DATA_CONSISTENCY, LOSSES, REGULARIZERS, Augmentation
 
-from .errors import ConfigError, config_error
 from .scope import ScopeRules
 from .server_rules import SERVER_RULES, ServerRule
-from .tables import KeyPath, Table, one_of, parse_table, read_toml
+from .tables import Names, NonNegative, Seed, Table, one_of
 from .transforms import TRANSFORMS, Chain
 from .weighting import WEIGHTINGS, Weighting
 
@@ -27,27 +20,8 @@ LOCAL = "local"
 #: The arm of the shared network before the personal stage.
 SHARED = "shared"
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
-
-def safe_name(value: str) -> str:
-    """Check a name that becomes a folder, a file name and a key of the report.
-
-    Raises
-    ------
-    ValueError
-        If it is not 1 to 64 lower-case letters, digits, ``-`` and ``_``, the first a letter or digit.
-    """
-    if not _NAME.fullmatch(value):
-        raise ValueError("1 to 64 lower-case letters, digits, - and _, the first a letter or digit")
-    return value
-
-
-Name = Annotated[str, AfterValidator(safe_name)]
+Options = dict[str, float | int | str]
 
 
 class NetworkTable(Table):
@@ -161,9 +135,6 @@ class ObjectiveTable(Table):
         return self
 
 
-Options = dict[str, float | int | str]
-
-
 class FederationTable(Table):
     """What the server does.
 
@@ -228,15 +199,6 @@ class TransformTable(Table):
         return self
 
 
-def _made(make: Callable[..., _T], options: Mapping[str, Any], key: str) -> _T:
-    """Call ``make``; an option that it does not have is named with those that it has."""
-    known = list(inspect.signature(make).parameters)
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(known) or 'none'}")
-    return make(**options)
-
-
 class ScopeTable(Table):
     """Patterns of parameter names that override what the modules declare, see :class:`ScopeRules`."""
 
@@ -283,8 +245,8 @@ def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 #: Classical methods of any modality; a site has those of its own.
-_CLASSICAL = {name for methods in CLASSICAL.values() for name in methods}
-Arm = Annotated[str, AfterValidator(one_of({*_CLASSICAL, LOCAL, SHARED}))]
+CLASSICAL_ARMS = {name for methods in CLASSICAL.values() for name in methods}
+Arm = Annotated[str, AfterValidator(one_of({*CLASSICAL_ARMS, LOCAL, SHARED}))]
 Weight = Annotated[float, Field(gt=0)]
 
 
@@ -311,167 +273,10 @@ class EvaluationTable(Table):
     tv_slices: int = Field(default=3, ge=1)
 
 
-def _own_arm(name: str) -> str:
-    if name in {*_CLASSICAL, LOCAL, SHARED}:
-        raise ValueError("a name that no other arm of the report has")
-    return name
-
-
-class Recipe(Table):
-    """A federated method: network, local training, server, scope and what it is compared with.
-
-    ``name`` is the method's arm in the report, ``paper`` where it was published, ``left_out`` what of that is not here,
-    ``evidence`` how we know that it is that method. A file may begin with ``extends = "fedavg.toml"`` and say only what
-    differs.
-    """
-
-    name: Annotated[Name, AfterValidator(_own_arm)]
-    paper: str = ""
-    left_out: str = ""
-    evidence: Literal["", "defining property tested", "published ordering reproduced"] = ""
-    network: NetworkTable = NetworkTable()
-    training: TrainingTable = TrainingTable()
-    federation: FederationTable = FederationTable()
-    objective: ObjectiveTable = ObjectiveTable()
-    scope: ScopeTable = ScopeTable()
-    transform: TransformTable = TransformTable()
-    personal: PersonalTable = PersonalTable()
-    evaluation: EvaluationTable = EvaluationTable()
-
-    def choices(self) -> dict[str, Any]:
-        """The five choices and what of the network belongs to the method: all that makes two methods differ."""
-        table = self.model_dump(mode="json")
-        federation = {
-            key: value for key, value in table["federation"].items() if key not in ("rounds", "seed", "quorum")
-        }
-        network = {key: table["network"][key] for key in METHOD_NETWORK}
-        training = {key: table["training"][key] for key in ("loss", "optimizer", "momentum", "optimizer_state")}
-        personal = {key: value for key, value in table["personal"].items() if key != "learning_rate"}
-        chosen = {key: table[key] for key in ("objective", "scope", "transform")}
-        return chosen | {"federation": federation, "network": network, "training": training, "personal": personal}
-
-    def digest(self) -> str:
-        """SHA-256 of all values, defaults included; the order of keys in the file does not matter."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    def to_toml(self) -> str:
-        """The resolved recipe, every default written out; reads back equal."""
-        # TOML has no null: what is None is left out, and None is its default.
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
-
-
-#: Keys of ``[network]`` that belong to a method and not to the network that methods are compared on.
-METHOD_PARTS = (
-    "norm",
-    "attention",
-    "condition",
-    "adapter",
-    "adapter_size",
-    "twin",
-    "site_strength",
-    "axis_correction",
-    "start",
-)
-#: The same, with what some methods replace.
-METHOD_NETWORK = (*METHOD_PARTS, "regularizer", "consistency", "ends_in", "combine")
-
-
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkTable | None = None) -> Recipe:
-    """Read a recipe.
-
-    Parameters
-    ----------
-    path
-        TOML file, see :class:`Recipe`.
-    overrides
-        Assignments such as ``"federation.rounds=20"``; the last wins. Values are TOML or a bare word.
-    network
-        Stands in for that of the recipe which this one extends in the end: a method brings only its own parts.
-
-    Raises
-    ------
-    ConfigError
-        If the file, a key or a value cannot be used; an override is named by its own text.
-    """
-    path = Path(path)
-    table = _read_extended(path, (), network)
-    sources: dict[KeyPath, str] = {}
-    for override in overrides:
-        keys, value = parse_override(override)
-        _assign(table, keys, value, override, path)
-        sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
-        sources[keys] = f"--set {override}"
-    return parse_table(Recipe, table, path, sources)
-
-
-def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | None) -> dict[str, Any]:
-    """The table of a file, over that of the file which it extends."""
-    table = read_toml(path)
-    if "extends" not in table:
-        return table if network is None else table | {"network": _standing_in(network, table.get("network"))}
-    extended = table.pop("extends")
-    if not isinstance(extended, str):
-        raise config_error(path, "extends", repr(extended), "the name of a recipe file", "correct it")
-    base = path.parent / extended
-    if base.resolve() in (path.resolve(), *below):
-        raise config_error(path, "extends", f"{extended!r}, which extends this file", "another recipe", "correct it")
-    extended_table = _read_extended(base, (*below, path.resolve()), network)
-    # Another method is not of the same paper.
-    for claim in ("paper", "left_out", "evidence"):
-        extended_table.pop(claim, None)
-    return _merged(extended_table, table)
-
-
-def _standing_in(network: NetworkTable, root: Any) -> dict[str, Any]:
-    """A network in the place of that of a root recipe, of which only the parts stay that belong to a method."""
-    own = {key: value for key, value in root.items() if key in METHOD_PARTS} if isinstance(root, dict) else {}
-    return network.model_dump(mode="json", exclude_none=True) | own
-
-
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def parse_override(override: str) -> tuple[KeyPath, Any]:
-    """Split ``"a.b=1"`` into ``(("a", "b"), 1)``.
-
-    Raises
-    ------
-    ConfigError
-        If it has no ``=``, an empty key, or a value that is neither TOML nor a bare word.
-    """
-    where = f"--set {override}"
-    key, equals, text = override.partition("=")
-    keys = tuple(part.strip() for part in key.split("."))
-    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in keys):
-        raise config_error(where, "", repr(override), "key=value", "write for example federation.rounds=20")
-    text = text.strip()
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
-        if re.fullmatch(r"[A-Za-z_][\w.*/+-]*", text):
-            return keys, text
-        raise config_error(
-            where, "", f"{text!r} ({error})", "a TOML value", 'quote strings, as in ["a", "b"]'
-        ) from None
-    if table.keys() != {"value"}:
-        raise config_error(where, "", "several lines", "one TOML value", "use one --set per key")
-    return keys, table["value"]
-
-
-def _assign(table: dict[str, Any], keys: KeyPath, value: Any, override: str, path: Path) -> None:
-    for depth, key in enumerate(keys[:-1], start=1):
-        below = table.setdefault(key, {})
-        if not isinstance(below, dict):
-            raise ConfigError(
-                f"--set {override}: {'.'.join(keys[:depth])} is {below!r} in {path}, expected a table; "
-                "set it as a whole"
-            )
-        table = below
-    table[keys[-1]] = value
+def _made(make: Callable[..., _T], options: Mapping[str, Any], key: str) -> _T:
+    """Call ``make``; an option that it does not have is named with those that it has."""
+    known = list(inspect.signature(make).parameters)
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(known) or 'none'}")
+    return make(**options)

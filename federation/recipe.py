@@ -1,0 +1,153 @@
+"""Recipes: one TOML file per federated method, read into a checked, immutable model."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import AfterValidator
+
+from .errors import config_error
+from .overrides import assign, parse_override
+from .recipe_tables import (
+    CLASSICAL_ARMS,
+    LOCAL,
+    SHARED,
+    EvaluationTable,
+    FederationTable,
+    NetworkTable,
+    ObjectiveTable,
+    PersonalTable,
+    ScopeTable,
+    TrainingTable,
+    TransformTable,
+)
+from .tables import KeyPath, Name, Table, parse_table, read_toml
+
+#: Keys of ``[network]`` that belong to a method and not to the network that methods are compared on.
+METHOD_PARTS = (
+    "norm",
+    "attention",
+    "condition",
+    "adapter",
+    "adapter_size",
+    "twin",
+    "site_strength",
+    "axis_correction",
+    "start",
+)
+#: The same, with what some methods replace.
+METHOD_NETWORK = (*METHOD_PARTS, "regularizer", "consistency", "ends_in", "combine")
+
+
+def _own_arm(name: str) -> str:
+    if name in {*CLASSICAL_ARMS, LOCAL, SHARED}:
+        raise ValueError("a name that no other arm of the report has")
+    return name
+
+
+class Recipe(Table):
+    """A federated method: network, local training, server, scope and what it is compared with.
+
+    ``name`` is the method's arm in the report, ``paper`` where it was published, ``left_out`` what of that is not here,
+    ``evidence`` how we know that it is that method. A file may begin with ``extends = "fedavg.toml"`` and say only what
+    differs.
+    """
+
+    name: Annotated[Name, AfterValidator(_own_arm)]
+    paper: str = ""
+    left_out: str = ""
+    evidence: Literal["", "defining property tested", "published ordering reproduced"] = ""
+    network: NetworkTable = NetworkTable()
+    training: TrainingTable = TrainingTable()
+    federation: FederationTable = FederationTable()
+    objective: ObjectiveTable = ObjectiveTable()
+    scope: ScopeTable = ScopeTable()
+    transform: TransformTable = TransformTable()
+    personal: PersonalTable = PersonalTable()
+    evaluation: EvaluationTable = EvaluationTable()
+
+    def choices(self) -> dict[str, Any]:
+        """The five choices and what of the network belongs to the method: all that makes two methods differ."""
+        table = self.model_dump(mode="json")
+        federation = {
+            key: value for key, value in table["federation"].items() if key not in ("rounds", "seed", "quorum")
+        }
+        network = {key: table["network"][key] for key in METHOD_NETWORK}
+        training = {key: table["training"][key] for key in ("loss", "optimizer", "momentum", "optimizer_state")}
+        personal = {key: value for key, value in table["personal"].items() if key != "learning_rate"}
+        chosen = {key: table[key] for key in ("objective", "scope", "transform")}
+        return chosen | {"federation": federation, "network": network, "training": training, "personal": personal}
+
+    def digest(self) -> str:
+        """SHA-256 of all values, defaults included; the order of keys in the file does not matter."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The resolved recipe, every default written out; reads back equal."""
+        # TOML has no null: what is None is left out, and None is its default.
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkTable | None = None) -> Recipe:
+    """Read a recipe.
+
+    Parameters
+    ----------
+    path
+        TOML file, see :class:`Recipe`.
+    overrides
+        Assignments such as ``"federation.rounds=20"``; the last wins. Values are TOML or a bare word.
+    network
+        Stands in for that of the recipe which this one extends in the end: a method brings only its own parts.
+
+    Raises
+    ------
+    ConfigError
+        If the file, a key or a value cannot be used; an override is named by its own text.
+    """
+    path = Path(path)
+    table = _read_extended(path, (), network)
+    sources: dict[KeyPath, str] = {}
+    for override in overrides:
+        keys, value = parse_override(override)
+        assign(table, keys, value, override, path)
+        sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
+        sources[keys] = f"--set {override}"
+    return parse_table(Recipe, table, path, sources)
+
+
+def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | None) -> dict[str, Any]:
+    """The table of a file, over that of the file which it extends."""
+    table = read_toml(path)
+    if "extends" not in table:
+        return table if network is None else table | {"network": _standing_in(network, table.get("network"))}
+    extended = table.pop("extends")
+    if not isinstance(extended, str):
+        raise config_error(path, "extends", repr(extended), "the name of a recipe file", "correct it")
+    base = path.parent / extended
+    if base.resolve() in (path.resolve(), *below):
+        raise config_error(path, "extends", f"{extended!r}, which extends this file", "another recipe", "correct it")
+    extended_table = _read_extended(base, (*below, path.resolve()), network)
+    # Another method is not of the same paper.
+    for claim in ("paper", "left_out", "evidence"):
+        extended_table.pop(claim, None)
+    return _merged(extended_table, table)
+
+
+def _standing_in(network: NetworkTable, root: Any) -> dict[str, Any]:
+    """A network in the place of that of a root recipe, of which only the parts stay that belong to a method."""
+    own = {key: value for key, value in root.items() if key in METHOD_PARTS} if isinstance(root, dict) else {}
+    return network.model_dump(mode="json", exclude_none=True) | own
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
