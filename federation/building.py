@@ -37,8 +37,12 @@ _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
 
 
 def consistency_at(manifest: SiteManifest, table: NetworkTable) -> str:
-    """Name of the data consistency at a site: its own, or the recipe's for its modality."""
-    return manifest.consistency or table.consistency_of(manifest.modality)
+    """Name of the data consistency at a site: its own, or the recipe's for its modality.
+
+    A recipe without data consistency, the control of what physics brings, has none at any site.
+    """
+    chosen = table.consistency_of(manifest.modality)
+    return chosen if chosen == "none" else manifest.consistency or chosen
 
 
 def build_network(table: NetworkTable, consistency: str | None = None) -> nn.Module:

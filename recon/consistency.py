@@ -140,31 +140,11 @@ class FilteredStep(SiteDataConsistency):
 
 
 class NormalizedStep(SiteDataConsistency):
-    r"""Step :math:`x - \alpha\, P (A x - y)` with the operator's normalized adjoint: SIRT's row and column sums in CT.
+    r"""Steps :math:`x - \alpha_k\, P (A x - y)` and the operator's normalized adjoint P, in CT SIRT's.
 
-    Parameters
-    ----------
-    step
-        Initial :math:`\alpha > 0`, learned on a logarithmic scale; below 2 the plain iteration converges.
-    """
-
-    uses_backprojection = False
-
-    def __init__(self, step: float = 1.0) -> None:
-        super().__init__()
-        self.log_step = nn.Parameter(_log(step, "NormalizedStep: step"))
-
-    def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
-        out: Tensor = x - self.log_step.exp() * A.normalized_adjoint(A(x) - y)
-        return out
-
-
-class ChebyshevStep(SiteDataConsistency):
-    r"""Several normalized steps :math:`x \leftarrow x - \alpha_k\, P (A x - y)`, of sizes that help each other.
-
-    The initial :math:`\alpha_k` are one over the roots of a Chebyshev polynomial [V]_, learned from there: the error
-    then shrinks fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that matters
-    to 1. With few views or angles plain steps hardly move what is seen least.
+    One step starts at size one. Of more, the sizes start at one over the roots of a Chebyshev polynomial [V]_: then the
+    error shrinks fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that matters
+    to 1. All are learned on a logarithmic scale.
 
     Parameters
     ----------
@@ -180,43 +160,54 @@ class ChebyshevStep(SiteDataConsistency):
 
     uses_backprojection = False
 
-    def __init__(self, iterations: int = 6, smallest: float = 0.02) -> None:
+    def __init__(self, iterations: int = 1, smallest: float = 0.02) -> None:
         super().__init__()
-        self.log_steps = nn.Parameter(_chebyshev_steps("ChebyshevStep", iterations, smallest).log())
+        if iterations < 1:
+            raise ValueError(f"{type(self).__name__}: iterations is {iterations}, expected at least 1")
+        if not 0 < smallest < 1:
+            raise ValueError(f"{type(self).__name__}: smallest is {smallest}, expected a number between 0 and 1")
+        self.log_steps = nn.Parameter(_steps(iterations, smallest).log())
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
+        weights = self.weights(y)
         for step in self.log_steps.exp():
-            x = x - step * A.normalized_adjoint(A(x) - y)
+            residual = A(x) - y
+            x = x - step * A.normalized_adjoint(residual if weights is None else weights * residual)
         return x
 
+    def weights(self, y: Tensor) -> Tensor | None:
+        """What the residual is multiplied by, broadcastable to the measurement; None for nothing."""
+        return None
 
-class WeightedStep(SiteDataConsistency):
+
+class ChebyshevStep(NormalizedStep):
+    """Six steps at once: with few views or angles a single one hardly moves what is seen least."""
+
+    def __init__(self, iterations: int = 6, smallest: float = 0.02) -> None:
+        super().__init__(iterations, smallest)
+
+
+class WeightedStep(NormalizedStep):
     r"""Normalized steps :math:`x - \alpha_k\, P W (A x - y)` with a learned positive profile W of what was measured.
 
     In MRI W depends on the distance from the center of k-space, in CT on the detector element: what a site measures
-    well counts more. W is one at the start, where the layer is a :class:`NormalizedStep`, or with more than one of
-    ``iterations`` a :class:`ChebyshevStep`.
+    well counts more. W is one at the start.
 
     Parameters
     ----------
     knots
         Values of the logarithm of W, linear in between.
     iterations, smallest
-        As for :class:`ChebyshevStep`; one step is of size one.
+        As for :class:`NormalizedStep`.
     """
 
-    uses_backprojection = False
-
     def __init__(self, knots: int = 8, iterations: int = 1, smallest: float = 0.02) -> None:
-        super().__init__()
+        super().__init__(iterations, smallest)
         if knots < 2:
             raise ValueError(f"WeightedStep: knots is {knots}, expected at least 2")
-        steps = _chebyshev_steps("WeightedStep", iterations, smallest) if iterations != 1 else torch.ones(1)
-        self.log_steps = nn.Parameter(steps.log())
         self.log_profile = nn.Parameter(torch.zeros(knots))
 
-    def profile(self, y: Tensor) -> Tensor:
-        """W for a measurement of this shape, broadcastable to it."""
+    def weights(self, y: Tensor) -> Tensor:
         height, width = y.shape[-2:]
         across = torch.linspace(-1, 1, width, device=y.device)
         if y.is_complex():
@@ -228,12 +219,6 @@ class WeightedStep(SiteDataConsistency):
         low = position.floor().long().clamp(0, len(self.log_profile) - 2)
         part = position - low
         return ((1 - part) * self.log_profile[low] + part * self.log_profile[low + 1]).exp()
-
-    def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
-        profile = self.profile(y)
-        for step in self.log_steps.exp():
-            x = x - step * A.normalized_adjoint(profile * (A(x) - y))
-        return x
 
 
 class AxisCorrection(SitePart):
@@ -332,12 +317,10 @@ class DualStep(SiteDataConsistency):
         return out, dual
 
 
-def _chebyshev_steps(who: str, iterations: int, smallest: float) -> Tensor:
-    """One over the roots of the Chebyshev polynomial on [smallest, 1]."""
-    if iterations < 1:
-        raise ValueError(f"{who}: iterations is {iterations}, expected at least 1")
-    if not 0 < smallest < 1:
-        raise ValueError(f"{who}: smallest is {smallest}, expected a number between 0 and 1")
+def _steps(iterations: int, smallest: float) -> Tensor:
+    """A step of size one; more are one over the roots of the Chebyshev polynomial on [smallest, 1]."""
+    if iterations == 1:
+        return torch.ones(1)
     angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
     roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
     # Large and small steps in turn, the largest first: a large one at the end would enlarge rounding errors.

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from physics import (
     SAMPLINGS,
@@ -30,7 +29,7 @@ from .mri_file import Volume, fitting_crop, open_volume
 from .sample import Sample, SampleMeta, center_crop, samples_center
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
 from .volume_facts import VolumeFacts, available_positions, effective_acceleration, probe_volume
-from .volume_slices import SliceIndex, generator_for, require_different_names
+from .volume_slices import VolumeSlices, generator_for
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -79,7 +78,7 @@ class Simulation:
             raise ValueError(f"Simulation: noise_std is {self.noise_std}, expected 0 or more")
 
 
-class KSpaceSlices(Dataset[Sample]):
+class KSpaceSlices(VolumeSlices):
     """Every slice of some fastMRI-layout files, in order, as a :class:`Sample`.
 
     Files are checked when the dataset is made and read slice by slice when a sample is asked for; no file
@@ -144,18 +143,10 @@ class KSpaceSlices(Dataset[Sample]):
         self.epoch = 0
         self.volumes = tuple(open_volume(file) for file in files)
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
-        require_different_names([volume.path for volume in self.volumes])
+        super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
         for volume in self.volumes:
             self._require_usable(volume)
-        self._index = SliceIndex([volume.shape[0] for volume in self.volumes])
         self._facts: dict[int, VolumeFacts] = {}
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """Number of the volume and of its slice that a sample comes from."""
-        return self._index.locate(index)
 
     def mask(self, number: int) -> Tensor:
         """Sampled positions of a volume, bool ``(1 | height, width)``; padding is not sampled."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from physics import MU_WATER, Geometry, RadonOperator, Transmission
 
@@ -15,7 +14,7 @@ from .errors import DataError, data_error
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
 from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, limited, open_sinograms
-from .volume_slices import SliceIndex, generator_for, require_different_names
+from .volume_slices import VolumeSlices, generator_for
 
 #: Attenuation in 1/mm of an image value of 1: that of water.
 CT_SCALE = MU_WATER
@@ -69,7 +68,7 @@ class ScanSimulation:
             )
 
 
-class SinogramSlices(Dataset[Sample]):
+class SinogramSlices(VolumeSlices):
     """Every slice of some CT files, in order, as a :class:`Sample`.
 
     Files are checked when the dataset is made and read slice by slice; no file stays open. Samples depend on the files
@@ -117,17 +116,9 @@ class SinogramSlices(Dataset[Sample]):
         self.volumes = tuple(open_sinograms(file, format, setup) for file in files)
         self.geometries = tuple(self._geometry(volume) for volume in self.volumes)
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
-        require_different_names([volume.path for volume in self.volumes])
+        super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
         for volume in self.volumes:
             self._require_dose(volume)
-        self._index = SliceIndex([volume.shape[0] for volume in self.volumes])
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """Number of the volume and of its slice that a sample comes from."""
-        return self._index.locate(index)
 
     def acceleration(self, number: int) -> float:
         """Views of the file over views used."""

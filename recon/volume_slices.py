@@ -8,27 +8,35 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+from torch.utils.data import Dataset
 
 from .errors import data_error
+from .sample import Sample
 
 
-class SliceIndex:
-    """Counts the slices of some volumes through.
+class VolumeSlices(Dataset[Sample]):
+    """Slices of some files, counted through in order.
 
     Parameters
     ----------
-    slices
-        How many each volume has.
+    volumes
+        Path and number of slices of every file.
+
+    Raises
+    ------
+    DataError
+        If two files have one name.
     """
 
-    def __init__(self, slices: Sequence[int]) -> None:
-        self._ends = list(accumulate(slices))
+    def __init__(self, volumes: Sequence[tuple[Path, int]]) -> None:
+        _require_different_names([path for path, _ in volumes])
+        self._ends = list(accumulate(slices for _, slices in volumes))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Number of the volume and of its slice."""
+        """Number of the volume and of its slice that a sample comes from."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"slices: index {index}, expected less than {len(self)}")
         index %= len(self)
@@ -36,7 +44,7 @@ class SliceIndex:
         return number, index - (self._ends[number - 1] if number else 0)
 
 
-def require_different_names(paths: Sequence[Path]) -> None:
+def _require_different_names(paths: Sequence[Path]) -> None:
     """Refuse two files of one name: it names a volume in the report and seeds what is drawn for it.
 
     Raises

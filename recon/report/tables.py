@@ -65,6 +65,7 @@ def site_table(results: Results) -> str:
         "coils",
         "noise",
         "maps",
+        "data consistency",
         "train / validation / test",
         "shared",
         "kept",
@@ -83,6 +84,7 @@ def site_table(results: Results) -> str:
             _fact(known.get("coils")),
             _fact(known.get("noise_std")),
             str(known.get("maps", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
+            str(known.get("consistency", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
             " / ".join(_fact(split.get(part)) for part in ("train", "validation", "test")),
             _fact(known.get("parameters_shared")),
             _fact(known.get("parameters_kept")),

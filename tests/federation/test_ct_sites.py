@@ -17,10 +17,12 @@ from federation import (
     check_sites,
     load_federation,
     load_manifest,
+    load_recipe,
     make_ct_demo_sites,
     make_ct_image_sites,
     make_demo_sites,
 )
+from federation.building import consistency_at
 from federation.cli import main
 from federation.experiment import RunFolder
 from federation.manifest import read_federation
@@ -101,6 +103,11 @@ def test_a_site_has_the_data_consistency_of_its_manifest(trained: Path, sites: P
     assert kinds == {"limited": {ChebyshevStep}, "protocol1": {NormalizedStep}}
 
 
+def test_a_recipe_without_physics_has_none_at_any_site(sites: Path) -> None:
+    table = load_recipe(RECIPE, ["network.consistency=none"]).network
+    assert {consistency_at(site, table) for site in load_federation(sites)} == {"none"}
+
+
 def test_an_unknown_data_consistency_is_refused(sites: Path, tmp_path: Path) -> None:
     text = (sites / "limited.toml").read_text()
     (tmp_path / "limited.toml").write_text(text.replace('"chebyshev"', '"chebychev"'))
@@ -120,6 +127,7 @@ def test_the_report_shows_ct(trained: Path) -> None:
         assert entry["bias_hu"] and entry["noise_hu"].keys() == entry["bias_hu"].keys()
     assert "projected on a grid 2x as fine" in report["metric_card"]["measurement"]
     page = (trained / "report.html").read_text()
+    assert "<td>chebyshev</td>" in page and "<td>normalized</td>" in page
     assert "CT image quality" in page and "Soft-tissue window" in page and page.count("data:image/png") > 4 * 5
     with h5py.File(trained / "test" / "protocol1.h5") as file:
         assert {"sinogram", "ray_weights", "reference"} <= set(file)

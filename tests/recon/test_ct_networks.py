@@ -256,10 +256,10 @@ def test_a_weighted_step_starts_as_a_normalized_one_and_weighs() -> None:
     torch.testing.assert_close(layer(0.5 * x, y, A), NormalizedStep()(0.5 * x, y, A), rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         layer.log_profile[0] = 20.0
-    profile = layer.profile(y)
+    profile = layer.weights(y)
     assert profile.shape == y.shape[-1:] and float(profile[0].detach()) > 1e8 and float(profile[-1].detach()) == 1
     kspace = torch.zeros(2, 9, 9, dtype=torch.complex64)
-    assert int(layer.profile(kspace).argmax()) == 40  # the center of k-space
+    assert int(layer.weights(kspace).argmax()) == 40  # the center of k-space
 
 
 def test_the_axis_correction_moves_a_sinogram_and_learns_how_far() -> None:
