@@ -140,33 +140,19 @@ class FilteredStep(SiteDataConsistency):
 
 
 class NormalizedStep(SiteDataConsistency):
-    r"""Steps :math:`x - \alpha_k\, P (A x - y)` and the operator's normalized adjoint P, in CT SIRT's.
-
-    One step starts at size one. Of more, the sizes start at one over the roots of a Chebyshev polynomial [V]_: then the
-    error shrinks fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that matters
-    to 1. All are learned on a logarithmic scale.
+    r"""Step :math:`x - \alpha\, P (A x - y)` and the operator's normalized adjoint P, in CT SIRT's row and column sums.
 
     Parameters
     ----------
-    iterations
-        Number of steps, each a projection and a back-projection.
-    smallest
-        The smallest eigenvalue that matters, between 0 and 1.
-
-    References
-    ----------
-    .. [V] Varga, Matrix Iterative Analysis, 1962, chapter 5.
+    step
+        Initial :math:`\alpha > 0`, learned on a logarithmic scale; below 2 the plain iteration converges.
     """
 
     uses_backprojection = False
 
-    def __init__(self, iterations: int = 1, smallest: float = 0.02) -> None:
+    def __init__(self, step: float = 1.0) -> None:
         super().__init__()
-        if iterations < 1:
-            raise ValueError(f"{type(self).__name__}: iterations is {iterations}, expected at least 1")
-        if not 0 < smallest < 1:
-            raise ValueError(f"{type(self).__name__}: smallest is {smallest}, expected a number between 0 and 1")
-        self.log_steps = nn.Parameter(_steps(iterations, smallest).log())
+        self.log_steps = nn.Parameter(_log(step, "NormalizedStep: step").reshape(1))
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         weights = self.weights(y)
@@ -181,13 +167,34 @@ class NormalizedStep(SiteDataConsistency):
 
 
 class ChebyshevStep(NormalizedStep):
-    """Six steps at once: with few views or angles a single one hardly moves what is seen least."""
+    r"""Several normalized steps of sizes that help each other: a single one hardly moves what few views see least.
+
+    The initial sizes are one over the roots of a Chebyshev polynomial [V]_, learned from there: the error then shrinks
+    fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that matters to 1.
+
+    Parameters
+    ----------
+    iterations
+        Number of steps, each a projection and a back-projection; a single one is of size one.
+    smallest
+        The smallest eigenvalue that matters, between 0 and 1.
+
+    References
+    ----------
+    .. [V] Varga, Matrix Iterative Analysis, 1962, chapter 5.
+    """
 
     def __init__(self, iterations: int = 6, smallest: float = 0.02) -> None:
-        super().__init__(iterations, smallest)
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"{type(self).__name__}: iterations is {iterations}, expected at least 1")
+        if not 0 < smallest < 1:
+            raise ValueError(f"{type(self).__name__}: smallest is {smallest}, expected a number between 0 and 1")
+        if iterations > 1:
+            self.log_steps = nn.Parameter(_chebyshev_steps(iterations, smallest).log())
 
 
-class WeightedStep(NormalizedStep):
+class WeightedStep(ChebyshevStep):
     r"""Normalized steps :math:`x - \alpha_k\, P W (A x - y)` with a learned positive profile W of what was measured.
 
     In MRI W depends on the distance from the center of k-space, in CT on the detector element: what a site measures
@@ -198,7 +205,7 @@ class WeightedStep(NormalizedStep):
     knots
         Values of the logarithm of W, linear in between.
     iterations, smallest
-        As for :class:`NormalizedStep`.
+        As for :class:`ChebyshevStep`.
     """
 
     def __init__(self, knots: int = 8, iterations: int = 1, smallest: float = 0.02) -> None:
@@ -317,10 +324,8 @@ class DualStep(SiteDataConsistency):
         return out, dual
 
 
-def _steps(iterations: int, smallest: float) -> Tensor:
-    """A step of size one; more are one over the roots of the Chebyshev polynomial on [smallest, 1]."""
-    if iterations == 1:
-        return torch.ones(1)
+def _chebyshev_steps(iterations: int, smallest: float) -> Tensor:
+    """One over the roots of the Chebyshev polynomial on [smallest, 1]."""
     angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
     roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
     # Large and small steps in turn, the largest first: a large one at the end would enlarge rounding errors.
