@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -63,17 +63,14 @@ class ArmJob:
 
 def run_trial(job: ArmJob) -> tuple[float, str]:
     """Train one arm with one learning rate and score it on validation data alone; what was trained is dropped."""
-    logging.disable(logging.WARNING)
     begin = time.monotonic()
     manifests = tuple(load_federation(job.sites))
     facts: dict[str, Any]
     try:
-        with tempfile.TemporaryDirectory() as scratch:
+        with _said_before(), tempfile.TemporaryDirectory() as scratch:
             facts = {"validation": _trial_score(job, manifests, Path(scratch)), "rate": job.rate}
     except DataError as error:
         facts = {"failed": " ".join(str(error).split())}
-    finally:
-        logging.disable(logging.NOTSET)
     write_atomically(job.folder / "facts.json", json.dumps(facts, indent=1).encode())
     return time.monotonic() - begin, f"failed: {facts['failed']}" if "failed" in facts else ""
 
@@ -91,18 +88,15 @@ def _trial_score(job: ArmJob, manifests: tuple[SiteManifest, ...], scratch: Path
 
 def run_arm(job: ArmJob) -> tuple[float, str]:
     """Train and score one arm; seconds, and why it failed if it did."""
-    # What is remarkable about the hospitals was said when they were made.
-    logging.disable(logging.WARNING)
     begin = time.monotonic()
     _forget_peak()
     manifests = tuple(load_federation(job.sites))
     try:
-        rows, facts = (_federated if job.arm.kind == "federated" else _central)(job, manifests)
+        with _said_before():
+            rows, facts = (_federated if job.arm.kind == "federated" else _central)(job, manifests)
     except DataError as error:
         # One arm that cannot be run (a rule that needs more sites) is a result, not the end of the others.
         facts, rows = {"failed": " ".join(str(error).split())}, []
-    finally:
-        logging.disable(logging.NOTSET)
     seconds = time.monotonic() - begin
     facts |= {"seconds": round(seconds, 1), "peak_memory_mb": _peak_mb()}
     if rows:
@@ -215,6 +209,18 @@ def _rows(job: ArmJob, arm: str, manifest: SiteManifest, volumes: Sequence[Mappi
         )
         for volume in volumes
     ]
+
+
+@contextlib.contextmanager
+def _said_before() -> Iterator[None]:
+    """What is remarkable about the scans was said when the hospitals were made, and is not said again by every arm."""
+    logger = logging.getLogger("physics.fbp")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _forget_peak() -> None:

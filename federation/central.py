@@ -43,7 +43,7 @@ class CentralArm:
     Parameters
     ----------
     recipe
-        Network, optimizer, rounds and steps; its choices of the federation are not used.
+        Network, loss, learning rate, rounds and steps; Adam on the references. Its other choices are not used.
     caches
         Folder of the estimated coil maps by site.
     """

@@ -59,7 +59,7 @@ def run_comparison(
     """
     _claim_folder(preset, out)
     plan = _Plan(preset, out, tuple(extra), seeds)
-    bases = {modality: _prepare(preset, out, modality, jobs, say) for modality in modalities}
+    bases = {modality: _prepare(preset, out, modality, extra, jobs, say) for modality in modalities}
     if len(preset.rates) > 1:
         trials = [job for modality in modalities for job in plan.trials(modality, bases[modality])]
         _run("trial", [job for job in trials if not job.is_done], jobs, say, run_trial)
@@ -124,7 +124,7 @@ def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: 
     return folder / "sites"
 
 
-def _prepare(preset: Preset, out: Path, modality: str, jobs: int, say: Say) -> Path | None:
+def _prepare(preset: Preset, out: Path, modality: str, extra: Sequence[Arm], jobs: int, say: Say) -> Path | None:
     """Simulate all hospitals, and train the base of the adapters on hospitals of another draw."""
     for table in preset.tables:
         if modality in table.modalities:
@@ -132,13 +132,15 @@ def _prepare(preset: Preset, out: Path, modality: str, jobs: int, say: Say) -> P
             folder = out / modality / _slug(table.name)
             sites = _sites(preset, folder, modality, table, False, jobs)
             list(run_jobs(_estimate_maps, [(m, folder / "maps" / m.name) for m in read_federation(sites)], jobs))
-    if not any(arm.recipe in ("fed_scales", "fedpr", "med_lora", "med_dual_lora") for arm in preset.arms):
+    budget = preset.budgets[modality]
+    arms = [arm for arm in (*preset.arms, *extra) if modality in arm.modalities]
+    if all(budget.recipe(arm, modality, 0).network.adapter == "none" for arm in arms):
         return None
     folder = out / modality / "base"
     if not (folder / "trained").exists():
         say(f"{modality}: a base for the adapters, trained at hospitals of another draw ...")
         sites = _sites(preset, folder, modality, preset.tables[0], True, jobs)
-        recipe = preset.budgets[modality].recipe(Arm("base"), modality, preset.base_seed)
+        recipe = budget.recipe(Arm("base"), modality, preset.base_seed)
         train_run(recipe, load_federation(sites), folder / "run", jobs=jobs, resume=True, say=quiet)
         write_atomically(folder / "trained", b"")
     return folder / "run"

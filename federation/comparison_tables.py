@@ -17,6 +17,7 @@ from recon import (
     paired_difference,
     read_scores,
     select_table,
+    summarize_arm,
     write_atomically,
     write_comparison,
     write_scores,
@@ -132,7 +133,7 @@ def _table(
         entry |= {name: fmean([run[name] for run in runs]) for name in ("seconds", "peak_memory_mb")}
         if runs[0].get("label"):
             entry["label"] = runs[0]["label"]
-        if flags := _flags(arm, runs):
+        if flags := _flags(arm, rows, runs, known["fedavg"]):
             entry["flags"] = flags
         facts[arm] = entry
     against = [arm for arm in ("fedavg", LOCAL) if arm in {row.arm for row in rows}]
@@ -142,17 +143,29 @@ def _table(
         raise DataError(f"{key[0]}, table '{key[1]}': {error}; run what is missing with the same --out") from None
 
 
-def _flags(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites."""
+def _flags(
+    arm: str,
+    rows: Sequence[ScoreRow],
+    runs: Sequence[Mapping[str, Any]],
+    classical: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites.
+
+    ``classical`` are the runs that scored TV, the same at every training seed.
+    """
+    tv = classical[0].get("quality", {})
+    if "tv" not in {row.arm for row in rows} or summarize_arm(rows, arm).mean <= summarize_arm(rows, "tv").mean:
+        return []
     flags = []
     for name, text in (("mtf50_lp_per_cm", "MTF"), ("disc_cnr", "contrast to noise")):
-        own, tv = [], []
-        for run in runs:
-            for measured in run.get("quality", {}).values():
-                if arm in measured and "tv" in measured and None not in (measured[arm][name], measured["tv"][name]):
-                    own.append(measured[arm][name])
-                    tv.append(measured["tv"][name])
-        if own and fmean(own) < 0.9 * fmean(tv):
+        pairs = [
+            (measured[arm][name], tv[site]["tv"][name])
+            for run in runs
+            for site, measured in run.get("quality", {}).items()
+            if arm in measured and "tv" in tv.get(site, {})
+        ]
+        known = [pair for pair in pairs if None not in pair]
+        if known and fmean(own for own, _ in known) < 0.9 * fmean(other for _, other in known):
             flags.append(f"{text} below TV")
     return flags
 
@@ -175,8 +188,9 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
         + (f"; sites differ in: {table}" if table in VARIANTS else "")
         + ("; operators place the rotation axis half a pixel off" if table == OFF_AXIS else ""),
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
-        "steps": f"{rounds * steps} of batch 1 at every site in every federated and local arm, fine-tuning included; "
-        "joint: as many, each on a batch of every site; sequential: as many per site",
+        "steps": f"{rounds * steps} of batch 1 at every site in every federated and local arm, fine-tuning included "
+        "unless it is shorter than a round (column steps); joint: as many, each on a batch of every site; sequential: "
+        "as many per site",
         "learning_rate": f"{budget['learning_rate']:g}, cosine, "
         + (
             f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, each arm its own"

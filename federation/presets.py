@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recon import ScanSimulation, Simulation
@@ -129,8 +129,8 @@ class Preset:
     #: Factors on the learning rate that every arm is tried with, on validation data; one is no trial.
     rates: tuple[float, ...] = (1.0,)
     data_seed: int = 0
-    #: Volumes of the data that a frozen base is trained on, from another draw.
-    base_seed: int = field(default=1000)
+    #: Draws the data that a frozen base is trained on.
+    base_seed: int = 1000
 
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
         """Write the hospitals of a table, or those of another draw that a base is trained at."""

@@ -13,7 +13,7 @@ from federation import ConfigError, load_recipe, make_ct_demo_sites
 from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
 from federation.compare import run_comparison
-from federation.comparison_tables import judge, write_tables
+from federation.comparison_tables import _flags, judge, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
 from federation.presets import PRESETS, VARIANTS, TableSpec, ct_sites, write_off_axis
@@ -232,6 +232,20 @@ def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text('extends = "a.toml"\nname = "b"\n')
     with pytest.raises(ConfigError, match=r"extends: found 'a.toml', which extends this file"):
         load_recipe(tmp_path / "a.toml")
+
+
+def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
+    def rows(arm: str, psnr: float) -> list[ScoreRow]:
+        return [ScoreRow("ct", "together", arm, 0, "a", False, "v", psnr, 0.9, 0.1)]
+
+    def run(**mtf: float) -> dict[str, object]:
+        return {"quality": {"a": {arm: {"mtf50_lp_per_cm": value, "disc_cnr": None} for arm, value in mtf.items()}}}
+
+    fedavg = [run(fedavg=5.0, tv=5.0)]
+    better = rows("tv", 30.0) + rows("mine", 31.0)
+    assert _flags("mine", better, [run(mine=4.0)], fedavg) == ["MTF below TV"]
+    assert _flags("mine", better, [run(mine=4.9)], fedavg) == []
+    assert _flags("mine", rows("tv", 30.0) + rows("mine", 29.0), [run(mine=4.0)], fedavg) == []
 
 
 def test_judging_says_nothing_of_arms_that_were_not_run() -> None:
