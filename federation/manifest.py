@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
 from pydantic import AfterValidator, PrivateAttr
@@ -36,6 +36,15 @@ from .manifest_tables import (
     Split,
 )
 from .tables import Name, Table, nearest, one_of, parse_table, read_toml
+
+
+class _Reading(NamedTuple):
+    """How the slices of a site are read, see :meth:`SiteManifest.samples`."""
+
+    degraded: bool
+    cache: Path | None
+    augment: Augmentation | None
+    seed: int
 
 
 class SiteManifest(Table, ABC):
@@ -93,7 +102,6 @@ class SiteManifest(Table, ABC):
             If it cannot be used.
         """
 
-    @abstractmethod
     def samples(
         self,
         files: Sequence[Path],
@@ -113,7 +121,18 @@ class SiteManifest(Table, ABC):
             Folder for estimated coil maps; None estimates them anew.
         augment, seed
             Augmentation of the images, for training.
+
+        Raises
+        ------
+        ConfigError
+            If the modality has no augmentation.
+        DataError
+            If a file cannot be used.
         """
+        return self._slices(files, _Reading(degraded, cache, augment, seed))
+
+    @abstractmethod
+    def _slices(self, files: Sequence[Path], how: _Reading) -> KSpaceSlices | SinogramSlices: ...
 
     def dataset(
         self, split: Split, cache: Path | None = None, augment: Augmentation | None = None, seed: int = 0
@@ -202,24 +221,16 @@ class MRISite(SiteManifest):
         """The retrospective degradation, None where the data are used as measured."""
         return None if self.simulate is None else Simulation(**self.simulate.model_dump())
 
-    def samples(
-        self,
-        files: Sequence[Path],
-        *,
-        degraded: bool = True,
-        cache: Path | None = None,
-        augment: Augmentation | None = None,
-        seed: int = 0,
-    ) -> KSpaceSlices:
+    def _slices(self, files: Sequence[Path], how: _Reading) -> KSpaceSlices:
         return KSpaceSlices(
             files,
             self.name,
-            simulate=self.simulation() if degraded else None,
+            simulate=self.simulation() if how.degraded else None,
             maps=self.data.maps,
             reference=self.data.reference,
-            cache=cache,
-            augment=augment,
-            seed=seed,
+            cache=how.cache,
+            augment=how.augment,
+            seed=how.seed,
         )
 
 
@@ -242,16 +253,8 @@ class CTSite(SiteManifest):
         """The retrospective degradation, None where the data are used as measured."""
         return None if self.simulate is None else ScanSimulation(**self.simulate.model_dump())
 
-    def samples(
-        self,
-        files: Sequence[Path],
-        *,
-        degraded: bool = True,
-        cache: Path | None = None,
-        augment: Augmentation | None = None,
-        seed: int = 0,
-    ) -> SinogramSlices:
-        if augment is not None:
+    def _slices(self, files: Sequence[Path], how: _Reading) -> SinogramSlices:
+        if how.augment is not None:
             raise config_error(
                 self.path, "modality", "ct with training.augment", "a recipe without", "set training.augment=false"
             )
@@ -260,7 +263,7 @@ class CTSite(SiteManifest):
             self.name,
             format=self.data.format,
             setup=self.setup,
-            simulate=self.simulation() if degraded else None,
+            simulate=self.simulation() if how.degraded else None,
             weighted=self.data.weighted,
         )
 

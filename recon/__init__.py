@@ -32,6 +32,7 @@ from .consistency import (
     WeightedStep,
 )
 from .ct_quality import Probe, Quality, measure_quality
+from .data_consistent import DataConsistent
 from .errors import DataError, data_error
 from .evaluation import SiteScores, VolumeImages, VolumeScore, evaluate, reconstruct
 from .files import write_atomically, write_hdf5
@@ -80,7 +81,6 @@ from .simulate import read_images, simulate_volume, simulated_header, with_smoot
 from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, open_sinograms, write_sinograms
 from .sinograms import CT_SCALE, ScanSimulation, SinogramSlices
 from .statistics import Interval, holm, paired_difference
-from .test_time import DataConsistent
 from .training import TrainingResult, cosine_learning_rate, train_locally
 from .twin import TwinNetwork
 

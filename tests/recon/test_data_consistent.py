@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from physics import CartesianMRI, ImageGrid, LinearOperator, ParallelBeam, RadonOperator, evenly_spaced
 from recon.calls import apply
+from recon.data_consistent import DataConsistent
 from recon.sample import Sample, SampleMeta, collate
-from recon.test_time import DataConsistent
 
 OPERATORS = {
     "mri": CartesianMRI(
