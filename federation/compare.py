@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from recon import (
+    MIN_SEEDS,
     DataError,
     write_atomically,
 )
@@ -70,8 +71,8 @@ def run_comparison(
         if modality in table.modalities
         for job in plan.jobs(modality, table, bases[modality])
     ]
-    # Seed by seed, so that a comparison that is cut short has whole tables with fewer seeds.
-    work.sort(key=lambda job: (job.seed, preset_order(preset, job.table)))
+    # A comparison that is cut short has whole tables: first all with the seeds that a verdict needs at least.
+    work.sort(key=lambda job: (job.seed // MIN_SEEDS, preset_order(preset, job.table), job.seed))
     missing = [job for job in work if not job.is_done]
     say(f"{len(work)} arms, {len(work) - len(missing)} of them done before")
     _run("", missing, jobs, say, run_arm)

@@ -12,7 +12,7 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
 from .adapters import add_lora, add_prompts, add_scales, base_name, freeze_base, is_adapter
 from .augmentation import Augmentation
 from .calls import apply, call
-from .claims import Aim, Hypothesis, verdict
+from .claims import MIN_SEEDS, Aim, Hypothesis, verdict
 from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled, tune
 from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
 from .conditioning import Codebook, FiLM, StepScale
@@ -92,6 +92,7 @@ __all__ = [
     "CT_SCALE",
     "DATA_CONSISTENCY",
     "LOSSES",
+    "MIN_SEEDS",
     "REGULARIZERS",
     "SIRT",
     "Aim",
