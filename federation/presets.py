@@ -211,6 +211,6 @@ PRESETS = {
             TableSpec("noise only", _ONE_FACTOR, seeds=3, train=8),
             TableSpec("anatomy only", _ONE_FACTOR, seeds=3, train=8),
         ),
-        rates=(0.5, 1.0, 2.0),
+        rates=(0.5, 1.0, 2.0, 4.0),
     ),
 }
