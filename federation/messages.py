@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from .packing import Layout, MessageError, State, below, check_layout, largest_message, layout, pack, under, unpack
+from .packing import (
+    Layout,
+    MessageError,
+    State,
+    below,
+    join,
+    largest_message,
+    layout,
+    layout_digest,
+    pack,
+    split,
+    under,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from .transforms import Chain
@@ -99,20 +112,25 @@ class Wire:
         MessageError
             If names, shapes, dtypes or values are wrong.
         """
-        dense = {**self.shared, **{_AUX + name: entry for name, entry in self.aux.items()}}
-        header, tensors = unpack(data, kind=kind, max_bytes=largest_message(dense))
-        aux = below(_AUX, tensors)
+        largest = largest_message({**self.shared, **under(_AUX, self.aux)})
+        header, tensors = unpack(data, kind=kind, max_bytes=largest)
         shared = {name: tensor for name, tensor in tensors.items() if not name.startswith(_AUX)}
-        check_layout(layout(aux), self.aux, f"{kind}, beside the parameters")
-        if not header.get("encoded"):
-            check_layout(layout(shared), self.shared, kind)
-        elif self.chain is None:
+        encoded = bool(header.get("encoded"))
+        wanted = _layout_digest(self.shared, self.aux, encoded)
+        if (found := header.pop("layout", None)) != wanted:
+            raise MessageError(
+                f"{kind}: the digest of the tensors' names, dtypes and shapes is {str(found)[:12]}, expected "
+                f"{wanted[:12]}; network, scope and method must be the same everywhere"
+            )
+        aux = split(below(_AUX, tensors), self.aux, f"{kind}, beside the parameters")
+        if not encoded:
+            return header, split(shared, self.shared, kind), aux
+        if self.chain is None:
             raise MessageError(f"{kind}: its parameters are encoded, expected them as they are")
-        else:
-            try:
-                self.chain.check_payload(shared, self.shared)
-            except ValueError as error:
-                raise MessageError(f"{kind}: {error}") from None
+        try:
+            self.chain.check_payload(shared, self.shared)
+        except ValueError as error:
+            raise MessageError(f"{kind}: {error}") from None
         return header, shared, aux
 
     def decode(self, base: State, payload: State) -> dict[str, Tensor]:
@@ -120,6 +138,17 @@ class Wire:
         assert self.chain is not None
         change = self.chain.decode(payload, self.shared)
         return {name: base[name] + change[name] for name in self.shared}
+
+
+def _packed(kind: str, header: Mapping[str, Any], shared: State, aux: State) -> bytes:
+    """A message whose tensors are joined, their names in the header as a digest; encoded parameters go as they are."""
+    described = _layout_digest(layout(shared), layout(aux), header["encoded"])
+    tensors = {**(shared if header["encoded"] else join(shared)), **under(_AUX, join(aux))}
+    return pack(kind, {**header, "layout": described}, tensors)
+
+
+def _layout_digest(shared: Layout, aux: Layout, encoded: bool) -> str:
+    return layout_digest({**({} if encoded else shared), **under(_AUX, aux)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +172,7 @@ class Broadcast(_Fields):
         return "broadcast"
 
     def to_bytes(self) -> bytes:
-        return pack(self.kind(), self.header(), {**self.shared, **under(_AUX, self.aux)})
+        return _packed(self.kind(), self.header(), self.shared, self.aux)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, site: str, wire: Wire) -> Self:
@@ -218,7 +247,7 @@ class SiteUpdate(SiteReport):
         return "update"
 
     def to_bytes(self) -> bytes:
-        return pack(self.kind(), self.header(), {**self.shared, **under(_AUX, self.aux)})
+        return _packed(self.kind(), self.header(), self.shared, self.aux)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, broadcast: Broadcast, wire: Wire | None = None) -> Self:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 State = Mapping[str, Tensor]
 #: Shape and dtype of every tensor of a state.
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+Entry = TypeVar("Entry")
 
 FORMAT = 1
 # A broadcast's or update's fields, padded: the size of a message then does not depend on the digits of a
 # number.
-_PADDED_FIELDS = 1024
+_PADDED_FIELDS = 640
 _MAX_HEADER = 16 * 2**20
 _MAX_BYTES = 2**32
 _METADATA = "fedrecon"
@@ -67,14 +68,52 @@ def layout(state: State) -> Layout:
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
 
 
-def under(prefix: str, state: State) -> dict[str, Tensor]:
-    """The tensors with ``prefix`` before their names."""
+def under(prefix: str, state: Mapping[str, Entry]) -> dict[str, Entry]:
+    """A state or a layout with ``prefix`` before its names."""
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def below(prefix: str, state: State) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it; the inverse of :func:`under`."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def join(state: State) -> dict[str, Tensor]:
+    """One flat tensor per dtype, named by it, of all tensors in the order of their names.
+
+    A table of names would be most of a small update; :func:`layout_digest` says what they are.
+    """
+    by_dtype: dict[str, list[Tensor]] = {}
+    for name in sorted(state):
+        by_dtype.setdefault(_DTYPE_NAMES[state[name].dtype], []).append(state[name].detach().reshape(-1))
+    return {dtype: torch.cat(parts) for dtype, parts in by_dtype.items()}
+
+
+def split(joined: State, expected: Layout, kind: str) -> dict[str, Tensor]:
+    """The tensors that :func:`join` made one of.
+
+    Raises
+    ------
+    MessageError
+        If there are more or fewer numbers than ``expected``.
+    """
+    counts: dict[str, int] = {}
+    for shape, dtype in expected.values():
+        counts[_DTYPE_NAMES[dtype]] = counts.get(_DTYPE_NAMES[dtype], 0) + math.prod(shape)
+    check_layout(layout(joined), {name: ((count,), _DTYPES[name]) for name, count in counts.items()}, kind)
+    rest = dict(joined)
+    state = {}
+    for name in sorted(expected):
+        shape, dtype = expected[name]
+        flat = rest[_DTYPE_NAMES[dtype]]
+        state[name], rest[_DTYPE_NAMES[dtype]] = flat[: math.prod(shape)].reshape(shape), flat[math.prod(shape) :]
+    return state
+
+
+def layout_digest(expected: Layout) -> str:
+    """SHA-256 over names, dtypes and shapes."""
+    entries = [[name, str(dtype), list(shape)] for name, (shape, dtype) in sorted(expected.items())]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def check_finite(state: State, what: str) -> None:

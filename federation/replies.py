@@ -73,12 +73,8 @@ class Replies:
             self.reports[site] = SiteReport.from_bytes(reply, broadcast=broadcast)
         else:
             update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
-            if update.encoded or update.aux:
-                shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
-                reply_shared = pack("parameters", {}, shared)
-            else:
-                reply_shared = reply
-            stored = StoredState(self.incoming / f"{site}.safetensors", reply_shared)
+            shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
+            stored = StoredState(self.incoming / f"{site}.safetensors", pack("parameters", {}, shared))
             aux = (
                 StoredState(self.incoming / f"{site}.aux.safetensors", pack("aux", {}, update.aux))
                 if update.aux

@@ -14,7 +14,7 @@ from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["federation", "physics", "recon"]
-DOORS = ["train.py", "evaluate.py", "reconstruct.py", "make_sites.py"]
+DOORS = ["train.py", "evaluate.py", "reconstruct.py", "make_sites.py", "compare.py"]
 
 
 def run(*command: str | Path, folder: Path, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -7,10 +7,11 @@ import safetensors.torch
 import torch
 
 from federation import Broadcast, MessageError, SiteUpdate, Wire, digest, pack, unpack
-from federation.packing import layout
+from federation.packing import join, layout, split
 
 SHARED = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(0.5)}
 EXPECTED = layout(SHARED)
+OTHER = "digest of the tensors' names, dtypes and shapes"
 
 
 def broadcast(**changes) -> Broadcast:
@@ -39,6 +40,45 @@ def test_messages_survive_the_trip():
     assert (received.header(), digest(received.shared)) == (sent.header(), sent.digest)
     reply = SiteUpdate.from_bytes(update().to_bytes(), broadcast=received)
     assert (reply.header(), digest(reply.shared)) == (update().header(), digest(SHARED))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"F32": torch.zeros(6)}, r"'F32' is float32 \(6,\), expected float32 \(7,\)"),
+        ({"F32": torch.zeros(8)}, r"'F32' is float32 \(8,\)"),
+        ({"F32": torch.zeros(7).double()}, "'F32' is float64"),
+        ({"F32": torch.zeros(7), "maps": torch.zeros(7)}, r"1 unexpected \['maps'\]"),
+        ({"F32": torch.zeros(7), "aux/maps": torch.zeros(7)}, r"beside the parameters: .*1 unexpected \['maps'\]"),
+        ({}, r"1 tensors missing \['F32'\]"),
+    ],
+)
+def test_joined_tensors_have_exactly_their_numbers(tensors, reason):
+    header = unpack(update().to_bytes(), kind="update").header
+    with pytest.raises(MessageError, match=reason):
+        SiteUpdate.from_bytes(pack("update", header, tensors), broadcast=broadcast())
+
+
+def test_tensors_of_several_dtypes_are_joined_and_split_bit_by_bit():
+    state = {
+        "b.scalar": torch.tensor(2.0),
+        "a.transposed": torch.arange(6.0).reshape(2, 3).T,
+        "c.empty": torch.zeros(0, 3),
+        "a.count": torch.arange(4),
+        "d.half": torch.ones(2, 2, dtype=torch.bfloat16),
+    }
+    joined = join(state)
+    assert {name: tuple(tensor.shape) for name, tensor in joined.items()} == {"F32": (7,), "I64": (4,), "BF16": (4,)}
+    assert digest(split(joined, layout(state), "update")) == digest(state)
+    assert split(join({}), {}, "update") == {}
+
+
+def test_a_message_is_its_numbers_and_little_more():
+    shared = {f"regularizers.{i}.body.{j}.weight": torch.zeros(12, 12) for i in range(6) for j in range(3)}
+    shared["steps"] = torch.zeros(3)
+    size = sum(tensor.nbytes for tensor in shared.values())
+    assert len(broadcast(shared=shared).to_bytes()) - size < 800
+    assert len(update(shared=shared, aux={"moments.mean": torch.zeros(12)}).to_bytes()) - size < 960
 
 
 def test_bytes_are_safetensors_as_the_library_reads_them(tmp_path):
@@ -79,12 +119,13 @@ def test_digest_changes_with_anything_but_order(other):
 @pytest.mark.parametrize(
     ("shared", "reason"),
     [
-        ({"w": SHARED["w"]}, r"1 tensors missing \['b'\]"),
-        (SHARED | {"maps": torch.zeros(2)}, r"1 unexpected \['maps'\]"),
-        (SHARED | {"w": SHARED["w"].T}, r"'w' is float32 \(3, 2\), expected float32 \(2, 3\)"),
-        (SHARED | {"w": SHARED["w"].double()}, "'w' is float64"),
-        (SHARED | {"b": torch.tensor(torch.nan)}, "'b' holds NaN or infinity"),
-        (SHARED | {"b": torch.tensor(torch.inf)}, "'b' holds NaN or infinity"),
+        ({"w": SHARED["w"]}, OTHER),
+        (SHARED | {"maps": torch.zeros(2)}, OTHER),
+        (SHARED | {"w": SHARED["w"].T}, OTHER),
+        (SHARED | {"w": SHARED["w"].double()}, OTHER),
+        ({"w": SHARED["w"], "c": SHARED["b"]}, OTHER),
+        (SHARED | {"b": torch.tensor(torch.nan)}, "'F32' holds NaN or infinity"),
+        (SHARED | {"b": torch.tensor(torch.inf)}, "'F32' holds NaN or infinity"),
     ],
 )
 def test_wrong_tensors_are_refused_with_the_reason(shared, reason):
@@ -132,7 +173,8 @@ def test_wrong_fields_are_refused_by_sender_and_receiver(field, value):
 
 
 def test_a_field_that_is_not_on_the_list_is_refused():
-    data = pack("update", update().header() | {"mask": [1, 0, 1]}, SHARED)
+    message = unpack(update().to_bytes(), kind="update")
+    data = pack("update", message.header | {"mask": [1, 0, 1]}, message.tensors)
     with pytest.raises(MessageError, match="header has"):
         SiteUpdate.from_bytes(data, broadcast=broadcast())
 

@@ -42,7 +42,9 @@ from federation import (
     train_run,
 )
 from federation.experiment import _algorithm, _initial
+from federation.packing import below, digest, split, under
 from federation.personal import personalize, site_network
+from federation.scope import parameters_of
 from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate
 
 RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
@@ -294,13 +296,18 @@ def everything(network: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
 
-def tensors(message: bytes) -> dict[str, Tensor]:
-    """What a message holds, by the library and not by our own reader."""
-    return safetensors.torch.load(message)
+def tensors(play: Play, message: bytes) -> dict[str, Tensor]:
+    """What a message holds, read by the library and not by our own reader; joined tensors by their names."""
+    wire = play.server.wire(play.states[0])
+    found = safetensors.torch.load(message)
+    shared = {name: tensor for name, tensor in found.items() if not name.startswith("aux/")}
+    if shared.keys() == {"F32"}:
+        shared = split(shared, wire.shared, "parameters")
+    return {**shared, **under("aux/", split(below("aux/", found), wire.aux, "beside them") if found else {})}
 
 
 def travelled(play: Play) -> set[str]:
-    return {name for message in play.messages for name in tensors(message)}
+    return {name for message in play.messages for name in tensors(play, message)}
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
@@ -383,7 +390,9 @@ def shares_all_but(play: Play, *kept: str, beside: Iterable[str] = ()) -> list[s
     assert travelled(play) == sent
     for turns in play.turns:
         for turn in turns.values():
-            assert tensors(turn.request).keys() == tensors(turn.reply).keys() == sent
+            assert tensors(play, turn.request).keys() == tensors(play, turn.reply).keys() == sent
+            kept = [turn.after[name] for name in own if turn.after[name].numel() > 3]
+            assert not any(tensor.numpy().tobytes() in turn.reply for tensor in kept)
     for a, b in combinations(play.turns[-1].values(), 2):
         for name in own:
             assert not torch.equal(a.after[name], b.after[name]), name
@@ -584,7 +593,7 @@ def aligned(*kept: str) -> Callable[[Play], None]:
         for round, turns in enumerate(play.turns):
             for turn in turns.values():
                 for message in (turn.request, turn.reply):
-                    shapes = {name: tuple(tensor.shape) for name, tensor in tensors(message).items()}
+                    shapes = {name: tuple(tensor.shape) for name, tensor in tensors(play, message).items()}
                     assert all(shapes[f"aux/{name}"] == (count,) for name, count in moments.items())
                 if round > 0:
                     told = [before.sent.aux for before in play.turns[round - 1].values()]
@@ -609,15 +618,15 @@ def fedpr(play: Play) -> None:
                 assert float((step @ dropped).norm()) < 1e-5 * float(step.norm())
                 projected += float((meant @ dropped).norm()) > 1e-2 * float(meant.norm())
     assert projected
-    assert numbers_shared(load_recipe(path_of("fedpr"))) < 0.06 * numbers_shared(load_recipe(path_of("fedavg")))
+    assert size_of_message("fedpr") < 0.06 * size_of_message("fedavg")
 
 
-def numbers_shared(recipe: Recipe) -> int:
-    """Numbers that travel, of the recipe's own network."""
+def size_of_message(stem: str) -> int:
+    """Bytes of a broadcast of the recipe's own network."""
+    recipe = load_recipe(path_of(stem))
     network = build_network(recipe.network)
-    scope = parameter_scope(network, recipe.scope.rules())
-    shapes = dict(network.named_parameters())
-    return sum(shapes[name].numel() for name in scope.shared)
+    shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
+    return len(Broadcast(0, "east", shared, digest(shared)).to_bytes())
 
 
 def gautomri(play: Play) -> None:
@@ -881,7 +890,7 @@ def shortened(factor: float) -> Callable[[Play], None]:
         expected = set(shared) - site_parts(play.network)
         assert shared.keys() == expected
         plain = len(play.turns[0]["east"].request)
-        assert tensors(play.turns[0]["east"].request).keys() == expected
+        assert tensors(play, play.turns[0]["east"].request).keys() == expected
         for round, turns in enumerate(play.turns):
             for turn in turns.values():
                 assert turn.update.loaded_digest == play.states[round].digest

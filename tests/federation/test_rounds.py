@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from federation import (
     WEIGHTINGS,
@@ -170,29 +171,31 @@ class Meddling:
             yield from self.meddle(site, reply)
 
 
-def altered(reply: bytes, header=(), tensors=()) -> bytes:
+def altered(reply: bytes, header=(), joined=None, **more: Tensor) -> bytes:
+    """A reply with other header fields, another tensor of all parameters, or one more."""
     message = unpack(reply, kind="update")
-    return pack("update", message.header | dict(header), message.tensors | dict(tensors))
+    numbers = message.tensors["F32"] if joined is None else joined(message.tensors["F32"])
+    return pack("update", message.header | dict(header), {"F32": numbers, **more})
 
 
-NAN = {"regularizer.0.bias": torch.full((3,), torch.nan)}
 FAULTS = {
     "failure": (lambda reply: [("s1", SiteFailure("RuntimeError: disk gone"))], "disk gone"),
     "garbage": (lambda reply: [("s1", b"garbage!")], "not safetensors"),
     "pickle": (lambda reply: [("s1", b"\x80\x04\x95" + reply)], "not safetensors"),
-    "nan": (lambda reply: [("s1", altered(reply, tensors=NAN))], "holds NaN"),
+    "nan": (lambda reply: [("s1", altered(reply, joined=lambda t: t * torch.nan))], "holds NaN"),
     "shape": (
-        lambda reply: [("s1", altered(reply, tensors={"regularizer.0.bias": torch.zeros(4)}))],
-        r"\(4,\)",
+        lambda reply: [("s1", altered(reply, joined=lambda t: t[1:]))],
+        "'F32' is float32",
     ),
     "dtype": (
-        lambda reply: [("s1", altered(reply, tensors={"regularizer.0.bias": torch.zeros(3).half()}))],
-        "16",
+        lambda reply: [("s1", altered(reply, joined=Tensor.half))],
+        "'F32' is float16",
     ),
     "name": (
-        lambda reply: [("s1", altered(reply, tensors={"consistency.log_scale": torch.zeros(2)}))],
-        "unexpected",
+        lambda reply: [("s1", altered(reply, log_scale=torch.zeros(2)))],
+        r"unexpected \['log_scale'\]",
     ),
+    "network": (lambda reply: [("s1", altered(reply, {"layout": "0" * 64}))], "names, dtypes and shapes"),
     "weight": (lambda reply: [("s1", altered(reply, {"n_samples": 0}))], "n_samples"),
     "stale": (lambda reply: [("s1", altered(reply, {"round": 7}))], "round is 7"),
     "site": (lambda reply: [("s1", altered(reply, {"site": "s0"}))], "site is 's0', expected 's1'"),

@@ -159,7 +159,7 @@ def test_a_message_holds_exactly_what_the_scope_shares(spec):
         with pytest.raises(MessageError, match="broadcast"):
             spec.build().handle(broadcast(0, wrong).to_bytes())
     keeps_more = toy_specs(spec.folder, 1, scope=ScopeRules(keep=("regularizer.2.*",)))[0]
-    with pytest.raises(MessageError, match="2 unexpected"):
+    with pytest.raises(MessageError, match="network, scope and method must be the same"):
         keeps_more.build().handle(broadcast(0).to_bytes())
 
 
