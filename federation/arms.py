@@ -122,7 +122,7 @@ def arm_of(path: Path) -> Arm:
         If the file cannot be used.
     """
     recipe = load_recipe(path)
-    only_ct = recipe.network.consistency == "primal_dual" or recipe.network.axis_correction
+    only_ct = recipe.network.consistency == "primal_dual"
     return Arm(recipe.name, str(path), modalities=("ct",) if only_ct else ("mri", "ct"))
 
 

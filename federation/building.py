@@ -9,6 +9,7 @@ from torch import nn
 
 from recon import (
     CONDITION_DIM,
+    CORRECTIONS,
     DATA_CONSISTENCY,
     REGULARIZERS,
     Regularizer,
@@ -45,10 +46,11 @@ def consistency_at(manifest: SiteManifest, table: NetworkTable) -> str:
     return chosen if chosen == "none" else manifest.consistency or chosen
 
 
-def build_network(table: NetworkTable, consistency: str | None = None) -> nn.Module:
+def build_network(table: NetworkTable, manifest: SiteManifest | None = None) -> nn.Module:
     """The network of a recipe, initialized from torch's global generator.
 
-    All sites share the regularizer; ``consistency`` is that of a site where it is not the recipe's.
+    All sites share the regularizer; a ``manifest`` gives it the parts of that site, None those of an MRI site without
+    choices of its own.
 
     Raises
     ------
@@ -56,8 +58,8 @@ def build_network(table: NetworkTable, consistency: str | None = None) -> nn.Mod
         If the base is not the folder of a run with this network.
     """
     if table.twin:
-        return TwinNetwork(_unrolled(table, consistency), _unrolled(table, consistency))
-    network = _unrolled(table, consistency)
+        return TwinNetwork(_unrolled(table, manifest), _unrolled(table, manifest))
+    network = _unrolled(table, manifest)
     if table.adapter != "none":
         _ADAPT[table.adapter](network, table.adapter_size)
     if table.base is not None:
@@ -65,12 +67,14 @@ def build_network(table: NetworkTable, consistency: str | None = None) -> nn.Mod
     return network
 
 
-def _unrolled(table: NetworkTable, consistency: str | None) -> UnrolledNetwork:
+def _unrolled(table: NetworkTable, manifest: SiteManifest | None) -> UnrolledNetwork:
+    modality = "mri" if manifest is None else manifest.modality
+    consistency = table.consistency if manifest is None else consistency_at(manifest, table)
     conditioned = table.condition in ("regularizer", "both")
     make: Callable[..., Regularizer] = REGULARIZERS[table.regularizer]
     return UnrolledNetwork(
         table.cascades,
-        DATA_CONSISTENCY[consistency or table.consistency],
+        DATA_CONSISTENCY[consistency],
         partial(
             make,
             table.channels,
@@ -84,7 +88,7 @@ def _unrolled(table: NetworkTable, consistency: str | None) -> UnrolledNetwork:
         combine=table.combine,
         site_strength=table.site_strength,
         start=table.start,
-        axis_correction=table.axis_correction,
+        correction=CORRECTIONS[modality] if table.correct_operator else None,
         step_scale=partial(StepScale, CONDITION_DIM) if table.condition in ("consistency", "both") else None,
         uses_condition=conditioned,
     )

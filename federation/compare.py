@@ -23,7 +23,7 @@ from .experiment import Say, train_run
 from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
-from .presets import OFF_AXIS, Preset, TableSpec, write_off_axis
+from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
 
 
 def run_comparison(
@@ -117,8 +117,8 @@ def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: 
     """The hospitals of a table, simulated once."""
     done = folder / "made"
     if not done.exists():
-        if table.name == OFF_AXIS:
-            write_off_axis(folder / "sites", folder.parent / _slug(preset.tables[0].name) / "sites", preset.size)
+        if table.name == WRONG_OPERATOR:
+            write_wrong_operators(folder / "sites", folder.parent / _slug(preset.tables[0].name) / "sites", preset.size)
         else:
             preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
         write_atomically(done, b"")

@@ -26,7 +26,7 @@ from recon import (
 from .arm_jobs import TRIAL_SEED
 from .experiment import Say
 from .hypotheses import BEST_PERSONAL, CLAIMS, Claim
-from .presets import OFF_AXIS, PERSONAL_ARMS, VARIANTS
+from .presets import PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
 from .recipe_tables import LOCAL
 
 
@@ -170,11 +170,20 @@ def _flags(
     return flags
 
 
+#: What is wrong in the table of wrong operators.
+_WRONG = {
+    "mri": "operators with coil maps made of the low frequencies alone",
+    "ct": "operators that place the rotation axis half a pixel off",
+}
+
+
 def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, Any]) -> dict[str, str]:
     modality, table = key
     budget, size = preset["budgets"][modality], preset["size"]
     spec = next(entry for entry in preset["tables"] if entry["name"] == table)
-    kind = "coil_combined" if modality == "mri" else "attenuation"
+    wrong = table == WRONG_OPERATOR
+    kind = ("rss" if wrong else "coil_combined") if modality == "mri" else "attenuation"
+    maps = ["low_resolution" if wrong else "espirit"] if modality == "mri" else []
     origin = (
         "phantoms; k-space of the full grid times coil maps, masked, noise added; maps estimated from the kept samples"
         if modality == "mri"
@@ -182,11 +191,11 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
     )
     rounds, steps = budget["rounds"] * spec["steps"], budget["steps_per_round"]
     network = budget["network"]
-    return metric_card([kind], [(size, size)], ["espirit"] if modality == "mri" else []) | {
+    return metric_card([kind], [(size, size)], maps) | {
         "measurement": origin,
         "size": f"{size}x{size}, {spec['train']} training volumes of {preset['slices']} slices per site"
         + (f"; sites differ in: {table}" if table in VARIANTS else "")
-        + ("; operators place the rotation axis half a pixel off" if table == OFF_AXIS else ""),
+        + (f"; {_WRONG[modality]}" if wrong else ""),
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
         "steps": f"{rounds * steps} of batch 1 at every site in every federated and local arm, fine-tuning included "
         "unless it is shorter than a round (column steps); joint: as many, each on a batch of every site; sequential: "

@@ -35,7 +35,7 @@ METHOD_PARTS = (
     "adapter_size",
     "twin",
     "site_strength",
-    "axis_correction",
+    "correct_operator",
     "start",
 )
 #: The same, with what some methods replace.

@@ -27,11 +27,11 @@ Options = dict[str, float | int | str]
 class NetworkTable(Table):
     """The unrolled network. ``channels`` and ``depth`` are those of the regularizer.
 
-    ``axis_correction`` lets a CT site learn where its rotation axis is. ``start`` is the first image: the operator's
-    own (filtered back-projection; a few steps of CG-SENSE), or the scaled adjoint. ``condition`` says what depends on
-    the scan's features. ``adapter`` adds parameters to a frozen ``base``, the folder of a run with the same network
-    without them; ``adapter_size`` is the rank of LoRA, the number of tokens of prompts. ``twin`` gives each site a
-    private network beside the shared one.
+    ``correct_operator`` lets a site learn what its operator is wrong about: rotation axis or coil maps. ``start`` is
+    the first image: the operator's own (filtered back-projection; a few steps of CG-SENSE), or the scaled adjoint.
+    ``condition`` says what depends on the scan's features. ``adapter`` adds parameters to a frozen ``base``, the folder
+    of a run with the same network without them; ``adapter_size`` is the rank of LoRA, the number of tokens of prompts.
+    ``twin`` gives each site a private network beside the shared one.
 
     ``depth`` counts the levels of the U-Net or the layers of the plain CNN. ``consistency_ct`` is that of CT
     sites where it differs from ``consistency``. ``site_strength`` lets each site learn how far it follows the
@@ -49,7 +49,7 @@ class NetworkTable(Table):
     ends_in: Literal["regularizer", "consistency"] = "regularizer"
     share_cascades: bool = False
     start: Literal["operator", "adjoint"] = "operator"
-    axis_correction: bool = False
+    correct_operator: bool = False
     norm: Literal["none", "instance", "group"] = "none"
     attention: bool = False
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"

@@ -241,8 +241,7 @@ def _quality(
 def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tuned: dict[str, float]) -> dict[str, Any]:
     samples = task.dataset("test")
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
-    consistency = consistency_at(manifest, run.recipe.network)
-    network = build_network(run.recipe.network, consistency)
+    network = build_network(run.recipe.network, manifest)
     scope = parameter_scope(network, run.recipe.scope.rules())
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
     facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
@@ -250,7 +249,7 @@ def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tun
         "modality": manifest.modality,
         "synthetic": manifest.synthetic,
         "unseen": manifest.unseen,
-        "consistency": consistency,
+        "consistency": consistency_at(manifest, run.recipe.network),
         "effective_acceleration": sum(accelerations) / len(accelerations),
         "volumes": {split: len(getattr(manifest.data, split)) for split in ("train", "validation", "test")},
         "test_slices": len(samples),

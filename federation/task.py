@@ -29,7 +29,7 @@ from recon import (
 )
 
 from .algorithm import derive_seed
-from .building import build_network, consistency_at
+from .building import build_network
 from .manifest import SiteManifest
 from .manifest_tables import Split
 from .packing import Layout, State, below, layout, under
@@ -56,8 +56,7 @@ class ReconstructionTask:
     cache: Path
 
     def network(self) -> nn.Module:
-        table = self.recipe.network
-        return build_network(table, consistency_at(self.manifest, table))
+        return build_network(self.recipe.network, self.manifest)
 
     def aux(self, network: nn.Module, shared: State) -> Layout:
         """Control variates where the server keeps some, moments of features where the objective aligns them."""

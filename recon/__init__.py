@@ -18,7 +18,6 @@ from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
 from .conditioning import Codebook, FiLM, StepScale
 from .consistency import (
     DATA_CONSISTENCY,
-    AxisCorrection,
     ChebyshevStep,
     DualStep,
     FilteredStep,
@@ -31,6 +30,7 @@ from .consistency import (
     SiteStrength,
     WeightedStep,
 )
+from .corrections import CORRECTIONS, AxisCorrection, MapsCorrection, OperatorCorrection
 from .ct_quality import Probe, Quality, measure_quality
 from .data_consistent import DataConsistent
 from .errors import DataError, data_error
@@ -89,6 +89,7 @@ __all__ = [
     "CLASSICAL",
     "CONDITION_DIM",
     "CONDITION_LAYOUT",
+    "CORRECTIONS",
     "CT_SCALE",
     "DATA_CONSISTENCY",
     "LOSSES",
@@ -118,12 +119,14 @@ __all__ = [
     "Interval",
     "KSpaceSlices",
     "L1Wavelet",
+    "MapsCorrection",
     "MapsMethod",
     "MeasurementResidual",
     "MomentAlignment",
     "MutualDistillation",
     "NoStep",
     "NormalizedStep",
+    "OperatorCorrection",
     "PenalizedTV",
     "Penalty",
     "Probe",

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from physics import LinearOperator, RadonOperator, per_sample, reciprocal, solve_normal
+from physics import LinearOperator, per_sample, reciprocal, solve_normal
 
 
 class SitePart(nn.Module):
@@ -228,42 +228,6 @@ class WeightedStep(ChebyshevStep):
         return ((1 - part) * self.log_profile[low] + part * self.log_profile[low + 1]).exp()
 
 
-class AxisCorrection(SitePart):
-    """Moves a sinogram along the detector by a learned part of an element: the rotation axis that a site is wrong
-    about.
-
-    Kept at the site. The shift is linear interpolation, whose derivative is the difference of neighbors; ray weights
-    are taken out before and put back after.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = nn.Parameter(torch.zeros(()))
-
-    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
-        """A sinogram as if the axis were where the operator believes it, shape of ``y``.
-
-        Raises
-        ------
-        TypeError
-            If the operator is not one of CT.
-        """
-        if not isinstance(A, RadonOperator):
-            raise TypeError(f"AxisCorrection: operator is {type(A).__name__}, expected RadonOperator")
-        lines = y if A.ray_weights is None else y * reciprocal(A.ray_weights)
-        whole = int(self.elements.detach().floor())
-        part = self.elements - whole
-        moved = (1 - part) * _rolled(lines, whole) + part * _rolled(lines, whole + 1)
-        return moved if A.ray_weights is None else moved * A.ray_weights
-
-
-def _rolled(lines: Tensor, elements: int) -> Tensor:
-    """Moved by whole elements towards higher numbers; the ends repeat their last value."""
-    width = lines.shape[-1]
-    source = (torch.arange(width, device=lines.device) - elements).clamp(0, width - 1)
-    return lines[..., source]
-
-
 class DualStep(SiteDataConsistency):
     r"""The dual half of learned primal-dual: a small CNN in the space of sinograms that remembers what it said before.
 
@@ -289,14 +253,7 @@ class DualStep(SiteDataConsistency):
         if layers < 2:
             raise ValueError(f"DualStep: layers is {layers}, expected at least 2")
         self.log_step = nn.Parameter(_log(step, "DualStep: step"))
-        widths = [3] + [channels] * (layers - 1)
-        parts: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(widths):
-            parts += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
-        last = nn.Conv2d(channels, 1, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.dual = nn.Sequential(*parts, last)
+        self.dual = cnn_from_zero(3, channels, layers, 1)
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         return self.update(x, y, A, None)[0]
@@ -322,6 +279,17 @@ class DualStep(SiteDataConsistency):
         dual = projected - y + norm * learned
         out: Tensor = x - self.log_step.exp() * A.normalized_adjoint(dual)
         return out, dual
+
+
+def cnn_from_zero(n_in: int, channels: int, layers: int, n_out: int) -> nn.Sequential:
+    """A plain CNN whose last layer starts at zero: what it is added to is at first as it was."""
+    parts: list[nn.Module] = []
+    for before, after in itertools.pairwise([n_in] + [channels] * (layers - 1)):
+        parts += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+    last = nn.Conv2d(channels, n_out, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(*parts, last)
 
 
 def _chebyshev_steps(iterations: int, smallest: float) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from physics import LinearOperator, per_sample
 
 from .conditioning import StepScale
-from .consistency import AxisCorrection, DualStep, SiteDataConsistency, SiteStrength
+from .consistency import DualStep, SiteDataConsistency, SiteStrength
+from .corrections import OperatorCorrection
 from .regularizers import Regularizer
 
 
@@ -41,8 +42,8 @@ class UnrolledNetwork(nn.Module):
         ``"adjoint"``: the scaled adjoint, which is the zero-filled image in MRI.
     step_scale
         Makes a layer, one per cascade, from the scan's condition to the factor of what data consistency changes.
-    axis_correction
-        A :class:`AxisCorrection` before all else; CT only.
+    correction
+        Makes an :class:`OperatorCorrection`, which comes before all else.
     uses_condition
         Whether the regularizers take the condition; they and ``step_scale`` need one then.
 
@@ -64,7 +65,7 @@ class UnrolledNetwork(nn.Module):
         site_strength: bool = False,
         start: Literal["operator", "adjoint"] = "operator",
         step_scale: Callable[[], StepScale] | None = None,
-        axis_correction: bool = False,
+        correction: Callable[[], OperatorCorrection] | None = None,
         uses_condition: bool = False,
     ) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class UnrolledNetwork(nn.Module):
         if start not in ("operator", "adjoint"):
             raise ValueError(f"UnrolledNetwork: start is {start!r}, expected 'operator' or 'adjoint'")
         self.cascades, self.combine, self.start = cascades, combine, start
-        self.axis = AxisCorrection() if axis_correction else None
+        self.correction = None if correction is None else correction()
         self._regularizers_use_condition = uses_condition
         n_consistency = cascades + (ends_in == "consistency")
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
@@ -107,8 +108,8 @@ class UnrolledNetwork(nn.Module):
             raise ValueError(
                 f"UnrolledNetwork: got {found} as condition, expected {'one' if condition is None else 'none'}"
             )
-        if self.axis is not None:
-            y = self.axis(y, A)
+        if self.correction is not None:
+            y, A = self.correction(y, A)
         start = A.start(y) if self.start == "operator" else LinearOperator.normalized_adjoint(A, y)
         if A.quantitative:
             return self._iterate(start, y, A, condition)

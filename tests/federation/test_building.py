@@ -1,6 +1,7 @@
 """Networks of recipes: conditioned, with adapters on a base, with a twin."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from federation import (
 )
 from federation.manifest import load_federation
 from federation.recipe_tables import NetworkTable
-from recon import Simulation, TwinNetwork
+from recon import CORRECTIONS, Simulation, TwinNetwork
 
 RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
 TINY = ("network.cascades=2", "network.channels=4", "federation.rounds=1", "training.steps_per_round=2",
@@ -47,6 +48,15 @@ def test_an_adapted_network_starts_as_its_base(base: Path, name: str) -> None:
         assert torch.equal(adapted[frozen], trained[frozen.replace(".base.", ".")])
         assert not adapted[frozen].requires_grad
     assert len(scope.frozen) == len(parameter_scope(build_network(plain.network)).shared)
+
+
+@pytest.mark.parametrize(("modality", "kind"), CORRECTIONS.items())
+def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(modality: str, kind: type) -> None:
+    table = NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, correct_operator=True)
+    network = build_network(table, SimpleNamespace(modality=modality, consistency=None))  # type: ignore[arg-type]
+    assert type(network.correction) is kind
+    own = [name for name, _ in network.named_parameters() if name.startswith("correction.")]
+    assert own and set(own) < set(parameter_scope(network).kept)
 
 
 def test_a_base_of_another_network_is_refused(base: Path, tmp_path: Path) -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from torch import Tensor
 
-from federation import ConfigError, load_recipe, make_ct_demo_sites
+from federation import ConfigError, load_recipe, make_ct_demo_sites, make_demo_sites
 from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
 from federation.compare import run_comparison
 from federation.comparison_tables import _flags, judge, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
-from federation.presets import PRESETS, VARIANTS, TableSpec, ct_sites, write_off_axis
+from federation.presets import MRI_SITES, PRESETS, VARIANTS, TableSpec, ct_sites, write_wrong_operators
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
 from recon import DataError, ScoreRow, read_scores
@@ -194,11 +195,22 @@ def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) 
         assert {name: len(found) > 1 for name, found in counts.items()} == {name: name == variant for name in counts}
 
 
-def test_off_axis_sites_have_the_same_data_and_wrong_operators(tmp_path: Path) -> None:
+def test_mri_sites_with_wrong_operators_have_the_same_data_and_other_maps(tmp_path: Path) -> None:
+    make_demo_sites(tmp_path / "right", size=32, train=1, validation=0, test=1, slices=1, sites=MRI_SITES[:1])
+    write_wrong_operators(tmp_path / "wrong", tmp_path / "right", 32)
+    right, wrong = (load_federation(tmp_path / name)[0].dataset("test")[0] for name in ("right", "wrong"))
+    assert torch.equal(right.measurement, wrong.measurement)
+    assert [sample.meta[0].reference_kind for sample in (right, wrong)] == ["coil_combined", "rss"]
+    a, b = right.operator.maps, wrong.operator.maps
+    assert isinstance(a, Tensor) and isinstance(b, Tensor)
+    assert float((a - b).norm()) > 0.05 * float(a.norm())
+
+
+def test_ct_sites_with_wrong_operators_have_the_same_data_and_wrong_operators(tmp_path: Path) -> None:
     preset = replace(tiny(), size=32)  # type: ignore[type-var]
     sites = ct_sites(32)[-2:]
     make_ct_demo_sites(tmp_path / "right", size=32, train=1, validation=0, test=1, slices=1, sites=sites)
-    write_off_axis(tmp_path / "wrong", tmp_path / "right", preset.size)  # type: ignore[attr-defined]
+    write_wrong_operators(tmp_path / "wrong", tmp_path / "right", preset.size)  # type: ignore[attr-defined]
     for right, wrong in zip(load_federation(tmp_path / "right"), load_federation(tmp_path / "wrong"), strict=True):
         assert right.files("test")[0].resolve() == wrong.files("test")[0].resolve()
         assert (right.unseen, right.simulate.views) == (wrong.unseen, wrong.simulate.views)  # type: ignore[union-attr]

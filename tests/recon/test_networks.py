@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from physics import CartesianMRI
+from physics import CartesianMRI, birdcage_maps, phantom_volume, reciprocal, root_sum_of_squares
 from recon import (
     CLASSICAL,
     DATA_CONSISTENCY,
     REGULARIZERS,
     GradientStep,
+    MapsCorrection,
     ProximalStep,
     SiteDataConsistency,
     UNetRegularizer,
@@ -188,3 +189,49 @@ def test_sigpy_methods_need_a_cartesian_operator() -> None:
     y, A, _ = problem()
     with pytest.raises(TypeError, match="operator is Scaled, expected CartesianMRI"):
         CLASSICAL["mri"]["tv"]()(y, 2.0 * A)
+
+
+def test_the_maps_correction_is_nothing_at_first_and_learns_what_a_poor_calibration_does() -> None:
+    torch.manual_seed(0)
+    maps = birdcage_maps(4, (24, 24), seed=0)
+    maps = maps * (phantom_volume(1, (24, 24), seed=1)[0].abs() > 0)
+    # The low frequencies alone, at the same root sum of squares.
+    spectrum = torch.fft.fftshift(torch.fft.fft2(maps), dim=(-2, -1))
+    low = torch.zeros(24, 24)
+    low[8:16, 8:16] = 1
+    poor = torch.fft.ifft2(torch.fft.ifftshift(spectrum * low, dim=(-2, -1))) * (maps != 0)
+    poor = poor * (root_sum_of_squares(maps) * reciprocal(root_sum_of_squares(poor)))
+    mask = torch.ones(24, dtype=torch.bool)
+    y, wrong = torch.zeros(4, 24, 24, dtype=torch.complex64), CartesianMRI(poor, mask)
+    layer = MapsCorrection()
+    same = layer(y, wrong)[1]
+    torch.testing.assert_close(same.maps, poor, rtol=1e-5, atol=1e-6)
+
+    def error() -> torch.Tensor:
+        return (layer(y, wrong)[1].maps - maps).abs().square().sum()
+
+    before = float(error().detach())
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        error().backward()
+        optimizer.step()
+    assert float(error().detach()) < 0.5 * before
+    learned = layer(y, wrong)[1]
+    assert torch.equal(learned.maps == 0, maps == 0) and torch.equal(learned.mask, wrong.mask)
+    torch.testing.assert_close(learned.rss, wrong.rss, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TypeError, match="expected CartesianMRI"):
+        layer(y, learned.gram)
+
+
+def test_a_network_trains_its_correction_and_stays_scale_equivariant() -> None:
+    y, A, image = problem()
+    net = network(correction=MapsCorrection)
+    torch.testing.assert_close(net(y, A), network()(y, A))
+    (net(y, A) - image).abs().mean().backward()
+    last = net.correction.cnn[-1]
+    assert float(last.weight.grad.norm()) > 0
+    with torch.no_grad():
+        last.bias += 0.1
+    torch.testing.assert_close(net(7 * y, A), 7 * net(y, A), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(net(y, A), network()(y, A), rtol=1e-3)
