@@ -40,9 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     missing = [str(run) for run in (arguments.mri, arguments.ct) if not (run / "run.json").exists()]
     if missing or "FEDRECON_DATA" not in os.environ:
-        print(
-            f"left out: it needs FEDRECON_DATA, the folder of the measured data, and trained runs ({missing} missing)"
-        )
+        print(f"left out: it needs FEDRECON_DATA, the folder of measured data, and trained runs (missing: {missing})")
         return
     rows = table(arguments.mri, measured_mri()) + table(arguments.ct, measured_ct(arguments.work))
     if arguments.csv is not None:

@@ -129,10 +129,13 @@ def _prepare(preset: Preset, out: Path, modality: str, extra: Sequence[Arm], job
     """Simulate all hospitals, and train the base of the adapters on hospitals of another draw."""
     for table in preset.tables:
         if modality in table.modalities:
-            say(f"{modality}: hospitals of the table '{table.name}' ...")
             folder = out / modality / _slug(table.name)
+            if (folder / "prepared").exists():
+                continue
+            say(f"{modality}: hospitals of the table '{table.name}' ...")
             sites = _sites(preset, folder, modality, table, False, jobs)
             list(run_jobs(_estimate_maps, [(m, folder / "maps" / m.name) for m in read_federation(sites)], jobs))
+            write_atomically(folder / "prepared", b"")
     budget = preset.budgets[modality]
     arms = [arm for arm in (*preset.arms, *extra) if modality in arm.modalities]
     if all(budget.recipe(arm, modality, 0).network.adapter == "none" for arm in arms):
