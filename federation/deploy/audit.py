@@ -1,0 +1,234 @@
+"""An append-only log, each line bound to the one before by its hash, whose head the other side signs."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from recon import DataError
+
+from .keys import PublicKey
+
+#: What the first line follows.
+START = "0" * 64
+#: The event of a line that holds another party's signature of one of this log's heads.
+COUNTERSIGNED = "countersigned"
+_LONGEST_LINE = 2**20
+
+
+@dataclass(frozen=True)
+class Head:
+    """Number of entries of a log and the hash of its last line."""
+
+    count: int
+    hash: str
+
+    def statement(self, owner: str) -> bytes:
+        """What is signed: this log had this head."""
+        return f"fedrecon audit\n{owner}\n{self.count}\n{self.hash}\n".encode()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a log."""
+
+    number: int
+    time: str
+    event: str
+    facts: Mapping[str, Any]
+    previous: str
+    hash: str
+
+    @property
+    def head(self) -> Head:
+        """The head of the log once this was its last line."""
+        return Head(self.number + 1, self.hash)
+
+
+class AuditLog:
+    """The log of one party, in one file; several processes may append.
+
+    A line that a kill cut off was never acknowledged: it is dropped, and the next line says so.
+
+    Parameters
+    ----------
+    path
+        Made with the first line.
+    owner
+        Name of the party, in every line.
+    """
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self.path, self.owner = path, owner
+
+    def append(self, event: str, **facts: Any) -> Head:
+        """Write a line, on disk before this returns.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be written or its last line is not one of a log.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file, _locked(file):
+                head, torn = self._end_of(file)
+                if torn:
+                    file.truncate(file.seek(0, os.SEEK_END) - torn)
+                    head = self._write(file, head, "torn line dropped", {"bytes": torn})
+                return self._write(file, head, event, facts)
+        except OSError as error:
+            raise DataError(f"{self.path}: the audit log cannot be written ({error.strerror})") from None
+
+    def head(self) -> Head:
+        """The head now; that of an empty log where there is none yet."""
+        if not self.path.exists():
+            return Head(0, START)
+        with self.path.open("rb") as file, _locked(file):
+            return self._end_of(file)[0]
+
+    def _write(self, file: BinaryIO, head: Head, event: str, facts: Mapping[str, Any]) -> Head:
+        content = {
+            "n": head.count,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "owner": self.owner,
+            "event": event,
+            "facts": dict(facts),
+            "previous": head.hash,
+        }
+        line = json.dumps(content, allow_nan=False, sort_keys=True).encode()
+        if len(line) > _LONGEST_LINE:
+            raise DataError(f"{self.path}: event {event!r} has {len(line)} bytes, expected at most {_LONGEST_LINE}")
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        return Head(head.count + 1, hashlib.sha256(line).hexdigest())
+
+    def _end_of(self, file: BinaryIO) -> tuple[Head, int]:
+        """The head, and how many bytes of an unfinished line follow it."""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2 * _LONGEST_LINE - 2))
+        tail = file.read()
+        whole, newline, torn = tail.rpartition(b"\n")
+        if not newline:
+            return Head(0, START), len(torn)
+        line = whole.rpartition(b"\n")[2]
+        return _parsed(self.path, None, line).head, len(torn)
+
+
+def read_log(path: Path) -> Iterator[Entry]:
+    """Every entry, the chain checked line by line.
+
+    Raises
+    ------
+    DataError
+        Naming the first line that does not follow from the one before.
+    """
+    previous, number = START, 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # being written, or cut off
+            entry = _parsed(path, number, line[:-1])
+            if (entry.number, entry.previous) != (number, previous):
+                raise DataError(
+                    f"{path}: line {number + 1}: is entry {entry.number} after {entry.previous[:12]}, expected entry "
+                    f"{number} after {previous[:12]}; lines were altered, removed or put in"
+                )
+            previous, number = entry.hash, number + 1
+            yield entry
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Outcome of :func:`verify_log`."""
+
+    head: Head
+    countersigned: int
+    last_countersigned: int
+
+
+def verify_log(
+    path: Path, owner: str, signers: Mapping[str, PublicKey], seen_elsewhere: Mapping[int, str] | None = None
+) -> Verified:
+    """Check the chain, every signature of its heads, and what others saw of it.
+
+    Parameters
+    ----------
+    owner
+        Whose log it is.
+    signers
+        Public keys by name of those who may sign heads.
+    seen_elsewhere
+        Heads of this log by number of entries, from the logs of others: an end that was cut off shows there.
+
+    Raises
+    ------
+    DataError
+        Naming what does not hold.
+    """
+    heads = {0: START}
+    signed: list[tuple[int, Mapping[str, Any]]] = []
+    for entry in read_log(path):
+        heads[entry.number + 1] = entry.hash
+        if entry.event == COUNTERSIGNED:
+            signed.append((entry.number + 1, entry.facts))
+    for line, facts in signed:
+        name, head = facts.get("by"), Head(facts.get("count", -1), str(facts.get("hash")))
+        if heads.get(head.count) != head.hash:
+            raise DataError(f"{path}: line {line}: a head was signed that this log never had")
+        key = signers.get(str(name))
+        if key is None:
+            raise DataError(f"{path}: line {line}: signed by {name!r}, expected one of {', '.join(sorted(signers))}")
+        if not key.verifies(head.statement(owner), str(facts.get("signature"))):
+            raise DataError(f"{path}: line {line}: the signature of {name!r} is not valid")
+    for count, found in sorted((seen_elsewhere or {}).items()):
+        if heads.get(count) != found:
+            what = "has fewer entries" if count not in heads else "had another head"
+            raise DataError(f"{path}: {what}: others saw {count} entries that end in {found[:12]}")
+    return Verified(
+        Head(len(heads) - 1, heads[len(heads) - 1]),
+        len(signed),
+        max((facts["count"] for _, facts in signed), default=0),
+    )
+
+
+def heads_seen(path: Path, owner: str) -> dict[int, str]:
+    """Heads of the log of ``owner`` that the log at ``path`` recorded, by number of entries."""
+    seen = {}
+    for entry in read_log(path):
+        head = entry.facts.get("heads", {}).get(owner)
+        if head is not None:
+            seen[int(head[0])] = str(head[1])
+    return seen
+
+
+def _parsed(path: Path, number: int | None, line: bytes) -> Entry:
+    where = f"{path}: last line" if number is None else f"{path}: line {number + 1}"
+    try:
+        content = json.loads(line)
+        return Entry(
+            int(content["n"]),
+            str(content["time"]),
+            str(content["event"]),
+            dict(content["facts"]),
+            str(content["previous"]),
+            hashlib.sha256(line).hexdigest(),
+        )
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{where}: is no entry of an audit log") from None
+
+
+@contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
