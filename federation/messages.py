@@ -273,3 +273,9 @@ def _check_reply(header: Mapping[str, Any], cls: type[SiteReport], broadcast: Br
     ):
         if header[name] != wanted:
             raise MessageError(f"{cls.kind()}: {name} is {header[name]!r}, expected {wanted!r}, that of the broadcast")
+
+
+def round_of(request: bytes) -> int:
+    """The round of a packed broadcast of our own."""
+    header, _ = unpack(request, kind=Broadcast.kind())
+    return int(header["round"])

@@ -170,11 +170,22 @@ class Site:
         DataError
             If the kept state cannot be read or written, or training diverges.
         """
+        return self.answer(self.read(request)).to_bytes()
+
+    @property
+    def wire(self) -> Wire:
+        """What a message to or from this site must hold."""
         shared = parameters_of(self.network, self.scope.shared)
-        wire = Wire(layout(shared), self.task.aux(self.network, shared), self.spec.chain)
-        broadcast = self._decoded(Broadcast.from_bytes(request, site=self.spec.name, wire=wire), wire)
-        reply = self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
-        return reply.to_bytes()
+        return Wire(layout(shared), self.task.aux(self.network, shared), self.spec.chain)
+
+    def read(self, request: bytes) -> Broadcast:
+        """The broadcast with the parameters themselves; see :meth:`handle`."""
+        wire = self.wire
+        return self._decoded(Broadcast.from_bytes(request, site=self.spec.name, wire=wire), wire)
+
+    def answer(self, broadcast: Broadcast) -> SiteReport:
+        """Train, or score where that is all that is asked; see :meth:`handle`."""
+        return self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
 
     def _decoded(self, broadcast: Broadcast, wire: Wire) -> Broadcast:
         """The broadcast with the parameters themselves."""

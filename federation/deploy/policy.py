@@ -1,0 +1,104 @@
+"""What a hospital lets a federation do with its data; checked at the site, before and after every round."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import Field
+
+from ..recipe import Recipe
+from ..tables import Names, NonNegative, Table, parse_table, read_toml
+
+
+class PolicyError(Exception):
+    """Something that the site's policy forbids; the text is for the site's own log."""
+
+
+class Policy(Table):
+    """``policy.toml`` of a site.
+
+    ``minimum_participants``
+        Sites that a round must ask: with fewer, an average says too much about one of them.
+    ``methods``
+        Patterns of the names of recipes that are accepted.
+    ``may_share``, ``may_tell``
+        Patterns of the parameters that may leave, and of the tensors beside them (control variates, moments).
+    ``megabytes_per_round``, ``megabytes_in_total``
+        The most that may leave, over all runs.
+    ``tell_scores``
+        Whether validation scores and the training loss may leave. Without them the server selects the last round.
+    ``minimum_slices``, ``minimum_steps``
+        Training slices that the site must have and steps that a round must make: the fewer, the nearer an update is to
+        single images.
+    ``maximum_change``
+        The most by which a tensor that the server sends may differ from the one that it sent before, relative to that.
+    """
+
+    minimum_participants: int = Field(default=2, ge=1)
+    methods: Names = ("*",)
+    may_share: Names = ("regularizers.*",)
+    may_tell: Names = ()
+    megabytes_per_round: NonNegative = 200.0
+    megabytes_in_total: NonNegative = 20_000.0
+    tell_scores: bool = True
+    minimum_slices: int = Field(default=16, ge=1)
+    minimum_steps: int = Field(default=4, ge=1)
+    maximum_change: NonNegative = 1.0
+
+    @classmethod
+    def read(cls, path: Path) -> "Policy":
+        """Read the file.
+
+        Raises
+        ------
+        ConfigError
+            If it is missing or holds something else.
+        """
+        return parse_table(cls, read_toml(path), path)
+
+    def check_recipe(self, recipe: Recipe, shared: Iterable[str], aux: Iterable[str]) -> None:
+        """Refuse a method.
+
+        Raises
+        ------
+        PolicyError
+            Naming the key of the policy.
+        """
+        if not _matches(recipe.name, self.methods):
+            raise PolicyError(f"methods: {recipe.name!r} is not accepted")
+        for key, names in (("may_share", shared), ("may_tell", aux)):
+            refused = [name for name in names if not _matches(name, getattr(self, key))]
+            if refused:
+                raise PolicyError(f"{key}: {len(refused)} tensors may not leave, the first is {sorted(refused)[0]!r}")
+        steps = recipe.training.steps_per_round
+        least = max(1, round(steps * recipe.federation.least_work))
+        if least < self.minimum_steps:
+            raise PolicyError(f"minimum_steps: a round may make {least}, expected at least {self.minimum_steps}")
+
+    def check_round(self, participants: int, slices: int) -> None:
+        """Refuse a round.
+
+        Raises
+        ------
+        PolicyError
+            Naming the key of the policy.
+        """
+        for key, found in (("minimum_participants", participants), ("minimum_slices", slices)):
+            if found < getattr(self, key):
+                raise PolicyError(f"{key}: found {found}, expected at least {getattr(self, key)}")
+
+    def check_bytes(self, reply: int, before: int) -> None:
+        """Refuse a reply that is too large, or too much with what left ``before``.
+
+        Raises
+        ------
+        PolicyError
+            Naming the key of the policy.
+        """
+        for key, found in (("megabytes_per_round", reply), ("megabytes_in_total", before + reply)):
+            if found > getattr(self, key) * 1e6:
+                raise PolicyError(f"{key}: {found / 1e6:.3f} would leave, expected at most {getattr(self, key):g}")
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

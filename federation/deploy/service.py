@@ -1,0 +1,203 @@
+"""A site's one door for a deployed federation: a sealed request in, a sealed reply out, everything on record."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recon import DataError
+
+from ..manifest import SiteManifest
+from ..messages import Broadcast, SiteReport, SiteUpdate
+from ..packing import MessageError, largest_message, layout, under
+from ..site import Site
+from ..store import load_newest, prune, save_checkpoint, saved_rounds
+from ..task import site_spec
+from .audit import COUNTERSIGNED, Head, read_log
+from .envelope import SERVER, Countersignature, Envelope
+from .policy import PolicyError
+from .site_folder import SiteFolder
+
+logger = logging.getLogger(__name__)
+
+#: The most that a request may have before it is known what is due.
+_LARGEST_REQUEST = 2**31
+
+
+class ChangeError(Exception):
+    """Parameters of the server that changed more than the site allows."""
+
+
+class SiteService:
+    """Answers requests at one site.
+
+    Whatever goes wrong, the reply says it in one of a few fixed words; what exactly stands in the site's own log.
+    """
+
+    def __init__(self, folder: SiteFolder) -> None:
+        self.folder = folder
+
+    def answer(self, data: bytes) -> bytes:
+        """Open a request, do what it asks if the site agrees, and seal the reply."""
+        folder = self.folder
+        try:
+            request = Envelope.open(
+                data, folder.server_key, kind="request", site=folder.name, max_bytes=_LARGEST_REQUEST
+            )
+        except MessageError as error:
+            folder.audit.append("request refused", bytes=len(data), reason="message", detail=str(error)[:500])
+            nobody = Envelope("request", "0" * 64, folder.name, 0, 0, b"", Head(0, "0" * 64))
+            return self._sealed(nobody, b"", "message")
+        self._record(request, len(data))
+        reason, payload = self._guarded(request)
+        return self._sealed(request, payload, reason)
+
+    def _record(self, request: Envelope, size: int) -> None:
+        """Put a request on record, with the server's head and its signature of ours."""
+        audit = self.folder.audit
+        audit.append(
+            "request",
+            run=request.run,
+            round=request.round,
+            participants=request.participants,
+            bytes=size,
+            sha256=hashlib.sha256(request.payload).hexdigest(),
+            heads={SERVER: [request.head.count, request.head.hash]},
+        )
+        signed = request.countersigned
+        if signed is None:
+            return
+        if self.folder.server_key.verifies(signed.head.statement(self.folder.name), signed.signature):
+            head = signed.head
+            audit.append(COUNTERSIGNED, by=SERVER, count=head.count, hash=head.hash, signature=signed.signature)
+        else:
+            audit.append("countersignature refused", by=SERVER)
+
+    def _guarded(self, request: Envelope) -> tuple[str, bytes]:
+        """Why nothing leaves, or what does."""
+        try:
+            return "", self._reply(request)
+        except PolicyError as error:
+            reason, detail = "policy", str(error)
+        except ChangeError as error:
+            reason, detail = "change", str(error)
+        except MessageError as error:
+            reason, detail = "message", str(error)
+        except _NotApprovedError as error:
+            reason, detail = "not approved", str(error)
+        except DataError as error:
+            reason, detail = "data", str(error)
+        except Exception as error:
+            # A traceback would hold the data; so may the text, which stays here.
+            logger.debug("round %d failed", request.round, exc_info=True)
+            reason, detail = "error", f"{type(error).__name__}: {error}"
+        self.folder.audit.append(
+            "refused", run=request.run, round=request.round, reason=reason, detail=" ".join(detail.split())[:500]
+        )
+        return reason, b""
+
+    def _reply(self, request: Envelope) -> bytes:
+        folder = self.folder
+        try:
+            recipe = folder.approvals.recipe_of(request.run)
+        except DataError as error:
+            raise _NotApprovedError(str(error)) from None
+        policy, manifest, state = folder.policy, folder.manifest, folder.state(request.run)
+        policy.check_round(request.participants, _slices(manifest, folder.maps))
+        site = site_spec(manifest, recipe, state / "kept", folder.maps).build()
+        policy.check_recipe(recipe, site.wire.shared, site.wire.aux)
+        if len(request.payload) > largest_message({**site.wire.shared, **under("aux/", site.wire.aux)}):
+            raise MessageError(f"request: its payload has {len(request.payload)} bytes, more than any broadcast")
+        broadcast = site.read(request.payload)
+        if broadcast.round != request.round:
+            raise MessageError(f"request: is of round {request.round}, its broadcast of round {broadcast.round}")
+        _check_change(state / "seen", broadcast, policy.maximum_change)
+        reply = site.answer(broadcast)
+        if not policy.tell_scores:
+            reply = _without_scores(reply)
+        payload = reply.to_bytes()
+        policy.check_bytes(len(payload), self._bytes_before())
+        self._record_reply(request, payload, site, reply)
+        return payload
+
+    def _record_reply(self, request: Envelope, payload: bytes, site: Site, reply: SiteReport) -> None:
+        """On record before it leaves: its size, its digest, and what is in it by name."""
+        tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []
+        self.folder.audit.append(
+            "reply",
+            run=request.run,
+            round=request.round,
+            bytes=len(payload),
+            sha256=hashlib.sha256(payload).hexdigest(),
+            fields=reply.names(),
+            tensors=sorted(tensors),
+        )
+
+    def _bytes_before(self) -> int:
+        """What left so far, by the log."""
+        return sum(entry.facts["bytes"] for entry in read_log(self.folder.audit.path) if entry.event == "reply")
+
+    def _sealed(self, request: Envelope, payload: bytes, reason: str) -> bytes:
+        key = self.folder.key
+        countersigned = Countersignature(request.head, key.sign(request.head.statement(SERVER)))
+        reply = replace(
+            request,
+            kind="reply",
+            payload=payload,
+            reason=reason,
+            head=self.folder.audit.head(),
+            countersigned=countersigned,
+        )
+        return reply.seal(key)
+
+
+class _NotApprovedError(Exception):
+    """What was asked for is not what the site has approved."""
+
+
+def _slices(manifest: SiteManifest, maps: Path) -> int:
+    return len(manifest.dataset("train", maps)) if manifest.data.train else 0
+
+
+def _without_scores(reply: SiteReport) -> SiteReport:
+    if isinstance(reply, SiteUpdate):
+        return replace(reply, score_before=None, score_after=None, loss=None)
+    return replace(reply, score_before=None)
+
+
+def _check_change(folder: Path, broadcast: Broadcast, most: float) -> None:
+    """Compare with the newest broadcast of an earlier round, and keep this one in its turn.
+
+    Raises
+    ------
+    ChangeError
+        Naming the tensor that changed most.
+    """
+    before = load_newest(folder, at_most=broadcast.round - 1, expected=layout(broadcast.shared))
+    if before is not None:
+        rounds = broadcast.round - before.round
+        changes = {name: _relative(tensor, before.tensors[name]) for name, tensor in broadcast.shared.items()}
+        worst = max(changes, key=lambda name: changes[name])
+        if changes[worst] > most * rounds:
+            raise ChangeError(
+                f"maximum_change: {worst} changed by {changes[worst]:.2f} of its norm in {rounds} rounds, expected at "
+                f"most {most:g} a round"
+            )
+    save_checkpoint(folder, broadcast.round, broadcast.shared, {})
+    prune(folder, [r for r in saved_rounds(folder) if r >= broadcast.round - 1])
+
+
+def _relative(tensor: Tensor, before: Tensor) -> float:
+    """Change by the norm before, or by that of numbers of 0.1 where it was smaller: what starts at zero may grow."""
+    floor = 0.1 * math.sqrt(before.numel())
+    change, norm = (float(torch.linalg.vector_norm(t)) for t in (tensor - before, before))
+    return change / max(norm, floor)
+
+
+#: Answers for a site; what a transport calls there.
+Answer = Callable[[bytes], bytes]

@@ -1,0 +1,108 @@
+"""A site's folder: who it is, whom it believes, what it allows, what it keeps."""
+
+from functools import cached_property
+from pathlib import Path
+
+import tomli_w
+
+from recon import DataError, write_atomically
+
+from ..manifest import SiteManifest, load_manifest
+from ..tables import Name, Table, parse_table, read_toml
+from .approval import Approvals
+from .audit import AuditLog
+from .envelope import SERVER
+from .keys import PublicKey, SigningKey
+from .policy import Policy
+
+
+class SiteTable(Table):
+    """``site.toml``: the server's address, and where the manifest of the site's data lies."""
+
+    name: Name
+    server: str
+    data: str
+    proxy: str = ""
+
+
+class SiteFolder:
+    """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``ca.crt``, ``server.pub``, ``approvals/``,
+    ``audit.jsonl`` and ``state/<run>/``, of which nothing but the public key is meant to leave.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "site.toml").is_file():
+            raise DataError(f"{path}: is no folder of a site (no site.toml); make one with `fedrecon deploy site init`")
+
+    @classmethod
+    def create(
+        cls, path: Path, *, server: str, authority: Path, server_key: Path, data: Path, proxy: str = ""
+    ) -> "SiteFolder":
+        """Make the folder, its key and a policy with the defaults written out.
+
+        Raises
+        ------
+        DataError
+            If the folder holds something, the manifest cannot be used, or its name is the server's.
+        """
+        manifest = load_manifest(data)
+        if manifest.name == SERVER:
+            raise DataError(f"{data}: name is {SERVER!r}, which is that of the server; choose another")
+        if path.exists() and any(path.iterdir()):
+            raise DataError(f"{path}: is not empty; choose another folder")
+        table = SiteTable(name=manifest.name, server=server, data=str(data.resolve()), proxy=proxy)
+        public = PublicKey.read(server_key)
+        certificate = authority.read_bytes()
+        SigningKey.create(path / "site.key")
+        write_atomically(path / "ca.crt", certificate)
+        write_atomically(path / "server.pub", (public.text + "\n").encode())
+        write_atomically(path / "policy.toml", tomli_w.dumps(Policy().model_dump(mode="json")).encode())
+        write_atomically(path / "site.toml", tomli_w.dumps(table.model_dump(mode="json")).encode())
+        folder = cls(path)
+        folder.audit.append("site made", key=SigningKey.read(path / "site.key").public.text)
+        return folder
+
+    @cached_property
+    def table(self) -> SiteTable:
+        return parse_table(SiteTable, read_toml(self.path / "site.toml"), self.path / "site.toml")
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    @property
+    def policy(self) -> Policy:
+        """As the file says now."""
+        return Policy.read(self.path / "policy.toml")
+
+    @cached_property
+    def manifest(self) -> SiteManifest:
+        manifest = load_manifest(self.table.data)
+        if manifest.name != self.name:
+            raise DataError(f"{self.table.data}: name is {manifest.name!r}, expected {self.name!r}, that of the site")
+        return manifest
+
+    @cached_property
+    def key(self) -> SigningKey:
+        return SigningKey.read(self.path / "site.key")
+
+    @cached_property
+    def server_key(self) -> PublicKey:
+        return PublicKey.read(self.path / "server.pub")
+
+    @property
+    def approvals(self) -> Approvals:
+        return Approvals(self.path / "approvals")
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.path / "audit.jsonl", self.name)
+
+    def state(self, run: str) -> Path:
+        """Of one run: kept parameters, what the server sent last."""
+        return self.path / "state" / run
+
+    @property
+    def maps(self) -> Path:
+        return self.path / "maps"

@@ -1,0 +1,336 @@
+"""A deployed federation without its engine: sites behind their one door, a server that believes keys alone."""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import pytest
+import tomli_w
+import torch
+
+from federation import Recipe, SimulatedSite, load_recipe, make_demo_sites, run_rounds, selected_state, train_run
+from federation.deploy.approval import Approval
+from federation.deploy.audit import AuditLog, heads_seen, read_log, verify_log
+from federation.deploy.envelope import SERVER
+from federation.deploy.hub import Hub
+from federation.deploy.keys import PublicKey, SigningKey, create_authority
+from federation.deploy.service import SiteService
+from federation.deploy.site_folder import SiteFolder
+from federation.experiment import _algorithm, _initial
+from federation.manifest import load_federation
+from federation.rounds import QuorumError
+from recon import DataError, Simulation
+
+RECIPES = Path(__file__).parents[3] / "scripts" / "recipes"
+BUNDLE = b"the app"
+NAMES = ("north", "south", "west")
+PATIENT = "DOE^JOHN-4711"
+
+
+@dataclass
+class Direct:
+    """A channel to sites in this process that keeps all that travels, and may meddle with it."""
+
+    answers: Mapping[str, Callable[[bytes], bytes]]
+    meddle: Callable[[str, bytes], bytes | Exception] = lambda site, answer: answer
+    travelled: list[bytes] = field(default_factory=list)
+
+    def reachable(self) -> list[str]:
+        return sorted(self.answers)
+
+    def send(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Exception]]:
+        for site, message in messages.items():
+            answer = self.meddle(site, self.answers[site](message))
+            self.travelled += [message, answer if isinstance(answer, bytes) else b""]
+            yield site, answer
+
+
+@dataclass
+class Deployed:
+    """A server and sites that approved a recipe."""
+
+    path: Path
+    recipe: Recipe
+    folders: dict[str, SiteFolder]
+    run: str
+    channel: Direct
+
+    def hub(self, **changes: object) -> Hub:
+        keys = {name: PublicKey.read(folder.path / "site.key.pub") for name, folder in self.folders.items()}
+        arguments = {
+            "run": self.run,
+            "key": SigningKey.read(self.path / "server" / "key"),
+            "sites_by_name": keys,
+            "channel": self.channel,
+            "audit": self.audit,
+            "max_bytes": 10**6,
+        }
+        return Hub(**{**arguments, **changes})  # type: ignore[arg-type]
+
+    @property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.path / "server" / "audit.jsonl", SERVER)
+
+    def train(self, name: str = "run", *, quorum: int | None = None, resume: bool = False, **changes: object) -> str:
+        shared, aux = _initial(self.recipe, self.folders["north"].manifest)
+        rounds, folder = self.recipe.federation.rounds, self.path / name
+        hub = self.hub(**changes)
+        return run_rounds(
+            _algorithm(self.recipe), hub, shared, folder, rounds=rounds, aux=aux, quorum=quorum, resume=resume
+        ).state.digest
+
+    def events(self, site: str) -> list[str]:
+        return [entry.event for entry in read_log(self.folders[site].audit.path)]
+
+    def refusals(self, site: str) -> list[str]:
+        log = read_log(self.folders[site].audit.path)
+        return [f"{e.facts['reason']}: {e.facts['detail']}" for e in log if "refused" in e.event]
+
+    def set_policy(self, site: str, **changes: object) -> None:
+        path = self.folders[site].path / "policy.toml"
+        path.write_text(tomli_w.dumps(tomllib.loads(path.read_text()) | changes))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data")
+    sites = [SimulatedSite(name, 2, "t1", Simulation("random", 2, 0.2, noise_std=0.01)) for name in NAMES]
+    make_demo_sites(out, size=24, train=1, validation=1, test=1, slices=2, sites=sites)
+    return out
+
+
+def deploy(path: Path, data: Path, *overrides: str) -> Deployed:
+    torch.set_num_threads(1)
+    chosen = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
+              "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]", *overrides)  # fmt: skip
+    recipe = load_recipe(RECIPES / "fedavg.toml", chosen)
+    create_authority(path / "server", days=9)
+    SigningKey.create(path / "server" / "key")
+    approval = Approval.of(BUNDLE, recipe)
+    folders = {}
+    for name in NAMES:
+        folders[name] = SiteFolder.create(
+            path / name,
+            server="localhost:1",
+            authority=path / "server" / "ca.crt",
+            server_key=path / "server" / "key.pub",
+            data=data / f"{name}.toml",
+        )
+        folders[name].approvals.add(approval, recipe)
+    deployed = Deployed(path, recipe, folders, approval.run, Direct({}))
+    deployed.channel.answers = {name: SiteService(folder).answer for name, folder in folders.items()}
+    for name in NAMES:
+        deployed.set_policy(name, minimum_slices=2)
+    return deployed
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, data: Path) -> Deployed:
+    return deploy(tmp_path, data)
+
+
+def test_the_weights_are_those_of_the_run_in_process(deployed: Deployed, data: Path) -> None:
+    digest = deployed.train()
+    run = train_run(deployed.recipe, load_federation(data), deployed.path / "here", jobs=1, resume=False, say=str)
+    assert run.path == deployed.path / "here" and len(digest) == 64
+    here, there = (selected_state(deployed.path / name) for name in ("here", "run"))
+    assert here.digest == there.digest and here.round == there.round > 0
+
+
+def test_a_run_goes_on_after_a_kill_with_the_same_bits(deployed: Deployed, data: Path, tmp_path: Path) -> None:
+    undisturbed = deploy(tmp_path / "other", data).train()
+
+    def fails_once(site: str, answer: bytes) -> bytes | Exception:
+        deployed.channel.meddle = lambda site, answer: answer
+        raise KeyboardInterrupt
+
+    deployed.channel.meddle = fails_once
+    with pytest.raises(KeyboardInterrupt):
+        deployed.train()
+    assert deployed.train(resume=True) == undisturbed
+
+
+def test_both_logs_hold_what_left_and_vouch_for_each_other(deployed: Deployed) -> None:
+    deployed.train()
+    server_key = SigningKey.read(deployed.path / "server" / "key").public
+    site_keys = {name: folder.key.public for name, folder in deployed.folders.items()}
+    for name, folder in deployed.folders.items():
+        seen = heads_seen(deployed.audit.path, name)
+        verified = verify_log(folder.audit.path, name, {SERVER: server_key}, seen)
+        assert verified.countersigned == 2 and len(seen) == 3
+        replies = [entry for entry in read_log(folder.audit.path) if entry.event == "reply"]
+        assert [reply.facts["round"] for reply in replies] == [0, 1, 2]
+        assert all("regularizers.0" in tensor for tensor in replies[0].facts["tensors"][:1])
+        assert "n_samples" in replies[0].facts["fields"]
+    seen = {}
+    for folder in deployed.folders.values():
+        seen |= heads_seen(folder.audit.path, SERVER)
+    verified = verify_log(deployed.audit.path, SERVER, site_keys, seen)
+    assert verified.countersigned == 9 and len(seen) == 9
+    sent = {e.facts["sha256"] for e in read_log(deployed.folders["north"].audit.path) if e.event == "reply"}
+    received = {
+        e.facts["sha256"] for e in read_log(deployed.audit.path) if e.event == "reply" and e.facts["site"] == "north"
+    }
+    assert sent == received
+
+
+def test_bytes_are_little_more_than_the_numbers(tmp_path: Path, data: Path) -> None:
+    deployed = deploy(tmp_path, data, "network.channels=64", "network.depth=4", "federation.rounds=1")
+    deployed.train()
+    numbers = sum(tensor.nbytes for tensor in selected_state(deployed.path / "run").shared.values())
+    sizes = [len(message) for message in deployed.channel.travelled if len(message) > 10_000]
+    assert len(sizes) >= 9 and max(sizes) <= 1.02 * numbers
+
+
+# What sites refuse
+
+
+def refused(deployed: Deployed, reason: str, *sites: str, **changes: object) -> list[str]:
+    """The run fails with one of the few words; the site's own log says more."""
+    with pytest.raises(QuorumError, match=reason) as error:
+        deployed.train("refused", **changes)
+    for site in sites or ("north",):
+        assert f"site {site}" in str(error.value)
+    return deployed.refusals((sites or ("north",))[0])
+
+
+def test_a_run_that_was_not_approved_is_refused(deployed: Deployed) -> None:
+    found = refused(deployed, "has not approved", *NAMES[:1], run="0" * 63 + "1")
+    assert "is not approved" in found[0]
+
+
+def test_another_recipe_under_the_same_name_is_refused(deployed: Deployed) -> None:
+    path = deployed.folders["north"].path / "approvals" / deployed.run / "recipe.toml"
+    path.write_text(path.read_text().replace("learning_rate = 0.00", "learning_rate = 0.01"))
+    assert "recipe changed since the approval" in refused(deployed, "has not approved")[0]
+
+
+def test_altered_software_is_refused(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federation.deploy.approval.software_digest", lambda: "0" * 64)
+    assert "software changed since the approval" in refused(deployed, "has not approved")[0]
+
+
+def test_an_approval_can_be_taken_back(deployed: Deployed) -> None:
+    deployed.folders["south"].approvals.remove(deployed.run)
+    refused(deployed, "has not approved", "south")
+    with pytest.raises(DataError, match="is not approved"):
+        deployed.folders["south"].approvals.remove(deployed.run)
+
+
+@pytest.mark.parametrize(
+    ("policy", "detail"),
+    [
+        ({"minimum_participants": 4}, "policy: minimum_participants: found 3, expected at least 4"),
+        ({"minimum_slices": 3}, "policy: minimum_slices: found 2"),
+        ({"minimum_steps": 5}, "policy: minimum_steps: a round may make 4"),
+        ({"methods": ["levac"]}, "policy: methods: 'fedavg' is not accepted"),
+        ({"may_share": ["regularizers.0.*"]}, "policy: may_share: .* the first is 'regularizers.1"),
+        ({"megabytes_per_round": 0.001}, "policy: megabytes_per_round"),
+        ({"megabytes_in_total": 0.004}, "policy: megabytes_in_total"),
+    ],
+)
+def test_a_policy_is_kept(deployed: Deployed, policy: dict[str, object], detail: str) -> None:
+    deployed.set_policy("north", **policy)
+    found = refused(deployed, "policy forbids")
+    assert len(found) == 1 and re.match(detail, found[0])
+
+
+def test_scores_stay_where_the_policy_says_so(deployed: Deployed) -> None:
+    deployed.set_policy("north", tell_scores=False)
+    deployed.train()
+    rows = [json.loads(line) for line in (deployed.path / "run" / "rounds.jsonl").read_text().splitlines()]
+    for row in rows:
+        told = [row[key] for key in ("score_before", "score_after", "loss")]
+        assert (told == [None] * 3) == (row["site"] == "north") or row["round"] == 2
+
+
+def test_parameters_that_jump_are_refused(deployed: Deployed) -> None:
+    deployed.set_policy("north", maximum_change=1e-6)
+    assert "change: maximum_change: regularizers" in refused(deployed, "changed more than the site allows")[0]
+
+
+def test_a_message_of_a_stranger_gets_no_answer_of_use(deployed: Deployed, tmp_path: Path) -> None:
+    stranger = SigningKey.create(tmp_path / "stranger")
+    found = refused(deployed, "not what the site expects", key=stranger)
+    assert "signature is not that of its sender" in found[0]
+    assert not (deployed.folders["north"].path / "state").exists()
+
+
+# What the server refuses
+
+
+def test_answers_that_another_site_sealed_are_refused(deployed: Deployed) -> None:
+    south = deployed.channel.answers["south"]
+    deployed.channel.answers = {**deployed.channel.answers, "north": south}
+    refused_by_server(deployed, "not what the site expects|signature is not that")
+
+
+def refused_by_server(deployed: Deployed, reason: str) -> None:
+    with pytest.raises(QuorumError, match=reason):
+        deployed.train("refused")
+    assert "reply refused" in [entry.event for entry in read_log(deployed.audit.path)]
+
+
+def test_answers_of_an_earlier_round_are_refused(deployed: Deployed) -> None:
+    first: dict[str, bytes] = {}
+
+    def replay(site: str, answer: bytes) -> bytes:
+        return first.setdefault(site, answer) if site == "north" else answer
+
+    deployed.channel.meddle = replay
+    refused_by_server(deployed, "round 1: site north: reply: is of round 0, expected one of round 1")
+
+
+def test_a_faulty_site_is_left_out_while_the_quorum_holds(deployed: Deployed) -> None:
+    deployed.channel.meddle = lambda site, answer: answer[:-1] if site == "south" else answer
+    deployed.train(quorum=2)
+    rows = [json.loads(line) for line in (deployed.path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert {row["site"] for row in rows} == {"north", "west"}
+
+
+def test_an_oversized_answer_is_refused(deployed: Deployed) -> None:
+    with pytest.raises(QuorumError, match="expected at most 100"):
+        deployed.train("refused", max_bytes=100)
+
+
+# Nothing of the data leaves
+
+
+def test_no_patient_name_leaves_in_files_headers_or_errors(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name stands in a file's name, in its header and in an exception; every byte that left is searched."""
+    folder = tmp_path / "data" / PATIENT
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        table = tomllib.loads((data / f"{name}.toml").read_text())
+        root = data / table["data"]["root"]
+        if name == "north":
+            for split in ("train", "validation", "test"):
+                for file in table["data"][split]:
+                    (folder / f"{PATIENT}_{file}").write_bytes((root / file).read_bytes())
+                    with h5py.File(folder / f"{PATIENT}_{file}", "r+") as volume:
+                        volume.attrs["patient_id"] = f"{PATIENT}_{file}"
+                table["data"][split] = [f"{PATIENT}_{file}" for file in table["data"][split]]
+            root = folder
+        table["data"]["root"] = str(root)
+        (tmp_path / "data" / f"{name}.toml").write_text(tomli_w.dumps(table))
+    deployed = deploy(tmp_path / "deployed", tmp_path / "data")
+    deployed.train()
+    assert PATIENT in str(deployed.folders["north"].manifest.files("train")[0])
+
+    def broken(*arguments: object, **more: object) -> None:
+        raise RuntimeError(f"cannot read {folder}/{PATIENT}.h5")
+
+    monkeypatch.setattr("federation.task.train_locally", broken)
+    with pytest.raises(QuorumError, match="site north: an error at the site"):
+        deployed.train("broken")
+    assert any(PATIENT in line for line in deployed.refusals("north"))
+    everything = b"".join(deployed.channel.travelled) + deployed.audit.path.read_bytes()
+    assert len(everything) > 50_000
+    for word in (PATIENT, "DOE", "4711", str(folder)):
+        assert word.encode() not in everything
