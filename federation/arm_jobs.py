@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -18,22 +19,19 @@ from torch import nn
 from recon import (
     DataError,
     ScoreRow,
-    SiteScores,
-    evaluate,
     write_atomically,
     write_scores,
 )
 
 from .arms import Arm
 from .central import CentralArm, Updates
-from .experiment import RunFolder, train_run
+from .experiment import RunFolder, train_alone, train_run
 from .manifest import SiteManifest, load_federation
 from .personal import site_network
 from .recipe import Recipe
-from .recipe_tables import SHARED
 from .replies import read_rows
 from .scope import load_parameters, parameter_scope, parameters_of
-from .scoring import score_site
+from .scoring import classical_method, score_methods
 from .site import initial_network
 from .task import ReconstructionTask
 
@@ -54,90 +52,180 @@ class ArmJob:
     recipe: Recipe
     seed: int
     rate: float = 1.0
+    #: Learning rates that were tried, and whether the best of them is the largest or smallest.
     trials: int = 1
+    at_end: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the arm; empty until it was run with this recipe."""
+        path = self.folder / "facts.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found if found.get("recipe") == self.recipe.digest() else {}
 
     @property
     def is_done(self) -> bool:
-        return (self.folder / "facts.json").exists()
+        """Whether it was run, with this recipe. An arm that failed is tried again."""
+        return bool(self.facts) and "failed" not in self.facts
+
+    def start(self) -> None:
+        """Drop what another recipe of the same name has left."""
+        record, digest = self.folder / "recipe.txt", self.recipe.digest()
+        if self.folder.exists() and (not record.exists() or record.read_text() != digest):
+            shutil.rmtree(self.folder)
+        write_atomically(record, digest.encode())
+
+    def finish(self, facts: dict[str, Any]) -> str:
+        """Write what is known; the reason if the arm failed."""
+        write_atomically(
+            self.folder / "facts.json", json.dumps({**facts, "recipe": self.recipe.digest()}, indent=1).encode()
+        )
+        return f"failed: {facts['failed']}" if "failed" in facts else ""
 
 
 def run_trial(job: ArmJob) -> tuple[float, str]:
     """Train one arm with one learning rate and score it on validation data alone; what was trained is dropped."""
     begin = time.monotonic()
-    manifests = tuple(load_federation(job.sites))
+    job.start()
     facts: dict[str, Any]
     try:
         with _said_before(), tempfile.TemporaryDirectory() as scratch:
-            facts = {"validation": _trial_score(job, manifests, Path(scratch)), "rate": job.rate}
+            networks = _train(job, Path(scratch), tuple(load_federation(job.sites))).networks
+            facts = {"validation": _validation(job, networks), "rate": job.rate}
     except DataError as error:
-        facts = {"failed": " ".join(str(error).split())}
-    write_atomically(job.folder / "facts.json", json.dumps(facts, indent=1).encode())
-    return time.monotonic() - begin, f"failed: {facts['failed']}" if "failed" in facts else ""
-
-
-def _trial_score(job: ArmJob, manifests: tuple[SiteManifest, ...], scratch: Path) -> float | None:
-    if job.arm.kind == "federated":
-        evaluation = job.recipe.evaluation.model_copy(update={"arms": ()})
-        recipe = job.recipe.model_copy(update={"evaluation": evaluation})
-        return _validation(train_run(recipe, manifests, scratch, jobs=1, resume=True, say=quiet, maps=job.maps))
-    networks = _central_networks(job, manifests, scratch)
-    tasks = [ReconstructionTask(m, job.recipe, job.maps / m.name) for m in manifests if m.trains]
-    scores = [score for task in tasks if (score := task.validate(networks[task.manifest.name])) is not None]
-    return fmean(scores) if scores else None
+        facts = {"failed": " ".join(str(error).split()), "rate": job.rate}
+    return time.monotonic() - begin, job.finish(facts)
 
 
 def run_arm(job: ArmJob) -> tuple[float, str]:
     """Train and score one arm; seconds, and why it failed if it did."""
     begin = time.monotonic()
     _forget_peak()
-    manifests = tuple(load_federation(job.sites))
+    job.start()
     try:
         with _said_before():
-            rows, facts = (_federated if job.arm.kind == "federated" else _central)(job, manifests)
+            rows, facts = _scored(job, tuple(load_federation(job.sites)))
     except DataError as error:
         # One arm that cannot be run (a rule that needs more sites) is a result, not the end of the others.
         facts, rows = {"failed": " ".join(str(error).split())}, []
-    seconds = time.monotonic() - begin
-    facts |= {"seconds": round(seconds, 1), "peak_memory_mb": _peak_mb()}
     if rows:
         write_scores(job.folder / "scores.csv", rows)
-    write_atomically(job.folder / "facts.json", json.dumps(facts, indent=1).encode())
-    return seconds, f"failed: {facts['failed']}" if "failed" in facts else ""
+    return time.monotonic() - begin, job.finish(facts)
 
 
-def _federated(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], dict[str, Any]]:
-    out = job.folder / "run"
-    run = train_run(job.recipe, manifests, out, jobs=1, resume=True, say=quiet, maps=job.maps)
-    state = run.selected()
+@dataclass(frozen=True)
+class _Trained:
+    """What an arm brought: a network per site, seconds of training, and what is told of it."""
+
+    networks: dict[str, nn.Module]
+    seconds: float
+    facts: dict[str, Any]
+
+
+def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], dict[str, Any]]:
+    tasks = {m.name: ReconstructionTask(m, job.recipe, job.maps / m.name) for m in manifests}
     rows: list[ScoreRow] = []
     quality: dict[str, Any] = {}
     sites: dict[str, Any] = {}
-    for manifest in manifests:
-        result = score_site((run, manifest.name, state))
+    trained = _Trained({}, 0.0, {}) if job.arm.kind == "classical" else _train(job, job.folder / "run", manifests)
+    peak = _peak_mb()  # of training: scoring is the same for all
+    for name, task in tasks.items():
+        tuned: dict[str, float] = {}
+        methods = {arm: classical_method(arm, task, tuned) for arm in job.recipe.evaluation.arms}
+        if name in trained.networks:
+            methods[job.arm.name] = trained.networks[name]
+        if not methods:
+            continue
+        result = score_methods(task, methods, tuned)
         for arm, scores in result.arms.items():
-            if arm != SHARED:
-                rows += _rows(job, arm, manifest, scores["volumes"])
-        quality[manifest.name] = {
+            rows += _rows(job, arm, task.manifest, scores["volumes"])
+        quality[name] = {
             arm: {key: measured[key] for key in ("mtf50_lp_per_cm", "disc_cnr")}
             for arm, measured in result.quality.items()
         }
-        sites[manifest.name] = result.facts
-    table = read_rows(run.path)
-    training = [row for row in table if row["n_samples"] is not None]
+        sites[name] = result.facts
+    if job.arm.kind == "classical":
+        return rows, {"quality": quality, "sites": sites}
     return rows, {
         "parameters_shared": max(facts["parameters_shared"] for facts in sites.values()),
         "parameters_kept": max(facts["parameters_kept"] for facts in sites.values()),
-        "bytes_up": sum(row["bytes_up"] for row in training),
-        "bytes_down": sum(row["bytes_down"] for row in training),
-        "bytes_base": _base_bytes(run),
-        "steps": job.recipe.federation.rounds * job.recipe.training.steps_per_round + job.recipe.personal.steps,
+        **trained.facts,
+        "seconds": round(trained.seconds, 1),
+        "peak_memory_mb": peak,
         "trials": job.trials,
+        "at_end": job.at_end,
         "chosen": {"learning_rate": job.recipe.training.learning_rate},
-        "label": "" if job.arm.overrides else job.recipe.evidence,
-        "validation": _validation(run),
+        "validation": _validation(job, trained.networks),
         "quality": quality,
         "sites": sites,
     }
+
+
+def _train(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
+    """Train an arm in ``folder``, or go on where it stopped."""
+    if job.arm.kind in ("joint", "sequential"):
+        return _central(job, folder, manifests)
+    return (_local if job.arm.kind == "local" else _federated)(job, folder, manifests)
+
+
+def _federated(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
+    run = train_run(job.recipe, manifests, folder, jobs=1, resume=True, say=quiet, maps=job.maps)
+    training = [row for row in read_rows(run.path) if row["n_samples"] is not None]
+    steps = {name: 0 for name in (m.name for m in run.participants)}
+    for row in training:
+        steps[row["site"]] += row["n_steps"]
+    personal = job.recipe.personal.steps
+    facts = {
+        "bytes_up": sum(row["bytes_up"] for row in training),
+        "bytes_down": sum(row["bytes_down"] for row in training),
+        "bytes_base": _base_bytes(run),
+        "steps": max(steps.values()) + personal,
+        "least_steps": min(steps.values()) + personal,
+        "label": "" if job.arm.overrides else job.recipe.evidence,
+    }
+    return _Trained({m.name: site_network(run, m) for m in manifests}, sum(run.seconds().values()), facts)
+
+
+def _local(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
+    """Every site on its own, as many rounds and steps as in the federation; one that took part in nothing too."""
+    run = RunFolder.create(folder, job.recipe, manifests, resume=True, maps=job.maps)
+    begin = time.monotonic()
+    for manifest in run.learners:
+        train_alone((run, manifest.name))
+    networks = {m.name: site_network(run, m, local=True) for m in run.learners}
+    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round
+    facts = {"steps": steps, "least_steps": steps, "label": "every site on its own"}
+    return _Trained(networks, time.monotonic() - begin, facts)
+
+
+def _central(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
+    trained = tuple(manifest for manifest in manifests if manifest.trains)
+    kind: Updates = "sequential" if job.arm.kind == "sequential" else "joint"
+    begin = time.monotonic()
+    caches = {manifest.name: job.maps / manifest.name for manifest in manifests}
+    networks = CentralArm(job.recipe, trained, folder, caches, kind).train()
+    seconds = time.monotonic() - begin
+    first = next(iter(networks.values()))
+    shared = parameters_of(first, parameter_scope(first, job.recipe.scope.rules()).shared)
+    for manifest in manifests:
+        if manifest.name not in networks:
+            task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
+            networks[manifest.name] = initial_network(task.network, job.recipe.federation.seed)
+            load_parameters(networks[manifest.name], shared)
+    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round
+    steps *= len(trained) if kind == "sequential" else 1
+    return _Trained(networks, seconds, {"steps": steps, "least_steps": steps, "label": "all data in one place"})
+
+
+def _validation(job: ArmJob, networks: Mapping[str, nn.Module]) -> float | None:
+    """Mean validation score over the sites that train; learning rates and personalized arms are chosen by it."""
+    scores = []
+    for manifest in load_federation(job.sites):
+        if manifest.trains:
+            score = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name).validate(networks[manifest.name])
+            if score is not None:
+                scores.append(score)
+    return fmean(scores) if scores else None
 
 
 def _base_bytes(run: RunFolder) -> int:
@@ -147,49 +235,6 @@ def _base_bytes(run: RunFolder) -> int:
     frozen = set(parameter_scope(network, run.recipe.scope.rules()).frozen)
     size = sum(p.nbytes for name, p in network.named_parameters() if name in frozen)
     return size * len(run.participants)
-
-
-def _validation(run: RunFolder) -> float | None:
-    """Mean validation score of what the sites use; personalized arms are chosen among by it."""
-    scores = []
-    for manifest in run.participants:
-        task = ReconstructionTask(manifest, run.recipe, run.maps_folder(manifest.name))
-        score = task.validate(site_network(run, manifest))
-        if score is not None:
-            scores.append(score)
-    return fmean(scores) if scores else None
-
-
-def _central_networks(job: ArmJob, manifests: tuple[SiteManifest, ...], folder: Path) -> dict[str, nn.Module]:
-    caches = {manifest.name: job.maps / manifest.name for manifest in manifests}
-    trained = tuple(manifest for manifest in manifests if manifest.trains)
-    kind: Updates = "sequential" if job.arm.kind == "sequential" else "joint"
-    return CentralArm(job.recipe, trained, folder, caches, kind).train()
-
-
-def _central(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], dict[str, Any]]:
-    networks = _central_networks(job, manifests, job.folder / "state")
-    first = next(iter(networks.values()))
-    scope = parameter_scope(first, job.recipe.scope.rules())
-    rows: list[ScoreRow] = []
-    for manifest in manifests:
-        task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
-        network: nn.Module | None = networks.get(manifest.name)
-        if network is None:
-            network = initial_network(task.network, job.recipe.federation.seed)
-            load_parameters(network, parameters_of(first, scope.shared))
-        scores: SiteScores = evaluate(network, task.dataset("test"))
-        rows += _rows(job, job.arm.name, manifest, scores.to_json()["volumes"])
-    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round
-    sizes = {name: parameter.numel() for name, parameter in first.named_parameters()}
-    return rows, {
-        "parameters_shared": sum(sizes[name] for name in scope.shared),
-        "parameters_kept": sum(sizes[name] for name in scope.kept),
-        "steps": steps * (len(networks) if job.arm.kind == "sequential" else 1),
-        "trials": job.trials,
-        "chosen": {"learning_rate": job.recipe.training.learning_rate},
-        "label": "all data in one place",
-    }
 
 
 def _rows(job: ArmJob, arm: str, manifest: SiteManifest, volumes: Sequence[Mapping[str, Any]]) -> list[ScoreRow]:

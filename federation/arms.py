@@ -9,7 +9,7 @@ from .recipe_tables import NetworkTable
 
 RECIPES = Path(__file__).resolve().parents[1] / "scripts" / "recipes"
 
-Kind = Literal["federated", "joint", "sequential"]
+Kind = Literal["federated", "local", "classical", "joint", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Arm:
     overrides
         Assignments as of ``--set``; ``{last}`` is the number of the last cascade.
     kind
-        ``federated``; ``joint`` and ``sequential`` have the data of all sites in one place, see :class:`CentralArm`.
+        ``federated``; ``local``, every site on its own; ``classical``, methods without training; ``joint`` and
+        ``sequential`` have the data of all sites in one place, see :class:`CentralArm`.
     modalities
         Where the arm makes sense.
     """
@@ -97,7 +98,7 @@ class Budget:
         classical = ("zero_filled", "tv") if modality == "mri" else ("fbp", "tv")
         evaluation = own.evaluation.model_copy(
             update={
-                "arms": (*classical, "local") if arm.name == "fedavg" else (),
+                "arms": classical if arm.kind == "classical" else (),
                 "tv_weights": self.tv_weights,
                 "tv_weights_ct": self.tv_weights,
             }

@@ -265,12 +265,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         page = write_tables(out, _say)
     else:
         modalities = ("mri", "ct") if arguments.modality is None else (arguments.modality,)
-        known = {arm.name for arm in preset.arms}
         extra = [arm_of(path) for path in arguments.recipes]
-        if taken := [arm for arm in extra if arm.name in known]:
-            raise DataError(
-                f"{taken[0].path}: its name {taken[0].name!r} is that of an arm of the preset; choose another"
-            )
+        known = {arm.name for arm in (*preset.arms, *extra)}
         extra += [arm for arm in every_recipe() if arguments.all and arm.name not in known]
         page = run_comparison(
             preset, out, modalities=modalities, extra=extra, seeds=arguments.seeds, jobs=arguments.jobs, say=_say

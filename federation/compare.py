@@ -1,10 +1,11 @@
 """A comparison of methods: the arms of a preset on its hospitals, scored volume by volume, resumable arm by arm."""
 
 import json
+import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
 from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
+from .recipe_tables import CLASSICAL_ARMS
 
 
 def run_comparison(
@@ -56,14 +58,15 @@ def run_comparison(
     Raises
     ------
     DataError
-        If the folder holds another comparison, or no arm of a table could be run.
+        If the folder holds another comparison, two arms have one name, or no arm of a table could be run.
     """
+    out = out.resolve()  # a frozen base is named in recipes by its path
+    _require_names(preset, extra)
     _claim_folder(preset, out)
     plan = _Plan(preset, out, tuple(extra), seeds)
     bases = {modality: _prepare(preset, out, modality, extra, jobs, say) for modality in modalities}
-    if len(preset.rates) > 1:
-        trials = [job for modality in modalities for job in plan.trials(modality, bases[modality])]
-        _run("trial", [job for job in trials if not job.is_done], jobs, say, run_trial)
+    while trials := [job for modality in modalities for job in plan.trials(modality, bases[modality])]:
+        _run("trial", trials, jobs, say, run_trial)
     work = [
         job
         for modality in modalities
@@ -93,6 +96,17 @@ def _run(
 def preset_order(preset: Preset, table: str) -> int:
     """Place of a table in its preset."""
     return [spec.name for spec in preset.tables].index(table)
+
+
+def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
+    """Every arm has a folder of its own by its name."""
+    taken = {arm.name for arm in preset.arms} | CLASSICAL_ARMS
+    for arm in extra:
+        if arm.name in taken:
+            raise DataError(
+                f"{arm.path}: its name {arm.name!r} is that of another arm of the comparison; choose another"
+            )
+        taken.add(arm.name)
 
 
 def _claim_folder(preset: Preset, out: Path) -> None:
@@ -171,35 +185,56 @@ class _Plan:
 
     def jobs(self, modality: str, table: TableSpec, base: Path | None) -> list[ArmJob]:
         count = table.seeds if self.seeds is None else self.seeds
-        arms = [(arm, count) for arm in self.preset.arms if arm.name in table.arms and modality in arm.modalities]
+        # Nothing is drawn in classical methods: one run stands for all seeds.
+        arms = [
+            (arm, 1 if arm.kind == "classical" else count)
+            for arm in self.preset.arms
+            if arm.name in table.arms and modality in arm.modalities
+        ]
         if table is self.preset.tables[0]:
             arms += [(arm, 1) for arm in self.extra if modality in arm.modalities]
-        return [
-            self._job(f"seed{seed}", modality, table, arm, seed, base, self._rate(modality, arm))
-            for arm, count in arms
-            for seed in range(count)
-        ]
+        jobs = []
+        for arm, seeds in arms:
+            tried = self._tried(modality, arm, base)
+            best = _best(tried)
+            at_end = len(tried) > 1 and best in (min(tried), max(tried))
+            for seed in range(seeds):
+                job = self._job(f"seed{seed}", modality, table, arm, seed, base, best)
+                jobs.append(replace(job, trials=len(tried), at_end=at_end))
+        return jobs
 
     def trials(self, modality: str, base: Path | None) -> list[ArmJob]:
-        """Every arm with every learning rate, in the first table, with a seed that no table has."""
-        table, arms = self.preset.tables[0], (*self.preset.arms, *self.extra)
-        return [
-            self._job(f"trial{number}", modality, table, arm, TRIAL_SEED, base, rate)
-            for arm in arms
-            if modality in arm.modalities
-            for number, rate in enumerate(self.preset.rates)
-        ]
+        """Trials that are missing: every arm with every rate, then beyond an end where an arm is best there."""
+        table = self.preset.tables[0]
+        missing = []
+        for arm in (*self.preset.arms, *self.extra):
+            if modality not in arm.modalities or arm.kind == "classical" or len(self.preset.rates) == 1:
+                continue
+            tried = self._tried(modality, arm, base)
+            wanted = [rate for rate in self.preset.rates if rate not in tried]
+            if not wanted and len(tried) < len(self.preset.rates) + self.preset.more_rates:
+                best = _best(tried)
+                wanted = [best / 2] if best == min(tried) else [2 * best] if best == max(tried) else []
+            missing += [self._trial(modality, table, arm, base, rate) for rate in wanted]
+        return missing
 
-    def _rate(self, modality: str, arm: Arm) -> float:
-        """The factor with the best mean validation score; the middle one where there were no trials."""
+    def _tried(self, modality: str, arm: Arm, base: Path | None) -> dict[float, float]:
+        """Validation scores by factor on the learning rate, minus infinity where training failed."""
+        if arm.kind == "classical" or len(self.preset.rates) == 1:
+            return {self.preset.rates[len(self.preset.rates) // 2]: 0.0}
         folder = self.out / modality / _slug(self.preset.tables[0].name)
-        scores = []
-        for number, rate in enumerate(self.preset.rates):
-            path = folder / f"trial{number}" / arm.name / "facts.json"
-            score = json.loads(path.read_text()).get("validation") if path.exists() else None
-            if score is not None:
-                scores.append((score, -number, rate))
-        return max(scores)[-1] if scores else self.preset.rates[len(self.preset.rates) // 2]
+        found = {}
+        for path in folder.glob(f"trial_*/{arm.name}/facts.json"):
+            rate = float(path.parents[1].name.removeprefix("trial_"))
+            facts = self._trial(modality, self.preset.tables[0], arm, base, rate).facts
+            if facts:
+                score = facts.get("validation")
+                found[rate] = -math.inf if score is None else float(score)
+        return found
+
+    def _trial(self, modality: str, table: TableSpec, arm: Arm, base: Path | None, rate: float) -> ArmJob:
+        """In the first table, with a seed that no table has."""
+        return self._job(f"trial_{rate:g}", modality, table, arm, TRIAL_SEED, base, rate)
 
     def _job(
         self, part: str, modality: str, table: TableSpec, arm: Arm, seed: int, base: Path | None, rate: float
@@ -216,5 +251,9 @@ class _Plan:
             budget.recipe(arm, modality, seed, base=base, rate=rate),
             seed,
             rate,
-            len(self.preset.rates),
         )
+
+
+def _best(tried: Mapping[float, float]) -> float:
+    """The factor with the best score, the smaller of two alike."""
+    return max(tried, key=lambda rate: (tried[rate], -rate))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,12 +10,10 @@ from typing import Any
 from recon import (
     ComparedTable,
     DataError,
-    Hypothesis,
     ScoreRow,
     compare_arms,
     comparison_text,
     metric_card,
-    paired_difference,
     read_scores,
     select_table,
     summarize_arm,
@@ -25,13 +24,27 @@ from recon import (
 
 from .arm_jobs import TRIAL_SEED
 from .experiment import Say
-from .hypotheses import BEST_PERSONAL, CLAIMS, Claim
-from .presets import PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
-from .recipe_tables import LOCAL
+from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
+from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
+from .recipe_tables import CLASSICAL_ARMS, LOCAL
+from .verdicts import judge
+
+#: Arms that every other is compared with; without the first there is no table.
+REFERENCES = ("fedavg", LOCAL)
+#: The arm of the preset that scores all classical methods.
+CLASSICAL_RUN = "classical"
+
+
+#: Table of a modality.
+Key = tuple[str, str]
+#: What is known of every run of an arm, by table and arm.
+Known = Mapping[Key, Mapping[str, Sequence[Mapping[str, Any]]]]
 
 
 def write_tables(out: Path, say: Say) -> Path:
-    """Write the tables of all arms that were run: ``scores.csv``, ``hypotheses.json``, ``comparison.*``.
+    """Write the tables of all arms that were run.
+
+    ``scores.csv``, ``beside.json`` (what verdicts need beside the scores), ``hypotheses.json``, ``comparison.*``.
 
     Raises
     ------
@@ -40,31 +53,15 @@ def write_tables(out: Path, say: Say) -> Path:
     """
     if not (out / "preset.json").exists():
         raise DataError(f"{out}: holds no comparison; run one with --out")
-    rows: list[ScoreRow] = []
-    facts: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for path in sorted(out.glob("*/*/seed*/*/facts.json")):
-        known = json.loads(path.read_text())
-        scores = path.parent / "scores.csv"
-        if not scores.exists():
-            say(f"left out: {path.parent.relative_to(out)} ({known.get('failed', 'no scores')})")
-            continue
-        found = read_scores(scores)
-        rows += found
-        key = (found[0].modality, found[0].table)
-        facts.setdefault(key, {}).setdefault(path.parent.name, []).append(known)
-    for key in [key for key in facts if "fedavg" not in facts[key]]:
-        say(f"left out: {key[0]}, table '{key[1]}', until its arm fedavg is there")
-        rows = [row for row in rows if (row.modality, row.table) != key]
-        del facts[key]
+    rows, known = _gather(out, say)
     if not rows:
         raise DataError(f"{out}: no arm was scored; run the comparison first")
     write_scores(out / "scores.csv", rows)
     preset = json.loads((out / "preset.json").read_text())
-    compared = [_table(key, select_table(rows, *key), known, preset) for key, known in sorted(facts.items())]
-    best = {key: _best_personal(known) for key, known in facts.items()}
-    named = {"/".join(key): arm for key, arm in best.items() if arm is not None}
-    write_atomically(out / "best_personal.json", json.dumps(named, indent=1).encode())
-    hypotheses = judge(rows, best)
+    compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(known.items())]
+    beside = {"/".join(key): _beside(arms) for key, arms in sorted(known.items())}
+    write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())
+    hypotheses = judge(rows, beside)
     write_atomically(out / "hypotheses.json", json.dumps(hypotheses, indent=1).encode())
     statements = {claim.key: claim.text for claim in CLAIMS}
     page = write_comparison(out, compared, hypotheses=hypotheses, statements=statements)
@@ -72,49 +69,68 @@ def write_tables(out: Path, say: Say) -> Path:
     return page
 
 
-def judge(rows: Sequence[ScoreRow], best: Mapping[tuple[str, str], str | None]) -> dict[str, dict[str, Any]]:
-    """Every claim whose arms were run, by hypothesis and modality.
+def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
+    """Scores and facts of all arms, with the seeds that both references have."""
+    rows: dict[Key, list[ScoreRow]] = {}
+    known: dict[Key, dict[str, list[dict[str, Any]]]] = {}
+    for path in sorted(out.glob("*/*/seed*/*/facts.json")):
+        facts = json.loads(path.read_text())
+        scores = path.parent / "scores.csv"
+        if "failed" in facts or not scores.exists():
+            say(f"left out: {path.parent.relative_to(out)} ({facts.get('failed', 'no scores')})")
+            continue
+        found = read_scores(scores)
+        key = (found[0].modality, found[0].table)
+        rows.setdefault(key, []).extend(found)
+        known.setdefault(key, {}).setdefault(path.parent.name, []).append({**facts, "seed": found[0].seed})
+    complete: list[ScoreRow] = []
+    for key in list(known):
+        references = [known[key].get(arm) for arm in REFERENCES if arm in known[key] or arm == REFERENCES[0]]
+        seeds = set.intersection(*({run["seed"] for run in runs or ()} for runs in references))
+        if not seeds:
+            say(f"left out: {key[0]}, table '{key[1]}', until its arm {REFERENCES[0]} is there")
+            del known[key]
+            continue
+        complete += _for_seeds(rows[key], seeds)
+        known[key] = {
+            arm: kept
+            for arm, runs in known[key].items()
+            if (kept := [run for run in runs if run["seed"] in seeds or arm == CLASSICAL_RUN])
+        }
+    return complete, known
 
-    Parameters
-    ----------
-    rows
-        Scores of all tables.
-    best
-        By modality and table the personalized arm with the best validation score.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for claim in CLAIMS:
-        for modality in claim.modalities:
-            table = select_table(rows, modality, claim.table)
-            arm, reference = (_named(name, best.get((modality, claim.table))) for name in (claim.arm, claim.reference))
-            if arm is None or reference is None or not {arm, reference} <= {row.arm for row in table}:
-                continue
-            found.setdefault(claim.key, {})[modality] = _judged(claim, table, arm, reference)
-    return found
+
+def _for_seeds(rows: Sequence[ScoreRow], seeds: set[int]) -> list[ScoreRow]:
+    """Rows of these seeds; classical methods, in which nothing is drawn, have the same rows for each."""
+    drawn = [row for row in rows if row.arm not in CLASSICAL_ARMS and row.seed in seeds]
+    return drawn + [
+        replace(row, seed=seed) for seed in sorted(seeds) for row in rows if row.arm in CLASSICAL_ARMS and row.seed == 0
+    ]
 
 
-def _named(name: str, best: str | None) -> str | None:
-    return best if name == BEST_PERSONAL else name
+def _beside(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """What verdicts need beside the scores: the arms that are best on validation data, and the bytes of every arm."""
+    best = {BEST_PERSONAL: _best(arms, PERSONAL_ARMS), BEST_FEDERATED: _best(arms, FEDERATED_ARMS)}
+    sizes = {
+        arm: sum(runs[0][way] for way in ("bytes_up", "bytes_down"))
+        for arm, runs in arms.items()
+        if "bytes_up" in runs[0]
+    }
+    return {**best, "bytes": sizes}
 
 
-def _judged(claim: Claim, table: Sequence[ScoreRow], arm: str, reference: str) -> dict[str, Any]:
-    sites = sorted({row.site for row in table if row.unseen}) if claim.unseen else None
-    interval = paired_difference(table, arm, reference, sites=sites)
-    note = f"{arm} less {reference}" if BEST_PERSONAL in (claim.arm, claim.reference) else ""
-    return Hypothesis(claim.aim, interval, note).to_json()
-
-
-def _best_personal(known: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    """The personalized arm with the best mean validation score."""
+def _best(arms: Mapping[str, Sequence[Mapping[str, Any]]], among: Sequence[str]) -> str | None:
+    """The arm with the best mean validation score."""
     scores = {
-        arm: fmean([facts["validation"] for facts in known[arm]])
-        for arm in PERSONAL_ARMS
-        if arm in known and all(facts.get("validation") is not None for facts in known[arm])
+        arm: fmean([facts["validation"] for facts in arms[arm]])
+        for arm in among
+        if arm in arms and all(facts.get("validation") is not None for facts in arms[arm])
     }
     return max(scores, key=lambda arm: scores[arm]) if scores else None
 
 
-_SUMMED = ("chosen", "parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "steps", "trials")
+_SUMMED = ("chosen", "parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "least_steps",
+           "steps", "trials")  # fmt: skip
 
 
 def _table(
@@ -124,19 +140,22 @@ def _table(
     preset: Mapping[str, Any],
 ) -> ComparedTable:
     """One table with what is known of its arms."""
-    facts: dict[str, dict[str, Any]] = {arm: {} for arm in ("zero_filled", "fbp", "tv", LOCAL)}
+    facts: dict[str, dict[str, Any]] = {arm: {} for arm in ("zero_filled", "fbp", "tv")}
     facts = {arm: {} for arm in facts if arm in {row.arm for row in rows}}
     order = [arm["name"] for arm in preset["arms"]]
-    for arm in sorted(known, key=lambda arm: (order.index(arm) if arm in order else len(order), arm)):
+    classical = known.get(CLASSICAL_RUN, [])
+    for arm in sorted(
+        known.keys() - {CLASSICAL_RUN}, key=lambda arm: (order.index(arm) if arm in order else len(order), arm)
+    ):
         runs = known[arm]
         entry: dict[str, Any] = {name: runs[0][name] for name in _SUMMED if name in runs[0]}
         entry |= {name: fmean([run[name] for run in runs]) for name in ("seconds", "peak_memory_mb")}
         if runs[0].get("label"):
             entry["label"] = runs[0]["label"]
-        if flags := _flags(arm, rows, runs, known["fedavg"]):
+        if flags := _flags(arm, rows, runs, classical):
             entry["flags"] = flags
         facts[arm] = entry
-    against = [arm for arm in ("fedavg", LOCAL) if arm in {row.arm for row in rows}]
+    against = [arm for arm in REFERENCES if arm in {row.arm for row in rows}]
     try:
         return compare_arms(rows, facts, _card(key, rows, preset), against=against)
     except ValueError as error:
@@ -149,11 +168,19 @@ def _flags(
     runs: Sequence[Mapping[str, Any]],
     classical: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites.
+    """What a reader must know of an arm's row. ``classical`` is the run that scored TV, the same for all seeds."""
+    flags = _lost(arm, rows, runs, classical[0].get("quality", {})) if classical else []
+    if any(run["least_steps"] < run["steps"] for run in runs):
+        flags.append("sites make unequal steps")
+    if any(run["at_end"] for run in runs):
+        flags.append("best learning rate is the last one tried")
+    return flags
 
-    ``classical`` are the runs that scored TV, the same at every training seed.
-    """
-    tv = classical[0].get("quality", {})
+
+def _lost(
+    arm: str, rows: Sequence[ScoreRow], runs: Sequence[Mapping[str, Any]], tv: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites."""
     if "tv" not in {row.arm for row in rows} or summarize_arm(rows, arm).mean <= summarize_arm(rows, "tv").mean:
         return []
     flags = []
@@ -197,15 +224,17 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
         + (f"; sites differ in: {table}" if table in VARIANTS else "")
         + (f"; {_WRONG[modality]}" if wrong else ""),
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
-        "steps": f"{rounds * steps} of batch 1 at every site in every federated and local arm, fine-tuning included "
-        "unless it is shorter than a round (column steps); joint: as many, each on a batch of every site; sequential: "
-        "as many per site",
+        "steps": f"{rounds * steps} of batch 1 at every site, fine-tuning included unless it is shorter than a round; "
+        "some make fewer where sites take turns or work unequally (columns steps, least steps); joint: as many, each "
+        "on a batch of every site; sequential: as many per site",
         "learning_rate": f"{budget['learning_rate']:g}, cosine, "
         + (
-            f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, each arm its own"
+            f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, for every arm, local training "
+            "and controls included; half or twice as much is tried too where the best is at an end"
             if len(preset["rates"]) > 1
             else "the same for all arms; one trial each"
         ),
-        "selection": "best round by mean validation PSNR; test data used once",
+        "selection": "best round by mean validation PSNR (the last one where sites take turns); test data used once",
+        "seconds": "of training, one process with one thread",
         "seeds": f"{len({row.seed for row in rows})} of training; data drawn once",
     }

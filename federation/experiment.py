@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from recon import Codebook, DataError, write_atomically
 
 from .algorithm import FederatedAlgorithm, ServerState
+from .building import build_network
 from .errors import config_error
 from .manifest import SiteManifest, load_manifest
 from .manifest_tables import Split
@@ -25,7 +27,7 @@ from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network
-from .task import MOMENTS, ReconstructionTask, site_spec
+from .task import MOMENTS, aux_layout, site_spec
 
 Say = Callable[[str], None]
 
@@ -203,7 +205,7 @@ def train_run(
     if LOCAL in recipe.evaluation.arms:
         begin = time.monotonic()
         say(f"training {len(run.learners)} sites on their own, the local arm ...")
-        done = run_jobs(_train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
+        done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
         for manifest, score in zip(run.learners, done, strict=True):
             say(f"local   {manifest.name:20s} {_score(score)}")
         run.record_seconds("local", time.monotonic() - begin, resumed=resume)
@@ -225,7 +227,8 @@ def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
         say(f"personal {'local   ' if local else ''}{name:20s} {_score(before)} -> {_score(after)}")
 
 
-def _algorithm(recipe: Recipe) -> FederatedAlgorithm:
+def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
+    """What the server does in a round."""
     federation = recipe.federation
     return FederatedAlgorithm(
         federation.seed,
@@ -257,12 +260,11 @@ def _alone(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"federation": federation, "objective": objective, "transform": TransformTable()})
 
 
-def _initial(recipe: Recipe, manifest: SiteManifest) -> tuple[State, State]:
-    """The first shared parameters, and the first means of what sites tell beside them."""
-    task = ReconstructionTask(manifest, recipe, Path())
-    network = initial_network(task.network, recipe.federation.seed)
+def initial_state(recipe: Recipe) -> tuple[State, State]:
+    """The shared parameters before the first round and the first means of what sites tell, the same everywhere."""
+    network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
     shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
-    entries = task.aux(network, shared).items()
+    entries = aux_layout(recipe, network, shared).items()
     aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name.startswith(MOMENTS)}
     return shared, aux
 
@@ -277,9 +279,9 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
 
     specs = [run.spec(manifest) for manifest in run.participants]
     with InProcessRuntime(specs, jobs) as runtime:
-        shared, aux = _initial(run.recipe, run.participants[0])
+        shared, aux = initial_state(run.recipe)
         run_rounds(
-            _algorithm(run.recipe),
+            algorithm_of(run.recipe),
             runtime,
             shared,
             run.path,
@@ -291,15 +293,15 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
         )
 
 
-def _train_alone(job: tuple[RunFolder, str]) -> float | None:
+def train_alone(job: tuple[RunFolder, str]) -> float | None:
     """The same loop, rounds and steps with one site; goes on where an earlier call stopped."""
     run, name = job
     folder = run.local_folder(name)
     with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
         result = run_rounds(
-            _algorithm(_alone(run.recipe)),
+            algorithm_of(_alone(run.recipe)),
             runtime,
-            _initial(_alone(run.recipe), run.manifest(name))[0],
+            initial_state(_alone(run.recipe))[0],
             folder,
             rounds=run.recipe.federation.rounds,
             resume=True,

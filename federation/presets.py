@@ -14,8 +14,10 @@ from .simulated_ct import SimulatedScanner, make_ct_demo_sites, scan_of
 from .simulated_sites import SimulatedSite, make_demo_sites
 from .sites import write_sites
 
-#: Arms that the hypotheses need. FedAvg brings the classical and the local arms with it.
+#: Arms that the hypotheses need.
 ARMS = (
+    Arm("classical", kind="classical"),
+    Arm("local", kind="local"),
     Arm("fedavg"),
     Arm("finetune", "fedavg_finetune"),
     Arm("no_physics", overrides=("network.consistency=none",)),
@@ -37,7 +39,9 @@ ARMS = (
 )
 #: Arms of the federation that are personal to a site.
 PERSONAL_ARMS = ("finetune", "kept_last_cascade")
-_FEW = ("fedavg", "finetune", "kept_last_cascade")
+#: Arms that compete for being the best federated one.
+FEDERATED_ARMS = ("fedavg", *PERSONAL_ARMS, "conditioned", "conditioned_step", "kept_weighting", "shared_step")
+_FEW = ("classical", "local", "fedavg", *PERSONAL_ARMS)
 #: What may depend on how sites differ: where the data consistency lives, what is conditioned, what is personal.
 _ONE_FACTOR = (*_FEW, "no_physics", "shared_step", "kept_weighting", "conditioned_step", "conditioned")
 
@@ -135,8 +139,10 @@ class Preset:
     budgets: dict[str, Budget]
     tables: tuple[TableSpec, ...]
     arms: tuple[Arm, ...] = ARMS
-    #: Factors on the learning rate that every arm is tried with, on validation data; one is no trial.
+    #: Factors on the learning rate that every arm is tried with, on validation data; one is no trial. Where the best of
+    #: an arm is at an end, half or twice as much is tried too, at most ``more_rates`` times.
     rates: tuple[float, ...] = (1.0,)
+    more_rates: int = 3
     data_seed: int = 0
     #: Draws the data that a frozen base is trained on.
     base_seed: int = 1000
@@ -197,7 +203,7 @@ PRESETS = {
         budgets=_budgets(8, 12, _network(6, 8, 3)),
         tables=(
             TableSpec("together", _NAMES, seeds=1, train=8),
-            TableSpec(WRONG_OPERATOR, ("fedavg", "corrected"), seeds=1, train=8),
+            TableSpec(WRONG_OPERATOR, ("classical", "local", "fedavg", "corrected"), seeds=1, train=8),
         ),
     ),
     "full": Preset(
@@ -209,7 +215,7 @@ PRESETS = {
         budgets=_budgets(10, 16, _network(6, 12, 3)),
         tables=(
             TableSpec("together", _NAMES, seeds=8, train=8),
-            TableSpec(WRONG_OPERATOR, ("fedavg", "corrected"), seeds=8, train=8),
+            TableSpec(WRONG_OPERATOR, ("classical", "local", "fedavg", "corrected"), seeds=8, train=8),
             TableSpec("4 slices a site", _FEW, seeds=8, train=1),
             TableSpec("256 slices a site", _FEW, seeds=3, train=64),
             TableSpec("twice the steps", (*_FEW, "joint"), seeds=3, train=8, steps=2),

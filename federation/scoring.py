@@ -1,6 +1,6 @@
 """Scores of every arm at one site, computed at the site: what leaves is returned, the rest is written there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,22 +74,41 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     run, name, state = job
     manifest = run.manifest(name)
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
+    methods, tuned = _methods(run, manifest, task, state)
+    return score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+
+
+def score_methods(
+    task: ReconstructionTask,
+    methods: Mapping[str, nn.Module],
+    tuned: Mapping[str, float] | None = None,
+    *,
+    keep_in: RunFolder | None = None,
+) -> SiteResult:
+    """Score methods by arm on the test data of one site.
+
+    Parameters
+    ----------
+    tuned
+        Weights of classical methods, which the result repeats.
+    keep_in
+        The run that receives the test data and all images, ``test/<site>.h5``.
+    """
+    manifest, tuned = task.manifest, tuned or {}
     samples = task.dataset("test")
     arms: dict[str, dict[str, Any]] = {}
     collected = _Collected()
-    tuned: dict[str, float] = {}
-    methods = _methods(run, manifest, task, state, tuned)
     for arm, method in methods.items():
         arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
     quality = _quality(manifest, samples, methods, collected)
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight
-    if manifest.synthetic:
-        collected.write_test_set(run, name)
+    if keep_in is not None:
+        collected.write_test_set(keep_in, manifest.name)
     return SiteResult(
         arms,
         collected.pictures(),
-        _facts(run, manifest, task, tuned),
+        _facts(task, tuned),
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
         quality,
@@ -101,27 +120,24 @@ def _methods(
     manifest: SiteManifest,
     task: ReconstructionTask,
     state: ServerState,
-    tuned: dict[str, float],
-) -> dict[str, nn.Module]:
-    """Every arm's method at this site, in the order of the report."""
+) -> tuple[dict[str, nn.Module], dict[str, float]]:
+    """Every arm's method at this site, in the order of the report, and the weights of those that were tuned."""
     methods: dict[str, nn.Module] = {}
-    classical = CLASSICAL[manifest.modality]
+    tuned: dict[str, float] = {}
     for arm in run.recipe.evaluation.arms:
-        if arm in classical:
-            methods[arm] = _classical(arm, classical[arm], run, task, tuned)
+        if arm in CLASSICAL[manifest.modality]:
+            methods[arm] = classical_method(arm, task, tuned)
         elif arm == LOCAL and manifest.data.train:
             methods[arm] = site_network(run, manifest, local=True)
         elif arm == SHARED:
             methods[arm] = run.spec(manifest).build().network_at(state.shared, state.round)
     methods[run.recipe.name] = site_network(run, manifest)
-    return methods
+    return methods, tuned
 
 
-def _classical(
-    arm: str, make: type[nn.Module], run: RunFolder, task: ReconstructionTask, tuned: dict[str, float]
-) -> nn.Module:
-    """A classical method, its weight tuned on validation slices of the site where it has some."""
-    evaluation = run.recipe.evaluation
+def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]) -> nn.Module:
+    """A classical method, its weight tuned on validation slices where the site has some, and told in ``tuned``."""
+    make, evaluation = CLASSICAL[task.manifest.modality][arm], task.recipe.evaluation
     weights: dict[type[nn.Module], Sequence[float]] = {
         CGSense: CG_WEIGHTS,
         TotalVariation: evaluation.tv_weights,
@@ -133,7 +149,7 @@ def _classical(
     }
     if make not in weights or not task.manifest.data.validation:
         return make()
-    slices = _spread(task.dataset("validation"), run.recipe.evaluation.tv_slices)
+    slices = _spread(task.dataset("validation"), evaluation.tv_slices)
 
     def score(method: nn.Module) -> float:
         found = evaluate(method, slices).selection_score()
@@ -216,7 +232,7 @@ class _Collected:
 def _quality(
     manifest: SiteManifest,
     samples: KSpaceSlices | SinogramSlices,
-    methods: dict[str, nn.Module],
+    methods: Mapping[str, nn.Module],
     collected: _Collected,
 ) -> dict[str, dict[str, Any]]:
     """Hounsfield units, noise and resolution of every arm on a site's CT images; empty for other sites."""
@@ -238,25 +254,25 @@ def _quality(
     }
 
 
-def _facts(run: RunFolder, manifest: SiteManifest, task: ReconstructionTask, tuned: dict[str, float]) -> dict[str, Any]:
-    samples = task.dataset("test")
+def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, Any]:
+    manifest, recipe, samples = task.manifest, task.recipe, task.dataset("test")
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
-    network = build_network(run.recipe.network, manifest)
-    scope = parameter_scope(network, run.recipe.scope.rules())
+    network = build_network(recipe.network, manifest)
+    scope = parameter_scope(network, recipe.scope.rules())
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
     facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
     return facts | {
         "modality": manifest.modality,
         "synthetic": manifest.synthetic,
         "unseen": manifest.unseen,
-        "consistency": consistency_at(manifest, run.recipe.network),
+        "consistency": consistency_at(manifest, recipe.network),
         "effective_acceleration": sum(accelerations) / len(accelerations),
         "volumes": {split: len(getattr(manifest.data, split)) for split in ("train", "validation", "test")},
         "test_slices": len(samples),
         "parameters_shared": sum(sizes[parameter] for parameter in scope.shared),
         "parameters_kept": sum(sizes[parameter] for parameter in scope.kept),
         "parameters_frozen": sum(sizes[parameter] for parameter in scope.frozen),
-        "tuned_weights": tuned,
+        "tuned_weights": dict(tuned),
         "acquisition": manifest.acquisition.model_dump(exclude_none=True),
     }
 

@@ -59,12 +59,7 @@ class ReconstructionTask:
         return build_network(self.recipe.network, self.manifest)
 
     def aux(self, network: nn.Module, shared: State) -> Layout:
-        """Control variates where the server keeps some, moments of features where the objective aligns them."""
-        aux = dict(layout(self.recipe.federation.rule().aux_layout(shared)))
-        if self.recipe.objective.moments:
-            features = layout(moment_layout(network, self.recipe.objective.features))
-            aux.update({MOMENTS + name: entry for name, entry in features.items()})
-        return aux
+        return aux_layout(self.recipe, network, shared)
 
     def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
@@ -123,6 +118,15 @@ class ReconstructionTask:
         """Slices of a split; those for training are augmented as the recipe says."""
         augment = self.recipe.training.augmentation() if split == "train" else None
         return self.manifest.dataset(split, self.cache, augment, self.recipe.federation.seed)
+
+
+def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
+    """Control variates where the server keeps some, moments of features where the objective aligns them."""
+    aux = dict(layout(recipe.federation.rule().aux_layout(shared)))
+    if recipe.objective.moments:
+        features = layout(moment_layout(network, recipe.objective.features))
+        aux.update({MOMENTS + name: entry for name, entry in features.items()})
+    return aux
 
 
 def _task(table: ObjectiveTable, loss: str) -> TaskTerm:

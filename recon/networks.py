@@ -78,13 +78,16 @@ class UnrolledNetwork(nn.Module):
         if start not in ("operator", "adjoint"):
             raise ValueError(f"UnrolledNetwork: start is {start!r}, expected 'operator' or 'adjoint'")
         self.cascades, self.combine, self.start = cascades, combine, start
-        self.correction = None if correction is None else correction()
         self._regularizers_use_condition = uses_condition
         n_consistency = cascades + (ends_in == "consistency")
+        # Drawn first: what sites share starts alike, whatever parts of their own they have.
+        regularizers = [regularizer() for _ in range(1 if share_regularizer else cascades)]
+        scales = [] if step_scale is None else [step_scale() for _ in range(n_consistency)]
+        self.correction = None if correction is None else correction()
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
         self.strengths = nn.ModuleList(SiteStrength() for _ in range(cascades if site_strength else 0))
-        self.regularizers = nn.ModuleList(regularizer() for _ in range(1 if share_regularizer else cascades))
-        self.scales = nn.ModuleList([] if step_scale is None else [step_scale() for _ in range(n_consistency)])
+        self.regularizers = nn.ModuleList(regularizers)
+        self.scales = nn.ModuleList(scales)
 
     @property
     def uses_condition(self) -> bool:

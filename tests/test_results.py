@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.comparison_tables import judge
+from federation.verdicts import judge
 from recon import read_scores
 
 FOLDERS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*/scores.csv"))
@@ -13,11 +13,8 @@ FOLDERS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*/
 
 @pytest.mark.parametrize("scores", FOLDERS, ids=lambda path: path.parent.name)
 def test_hypotheses_follow_from_the_scores(scores: Path) -> None:
-    best = {
-        tuple(key.split("/")): arm
-        for key, arm in json.loads((scores.parent / "best_personal.json").read_text()).items()
-    }
-    assert judge(read_scores(scores), best) == json.loads((scores.parent / "hypotheses.json").read_text())  # type: ignore[arg-type]
+    beside = json.loads((scores.parent / "beside.json").read_text())
+    assert judge(read_scores(scores), beside) == json.loads((scores.parent / "hypotheses.json").read_text())
 
 
 def test_there_are_results() -> None:

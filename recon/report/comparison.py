@@ -20,6 +20,7 @@ FACTS = (
     "bytes_base",
     "seconds",
     "peak_memory_mb",
+    "least_steps",
     "steps",
     "trials",
     "chosen",

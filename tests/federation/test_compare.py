@@ -1,7 +1,9 @@
 """A comparison on tiny hospitals: tables, claims, resuming, arms that fail, budgets."""
 
 import json
+import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +13,23 @@ import torch
 from torch import Tensor
 
 from federation import ConfigError, load_recipe, make_ct_demo_sites, make_demo_sites
+from federation.arm_jobs import TRIAL_SEED, ArmJob
 from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
-from federation.compare import run_comparison
-from federation.comparison_tables import _flags, judge, write_tables
+from federation.compare import _Plan, run_comparison
+from federation.comparison_tables import _flags, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
 from federation.presets import MRI_SITES, PRESETS, VARIANTS, TableSpec, ct_sites, write_wrong_operators
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
+from federation.verdicts import judge
 from recon import DataError, ScoreRow, read_scores
 
 NETWORK = NetworkTable(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
 BUDGET = Budget(NETWORK, 2, 2, 5e-3, (1e-2,))
-NAMES = ("fedavg", "finetune", "joint", "fed_scales")
+NAMES = ("classical", "local", "fedavg", "finetune", "joint", "fed_scales")
+TRAINED = NAMES[1:]
 
 
 def tiny(**changes: object) -> object:
@@ -51,10 +56,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     rows = read_scores(out / "scores.csv")
-    assert {row.arm for row in rows} == {*NAMES, "zero_filled", "tv", "local"}
+    assert {row.arm for row in rows} == {*TRAINED, "zero_filled", "tv"}
     sites = {row.site for row in rows}
     assert len(sites) == 6 and {row.site for row in rows if row.unseen} == {"unseen"}
-    for arm in {*NAMES, "local", "tv"}:
+    for arm in {*TRAINED, "tv"}:
         assert sorted({(row.site, row.seed) for row in rows if row.arm == arm}) == [
             (site, seed) for site in sorted(sites) for seed in (0, 1)
         ]
@@ -64,9 +69,8 @@ def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list
 
 def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
-    facts = {arm: json.loads((out / "mri" / "together" / "seed0" / arm / "facts.json").read_text()) for arm in NAMES}
-    steps = {arm: known["steps"] for arm, known in facts.items()}
-    assert set(steps.values()) == {BUDGET.steps}
+    facts = {arm: json.loads((out / "mri" / "together" / "seed0" / arm / "facts.json").read_text()) for arm in TRAINED}
+    assert {(known["least_steps"], known["steps"]) for known in facts.values()} == {(BUDGET.steps, BUDGET.steps)}
     assert facts["fed_scales"]["bytes_up"] < 0.8 * facts["fedavg"]["bytes_up"]
     assert facts["fed_scales"]["bytes_base"] > 0 and facts["fedavg"]["bytes_base"] == 0
     assert all(known["peak_memory_mb"] > 1 and known["seconds"] > 0 for known in facts.values())
@@ -75,8 +79,9 @@ def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
 def test_claims_can_be_judged_again_from_the_scores(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     written = json.loads((out / "hypotheses.json").read_text())
-    best = {tuple(key.split("/")): arm for key, arm in json.loads((out / "best_personal.json").read_text()).items()}
-    assert judge(read_scores(out / "scores.csv"), best) == written  # type: ignore[arg-type]
+    beside = json.loads((out / "beside.json").read_text())
+    assert judge(read_scores(out / "scores.csv"), beside) == written
+    assert beside["mri/together"]["best_personal"] == "finetune"
     assert {"H4", "H5.32", "H6.S", "H8.scales"} <= set(written)
     entry = written["H4"]["mri"]
     assert entry["seeds"] == 2 and entry["verdict"] == "undecided" and entry["aim"] == "> 0 dB"
@@ -176,7 +181,7 @@ def test_presets_have_what_their_claims_need(preset: object) -> None:
         assert set(table.arms) <= set(arms)
     together = preset.tables[0]  # type: ignore[attr-defined]
     named = {name for claim in CLAIMS if claim.table == "together" for name in (claim.arm, claim.reference)}
-    assert named - {"local", "best_personal"} <= set(together.arms)
+    assert named - {"best_personal", "best_federated"} <= set(together.arms)
 
 
 def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) -> None:
@@ -251,13 +256,116 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
         return [ScoreRow("ct", "together", arm, 0, "a", False, "v", psnr, 0.9, 0.1)]
 
     def run(**mtf: float) -> dict[str, object]:
-        return {"quality": {"a": {arm: {"mtf50_lp_per_cm": value, "disc_cnr": None} for arm, value in mtf.items()}}}
+        known: dict[str, object] = {"least_steps": 32, "steps": 32, "at_end": False}
+        return known | {
+            "quality": {"a": {arm: {"mtf50_lp_per_cm": value, "disc_cnr": None} for arm, value in mtf.items()}}
+        }
 
-    fedavg = [run(fedavg=5.0, tv=5.0)]
+    classical = [run(tv=5.0)]
     better = rows("tv", 30.0) + rows("mine", 31.0)
-    assert _flags("mine", better, [run(mine=4.0)], fedavg) == ["MTF below TV"]
-    assert _flags("mine", better, [run(mine=4.9)], fedavg) == []
-    assert _flags("mine", rows("tv", 30.0) + rows("mine", 29.0), [run(mine=4.0)], fedavg) == []
+    assert _flags("mine", better, [run(mine=4.0)], classical) == ["MTF below TV"]
+    assert _flags("mine", better, [run(mine=4.9)], classical) == []
+    assert _flags("mine", rows("tv", 30.0) + rows("mine", 29.0), [run(mine=4.0)], classical) == []
+    unequal = {**run(mine=5.0), "least_steps": 16, "at_end": True}
+    found = _flags("mine", better, [unequal], classical)
+    assert found == ["sites make unequal steps", "best learning rate is the last one tried"]
+
+
+def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path: Path) -> None:
+    plan = _Plan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None)  # type: ignore[arg-type]
+    table = plan.preset.tables[0]
+    first = plan.trials("mri", None)
+    tuned = {arm.name for arm in plan.preset.arms if arm.kind != "classical"}
+    assert {job.arm.name for job in first} == tuned > {"local", "fedavg", "joint", "no_physics"}
+    assert sorted(job.rate for job in first if job.arm.name == "local") == [0.5, 1.0, 2.0]
+    assert {job.seed for job in first} == {TRIAL_SEED}
+
+    def finish(jobs: list[ArmJob], best: float) -> None:
+        for job in jobs:
+            job.start()
+            job.finish(
+                {"validation": 30 - abs(math.log2(job.rate / best))} if job.arm.name != "joint" else {"failed": ""}
+            )
+
+    finish(first, best=8.0)
+    second = plan.trials("mri", None)
+    assert {(job.arm.name, job.rate) for job in second} >= {("local", 4.0), ("fedavg", 4.0)}
+    finish(second, best=8.0)
+    third = plan.trials("mri", None)
+    assert {job.rate for job in third if job.arm.name != "joint"} == {8.0}
+    finish(third, best=8.0)
+    assert plan.trials("mri", None) == []
+    jobs = {job.arm.name: job for job in plan.jobs("mri", table, None)}
+    assert (jobs["local"].rate, jobs["local"].trials, jobs["local"].at_end) == (8.0, 5, True)
+    assert jobs["local"].recipe.training.learning_rate == pytest.approx(8 * BUDGET.learning_rate)
+    assert (jobs["classical"].trials, jobs["classical"].at_end) == (1, False)
+
+
+def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Path) -> None:
+    plan = _Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
+    job = next(job for job in plan.jobs("mri", plan.preset.tables[0], None) if job.arm.name == "finetune")
+    job.start()
+    (job.folder / "scores.csv").write_text("old")
+    job.finish({"validation": 1.0})
+    assert job.is_done
+    edited = replace(job, recipe=job.recipe.model_copy(update={"paper": "another"}))
+    assert not edited.is_done and edited.facts == {}
+    job.start()
+    assert (job.folder / "scores.csv").exists()
+    edited.start()
+    assert not (job.folder / "scores.csv").exists() and not (job.folder / "facts.json").exists()
+    assert edited.finish({"failed": "disk full"}) == "failed: disk full" and not edited.is_done
+
+
+def test_two_arms_with_one_name_are_refused(tmp_path: Path) -> None:
+    for names in (["fedprox", "fedprox"], ["fedavg"], ["tv"]):
+        extra = [Arm(name, "fedprox") for name in names]
+        with pytest.raises(DataError, match=f"fedprox.toml: its name '{names[0]}' is that of another arm"):
+            run_comparison(tiny(), tmp_path / "out", modalities=("mri",), extra=extra, jobs=1, say=print)
+    assert not (tmp_path / "out").exists()
+
+
+def drawn(arm: str, psnr: float, seeds: Iterable[int] = range(3)) -> list[ScoreRow]:
+    return [
+        ScoreRow("mri", "together", arm, seed, site, False, f"v{v}", psnr + 0.01 * v + 0.001 * seed, 0.9, 0.1)
+        for seed in seeds
+        for site in "ab"
+        for v in range(4)
+    ]
+
+
+def test_few_bytes_are_part_of_the_claim() -> None:
+    rows = drawn("fedavg", 30.0) + drawn("fed_scales", 29.9)
+    for size, verdict in ((5, "undecided"), (7, "undecided")):
+        found = judge(rows, {"mri/together": {"bytes": {"fedavg": 100, "fed_scales": size}}})["H8.scales"]["mri"]
+        assert found["verdict"] == verdict and found["bytes"] == size / 100
+        assert ("7.0% of the bytes, expected below 6%" in found["note"]) == (size == 7)
+    many = drawn("fedavg", 30.0, range(8)) + drawn("fed_scales", 29.9, range(8))
+    verdicts = [
+        judge(many, {"mri/together": {"bytes": {"fedavg": 100, "fed_scales": size}}})["H8.scales"]["mri"]["verdict"]
+        for size in (5, 7)
+    ]
+    assert verdicts == ["holds", "fails"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"), [((0.1, 0.2, 0.3), "holds"), ((0.1, -0.2, 0.3), "undecided"), ((0.1,), "undecided")]
+)
+def test_h6_needs_one_sign_over_all_budgets(gains: tuple[float, ...], verdict: str) -> None:
+    rows, beside = [], {}
+    for table, gain in zip(("together", "twice the steps", "four times the steps"), gains, strict=False):
+        pair = drawn("fedavg", 30.0, range(8)) + drawn("joint", 30.0 + gain, range(8))
+        rows += [replace(row, table=table) for row in pair]
+        beside[f"mri/{table}"] = {"best_federated": "fedavg", "bytes": {}}
+    assert judge(rows, beside)["H6.S"]["mri"]["verdict"] == verdict
+
+
+def test_arms_are_judged_on_the_seeds_that_both_have() -> None:
+    rows = drawn("finetune", 30.5, (1, 2)) + drawn("fedavg", 30.0, (0, 2))
+    found = judge(rows, {"mri/together": {"bytes": {}}})["H4"]["mri"]
+    assert found["seeds"] == 1 and found["found"] == pytest.approx(0.5)
+    rows = drawn("finetune", 30.5, (1,)) + drawn("fedavg", 30.0, (0,))
+    assert judge(rows, {"mri/together": {"bytes": {}}}) == {}
 
 
 def test_judging_says_nothing_of_arms_that_were_not_run() -> None:

@@ -41,7 +41,7 @@ from federation import (
     run_rounds,
     train_run,
 )
-from federation.experiment import _algorithm, _initial
+from federation.experiment import algorithm_of, initial_state
 from federation.packing import below, digest, split, under
 from federation.personal import personalize, site_network
 from federation.scope import parameters_of
@@ -140,7 +140,7 @@ class Server:
     """The algorithm of a recipe, which keeps its states: before every round and after the last one."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.algorithm, self.states = _algorithm(recipe), list[ServerState]()
+        self.algorithm, self.states = algorithm_of(recipe), list[ServerState]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.algorithm, name)
@@ -170,7 +170,7 @@ class Play:
     jobs = 1
 
     def rounds(self) -> None:
-        shared, aux = _initial(self.recipe, self.run.participants[0])
+        shared, aux = initial_state(self.recipe)
         run_rounds(self.server, self, shared, self.run.path, rounds=self.recipe.federation.rounds, aux=aux)
 
     def sites(self) -> list[str]:
@@ -854,7 +854,7 @@ def robust(least: int) -> Callable[[Play], None]:
             assert not is_within(FederatedAlgorithm(), value)
         specs = [play.run.spec(manifest) for manifest in play.run.participants]
         with pytest.raises(ConfigError) as error:
-            run_rounds(_algorithm(play.recipe), InProcessRuntime(specs[: least - 1]), state.shared, Path(), rounds=1)
+            run_rounds(algorithm_of(play.recipe), InProcessRuntime(specs[: least - 1]), state.shared, Path(), rounds=1)
         assert f"at least {least} sites" in str(error.value) and "\n" not in str(error.value)
 
     return check

@@ -20,7 +20,7 @@ from federation.deploy.hub import Hub
 from federation.deploy.keys import PublicKey, SigningKey, create_authority
 from federation.deploy.service import SiteService
 from federation.deploy.site_folder import SiteFolder
-from federation.experiment import _algorithm, _initial
+from federation.experiment import algorithm_of, initial_state
 from federation.manifest import load_federation
 from federation.rounds import QuorumError
 from recon import DataError, Simulation
@@ -76,11 +76,11 @@ class Deployed:
         return AuditLog(self.path / "server" / "audit.jsonl", SERVER)
 
     def train(self, name: str = "run", *, quorum: int | None = None, resume: bool = False, **changes: object) -> str:
-        shared, aux = _initial(self.recipe, self.folders["north"].manifest)
+        shared, aux = initial_state(self.recipe)
         rounds, folder = self.recipe.federation.rounds, self.path / name
         hub = self.hub(**changes)
         return run_rounds(
-            _algorithm(self.recipe), hub, shared, folder, rounds=rounds, aux=aux, quorum=quorum, resume=resume
+            algorithm_of(self.recipe), hub, shared, folder, rounds=rounds, aux=aux, quorum=quorum, resume=resume
         ).state.digest
 
     def events(self, site: str) -> list[str]:

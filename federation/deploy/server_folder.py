@@ -1,0 +1,169 @@
+"""The server's folder: its authority and keys, who is enrolled, the runs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import tomli_w
+from pydantic import Field
+
+from recon import DataError, write_atomically
+
+from ..messages import SITE_NAME
+from ..tables import Table, parse_table, read_toml
+from .audit import AuditLog
+from .envelope import SERVER
+from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
+
+#: Days before its end from which a certificate is warned of.
+WARN_DAYS = 30
+_AUTHORITY_DAYS, _SERVER_DAYS = 3650, 365
+
+
+class ServerTable(Table):
+    """``server.toml``: the name that sites call, the port that is open to them, and the most that one message may have.
+
+    ``link_port`` is Flower's own, on this machine alone; 0 takes a free one at every start.
+    """
+
+    host: str
+    port: int = Field(default=9092, ge=1, le=65535)
+    link_port: int = Field(default=0, ge=0, le=65535)
+    megabytes_per_message: float = Field(default=500.0, gt=0)
+    round_hours: float = Field(default=12.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A site that the server knows: its key, and the number that Flower gave to that key."""
+
+    key: str
+    node_id: int
+    since: str
+    revoked: str | None = None
+
+
+class ServerFolder:
+    """``server.toml``, ``ca.key`` and ``.crt``, ``server.key`` and ``.crt``, ``signing.key`` and its ``.pub``,
+    ``sites.json``, ``audit.jsonl``, ``runs/<name>/``, and Flower's own files below ``flower/``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "server.toml").is_file():
+            raise DataError(f"{path}: is no folder of a server (no server.toml); make one with `fedrecon deploy init`")
+
+    @classmethod
+    def create(cls, path: Path, *, host: str, port: int) -> "ServerFolder":
+        """Make the folder with an authority, a certificate for ``host`` and a key that signs what sites are asked.
+
+        Raises
+        ------
+        DataError
+            If the folder holds something.
+        """
+        if path.exists() and any(path.iterdir()):
+            raise DataError(f"{path}: is not empty; choose another folder")
+        table = ServerTable(host=host, port=port)
+        create_authority(path, _AUTHORITY_DAYS)
+        issue_server_certificate(path, host, _SERVER_DAYS)
+        SigningKey.create(path / "signing.key")
+        write_atomically(path / "sites.json", b"{}")
+        write_atomically(path / "server.toml", tomli_w.dumps(table.model_dump(mode="json")).encode())
+        folder = cls(path)
+        folder.audit.append("server made", host=host, key=folder.key.public.text)
+        return folder
+
+    @cached_property
+    def table(self) -> ServerTable:
+        return parse_table(ServerTable, read_toml(self.path / "server.toml"), self.path / "server.toml")
+
+    @cached_property
+    def key(self) -> SigningKey:
+        return SigningKey.read(self.path / "signing.key")
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.path / "audit.jsonl", SERVER)
+
+    def enrolled(self) -> dict[str, Enrolled]:
+        """Every site that was ever enrolled, by name."""
+        try:
+            found = json.loads((self.path / "sites.json").read_bytes())
+            return {name: Enrolled(**entry) for name, entry in sorted(found.items())}
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise DataError(f"{self.path / 'sites.json'}: is no list of sites; restore it from a backup") from None
+
+    def members(self) -> dict[str, Enrolled]:
+        """Sites that take part: enrolled and not revoked."""
+        return {name: site for name, site in self.enrolled().items() if site.revoked is None}
+
+    def require_new(self, name: str, key: PublicKey) -> None:
+        """Refuse a site that cannot be enrolled.
+
+        Raises
+        ------
+        DataError
+            If the name cannot be one or is taken, or the key is another site's.
+        """
+        if not SITE_NAME.fullmatch(name) or name == SERVER:
+            raise DataError(f"--site: {name!r} is no name of a site: 1 to 64 of a-z 0-9 - _, and not {SERVER!r}")
+        for other, site in self.enrolled().items():
+            if other == name and site.revoked is None:
+                raise DataError(
+                    f"{self.path}: site {name!r} is enrolled already; revoke it first, or choose another name"
+                )
+            if site.key == key.text:
+                raise DataError(f"{self.path}: this key is that of site {other!r}; a site makes a key of its own")
+
+    def enroll(self, name: str, key: PublicKey, node_id: int) -> None:
+        """Bind a key to a name; what a site says of itself counts for nothing."""
+        self.require_new(name, key)
+        self._write({**self.enrolled(), name: Enrolled(key.text, node_id, _now())})
+        self.audit.append("enrolled", site=name, key=key.text, node=str(node_id))
+
+    def revoke(self, name: str) -> Enrolled:
+        """Shut a site out.
+
+        Raises
+        ------
+        DataError
+            If it does not take part.
+        """
+        members = self.members()
+        if name not in members:
+            known = ", ".join(members) or "none"
+            raise DataError(f"{self.path}: no site {name!r} takes part; those that do: {known}")
+        self._write({**self.enrolled(), name: replace(members[name], revoked=_now())})
+        self.audit.append("revoked", site=name)
+        return members[name]
+
+    def rotate(self) -> None:
+        """A new key and certificate for the server, by the same authority: sites notice nothing."""
+        issue_server_certificate(self.path, self.table.host, _SERVER_DAYS)
+        self.audit.append("certificate rotated")
+
+    def warnings(self) -> list[str]:
+        """Certificates that end soon, in one line each."""
+        lines = []
+        for name, advice in (("server.crt", "`fedrecon deploy rotate`"), ("ca.crt", "make a new federation")):
+            days = days_left(self.path / name)
+            if days < WARN_DAYS:
+                state = f"ends in {days:.0f} days" if days > 0 else "has ended"
+                lines.append(f"{self.path / name}: {state}; {advice}")
+        return lines
+
+    def run_folder(self, name: str) -> Path:
+        """Where a run lies."""
+        return self.path / "runs" / name
+
+    def _write(self, sites: Mapping[str, Enrolled]) -> None:
+        table = {name: asdict(site) for name, site in sites.items()}
+        write_atomically(self.path / "sites.json", json.dumps(table, indent=1).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,96 @@
+"""The app bundle of a run: a recipe, and two lines of code that name the installed fedrecon."""
+
+import io
+import tomllib
+import zipfile
+from pathlib import Path
+
+from flwr.cli.build import build_fab_from_disk
+
+from recon import DataError, write_atomically
+
+from ..deploy.approval import Approval
+from ..recipe import Recipe
+from ..tables import parse_table
+
+_PROJECT = """\
+[project]
+name = "fedrecon-run"
+version = "1.0.0"
+description = "A run of fedrecon: the recipe is beside this file, the code is what is installed"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedrecon"
+fab-format-version = 1
+flwr-version-target = "1.41.0"
+
+[tool.flwr.app.components]
+serverapp = "server_app:app"
+clientapp = "client_app:app"
+
+[tool.flwr.app.config]
+folder = ""
+"""
+_SERVER = '"""The server\'s side, as installed."""\n\nfrom federation.flower.server import app\n\n__all__ = ["app"]\n'
+_CLIENT = '''"""Never run: a site runs its installed fedrecon, see federation.flower.client_process."""
+
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+'''
+
+
+def write_app(folder: Path, recipe: Recipe) -> bytes:
+    """Write the app of a recipe and return its bundle, the same bytes for the same recipe and Flower.
+
+    Raises
+    ------
+    DataError
+        If the recipe needs what a bundle cannot carry.
+    """
+    if recipe.network.base is not None:
+        raise DataError(
+            f"network.base: found {recipe.network.base}, expected none; a bundle carries no trained base, methods with "
+            "adapters cannot be deployed yet"
+        )
+    files = {
+        "pyproject.toml": _PROJECT,
+        "server_app.py": _SERVER,
+        "client_app.py": _CLIENT,
+        "recipe.toml": recipe.to_toml(),
+    }
+    for name, text in files.items():
+        write_atomically(folder / name, text.encode())
+    return build_fab_from_disk(folder)
+
+
+def read_bundle(path: Path) -> tuple[bytes, Recipe, Approval]:
+    """A bundle as a site looks at it: its bytes, its recipe, and what approving it would mean here.
+
+    Nothing in it is run.
+
+    Raises
+    ------
+    DataError
+        If it is no bundle of fedrecon, or holds other code than one has.
+    """
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = {info.filename: info for info in archive.infolist()}
+            if sum(info.file_size for info in files.values()) > 2**20:
+                raise DataError(f"{path}: unpacks to more than 1 MiB, expected a recipe and a few lines of code")
+            texts = {name: archive.read(name).decode() for name in files if not name.startswith(".info/")}
+        recipe = parse_table(Recipe, tomllib.loads(texts["recipe.toml"]), f"{path}: recipe.toml")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        raise DataError(f"{path}: is no bundle of fedrecon; ask the server's engineer for it") from None
+    expected = {"pyproject.toml": _PROJECT, "server_app.py": _SERVER, "client_app.py": _CLIENT}
+    different = sorted(name for name in texts.keys() | expected.keys() if texts.get(name) != expected.get(name))
+    if different != ["recipe.toml"]:
+        unknown = ", ".join(name for name in different if name != "recipe.toml")
+        raise DataError(f"{path}: {unknown}: differs from what this version of fedrecon writes; do not approve it")
+    return content, recipe, Approval.of(content, recipe)

@@ -1,0 +1,104 @@
+"""The one open port: a TLS server that passes what sites need of Flower's SuperLink on, and nothing else.
+
+The SuperLink serves sites, runs and administration on one port, the latter without any authentication.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+#: What a site may call, as flwr 1.41 and 1.42 name it. Registration is not among it: the server enrolls keys itself.
+ALLOWED = frozenset(
+    f"/v1/fleet/{name}"
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+#: Headers that belong to one connection, not to what is passed on.
+_HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding",
+        "upgrade", "host"}  # fmt: skip
+_SECONDS = 120.0
+
+
+def proxy_app(upstream: str, *, max_bytes: int, transport: httpx.AsyncBaseTransport | None = None) -> ASGIApp:
+    """The path filter in front of ``upstream``, e.g. ``http://127.0.0.1:9093``.
+
+    The path must be one of :data:`ALLOWED` letter by letter as it came over the wire, so no encoding, no doubled slash
+    and no ``..`` leads elsewhere; the method must be POST; a body of more than ``max_bytes`` is refused.
+    """
+    client = httpx.AsyncClient(base_url=upstream, timeout=_SECONDS, transport=transport, trust_env=False)
+
+    async def forward(request: Request) -> Response:
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        if request.method != "POST" or path not in ALLOWED or request.url.query:
+            return PlainTextResponse("not for sites\n", 403)
+        if int(request.headers.get("content-length", "0")) > max_bytes:
+            return PlainTextResponse("too large\n", 413)
+        body = _Limited(request, max_bytes)
+        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP]
+        try:
+            outgoing = client.build_request("POST", path, headers=headers, content=body.chunks())
+            answer = await client.send(outgoing, stream=True)
+        except httpx.HTTPError:
+            if body.exceeded:
+                return PlainTextResponse("too large\n", 413)
+            return PlainTextResponse("the server behind is not there\n", 502)
+        passed = {name: value for name, value in answer.headers.items() if name not in _HOP}
+        close = BackgroundTask(answer.aclose)
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, passed, background=close)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    return Starlette(routes=[Route("/{path:path}", forward, methods=methods)], lifespan=lifespan)
+
+
+class _Limited:
+    """The body of a request that breaks off once it is too long, whatever its length was said to be."""
+
+    def __init__(self, request: Request, most: int) -> None:
+        self.request, self.most, self.exceeded = request, most, False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        seen = 0
+        async for chunk in self.request.stream():
+            seen += len(chunk)
+            if seen > self.most:
+                self.exceeded = True
+                raise httpx.WriteError("too large")
+            yield chunk
+
+
+def serve(host: str, port: int, upstream: str, *, certificate: Path, key: Path, max_bytes: int) -> None:
+    """Serve until stopped."""
+    uvicorn.run(
+        proxy_app(upstream, max_bytes=max_bytes),
+        host=host,
+        port=port,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        log_level="warning",
+        server_header=False,
+        h11_max_incomplete_event_size=16384,
+    )

@@ -1,0 +1,69 @@
+"""What became of the hypotheses: every claim whose arms were run, judged from scores alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recon import Hypothesis, ScoreRow, paired_difference, select_table
+
+from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS, Claim
+
+
+def judge(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every claim whose arms were run, by hypothesis and modality.
+
+    Parameters
+    ----------
+    rows
+        Scores of all tables.
+    beside
+        By modality and table, joined by a slash: the arms that are best on validation data, and bytes by arm.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for claim in CLAIMS:
+        for modality in claim.modalities:
+            known = beside.get(f"{modality}/{claim.table}", {})
+            arm, reference = (known.get(name, name) for name in (claim.arm, claim.reference))
+            table = _common(select_table(rows, modality, claim.table), arm, reference)
+            if table:
+                found.setdefault(claim.key, {})[modality] = _judged(claim, table, arm, reference, known["bytes"])
+    for family in {claim.one_sign for claim in CLAIMS if claim.one_sign}:
+        _require_one_sign(found, [claim.key for claim in CLAIMS if claim.one_sign == family])
+    return found
+
+
+def _common(table: Sequence[ScoreRow], *arms: str) -> list[ScoreRow]:
+    """Rows of these arms, of the seeds that all of them have."""
+    seeds = set.intersection(*({row.seed for row in table if row.arm == arm} for arm in arms))
+    return [row for row in table if row.arm in arms and row.seed in seeds]
+
+
+def _judged(
+    claim: Claim, table: Sequence[ScoreRow], arm: str, reference: str, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    sites = sorted({row.site for row in table if row.unseen}) if claim.unseen else None
+    interval = paired_difference(table, arm, reference, sites=sites)
+    decided = {claim.arm, claim.reference} & {BEST_PERSONAL, BEST_FEDERATED}
+    entry = Hypothesis(claim.aim, interval, f"{arm} less {reference}" if decided else "").to_json()
+    if claim.bytes_below is not None:
+        part = sizes[arm] / sizes[reference]
+        entry["bytes"] = round(part, 4)
+        if part >= claim.bytes_below:
+            _add_note(entry, f"{part:.1%} of the bytes, expected below {claim.bytes_below:.0%}")
+            entry["verdict"] = "fails" if entry["verdict"] == "holds" else entry["verdict"]
+    return entry
+
+
+def _require_one_sign(found: Mapping[str, dict[str, dict[str, Any]]], keys: Sequence[str]) -> None:
+    """A claim of a family holds only where all of the family were run and agree in sign."""
+    for modality in {modality for key in keys for modality in found.get(key, {})}:
+        entries = [found[key][modality] for key in keys if modality in found.get(key, {})]
+        if len(entries) == len(keys) and len({entry["found"] > 0 for entry in entries}) == 1:
+            continue
+        why = "the sign is not the same" if len(entries) == len(keys) else "not all were run"
+        for entry in entries:
+            _add_note(entry, f"over {', '.join(keys)}: {why}")
+            entry["verdict"] = "undecided" if entry["verdict"] == "holds" else entry["verdict"]
+
+
+def _add_note(entry: dict[str, Any], text: str) -> None:
+    entry["note"] = f"{entry['note']}; {text}" if "note" in entry else text
