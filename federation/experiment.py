@@ -190,6 +190,10 @@ def train_run(
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     if not run.participants:
         raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
+    count, quorum = len(run.participants), recipe.federation.quorum
+    if quorum is not None and quorum > count:
+        advice = "lower it, or add sites"
+        raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
     if recipe.network.adapter != "none" and recipe.network.base is None:
         plain = recipe.network.model_copy(update={"adapter": "none"})
         raise config_error(

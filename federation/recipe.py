@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from .errors import config_error
 from .overrides import assign, parse_override
@@ -68,6 +68,18 @@ class Recipe(Table):
     transform: TransformTable = TransformTable()
     personal: PersonalTable = PersonalTable()
     evaluation: EvaluationTable = EvaluationTable()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Recipe":
+        twin, mutual = self.network.twin, self.objective.task == "mutual"
+        if twin != mutual:
+            found, wanted = ("true", '"mutual"') if twin else ("false", "another")
+            raise ValueError(f"network.twin: found {found} with the task {self.objective.task!r}, expected {wanted}")
+        if twin and (self.network.adapter != "none" or self.network.base is not None):
+            raise ValueError("network.twin: found true with an adapter or a base, expected neither")
+        if self.personal.nearest_code and self.network.condition == "none":
+            raise ValueError("personal.nearest_code: found true without network.condition, expected a condition")
+        return self
 
     def choices(self) -> dict[str, Any]:
         """The five choices and what of the network belongs to the method: all that makes two methods differ."""

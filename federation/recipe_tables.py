@@ -275,8 +275,11 @@ class EvaluationTable(Table):
 
 def _made(make: Callable[..., _T], options: Mapping[str, Any], key: str) -> _T:
     """Call ``make``; an option that it does not have is named with those that it has."""
-    known = list(inspect.signature(make).parameters)
+    known = inspect.signature(make).parameters
     for name in options:
         if name not in known:
             raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(known) or 'none'}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ValueError(f"{key}: found no {name!r}, expected a number for it")
     return make(**options)

@@ -10,7 +10,7 @@ from typing import Any
 from recon import DataError, write_atomically
 
 from .messages import Broadcast, SiteReport, SiteUpdate, Wire
-from .packing import MessageError, State, pack
+from .packing import MessageError, State, check_finite, pack
 from .runtime import SiteFailure
 from .store import StoredState
 
@@ -74,6 +74,7 @@ class Replies:
         else:
             update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
             shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
+            check_finite(shared, "update")
             stored = StoredState(self.incoming / f"{site}.safetensors", pack("parameters", {}, shared))
             aux = (
                 StoredState(self.incoming / f"{site}.aux.safetensors", pack("aux", {}, update.aux))

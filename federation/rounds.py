@@ -13,7 +13,7 @@ from recon import DataError
 from .algorithm import FederatedAlgorithm, RoundScore, ServerState
 from .errors import ConfigError
 from .messages import SITE_NAME, SiteUpdate
-from .packing import State, below, layout, under
+from .packing import State, below, check_finite, layout, under
 from .replies import Replies, Requests, Row, append_rows, drop_rows
 from .runtime import Transport
 from .store import (
@@ -205,7 +205,8 @@ class _Loop:
             updates = [report for report in reports if isinstance(report, SiteUpdate)]
             try:
                 after = self.algorithm.aggregate(state, updates, n_sites=len(self.transport.sites()))
-            except ValueError as error:  # a rule that needs more sites than there are
+                check_finite({**after.shared, **after.memory}, "the aggregate")
+            except ValueError as error:  # a rule that needs more sites than there are, or one that diverges
                 raise QuorumError(f"round {state.round}: {error}") from None
         rows = replies.rows(after.digest)
         append_rows(self.folder, rows)

@@ -129,6 +129,11 @@ class SiteSpec:
         drawn = derive_seed(self.seed, round, self.name, "work") / 2**63
         return max(1, math.ceil(self.steps * (self.least_work + (1 - self.least_work) * drawn)))
 
+    @property
+    def encodes(self) -> bool:
+        """Whether updates travel encoded."""
+        return self.chain is not None and bool(self.chain.codecs.transforms)
+
     def build(self) -> "Site":
         """The site, with its data."""
         return Site(self)
@@ -238,7 +243,7 @@ class Site:
             loss=sum(result.losses) / len(result.losses) if result.losses else None,
             seconds=round(seconds, 3),
             n_steps=steps,
-            encoded=self.spec.chain is not None,
+            encoded=self.spec.encodes,
             aux=result.aux,
         )
         # Last: a round that failed leaves no trace.
@@ -262,6 +267,10 @@ class Site:
         change = {name: shared[name] - broadcast.shared[name] for name in shared}
         seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name, "update")
         generator = torch.Generator().manual_seed(seed)
+        if not self.spec.encodes:
+            # A change that no codec shortens travels as the parameters that it leads to, in one piece.
+            transformed = self.spec.chain.encode(change, generator, broadcast.shared)
+            return {name: broadcast.shared[name] + transformed[name] for name in shared}, {}
         if not self.spec.feedback:
             return self.spec.chain.encode(change, generator, broadcast.shared), {}
         payload, _, left = encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)

@@ -30,6 +30,7 @@ from recon import (
 
 from .algorithm import derive_seed
 from .building import build_network
+from .errors import ConfigError
 from .manifest import SiteManifest
 from .manifest_tables import Split
 from .packing import Layout, State, below, layout, under
@@ -124,7 +125,10 @@ def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
     """Control variates where the server keeps some, moments of features where the objective aligns them."""
     aux = dict(layout(recipe.federation.rule().aux_layout(shared)))
     if recipe.objective.moments:
-        features = layout(moment_layout(network, recipe.objective.features))
+        try:
+            features = layout(moment_layout(network, recipe.objective.features))
+        except ValueError as error:
+            raise ConfigError(f"recipe: objective.features: {' '.join(str(error).split())}") from None
         aux.update({MOMENTS + name: entry for name, entry in features.items()})
     return aux
 

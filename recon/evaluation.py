@@ -49,10 +49,13 @@ class SiteScores:
         return math.fsum(values) / len(values) if values else None
 
     def selection_score(self) -> float | None:
-        """Higher is better: mean PSNR, or the negative held-out residual where there is no reference."""
+        """Higher is better: mean PSNR, or the negative held-out residual where there is no reference.
+
+        The sign tells them apart: a PSNR below zero, that of a network which has diverged, counts as zero.
+        """
         value = self.mean("psnr")
         if value is not None:
-            return value
+            return max(value, 0.0)
         residual = self.mean("residual")
         return None if residual is None else -residual
 

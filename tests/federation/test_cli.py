@@ -300,7 +300,7 @@ def test_the_demo_writes_its_report_and_resumes(tmp_path: Path, capsys: pytest.C
         (["--tables", "--out", "nowhere"], "nowhere: holds no comparison; run one with --out"),
         (["--seeds", "0"], "--seeds 0: expected at least 1"),
         (["missing.toml"], "missing.toml: found no such file"),
-        ([str(RECIPE.with_name("int8.toml"))], "its name 'int8' is that of an arm of the preset"),
+        ([str(RECIPE.with_name("int8.toml"))], "its name 'int8' is that of another arm of the comparison"),
     ],
 )
 def test_compare_says_what_is_wrong_in_one_line(

@@ -160,6 +160,8 @@ def test_a_reply_to_something_else_is_refused(changes, reason):
         ("loss", float("nan")),
         ("score_before", float("inf")),
         ("score_after", "good"),
+        ("score_before", 1.7e308),
+        ("seconds", 10**400),
         ("kept_digest", "0"),
     ],
 )

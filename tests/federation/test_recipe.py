@@ -201,3 +201,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["transform.chain=['low_rank']"], "low_rank: found no 'rank'"),
+        (["transform.chain=['clip']"], "clip: found no"),
+        (["network.twin=true"], "network.twin: found true with the task 'supervised', expected \"mutual\""),
+        (["objective.task=mutual", "objective.distillation=0.1"], "network.twin: found false with the task 'mutual'"),
+        (
+            ["network.twin=true", "objective.task=mutual", "objective.distillation=0.1", "network.adapter=lora"],
+            "network.twin: found true with an adapter or a base, expected neither",
+        ),
+        (["personal.nearest_code=true"], "personal.nearest_code: found true without network.condition"),
+    ],
+)
+def test_parts_that_do_not_agree_are_refused_in_one_line(recipe: Path, assignments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_recipe(recipe, assignments)
+    assert message in str(error.value) and "\n" not in str(error.value)

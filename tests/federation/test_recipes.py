@@ -618,6 +618,8 @@ def fedpr(play: Play) -> None:
                 assert float((step @ dropped).norm()) < 1e-5 * float(step.norm())
                 projected += float((meant @ dropped).norm()) > 1e-2 * float(meant.norm())
     assert projected
+    for message in (play.turns[-1]["east"].request, play.turns[-1]["east"].reply):
+        assert safetensors.torch.load(message).keys() == {"F32"}
     assert size_of_message("fedpr") < 0.06 * size_of_message("fedavg")
 
 

@@ -300,3 +300,16 @@ def test_where_sites_take_turns_the_last_round_is_selected(tmp_path):
     assert result.state.best is not None
     assert selected_state(tmp_path).round == 4
     assert len({row["site"] for row in read_rows(tmp_path) if row["round"] < 4}) == 2
+
+
+def test_an_aggregate_that_is_not_finite_ends_the_round_and_is_not_kept(tmp_path, monkeypatch):
+    aggregate = FederatedAlgorithm.aggregate
+
+    def diverged(self, state, updates, **options):
+        after = aggregate(self, state, updates, **options)
+        return replace(after, shared={name: tensor * torch.inf for name, tensor in after.shared.items()})
+
+    monkeypatch.setattr(FederatedAlgorithm, "aggregate", diverged)
+    with pytest.raises(QuorumError, match="round 0: the aggregate: tensor 'regularizer"):
+        run_toy(tmp_path, rounds=1)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.json")] == ["round_000000.json"]

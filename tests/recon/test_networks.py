@@ -8,6 +8,7 @@ from recon import (
     CLASSICAL,
     DATA_CONSISTENCY,
     REGULARIZERS,
+    DualStep,
     GradientStep,
     MapsCorrection,
     ProximalStep,
@@ -235,3 +236,17 @@ def test_a_network_trains_its_correction_and_stays_scale_equivariant() -> None:
         last.bias += 0.1
     torch.testing.assert_close(net(7 * y, A), 7 * net(y, A), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(net(y, A), network()(y, A), rtol=1e-3)
+
+
+def test_what_sites_share_is_drawn_alike_whatever_their_own_parts() -> None:
+    def drawn(consistency: type[SiteDataConsistency], **options: object) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        net = UnrolledNetwork(2, consistency, lambda: small_anew(), **options)  # type: ignore[arg-type]
+        return {name: p for name, p in net.named_parameters() if name.startswith("regularizers")}
+
+    def small_anew() -> Regularizer:
+        return REGULARIZERS["cnn"](4, 2)  # type: ignore[call-arg]
+
+    plain = drawn(GradientStep)
+    for other in (drawn(DualStep), drawn(GradientStep, correction=MapsCorrection, site_strength=True)):
+        assert other.keys() == plain.keys() and all(torch.equal(other[name], plain[name]) for name in plain)
