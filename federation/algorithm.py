@@ -39,14 +39,14 @@ class ServerState:
     """All that the server knows when ``round`` begins.
 
     ``shared`` is what it broadcasts in that round, ``history`` one score per scored round, ``memory`` what its rules
-    remember, ``holders`` the sites that have the parameters of the round before.
+    remember, ``accepted`` the last round in which the reply of each site counted.
     """
 
     round: int
     shared: State
     history: tuple[RoundScore, ...] = ()
     memory: State = field(default_factory=dict)
-    holders: tuple[str, ...] = ()
+    accepted: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -148,13 +148,15 @@ class FederatedAlgorithm:
         """The message that opens the round at ``site``."""
         best = state.best
         payload = below(_PAYLOAD, state.memory)
-        encoded = bool(payload) and site in state.holders
+        accepted = state.accepted.get(site)
+        encoded = bool(payload) and accepted == state.round - 1
         return Broadcast(
             round=state.round,
             site=site,
             shared=payload if encoded else state.shared,
             digest=state.digest,
             best_round=None if best is None else best.round,
+            accepted_round=accepted,
             evaluate_only=evaluate_only,
             encoded=encoded,
             aux=self._aux(state),
@@ -206,8 +208,8 @@ class FederatedAlgorithm:
         if self.both_ways:
             new, more = self._encode(state, new)
             memory |= more
-        holders = tuple(sorted(update.site for update in updates)) if self.both_ways else ()
-        return replace(scored, round=state.round + 1, shared=new, memory=memory, holders=holders)
+        accepted = {**state.accepted, **{update.site: state.round for update in updates}}
+        return replace(scored, round=state.round + 1, shared=new, memory=memory, accepted=accepted)
 
     def _encode(self, state: ServerState, exact: State) -> tuple[State, dict[str, Tensor]]:
         """What the sites will have of ``exact``, and what the server keeps for it."""

@@ -17,6 +17,7 @@ from .compare import run_comparison
 from .comparison_tables import write_tables
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
+from .flower.commands import add_deploy
 from .manifest import load_federation
 from .presets import PRESETS
 from .recipe import load_recipe
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_reconstruct(commands)
     _add_compare(commands)
+    add_deploy(commands)
     return parser
 
 

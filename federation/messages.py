@@ -49,6 +49,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "site": ("a site's name", lambda v: isinstance(v, str) and SITE_NAME.fullmatch(v) is not None),
     "digest": ("a SHA-256", _is_digest),
     "best_round": ("a count or null", lambda v: v is None or _is_count(v)),
+    "accepted_round": ("a count or null", lambda v: v is None or _is_count(v)),
     "encoded": ("true or false", lambda v: isinstance(v, bool)),
     "evaluate_only": ("true or false", lambda v: isinstance(v, bool)),
     "loaded_digest": ("a SHA-256", _is_digest),
@@ -155,7 +156,8 @@ def _layout_digest(shared: Layout, aux: Layout, encoded: bool) -> str:
 class Broadcast(_Fields):
     """What the server sends to a site: the shared tensors of a round, their digest, the best round so far.
 
-    If ``encoded``, ``shared`` is the encoded change of the parameters since the round before, which the site has.
+    ``accepted_round`` is the last round in which the site's reply counted; what it kept in a later one is void. If
+    ``encoded``, ``shared`` is the encoded change of the parameters since the round before, which the site has.
     """
 
     round: int
@@ -163,6 +165,7 @@ class Broadcast(_Fields):
     shared: State
     digest: str
     best_round: int | None = None
+    accepted_round: int | None = None
     evaluate_only: bool = False
     encoded: bool = False
     aux: State = field(default_factory=dict)

@@ -247,7 +247,7 @@ class _Loop:
         numbers = {
             "history": [list(score) for score in state.history],
             "algorithm": self.algorithm.describe(),
-            "holders": list(state.holders),
+            "accepted": dict(sorted(state.accepted.items())),
         }
         save_checkpoint(folder, state.round, {**state.shared, **under(_MEMORY, state.memory)}, numbers)
         self._prune(state)
@@ -261,4 +261,4 @@ def _state(checkpoint: Checkpoint) -> ServerState:
     history = tuple(RoundScore(*score) for score in checkpoint.numbers["history"])
     memory = below(_MEMORY, checkpoint.tensors)
     shared = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(_MEMORY)}
-    return ServerState(checkpoint.round, shared, history, memory, tuple(checkpoint.numbers["holders"]))
+    return ServerState(checkpoint.round, shared, history, memory, dict(checkpoint.numbers["accepted"]))

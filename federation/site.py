@@ -149,10 +149,10 @@ def initial_network(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
 class Site:
     """One participant, made for a round and then dropped.
 
-    Its kept state is versioned, and round r starts from version r or the newest before it, so a round that is
-    run again gives the same bits. On disk are the versions that the server may still ask for: of this round
-    and the one before (a server whose newest checkpoint is damaged goes back one), of the best round, and of
-    the next.
+    Its kept state is versioned: a round starts from the version after the last one in which the site's reply
+    counted, so a round that is run again gives the same bits, and a reply that was lost leaves no trace. On disk
+    are the versions that the server may still ask for: that one and the one before (a server whose newest
+    checkpoint is damaged goes back one), that of the best round, and the next.
     """
 
     def __init__(self, spec: SiteSpec) -> None:
@@ -196,7 +196,7 @@ class Site:
         """The broadcast with the parameters themselves."""
         if not broadcast.encoded:
             return broadcast
-        view = self._load_kept(broadcast.round).view
+        view = self._load_kept(_valid_version(broadcast)).view
         if not view or _newest(saved_rounds(self.spec.folder), broadcast.round) != broadcast.round:
             raise MessageError(
                 f"site {self.spec.name}: has not the parameters of round {broadcast.round - 1}, expected to have "
@@ -208,7 +208,7 @@ class Site:
         """Load the broadcast, validate, train, validate again, save the kept state for the next round."""
         name, round_ = self.spec.name, broadcast.round
         self._prepare(broadcast)
-        before = self._load_kept(round_)
+        before = self._load_kept(_valid_version(broadcast))
         loaded = self._load_shared(broadcast, before)
         steps = self.spec.steps_in(round_)
         seed = derive_seed(self.spec.seed, round_, name)
@@ -278,7 +278,7 @@ class Site:
 
     def evaluate(self, broadcast: Broadcast) -> SiteReport:
         """Score the broadcast parameters with the site's kept ones of that round; changes nothing on disk."""
-        loaded = self._load_shared(broadcast, self._load_kept(broadcast.round))
+        loaded = self._load_shared(broadcast, self._load_kept(_valid_version(broadcast)))
         started = time.perf_counter()
         score = self.task.validate(self.network)
         seconds = time.perf_counter() - started
@@ -327,9 +327,10 @@ class Site:
         if not versions:
             self._save_kept(0, _Kept(self._initial))
             return
-        # Versions newer than the round are of a history that the server has abandoned.
-        wanted = (broadcast.round - 1, broadcast.round, broadcast.best_round)
-        newest = (_newest(versions, version) for version in wanted if version is not None)
+        # Newer versions are of a history that the server has abandoned, or of replies that never counted.
+        valid = _valid_version(broadcast)
+        wanted = (min(broadcast.round - 1, valid), valid, broadcast.best_round)
+        newest = (_newest(versions, min(version, valid)) for version in wanted if version is not None)
         prune(folder, [version for version in newest if version is not None])
 
     def _load_kept(self, round: int) -> "_Kept":
@@ -379,6 +380,11 @@ class _Kept:
 
     def by_prefix(self) -> Iterator[tuple[str, State]]:
         return zip(_PREFIXES, (getattr(self, f.name) for f in fields(self)), strict=True)
+
+
+def _valid_version(broadcast: Broadcast) -> int:
+    """The newest version of the kept state that the server can know of: that after the last reply that counted."""
+    return 0 if broadcast.accepted_round is None else min(broadcast.round, broadcast.accepted_round + 1)
 
 
 def _newest(versions: Sequence[int], at_most: int) -> int | None:

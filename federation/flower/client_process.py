@@ -10,10 +10,12 @@ bundles that Flower's hub has signed.
 import hashlib
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 
@@ -37,9 +39,23 @@ def main() -> None:
     """Run in place of `flwr-clientapp`."""
     folder = SiteFolder(Path(os.environ[SITE_VARIABLE]))
     guard(folder)
+    if sys.argv[1:] == ["--self-test"]:
+        _self_test()
+        return
+    torch.set_num_threads(1)  # as in process: bits depend on the number of threads
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
     flwr_clientapp()
+
+
+def _self_test() -> None:
+    """Offer a bundle that nobody can have approved to what Flower would call, and say whether it was refused."""
+    from flwr.supernode.runtime import run_clientapp as process
+
+    try:
+        getattr(process, "install_from_fab")(os.urandom(64), skip_prompt=True)  # noqa: B009  a name that is not exported
+    except RefusedError:
+        print("refused")
 
 
 def guard(folder: SiteFolder) -> None:

@@ -3,6 +3,8 @@
 The SuperLink serves sites, runs and administration on one port, the latter without any authentication.
 """
 
+import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
+
+from ..deploy.server_folder import ServerFolder
 
 #: What a site may call, as flwr 1.41 and 1.42 name it. Registration is not among it: the server enrolls keys itself.
 ALLOWED = frozenset(
@@ -38,13 +42,20 @@ _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
 _SECONDS = 120.0
 
 
-def proxy_app(upstream: str, *, max_bytes: int, transport: httpx.AsyncBaseTransport | None = None) -> ASGIApp:
-    """The path filter in front of ``upstream``, e.g. ``http://127.0.0.1:9093``.
+def proxy_app(
+    upstream: str,
+    *,
+    max_bytes: int,
+    authority: Path | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> ASGIApp:
+    """The path filter in front of ``upstream``, e.g. ``https://127.0.0.1:9093`` with a certificate of ``authority``.
 
     The path must be one of :data:`ALLOWED` letter by letter as it came over the wire, so no encoding, no doubled slash
     and no ``..`` leads elsewhere; the method must be POST; a body of more than ``max_bytes`` is refused.
     """
-    client = httpx.AsyncClient(base_url=upstream, timeout=_SECONDS, transport=transport, trust_env=False)
+    verify = ssl.create_default_context(cafile=str(authority)) if authority is not None else True
+    client = httpx.AsyncClient(base_url=upstream, timeout=_SECONDS, transport=transport, verify=verify, trust_env=False)
 
     async def forward(request: Request) -> Response:
         path = request.scope["raw_path"].decode("ascii", "replace")
@@ -90,15 +101,24 @@ class _Limited:
             yield chunk
 
 
-def serve(host: str, port: int, upstream: str, *, certificate: Path, key: Path, max_bytes: int) -> None:
-    """Serve until stopped."""
+def main() -> None:
+    """``python -m federation.flower.proxy DIR PORT``: serve in front of the SuperLink on that port of this machine."""
+    folder, link = ServerFolder(Path(sys.argv[1])), int(sys.argv[2])
+    path, table = folder.path, folder.table
     uvicorn.run(
-        proxy_app(upstream, max_bytes=max_bytes),
-        host=host,
-        port=port,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
+        proxy_app(
+            f"https://127.0.0.1:{link}",
+            max_bytes=int(table.megabytes_per_message * 1e6),
+            authority=path / "ca.crt",
+        ),
+        host="0.0.0.0",
+        port=table.port,
+        ssl_certfile=path / "server.crt",
+        ssl_keyfile=str(path / "server.key"),
         log_level="warning",
         server_header=False,
-        h11_max_incomplete_event_size=16384,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -313,3 +313,32 @@ def test_an_aggregate_that_is_not_finite_ends_the_round_and_is_not_kept(tmp_path
     with pytest.raises(QuorumError, match="round 0: the aggregate: tensor 'regularizer"):
         run_toy(tmp_path, rounds=1)
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.json")] == ["round_000000.json"]
+
+
+class Absent(Meddling):
+    """A transport on which one site is not asked in one round."""
+
+    def exchange(self, requests: Mapping[str, bytes]):
+        asked = {site: data for site, data in requests.items() if not (site == "s2" and b'\\"round\\": 1,' in data)}
+        yield from self.runtime.exchange(asked)
+
+
+def test_a_reply_that_was_lost_leaves_no_trace_at_its_site(tmp_path):
+    """What the site kept in that round is void, as if it had not been asked: the server knows nothing of it."""
+    lost = []
+
+    def lose(site, reply):
+        if site == "s2" and b'\\"round\\": 1,' in reply:
+            lost.append(reply)
+            return []
+        return [(site, reply)]
+
+    digests = []
+    for name, transport in (("lost", Meddling), ("absent", Absent)):
+        specs = toy_specs(tmp_path / name, 3)
+        algorithm, shared = FederatedAlgorithm(seed=SEED), initial_shared()
+        result = run_rounds(algorithm, transport(specs, lose), shared, tmp_path / name, rounds=4, quorum=2)
+        rows = [row for row in read_rows(tmp_path / name) if row["site"] == "s2"]
+        assert [row["round"] for row in rows] == [0, 2, 3, 4] and result.state.accepted == {"s0": 3, "s1": 3, "s2": 3}
+        digests.append((result.state.digest, [row["kept_digest"] for row in rows]))
+    assert len(lost) == 1 and digests[0] == digests[1]

@@ -31,7 +31,9 @@ def spec(tmp_path: Path) -> SiteSpec:
 
 def broadcast(round: int, shared=None, **changes) -> Broadcast:
     shared = shared or initial_shared()
-    return Broadcast(**{"round": round, "site": "s0", "shared": shared, "digest": digest(shared)} | changes)
+    accepted = round - 1 if round else None
+    fields = {"round": round, "site": "s0", "shared": shared, "digest": digest(shared), "accepted_round": accepted}
+    return Broadcast(**fields | changes)
 
 
 def train(spec: SiteSpec, sent: Broadcast) -> SiteUpdate:

@@ -1,0 +1,313 @@
+"""`fedrecon deploy ...`: the commands; what they do is imported when one is called."""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recon import DataError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_deploy(commands: "Commands") -> None:
+    """Add the commands of server and site."""
+    deploy = commands.add_parser("deploy", help="the same federation across real machines, on Flower")
+    actions = deploy.add_subparsers(required=True, metavar="ACTION")
+    _add_server(actions)
+    _add_runs(actions)
+    _add_site(actions)
+    _add_audit(actions)
+
+
+def _command(
+    actions: "Commands", name: str, about: str, run: Callable[[argparse.Namespace], None]
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=about, description=about[0].upper() + about[1:])
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_server(actions: "Commands") -> None:
+    init = _command(actions, "init", "make a server's folder: authority, certificate, keys", _init)
+    init.add_argument("folder", type=Path, metavar="DIR")
+    init.add_argument("--host", required=True, help="name or address by which sites reach this machine")
+    init.add_argument(
+        "--port", type=int, default=9092, help="the one port that is open to sites (default: %(default)s)"
+    )
+
+    enroll = _command(actions, "enroll", "bind a site's key to its name", _enroll)
+    enroll.add_argument("folder", type=Path, metavar="DIR")
+    enroll.add_argument("--site", required=True, help="name of the site")
+    enroll.add_argument("--key", type=Path, required=True, help="its site.key.pub")
+
+    revoke = _command(actions, "revoke", "shut a site out", _revoke)
+    revoke.add_argument("folder", type=Path, metavar="DIR")
+    revoke.add_argument("--site", required=True, help="name of the site")
+
+    rotate = _command(actions, "rotate", "a new certificate for the server; restart it afterwards", _rotate)
+    rotate.add_argument("folder", type=Path, metavar="DIR")
+
+    server = actions.add_parser("server", help="start, stop and look at the server")
+    _add_service(server, {"start": _server_start, "stop": _server_stop, "status": _server_status})
+
+
+def _add_service(parser: argparse.ArgumentParser, runs: dict[str, Callable[[argparse.Namespace], None]]) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="ACTION")
+    abouts = {"start": "start it in the background", "stop": "stop it", "status": "say what it does"}
+    for verb, about in abouts.items():
+        command = _command(verbs, verb, about, runs[verb])
+        command.add_argument("folder", type=Path, metavar="DIR")
+        if verb == "start":
+            command.add_argument("--foreground", action="store_true", help="stay, as systemd and containers expect")
+
+
+def _add_runs(actions: "Commands") -> None:
+    propose = _command(actions, "propose", "write the bundle of a recipe for the sites to approve", _propose)
+    run = _command(actions, "run", "run a recipe at the sites that approved it", _run)
+    for command in (propose, run):
+        command.add_argument("folder", type=Path, metavar="DIR")
+        command.add_argument("recipe", type=Path, help="a recipe's TOML file")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
+        command.add_argument("--name", help="of the run (default: the recipe's)")
+    run.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    run.add_argument("--quorum", type=int, help="sites that must answer a round (default: all)")
+    run.add_argument("--wait", type=float, default=120, help="seconds to wait for sites (default: %(default)s)")
+
+
+def _add_site(actions: "Commands") -> None:
+    site = actions.add_parser("site", help="what is done at a hospital")
+    verbs = site.add_subparsers(required=True, metavar="ACTION")
+    init = _command(verbs, "init", "make a site's folder: key, policy, whom it believes", _site_init)
+    init.add_argument("folder", type=Path, metavar="DIR")
+    init.add_argument("--server", required=True, metavar="HOST:PORT")
+    init.add_argument("--ca", type=Path, required=True, help="the federation's ca.crt")
+    init.add_argument("--server-key", type=Path, required=True, help="the server's signing.key.pub")
+    init.add_argument("--data", type=Path, required=True, help="manifest of the site's data")
+    init.add_argument("--proxy", default="", help="HTTP proxy to the outside, e.g. http://proxy:3128")
+    approve = _command(verbs, "approve", "look at a bundle and approve it", _site_approve)
+    approve.add_argument("folder", type=Path, metavar="DIR")
+    approve.add_argument("bundle", type=Path, help="the .fab of a run")
+    approve.add_argument("--yes", action="store_true", help="approve; without it, only show what would be approved")
+    withdraw = _command(verbs, "withdraw", "take an approval back", _site_withdraw)
+    withdraw.add_argument("folder", type=Path, metavar="DIR")
+    withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
+    for verb, about, run in (
+        ("start", "start the site in the background, after a self-test", _site_start),
+        ("stop", "stop it", _site_stop),
+        ("status", "say what it does, what it approved and what left", _site_status),
+    ):
+        command = _command(verbs, verb, about, run)
+        command.add_argument("folder", type=Path, metavar="DIR")
+        if verb == "start":
+            command.add_argument("--foreground", action="store_true", help="stay, as systemd and containers expect")
+
+
+def _add_audit(actions: "Commands") -> None:
+    audit = actions.add_parser("audit", help="check audit logs, offline")
+    verbs = audit.add_subparsers(required=True, metavar="ACTION")
+    verify = _command(verbs, "verify", "check a log's chain, its signatures, and what others saw of it", _audit_verify)
+    verify.add_argument("log", type=Path, help="audit.jsonl")
+    verify.add_argument("--owner", required=True, help="whose log it is: a site's name, or server")
+    verify.add_argument(
+        "--key", action="append", default=[], metavar="NAME=FILE", help="public key of one who signed it; repeat"
+    )
+    verify.add_argument("--seen", type=Path, action="append", default=[], help="log of another party; repeat")
+
+
+def _operate() -> Any:
+    """The functions behind the commands.
+
+    Raises
+    ------
+    DataError
+        If the extra is not installed.
+    """
+    try:
+        return importlib.import_module("federation.flower.operate")
+    except ModuleNotFoundError as error:
+        raise DataError(f"{error.name}: is not installed; pip install 'fedrecon[deploy]'") from None
+
+
+def _server(arguments: argparse.Namespace) -> Any:
+    _operate()
+    from ..deploy.server_folder import ServerFolder
+
+    folder = ServerFolder(arguments.folder)
+    for line in folder.warnings():
+        _say(f"warning: {line}")
+    return folder
+
+
+def _site(arguments: argparse.Namespace) -> Any:
+    _operate()
+    from ..deploy.site_folder import SiteFolder
+
+    return SiteFolder(arguments.folder)
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    _operate()
+    from ..deploy.server_folder import ServerFolder
+
+    folder = ServerFolder.create(arguments.folder, host=arguments.host, port=arguments.port)
+    _say(f"server: {folder.path}; sites need {folder.path / 'ca.crt'} and {folder.path / 'signing.key.pub'}")
+    _say(f"next: fedrecon deploy server start {folder.path}")
+
+
+def _enroll(arguments: argparse.Namespace) -> None:
+    node = _operate().enroll(_server(arguments), arguments.site, arguments.key)
+    _say(f"enrolled {arguments.site} (Flower's node {node})")
+
+
+def _revoke(arguments: argparse.Namespace) -> None:
+    _operate().revoke(_server(arguments), arguments.site)
+    _say(f"revoked {arguments.site}")
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    _server(arguments).rotate()
+    _say(f"{arguments.folder / 'server.crt'}: renewed; restart the server")
+
+
+def _server_start(arguments: argparse.Namespace) -> None:
+    folder = _server(arguments)
+    if arguments.foreground:
+        if ended := _operate().serve(folder):
+            raise DataError(ended)
+        return
+    _operate().start_server(folder)
+    _say(f"server: open to sites at {folder.table.host}:{folder.table.port}; logs in {folder.path / 'logs'}")
+
+
+def _server_stop(arguments: argparse.Namespace) -> None:
+    _say("stopped" if _operate().stop_server(_server(arguments)) else "did not run")
+
+
+def _server_status(arguments: argparse.Namespace) -> None:
+    folder = _server(arguments)
+    from ..deploy.status import server_status
+
+    _say(f"server {'runs' if _operate().is_running(folder.path) else 'does not run'}: {folder.path}")
+    for line in server_status(folder):
+        _say(line)
+
+
+def _propose(arguments: argparse.Namespace) -> None:
+    recipe, name = _recipe(arguments)
+    bundle, approval = _operate().propose(_server(arguments), name, recipe)
+    _say(f"bundle: {bundle}\nrun:    {approval.run}")
+    _say(f"sites approve it with: fedrecon deploy site approve DIR {bundle.name} --yes")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    recipe, name = _recipe(arguments)
+    out = _operate().run(
+        _server(arguments),
+        name,
+        recipe,
+        resume=arguments.resume,
+        quorum=arguments.quorum,
+        wait_seconds=arguments.wait,
+        say=_say,
+    )
+    _say(f"trained: {out}")
+
+
+def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from ..recipe import load_recipe
+    from ..tables import safe_name
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    try:
+        return recipe, safe_name(arguments.name or recipe.name)
+    except ValueError as error:
+        raise DataError(f"--name {arguments.name!r}: expected {error}") from None
+
+
+def _site_init(arguments: argparse.Namespace) -> None:
+    _operate()
+    from ..deploy.site_folder import SiteFolder
+
+    folder = SiteFolder.create(
+        arguments.folder,
+        server=arguments.server,
+        authority=arguments.ca,
+        server_key=arguments.server_key,
+        data=arguments.data,
+        proxy=arguments.proxy,
+    )
+    _say(f"site {folder.name}: {folder.path}")
+    _say(f"read {folder.path / 'policy.toml'}, then send {folder.path / 'site.key.pub'} to the server's engineer")
+
+
+def _site_approve(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    recipe, approval = _operate().look_at(arguments.bundle)
+    _say(recipe.to_toml())
+    _say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
+    _say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
+    if not arguments.yes:
+        _say("not approved yet; the same command with --yes approves it")
+        return
+    _operate().approve(folder, arguments.bundle)
+    _say("approved")
+
+
+def _site_withdraw(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    matching = [approval.run for approval in folder.approvals.all() if approval.run.startswith(arguments.run_id)]
+    if len(matching) != 1:
+        raise DataError(f"{folder.path}: {len(matching)} approved runs begin with {arguments.run_id!r}, expected one")
+    folder.approvals.remove(matching[0])
+    folder.audit.append("approval withdrawn", run=matching[0])
+    _say(f"withdrawn: {matching[0]}")
+
+
+def _site_start(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    if arguments.foreground:
+        if ended := _operate().serve_site(folder):
+            raise DataError(ended)
+        return
+    _operate().start_site(folder)
+    _say(f"site {folder.name}: runs, after a self-test; logs in {folder.path / 'logs'}")
+
+
+def _site_stop(arguments: argparse.Namespace) -> None:
+    _say("stopped" if _operate().stop_site(_site(arguments)) else "did not run")
+
+
+def _site_status(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    from ..deploy.status import site_status
+
+    _say(f"site {folder.name} {'runs' if _operate().is_running(folder.path) else 'does not run'}: {folder.path}")
+    for line in site_status(folder):
+        _say(line)
+
+
+def _audit_verify(arguments: argparse.Namespace) -> None:
+    _operate()
+    from ..deploy.audit import heads_seen, verify_log
+    from ..deploy.keys import PublicKey
+
+    signers = {}
+    for text in arguments.key:
+        name, found, file = text.partition("=")
+        if not found:
+            raise DataError(f"--key {text!r}: expected NAME=FILE")
+        signers[name] = PublicKey.read(Path(file))
+    seen: dict[int, str] = {}
+    for other in arguments.seen:
+        seen |= heads_seen(other, arguments.owner)
+    verified = verify_log(arguments.log, arguments.owner, signers, seen)
+    _say(f"{arguments.log}: {verified.head.count} entries, head {verified.head.hash}")
+    _say(f"signed by others {verified.countersigned} times, the last time at {verified.last_countersigned} entries")
+    _say(f"agrees with {len(seen)} heads that others saw")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

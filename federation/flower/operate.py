@@ -1,0 +1,319 @@
+"""What an engineer does with a server and with a site: start, stop, enroll, run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from recon import DataError, write_atomically
+
+from ..deploy.approval import Approval
+from ..deploy.keys import PublicKey
+from ..deploy.server_folder import ServerFolder
+from ..deploy.site_folder import SiteFolder
+from ..recipe import Recipe
+from .bundle import read_bundle, write_app
+from .client_process import SITE_VARIABLE
+from .processes import CONNECTION, Child, Supervisor, environment, free_port, listens, program, running, start_detached
+from .processes import stop as stop_process
+
+Say = Callable[[str], None]
+_STATE = "running.json"
+_START_SECONDS = 90.0
+
+
+# The server
+
+
+def serve(folder: ServerFolder) -> str:
+    """Run SuperLink and proxy until asked to end; why, if one of them ended by itself."""
+    table, path = folder.table, folder.path
+    link = table.link_port or free_port()
+    home = path / "flower" / "home"
+    connection = {"address": f"127.0.0.1:{link}", "root-certificates": str((path / "ca.crt").resolve())}
+    write_atomically(
+        home / "config.toml", tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}).encode()
+    )
+    superlink = [
+        program("flower-superlink"), "--host", "127.0.0.1", "--port", str(link),
+        "--ssl-certfile", str(path / "server.crt"), "--ssl-keyfile", str(path / "server.key"),
+        "--ssl-ca-certfile", str(path / "ca.crt"), "--database", str(path / "flower" / "link.db"),
+        "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    proxy = [sys.executable, "-m", "federation.flower.proxy", str(path), str(link)]
+    logs, settings = path / "logs", environment(home)
+    folder.audit.append("server started", port=table.port)
+    ended = Supervisor(path / _STATE, {"link_port": link}).run(
+        [
+            Child("SuperLink", superlink, settings, logs / "superlink.log"),
+            Child("proxy", proxy, settings, logs / "proxy.log"),
+        ]
+    )
+    folder.audit.append("server stopped", reason=ended)
+    return ended
+
+
+def start_server(folder: ServerFolder) -> None:
+    """Start the server in the background and wait until sites can reach it.
+
+    Raises
+    ------
+    DataError
+        If it runs already, its port is taken, or it does not start.
+    """
+    if running(folder.path / _STATE) is not None:
+        raise DataError(f"{folder.path}: the server is running already")
+    if listens(folder.table.port):
+        raise DataError(f"port {folder.table.port}: something listens there already; choose another in server.toml")
+    command = [sys.executable, "-m", "federation.cli", "deploy", "server", "start", str(folder.path), "--foreground"]
+    start_detached(command, folder.path / _STATE, folder.path / "logs" / "server.log")
+    state = running(folder.path / _STATE) or {}
+    end = time.monotonic() + _START_SECONDS
+    while not (listens(int(str(state["link_port"]))) and listens(folder.table.port)):
+        if running(folder.path / _STATE) is None or time.monotonic() > end:
+            raise DataError(f"{folder.path / 'logs'}: the server did not start; its logs say why")
+        time.sleep(0.3)
+
+
+def stop_server(folder: ServerFolder) -> bool:
+    """Stop it; whether it ran."""
+    return stop_process(folder.path / _STATE)
+
+
+def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:
+    """Bind the key of a site to its name, in Flower's list and in ours; Flower's number of it.
+
+    Raises
+    ------
+    DataError
+        If the key or the name cannot be used, or the server does not run.
+    """
+    key = PublicKey.read(key_file)
+    folder.require_new(name, key)
+    found = _flwr(folder, "supernode", "register", str(key_file.resolve()), CONNECTION, "--name", name)
+    node = int(found["node-id"])
+    folder.enroll(name, key, node)
+    return node
+
+
+def revoke(folder: ServerFolder, name: str) -> None:
+    """Shut a site out at once: its key is taken off Flower's list and off ours.
+
+    Raises
+    ------
+    DataError
+        If it does not take part, or the server does not run.
+    """
+    site = folder.members().get(name)
+    if site is not None:
+        _flwr(folder, "supernode", "unregister", str(site.node_id), CONNECTION)
+    folder.revoke(name)
+
+
+def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Approval]:
+    """Write the bundle of a run, which the sites look at and approve.
+
+    Raises
+    ------
+    DataError
+        If a run of this name has another recipe.
+    """
+    place = folder.run_folder(name)
+    bundle = place / f"{name}.fab"
+    if bundle.exists() and read_bundle(bundle)[1].digest() != recipe.digest():
+        raise DataError(f"{place}: holds a run with another recipe; choose another --name")
+    content = write_app(place / "app", recipe)
+    write_atomically(bundle, content)
+    return bundle, Approval.of(content, recipe)
+
+
+def run(
+    folder: ServerFolder, name: str, recipe: Recipe, *, resume: bool, quorum: int | None, wait_seconds: float, say: Say
+) -> Path:
+    """Run a recipe at the sites and follow it to its end; the folder of what was trained.
+
+    Raises
+    ------
+    DataError
+        If it cannot be started, or ends without a result.
+    """
+    members = folder.members()
+    if not members:
+        raise DataError(f"{folder.path}: no site is enrolled; `fedrecon deploy enroll` them first")
+    if quorum is not None and not 1 <= quorum <= len(members):
+        raise DataError(f"--quorum {quorum}: expected 1 to {len(members)}, the number of sites")
+    _, approval = propose(folder, name, recipe)
+    place = folder.run_folder(name)
+    job = {
+        "server": str(folder.path.resolve()),
+        "run": approval.run,
+        "resume": resume,
+        "quorum": quorum,
+        "wait_seconds": wait_seconds,
+    }
+    outcome = place / "outcome.json"
+    outcome.unlink(missing_ok=True)
+    write_atomically(place / "job.json", json.dumps(job, indent=1).encode())
+    config = f"folder={json.dumps(str(place.resolve()))}"
+    found = _flwr(folder, "run", str(place / "app"), CONNECTION, "--run-config", config)
+    say(f"run {name} at {len(members)} sites: {', '.join(members)} (Flower's run {found['run-id']})")
+    folder.audit.append("run started", name=name, run=approval.run, flower=str(found["run-id"]), resume=resume)
+    _follow(place, outcome, folder, say)
+    result = json.loads(outcome.read_bytes())
+    folder.audit.append("run ended", name=name, **result)
+    if not result["ok"]:
+        raise DataError(f"run {name}: {result['error']}")
+    return place / "train"
+
+
+def _follow(place: Path, outcome: Path, folder: ServerFolder, say: Say) -> None:
+    """Say every round as it is done, until the run has ended."""
+    progress, told = place / "progress.jsonl", 0
+    told = len(progress.read_text().splitlines()) if progress.exists() else 0
+    while not outcome.exists():
+        told = _tell(progress, told, say)
+        if running(folder.path / _STATE) is None:
+            raise DataError(f"{folder.path}: the server was stopped; start it, then the same command with --resume")
+        time.sleep(0.5)
+    _tell(progress, told, say)
+
+
+def _tell(progress: Path, told: int, say: Say) -> int:
+    lines = progress.read_text().splitlines() if progress.exists() else []
+    for line in lines[told:]:
+        row = json.loads(line)
+        scores = "  ".join(
+            f"{site} {'no score' if score is None else f'{score:.2f}'}" for site, score in row["scores"].items()
+        )
+        say(f"round {row['round']:3d}/{row['rounds']}  {scores}")
+    return len(lines)
+
+
+def _flwr(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
+    """Call Flower's command line on the running server.
+
+    Raises
+    ------
+    DataError
+        If the server does not run, or with what the command says.
+    """
+    if running(folder.path / _STATE) is None:
+        raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")
+    command = [program("flwr"), *arguments, "--format", "json"]
+    settings = environment(folder.path / "flower" / "home")
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    begin = done.stdout.find("{")
+    try:
+        found: dict[str, Any] = json.loads(done.stdout[begin:]) if begin >= 0 else {}
+    except ValueError:
+        found = {}
+    if done.returncode != 0 or not found.get("success", True) or not found:
+        said = found.get("error-message") or f"{done.stdout} {done.stderr}"
+        raise DataError(f"flwr {' '.join(arguments[:2])}: {' '.join(str(said).split())[:500]}")
+    return found
+
+
+# A site
+
+
+def look_at(bundle: Path) -> tuple[Recipe, Approval]:
+    """What approving a bundle would mean."""
+    return read_bundle(bundle)[1:]
+
+
+def approve(folder: SiteFolder, bundle: Path) -> Approval:
+    """Approve a bundle with its recipe and the software that is installed now.
+
+    Raises
+    ------
+    DataError
+        If it is no bundle of fedrecon.
+    """
+    content, recipe, approval = read_bundle(bundle)
+    folder.approvals.add(approval, recipe)
+    write_atomically(folder.path / "approvals" / approval.run / "bundle.fab", content)
+    folder.audit.append(
+        "approved", run=approval.run, method=recipe.name, bundle=approval.bundle, software=approval.software
+    )
+    return approval
+
+
+def serve_site(folder: SiteFolder) -> str:
+    """Run the SuperNode until asked to end; why, if it ended by itself.
+
+    Raises
+    ------
+    DataError
+        If the guards do not hold in the processes that it would start: it does not start then.
+    """
+    settings = _site_environment(folder)
+    self_test(settings)
+    path, port = folder.path, free_port()
+    supernode = [
+        program("flower-supernode"), "--superlink", folder.table.server,
+        "--root-certificates", str(path / "ca.crt"), "--auth-supernode-private-key", str(path / "site.key"),
+        "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    folder.audit.append("site started", server=folder.table.server)
+    ended = Supervisor(path / _STATE, {}).run(
+        [Child("SuperNode", supernode, settings, path / "logs" / "supernode.log")]
+    )
+    folder.audit.append("site stopped", reason=ended)
+    return ended
+
+
+def _site_environment(folder: SiteFolder) -> dict[str, str]:
+    """With a `flwr-clientapp` of our own before Flower's."""
+    own = folder.path / "bin"
+    shim = own / "flwr-clientapp"
+    text = f"#!{sys.executable}\nfrom federation.flower.client_process import main\n\nmain()\n"
+    write_atomically(shim, text.encode())
+    shim.chmod(0o755)
+    settings = environment(folder.path / "flower", **{SITE_VARIABLE: str(folder.path.resolve())})
+    settings["PATH"] = os.pathsep.join([str(own.resolve()), settings["PATH"]])
+    if folder.table.proxy:
+        settings |= {"HTTPS_PROXY": folder.table.proxy, "NO_PROXY": "127.0.0.1,localhost"}
+    return settings
+
+
+def self_test(settings: dict[str, str]) -> None:
+    """Run what the SuperNode would run, with a bundle that nobody approved; it must be refused.
+
+    Raises
+    ------
+    DataError
+        If it was not, or the test could not be made.
+    """
+    command = ["flwr-clientapp", "--self-test"]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode != 0 or done.stdout.strip() != "refused":
+        said = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise DataError(f"self-test: an unapproved bundle was not refused; the site does not start ({said})")
+
+
+def start_site(folder: SiteFolder) -> None:
+    """Start the site in the background.
+
+    Raises
+    ------
+    DataError
+        If it runs already, the self-test fails, or it does not start.
+    """
+    command = [sys.executable, "-m", "federation.cli", "deploy", "site", "start", str(folder.path), "--foreground"]
+    start_detached(command, folder.path / _STATE, folder.path / "logs" / "site.log")
+
+
+def stop_site(folder: SiteFolder) -> bool:
+    """Stop it; whether it ran."""
+    return stop_process(folder.path / _STATE)
+
+
+def is_running(path: Path) -> bool:
+    """Whether a server or site of this folder runs."""
+    return running(path / _STATE) is not None

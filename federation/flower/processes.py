@@ -1,0 +1,217 @@
+"""Flower's long-running processes with our settings, and the supervisor that ends them all when one of them ends."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from recon import DataError, write_atomically
+
+#: Name of the server in Flower's own configuration.
+CONNECTION = "fedrecon"
+_BIN = Path(sys.executable).parent
+#: Where this fedrecon is imported from, so that all processes run the same.
+_SOURCE = Path(__file__).resolve().parents[2]
+_SECONDS_TO_END = 15.0
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Of every process of Flower: a home of its own, no telemetry, no update check, nothing installed at run time."""
+    home.mkdir(parents=True, exist_ok=True)
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(_BIN), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(_SOURCE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        "FLWR_HOME": str(home.resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
+
+
+def program(name: str) -> str:
+    """Path of one of Flower's programs.
+
+    Raises
+    ------
+    DataError
+        If Flower is not installed beside this Python.
+    """
+    found = shutil.which(name, path=str(_BIN))
+    if found is None:
+        raise DataError(f"{_BIN / name}: no such program; install Flower with `pip install 'fedrecon[deploy]'`")
+    return found
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something answers there."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, port)) == 0
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process to be supervised: what it is called, its command, its environment, where its output goes."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+
+
+class Supervisor:
+    """Runs children until one ends or this process is asked to; then none is left.
+
+    ``state`` is written while they run: the number of this process and whatever the caller adds.
+    """
+
+    def __init__(self, state: Path, facts: Mapping[str, object]) -> None:
+        self.state, self.facts = state, dict(facts)
+
+    def run(self, children: Sequence[Child]) -> str:
+        """Start all and wait; the name of the child that ended by itself, or an empty text if asked to end.
+
+        Raises
+        ------
+        DataError
+            If they run already.
+        """
+        if running(self.state) is not None:
+            raise DataError(f"{self.state.parent}: is running already; stop it first")
+        with _asked_to_end() as asked, self._running(children) as processes:
+            write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())
+            try:
+                while not asked:
+                    for child, process in zip(children, processes, strict=True):
+                        if process.poll() is not None:
+                            return f"{child.name} ended with code {process.returncode}, see {child.log}"
+                    time.sleep(0.5)
+            finally:
+                self.state.unlink(missing_ok=True)
+        return ""
+
+    @contextmanager
+    def _running(self, children: Sequence[Child]) -> Iterator[list[subprocess.Popen[bytes]]]:
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for child in children:
+                child.log.parent.mkdir(parents=True, exist_ok=True)
+                with child.log.open("ab") as log:
+                    processes.append(
+                        subprocess.Popen(
+                            list(child.command),
+                            env=dict(child.environment),
+                            stdin=subprocess.DEVNULL,
+                            stdout=log,
+                            stderr=subprocess.STDOUT,
+                            start_new_session=True,
+                        )
+                    )
+            yield processes
+        finally:
+            for process in processes:
+                _end_group(process)
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[list[int]]:
+    """Signals that ask this process to end, instead of ending it."""
+    asked: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started."""
+    for number, seconds in ((signal.SIGTERM, _SECONDS_TO_END), (signal.SIGKILL, _SECONDS_TO_END)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def running(state: Path) -> dict[str, object] | None:
+    """What a supervisor wrote, if it is alive."""
+    try:
+        found: dict[str, object] = json.loads(state.read_bytes())
+        os.kill(int(str(found["pid"])), 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
+
+
+def start_detached(command: Sequence[str], state: Path, log: Path, seconds: float = 60.0) -> None:
+    """Start a supervisor that outlives this process, and wait until it runs.
+
+    Raises
+    ------
+    DataError
+        With the end of its log if it does not.
+    """
+    if running(state) is not None:
+        raise DataError(f"{state.parent}: is running already")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    end = time.monotonic() + seconds
+    while running(state) is None:
+        if process.poll() is not None or time.monotonic() > end:
+            tail = " ".join(log.read_text(errors="replace").split()[-60:])
+            raise DataError(f"{log}: it did not start: {tail}")
+        time.sleep(0.2)
+
+
+def stop(state: Path, seconds: float = 60.0) -> bool:
+    """Ask a supervisor to end and wait for it; whether there was one.
+
+    Raises
+    ------
+    DataError
+        If it does not end.
+    """
+    found = running(state)
+    if found is None:
+        return False
+    os.kill(int(str(found["pid"])), signal.SIGTERM)
+    end = time.monotonic() + seconds
+    while running(state) is not None:
+        if time.monotonic() > end:
+            raise DataError(f"{state.parent}: process {found['pid']} does not end")
+        time.sleep(0.2)
+    return True

@@ -1,0 +1,138 @@
+"""The same federation as real processes over TLS: weights as in process, and the holes of the engine closed."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from federation import SimulatedSite, load_recipe, make_demo_sites, selected_state, train_run
+from federation.cli import main
+from federation.deploy.audit import read_log
+from federation.flower.processes import free_port, listens
+from federation.manifest import load_federation
+from recon import Simulation
+
+pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+RECIPE = Path(__file__).parents[3] / "scripts" / "recipes" / "fedavg.toml"
+CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
+           "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
+NAMES = ("north", "south")
+
+
+def deploy(*arguments: object) -> None:
+    assert main(["deploy", *map(str, arguments)]) == 0
+
+
+def overrides() -> list[str]:
+    return [word for choice in CHOICES for word in ("--set", choice)]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A server and two sites that run and have approved; nothing is left of them afterwards."""
+    path = tmp_path_factory.mktemp("deployed")
+    sites = [SimulatedSite(name, 2, "t1", Simulation("random", 2, 0.2, noise_std=0.01)) for name in NAMES]
+    make_demo_sites(path / "data", size=24, train=1, validation=1, test=1, slices=2, sites=sites)
+    port = free_port()
+    server = path / "server"
+    deploy("init", server, "--host", "localhost", "--port", port)
+    try:
+        deploy("server", "start", server)
+        deploy("propose", server, RECIPE, *overrides())
+        for name in NAMES:
+            site = path / name
+            deploy("site", "init", site, "--server", f"localhost:{port}", "--ca", server / "ca.crt",
+                   "--server-key", server / "signing.key.pub", "--data", path / "data" / f"{name}.toml")  # fmt: skip
+            policy = site / "policy.toml"
+            policy.write_text(policy.read_text().replace("minimum_slices = 16", "minimum_slices = 2"))
+            deploy("enroll", server, "--site", name, "--key", site / "site.key.pub")
+            deploy("site", "approve", site, server / "runs" / "fedavg" / "fedavg.fab", "--yes")
+            deploy("site", "start", site)
+        yield path
+    finally:
+        for name in NAMES:
+            main(["deploy", "site", "stop", str(path / name)])
+        main(["deploy", "server", "stop", str(server)])
+        assert not listens(port)
+        assert processes(path) == []
+
+
+def processes(path: Path) -> list[str]:
+    """Processes that name this folder in their command."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if str(path) in line and "pytest" not in line]
+
+
+def test_weights_are_those_of_the_run_in_process(federation: Path) -> None:
+    begin = time.monotonic()
+    deploy("run", federation / "server", RECIPE, *overrides())
+    seconds = time.monotonic() - begin
+    here = train_run(
+        load_recipe(RECIPE, CHOICES),
+        load_federation(federation / "data"),
+        federation / "here",
+        jobs=1,
+        resume=False,
+        say=str,
+    )
+    there = selected_state(federation / "server" / "runs" / "fedavg" / "train")
+    assert there.digest == here.selected().digest and there.round == here.selected().round
+    for name in NAMES:
+        events = [entry.event for entry in read_log(federation / name / "audit.jsonl")]
+        assert events.count("reply") == 3 and "refused" not in events
+        deploy("audit", "verify", federation / name / "audit.jsonl", "--owner", name,
+               "--key", f"server={federation / 'server' / 'signing.key.pub'}",
+               "--seen", federation / "server" / "audit.jsonl")  # fmt: skip
+    print(f"\n2 rounds and a last scoring of 2 sites: {seconds:.0f} s")
+
+
+def test_a_bundle_that_was_not_approved_is_refused_at_every_site(federation: Path) -> None:
+    code = main(
+        [
+            "deploy",
+            "run",
+            str(federation / "server"),
+            str(RECIPE),
+            "--name",
+            "other",
+            *overrides(),
+            "--set",
+            "federation.seed=1",
+        ]
+    )
+    assert code == 2
+    for name in NAMES:
+        assert "bundle refused" in [entry.event for entry in read_log(federation / name / "audit.jsonl")]
+
+
+def test_a_stranger_with_the_certificate_can_do_nothing(federation: Path, tmp_path: Path) -> None:
+    port = json.loads((federation / "server" / "running.json").read_text())["link_port"]
+    table = (federation / "server" / "server.toml").read_text()
+    public = int(table.split("port = ")[1].split()[0])
+    with httpx.Client(verify=str(federation / "server" / "ca.crt"), base_url=f"https://localhost:{public}") as client:
+        for path in (
+            "/v1/control/list-runs",
+            "/v1/control/register-node",
+            "/v1/fleet/register-node",
+            "/docs",
+            "/health",
+        ):
+            assert client.post(path).status_code == 403
+        assert client.post("/v1/fleet/pull-messages").status_code in (400, 401, 403, 415, 422)
+    assert port != public
+
+
+def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
+    from federation.deploy.site_folder import SiteFolder
+    from federation.flower.operate import _site_environment, self_test
+    from recon import DataError
+
+    settings = _site_environment(SiteFolder(federation / "north"))
+    self_test(settings)
+    with pytest.raises(DataError, match="does not start"):
+        self_test(settings | {"PATH": str(Path(sys.executable).parent)})
