@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,19 @@ class Requests(Mapping[str, bytes]):
         return len(self.broadcasts)
 
 
+#: Refuses a decoded update, given what was broadcast, by a MessageError.
+Check = Callable[[SiteUpdate, State], None]
+
+
 class Replies:
     """The valid replies of a round; updates wait on disk, so memory stays flat in the number of sites."""
 
-    def __init__(self, requests: Requests, incoming: Path, wire: Wire, shared: State) -> None:
+    def __init__(
+        self, requests: Requests, incoming: Path, wire: Wire, shared: State, check: Check | None = None
+    ) -> None:
         self.requests = requests
         self.incoming = incoming
-        self.wire, self.shared = wire, shared
+        self.wire, self.shared, self.check = wire, shared, check
         self.reports: dict[str, SiteReport] = {}
         self.bytes_up: dict[str, int] = {}
         self.failures: dict[str, str] = {}
@@ -75,6 +81,8 @@ class Replies:
             update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
             shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
             check_finite(shared, "update")
+            if self.check is not None:
+                self.check(replace(update, shared=shared, encoded=False), self.shared)
             stored = StoredState(self.incoming / f"{site}.safetensors", pack("parameters", {}, shared))
             aux = (
                 StoredState(self.incoming / f"{site}.aux.safetensors", pack("aux", {}, update.aux))

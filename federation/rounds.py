@@ -14,7 +14,7 @@ from .algorithm import FederatedAlgorithm, RoundScore, ServerState
 from .errors import ConfigError
 from .messages import SITE_NAME, SiteUpdate
 from .packing import State, below, check_finite, layout, under
-from .replies import Replies, Requests, Row, append_rows, drop_rows
+from .replies import Check, Replies, Requests, Row, append_rows, drop_rows
 from .runtime import Transport
 from .store import (
     Checkpoint,
@@ -78,6 +78,7 @@ def run_rounds(
     quorum: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> RunResult:
     """Train for ``rounds`` rounds and score the result in one evaluate-only round.
 
@@ -99,6 +100,8 @@ def run_rounds(
         there is none.
     progress
         Called after each round.
+    check
+        Looks at every update beyond its form; what it refuses counts as not answered.
 
     Raises
     ------
@@ -109,7 +112,7 @@ def run_rounds(
         the disk is full.
     """
     started = time.perf_counter()
-    loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {})
+    loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {}, check)
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):
@@ -150,6 +153,7 @@ class _Loop:
     rounds: int
     quorum: int | None
     aux: State
+    check: Check | None = None
 
     def __post_init__(self) -> None:
         sites = self.transport.sites()
@@ -221,7 +225,7 @@ class _Loop:
         requests = Requests(
             {site: self.algorithm.broadcast(state, site, evaluate_only=evaluate_only) for site in sites}
         )
-        replies = Replies(requests, self.folder / _INCOMING, self.algorithm.wire(state), state.shared)
+        replies = Replies(requests, self.folder / _INCOMING, self.algorithm.wire(state), state.shared, self.check)
         with contextlib.closing(self.transport.exchange(requests)) as exchange:
             for site, reply in exchange:
                 reason = replies.take(site, reply)

@@ -2,13 +2,8 @@
 
 import hashlib
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from recon import DataError
 
@@ -20,6 +15,7 @@ from ..store import load_newest, prune, save_checkpoint, saved_rounds
 from ..task import site_spec
 from .audit import COUNTERSIGNED, Head, read_log
 from .envelope import SERVER, Countersignature, Envelope
+from .guards import largest_change
 from .policy import PolicyError
 from .site_folder import SiteFolder
 
@@ -181,23 +177,11 @@ def _check_change(folder: Path, broadcast: Broadcast, most: float) -> None:
     before = load_newest(folder, at_most=broadcast.round - 1, expected=layout(broadcast.shared))
     if before is not None:
         rounds = broadcast.round - before.round
-        changes = {name: _relative(tensor, before.tensors[name]) for name, tensor in broadcast.shared.items()}
-        worst = max(changes, key=lambda name: changes[name])
-        if changes[worst] > most * rounds:
+        worst, change = largest_change(broadcast.shared, before.tensors)
+        if change > most * rounds:
             raise ChangeError(
-                f"maximum_change: {worst} changed by {changes[worst]:.2f} of its norm in {rounds} rounds, expected at "
+                f"maximum_change: {worst} changed by {change:.2f} of its norm in {rounds} rounds, expected at "
                 f"most {most:g} a round"
             )
     save_checkpoint(folder, broadcast.round, broadcast.shared, {})
     prune(folder, [r for r in saved_rounds(folder) if r >= broadcast.round - 1])
-
-
-def _relative(tensor: Tensor, before: Tensor) -> float:
-    """Change by the norm before, or by that of numbers of 0.1 where it was smaller: what starts at zero may grow."""
-    floor = 0.1 * math.sqrt(before.numel())
-    change, norm = (float(torch.linalg.vector_norm(t)) for t in (tensor - before, before))
-    return change / max(norm, floor)
-
-
-#: Answers for a site; what a transport calls there.
-Answer = Callable[[bytes], bytes]

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from recon import DataError, write_atomically
 
+from ..deploy.guards import UpdateGuard
 from ..deploy.hub import Hub
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
@@ -80,6 +81,7 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         quorum=quorum,
         resume=job["resume"],
         progress=progress,
+        check=UpdateGuard(server.table.maximum_change, server.table.maximum_weight),
     )
     return {"round": result.state.round, "digest": result.state.digest}
 

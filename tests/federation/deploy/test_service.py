@@ -16,6 +16,7 @@ from federation import Recipe, SimulatedSite, load_recipe, make_demo_sites, run_
 from federation.deploy.approval import Approval
 from federation.deploy.audit import AuditLog, heads_seen, read_log, verify_log
 from federation.deploy.envelope import SERVER
+from federation.deploy.guards import UpdateGuard
 from federation.deploy.hub import Hub
 from federation.deploy.keys import PublicKey, SigningKey, create_authority
 from federation.deploy.service import SiteService
@@ -75,12 +76,28 @@ class Deployed:
     def audit(self) -> AuditLog:
         return AuditLog(self.path / "server" / "audit.jsonl", SERVER)
 
-    def train(self, name: str = "run", *, quorum: int | None = None, resume: bool = False, **changes: object) -> str:
+    def train(
+        self,
+        name: str = "run",
+        *,
+        quorum: int | None = None,
+        resume: bool = False,
+        check: UpdateGuard | None = None,
+        **changes: object,
+    ) -> str:
         shared, aux = initial_state(self.recipe)
         rounds, folder = self.recipe.federation.rounds, self.path / name
         hub = self.hub(**changes)
         return run_rounds(
-            algorithm_of(self.recipe), hub, shared, folder, rounds=rounds, aux=aux, quorum=quorum, resume=resume
+            algorithm_of(self.recipe),
+            hub,
+            shared,
+            folder,
+            rounds=rounds,
+            aux=aux,
+            quorum=quorum,
+            resume=resume,
+            check=check,
         ).state.digest
 
     def events(self, site: str) -> list[str]:
@@ -295,6 +312,19 @@ def test_a_faulty_site_is_left_out_while_the_quorum_holds(deployed: Deployed) ->
 def test_an_oversized_answer_is_refused(deployed: Deployed) -> None:
     with pytest.raises(QuorumError, match="expected at most 100"):
         deployed.train("refused", max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("guard", "reason"),
+    [
+        (UpdateGuard(1e-6, 100), r"update: regularizers.* changed by .* of its norm, expected at most 1e-06"),
+        (UpdateGuard(10, 1), "update: n_samples is 2, expected at most 1"),
+    ],
+)
+def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, guard: UpdateGuard, reason: str) -> None:
+    with pytest.raises(QuorumError, match=f"site north: {reason}"):
+        deployed.train("refused", check=guard)
+    deployed.train("accepted", check=UpdateGuard(10, 2))
 
 
 # Nothing of the data leaves
