@@ -214,8 +214,8 @@ tiny = replace(
     slices=2,
     test=2,
     budgets={"mri": budget},
-    arms=(Arm("fedavg"),),
-    tables=(TableSpec("together", ("fedavg",), seeds=1, train=1),),
+    arms=(Arm("classical", kind="classical"), Arm("local", kind="local"), Arm("fedavg")),
+    tables=(TableSpec("together", ("classical", "local", "fedavg"), seeds=1, train=1),),
 )
 page = run_comparison(tiny, work / "comparison", modalities=("mri",), extra=mine, jobs=1, say=print)
 
