@@ -84,6 +84,8 @@ class SiteService:
             reason, detail = "change", str(error)
         except MessageError as error:
             reason, detail = "message", str(error)
+        except _TrainingError as error:
+            reason, detail = "training", str(error)
         except _NotApprovedError as error:
             reason, detail = "not approved", str(error)
         except DataError as error:
@@ -113,7 +115,10 @@ class SiteService:
         if broadcast.round != request.round:
             raise MessageError(f"request: is of round {request.round}, its broadcast of round {broadcast.round}")
         _check_change(state / "seen", broadcast, policy.maximum_change)
-        reply = site.answer(broadcast)
+        try:
+            reply = site.answer(broadcast)
+        except MessageError as error:  # NaN after training
+            raise _TrainingError(str(error)) from None
         if not policy.tell_scores:
             reply = _without_scores(reply)
         payload = reply.to_bytes()
@@ -150,6 +155,10 @@ class SiteService:
             countersigned=countersigned,
         )
         return reply.seal(key)
+
+
+class _TrainingError(Exception):
+    """Training that has diverged."""
 
 
 class _NotApprovedError(Exception):

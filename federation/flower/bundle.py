@@ -23,8 +23,6 @@ dependencies = []
 
 [tool.flwr.app]
 publisher = "fedrecon"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
 
 [tool.flwr.app.components]
 serverapp = "server_app:app"

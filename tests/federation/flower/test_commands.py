@@ -1,0 +1,128 @@
+"""`fedrecon deploy`: the commands of its pages exist, bad input is one line, folders say what they are."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from federation.cli import _parser, main
+from federation.deploy.keys import SigningKey
+
+PAGES = Path(__file__).parents[3] / "federation" / "deploy"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
+RECIPE = PAGES.parents[1] / "scripts" / "recipes" / "fedavg.toml"
+COMMANDS = [
+    line.split("#")[0].strip()
+    for page in ("README.md", "SECURITY.md")
+    for line in (PAGES / page).read_text().splitlines()
+    if line.startswith("fedrecon ")
+]
+
+
+def test_the_pages_have_commands() -> None:
+    assert len(COMMANDS) > 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_pages_exists(command: str) -> None:
+    assert callable(_parser().parse_args(shlex.split(command)[1:]).run)
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    root = PAGES.parents[1]
+    for page in ("README.md", "SECURITY.md"):
+        text = (PAGES / page).read_text()
+        for name in re.findall(r"`((?:tests|scripts|federation)/[\w/.]+)`", text):
+            assert (root / name).exists(), name
+        for link in re.findall(r"\]\(([\w./]+)\)", text):
+            assert (PAGES / link).exists(), link
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["deploy", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("fedrecon: error: ")
+    return error
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    assert main(["deploy", "init", str(tmp_path / "fed"), "--host", "localhost"]) == 0
+    return tmp_path / "fed"
+
+
+def test_a_server_folder_has_keys_that_its_owner_alone_can_read(server: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in server.iterdir() if path.suffix == ".key"}
+    assert modes == {"ca.key": 0o600, "server.key": 0o600, "signing.key": 0o600}
+
+
+def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not empty; choose another folder" in failed(capsys, "init", server, "--host", "localhost")
+    assert "is no folder of a server" in failed(capsys, "server", "status", tmp_path / "none")
+    assert "is no folder of a site" in failed(capsys, "site", "status", tmp_path / "none")
+    (tmp_path / "no.pub").write_text("no key")
+    assert "no.pub: is no public key" in failed(
+        capsys, "enroll", server, "--site", "north", "--key", tmp_path / "no.pub"
+    )
+    SigningKey.create(tmp_path / "north")
+    key = tmp_path / "north.pub"
+    assert "the server does not run" in failed(capsys, "enroll", server, "--site", "north", "--key", key)
+    for name in ("../north", "server", "North"):
+        assert "is no name of a site" in failed(capsys, "enroll", server, "--site", name, "--key", key)
+    assert "no site 'north' takes part" in failed(capsys, "revoke", server, "--site", "north")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "mine"\n[federation]\nround = 3\n')
+    assert "federation.round: unknown key" in failed(capsys, "propose", server, recipe)
+    assert "no site is enrolled" in failed(capsys, "run", server, RECIPE)
+    assert "expected 1 to 64" in failed(capsys, "propose", server, RECIPE, "--name", "../x")
+    (tmp_path / "bundle.fab").write_bytes(b"no bundle")
+    site_arguments = ("--server", "localhost:1", "--ca", server / "ca.crt", "--server-key", server / "signing.key.pub")
+    assert "no such file" in failed(
+        capsys, "site", "init", tmp_path / "s", *site_arguments, "--data", tmp_path / "x.toml"
+    )
+    assert not (tmp_path / "s").exists()
+
+
+def test_names_and_keys_are_bound_once(server: Path, tmp_path: Path) -> None:
+    from federation.deploy.keys import PublicKey
+    from federation.deploy.server_folder import ServerFolder
+    from recon import DataError
+
+    for name in ("a", "b"):
+        SigningKey.create(tmp_path / name)
+    folder = ServerFolder(server)
+    a, b = (PublicKey.read(tmp_path / f"{name}.pub") for name in ("a", "b"))
+    folder.enroll("north", a, 1)
+    with pytest.raises(DataError, match="'north' is enrolled already"):
+        folder.enroll("north", b, 2)
+    with pytest.raises(DataError, match="this key is that of site 'north'"):
+        folder.enroll("south", a, 2)
+    folder.revoke("north")
+    assert folder.members() == {} and folder.enrolled()["north"].revoked is not None
+    with pytest.raises(DataError, match="this key is that of site 'north'"):
+        folder.enroll("north", a, 3)  # a revoked key stays out
+    folder.enroll("north", b, 3)
+    assert folder.members()["north"].node_id == 3
+
+
+def test_a_bundle_is_the_same_bytes_and_holds_no_other_code(server: Path, tmp_path: Path) -> None:
+    from federation import load_recipe
+    from federation.flower.bundle import read_bundle, write_app
+    from recon import DataError
+
+    recipe = load_recipe(RECIPE)
+    first, second = (write_app(tmp_path / name / "app", recipe) for name in "ab")
+    assert first == second
+    (tmp_path / "run.fab").write_bytes(first)
+    content, found, approval = read_bundle(tmp_path / "run.fab")
+    assert content == first and found == recipe and approval.recipe == recipe.digest()
+    (tmp_path / "a" / "app" / "client_app.py").write_text("import os\n")
+    from flwr.cli.build import build_fab_from_disk
+
+    (tmp_path / "evil.fab").write_bytes(build_fab_from_disk(tmp_path / "a" / "app"))
+    with pytest.raises(DataError, match=r"client_app\.py: differs .* do not approve"):
+        read_bundle(tmp_path / "evil.fab")
+    (tmp_path / "torn.fab").write_bytes(first[:-40])
+    with pytest.raises(DataError, match="is no bundle of fedrecon"):
+        read_bundle(tmp_path / "torn.fab")
