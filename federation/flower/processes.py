@@ -22,6 +22,8 @@ _BIN = Path(sys.executable).parent
 #: Where this fedrecon is imported from, so that all processes run the same.
 _SOURCE = Path(__file__).resolve().parents[2]
 _SECONDS_TO_END = 15.0
+#: Supervisors that this process has started and that outlive it.
+_DETACHED: list[subprocess.Popen[bytes]] = []
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -99,16 +101,17 @@ class Supervisor:
         """
         if running(self.state) is not None:
             raise DataError(f"{self.state.parent}: is running already; stop it first")
-        with _asked_to_end() as asked, self._running(children) as processes:
-            write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())
-            try:
+        try:
+            with _asked_to_end() as asked, self._running(children) as processes:
+                write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())
                 while not asked:
                     for child, process in zip(children, processes, strict=True):
                         if process.poll() is not None:
                             return f"{child.name} ended with code {process.returncode}, see {child.log}"
                     time.sleep(0.5)
-            finally:
-                self.state.unlink(missing_ok=True)
+        finally:
+            # Last: who waits for this file to go finds no child left.
+            self.state.unlink(missing_ok=True)
         return ""
 
     @contextmanager
@@ -189,6 +192,7 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
         process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
+    _DETACHED.append(process)
     end = time.monotonic() + seconds
     while running(state) is None:
         if process.poll() is not None or time.monotonic() > end:

@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from federation import SimulatedSite, load_recipe, make_demo_sites, selected_state, train_run
+from federation import SimulatedSite, load_recipe, make_demo_sites, train_run
 from federation.cli import main
 from federation.deploy.audit import read_log
 from federation.flower.processes import free_port, listens
 from federation.manifest import load_federation
+from federation.replies import read_rows
 from recon import Simulation
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -62,6 +63,12 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert processes(path) == []
 
 
+def bits(run: Path) -> list[tuple[int, str, str, str, str]]:
+    """Digests of all parameters by round and site: loaded, kept, aggregated."""
+    names = ("round", "site", "loaded_digest", "kept_digest", "shared_digest_after")
+    return [tuple(row[name] for name in names) for row in read_rows(run)]
+
+
 def processes(path: Path) -> list[str]:
     """Processes that name this folder in their command."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -80,8 +87,10 @@ def test_weights_are_those_of_the_run_in_process(federation: Path) -> None:
         resume=False,
         say=str,
     )
-    there = selected_state(federation / "server" / "runs" / "fedavg" / "train")
-    assert there.digest == here.selected().digest and there.round == here.selected().round
+    there = federation / "server" / "runs" / "fedavg" / "train"
+    rows = bits(there)
+    assert rows == bits(here.path) and {row[0] for row in rows} == {0, 1, 2}
+    assert len({row[2] for row in rows}) == 3  # every round changed the shared parameters
     for name in NAMES:
         events = [entry.event for entry in read_log(federation / name / "audit.jsonl")]
         assert events.count("reply") == 3 and "refused" not in events
