@@ -26,14 +26,15 @@ _AUTHORITY_DAYS, _SERVER_DAYS = 3650, 365
 class ServerTable(Table):
     """``server.toml``: the name that sites call, the port that is open to them, and the most that one message may have.
 
-    ``link_port`` is Flower's own, on this machine alone; 0 takes a free one at every start. ``round_hours`` is how long
-    a round waits. ``maximum_change`` is the most by which a site may change a tensor, relative to it, and
-    ``maximum_weight`` the most slices that it may claim.
+    ``link_port`` is Flower's own and ``page_port`` that of the status page, both on this machine alone; 0 takes a free
+    one at every start. ``round_hours`` is how long a round waits. ``maximum_change`` is the most by which a site may
+    change a tensor, relative to it, and ``maximum_weight`` the most slices that it may claim.
     """
 
     host: str
     port: int = Field(default=9092, ge=1, le=65535)
     link_port: int = Field(default=0, ge=0, le=65535)
+    page_port: int = Field(default=0, ge=0, le=65535)
     megabytes_per_message: float = Field(default=500.0, gt=0)
     round_hours: float = Field(default=12.0, gt=0)
     maximum_change: float = Field(default=10.0, gt=0)

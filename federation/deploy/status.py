@@ -1,46 +1,111 @@
-"""What server and site can say of themselves, from their own records."""
+"""What server and site can say of themselves, from their own records alone."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from recon import html_page, html_table, line_panel
 
 from .audit import read_log
 from .server_folder import ServerFolder
 from .site_folder import SiteFolder
 
 
-def server_status(folder: ServerFolder) -> Iterator[str]:
-    """Sites with their last answer and bytes, and how far each run is."""
-    last: dict[str, str] = {}
-    up: dict[str, int] = {}
-    down: dict[str, int] = {}
-    refused: dict[str, int] = {}
+@dataclass
+class SiteStatus:
+    """One site as the server sees it; bytes are those of sealed messages up and of broadcasts down."""
+
+    state: str
+    last_answer: str = "never"
+    bytes_up: int = 0
+    bytes_down: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: what has been done of it, how it ended, the validation scores by site and round."""
+
+    name: str
+    state: str
+    scores: Mapping[str, Sequence[tuple[float, float]]]
+
+
+def sites_of(folder: ServerFolder) -> dict[str, SiteStatus]:
+    """Every enrolled site."""
+    sites = {
+        name: SiteStatus("takes part" if site.revoked is None else f"revoked {site.revoked}")
+        for name, site in folder.enrolled().items()
+    }
     for entry in read_log(folder.audit.path):
-        site = str(entry.facts.get("site"))
+        site = sites.get(str(entry.facts.get("site")))
+        if site is None:
+            continue
         if entry.event == "request":
-            down[site] = down.get(site, 0) + entry.facts["bytes"]
+            site.bytes_down += entry.facts["bytes"]
         elif entry.event == "reply":
-            up[site] = up.get(site, 0) + entry.facts["bytes"]
-            last[site] = entry.time
+            site.bytes_up += entry.facts["bytes"]
+            site.last_answer = entry.time[:19] + "Z"
         elif entry.event == "reply refused":
-            refused[site] = refused.get(site, 0) + 1
-    for name, site_facts in folder.enrolled().items():
-        state = "takes part" if site_facts.revoked is None else f"revoked {site_facts.revoked}"
+            site.refused.append(f"round {entry.facts['round']}: {entry.facts['reason']}")
+    return sites
+
+
+def runs_of(folder: ServerFolder) -> list[RunStatus]:
+    """Every run that was started, by name."""
+    return [_run(job.parent) for job in sorted((folder.path / "runs").glob("*/job.json"))]
+
+
+def _run(place: Path) -> RunStatus:
+    path, outcome = place / "progress.jsonl", place / "outcome.json"
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = f"round {rows[-1]['round']} of {rows[-1]['rounds']}" if rows else "no round yet"
+    if outcome.exists():
+        found = json.loads(outcome.read_bytes())
+        state = f"{done}, done" if found["ok"] else f"{done}, ended: {found['error']}"
+    else:
+        state = f"{done}, running"
+    by_round = {row["round"]: row["scores"] for row in rows}  # a round that was run again counts once
+    names = sorted({site for scores in by_round.values() for site in scores})
+    lines = {
+        site: [(float(r), float(s[site])) for r, s in sorted(by_round.items()) if s.get(site) is not None]
+        for site in names
+    }
+    return RunStatus(place.name, state, {site: line for site, line in lines.items() if line})
+
+
+def server_status(folder: ServerFolder) -> Iterator[str]:
+    """Sites and runs, a line each."""
+    for name, site in sites_of(folder).items():
         yield (
-            f"site {name:20s} {state}; last answer {last.get(name, 'never')}; {up.get(name, 0) / 1e6:.2f} MB up, "
-            f"{down.get(name, 0) / 1e6:.2f} MB down; {refused.get(name, 0)} refused"
+            f"site {name:20s} {site.state}; last answer {site.last_answer}; {site.bytes_up / 1e6:.2f} MB up, "
+            f"{site.bytes_down / 1e6:.2f} MB down; {len(site.refused)} refused"
         )
-    for place in sorted((folder.path / "runs").glob("*/job.json")):
-        yield f"run  {place.parent.name:20s} {_run_state(place.parent)}"
+        for reason in site.refused[-3:]:
+            yield f"     refused {reason}"
+    for run in runs_of(folder):
+        yield f"run  {run.name:20s} {run.state}"
 
 
-def _run_state(place: Path) -> str:
-    lines = (place / "progress.jsonl").read_text().splitlines() if (place / "progress.jsonl").exists() else []
-    done = f"round {json.loads(lines[-1])['round']} of {json.loads(lines[-1])['rounds']}" if lines else "no round yet"
-    if not (place / "outcome.json").exists():
-        return f"{done}, running"
-    outcome = json.loads((place / "outcome.json").read_bytes())
-    return f"{done}, done" if outcome["ok"] else f"{done}, ended: {outcome['error']}"
+def server_page(folder: ServerFolder) -> str:
+    """The same as one page that loads nothing: sites, runs with their scores, updates that were refused."""
+    sites, runs = sites_of(folder), runs_of(folder)
+    columns = ("site", "state", "last answer", "MB up", "MB down", "refused")
+    rows = [
+        (name, (s.state, s.last_answer, f"{s.bytes_up / 1e6:.2f}", f"{s.bytes_down / 1e6:.2f}", str(len(s.refused))))
+        for name, s in sites.items()
+    ]
+    sections = ["<h2>Sites</h2>" + html_table("By the server's audit log; bytes of all runs.", columns, rows)]
+    table = html_table("Newest state of every run.", ("run", "state"), [(run.name, (run.state,)) for run in runs])
+    sections += ["<h2>Runs</h2>" + table] if runs else ["<h2>Runs</h2><p>None yet.</p>"]
+    sections += [line_panel(f"{run.name}: validation score", run.scores, "score") for run in runs if run.scores]
+    refused = [(name, (reason,)) for name, site in sites.items() for reason in site.refused[-20:]]
+    if refused:
+        caption = "The last of every site."
+        sections.append("<h2>Refused</h2>" + html_table(caption, ("site", "round and reason"), refused))
+    return html_page(f"fedrecon server {folder.table.host}", "Read only; reload for the newest state.", sections)
 
 
 def site_status(folder: SiteFolder) -> Iterator[str]:
@@ -51,6 +116,6 @@ def site_status(folder: SiteFolder) -> Iterator[str]:
     last = "never"
     for entry in read_log(folder.audit.path):
         if entry.event == "reply":
-            sent, size, last = sent + 1, size + entry.facts["bytes"], entry.time
+            sent, size, last = sent + 1, size + entry.facts["bytes"], entry.time[:19] + "Z"
         refused += entry.event in ("refused", "request refused", "bundle refused")
     yield f"{sent} replies left, {size / 1e6:.2f} MB; the last {last}; {refused} requests refused"

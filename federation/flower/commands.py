@@ -178,8 +178,9 @@ def _server_start(arguments: argparse.Namespace) -> None:
         if ended := _operate().serve(folder):
             raise DataError(ended)
         return
-    _operate().start_server(folder)
+    page = _operate().start_server(folder)
     _say(f"server: open to sites at {folder.table.host}:{folder.table.port}; logs in {folder.path / 'logs'}")
+    _say(f"status: http://127.0.0.1:{page}/ on this machine")
 
 
 def _server_stop(arguments: argparse.Namespace) -> None:

@@ -47,20 +47,23 @@ def serve(folder: ServerFolder) -> str:
         "--enable-supernode-auth", "--disable-runtime-dependency-installation",
     ]  # fmt: skip
     proxy = [sys.executable, "-m", "federation.flower.proxy", str(path), str(link)]
+    page_port = table.page_port or free_port()
+    page = [sys.executable, "-m", "federation.flower.page", str(path), str(page_port)]
     logs, settings = path / "logs", environment(home)
     folder.audit.append("server started", port=table.port)
-    ended = Supervisor(path / _STATE, {"link_port": link}).run(
+    ended = Supervisor(path / _STATE, {"link_port": link, "page_port": page_port}).run(
         [
             Child("SuperLink", superlink, settings, logs / "superlink.log"),
             Child("proxy", proxy, settings, logs / "proxy.log"),
+            Child("status page", page, settings, logs / "page.log"),
         ]
     )
     folder.audit.append("server stopped", reason=ended)
     return ended
 
 
-def start_server(folder: ServerFolder) -> None:
-    """Start the server in the background and wait until sites can reach it.
+def start_server(folder: ServerFolder) -> int:
+    """Start the server in the background and wait until sites can reach it; the port of its status page.
 
     Raises
     ------
@@ -79,6 +82,7 @@ def start_server(folder: ServerFolder) -> None:
         if running(folder.path / _STATE) is None or time.monotonic() > end:
             raise DataError(f"{folder.path / 'logs'}: the server did not start; its logs say why")
         time.sleep(0.3)
+    return int(str(state["page_port"]))
 
 
 def stop_server(folder: ServerFolder) -> bool:

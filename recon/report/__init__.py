@@ -3,7 +3,10 @@
 from .comparison import Comparison as ComparedTable
 from .comparison import compare as compare_arms
 from .comparison_files import comparison_text, write_comparison
+from .page import document as html_page
+from .page import line_panel
 from .results import summarize
+from .tables import plain_table as html_table
 from .text import text_table
 from .write import write_report, write_site_report
 
@@ -11,6 +14,9 @@ __all__ = [
     "ComparedTable",
     "compare_arms",
     "comparison_text",
+    "html_page",
+    "html_table",
+    "line_panel",
     "summarize",
     "text_table",
     "write_comparison",

@@ -70,6 +70,13 @@ def document(title: str, lead: str, sections: Sequence[str], style: str = "") ->
     )
 
 
+def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y_label: str) -> str:
+    """A chart of named lines over the rounds with its legend, for a page of :func:`document`."""
+    series = [Series(name, points, i) for i, (name, points) in enumerate(lines.items())]
+    panel = _panel(title, line_chart(title, series, y_label))
+    return legend(list(lines), lines=True) + f'<div class="panels">{panel}</div>' if panel else ""
+
+
 def _what_was_run(results: Results) -> str:
     took_part, unseen = sites_by_role(results)
     rounds = {row["round"] for row in results.get("curves", ()) if row.get("loss") is not None}

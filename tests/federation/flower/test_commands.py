@@ -126,3 +126,22 @@ def test_a_bundle_is_the_same_bytes_and_holds_no_other_code(server: Path, tmp_pa
     (tmp_path / "torn.fab").write_bytes(first[:-40])
     with pytest.raises(DataError, match="is no bundle of fedrecon"):
         read_bundle(tmp_path / "torn.fab")
+
+
+def test_the_status_page_can_be_read_and_nothing_else(server: Path) -> None:
+    import asyncio
+
+    import httpx
+
+    from federation.deploy.server_folder import ServerFolder
+    from federation.flower.page import page_app
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(page_app(ServerFolder(server)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+            calls = (("GET", "/"), ("POST", "/"), ("GET", "/signing.key"), ("GET", "/../signing.key"))
+            return [await client.request(method, path) for method, path in calls]
+
+    answers = asyncio.run(ask())
+    assert [answer.status_code for answer in answers] == [200, 405, 404, 404]
+    assert "fedrecon server localhost" in answers[0].text
