@@ -323,12 +323,13 @@ class Site:
     def _prepare(self, broadcast: Broadcast) -> None:
         """Save a first version at a new site; drop the versions that no broadcast will ask for any more."""
         folder = self.spec.folder
-        versions = saved_rounds(folder)
-        if not versions:
+        versions, valid = saved_rounds(folder), _valid_version(broadcast)
+        if not versions or (valid == 0 and versions[0] > 0):
+            # No reply of this site ever counted in this run: what lies here is of a run that was begun anew.
             self._save_kept(0, _Kept(self._initial))
+            prune(folder, [0])
             return
         # Newer versions are of a history that the server has abandoned, or of replies that never counted.
-        valid = _valid_version(broadcast)
         wanted = (min(broadcast.round - 1, valid), valid, broadcast.best_round)
         newest = (_newest(versions, min(version, valid)) for version in wanted if version is not None)
         prune(folder, [version for version in newest if version is not None])

@@ -1,5 +1,6 @@
 """Flower's long-running processes with our settings, and the supervisor that ends them all when one of them ends."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ _BIN = Path(sys.executable).parent
 #: Where this fedrecon is imported from, so that all processes run the same.
 _SOURCE = Path(__file__).resolve().parents[2]
 _SECONDS_TO_END = 15.0
+_PR_SET_PDEATHSIG = 1
 #: Supervisors that this process has started and that outlive it.
 _DETACHED: list[subprocess.Popen[bytes]] = []
 
@@ -129,12 +131,19 @@ class Supervisor:
                             stdout=log,
                             stderr=subprocess.STDOUT,
                             start_new_session=True,
+                            preexec_fn=_end_with_parent,
                         )
                     )
             yield processes
         finally:
             for process in processes:
                 _end_group(process)
+
+
+def _end_with_parent() -> None:
+    """In the child: be asked to end when the supervisor is gone, however it went. Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

@@ -221,3 +221,10 @@ def test_spec_is_picklable_and_checked(spec):
     for changes in ({"name": "../s0"}, {"steps": 0}, {"optimizer_state": "forget"}):
         with pytest.raises(ValueError, match=next(iter(changes))):
             SiteSpec(**{"name": "s0", "task": ToyTask, "folder": Path(), "seed": 0, "steps": 1} | changes)
+
+
+def test_a_run_that_is_begun_anew_starts_from_the_initial_kept_parameters(spec):
+    first = train_rounds(spec, 4)
+    assert saved_rounds(spec.folder)[0] > 0
+    again = train_rounds(spec, 2)
+    assert [facts(update) for update in again] == [facts(update) for update in first[:2]]

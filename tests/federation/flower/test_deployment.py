@@ -1,7 +1,6 @@
 """The same federation as real processes over TLS: weights as in process, and the holes of the engine closed."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -10,74 +9,27 @@ from pathlib import Path
 import httpx
 import pytest
 
-from federation import SimulatedSite, load_recipe, make_demo_sites, train_run
+from federation import load_recipe, train_run
 from federation.cli import main
 from federation.deploy.audit import read_log
-from federation.flower.processes import free_port, listens
 from federation.manifest import load_federation
-from federation.replies import read_rows
-from recon import Simulation
+
+from .running import NAMES, RECIPE, bits, deploy, overrides, running_federation
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-RECIPE = Path(__file__).parents[3] / "scripts" / "recipes" / "fedavg.toml"
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
            "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
-NAMES = ("north", "south")
-
-
-def deploy(*arguments: object) -> None:
-    assert main(["deploy", *map(str, arguments)]) == 0
-
-
-def overrides() -> list[str]:
-    return [word for choice in CHOICES for word in ("--set", choice)]
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A server and two sites that run and have approved; nothing is left of them afterwards."""
-    path = tmp_path_factory.mktemp("deployed")
-    sites = [SimulatedSite(name, 2, "t1", Simulation("random", 2, 0.2, noise_std=0.01)) for name in NAMES]
-    make_demo_sites(path / "data", size=24, train=1, validation=1, test=1, slices=2, sites=sites)
-    port = free_port()
-    server = path / "server"
-    deploy("init", server, "--host", "localhost", "--port", port)
-    try:
-        deploy("server", "start", server)
-        deploy("propose", server, RECIPE, *overrides())
-        for name in NAMES:
-            site = path / name
-            deploy("site", "init", site, "--server", f"localhost:{port}", "--ca", server / "ca.crt",
-                   "--server-key", server / "signing.key.pub", "--data", path / "data" / f"{name}.toml")  # fmt: skip
-            policy = site / "policy.toml"
-            policy.write_text(policy.read_text().replace("minimum_slices = 16", "minimum_slices = 2"))
-            deploy("enroll", server, "--site", name, "--key", site / "site.key.pub")
-            deploy("site", "approve", site, server / "runs" / "fedavg" / "fedavg.fab", "--yes")
-            deploy("site", "start", site)
+    with running_federation(tmp_path_factory.mktemp("deployed"), CHOICES) as path:
         yield path
-    finally:
-        for name in NAMES:
-            main(["deploy", "site", "stop", str(path / name)])
-        main(["deploy", "server", "stop", str(server)])
-        assert not listens(port)
-        assert processes(path) == []
-
-
-def bits(run: Path) -> list[tuple[int, str, str, str, str]]:
-    """Digests of all parameters by round and site: loaded, kept, aggregated."""
-    names = ("round", "site", "loaded_digest", "kept_digest", "shared_digest_after")
-    return [tuple(row[name] for name in names) for row in read_rows(run)]
-
-
-def processes(path: Path) -> list[str]:
-    """Processes that name this folder in their command."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if str(path) in line and "pytest" not in line]
 
 
 def test_weights_are_those_of_the_run_in_process(federation: Path) -> None:
     begin = time.monotonic()
-    deploy("run", federation / "server", RECIPE, *overrides())
+    deploy("run", federation / "server", RECIPE, *overrides(CHOICES))
     seconds = time.monotonic() - begin
     here = train_run(
         load_recipe(RECIPE, CHOICES),
@@ -109,7 +61,7 @@ def test_a_bundle_that_was_not_approved_is_refused_at_every_site(federation: Pat
             str(RECIPE),
             "--name",
             "other",
-            *overrides(),
+            *overrides(CHOICES),
             "--set",
             "federation.seed=1",
         ]

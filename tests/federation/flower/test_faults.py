@@ -1,0 +1,94 @@
+"""What breaks in a deployed federation, broken once each: nothing is lost, the bits are those of an undisturbed run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from federation import load_recipe, train_run
+from federation.manifest import load_federation
+from federation.replies import read_rows
+
+from .running import NAMES, RECIPE, bits, deploy, overrides, running_federation
+
+pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
+           "federation.rounds=3", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with running_federation(tmp_path_factory.mktemp("faults"), CHOICES) as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(federation: Path) -> list[tuple[int, str, str, str, str]]:
+    sites = load_federation(federation / "data")
+    return bits(train_run(load_recipe(RECIPE, CHOICES), sites, federation / "here", jobs=1, resume=False, say=str).path)
+
+
+def start_run(federation: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "federation.cli", "deploy", "run", str(federation / "server"), str(RECIPE)]
+    return subprocess.Popen(
+        [*command, *overrides(CHOICES), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+def rounds_done(federation: Path, name: str = "fedavg") -> int:
+    path = federation / "server" / "runs" / name / "train"
+    return len({row["round"] for row in read_rows(path)}) if (path / "rounds.jsonl").exists() else 0
+
+
+def test_a_server_that_was_killed_goes_on_with_the_same_bits(
+    federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
+) -> None:
+    server = federation / "server"
+    run = start_run(federation)
+    wait_until(lambda: rounds_done(federation) >= 1)
+    supervisor = json.loads((server / "running.json").read_text())["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    text = run.communicate(timeout=60)[0]
+    assert run.returncode == 2 and "the server was stopped; start it, then the same command with --resume" in text
+    done = rounds_done(federation)
+    assert 1 <= done < 4
+    wait_until(lambda: not any(str(server) in line for line in _commands()), 60)
+    deploy("server", "start", server)
+    deploy("run", server, RECIPE, *overrides(CHOICES), "--resume")
+    assert bits(server / "runs" / "fedavg" / "train") == undisturbed
+
+
+def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(federation: Path) -> None:
+    site = federation / "south"
+    run = start_run(federation, "--name", "without", "--quorum", "1")
+    wait_until(lambda: rounds_done(federation, "without") >= 1)
+    os.kill(json.loads((site / "running.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
+    deploy("site", "start", site)
+    text = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, text
+    rows = read_rows(federation / "server" / "runs" / "without" / "train")
+    assert {row["site"] for row in rows if row["round"] == 0} == set(NAMES)
+    assert [row["round"] for row in rows if row["site"] == "north"] == [0, 1, 2, 3]
+    assert len([row for row in rows if row["site"] == "south"]) < 4
+
+
+def _commands() -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if "deploy run" not in line and "pytest" not in line]
