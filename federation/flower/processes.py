@@ -1,6 +1,7 @@
 """Flower's long-running processes with our settings, and the supervisor that ends them all when one of them ends."""
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -101,20 +102,14 @@ class Supervisor:
         DataError
             If they run already.
         """
-        if running(self.state) is not None:
-            raise DataError(f"{self.state.parent}: is running already; stop it first")
-        try:
-            with _asked_to_end() as asked, self._running(children) as processes:
-                write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())
-                while not asked:
-                    for child, process in zip(children, processes, strict=True):
-                        if process.poll() is not None:
-                            return f"{child.name} ended with code {process.returncode}, see {child.log}"
-                    time.sleep(0.5)
-        finally:
-            # Last: who waits for this file to go finds no child left.
-            self.state.unlink(missing_ok=True)
-        return ""
+        with _held(self.state):
+            try:
+                with _asked_to_end() as asked, self._running(children) as processes:
+                    write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())
+                    return _first_to_end(children, processes, asked)
+            finally:
+                # Last: who waits for this file to go finds no child left.
+                self.state.unlink(missing_ok=True)
 
     @contextmanager
     def _running(self, children: Sequence[Child]) -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -138,6 +133,16 @@ class Supervisor:
         finally:
             for process in processes:
                 _end_group(process)
+
+
+def _first_to_end(children: Sequence[Child], processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> str:
+    """Wait for a child to end by itself, and say so, or for being asked to end."""
+    while not asked:
+        for child, process in zip(children, processes, strict=True):
+            if process.poll() is not None:
+                return f"{child.name} ended with code {process.returncode}, see {child.log}"
+        time.sleep(0.5)
+    return ""
 
 
 def _end_with_parent() -> None:
@@ -176,13 +181,41 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@contextmanager
+def _held(state: Path) -> Iterator[None]:
+    """Hold the lock that says that a supervisor lives; it goes with its process, however that ends.
+
+    Raises
+    ------
+    DataError
+        If another one holds it.
+    """
+    with _lock_of(state).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{state.parent}: is running already; stop it first") from None
+        yield
+
+
+def _lock_of(state: Path) -> Path:
+    return state.with_suffix(".lock")
+
+
 def running(state: Path) -> dict[str, object] | None:
-    """What a supervisor wrote, if it is alive."""
+    """What a supervisor wrote, if it is alive: by its lock, not by its number, which may be another process's by now."""
+    try:
+        with _lock_of(state).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass
     try:
         found: dict[str, object] = json.loads(state.read_bytes())
-        os.kill(int(str(found["pid"])), 0)
-    except (OSError, ValueError, KeyError):
-        return None
+    except (OSError, ValueError):
+        return None  # it is starting, or ending
     return found
 
 
