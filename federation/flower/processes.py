@@ -203,7 +203,7 @@ def _lock_of(state: Path) -> Path:
 
 
 def running(state: Path) -> dict[str, object] | None:
-    """What a supervisor wrote, if it is alive: by its lock, not by its number, which may be another process's by now."""
+    """What a supervisor wrote, if it is alive: by its lock, not by its number, which may be another's by now."""
     try:
         with _lock_of(state).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ import pytest
 from federation.flower.processes import Child, Supervisor, free_port, listens, running, start_detached, stop
 from recon import DataError
 
+pytestmark = pytest.mark.deployment
 SUPERVISE = """
 import sys
 from pathlib import Path
