@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,16 @@ def undisturbed(federation: Path) -> list[tuple[int, str, str, str, str]]:
     return bits(train_run(load_recipe(RECIPE, CHOICES), sites, federation / "here", jobs=1, resume=False, say=str).path)
 
 
-def start_run(federation: Path, *arguments: object) -> subprocess.Popen[str]:
+@contextmanager
+def run_of(federation: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """`fedrecon deploy run` as a process of its own, which is gone afterwards."""
     command = [sys.executable, "-m", "federation.cli", "deploy", "run", str(federation / "server"), str(RECIPE)]
-    return subprocess.Popen(
-        [*command, *overrides(CHOICES), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command += [*overrides(CHOICES), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        try:
+            yield run
+        finally:
+            run.kill()
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
@@ -60,11 +63,10 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
 ) -> None:
     server = federation / "server"
-    run = start_run(federation)
-    wait_until(lambda: rounds_done(federation) >= 1)
-    supervisor = json.loads((server / "running.json").read_text())["pid"]
-    os.kill(supervisor, signal.SIGKILL)
-    text = run.communicate(timeout=60)[0]
+    with run_of(federation) as run:
+        wait_until(lambda: rounds_done(federation) >= 1)
+        os.kill(json.loads((server / "running.json").read_text())["pid"], signal.SIGKILL)
+        text = run.communicate(timeout=60)[0]
     assert run.returncode == 2 and "the server was stopped; start it, then the same command with --resume" in text
     done = rounds_done(federation)
     assert 1 <= done < 4
@@ -76,12 +78,12 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
 
 def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(federation: Path) -> None:
     site = federation / "south"
-    run = start_run(federation, "--name", "without", "--quorum", "1")
-    wait_until(lambda: rounds_done(federation, "without") >= 1)
-    os.kill(json.loads((site / "running.json").read_text())["pid"], signal.SIGKILL)
-    wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
-    deploy("site", "start", site)
-    text = run.communicate(timeout=400)[0]
+    with run_of(federation, "--name", "without", "--quorum", "1") as run:
+        wait_until(lambda: rounds_done(federation, "without") >= 1)
+        os.kill(json.loads((site / "running.json").read_text())["pid"], signal.SIGKILL)
+        wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
+        deploy("site", "start", site)
+        text = run.communicate(timeout=400)[0]
     assert run.returncode == 0, text
     rows = read_rows(federation / "server" / "runs" / "without" / "train")
     assert {row["site"] for row in rows if row["round"] == 0} == set(NAMES)
