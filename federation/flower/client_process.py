@@ -22,6 +22,7 @@ from flwr.clientapp import ClientApp
 from ..deploy.service import SiteService
 from ..deploy.site_folder import SiteFolder
 from .exchange import content_of, data_of
+from .processes import STATE, end_with
 
 #: Names the site's folder to the process.
 SITE_VARIABLE = "FEDRECON_SITE"
@@ -42,6 +43,7 @@ def main() -> None:
     if sys.argv[1:] == ["--self-test"]:
         _self_test()
         return
+    end_with(folder.path / STATE)
     torch.set_num_threads(1)  # as in process: bits depend on the number of threads
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 

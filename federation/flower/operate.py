@@ -20,11 +20,21 @@ from ..deploy.site_folder import SiteFolder
 from ..recipe import Recipe
 from .bundle import read_bundle, write_app
 from .client_process import SITE_VARIABLE
-from .processes import CONNECTION, Child, Supervisor, environment, free_port, listens, program, running, start_detached
+from .processes import (
+    CONNECTION,
+    STATE,
+    Child,
+    Supervisor,
+    environment,
+    free_port,
+    listens,
+    program,
+    running,
+    start_detached,
+)
 from .processes import stop as stop_process
 
 Say = Callable[[str], None]
-_STATE = "running.json"
 _START_SECONDS = 90.0
 
 
@@ -51,7 +61,7 @@ def serve(folder: ServerFolder) -> str:
     page = [sys.executable, "-m", "federation.flower.page", str(path), str(page_port)]
     logs, settings = path / "logs", environment(home)
     folder.audit.append("server started", port=table.port)
-    ended = Supervisor(path / _STATE, {"link_port": link, "page_port": page_port}).run(
+    ended = Supervisor(path / STATE, {"link_port": link, "page_port": page_port}).run(
         [
             Child("SuperLink", superlink, settings, logs / "superlink.log"),
             Child("proxy", proxy, settings, logs / "proxy.log"),
@@ -70,16 +80,16 @@ def start_server(folder: ServerFolder) -> int:
     DataError
         If it runs already, its port is taken, or it does not start.
     """
-    if running(folder.path / _STATE) is not None:
+    if running(folder.path / STATE) is not None:
         raise DataError(f"{folder.path}: the server is running already")
     if listens(folder.table.port):
         raise DataError(f"port {folder.table.port}: something listens there already; choose another in server.toml")
     command = [sys.executable, "-m", "federation.cli", "deploy", "server", "start", str(folder.path), "--foreground"]
-    start_detached(command, folder.path / _STATE, folder.path / "logs" / "server.log")
-    state = running(folder.path / _STATE) or {}
+    start_detached(command, folder.path / STATE, folder.path / "logs" / "server.log")
+    state = running(folder.path / STATE) or {}
     end = time.monotonic() + _START_SECONDS
     while not (listens(int(str(state["link_port"]))) and listens(folder.table.port)):
-        if running(folder.path / _STATE) is None or time.monotonic() > end:
+        if running(folder.path / STATE) is None or time.monotonic() > end:
             raise DataError(f"{folder.path / 'logs'}: the server did not start; its logs say why")
         time.sleep(0.3)
     return int(str(state["page_port"]))
@@ -87,7 +97,7 @@ def start_server(folder: ServerFolder) -> int:
 
 def stop_server(folder: ServerFolder) -> bool:
     """Stop it; whether it ran."""
-    return stop_process(folder.path / _STATE)
+    return stop_process(folder.path / STATE)
 
 
 def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:
@@ -182,7 +192,7 @@ def _follow(place: Path, outcome: Path, folder: ServerFolder, say: Say) -> None:
     told = len(progress.read_text().splitlines()) if progress.exists() else 0
     while not outcome.exists():
         told = _tell(progress, told, say)
-        if running(folder.path / _STATE) is None:
+        if running(folder.path / STATE) is None:
             raise DataError(f"{folder.path}: the server was stopped; start it, then the same command with --resume")
         time.sleep(0.5)
     _tell(progress, told, say)
@@ -207,7 +217,7 @@ def _flwr(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
     DataError
         If the server does not run, or with what the command says.
     """
-    if running(folder.path / _STATE) is None:
+    if running(folder.path / STATE) is None:
         raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")
     command = [program("flwr"), *arguments, "--format", "json"]
     settings = environment(folder.path / "flower" / "home")
@@ -265,9 +275,7 @@ def serve_site(folder: SiteFolder) -> str:
         "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     folder.audit.append("site started", server=folder.table.server)
-    ended = Supervisor(path / _STATE, {}).run(
-        [Child("SuperNode", supernode, settings, path / "logs" / "supernode.log")]
-    )
+    ended = Supervisor(path / STATE, {}).run([Child("SuperNode", supernode, settings, path / "logs" / "supernode.log")])
     folder.audit.append("site stopped", reason=ended)
     return ended
 
@@ -310,14 +318,14 @@ def start_site(folder: SiteFolder) -> None:
         If it runs already, the self-test fails, or it does not start.
     """
     command = [sys.executable, "-m", "federation.cli", "deploy", "site", "start", str(folder.path), "--foreground"]
-    start_detached(command, folder.path / _STATE, folder.path / "logs" / "site.log")
+    start_detached(command, folder.path / STATE, folder.path / "logs" / "site.log")
 
 
 def stop_site(folder: SiteFolder) -> bool:
     """Stop it; whether it ran."""
-    return stop_process(folder.path / _STATE)
+    return stop_process(folder.path / STATE)
 
 
 def is_running(path: Path) -> bool:
     """Whether a server or site of this folder runs."""
-    return running(path / _STATE) is not None
+    return running(path / STATE) is not None

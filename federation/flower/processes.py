@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,9 @@ _BIN = Path(sys.executable).parent
 _SOURCE = Path(__file__).resolve().parents[2]
 _SECONDS_TO_END = 15.0
 _PR_SET_PDEATHSIG = 1
+_SECONDS_ALONE = 3
+#: What a supervisor writes in its folder while it runs.
+STATE = "running.json"
 #: Supervisors that this process has started and that outlive it.
 _DETACHED: list[subprocess.Popen[bytes]] = []
 
@@ -217,6 +221,19 @@ def running(state: Path) -> dict[str, object] | None:
     except (OSError, ValueError):
         return None  # it is starting, or ending
     return found
+
+
+def end_with(state: Path) -> None:
+    """Let this process end soon after the supervisor that it works for; Flower's apps would try on for ever."""
+
+    def watch() -> None:
+        missed = 0
+        while missed < _SECONDS_ALONE:
+            missed = 0 if running(state) is not None else missed + 1
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def start_detached(command: Sequence[str], state: Path, log: Path, seconds: float = 60.0) -> None:

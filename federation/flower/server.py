@@ -20,6 +20,7 @@ from ..recipe import load_recipe
 from ..replies import Row
 from ..rounds import run_rounds
 from .exchange import GridChannel
+from .processes import STATE, end_with
 
 app = ServerApp()
 _POLL_SECONDS = 1.0
@@ -51,6 +52,7 @@ def run_job(folder: Path, grid: Grid) -> None:
 def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_bytes())
     server, recipe = ServerFolder(Path(job["server"])), load_recipe(folder / "app" / "recipe.toml")
+    end_with(server.path / STATE)  # a second driver of the same run must never be left
     members = server.members()
     max_bytes = int(server.table.megabytes_per_message * 1e6)
     channel = GridChannel(grid, {name: site.node_id for name, site in members.items()}, server.table.round_hours * 3600)
