@@ -107,6 +107,7 @@ class Supervisor:
             If they run already.
         """
         with _held(self.state):
+            self.state.unlink(missing_ok=True)  # of one that was killed: its ports are not ours
             try:
                 with _asked_to_end() as asked, self._running(children) as processes:
                     write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())

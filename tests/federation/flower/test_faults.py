@@ -16,7 +16,7 @@ from federation import load_recipe, train_run
 from federation.manifest import load_federation
 from federation.replies import read_rows
 
-from .running import NAMES, RECIPE, bits, deploy, overrides, running_federation
+from .running import RECIPE, bits, deploy, overrides, running_federation
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
@@ -74,21 +74,6 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     deploy("server", "start", server)
     deploy("run", server, RECIPE, *overrides(CHOICES), "--resume")
     assert bits(server / "runs" / "fedavg" / "train") == undisturbed
-
-
-def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(federation: Path) -> None:
-    site = federation / "south"
-    with run_of(federation, "--name", "without", "--quorum", "1") as run:
-        wait_until(lambda: rounds_done(federation, "without") >= 1)
-        os.kill(json.loads((site / "running.json").read_text())["pid"], signal.SIGKILL)
-        wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
-        deploy("site", "start", site)
-        text = run.communicate(timeout=400)[0]
-    assert run.returncode == 0, text
-    rows = read_rows(federation / "server" / "runs" / "without" / "train")
-    assert {row["site"] for row in rows if row["round"] == 0} == set(NAMES)
-    assert [row["round"] for row in rows if row["site"] == "north"] == [0, 1, 2, 3]
-    assert len([row for row in rows if row["site"] == "south"]) < 4
 
 
 def _commands() -> list[str]:
