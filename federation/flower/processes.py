@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 from recon import DataError, write_atomically
 
@@ -27,6 +28,7 @@ _SOURCE = Path(__file__).resolve().parents[2]
 _SECONDS_TO_END = 15.0
 _PR_SET_PDEATHSIG = 1
 _SECONDS_ALONE = 3
+_SECONDS_TO_LOCK = 1.0
 #: What a supervisor writes in its folder while it runs.
 STATE = "running.json"
 #: Supervisors that this process has started and that outlive it.
@@ -196,11 +198,21 @@ def _held(state: Path) -> Iterator[None]:
         If another one holds it.
     """
     with _lock_of(state).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{state.parent}: is running already; stop it first") from None
+        end = time.monotonic() + _SECONDS_TO_LOCK
+        while not _locks(lock, fcntl.LOCK_EX):
+            if time.monotonic() > end:
+                raise DataError(f"{state.parent}: is running already; stop it first")
+            time.sleep(0.05)  # who looks whether one lives holds the lock for a moment
         yield
+
+
+def _locks(lock: BinaryIO, kind: int) -> bool:
+    """Take a lock without waiting; False if another process holds it."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_of(state: Path) -> Path:
@@ -209,17 +221,14 @@ def _lock_of(state: Path) -> Path:
 
 def running(state: Path) -> dict[str, object] | None:
     """What a supervisor wrote, if it is alive: by its lock, not by its number, which may be another's by now."""
-    try:
-        with _lock_of(state).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-    except FileNotFoundError:
+    if not _lock_of(state).exists():
         return None
-    except OSError:
-        pass
+    with _lock_of(state).open("rb") as lock:
+        if _locks(lock, fcntl.LOCK_SH):
+            return None
     try:
         found: dict[str, object] = json.loads(state.read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None  # it is starting, or ending
     return found
 
