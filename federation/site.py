@@ -164,6 +164,8 @@ class Site:
         for frozen in self.scope.frozen:
             parameters[frozen].requires_grad_(False)
         self._initial = parameters_of(self.network, self.scope.kept)
+        #: The parameters before the first round, the same at every site and at the server.
+        self.initial_shared = parameters_of(self.network, self.scope.shared)
 
     def handle(self, request: bytes) -> bytes:
         """Answer a packed :class:`Broadcast`; the one door for every transport.

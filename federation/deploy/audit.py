@@ -86,6 +86,13 @@ class AuditLog:
         except OSError as error:
             raise DataError(f"{self.path}: the audit log cannot be written ({error.strerror})") from None
 
+    def countersign(self, by: str, key: PublicKey, head: Head, signature: str) -> None:
+        """Put another party's signature of one of this log's heads on record, or that it is not valid."""
+        if key.verifies(head.statement(self.owner), signature):
+            self.append(COUNTERSIGNED, by=by, count=head.count, hash=head.hash, signature=signature)
+        else:
+            self.append("countersignature refused", by=by, count=head.count, hash=head.hash)
+
     def head(self) -> Head:
         """The head now; that of an empty log where there is none yet."""
         if not self.path.exists():

@@ -8,8 +8,8 @@ from typing import Protocol
 from ..messages import round_of
 from ..packing import MessageError
 from ..runtime import Replies, SiteFailure
-from .audit import COUNTERSIGNED, AuditLog, Head
-from .envelope import REASONS, SERVER, Countersignature, Envelope
+from .audit import AuditLog, Head
+from .envelope import REASONS, Countersignature, Envelope
 from .keys import PublicKey, SigningKey
 
 
@@ -31,8 +31,10 @@ class Hub:
     ----------
     run
         Of :class:`Approval`; sites answer for runs that they approved only.
-    sites
-        Public keys of the enrolled sites by name.
+    key
+        Of the server, which seals the requests.
+    sites_by_name
+        Public keys of the enrolled sites.
     max_bytes
         The most that a reply may have.
     """
@@ -60,11 +62,13 @@ class Hub:
                 yield site, self._request(site, payload, rounds[site], len(requests))
 
         for site, answer in self.channel.send(dict(sealed())):
+            reply: bytes | Exception
             try:
-                yield site, self._reply(site, answer, rounds)
+                reply = self._reply(site, answer, rounds)
             except (MessageError, SiteFailure) as error:
                 self.audit.append("reply refused", site=site, round=rounds.get(site), reason=str(error)[:500])
-                yield site, SiteFailure(str(error))
+                reply = SiteFailure(str(error))
+            yield site, reply
 
     def _request(self, site: str, payload: bytes, round: int, participants: int) -> bytes:
         self.audit.append(
@@ -110,7 +114,5 @@ class Hub:
             sha256=hashlib.sha256(reply.payload).hexdigest(),
             heads={site: [reply.head.count, reply.head.hash]},
         )
-        signed = reply.countersigned
-        if signed is not None and key.verifies(signed.head.statement(SERVER), signed.signature):
-            head = signed.head
-            self.audit.append(COUNTERSIGNED, by=site, count=head.count, hash=head.hash, signature=signed.signature)
+        if (signed := reply.countersigned) is not None:
+            self.audit.countersign(site, key, signed.head, signed.signature)

@@ -9,11 +9,11 @@ from recon import DataError
 
 from ..manifest import SiteManifest
 from ..messages import Broadcast, SiteReport, SiteUpdate
-from ..packing import MessageError, largest_message, layout, under
+from ..packing import MessageError, State, largest_message, layout, under
 from ..site import Site
 from ..store import load_newest, prune, save_checkpoint, saved_rounds
 from ..task import site_spec
-from .audit import COUNTERSIGNED, Head, read_log
+from .audit import Head, read_log
 from .envelope import SERVER, Countersignature, Envelope
 from .guards import largest_change
 from .policy import PolicyError
@@ -65,37 +65,20 @@ class SiteService:
             sha256=hashlib.sha256(request.payload).hexdigest(),
             heads={SERVER: [request.head.count, request.head.hash]},
         )
-        signed = request.countersigned
-        if signed is None:
-            return
-        if self.folder.server_key.verifies(signed.head.statement(self.folder.name), signed.signature):
-            head = signed.head
-            audit.append(COUNTERSIGNED, by=SERVER, count=head.count, hash=head.hash, signature=signed.signature)
-        else:
-            audit.append("countersignature refused", by=SERVER)
+        if (signed := request.countersigned) is not None:
+            audit.countersign(SERVER, self.folder.server_key, signed.head, signed.signature)
 
     def _guarded(self, request: Envelope) -> tuple[str, bytes]:
         """Why nothing leaves, or what does."""
         try:
             return "", self._reply(request)
-        except PolicyError as error:
-            reason, detail = "policy", str(error)
-        except ChangeError as error:
-            reason, detail = "change", str(error)
-        except MessageError as error:
-            reason, detail = "message", str(error)
-        except _TrainingError as error:
-            reason, detail = "training", str(error)
-        except _NotApprovedError as error:
-            reason, detail = "not approved", str(error)
-        except DataError as error:
-            reason, detail = "data", str(error)
         except Exception as error:
             # A traceback would hold the data; so may the text, which stays here.
             logger.debug("round %d failed", request.round, exc_info=True)
-            reason, detail = "error", f"{type(error).__name__}: {error}"
+            reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "error")
+            text = f"{type(error).__name__}: {error}" if reason == "error" else str(error)
         self.folder.audit.append(
-            "refused", run=request.run, round=request.round, reason=reason, detail=" ".join(detail.split())[:500]
+            "refused", run=request.run, round=request.round, reason=reason, detail=" ".join(text.split())[:500]
         )
         return reason, b""
 
@@ -111,10 +94,11 @@ class SiteService:
         policy.check_recipe(recipe, site.wire.shared, site.wire.aux)
         if len(request.payload) > largest_message({**site.wire.shared, **under("aux/", site.wire.aux)}):
             raise MessageError(f"request: its payload has {len(request.payload)} bytes, more than any broadcast")
-        broadcast = site.read(request.payload)
-        if broadcast.round != request.round:
-            raise MessageError(f"request: is of round {request.round}, its broadcast of round {broadcast.round}")
-        _check_change(state / "seen", broadcast, policy.maximum_change)
+        broadcast, rounds = site.read(request.payload), recipe.federation.rounds
+        if broadcast.round != request.round or broadcast.round > rounds:
+            found = f"is of round {request.round}, its broadcast of round {broadcast.round}"
+            raise MessageError(f"request: {found}, expected the same and at most {rounds}")
+        _check_change(state / "seen", broadcast, site.initial_shared, policy.maximum_change)
         try:
             reply = site.answer(broadcast)
         except MessageError as error:  # NaN after training
@@ -165,6 +149,17 @@ class _NotApprovedError(Exception):
     """What was asked for is not what the site has approved."""
 
 
+#: What is told of each kind of error; of any other, "error".
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (PolicyError, "policy"),
+    (ChangeError, "change"),
+    (_TrainingError, "training"),
+    (_NotApprovedError, "not approved"),
+    (MessageError, "message"),
+    (DataError, "data"),
+)
+
+
 def _slices(manifest: SiteManifest, maps: Path) -> int:
     return len(manifest.dataset("train", maps)) if manifest.data.train else 0
 
@@ -175,22 +170,23 @@ def _without_scores(reply: SiteReport) -> SiteReport:
     return replace(reply, score_before=None)
 
 
-def _check_change(folder: Path, broadcast: Broadcast, most: float) -> None:
+def _check_change(folder: Path, broadcast: Broadcast, initial: State, most: float) -> None:
     """Compare with the newest broadcast of an earlier round, and keep this one in its turn.
+
+    Before the first stand the initial parameters, which the site draws itself: those of round 0 must be the same.
 
     Raises
     ------
     ChangeError
         Naming the tensor that changed most.
     """
-    before = load_newest(folder, at_most=broadcast.round - 1, expected=layout(broadcast.shared))
-    if before is not None:
-        rounds = broadcast.round - before.round
-        worst, change = largest_change(broadcast.shared, before.tensors)
-        if change > most * rounds:
-            raise ChangeError(
-                f"maximum_change: {worst} changed by {change:.2f} of its norm in {rounds} rounds, expected at "
-                f"most {most:g} a round"
-            )
+    seen = load_newest(folder, at_most=broadcast.round - 1, expected=layout(broadcast.shared))
+    before, rounds = (initial, broadcast.round) if seen is None else (seen.tensors, broadcast.round - seen.round)
+    worst, change = largest_change(broadcast.shared, before)
+    if change > most * rounds:
+        raise ChangeError(
+            f"maximum_change: {worst} changed by {change:.3g} of its norm in {rounds} rounds, expected at most "
+            f"{most:g} a round"
+        )
     save_checkpoint(folder, broadcast.round, broadcast.shared, {})
     prune(folder, [r for r in saved_rounds(folder) if r >= broadcast.round - 1])

@@ -1,5 +1,6 @@
 """The message exchange: one message to every site and one back, over Flower's Message API."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 
@@ -65,10 +66,14 @@ class GridChannel:
             Message(content_of(messages[name]), self.nodes[name], MessageType.TRAIN, ttl=self.seconds) for name in names
         ]
         sites = {node: name for name, node in self.nodes.items()}
-        waiting: set[str | None] = set(self.grid.push_messages(sent))
+        # None for one that could not be sent; nothing at all where one was too large.
+        numbers = dict(itertools.zip_longest(names, self.grid.push_messages(sent)))
+        for name in [name for name, number in numbers.items() if not number]:
+            yield name, SiteFailure("could not be sent to")
+        waiting = {number for number in numbers.values() if number}
         end = time.monotonic() + self.seconds
         while waiting and time.monotonic() < end:
-            for reply in self.grid.pull_messages([number for number in waiting if number is not None]):
+            for reply in self.grid.pull_messages(list(waiting)):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 sender = sites.get(reply.metadata.src_node_id)
                 if sender is not None:

@@ -36,6 +36,8 @@ from .processes import stop as stop_process
 
 Say = Callable[[str], None]
 _START_SECONDS = 90.0
+#: How often Flower is asked whether a run still lives.
+_ASK_SECONDS = 20.0
 
 
 # The server
@@ -178,7 +180,7 @@ def run(
     found = _flwr(folder, "run", str(place / "app"), CONNECTION, "--run-config", config)
     say(f"run {name} at {len(members)} sites: {', '.join(members)} (Flower's run {found['run-id']})")
     folder.audit.append("run started", name=name, run=approval.run, flower=str(found["run-id"]), resume=resume)
-    _follow(place, outcome, folder, say)
+    _follow(place, outcome, folder, str(found["run-id"]), say)
     result = json.loads(outcome.read_bytes())
     folder.audit.append("run ended", name=name, **result)
     if not result["ok"]:
@@ -186,14 +188,26 @@ def run(
     return place / "train"
 
 
-def _follow(place: Path, outcome: Path, folder: ServerFolder, say: Say) -> None:
-    """Say every round as it is done, until the run has ended."""
-    progress, told = place / "progress.jsonl", 0
+def _follow(place: Path, outcome: Path, folder: ServerFolder, number: str, say: Say) -> None:
+    """Say every round as it is done, until the run has ended.
+
+    Raises
+    ------
+    DataError
+        If the server was stopped, or the run ended without a word.
+    """
+    progress = place / "progress.jsonl"
     told = len(progress.read_text().splitlines()) if progress.exists() else 0
+    asked, ended = time.monotonic(), ""
     while not outcome.exists():
         told = _tell(progress, told, say)
         if running(folder.path / STATE) is None:
             raise DataError(f"{folder.path}: the server was stopped; start it, then the same command with --resume")
+        if ended:
+            raise DataError(f"{folder.path / 'logs'}: the run is {ended} without an outcome; then --resume goes on")
+        if time.monotonic() - asked > _ASK_SECONDS:
+            status = str(_flwr(folder, "list", CONNECTION, "--run-id", number)["runs"][0]["status"])
+            asked, ended = time.monotonic(), status if status.startswith("finished") else ""
         time.sleep(0.5)
     _tell(progress, told, say)
 

@@ -12,7 +12,17 @@ import pytest
 import tomli_w
 import torch
 
-from federation import Recipe, SimulatedSite, load_recipe, make_demo_sites, run_rounds, selected_state, train_run
+from federation import (
+    Broadcast,
+    Recipe,
+    SimulatedSite,
+    digest,
+    load_recipe,
+    make_demo_sites,
+    run_rounds,
+    selected_state,
+    train_run,
+)
 from federation.deploy.approval import Approval
 from federation.deploy.audit import AuditLog, heads_seen, read_log, verify_log
 from federation.deploy.envelope import SERVER
@@ -263,6 +273,19 @@ def test_scores_stay_where_the_policy_says_so(deployed: Deployed) -> None:
     for row in rows:
         told = [row[key] for key in ("score_before", "score_after", "loss")]
         assert (told == [None] * 3) == (row["site"] == "north") or row["round"] == 2
+
+
+def test_the_first_parameters_are_those_that_the_site_draws_itself(deployed: Deployed) -> None:
+    """A crafted model cannot be sent as the first one either, nor in a round that the recipe does not have."""
+    shared, _ = initial_state(deployed.recipe)
+    crafted = {name: tensor + 1e-3 for name, tensor in shared.items()}
+    with pytest.raises(QuorumError, match="site north: the parameters changed more than the site allows"):
+        run_rounds(algorithm_of(deployed.recipe), deployed.hub(), crafted, deployed.path / "crafted", rounds=1)
+    assert "in 0 rounds, expected at most 1 a round" in deployed.refusals("north")[0]
+    late = {name: Broadcast(3, name, shared, digest(shared)).to_bytes() for name in NAMES}
+    found = dict(deployed.hub().exchange(late))
+    assert "not what the site expects" in str(found["north"])
+    assert "expected the same and at most 2" in deployed.refusals("north")[-1]
 
 
 def test_parameters_that_jump_are_refused(deployed: Deployed) -> None:

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,17 +13,11 @@ from federation.cli import main
 from federation.deploy.audit import read_log
 from federation.manifest import load_federation
 
-from .running import NAMES, RECIPE, bits, deploy, overrides, running_federation
+from .running import NAMES, RECIPE, bits, deploy, overrides
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
            "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with running_federation(tmp_path_factory.mktemp("deployed"), CHOICES) as path:
-        yield path
 
 
 def test_weights_are_those_of_the_run_in_process(federation: Path) -> None:

@@ -16,17 +16,11 @@ from federation import load_recipe, train_run
 from federation.manifest import load_federation
 from federation.replies import read_rows
 
-from .running import RECIPE, bits, deploy, overrides, running_federation
+from .running import RECIPE, bits, deploy, overrides
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
            "federation.rounds=3", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with running_federation(tmp_path_factory.mktemp("faults"), CHOICES) as path:
-        yield path
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +68,22 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     deploy("server", "start", server)
     deploy("run", server, RECIPE, *overrides(CHOICES), "--resume")
     assert bits(server / "runs" / "fedavg" / "train") == undisturbed
+
+
+def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
+    federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
+) -> None:
+    server = federation / "server"
+    with run_of(federation, "--name", "driver") as run:
+        wait_until(lambda: rounds_done(federation, "driver") >= 1)
+        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        drivers = [line.split()[0] for line in listed.splitlines() if "flwr-serverapp" in line and str(server) in line]
+        assert len(drivers) == 1
+        os.kill(int(drivers[0]), signal.SIGKILL)
+        text = run.communicate(timeout=300)[0]
+    assert run.returncode == 2 and "without an outcome; then --resume goes on" in text
+    deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "driver", "--resume")
+    assert bits(server / "runs" / "driver" / "train") == undisturbed
 
 
 def _commands() -> list[str]:
