@@ -76,9 +76,9 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
     server = federation / "server"
     with run_of(federation, "--name", "driver") as run:
         wait_until(lambda: rounds_done(federation, "driver") >= 1)
-        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
         drivers = [line.split()[0] for line in listed.splitlines() if "flwr-serverapp" in line and str(server) in line]
-        assert len(drivers) == 1
+        assert len(drivers) == 1, [line for line in listed.splitlines() if "flwr" in line or "flower" in line]
         os.kill(int(drivers[0]), signal.SIGKILL)
         text = run.communicate(timeout=300)[0]
     assert run.returncode == 2 and "without an outcome; then --resume goes on" in text
