@@ -119,7 +119,7 @@ def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
     rays, like = table.arrays(array.dtype), (0.0,) * count
     jobs, images = [], []
     for segments, shape in zip(table.segments, (table.shape, table.shape[::-1]), strict=True):
-        image = ray_kernels.padded(np.zeros((*shape, count), array.dtype))
+        image = ray_kernels.blank((*shape, count), array.dtype)
         images.append(torch.from_numpy(ray_kernels.unpadded(image, (*shape, count))).movedim(-1, 0))
         if len(segments):
             for blocks in compiled.parts(-(-shape[0] // lanes.ROWS)):
@@ -154,6 +154,8 @@ def backproject_reference(table: RayTable, sinograms: Tensor) -> Tensor:
 
 def by_lanes(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """Call a kernel with batches that it is compiled for, the last one filled up with zeros."""
+    if len(batch) in LANES:
+        return function(batch).contiguous()
     results = []
     for part in batch.split(LANES[-1]):
         count = next(lanes for lanes in LANES if lanes >= len(part))

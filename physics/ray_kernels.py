@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .compiled import kernel
 from .joseph import PAD
@@ -121,13 +122,18 @@ def backproject(
 
 def padded(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Images ``(height, width, batch)`` with zeros at the sides and below, flat, as the kernels take them."""
-    height, width, count = images.shape
-    out = np.zeros((-(-height // ROWS) * ROWS, width + 2 * PAD, count), images.dtype)
-    out[:height, PAD : PAD + width] = images
-    return out.reshape(-1)
+    out = blank(images.shape, images.dtype)
+    unpadded(out, images.shape)[:] = images
+    return out
 
 
-def unpadded(flat: np.ndarray[Any, Any], shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+def blank(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray[Any, Any]:
+    """:func:`padded` images of zeros."""
+    height, width, count = shape
+    return np.zeros(-(-height // ROWS) * ROWS * (width + 2 * PAD) * count, dtype)
+
+
+def unpadded(flat: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """The images ``(height, width, batch)`` in what :func:`padded` made."""
     height, width, count = shape
     return flat.reshape(-1, width + 2 * PAD, count)[:height, PAD : PAD + width]
