@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _CHECKPOINTS, _INCOMING = "checkpoints", "incoming"
 #: Before the names of the server's memory in a checkpoint.
 _MEMORY = "memory/"
+#: What a checkpoint holds beside tensors.
+_NUMBERS = frozenset({"history", "algorithm", "accepted"})
 
 #: Called after each round with its number, the number of rounds and its rows.
 Progress = Callable[[int, int, Sequence[Row]], None]
@@ -136,13 +138,13 @@ def selected_state(folder: Path) -> ServerState:
     newest = load_newest(folder / _CHECKPOINTS)
     if newest is None:
         raise DataError(f"{folder}: no checkpoint found; train first")
-    last = _state(newest)
+    last = _state(newest, folder)
     # Where sites take turns their scores cannot be compared.
     in_turn = newest.numbers["algorithm"]["schedule"] == "cyclic"
     if in_turn or last.best is None or last.best.round == last.round:
         return last
     best = load_checkpoint(folder / _CHECKPOINTS, last.best.round)
-    return replace(last, round=best.round, shared=_state(best).shared)
+    return replace(last, round=best.round, shared=_state(best, folder).shared)
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,9 @@ class _Loop:
             state = self.algorithm.start(shared, self.aux)
             self._save(state)
         else:
+            state = _state(newest, self.folder)
             if newest.numbers["algorithm"] != self.algorithm.describe():
                 raise DataError(f"{self.folder}: holds a run of another algorithm; choose another folder")
-            state = _state(newest)
             logger.info("resuming at round %d", state.round)
             self._prune(state)
         if state.round > self.rounds:
@@ -261,7 +263,13 @@ class _Loop:
         prune(self.folder / _CHECKPOINTS, [state.round - 1, state.round, *best])
 
 
-def _state(checkpoint: Checkpoint) -> ServerState:
+def _state(checkpoint: Checkpoint, folder: Path) -> ServerState:
+    missing = _NUMBERS - checkpoint.numbers.keys()
+    if missing:
+        raise DataError(
+            f"{folder}: the checkpoint of round {checkpoint.round} has no {', '.join(sorted(missing))}, "
+            "it is of another version of fedrecon; use that version, or train anew in another folder"
+        )
     history = tuple(RoundScore(*score) for score in checkpoint.numbers["history"])
     memory = below(_MEMORY, checkpoint.tensors)
     shared = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(_MEMORY)}

@@ -27,7 +27,7 @@ from federation import (
     selected_state,
     unpack,
 )
-from federation.store import saved_rounds
+from federation.store import save_checkpoint, saved_rounds
 from recon import DataError
 
 from .toy_federation import SEED, STEPS, ToyNetwork, ToyTask, initial_shared, run_toy, toy_specs, traces
@@ -135,6 +135,16 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(DataError, match="round 2, expected at most 1"):
         run_toy(tmp_path, rounds=1, resume=True)
     assert traces(tmp_path) == before
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
+    run_toy(tmp_path, rounds=1)
+    last = load_checkpoint(tmp_path / "checkpoints", 1)
+    numbers = {key: value for key, value in last.numbers.items() if key != "accepted"}
+    save_checkpoint(tmp_path / "checkpoints", 1, last.tensors, numbers)
+    for read in (lambda: run_toy(tmp_path, rounds=1, resume=True), lambda: selected_state(tmp_path)):
+        with pytest.raises(DataError, match="round 1 has no accepted, it is of another version of fedrecon; use that"):
+            read()
 
 
 def test_resuming_a_finished_run_changes_nothing_and_more_rounds_go_on(tmp_path):
