@@ -1,6 +1,7 @@
-"""Skips for what a machine may lack: a GPU (`cuda`), the folder of measured data (`real_data`)."""
+"""Skips for what a machine may lack, a GPU (`cuda`) or the folder of measured data (`real_data`); a table of faults."""
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -15,3 +16,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in lacks.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if fault := item.get_closest_marker("fault"):
+            item.user_properties.append(("fault", fault.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How often each fault was injected, and how often it was survived as stated."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if report.when == "call" and "fault" in dict(report.user_properties):
+                counts[dict(report.user_properties)["fault"], outcome] += 1
+    if counts:
+        terminalreporter.section("faults injected")
+        for fault in sorted({fault for fault, _ in counts}):
+            survived, failed = counts[fault, "passed"], counts[fault, "failed"]
+            terminalreporter.write_line(f"{fault:40} {survived + failed:4d} times, survived as stated {survived:4d}")

@@ -113,9 +113,13 @@ def site_status(folder: SiteFolder) -> Iterator[str]:
     for approval in folder.approvals.all():
         yield f"approved run {approval.run[:16]}  bundle {approval.bundle[:16]}"
     sent = refused = size = 0
-    last = "never"
+    last, ended = "never", ""
     for entry in read_log(folder.audit.path):
+        if entry.event in ("site started", "site stopped"):
+            ended = entry.facts.get("reason", "")
         if entry.event == "reply":
             sent, size, last = sent + 1, size + entry.facts["bytes"], entry.time[:19] + "Z"
         refused += entry.event in ("refused", "request refused", "bundle refused")
+    if ended:
+        yield f"stopped by itself: {ended}"
     yield f"{sent} replies left, {size / 1e6:.2f} MB; the last {last}; {refused} requests refused"

@@ -273,8 +273,9 @@ def _site_start(arguments: argparse.Namespace) -> None:
         if ended := _operate().serve_site(folder):
             raise DataError(ended)
         return
-    _operate().start_site(folder)
-    _say(f"site {folder.name}: runs, after a self-test; logs in {folder.path / 'logs'}")
+    connected = _operate().start_site(folder)
+    state = f"{'connected' if connected else 'runs, but is not connected yet'}, after a self-test"
+    _say(f"site {folder.name}: {state}; logs in {folder.path / 'logs'}")
 
 
 def _site_stop(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import tomli_w
 
 from recon import DataError, write_atomically
@@ -33,9 +35,13 @@ from .processes import (
     start_detached,
 )
 from .processes import stop as stop_process
+from .proxy import NOT_FOR_SITES
 
 Say = Callable[[str], None]
 _START_SECONDS = 90.0
+_REACH_SECONDS = 20.0
+#: What Flower's SuperNode says once the server has taken it.
+_CONNECTED = b"SuperNode ID:"
 #: How often Flower is asked whether a run still lives.
 _ASK_SECONDS = 20.0
 
@@ -278,8 +284,9 @@ def serve_site(folder: SiteFolder) -> str:
     Raises
     ------
     DataError
-        If the guards do not hold in the processes that it would start: it does not start then.
+        If the server is not there, or the guards do not hold in the processes that it would start.
     """
+    reach(folder)
     settings = _site_environment(folder)
     self_test(settings)
     path, port = folder.path, free_port()
@@ -294,6 +301,30 @@ def serve_site(folder: SiteFolder) -> str:
     return ended
 
 
+def reach(folder: SiteFolder) -> None:
+    """Look whether the federation's server answers where the site expects it.
+
+    Raises
+    ------
+    DataError
+        Saying what is in the way.
+    """
+    table = folder.table
+    trust = ssl.create_default_context(cafile=str(folder.path / "ca.crt"))
+    way = f"through {table.proxy}" if table.proxy else "directly"
+    try:
+        with httpx.Client(verify=trust, proxy=table.proxy or None, trust_env=False, timeout=_REACH_SECONDS) as client:
+            answer = client.get(f"https://{table.server}/")
+    except httpx.HTTPError as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{table.server}: cannot be reached {way} ({text}); see whether the server runs, the address and proxy in "
+            f"{folder.path / 'site.toml'}, the firewall, and {folder.path / 'ca.crt'}"
+        ) from None
+    if (answer.status_code, answer.text) != (403, NOT_FOR_SITES):
+        raise DataError(f"{table.server}: something answers {way}, but no server of a federation")
+
+
 def _site_environment(folder: SiteFolder) -> dict[str, str]:
     """With a `flwr-clientapp` of our own before Flower's."""
     own = folder.path / "bin"
@@ -304,7 +335,7 @@ def _site_environment(folder: SiteFolder) -> dict[str, str]:
     settings = environment(folder.path / "flower", **{SITE_VARIABLE: str(folder.path.resolve())})
     settings["PATH"] = os.pathsep.join([str(own.resolve()), settings["PATH"]])
     if folder.table.proxy:
-        settings |= {"HTTPS_PROXY": folder.table.proxy, "NO_PROXY": "127.0.0.1,localhost"}
+        settings |= {"HTTPS_PROXY": folder.table.proxy, "NO_PROXY": "127.0.0.1"}
     return settings
 
 
@@ -323,16 +354,29 @@ def self_test(settings: dict[str, str]) -> None:
         raise DataError(f"self-test: an unapproved bundle was not refused; the site does not start ({said})")
 
 
-def start_site(folder: SiteFolder) -> None:
-    """Start the site in the background.
+def start_site(folder: SiteFolder) -> bool:
+    """Start the site in the background; whether it is connected to the server by now.
 
     Raises
     ------
     DataError
-        If it runs already, the self-test fails, or it does not start.
+        If it runs already, the server is not there or does not take it, or the self-test fails.
     """
     command = [sys.executable, "-m", "federation.cli", "deploy", "site", "start", str(folder.path), "--foreground"]
+    log = folder.path / "logs" / "supernode.log"
+    before = log.stat().st_size if log.exists() else 0
     start_detached(command, folder.path / STATE, folder.path / "logs" / "site.log")
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        if log.exists() and _CONNECTED in log.read_bytes()[before:]:
+            return True
+        if running(folder.path / STATE) is None:
+            raise DataError(
+                f"{log}: the server does not take the site: its key is not enrolled or revoked, or another site with "
+                "the same key is connected; ask the server's engineer"
+            )
+        time.sleep(0.3)
+    return False
 
 
 def stop_site(folder: SiteFolder) -> bool:

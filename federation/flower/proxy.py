@@ -36,6 +36,8 @@ ALLOWED = frozenset(
         "confirm-message-received",
     )
 )
+#: The answer to everything else.
+NOT_FOR_SITES = "not for sites\n"
 #: Headers that belong to one connection, not to what is passed on.
 _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding",
         "upgrade", "host"}  # fmt: skip
@@ -60,7 +62,7 @@ def proxy_app(
     async def forward(request: Request) -> Response:
         path = request.scope["raw_path"].decode("ascii", "replace")
         if request.method != "POST" or path not in ALLOWED or request.url.query:
-            return PlainTextResponse("not for sites\n", 403)
+            return PlainTextResponse(NOT_FOR_SITES, 403)
         if int(request.headers.get("content-length", "0")) > max_bytes:
             return PlainTextResponse("too large\n", 413)
         body = _Limited(request, max_bytes)

@@ -214,6 +214,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("wrong update (NaN, shape, weight, ...)")
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.values(), ids=FAULTS)
 def test_a_faulty_site_is_named_with_the_reason_and_left_out_while_the_quorum_holds(tmp_path, caplog, fault, reason):
     specs = toy_specs(tmp_path, 3)
@@ -243,6 +244,7 @@ def test_the_others_aggregate_is_as_if_the_faulty_site_were_not_there(tmp_path):
     assert result.state.digest == run_toy(tmp_path / "two", rounds=2).state.digest
 
 
+@pytest.mark.fault("stale, foreign or second reply")
 def test_second_answers_and_strangers_are_refused(tmp_path, caplog):
     def meddle(site, reply):
         return [(site, reply), (site, reply), ("stranger", reply)]
@@ -273,6 +275,7 @@ def test_a_round_without_quorum_ends_early_and_is_resumable(tmp_path):
     assert {name: trace for name, trace in traces(tmp_path).items() if not name.startswith("clean")} == clean
 
 
+@pytest.mark.fault("path traversal in a name")
 def test_names_of_sites_cannot_leave_the_folder(tmp_path):
     transport = Meddling(toy_specs(tmp_path), None)
     transport.sites = lambda: ["../s0"]
@@ -280,6 +283,7 @@ def test_names_of_sites_cannot_leave_the_folder(tmp_path):
         run_rounds(FederatedAlgorithm(), transport, initial_shared(), tmp_path, rounds=1)
 
 
+@pytest.mark.fault("damaged checkpoint")
 def test_a_server_with_a_damaged_checkpoint_goes_back_one_round(tmp_path, caplog):
     run_toy(tmp_path / "a", rounds=4)
     reference = traces(tmp_path / "a")

@@ -41,6 +41,7 @@ def test_sidecar_is_the_files_sha256(tmp_path):
     assert facts["sha256"] == hashlib.sha256((tmp_path / "round_000003.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.fault("damaged checkpoint")
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, suffix, damage):
@@ -55,6 +56,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capl
     assert "round_000004.safetensors" in caplog.text and "trying the one before" in caplog.text
 
 
+@pytest.mark.fault("damaged checkpoint")
 def test_every_flipped_bit_is_noticed(tmp_path):
     save(tmp_path, 0)
     for path in sorted(tmp_path.iterdir()):
@@ -82,6 +84,7 @@ class Bomb:
         return (os.mkdir, ("exploded",))
 
 
+@pytest.mark.fault("pickle as a checkpoint")
 def test_a_pickle_offered_as_checkpoint_is_refused_unopened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tmp_path, 1, 2)
@@ -108,6 +111,7 @@ def test_nan_is_not_saved(tmp_path):
     assert saved_rounds(tmp_path) == [0]
 
 
+@pytest.mark.fault("disk full, killed while writing")
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_full_disk_leaves_the_old_state_and_one_line(tmp_path, monkeypatch, call, number):

@@ -168,6 +168,7 @@ def test_the_weights_are_those_of_the_run_in_process(deployed: Deployed, data: P
     assert here.digest == there.digest and here.round == there.round > 0
 
 
+@pytest.mark.fault("server killed")
 def test_a_run_goes_on_after_a_kill_with_the_same_bits(deployed: Deployed, data: Path, tmp_path: Path) -> None:
     undisturbed = deploy(tmp_path / "other", data).train()
 
@@ -225,6 +226,7 @@ def refused(deployed: Deployed, reason: str, *sites: str, **changes: object) -> 
     return deployed.refusals((sites or ("north",))[0])
 
 
+@pytest.mark.fault("unapproved bundle")
 def test_a_run_that_was_not_approved_is_refused(deployed: Deployed) -> None:
     found = refused(deployed, "has not approved", *NAMES[:1], run="0" * 63 + "1")
     assert "is not approved" in found[0]
@@ -288,6 +290,7 @@ def test_the_first_parameters_are_those_that_the_site_draws_itself(deployed: Dep
     assert "expected the same and at most 2" in deployed.refusals("north")[-1]
 
 
+@pytest.mark.fault("broadcast beyond bounds")
 def test_parameters_that_jump_are_refused(deployed: Deployed) -> None:
     deployed.set_policy("north", maximum_change=1e-6)
     assert "change: maximum_change: regularizers" in refused(deployed, "changed more than the site allows")[0]
@@ -303,6 +306,7 @@ def test_a_message_of_a_stranger_gets_no_answer_of_use(deployed: Deployed, tmp_p
 # What the server refuses
 
 
+@pytest.mark.fault("stale, foreign or second reply")
 def test_answers_that_another_site_sealed_are_refused(deployed: Deployed) -> None:
     south = deployed.channel.answers["south"]
     deployed.channel.answers = {**deployed.channel.answers, "north": south}
@@ -317,6 +321,7 @@ def refused_replies(deployed: Deployed) -> list[tuple[str, int]]:
     return [(entry.facts["site"], entry.facts["round"]) for entry in log if entry.event == "reply refused"]
 
 
+@pytest.mark.fault("stale, foreign or second reply")
 def test_answers_of_an_earlier_round_are_refused(deployed: Deployed) -> None:
     first: dict[str, bytes] = {}
 
@@ -329,6 +334,7 @@ def test_answers_of_an_earlier_round_are_refused(deployed: Deployed) -> None:
     assert refused_replies(deployed) == [("north", 1)]
 
 
+@pytest.mark.fault("truncated message")
 def test_a_faulty_site_is_left_out_while_the_quorum_holds(deployed: Deployed) -> None:
     deployed.channel.meddle = lambda site, answer: answer[:-1] if site == "south" else answer
     deployed.train(quorum=2)
@@ -336,11 +342,13 @@ def test_a_faulty_site_is_left_out_while_the_quorum_holds(deployed: Deployed) ->
     assert {row["site"] for row in rows} == {"north", "west"}
 
 
+@pytest.mark.fault("oversized message")
 def test_an_oversized_answer_is_refused(deployed: Deployed) -> None:
     with pytest.raises(QuorumError, match="expected at most 100"):
         deployed.train("refused", max_bytes=100)
 
 
+@pytest.mark.fault("update beyond bounds")
 @pytest.mark.parametrize(
     ("guard", "reason"),
     [
@@ -357,6 +365,7 @@ def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, guard
 # Nothing of the data leaves
 
 
+@pytest.mark.fault("exception at a site")
 def test_no_patient_name_leaves_in_files_headers_or_errors(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

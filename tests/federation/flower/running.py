@@ -1,6 +1,10 @@
 """A federation of real processes: made, run, ended with nothing left, and what of it is compared."""
 
+import select
+import socket
+import socketserver
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,22 +27,75 @@ def overrides(choices: tuple[str, ...]) -> list[str]:
     return [word for choice in choices for word in ("--set", choice)]
 
 
+class HttpProxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy of a hospital: CONNECT to one address and nothing else, which it cannot look into."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Tunnel)
+        self.port, self.allowed = port, f"localhost:{port}"
+        self.seen: list[str] = []
+        self.bytes = 0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Tunnel(socketserver.StreamRequestHandler):
+    server: HttpProxy
+
+    def handle(self) -> None:
+        asked = self.rfile.readline().decode()
+        while self.rfile.readline().strip():
+            pass
+        self.server.seen.append(asked.strip())
+        method, target, _ = asked.split()
+        if (method, target) != ("CONNECT", self.server.allowed):
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        host, port = target.split(":")
+        with socket.create_connection((host, int(port))) as outside:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            ends = {self.connection: outside, outside: self.connection}
+            while True:
+                for end in select.select(list(ends), [], [])[0]:
+                    data = end.recv(2**16)
+                    if not data:
+                        return
+                    self.server.bytes += len(data)
+                    ends[end].sendall(data)
+
+
 @contextmanager
-def running_federation(path: Path, choices: tuple[str, ...]) -> Iterator[Path]:
-    """A server and two sites that run and have approved; nothing is left of them afterwards."""
+def http_proxy() -> Iterator[HttpProxy]:
+    """One that runs, and leads to a port that is free."""
+    with HttpProxy(free_port()) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def make_site(path: Path, name: str, server: Path, port: int, *arguments: object) -> Path:
+    """The folder of a site with the data of ``name``, not enrolled."""
+    deploy("site", "init", path, "--server", f"localhost:{port}", "--ca", server / "ca.crt",
+           "--server-key", server / "signing.key.pub", "--data", server.parent / "data" / f"{name}.toml",
+           *arguments)  # fmt: skip
+    policy = path / "policy.toml"
+    policy.write_text(policy.read_text().replace("minimum_slices = 16", "minimum_slices = 2"))
+    return path
+
+
+@contextmanager
+def running_federation(path: Path, choices: tuple[str, ...], port: int, proxy: str) -> Iterator[Path]:
+    """A server and two sites that run and have approved, north through a proxy; nothing is left of them afterwards."""
     sites = [SimulatedSite(name, 2, "t1", Simulation("random", 2, 0.2, noise_std=0.01)) for name in NAMES]
     make_demo_sites(path / "data", size=24, train=1, validation=1, test=1, slices=2, sites=sites)
-    port, server = free_port(), path / "server"
+    server = path / "server"
     deploy("init", server, "--host", "localhost", "--port", port)
     try:
         deploy("server", "start", server)
         deploy("propose", server, RECIPE, *overrides(choices))
         for name in NAMES:
-            site = path / name
-            deploy("site", "init", site, "--server", f"localhost:{port}", "--ca", server / "ca.crt",
-                   "--server-key", server / "signing.key.pub", "--data", path / "data" / f"{name}.toml")  # fmt: skip
-            policy = site / "policy.toml"
-            policy.write_text(policy.read_text().replace("minimum_slices = 16", "minimum_slices = 2"))
+            site = make_site(path / name, name, server, port, *(("--proxy", proxy) if name == "north" else ()))
             deploy("enroll", server, "--site", name, "--key", site / "site.key.pub")
             deploy("site", "approve", site, server / "runs" / "fedavg" / "fedavg.fab", "--yes")
             deploy("site", "start", site)

@@ -84,6 +84,7 @@ def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.fault("duplicate key")
 def test_names_and_keys_are_bound_once(server: Path, tmp_path: Path) -> None:
     from federation.deploy.keys import PublicKey
     from federation.deploy.server_folder import ServerFolder

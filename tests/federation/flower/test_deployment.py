@@ -1,26 +1,33 @@
 """The same federation as real processes over TLS: weights as in process, and the holes of the engine closed."""
 
 import json
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+from skimage.io import imread
 
 from federation import load_recipe, train_run
 from federation.cli import main
 from federation.deploy.audit import read_log
+from federation.deploy.site_folder import SiteFolder
+from federation.flower.processes import free_port
 from federation.manifest import load_federation
+from federation.replies import read_rows
+from recon import DataError
 
-from .running import NAMES, RECIPE, bits, deploy, overrides
+from .running import NAMES, RECIPE, HttpProxy, bits, deploy, make_site, overrides
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
            "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
 
 
-def test_weights_are_those_of_the_run_in_process(federation: Path) -> None:
+def test_weights_are_those_of_the_run_in_process(federation: Path, way_out: HttpProxy) -> None:
     begin = time.monotonic()
     deploy("run", federation / "server", RECIPE, *overrides(CHOICES))
     seconds = time.monotonic() - begin
@@ -43,8 +50,29 @@ def test_weights_are_those_of_the_run_in_process(federation: Path) -> None:
                "--key", f"server={federation / 'server' / 'signing.key.pub'}",
                "--seen", federation / "server" / "audit.jsonl")  # fmt: skip
     print(f"\n2 rounds and a last scoring of 2 sites: {seconds:.0f} s")
+    # North has no other way than the proxy, which saw the server's address and nothing in the clear.
+    assert set(way_out.seen) == {f"CONNECT localhost:{way_out.port} HTTP/1.1"}
+    assert way_out.bytes > 2 * sum(row["bytes_up"] for row in read_rows(there) if row["site"] == "north") > 0
 
 
+def test_the_status_page_in_a_browser(federation: Path, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if browser is None:
+        pytest.skip("no browser is installed")
+    port = json.loads((federation / "server" / "running.json").read_text())["page_port"]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+               "--virtual-time-budget=3000"]  # fmt: skip
+    url = f"http://127.0.0.1:{port}/"
+    seen = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, check=True, timeout=60).stdout
+    for name in NAMES:
+        assert name in seen
+    assert "validation score" in seen and "<svg" in seen
+    picture = tmp_path / "page.png"
+    subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, check=True, timeout=60)
+    assert imread(picture).std() > 5, "the page is blank"
+
+
+@pytest.mark.fault("unapproved bundle")
 def test_a_bundle_that_was_not_approved_is_refused_at_every_site(federation: Path) -> None:
     code = main(
         [
@@ -81,10 +109,57 @@ def test_a_stranger_with_the_certificate_can_do_nothing(federation: Path, tmp_pa
     assert port != public
 
 
+@pytest.mark.fault("unregistered key")
+def test_a_site_whose_key_is_not_enrolled_is_not_taken(
+    federation: Path, way_out: HttpProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = make_site(federation / "stranger", "south", federation / "server", way_out.port)
+    assert main(["deploy", "site", "start", str(site)]) == 2
+    assert "the server does not take the site: its key is not enrolled" in capsys.readouterr().err
+    deploy("site", "status", site)
+    assert "stopped by itself: SuperNode ended" in capsys.readouterr().out
+
+
+@pytest.mark.fault("duplicate key")
+def test_a_second_site_with_the_same_key_is_not_taken(
+    federation: Path, way_out: HttpProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    south, server, twin = federation / "south", federation / "server", federation / "twin"
+    shutil.copytree(south, twin, ignore=shutil.ignore_patterns("running.*", "logs", "flower"))
+    assert main(["deploy", "enroll", str(server), "--site", "twin", "--key", str(twin / "site.key.pub")]) == 2
+    assert "this key is that of site 'south'" in capsys.readouterr().err
+    assert main(["deploy", "site", "start", str(twin)]) == 2
+    assert "another site with the same key is connected" in capsys.readouterr().err
+    deploy("site", "status", south)
+    assert "site south runs" in capsys.readouterr().out
+
+
+def test_what_is_between_site_and_server_is_told_in_one_line(
+    federation: Path, way_out: HttpProxy, tmp_path: Path
+) -> None:
+    from federation.flower.operate import reach  # late: Flower warns of what it imports
+
+    server = federation / "server"
+    reach(SiteFolder(federation / "north"))
+    deploy("init", tmp_path / "other", "--host", "localhost")
+    strange = make_site(tmp_path / "strange", "south", server, way_out.port)
+    (strange / "ca.crt").write_bytes((tmp_path / "other" / "ca.crt").read_bytes())
+    closed = make_site(tmp_path / "closed", "south", server, free_port())
+    shut = make_site(tmp_path / "shut", "south", server, free_port(), "--proxy", way_out.url)
+    page = json.loads((server / "running.json").read_text())["page_port"]
+    plain = make_site(tmp_path / "plain", "south", server, page)
+    for site, reason in (
+        (strange, r"cannot be reached directly \(.*certificate verify failed"),
+        (closed, r"cannot be reached directly \(.*refused"),
+        (shut, rf"cannot be reached through {way_out.url} \(403 Forbidden"),
+        (plain, "cannot be reached directly"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            reach(SiteFolder(site))
+
+
 def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
-    from federation.deploy.site_folder import SiteFolder
     from federation.flower.operate import _site_environment, self_test
-    from recon import DataError
 
     settings = _site_environment(SiteFolder(federation / "north"))
     self_test(settings)

@@ -16,7 +16,7 @@ from federation import load_recipe, train_run
 from federation.manifest import load_federation
 from federation.replies import read_rows
 
-from .running import RECIPE, bits, deploy, overrides
+from .running import NAMES, RECIPE, bits, deploy, overrides
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
@@ -53,6 +53,7 @@ def rounds_done(federation: Path, name: str = "fedavg") -> int:
     return len({row["round"] for row in read_rows(path)}) if (path / "rounds.jsonl").exists() else 0
 
 
+@pytest.mark.fault("server killed")
 def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     assert bits(server / "runs" / "fedavg" / "train") == undisturbed
 
 
+@pytest.mark.fault("driver killed")
 def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
 ) -> None:
@@ -84,6 +86,22 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
     assert run.returncode == 2 and "without an outcome; then --resume goes on" in text
     deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "driver", "--resume")
     assert bits(server / "runs" / "driver" / "train") == undisturbed
+
+
+@pytest.mark.fault("site killed in a round")
+def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(federation: Path) -> None:
+    site = federation / "south"
+    with run_of(federation, "--name", "without", "--quorum", "1") as run:
+        wait_until(lambda: rounds_done(federation, "without") >= 1)
+        os.kill(json.loads((site / "running.json").read_text())["pid"], signal.SIGKILL)
+        wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
+        deploy("site", "start", site)
+        text = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, text
+    rows = read_rows(federation / "server" / "runs" / "without" / "train")
+    assert {row["site"] for row in rows if row["round"] == 0} == set(NAMES)
+    assert [row["round"] for row in rows if row["site"] == "north"] == [0, 1, 2, 3]
+    assert len([row for row in rows if row["site"] == "south"]) < 4
 
 
 def _commands() -> list[str]:

@@ -88,6 +88,7 @@ def test_only_posts_are(client: Client, method: str) -> None:
     assert SEEN == []
 
 
+@pytest.mark.fault("oversized message")
 def test_long_bodies_are_refused_whatever_they_say_of_their_length(client: Client) -> None:
     assert client.call("POST", "/v1/fleet/push-object", bytes(1001)).status_code == 413
 

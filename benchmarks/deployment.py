@@ -1,0 +1,133 @@
+"""What a round costs across processes: 3 sites on this machine over TLS, its parts, bytes, and how fast a site refuses.
+
+The parts are read from the audit logs of server and sites, so they are what any deployment can read from its own:
+
+- *to the site*: sealing, the site's poll, a new process that imports torch, until the request is opened there;
+- *at the site*: everything that the site does, its training and validation among it;
+- *back*: the reply's way until the server has opened it;
+- *at the server*: checks, aggregation, checkpoint, until the next request goes out.
+
+    OMP_NUM_THREADS=1 python benchmarks/deployment.py
+"""
+
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+
+from federation import SimulatedSite, load_recipe, make_demo_sites
+from federation.cli import main as fedrecon
+from federation.deploy.audit import Entry, read_log
+from federation.experiment import initial_state
+from federation.flower.processes import free_port
+from federation.replies import read_rows
+from recon import Simulation
+
+RECIPE = Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml"
+CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=16", "network.depth=4",
+           "federation.rounds=4", "training.steps_per_round=2", "evaluation.arms=[]")  # fmt: skip
+NAMES = ("east", "north", "south")
+PARTS = ("to the site", "at the site", "back", "at the server")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, port = Path(folder), free_port()
+        server = path / "server"
+        try:
+            set_up(path, server, port)
+            begin = time.monotonic()
+            deploy("run", server, RECIPE, *overrides(CHOICES))
+            print(f"\nrun of 4 rounds and a last scoring: {time.monotonic() - begin:.1f} s")
+            tell_rounds(path, server)
+            tell_bytes(server)
+            tell_refusals(path, server, port)
+        finally:
+            for name in NAMES:
+                fedrecon(["deploy", "site", "stop", str(path / name)])
+            fedrecon(["deploy", "server", "stop", str(server)])
+
+
+def set_up(path: Path, server: Path, port: int) -> None:
+    sites = [SimulatedSite(name, 2, "t1", Simulation("random", 2, 0.2, noise_std=0.01)) for name in NAMES]
+    make_demo_sites(path / "data", size=24, train=1, validation=1, test=1, slices=2, sites=sites)
+    deploy("init", server, "--host", "localhost", "--port", port)
+    deploy("server", "start", server)
+    deploy("propose", server, RECIPE, *overrides(CHOICES))
+    for name in NAMES:
+        site = path / name
+        deploy("site", "init", site, "--server", f"localhost:{port}", "--ca", server / "ca.crt",
+               "--server-key", server / "signing.key.pub", "--data", path / "data" / f"{name}.toml")  # fmt: skip
+        policy = site / "policy.toml"
+        text = policy.read_text().replace("minimum_slices = 16", "minimum_slices = 2")
+        policy.write_text(text.replace("minimum_steps = 4", "minimum_steps = 1"))
+        deploy("enroll", server, "--site", name, "--key", site / "site.key.pub")
+        deploy("site", "approve", site, server / "runs" / "fedavg" / "fedavg.fab", "--yes")
+        deploy("site", "start", site)
+
+
+def tell_rounds(path: Path, server: Path) -> None:
+    """Seconds of every round by part; where sites differ, those of the slowest."""
+    here = list(read_log(server / "audit.jsonl"))
+    there = {name: list(read_log(path / name / "audit.jsonl")) for name in NAMES}
+    rounds = sorted({entry.facts["round"] for entry in here if entry.event == "request"})
+    print(f"{'round':>5} " + "".join(f"{part:>15}" for part in PARTS) + f"{'whole':>10}")
+    for round in rounds[:-1]:
+        begin = min(times(here, "request", round))
+        opened, answered = (
+            max(max(times(log, event, round)) for log in there.values()) for event in ("request", "reply")
+        )
+        back, after = max(times(here, "reply", round)), min(times(here, "request", round + 1))
+        parts = (opened - begin, answered - opened, back - answered, after - back)
+        print(f"{round:5d} " + "".join(f"{part:14.1f}s" for part in parts) + f"{after - begin:9.1f}s (bar 20 s)")
+
+
+def tell_bytes(server: Path) -> None:
+    """What went over the wire against the numbers alone."""
+    run = server / "runs" / "fedavg"
+    shared, _ = initial_state(load_recipe(run / "app" / "recipe.toml"))
+    raw = sum(tensor.nbytes for tensor in shared.values())
+    log = list(read_log(server / "audit.jsonl"))
+    up, down = (max(entry.facts["bytes"] for entry in log if entry.event == event) for event in ("reply", "request"))
+    print(f"sealed reply {up / raw:.4f}, broadcast {down / raw:.4f} of the {raw} bytes of the weights (bar 1.02)")
+    assert read_rows(run / "train")
+
+
+def tell_refusals(path: Path, server: Path, port: int) -> None:
+    """A bundle that nobody approved, and a stranger who has the authority's certificate."""
+    begin = time.time()
+    fedrecon(
+        ["deploy", "run", str(server), str(RECIPE), "--name", "other", *overrides((*CHOICES, "federation.seed=1"))]
+    )
+    sent = min(time_of(e) for e in read_log(server / "audit.jsonl") if e.event == "request" and time_of(e) > begin)
+    refused = [
+        min(time_of(entry) for entry in read_log(path / name / "audit.jsonl") if entry.event == "bundle refused") - sent
+        for name in NAMES
+    ]
+    print("unapproved bundle refused after " + ", ".join(f"{seconds:.1f} s" for seconds in refused) + " (bar 10 s)")
+    with httpx.Client(verify=str(server / "ca.crt"), base_url=f"https://localhost:{port}") as client:
+        for what in ("/v1/control/register-node", "/v1/control/start-run", "/v1/control/list-runs"):
+            print(f"stranger, POST {what}: {client.post(what).status_code}")
+
+
+def times(log: list[Entry], event: str, round: int) -> list[float]:
+    return [time_of(entry) for entry in log if entry.event == event and entry.facts["round"] == round]
+
+
+def time_of(entry: Entry) -> float:
+    return datetime.fromisoformat(entry.time).timestamp()
+
+
+def deploy(*arguments: object) -> None:
+    if fedrecon(["deploy", *map(str, arguments)]) != 0:
+        raise SystemExit(1)
+
+
+def overrides(choices: tuple[str, ...]) -> list[str]:
+    return [word for choice in choices for word in ("--set", choice)]
+
+
+if __name__ == "__main__":
+    main()
