@@ -26,8 +26,8 @@ from federation.replies import read_rows
 from recon import Simulation
 
 RECIPE = Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml"
-CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=16", "network.depth=4",
-           "federation.rounds=4", "training.steps_per_round=2", "evaluation.arms=[]")  # fmt: skip
+#: The network is the recipe's own.
+CHOICES = ("federation.rounds=4", "training.steps_per_round=4", "evaluation.arms=[]")
 NAMES = ("east", "north", "south")
 PARTS = ("to the site", "at the site", "back", "at the server")
 
@@ -101,15 +101,18 @@ def tell_refusals(path: Path, server: Path, port: int) -> None:
     fedrecon(
         ["deploy", "run", str(server), str(RECIPE), "--name", "other", *overrides((*CHOICES, "federation.seed=1"))]
     )
-    sent = min(time_of(e) for e in read_log(server / "audit.jsonl") if e.event == "request" and time_of(e) > begin)
-    refused = [
-        min(time_of(entry) for entry in read_log(path / name / "audit.jsonl") if entry.event == "bundle refused") - sent
-        for name in NAMES
-    ]
+    sent = min(since(server, "request", begin))
+    refused: list[float] = []
+    while len(refused) < len(NAMES):  # the run has ended with the first refusal, the others are on their way
+        refused = [time - sent for name in NAMES for time in since(path / name, "bundle refused", begin)[:1]]
     print("unapproved bundle refused after " + ", ".join(f"{seconds:.1f} s" for seconds in refused) + " (bar 10 s)")
     with httpx.Client(verify=str(server / "ca.crt"), base_url=f"https://localhost:{port}") as client:
         for what in ("/v1/control/register-node", "/v1/control/start-run", "/v1/control/list-runs"):
             print(f"stranger, POST {what}: {client.post(what).status_code}")
+
+
+def since(folder: Path, event: str, begin: float) -> list[float]:
+    return [time_of(e) for e in read_log(folder / "audit.jsonl") if e.event == event and time_of(e) > begin]
 
 
 def times(log: list[Entry], event: str, round: int) -> list[float]:

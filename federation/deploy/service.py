@@ -13,6 +13,7 @@ from ..packing import MessageError, State, largest_message, layout, under
 from ..site import Site
 from ..store import load_newest, prune, save_checkpoint, saved_rounds
 from ..task import site_spec
+from .approval import software_digest
 from .audit import Head, read_log
 from .envelope import SERVER, Countersignature, Envelope
 from .guards import largest_change
@@ -33,10 +34,15 @@ class SiteService:
     """Answers requests at one site.
 
     Whatever goes wrong, the reply says it in one of a few fixed words; what exactly stands in the site's own log.
+
+    Parameters
+    ----------
+    software
+        :func:`software_digest` when this process began; today's by default. What is loaded is that of then.
     """
 
-    def __init__(self, folder: SiteFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: SiteFolder, software: str | None = None) -> None:
+        self.folder, self.software = folder, software or software_digest()
 
     def answer(self, data: bytes) -> bytes:
         """Open a request, do what it asks if the site agrees, and seal the reply."""
@@ -84,6 +90,8 @@ class SiteService:
 
     def _reply(self, request: Envelope) -> bytes:
         folder = self.folder
+        if software_digest() != self.software:
+            raise _NotApprovedError("the installed software changed since the site was started; start it again")
         try:
             recipe = folder.approvals.recipe_of(request.run)
         except DataError as error:

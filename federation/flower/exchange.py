@@ -4,38 +4,13 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from ..runtime import SiteFailure
+from .client_process import content_of, data_of
 
-#: The one record of a message, and the one array in it.
-RECORD, ARRAY = "fedrecon", "sealed"
 _POLL_SECONDS = 1.0
-
-
-def content_of(data: bytes) -> RecordDict:
-    """One array of bytes: many small tensors would cost seconds each."""
-    return RecordDict({RECORD: ArrayRecord({ARRAY: Array(np.frombuffer(data, np.uint8))})})
-
-
-def data_of(message: Message) -> bytes:
-    """The bytes of a message that holds exactly what :func:`content_of` makes.
-
-    Raises
-    ------
-    ValueError
-        If it holds anything else.
-    """
-    content = message.content
-    record = content[RECORD] if set(content) == {RECORD} else None
-    if not isinstance(record, ArrayRecord) or set(record) != {ARRAY}:
-        raise ValueError("a message with other records than those of fedrecon")
-    array = record[ARRAY].numpy()
-    if array.dtype != np.uint8 or array.ndim != 1:
-        raise ValueError("a message with an array that is not bytes")
-    return bytes(array.tobytes())
 
 
 class GridChannel:
@@ -85,7 +60,9 @@ class GridChannel:
 def _answer(reply: Message) -> bytes | Exception:
     if reply.has_error():
         # The text is the site's, or Flower's; only its number is repeated.
-        return SiteFailure(f"its process failed (error {reply.error.code} of Flower)")
+        return SiteFailure(
+            f"its process failed or refused the bundle, its own log says which (error {reply.error.code} of Flower)"
+        )
     try:
         return data_of(reply)
     except ValueError as error:

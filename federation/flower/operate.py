@@ -5,8 +5,11 @@ import os
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
 from ..deploy.site_folder import SiteFolder
 from ..recipe import Recipe
+from . import client_process
 from .bundle import read_bundle, write_app
-from .client_process import SITE_VARIABLE
 from .processes import (
     CONNECTION,
     STATE,
@@ -287,16 +290,28 @@ def serve_site(folder: SiteFolder) -> str:
         If the server is not there, or the guards do not hold in the processes that it would start.
     """
     reach(folder)
-    settings = _site_environment(folder)
-    self_test(settings)
     path, port = folder.path, free_port()
-    supernode = [
-        program("flower-supernode"), "--superlink", folder.table.server,
-        "--root-certificates", str(path / "ca.crt"), "--auth-supernode-private-key", str(path / "site.key"),
-        "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    folder.audit.append("site started", server=folder.table.server)
-    ended = Supervisor(path / STATE, {}).run([Child("SuperNode", supernode, settings, path / "logs" / "supernode.log")])
+    with tempfile.TemporaryDirectory(prefix="fedrecon-") as private:  # a socket's path may have 100 characters
+        socket = Path(private) / "door"
+        settings = _site_environment(folder, socket)
+        door = [sys.executable, "-m", "federation.deploy.door", str(path.resolve()), str(socket)]
+        supernode = [
+            program("flower-supernode"), "--superlink", folder.table.server,
+            "--root-certificates", str(path / "ca.crt"), "--auth-supernode-private-key", str(path / "site.key"),
+            "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
+
+        def opened(process: subprocess.Popen[bytes]) -> None:
+            wait_for_door(socket, process, path / "logs" / "door.log")
+            self_test(settings)
+
+        folder.audit.append("site started", server=folder.table.server)
+        ended = Supervisor(path / STATE, {}).run(
+            [
+                Child("door", door, environment(path / "flower"), path / "logs" / "door.log", opened),
+                Child("SuperNode", supernode, settings, path / "logs" / "supernode.log"),
+            ]
+        )
     folder.audit.append("site stopped", reason=ended)
     return ended
 
@@ -325,14 +340,33 @@ def reach(folder: SiteFolder) -> None:
         raise DataError(f"{table.server}: something answers {way}, but no server of a federation")
 
 
-def _site_environment(folder: SiteFolder) -> dict[str, str]:
-    """With a `flwr-clientapp` of our own before Flower's."""
+def wait_for_door(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the site's door answers.
+
+    Raises
+    ------
+    DataError
+        If it does not.
+    """
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        with suppress(OSError):
+            Client(str(socket), family="AF_UNIX").close()
+            return
+        if process.poll() is not None or time.monotonic() > end:
+            raise DataError(f"{log}: the process that reads the data did not start")
+        time.sleep(0.1)
+
+
+def _site_environment(folder: SiteFolder, socket: Path) -> dict[str, str]:
+    """With a `flwr-clientapp` of our own before Flower's, which knows the socket of the site's door and no more."""
     own = folder.path / "bin"
     shim = own / "flwr-clientapp"
-    text = f"#!{sys.executable}\nfrom federation.flower.client_process import main\n\nmain()\n"
+    file = str(Path(client_process.__file__).resolve())
+    text = f"#!{sys.executable}\nimport runpy\n\nrunpy.run_path({file!r}, run_name='__main__')\n"
     write_atomically(shim, text.encode())
     shim.chmod(0o755)
-    settings = environment(folder.path / "flower", **{SITE_VARIABLE: str(folder.path.resolve())})
+    settings = environment(folder.path / "flower", **{client_process.DOOR_VARIABLE: str(socket)})
     settings["PATH"] = os.pathsep.join([str(own.resolve()), settings["PATH"]])
     if folder.table.proxy:
         settings |= {"HTTPS_PROXY": folder.table.proxy, "NO_PROXY": "127.0.0.1"}

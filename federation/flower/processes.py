@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +83,16 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
 
 @dataclass(frozen=True)
 class Child:
-    """A process to be supervised: what it is called, its command, its environment, where its output goes."""
+    """A process to be supervised: what it is called, its command, its environment, where its output goes.
+
+    ``ready`` is called with its process before the next one is started: where it raises, none is left.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
+    ready: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
 
 
 class Supervisor:
@@ -136,6 +140,7 @@ class Supervisor:
                             preexec_fn=_end_with_parent,
                         )
                     )
+                child.ready(processes[-1])
             yield processes
         finally:
             for process in processes:

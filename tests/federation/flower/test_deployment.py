@@ -159,9 +159,17 @@ def test_what_is_between_site_and_server_is_told_in_one_line(
 
 
 def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
-    from federation.flower.operate import _site_environment, self_test
+    from federation.flower.operate import _site_environment, self_test, wait_for_door
 
-    settings = _site_environment(SiteFolder(federation / "north"))
-    self_test(settings)
+    folder, socket = SiteFolder(federation / "north"), tmp_path / "door"
+    settings = _site_environment(folder, socket)
     with pytest.raises(DataError, match="does not start"):
-        self_test(settings | {"PATH": str(Path(sys.executable).parent)})
+        self_test(settings)  # nobody is behind the door
+    with subprocess.Popen([sys.executable, "-m", "federation.deploy.door", str(folder.path), str(socket)]) as door:
+        try:
+            wait_for_door(socket, door, tmp_path / "door.log")
+            self_test(settings)
+            with pytest.raises(DataError, match="does not start"):
+                self_test(settings | {"PATH": str(Path(sys.executable).parent)})
+        finally:
+            door.terminate()

@@ -1,0 +1,71 @@
+"""The process that has the data: what it answers at its socket, and that what it loaded is what was approved."""
+
+import hashlib
+import threading
+from multiprocessing.connection import Client
+from pathlib import Path
+
+import pytest
+import torch
+
+from federation.deploy.audit import read_log
+from federation.deploy.door import APPROVED, BUNDLE, REFUSED, REQUEST, Door
+
+from .test_service import BUNDLE as APPROVED_BUNDLE
+from .test_service import Deployed, data, deployed
+
+__all__ = ["data", "deployed"]  # fixtures
+
+
+@pytest.fixture
+def socket(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the door of north, open."""
+    path = tmp_path_factory.mktemp("door") / "s"
+    threads = torch.get_num_threads()
+    threading.Thread(target=Door(deployed.folders["north"].path, path).serve, daemon=True).start()
+    while not path.exists():
+        pass
+    torch.set_num_threads(threads)
+    return path
+
+
+def ask(socket: Path, message: bytes) -> bytes:
+    with Client(str(socket), family="AF_UNIX") as door:
+        door.send_bytes(message)
+        return door.recv_bytes()
+
+
+def test_a_round_through_the_door_is_the_round_without_it(deployed: Deployed, socket: Path) -> None:
+    expected = deployed.train("without")
+    deployed.folders["north"].state(deployed.run)
+    deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
+    assert deployed.train("with") == expected
+    assert deployed.events("north").count("reply") == 6
+
+
+def test_bundles_are_approved_by_their_hash_and_refusals_are_on_record(deployed: Deployed, socket: Path) -> None:
+    digest = hashlib.sha256(APPROVED_BUNDLE).hexdigest()
+    assert ask(socket, BUNDLE + f"{digest} 10".encode()) == APPROVED
+    for wrong in (b"0" * 64 + b" 10", b"", b"\xff\xfe", digest[:-1].encode()):
+        assert ask(socket, BUNDLE + wrong) == REFUSED
+    assert ask(socket, b"x" + digest.encode()) == REFUSED
+    refused = [e.facts["bundle"] for e in read_log(deployed.folders["north"].audit.path) if e.event == "bundle refused"]
+    assert len(refused) == 5 and refused[0] == "0" * 64
+
+
+def test_an_approval_that_was_taken_back_counts_at_once(deployed: Deployed, socket: Path) -> None:
+    question = BUNDLE + f"{hashlib.sha256(APPROVED_BUNDLE).hexdigest()} 10".encode()
+    assert ask(socket, question) == APPROVED
+    deployed.folders["north"].approvals.remove(deployed.run)
+    assert ask(socket, question) == REFUSED
+
+
+def test_software_that_changed_since_the_start_is_refused_though_it_is_approved(
+    deployed: Deployed, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("approval", "service"):
+        monkeypatch.setattr(f"federation.deploy.{module}.software_digest", lambda: "0" * 64)
+    deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
+    with pytest.raises(Exception, match="has not approved"):
+        deployed.train()
+    assert "not approved: the installed software changed since the site was started" in deployed.refusals("north")[0]
