@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import sigpy
-import sigpy.mri.app as sigpy_app
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +57,8 @@ class _SigpyReconstruction(nn.Module):
         Iterations of sigpy's solver; by default enough for convergence.
     """
 
-    app: Callable[..., Any]
+    #: Name of the app in `sigpy.mri.app`.
+    app: str
     options: Mapping[str, Any]
 
     def __init__(self, weight: float = 1e-2, iterations: int | None = None) -> None:
@@ -89,6 +88,8 @@ class _SigpyReconstruction(nn.Module):
     def _slice(self, y: np.ndarray[Any, Any], maps: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> Tensor:
         if not y.any():
             return torch.zeros(y.shape[-2:], dtype=torch.complex64)
+        import sigpy.mri.app  # takes seconds: only for those who reconstruct with it
+
         # sigpy draws the start of its power iteration from numpy's global generator: without a seed of our own, the
         # step sizes, and with them the image, would differ from call to call.
         state = np.random.get_state()  # noqa: NPY002
@@ -96,7 +97,8 @@ class _SigpyReconstruction(nn.Module):
         try:
             options = {**self.options, **self.overrides}
             weights = mask.astype(np.float32)
-            image = type(self).app(y, maps, self.weight, weights=weights, show_pbar=False, **options).run()
+            app = getattr(sigpy.mri.app, self.app)
+            image = app(y, maps, self.weight, weights=weights, show_pbar=False, **options).run()
         finally:
             np.random.set_state(state)  # noqa: NPY002
         return torch.from_numpy(np.asarray(sigpy.to_device(image), dtype=np.complex64))
@@ -109,14 +111,14 @@ class TotalVariation(_SigpyReconstruction):
     and still 0.3 dB after 500 (6 coils, equispaced 3x, noise 0.03), which would flatter whatever it is compared with.
     """
 
-    app = sigpy_app.TotalVariationRecon
+    app = "TotalVariationRecon"
     options: Mapping[str, Any] = {"solver": "ADMM", "rho": 0.2, "max_iter": 15}
 
 
 class L1Wavelet(_SigpyReconstruction):
     """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``, accelerated proximal gradients."""
 
-    app = sigpy_app.L1WaveletRecon
+    app = "L1WaveletRecon"
     options: Mapping[str, Any] = {"max_iter": 100}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
 import torch
 from torch import Tensor, nn
 
@@ -227,7 +226,9 @@ def _edge_response(added: Array, radius: Array, pixel_mm: float) -> tuple[tuple[
     number = np.bincount(which[valid], minlength=count)
     centers = (edges[:-1] + edges[1:]) / 2
     profile = np.interp(centers, centers[number > 0], total[number > 0] / number[number > 0])
-    line = -np.diff(profile) * scipy.signal.windows.tukey(count - 1, 0.3)
+    from scipy.signal.windows import tukey  # half a second: only for those who measure sharpness
+
+    line = -np.diff(profile) * tukey(count - 1, 0.3)
     spectrum = np.abs(np.fft.rfft(line, 8 * count))
     if spectrum[0] <= 0:
         return ()

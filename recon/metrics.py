@@ -1,19 +1,14 @@
 """Image quality of magnitude volumes, as fastMRI defines it, and the card that says how it was computed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import skimage.metrics
 from torch import Tensor
 
 Volume = npt.NDArray[np.floating[Any]]
-
-# scikit-image has no type stubs.
-_psnr: Callable[..., float] = skimage.metrics.peak_signal_noise_ratio
-_ssim: Callable[..., Any] = skimage.metrics.structural_similarity
 
 #: Side of the uniform SSIM window in pixels.
 SSIM_WINDOW = 7
@@ -41,7 +36,7 @@ def psnr(reference: Volume | Tensor, image: Volume | Tensor) -> float:
     """
     truth, estimate = _volumes("psnr", reference, image)
     with np.errstate(divide="ignore"):
-        return float(_psnr(truth, estimate, data_range=truth.max()))
+        return float(_skimage().peak_signal_noise_ratio(truth, estimate, data_range=truth.max()))
 
 
 def ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
@@ -53,7 +48,7 @@ def ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
     data_range = truth.max()
     total = np.array([0])
     for i in range(truth.shape[0]):
-        total = total + _ssim(truth[i], estimate[i], data_range=data_range)
+        total = total + _skimage().structural_similarity(truth[i], estimate[i], data_range=data_range)
     return float((total / truth.shape[0])[0])
 
 
@@ -83,7 +78,7 @@ def foreground_ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float
     inside = (slice(border, -border), slice(border, -border))
     values = []
     for i in range(truth.shape[0]):
-        _, local = _ssim(truth[i], estimate[i], data_range=data_range, full=True)
+        _, local = _skimage().structural_similarity(truth[i], estimate[i], data_range=data_range, full=True)
         values.append(local[inside][truth[i][inside] > FOREGROUND_LEVEL * data_range])
     foreground = np.concatenate(values)
     if foreground.size == 0:
@@ -148,3 +143,9 @@ def _array(who: str, name: str, volume: Volume | Tensor) -> Volume:
     if not np.isfinite(array).all():
         raise ValueError(f"{who}: {name} holds NaN or infinite values, expected finite magnitudes")
     return array
+
+
+def _skimage() -> Any:
+    import skimage.metrics  # imports scipy.stats, a second: only for those who measure
+
+    return skimage.metrics

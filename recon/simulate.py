@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pydicom
 import torch
@@ -21,7 +20,6 @@ from .mri_header import Header, header_xml
 from .sample import center_crop
 
 _NIFTI = (".nii", ".nii.gz")
-_canonical: Callable[[Any], Any] = nibabel.as_closest_canonical
 
 
 def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None = None) -> Header:
@@ -180,8 +178,11 @@ def read_images(path: Path | str) -> Tensor:
 
 
 def _read_nifti(path: Path) -> np.ndarray[Any, Any]:
+    import nibabel  # only for those who read such files
+
+    canonical: Callable[[Any], Any] = nibabel.as_closest_canonical
     try:
-        image: Any = _canonical(nibabel.load(path))
+        image: Any = canonical(nibabel.load(path))
         volume = np.squeeze(np.asarray(image.dataobj, dtype=np.float32))
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise data_error(path, "file", f"no readable NIfTI ({error})", "a NIfTI volume", "copy it again") from None

@@ -6,7 +6,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from federation import SimulatedSite, make_demo_sites
@@ -53,7 +53,7 @@ class _Tunnel(socketserver.StreamRequestHandler):
             self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
         host, port = target.split(":")
-        with socket.create_connection((host, int(port))) as outside:
+        with suppress(ConnectionError), socket.create_connection((host, int(port))) as outside:
             self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             ends = {self.connection: outside, outside: self.connection}
             while True:
