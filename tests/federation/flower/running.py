@@ -109,8 +109,9 @@ def running_federation(path: Path, choices: tuple[str, ...], port: int, proxy: s
 
 
 def processes(path: Path) -> list[str]:
-    """Processes that name this folder in their command."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    """Number and command of the processes that name this folder in their command."""
+    command = ["ps", "-ww", "-eo", "pid,args"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in listed if str(path) in line and "pytest" not in line]
 
 

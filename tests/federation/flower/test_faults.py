@@ -16,7 +16,7 @@ from federation import load_recipe, train_run
 from federation.manifest import load_federation
 from federation.replies import read_rows
 
-from .running import NAMES, RECIPE, bits, deploy, overrides
+from .running import NAMES, RECIPE, bits, deploy, overrides, processes
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
@@ -60,12 +60,11 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     server = federation / "server"
     with run_of(federation) as run:
         wait_until(lambda: rounds_done(federation) >= 1)
-        os.kill(json.loads((server / "running.json").read_text())["pid"], signal.SIGKILL)
+        kill(server)
         text = run.communicate(timeout=60)[0]
     assert run.returncode == 2 and "the server was stopped; start it, then the same command with --resume" in text
     done = rounds_done(federation)
     assert 1 <= done < 4
-    wait_until(lambda: not any(str(server) in line for line in _commands()), 60)
     deploy("server", "start", server)
     deploy("run", server, RECIPE, *overrides(CHOICES), "--resume")
     assert bits(server / "runs" / "fedavg" / "train") == undisturbed
@@ -78,10 +77,9 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
     server = federation / "server"
     with run_of(federation, "--name", "driver") as run:
         wait_until(lambda: rounds_done(federation, "driver") >= 1)
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        drivers = [line.split()[0] for line in listed.splitlines() if "flwr-serverapp" in line and str(server) in line]
-        assert len(drivers) == 1, [line for line in listed.splitlines() if "flwr" in line or "flower" in line]
-        os.kill(int(drivers[0]), signal.SIGKILL)
+        drivers = [line for line in processes(server) if "flwr-serverapp" in line]
+        assert len(drivers) == 1, processes(server)
+        os.kill(int(drivers[0].split()[0]), signal.SIGKILL)
         text = run.communicate(timeout=300)[0]
     assert run.returncode == 2 and "without an outcome; then --resume goes on" in text
     deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "driver", "--resume")
@@ -90,12 +88,11 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
 
 @pytest.mark.fault("site killed in a round")
 def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(federation: Path) -> None:
-    site = federation / "south"
     with run_of(federation, "--name", "without", "--quorum", "1") as run:
         wait_until(lambda: rounds_done(federation, "without") >= 1)
-        os.kill(json.loads((site / "running.json").read_text())["pid"], signal.SIGKILL)
+        kill(federation / "south")
         wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
-        deploy("site", "start", site)
+        deploy("site", "start", federation / "south")
         text = run.communicate(timeout=400)[0]
     assert run.returncode == 0, text
     rows = read_rows(federation / "server" / "runs" / "without" / "train")
@@ -104,6 +101,22 @@ def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(fed
     assert len([row for row in rows if row["site"] == "south"]) < 4
 
 
-def _commands() -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if "deploy run" not in line and "pytest" not in line]
+@pytest.mark.fault("site killed in a round")
+def test_a_run_that_needs_a_site_that_was_killed_goes_on_with_the_same_bits(
+    federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
+) -> None:
+    server, south = federation / "server", federation / "south"
+    with run_of(federation, "--name", "needed") as run:
+        wait_until(lambda: rounds_done(federation, "needed") >= 1)
+        kill(south)
+        text = run.communicate(timeout=400)[0]
+    assert run.returncode == 2 and "site south: " in text and "--resume" in text
+    deploy("site", "start", south)
+    deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "needed", "--resume")
+    assert bits(server / "runs" / "needed" / "train") == undisturbed
+
+
+def kill(folder: Path) -> None:
+    """Kill the supervisor of a server or a site, and wait until all that it has started is gone."""
+    os.kill(json.loads((folder / "running.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(lambda: all("deploy run" in line for line in processes(folder)), 60)
