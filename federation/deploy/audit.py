@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ class Entry:
 
     number: int
     time: str
+    owner: str
     event: str
     facts: Mapping[str, Any]
     previous: str
@@ -162,7 +163,10 @@ class Verified:
 
 
 def verify_log(
-    path: Path, owner: str, signers: Mapping[str, PublicKey], seen_elsewhere: Mapping[int, str] | None = None
+    path: Path,
+    owner: str,
+    signers: Mapping[str, Collection[PublicKey]],
+    seen_elsewhere: Mapping[int, str] | None = None,
 ) -> Verified:
     """Check the chain, every signature of its heads, and what others saw of it.
 
@@ -171,7 +175,7 @@ def verify_log(
     owner
         Whose log it is.
     signers
-        Public keys by name of those who may sign heads.
+        Public keys by name of those who may sign heads; several where a site was given a new one.
     seen_elsewhere
         Heads of this log by number of entries, from the logs of others: an end that was cut off shows there.
 
@@ -183,6 +187,8 @@ def verify_log(
     heads = {0: START}
     signed: list[tuple[int, Mapping[str, Any]]] = []
     for entry in read_log(path):
+        if entry.owner != owner:
+            raise DataError(f"{path}: is the log of {entry.owner!r}, expected that of {owner!r}")
         heads[entry.number + 1] = entry.hash
         if entry.event == COUNTERSIGNED:
             signed.append((entry.number + 1, entry.facts))
@@ -190,11 +196,12 @@ def verify_log(
         name, head = facts.get("by"), Head(facts.get("count", -1), str(facts.get("hash")))
         if heads.get(head.count) != head.hash:
             raise DataError(f"{path}: line {line}: a head was signed that this log never had")
-        key = signers.get(str(name))
-        if key is None:
-            raise DataError(f"{path}: line {line}: signed by {name!r}, expected one of {', '.join(sorted(signers))}")
-        if not key.verifies(head.statement(owner), str(facts.get("signature"))):
-            raise DataError(f"{path}: line {line}: the signature of {name!r} is not valid")
+        keys = signers.get(str(name))
+        if keys is None:
+            known = ", ".join(sorted(signers)) or "nobody's key"
+            raise DataError(f"{path}: line {line}: signed by {name!r}, and given is {known}; add --key {name}=FILE")
+        if not any(key.verifies(head.statement(owner), str(facts.get("signature"))) for key in keys):
+            raise DataError(f"{path}: line {line}: the signature of {name!r} is not valid; is it by another key?")
     for count, found in sorted((seen_elsewhere or {}).items()):
         if heads.get(count) != found:
             what = "has fewer entries" if count not in heads else "had another head"
@@ -223,6 +230,7 @@ def _parsed(path: Path, number: int | None, line: bytes) -> Entry:
         return Entry(
             int(content["n"]),
             str(content["time"]),
+            str(content["owner"]),
             str(content["event"]),
             dict(content["facts"]),
             str(content["previous"]),

@@ -33,11 +33,13 @@ class PublicKey:
         DataError
             If it holds something else.
         """
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; expected a public key")
         try:
             return cls.parse(path.read_text())
         except (OSError, ValueError):
             raise DataError(
-                f"{path}: is no public key of a site; expected the .pub file that `fedrecon deploy site init` wrote"
+                f"{path}: is no public key; expected a server's signing.key.pub or a site's site.key.pub"
             ) from None
 
     @classmethod
@@ -152,6 +154,24 @@ def require_secret(path: Path) -> None:
         raise DataError(f"{path}: no such key")
     if path.stat().st_mode & 0o077:
         raise DataError(f"{path}: others than its owner may read this key; chmod 600 {path}")
+
+
+def read_certificate(path: Path) -> bytes:
+    """A certificate in PEM, and nothing else in the file.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    try:
+        content = path.read_bytes()
+        x509.load_pem_x509_certificate(content)
+    except (OSError, ValueError):
+        content = b""
+    if not content or b"PRIVATE" in content:
+        raise DataError(f"{path}: is no certificate; expected the federation's ca.crt")
+    return content
 
 
 def create_authority(folder: Path, days: int) -> None:

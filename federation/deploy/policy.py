@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import tomli_w
 from pydantic import Field
 
 from ..recipe import Recipe
@@ -15,35 +16,38 @@ class PolicyError(Exception):
 
 
 class Policy(Table):
-    """``policy.toml`` of a site.
+    """``policy.toml`` of a site; what each key means is told in the file itself."""
 
-    ``minimum_participants``
-        Sites that a round must ask: with fewer, an average says too much about one of them.
-    ``methods``
-        Patterns of the names of recipes that are accepted.
-    ``may_share``, ``may_tell``
-        Patterns of the parameters that may leave, and of the tensors beside them (control variates, moments).
-    ``megabytes_per_round``, ``megabytes_in_total``
-        The most that may leave, over all runs.
-    ``tell_scores``
-        Whether validation scores and the training loss may leave. Without them the server selects the last round.
-    ``minimum_slices``, ``minimum_steps``
-        Training slices that the site must have and steps that a round must make: the fewer, the nearer an update is to
-        single images.
-    ``maximum_change``
-        The most by which a tensor that the server sends may differ from the one that it sent before, relative to that.
-    """
+    minimum_participants: int = Field(
+        default=2, ge=1, description="Sites that a round must ask: with fewer, an average says too much about one."
+    )
+    methods: Names = Field(default=("*",), description="Patterns of the names of recipes that are accepted.")
+    may_share: Names = Field(default=("regularizers.*",), description="Patterns of the parameters that may leave.")
+    may_tell: Names = Field(
+        default=(), description="Patterns of tensors that may leave beside them: control variates, moments of features."
+    )
+    megabytes_per_round: NonNegative = Field(default=200.0, description="The most that may leave in a round.")
+    megabytes_in_total: NonNegative = Field(default=20_000.0, description="The most that may leave, over all runs.")
+    tell_scores: bool = Field(
+        default=True, description="Whether validation scores and loss may leave; without, the last round is selected."
+    )
+    minimum_slices: int = Field(
+        default=16, ge=1, description="Training slices that there must be: the fewer, the nearer to single images."
+    )
+    minimum_steps: int = Field(default=4, ge=1, description="Steps that a round must make, for the same reason.")
+    maximum_change: NonNegative = Field(
+        default=1.0,
+        description="The most that a tensor of the server may change in a round, relative to it; training makes 0.5.",
+    )
 
-    minimum_participants: int = Field(default=2, ge=1)
-    methods: Names = ("*",)
-    may_share: Names = ("regularizers.*",)
-    may_tell: Names = ()
-    megabytes_per_round: NonNegative = 200.0
-    megabytes_in_total: NonNegative = 20_000.0
-    tell_scores: bool = True
-    minimum_slices: int = Field(default=16, ge=1)
-    minimum_steps: int = Field(default=4, ge=1)
-    maximum_change: NonNegative = 1.0
+    def to_toml(self) -> str:
+        """The values with what they mean."""
+        parts = [
+            "# What this hospital lets a federation do. A change counts from the next round on, without a restart."
+        ]
+        for key, value in self.model_dump(mode="json").items():
+            parts.append(f"# {type(self).model_fields[key].description}\n{tomli_w.dumps({key: value}).rstrip()}")
+        return "\n\n".join(parts) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> "Policy":

@@ -31,7 +31,7 @@ class ServerTable(Table):
     change a tensor, relative to it, and ``maximum_weight`` the most slices that it may claim.
     """
 
-    host: str
+    host: str = Field(pattern=r"^[A-Za-z0-9.-]+$")
     port: int = Field(default=9092, ge=1, le=65535)
     link_port: int = Field(default=0, ge=0, le=65535)
     page_port: int = Field(default=0, ge=0, le=65535)
@@ -72,7 +72,7 @@ class ServerFolder:
         """
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
-        table = ServerTable(host=host, port=port)
+        table = parse_table(ServerTable, {"host": host, "port": port}, "deploy init")
         create_authority(path, _AUTHORITY_DAYS)
         issue_server_certificate(path, host, _SERVER_DAYS)
         SigningKey.create(path / "signing.key")
@@ -116,13 +116,17 @@ class ServerFolder:
         """
         if not SITE_NAME.fullmatch(name) or name == SERVER:
             raise DataError(f"--site: {name!r} is no name of a site: 1 to 64 of a-z 0-9 - _, and not {SERVER!r}")
+        if key.text == self.key.public.text:
+            raise DataError("--key: is the server's own signing key; expected the site.key.pub that the site sent")
         for other, site in self.enrolled().items():
             if other == name and site.revoked is None:
                 raise DataError(
                     f"{self.path}: site {name!r} is enrolled already; revoke it first, or choose another name"
                 )
             if site.key == key.text:
-                raise DataError(f"{self.path}: this key is that of site {other!r}; a site makes a key of its own")
+                state = "" if site.revoked is None else ", which was revoked for good"
+                advice = "`fedrecon deploy site init` in a new folder makes a new key"
+                raise DataError(f"{self.path}: this key is that of site {other!r}{state}; {advice}")
 
     def enroll(self, name: str, key: PublicKey, node_id: int) -> None:
         """Bind a key to a name; what a site says of itself counts for nothing."""

@@ -10,6 +10,7 @@ from recon import DataError
 from ..manifest import SiteManifest
 from ..messages import Broadcast, SiteReport, SiteUpdate
 from ..packing import MessageError, State, largest_message, layout, under
+from ..recipe import Recipe
 from ..site import Site
 from ..store import load_newest, prune, save_checkpoint, saved_rounds
 from ..task import site_spec
@@ -147,6 +148,18 @@ class SiteService:
             countersigned=countersigned,
         )
         return reply.seal(key)
+
+
+def objection(folder: SiteFolder, run: str, recipe: Recipe) -> str:
+    """Why the site's policy would refuse every round of a recipe, as far as can be told before; else an empty text."""
+    try:
+        policy = folder.policy
+        policy.check_round(policy.minimum_participants, _slices(folder.manifest, folder.maps))
+        wire = site_spec(folder.manifest, recipe, folder.state(run) / "kept", folder.maps).build().wire
+        policy.check_recipe(recipe, wire.shared, wire.aux)
+    except PolicyError as error:
+        return str(error)
+    return ""
 
 
 class _TrainingError(Exception):

@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 import tomli_w
+from pydantic import Field
 
 from recon import DataError, write_atomically
 
@@ -12,17 +13,20 @@ from ..tables import Name, Table, parse_table, read_toml
 from .approval import Approvals
 from .audit import AuditLog
 from .envelope import SERVER
-from .keys import PublicKey, SigningKey
+from .keys import PublicKey, SigningKey, read_certificate
 from .policy import Policy
+
+#: HOST:PORT; an HTTP proxy, or nothing.
+_ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"
 
 
 class SiteTable(Table):
     """``site.toml``: the server's address, and where the manifest of the site's data lies."""
 
     name: Name
-    server: str
+    server: str = Field(pattern=_ADDRESS)
     data: str
-    proxy: str = ""
+    proxy: str = Field(default="", pattern=_PROXY)
 
 
 class SiteFolder:
@@ -51,13 +55,14 @@ class SiteFolder:
             raise DataError(f"{data}: name is {SERVER!r}, which is that of the server; choose another")
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
-        table = SiteTable(name=manifest.name, server=server, data=str(data.resolve()), proxy=proxy)
+        facts = {"name": manifest.name, "server": server, "data": str(data.resolve()), "proxy": proxy}
+        table = parse_table(SiteTable, facts, "site init")
         public = PublicKey.read(server_key)
-        certificate = authority.read_bytes()
+        certificate = read_certificate(authority)
         SigningKey.create(path / "site.key")
         write_atomically(path / "ca.crt", certificate)
         write_atomically(path / "server.pub", (public.text + "\n").encode())
-        write_atomically(path / "policy.toml", tomli_w.dumps(Policy().model_dump(mode="json")).encode())
+        write_atomically(path / "policy.toml", Policy().to_toml().encode())
         write_atomically(path / "site.toml", tomli_w.dumps(table.model_dump(mode="json")).encode())
         folder = cls(path)
         folder.audit.append("site made", key=SigningKey.read(path / "site.key").public.text)

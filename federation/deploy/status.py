@@ -36,7 +36,7 @@ class RunStatus:
 def sites_of(folder: ServerFolder) -> dict[str, SiteStatus]:
     """Every enrolled site."""
     sites = {
-        name: SiteStatus("takes part" if site.revoked is None else f"revoked {site.revoked}")
+        name: SiteStatus("enrolled" if site.revoked is None else f"revoked {site.revoked}")
         for name, site in folder.enrolled().items()
     }
     for entry in read_log(folder.audit.path):
@@ -112,14 +112,21 @@ def site_status(folder: SiteFolder) -> Iterator[str]:
     """What is approved, what left, what was refused."""
     for approval in folder.approvals.all():
         yield f"approved run {approval.run[:16]}  bundle {approval.bundle[:16]}"
-    sent = refused = size = 0
+    sent = size = 0
     last, ended = "never", ""
+    refused: list[str] = []
     for entry in read_log(folder.audit.path):
         if entry.event in ("site started", "site stopped"):
             ended = entry.facts.get("reason", "")
         if entry.event == "reply":
             sent, size, last = sent + 1, size + entry.facts["bytes"], entry.time[:19] + "Z"
-        refused += entry.event in ("refused", "request refused", "bundle refused")
+        if entry.event == "bundle refused":
+            refused.append(f"{entry.time[:19]}Z bundle {entry.facts['bundle'][:16]}: is not approved")
+        elif entry.event == "self-test passed":
+            refused.pop()  # its own bundle
+        elif entry.event in ("refused", "request refused"):
+            refused.append(f"{entry.time[:19]}Z {entry.facts['reason']}: {entry.facts['detail']}")
     if ended:
         yield f"stopped by itself: {ended}"
-    yield f"{sent} replies left, {size / 1e6:.2f} MB; the last {last}; {refused} requests refused"
+    yield f"{sent} replies left, {size / 1e6:.2f} MB; the last {last}; {len(refused)} requests refused"
+    yield from (f"     refused {line}" for line in refused[-5:])

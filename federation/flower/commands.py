@@ -94,6 +94,12 @@ def _add_site(actions: "Commands") -> None:
     withdraw = _command(verbs, "withdraw", "take an approval back", _site_withdraw)
     withdraw.add_argument("folder", type=Path, metavar="DIR")
     withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
+    export = _command(
+        verbs, "export", "write a run folder for `fedrecon evaluate` and `fedrecon reconstruct`", _site_export
+    )
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
     for verb, about, run in (
         ("start", "start the site in the background, after a self-test", _site_start),
         ("stop", "stop it", _site_stop),
@@ -112,7 +118,11 @@ def _add_audit(actions: "Commands") -> None:
     verify.add_argument("log", type=Path, help="audit.jsonl")
     verify.add_argument("--owner", required=True, help="whose log it is: a site's name, or server")
     verify.add_argument(
-        "--key", action="append", default=[], metavar="NAME=FILE", help="public key of one who signed it; repeat"
+        "--key",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="public key of one who signed it; repeat, also for a site that got a new one",
     )
     verify.add_argument("--seen", type=Path, action="append", default=[], help="log of another party; repeat")
 
@@ -192,6 +202,8 @@ def _server_status(arguments: argparse.Namespace) -> None:
     from ..deploy.status import server_status
 
     _say(f"server {'runs' if _operate().is_running(folder.path) else 'does not run'}: {folder.path}")
+    if (page := _operate().page_port(folder)) is not None:
+        _say(f"open to sites at {folder.table.host}:{folder.table.port}; this status: http://127.0.0.1:{page}/")
     for line in server_status(folder):
         _say(line)
 
@@ -200,7 +212,8 @@ def _propose(arguments: argparse.Namespace) -> None:
     recipe, name = _recipe(arguments)
     bundle, approval = _operate().propose(_server(arguments), name, recipe)
     _say(f"bundle: {bundle}\nrun:    {approval.run}")
-    _say(f"sites approve it with: fedrecon deploy site approve DIR {bundle.name} --yes")
+    _say("send the bundle to the sites, and tell them the run by another way; they look at it, and approve it, with:")
+    _say(f"  fedrecon deploy site approve DIR {bundle.name}")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -215,6 +228,7 @@ def _run(arguments: argparse.Namespace) -> None:
         say=_say,
     )
     _say(f"trained: {out}")
+    _say("sites take it home with: fedrecon deploy site export DIR RUN --out FOLDER")
 
 
 def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -247,9 +261,13 @@ def _site_init(arguments: argparse.Namespace) -> None:
 def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     recipe, approval = _operate().look_at(arguments.bundle)
+    from ..deploy.service import objection
+
     _say(recipe.to_toml())
     _say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
     _say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
+    if reason := objection(folder, approval.run, recipe):
+        _say(f"warning: {folder.path / 'policy.toml'} would refuse every round of it: {reason}")
     if not arguments.yes:
         _say("not approved yet; the same command with --yes approves it")
         return
@@ -259,12 +277,28 @@ def _site_approve(arguments: argparse.Namespace) -> None:
 
 def _site_withdraw(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
-    matching = [approval.run for approval in folder.approvals.all() if approval.run.startswith(arguments.run_id)]
+    run = _approved(folder, arguments.run_id)
+    folder.approvals.remove(run)
+    folder.audit.append("approval withdrawn", run=run)
+    _say(f"withdrawn: {run}")
+
+
+def _site_export(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    from ..deploy.export import export_run
+
+    run = export_run(folder, _approved(folder, arguments.run_id), arguments.out)
+    _say(f"round {run.selected().round}: {run.path}")
+    _say(f"next: fedrecon evaluate {run.path}, or fedrecon reconstruct {run.path} --site {folder.name} SCAN --out FILE")
+
+
+def _approved(folder: Any, begin: str) -> str:
+    """The one approved run that begins so."""
+    matching = [approval.run for approval in folder.approvals.all() if approval.run.startswith(begin)]
     if len(matching) != 1:
-        raise DataError(f"{folder.path}: {len(matching)} approved runs begin with {arguments.run_id!r}, expected one")
-    folder.approvals.remove(matching[0])
-    folder.audit.append("approval withdrawn", run=matching[0])
-    _say(f"withdrawn: {matching[0]}")
+        raise DataError(f"{folder.path}: {len(matching)} approved runs begin with {begin!r}, expected one")
+    run: str = matching[0]
+    return run
 
 
 def _site_start(arguments: argparse.Namespace) -> None:
@@ -296,19 +330,20 @@ def _audit_verify(arguments: argparse.Namespace) -> None:
     from ..deploy.audit import heads_seen, verify_log
     from ..deploy.keys import PublicKey
 
-    signers = {}
+    signers: dict[str, list[PublicKey]] = {}
     for text in arguments.key:
         name, found, file = text.partition("=")
         if not found:
             raise DataError(f"--key {text!r}: expected NAME=FILE")
-        signers[name] = PublicKey.read(Path(file))
+        signers.setdefault(name, []).append(PublicKey.read(Path(file)))
     seen: dict[int, str] = {}
     for other in arguments.seen:
         seen |= heads_seen(other, arguments.owner)
     verified = verify_log(arguments.log, arguments.owner, signers, seen)
-    _say(f"{arguments.log}: {verified.head.count} entries, head {verified.head.hash}")
+    _say(f"{arguments.log}: whole, {verified.head.count} entries, head {verified.head.hash}")
     _say(f"signed by others {verified.countersigned} times, the last time at {verified.last_countersigned} entries")
-    _say(f"agrees with {len(seen)} heads that others saw")
+    others = f"agrees with {len(seen)} heads that others saw" if seen else "an end cut off shows with --seen only"
+    _say(others)
 
 
 def _say(text: str) -> None:

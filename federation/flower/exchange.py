@@ -61,7 +61,7 @@ def _answer(reply: Message) -> bytes | Exception:
     if reply.has_error():
         # The text is the site's, or Flower's; only its number is repeated.
         return SiteFailure(
-            f"its process failed or refused the bundle, its own log says which (error {reply.error.code} of Flower)"
+            f"its process failed or refused the bundle, its status says which (error {reply.error.code} of Flower)"
         )
     try:
         return data_of(reply)

@@ -19,10 +19,12 @@ import tomli_w
 from recon import DataError, write_atomically
 
 from ..deploy.approval import Approval
+from ..deploy.audit import read_log
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
 from ..deploy.site_folder import SiteFolder
 from ..recipe import Recipe
+from ..store import saved_rounds
 from . import client_process
 from .bundle import read_bundle, write_app
 from .processes import (
@@ -32,6 +34,8 @@ from .processes import (
     Supervisor,
     environment,
     free_port,
+    held,
+    is_held,
     listens,
     program,
     running,
@@ -39,6 +43,7 @@ from .processes import (
 )
 from .processes import stop as stop_process
 from .proxy import NOT_FOR_SITES
+from .server import DRIVER
 
 Say = Callable[[str], None]
 _START_SECONDS = 90.0
@@ -106,6 +111,12 @@ def start_server(folder: ServerFolder) -> int:
     return int(str(state["page_port"]))
 
 
+def page_port(folder: ServerFolder) -> int | None:
+    """Where the status page is, if the server runs."""
+    state = running(folder.path / STATE)
+    return None if state is None else int(str(state["page_port"]))
+
+
 def stop_server(folder: ServerFolder) -> bool:
     """Stop it; whether it ran."""
     return stop_process(folder.path / STATE)
@@ -163,6 +174,8 @@ def run(
 ) -> Path:
     """Run a recipe at the sites and follow it to its end; the folder of what was trained.
 
+    A run that is under way already, because who followed it was interrupted, is followed on with ``resume``.
+
     Raises
     ------
     DataError
@@ -175,6 +188,37 @@ def run(
         raise DataError(f"--quorum {quorum}: expected 1 to {len(members)}, the number of sites")
     _, approval = propose(folder, name, recipe)
     place = folder.run_folder(name)
+    if saved_rounds(place / "train" / "checkpoints") and not resume:
+        raise DataError(f"{place}: holds a run already; --resume goes on with it, another --name begins anew")
+    with held(place / "followed"):
+        number = _number(place) if is_held(place / DRIVER) else None
+        if number is None:
+            number = _submit(folder, place, approval, resume=resume, quorum=quorum, wait_seconds=wait_seconds)
+            say(f"run {name} at {len(members)} sites: {', '.join(members)} (Flower's run {number})")
+        else:
+            say(f"run {name} is under way (Flower's run {number})")
+        try:
+            _follow(place, folder, number, say)
+        except KeyboardInterrupt:
+            say(f"run {name} goes on at the server; `fedrecon deploy server stop {folder.path}` would end it")
+            raise
+    result = json.loads((place / "outcome.json").read_bytes())
+    folder.audit.append("run ended", name=name, **result)
+    if not result["ok"]:
+        raise DataError(f"run {name}: {result['error']}")
+    return place / "train"
+
+
+def _number(place: Path) -> str | None:
+    """Flower's number of a run that was submitted."""
+    path = place / "flower.json"
+    return str(json.loads(path.read_bytes())["run"]) if path.exists() else None
+
+
+def _submit(
+    folder: ServerFolder, place: Path, approval: Approval, *, resume: bool, quorum: int | None, wait_seconds: float
+) -> str:
+    """Hand a run to Flower, which starts its driver; Flower's number of it."""
     job = {
         "server": str(folder.path.resolve()),
         "run": approval.run,
@@ -182,22 +226,16 @@ def run(
         "quorum": quorum,
         "wait_seconds": wait_seconds,
     }
-    outcome = place / "outcome.json"
-    outcome.unlink(missing_ok=True)
+    (place / "outcome.json").unlink(missing_ok=True)
     write_atomically(place / "job.json", json.dumps(job, indent=1).encode())
     config = f"folder={json.dumps(str(place.resolve()))}"
-    found = _flwr(folder, "run", str(place / "app"), CONNECTION, "--run-config", config)
-    say(f"run {name} at {len(members)} sites: {', '.join(members)} (Flower's run {found['run-id']})")
-    folder.audit.append("run started", name=name, run=approval.run, flower=str(found["run-id"]), resume=resume)
-    _follow(place, outcome, folder, str(found["run-id"]), say)
-    result = json.loads(outcome.read_bytes())
-    folder.audit.append("run ended", name=name, **result)
-    if not result["ok"]:
-        raise DataError(f"run {name}: {result['error']}")
-    return place / "train"
+    number = str(_flwr(folder, "run", str(place / "app"), CONNECTION, "--run-config", config)["run-id"])
+    write_atomically(place / "flower.json", json.dumps({"run": number}).encode())
+    folder.audit.append("run started", name=place.name, run=approval.run, flower=number, resume=resume)
+    return number
 
 
-def _follow(place: Path, outcome: Path, folder: ServerFolder, number: str, say: Say) -> None:
+def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
     """Say every round as it is done, until the run has ended.
 
     Raises
@@ -205,7 +243,7 @@ def _follow(place: Path, outcome: Path, folder: ServerFolder, number: str, say: 
     DataError
         If the server was stopped, or the run ended without a word.
     """
-    progress = place / "progress.jsonl"
+    progress, outcome = place / "progress.jsonl", place / "outcome.json"
     told = len(progress.read_text().splitlines()) if progress.exists() else 0
     asked, ended = time.monotonic(), ""
     while not outcome.exists():
@@ -289,6 +327,9 @@ def serve_site(folder: SiteFolder) -> str:
     DataError
         If the server is not there, or the guards do not hold in the processes that it would start.
     """
+    for _ in read_log(folder.audit.path):
+        pass  # one that was altered stops the site here
+    _ = folder.policy, folder.manifest, folder.key, folder.server_key  # each is read, and refused in one line
     reach(folder)
     path, port = folder.path, free_port()
     with tempfile.TemporaryDirectory(prefix="fedrecon-") as private:  # a socket's path may have 100 characters
@@ -304,6 +345,7 @@ def serve_site(folder: SiteFolder) -> str:
         def opened(process: subprocess.Popen[bytes]) -> None:
             wait_for_door(socket, process, path / "logs" / "door.log")
             self_test(settings)
+            folder.audit.append("self-test passed")
 
         folder.audit.append("site started", server=folder.table.server)
         ended = Supervisor(path / STATE, {}).run(

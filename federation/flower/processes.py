@@ -112,7 +112,7 @@ class Supervisor:
         DataError
             If they run already.
         """
-        with _held(self.state):
+        with held(self.state):
             self.state.unlink(missing_ok=True)  # of one that was killed: its ports are not ours
             try:
                 with _asked_to_end() as asked, self._running(children) as processes:
@@ -194,14 +194,15 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _held(state: Path) -> Iterator[None]:
-    """Hold the lock that says that a supervisor lives; it goes with its process, however that ends.
+def held(state: Path) -> Iterator[None]:
+    """Hold the lock that says that a process lives; it goes with it, however that ends.
 
     Raises
     ------
     DataError
         If another one holds it.
     """
+    state.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(state).open("ab") as lock:
         end = time.monotonic() + _SECONDS_TO_LOCK
         while not _locks(lock, fcntl.LOCK_EX):
@@ -224,13 +225,18 @@ def _lock_of(state: Path) -> Path:
     return state.with_suffix(".lock")
 
 
+def is_held(state: Path) -> bool:
+    """Whether a living process holds the lock."""
+    if not _lock_of(state).exists():
+        return False
+    with _lock_of(state).open("rb") as lock:
+        return not _locks(lock, fcntl.LOCK_SH)
+
+
 def running(state: Path) -> dict[str, object] | None:
     """What a supervisor wrote, if it is alive: by its lock, not by its number, which may be another's by now."""
-    if not _lock_of(state).exists():
+    if not is_held(state):
         return None
-    with _lock_of(state).open("rb") as lock:
-        if _locks(lock, fcntl.LOCK_SH):
-            return None
     try:
         found: dict[str, object] = json.loads(state.read_bytes())
     except FileNotFoundError:
@@ -262,6 +268,7 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
     if running(state) is not None:
         raise DataError(f"{state.parent}: is running already")
     log.parent.mkdir(parents=True, exist_ok=True)
+    before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as file:
         process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
@@ -270,7 +277,7 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
     end = time.monotonic() + seconds
     while running(state) is None:
         if process.poll() is not None or time.monotonic() > end:
-            tail = " ".join(log.read_text(errors="replace").split()[-60:])
+            tail = " ".join(log.read_bytes()[before:].decode(errors="replace").split()[-60:])
             raise DataError(f"{log}: it did not start: {tail}")
         time.sleep(0.2)
 

@@ -20,9 +20,11 @@ from ..recipe import load_recipe
 from ..replies import Row
 from ..rounds import run_rounds
 from .exchange import GridChannel
-from .processes import STATE, end_with
+from .processes import STATE, end_with, held
 
 app = ServerApp()
+#: Its lock is held by the process that drives the run.
+DRIVER = "driver"
 _POLL_SECONDS = 1.0
 
 
@@ -38,6 +40,11 @@ def run_job(folder: Path, grid: Grid) -> None:
     The folder holds ``job.json`` (server, approval, quorum, seconds to wait for sites), the app with its recipe, and
     receives ``train/``.
     """
+    with held(folder / DRIVER):  # a second driver ends here and leaves no outcome
+        _run_alone(folder, grid)
+
+
+def _run_alone(folder: Path, grid: Grid) -> None:
     try:
         write_atomically(folder / "outcome.json", json.dumps({"ok": True, **_run(folder, grid)}).encode())
     except DataError as error:

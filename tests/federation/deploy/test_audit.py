@@ -102,7 +102,7 @@ def test_several_processes_write_one_chain(tmp_path: Path) -> None:
 
 def test_heads_that_others_signed_are_checked(log: AuditLog, tmp_path: Path) -> None:
     key, stranger = (SigningKey.create(tmp_path / name) for name in ("server", "stranger"))
-    signers = {"server": key.public}
+    signers = {"server": [stranger.public, key.public]}
 
     def countersign(head: Head, signer: SigningKey = key, by: str = "server") -> None:
         signature = signer.sign(head.statement("north"))
@@ -112,12 +112,16 @@ def test_heads_that_others_signed_are_checked(log: AuditLog, tmp_path: Path) -> 
     verified = verify_log(log.path, "north", signers)
     assert (verified.head.count, verified.countersigned, verified.last_countersigned) == (5, 1, 4)
     with pytest.raises(DataError, match="signature of 'server' is not valid"):
-        verify_log(log.path, "south", signers)  # a signature is of one owner's log
+        verify_log(log.path, "north", {"server": [stranger.public]})
+    with pytest.raises(DataError, match="is the log of 'north', expected that of 'south'"):
+        verify_log(log.path, "south", signers)
+    with pytest.raises(DataError, match="given is nobody's key; add --key server=FILE"):
+        verify_log(log.path, "north", {})
 
     good = log.path.read_bytes()
     for arguments, message in (
-        ({"signer": stranger}, "is not valid"),
-        ({"by": "stranger"}, "expected one of server"),
+        ({"signer": SigningKey.create(tmp_path / "third")}, "is not valid"),
+        ({"by": "stranger"}, "given is server"),
     ):
         countersign(log.head(), **arguments)  # type: ignore[arg-type]
         with pytest.raises(DataError, match=message):
@@ -139,7 +143,7 @@ def test_a_log_that_was_written_anew_is_found_out_by_the_signatures(log: AuditLo
     for entry in read_log(log.path):
         anew.append(entry.event, **(dict(entry.facts) | ({"bytes": 0} if entry.event == "reply" else {})))
     with pytest.raises(DataError, match="never had"):
-        verify_log(anew.path, "north", {"server": key.public})
+        verify_log(anew.path, "north", {"server": [key.public]})
 
 
 def test_heads_of_others_are_read_back(log: AuditLog) -> None:

@@ -17,8 +17,10 @@ from federation import (
     Recipe,
     SimulatedSite,
     digest,
+    load_checkpoint,
     load_recipe,
     make_demo_sites,
+    reconstruct_file,
     run_rounds,
     selected_state,
     train_run,
@@ -26,15 +28,17 @@ from federation import (
 from federation.deploy.approval import Approval
 from federation.deploy.audit import AuditLog, heads_seen, read_log, verify_log
 from federation.deploy.envelope import SERVER
+from federation.deploy.export import export_run
 from federation.deploy.guards import UpdateGuard
 from federation.deploy.hub import Hub
 from federation.deploy.keys import PublicKey, SigningKey, create_authority
-from federation.deploy.service import SiteService
+from federation.deploy.service import SiteService, objection
 from federation.deploy.site_folder import SiteFolder
+from federation.deploy.status import site_status
 from federation.experiment import algorithm_of, initial_state
 from federation.manifest import load_federation
 from federation.rounds import QuorumError
-from recon import DataError, Simulation
+from recon import DataError, Simulation, evaluate
 
 RECIPES = Path(__file__).parents[3] / "scripts" / "recipes"
 BUNDLE = b"the app"
@@ -185,10 +189,10 @@ def test_a_run_goes_on_after_a_kill_with_the_same_bits(deployed: Deployed, data:
 def test_both_logs_hold_what_left_and_vouch_for_each_other(deployed: Deployed) -> None:
     deployed.train()
     server_key = SigningKey.read(deployed.path / "server" / "key").public
-    site_keys = {name: folder.key.public for name, folder in deployed.folders.items()}
+    site_keys = {name: [folder.key.public] for name, folder in deployed.folders.items()}
     for name, folder in deployed.folders.items():
         seen = heads_seen(deployed.audit.path, name)
-        verified = verify_log(folder.audit.path, name, {SERVER: server_key}, seen)
+        verified = verify_log(folder.audit.path, name, {SERVER: [server_key]}, seen)
         assert verified.countersigned == 2 and len(seen) == 3
         replies = [entry for entry in read_log(folder.audit.path) if entry.event == "reply"]
         assert [reply.facts["round"] for reply in replies] == [0, 1, 2]
@@ -360,6 +364,51 @@ def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, guard
     with pytest.raises(QuorumError, match=f"site north: {reason}"):
         deployed.train("refused", check=guard)
     deployed.train("accepted", check=UpdateGuard(10, 2))
+
+
+# What a site takes home
+
+
+def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, data: Path, tmp_path: Path) -> None:
+    deployed.train()
+    folder = deployed.folders["north"]
+    run = export_run(folder, deployed.run, tmp_path / "home")
+    last = load_checkpoint(deployed.path / "run" / "checkpoints", deployed.recipe.federation.rounds)
+    assert digest(run.selected().shared) == digest(last.tensors)
+    here = train_run(deployed.recipe, load_federation(data), tmp_path / "here", jobs=1, resume=False, say=str)
+    scan = folder.manifest.files("test")[0]
+    shape, scores = reconstruct_file(run.path, "north", scan, tmp_path / "out.h5", simulate=True)
+    manifest = here.manifest("north")
+    network = here.spec(manifest).build().network_at(last.tensors, deployed.recipe.federation.rounds)
+    expected = evaluate(network, manifest.samples([scan], degraded=True))
+    assert shape == (2, 24, 24) and scores.volumes[0].psnr == expected.volumes[0].psnr
+    with pytest.raises(DataError, match="is not empty"):
+        export_run(folder, deployed.run, tmp_path / "home")
+    with pytest.raises(DataError, match="has sent nothing of run"):
+        export_run(folder, "0" * 64, tmp_path / "other")
+
+
+def test_what_the_policy_will_refuse_is_told_before(deployed: Deployed) -> None:
+    folder = deployed.folders["north"]
+    assert objection(folder, deployed.run, deployed.recipe) == ""
+    deployed.set_policy("north", minimum_slices=3)
+    assert objection(folder, deployed.run, deployed.recipe) == "minimum_slices: found 2, expected at least 3"
+    deployed.set_policy("north", minimum_slices=2, may_share=["none.*"])
+    assert "may_share" in objection(folder, deployed.run, deployed.recipe)
+
+
+def test_the_status_of_a_site_says_what_it_refused_and_why(deployed: Deployed) -> None:
+    deployed.set_policy("north", minimum_slices=3)
+    with pytest.raises(QuorumError):
+        deployed.train()
+    audit = deployed.folders["north"].audit
+    audit.append("bundle refused", bundle="5" * 64, bytes="64")
+    audit.append("self-test passed")
+    audit.append("bundle refused", bundle="7" * 64, bytes="70")
+    lines = list(site_status(deployed.folders["north"]))
+    assert "2 requests refused" in lines[-3]
+    assert lines[-2].endswith("policy: minimum_slices: found 2, expected at least 3")
+    assert lines[-1].endswith(f"bundle {'7' * 16}: is not approved")
 
 
 # Nothing of the data leaves

@@ -2,10 +2,13 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from federation import DEMO_SITES, make_demo_sites
 from federation.cli import _parser, main
 from federation.deploy.keys import SigningKey
 
@@ -76,15 +79,32 @@ def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.Capt
     assert "federation.round: unknown key" in failed(capsys, "propose", server, recipe)
     assert "no site is enrolled" in failed(capsys, "run", server, RECIPE)
     assert "expected 1 to 64" in failed(capsys, "propose", server, RECIPE, "--name", "../x")
+    assert "deploy init: host" in failed(capsys, "init", tmp_path / "f", "--host", "bad host!", "--port", 1)
+    assert "port" in failed(capsys, "init", tmp_path / "f", "--host", "localhost", "--port", 99999)
+    assert not (tmp_path / "f").exists()
+    own = server / "signing.key.pub"
+    assert "is the server's own signing key" in failed(capsys, "enroll", server, "--site", "north", "--key", own)
+    assert "no such file" in failed(capsys, "enroll", server, "--site", "north", "--key", tmp_path / "none.pub")
     (tmp_path / "bundle.fab").write_bytes(b"no bundle")
-    site_arguments = ("--server", "localhost:1", "--ca", server / "ca.crt", "--server-key", server / "signing.key.pub")
+    site_arguments = ("--server", "localhost:1", "--ca", server / "ca.crt", "--server-key", own)
     assert "no such file" in failed(
         capsys, "site", "init", tmp_path / "s", *site_arguments, "--data", tmp_path / "x.toml"
     )
+    make_demo_sites(tmp_path / "data", size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
+    site_arguments += ("--data", tmp_path / "data" / f"{DEMO_SITES[0].name}.toml")
+    for option, value, message in (
+        ("--server", "localhost", "server: "),
+        ("--server", "https://localhost:1", "server: "),
+        ("--proxy", "foo", "proxy: "),
+        ("--ca", own, "signing.key.pub: is no certificate; expected the federation's ca.crt"),
+        ("--ca", server / "ca.key", "ca.key: is no certificate"),
+        ("--server-key", server / "ca.crt", "ca.crt: is no public key"),
+        ("--server-key", tmp_path / "none", "no such file"),
+    ):
+        assert message in failed(capsys, "site", "init", tmp_path / "s", *site_arguments, option, value)
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.fault("duplicate key")
 def test_names_and_keys_are_bound_once(server: Path, tmp_path: Path) -> None:
     from federation.deploy.keys import PublicKey
     from federation.deploy.server_folder import ServerFolder
@@ -146,3 +166,54 @@ def test_the_status_page_can_be_read_and_nothing_else(server: Path) -> None:
     answers = asyncio.run(ask())
     assert [answer.status_code for answer in answers] == [200, 405, 404, 404]
     assert "fedrecon server localhost" in answers[0].text
+
+
+def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path) -> None:
+    from federation.deploy.policy import Policy
+    from federation.deploy.site_folder import SiteFolder
+    from federation.flower.operate import serve_site
+    from recon import DataError
+
+    make_demo_sites(tmp_path / "data", size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
+    folder = SiteFolder.create(
+        tmp_path / "site",
+        server="localhost:1",
+        authority=server / "ca.crt",
+        server_key=server / "signing.key.pub",
+        data=tmp_path / "data" / f"{DEMO_SITES[0].name}.toml",
+    )
+    assert Policy.read(folder.path / "policy.toml") == Policy()
+    with pytest.raises(DataError, match="localhost:1: cannot be reached directly"):
+        serve_site(folder)
+    for name, text, message in (
+        ("policy.toml", "minimum_steps = four", "policy.toml"),
+        ("policy.toml", "minimum_slice = 4", "minimum_slice: unknown key"),
+        ("site.toml", 'nam = "north"', "nam: unknown key"),
+        ("site.toml", f'name = "other"\nserver = "a:1"\ndata = "{folder.table.data}"', "expected 'other'"),
+        ("server.pub", "no key", "is no public key"),
+        ("audit.jsonl", '{"n": 7}\n', "audit.jsonl"),
+    ):
+        path = folder.path / name
+        before = path.read_bytes()
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            serve_site(SiteFolder(folder.path))
+        path.write_bytes(before)
+
+
+def test_a_second_driver_of_a_run_ends_without_a_word(server: Path, tmp_path: Path) -> None:
+    from federation.flower.processes import held, is_held
+    from federation.flower.server import DRIVER, run_job
+    from recon import DataError
+
+    code = "import sys; from pathlib import Path; from federation.flower.processes import held\n"
+    code += f"with held(Path({str(tmp_path / DRIVER)!r})): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline() == b"held\n"
+        assert is_held(tmp_path / DRIVER)
+        with pytest.raises(DataError, match="is running already"):
+            run_job(tmp_path, None)  # type: ignore[arg-type]
+        first.kill()
+    assert not is_held(tmp_path / DRIVER) and not (tmp_path / "outcome.json").exists()
+    with held(tmp_path / DRIVER):
+        pass

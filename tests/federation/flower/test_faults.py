@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from federation import load_recipe, train_run
+from federation.cli import main
 from federation.manifest import load_federation
 from federation.replies import read_rows
 
@@ -114,6 +115,23 @@ def test_a_run_that_needs_a_site_that_was_killed_goes_on_with_the_same_bits(
     deploy("site", "start", south)
     deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "needed", "--resume")
     assert bits(server / "runs" / "needed" / "train") == undisturbed
+
+
+@pytest.mark.fault("who follows a run is interrupted")
+def test_a_run_goes_on_without_who_follows_it_and_is_followed_again(
+    federation: Path, undisturbed: list[tuple[int, str, str, str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = federation / "server"
+    with run_of(federation, "--name", "followed") as run:
+        wait_until(lambda: rounds_done(federation, "followed") >= 1)
+        run.send_signal(signal.SIGINT)
+        text = run.communicate(timeout=60)[0]
+    assert run.returncode == 130 and "run followed goes on at the server" in text
+    capsys.readouterr()
+    again = ["deploy", "run", str(server), str(RECIPE), *overrides(CHOICES), "--name", "followed"]
+    assert main(again) == 2 and "holds a run already; --resume goes on with it" in capsys.readouterr().err
+    assert main([*again, "--resume"]) == 0 and "run followed is under way" in capsys.readouterr().out
+    assert bits(server / "runs" / "followed" / "train") == undisturbed
 
 
 def kill(folder: Path) -> None:
