@@ -4,8 +4,10 @@ What talks to the network is another process, which knows sealed bytes and this 
 a bundle is approved, and for the reply to a sealed request.
 """
 
+import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
@@ -66,8 +68,15 @@ class Door:
 
 
 def main() -> None:
-    """``python -m federation.deploy.door DIR SOCKET``: serve until ended."""
-    Door(Path(sys.argv[1]), Path(sys.argv[2])).serve()
+    """``python -m federation.deploy.door DIR SOCKET``: serve until ended; the socket, alone in its folder, goes too."""
+    folder, socket = Path(sys.argv[1]), Path(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+    try:
+        Door(folder, socket).serve()
+    finally:
+        socket.unlink(missing_ok=True)
+        with suppress(OSError):
+            socket.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -332,7 +332,8 @@ def serve_site(folder: SiteFolder) -> str:
     _ = folder.policy, folder.manifest, folder.key, folder.server_key  # each is read, and refused in one line
     reach(folder)
     path, port = folder.path, free_port()
-    with tempfile.TemporaryDirectory(prefix="fedrecon-") as private:  # a socket's path may have 100 characters
+    # Not in the site's folder: the path of a socket may have 100 characters.
+    with tempfile.TemporaryDirectory(prefix="fedrecon-", ignore_cleanup_errors=True) as private:
         socket = Path(private) / "door"
         settings = _site_environment(folder, socket)
         door = [sys.executable, "-m", "federation.deploy.door", str(path.resolve()), str(socket)]

@@ -161,7 +161,8 @@ def test_what_is_between_site_and_server_is_told_in_one_line(
 def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
     from federation.flower.operate import _site_environment, self_test, wait_for_door
 
-    folder, socket = SiteFolder(federation / "north"), tmp_path / "door"
+    folder, socket = SiteFolder(federation / "north"), tmp_path / "private" / "door"
+    socket.parent.mkdir()
     settings = _site_environment(folder, socket)
     with pytest.raises(DataError, match="does not start"):
         self_test(settings)  # nobody is behind the door
@@ -173,3 +174,4 @@ def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path,
                 self_test(settings | {"PATH": str(Path(sys.executable).parent)})
         finally:
             door.terminate()
+    assert not socket.parent.exists()
