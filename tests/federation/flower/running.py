@@ -112,7 +112,7 @@ def processes(path: Path) -> list[str]:
     """Number and command of the processes that name this folder in their command."""
     command = ["ps", "-ww", "-eo", "pid,args"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if str(path) in line and "pytest" not in line]
+    return [line for line in listed if str(path) in line]
 
 
 def bits(run: Path) -> list[tuple[int, str, str, str, str]]:

@@ -93,7 +93,7 @@ def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(fed
         wait_until(lambda: rounds_done(federation, "without") >= 1)
         kill(federation / "south")
         wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
-        deploy("site", "start", federation / "south")
+        start_again(federation / "south")
         text = run.communicate(timeout=400)[0]
     assert run.returncode == 0, text
     rows = read_rows(federation / "server" / "runs" / "without" / "train")
@@ -112,7 +112,7 @@ def test_a_run_that_needs_a_site_that_was_killed_goes_on_with_the_same_bits(
         kill(south)
         text = run.communicate(timeout=400)[0]
     assert run.returncode == 2 and "no reply of south" in text and "--resume" in text
-    deploy("site", "start", south)
+    start_again(south)
     deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "needed", "--resume")
     assert bits(server / "runs" / "needed" / "train") == undisturbed
 
@@ -132,6 +132,11 @@ def test_a_run_goes_on_without_who_follows_it_and_is_followed_again(
     assert main(again) == 2 and "holds a run already; --resume goes on with it" in capsys.readouterr().err
     assert main([*again, "--resume"]) == 0 and "run followed is under way" in capsys.readouterr().out
     assert bits(server / "runs" / "followed" / "train") == undisturbed
+
+
+def start_again(site: Path) -> None:
+    """Until Flower has missed the heartbeat of the one that was killed, it takes no other with the same key."""
+    wait_until(lambda: main(["deploy", "site", "start", str(site)]) == 0, 240)
 
 
 def kill(folder: Path) -> None:
