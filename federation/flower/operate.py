@@ -450,7 +450,7 @@ def start_site(folder: SiteFolder) -> bool:
         if running(folder.path / STATE) is None:
             raise DataError(
                 f"{log}: the server does not take the site: its key is not enrolled or revoked, or another site with "
-                "the same key is connected (one that was killed counts for a minute: start again); ask the server's engineer"
+                "the same key is connected (one just killed counts: try again); ask the server's engineer"
             )
         time.sleep(0.3)
     return False
