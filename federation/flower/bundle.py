@@ -31,7 +31,7 @@ clientapp = "client_app:app"
 [tool.flwr.app.config]
 folder = ""
 """
-_SERVER = '"""The server\'s side, as installed."""\n\nfrom federation.flower.server import app\n\n__all__ = ["app"]\n'
+_SERVER = '"""The server\'s side, as installed."""\n\nfrom federation.flower.driver import app\n\n__all__ = ["app"]\n'
 _CLIENT = '''"""Never run: a site runs its installed fedrecon, see federation.flower.client_process."""
 
 from flwr.clientapp import ClientApp

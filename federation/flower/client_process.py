@@ -29,6 +29,8 @@ DOOR_VARIABLE = "FEDRECON_DOOR"
 VERSIONS = ("1.41.", "1.42.")
 #: What is told of any error that is not in a sealed reply.
 TOLD = "refused or failed; the site's own log says why"
+#: The words of :mod:`federation.deploy.door`, which cannot be imported here; a test compares them.
+REQUEST, BUNDLE, APPROVED = b"r", b"b", b"approved"
 #: The one record of a message, and the one array in it.
 RECORD, ARRAY = "fedrecon", "sealed"
 
@@ -117,8 +119,8 @@ def _replacements(
 ) -> dict[str, Callable[..., Any]]:
     def check_bundle(content: bytes, *arguments: Any, **options: Any) -> None:
         """In place of the installation: the bundle is looked at, its code is never unpacked."""
-        door.send_bytes(b"b" + f"{hashlib.sha256(content).hexdigest()} {len(content)}".encode())
-        if door.recv_bytes() != b"approved":
+        door.send_bytes(BUNDLE + f"{hashlib.sha256(content).hexdigest()} {len(content)}".encode())
+        if door.recv_bytes() != APPROVED:
             raise RefusedError(TOLD)
 
     def load(*arguments: Any, **options: Any) -> Callable[..., ClientApp]:
@@ -148,7 +150,7 @@ def _client_app(door: "Connection[Any, Any]") -> ClientApp:
 
     @app.train()
     def answer(message: Message, context: Any) -> Message:
-        door.send_bytes(b"r" + data_of(message))
+        door.send_bytes(REQUEST + data_of(message))
         return Message(content_of(door.recv_bytes()), reply_to=message)
 
     return app

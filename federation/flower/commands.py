@@ -127,8 +127,8 @@ def _add_audit(actions: "Commands") -> None:
     verify.add_argument("--seen", type=Path, action="append", default=[], help="log of another party; repeat")
 
 
-def _operate() -> Any:
-    """The functions behind the commands.
+def _flower(module: str) -> Any:
+    """A module of this package: they import Flower, so each is imported when it is used.
 
     Raises
     ------
@@ -136,13 +136,22 @@ def _operate() -> Any:
         If the extra is not installed.
     """
     try:
-        return importlib.import_module("federation.flower.operate")
+        return importlib.import_module(f".{module}", __package__)
     except ModuleNotFoundError as error:
         raise DataError(f"{error.name}: is not installed; pip install 'fedrecon[deploy]'") from None
 
 
+def _require_extra() -> None:
+    """Say that the extra is missing before a module of `deploy` misses what it is made of."""
+    _flower("server")
+
+
+def _runs(folder: Any) -> str:
+    return "runs" if _flower("processes").is_running(folder.path) else "does not run"
+
+
 def _server(arguments: argparse.Namespace) -> Any:
-    _operate()
+    _require_extra()
     from ..deploy.server_folder import ServerFolder
 
     folder = ServerFolder(arguments.folder)
@@ -152,14 +161,14 @@ def _server(arguments: argparse.Namespace) -> Any:
 
 
 def _site(arguments: argparse.Namespace) -> Any:
-    _operate()
+    _require_extra()
     from ..deploy.site_folder import SiteFolder
 
     return SiteFolder(arguments.folder)
 
 
 def _init(arguments: argparse.Namespace) -> None:
-    _operate()
+    _require_extra()
     from ..deploy.server_folder import ServerFolder
 
     folder = ServerFolder.create(arguments.folder, host=arguments.host, port=arguments.port)
@@ -168,12 +177,12 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _enroll(arguments: argparse.Namespace) -> None:
-    node = _operate().enroll(_server(arguments), arguments.site, arguments.key)
+    node = _flower("server").enroll(_server(arguments), arguments.site, arguments.key)
     _say(f"enrolled {arguments.site} (Flower's node {node})")
 
 
 def _revoke(arguments: argparse.Namespace) -> None:
-    _operate().revoke(_server(arguments), arguments.site)
+    _flower("server").revoke(_server(arguments), arguments.site)
     _say(f"revoked {arguments.site}")
 
 
@@ -185,24 +194,24 @@ def _rotate(arguments: argparse.Namespace) -> None:
 def _server_start(arguments: argparse.Namespace) -> None:
     folder = _server(arguments)
     if arguments.foreground:
-        if ended := _operate().serve(folder):
+        if ended := _flower("server").serve(folder):
             raise DataError(ended)
         return
-    page = _operate().start_server(folder)
+    page = _flower("server").start_server(folder)
     _say(f"server: open to sites at {folder.table.host}:{folder.table.port}; logs in {folder.path / 'logs'}")
     _say(f"status: http://127.0.0.1:{page}/ on this machine")
 
 
 def _server_stop(arguments: argparse.Namespace) -> None:
-    _say("stopped" if _operate().stop_server(_server(arguments)) else "did not run")
+    _say("stopped" if _flower("server").stop_server(_server(arguments)) else "did not run")
 
 
 def _server_status(arguments: argparse.Namespace) -> None:
     folder = _server(arguments)
     from ..deploy.status import server_status
 
-    _say(f"server {'runs' if _operate().is_running(folder.path) else 'does not run'}: {folder.path}")
-    if (page := _operate().page_port(folder)) is not None:
+    _say(f"server {_runs(folder)}: {folder.path}")
+    if (page := _flower("server").page_port(folder)) is not None:
         _say(f"open to sites at {folder.table.host}:{folder.table.port}; this status: http://127.0.0.1:{page}/")
     for line in server_status(folder):
         _say(line)
@@ -210,7 +219,7 @@ def _server_status(arguments: argparse.Namespace) -> None:
 
 def _propose(arguments: argparse.Namespace) -> None:
     recipe, name = _recipe(arguments)
-    bundle, approval = _operate().propose(_server(arguments), name, recipe)
+    bundle, approval = _flower("runs").propose(_server(arguments), name, recipe)
     _say(f"bundle: {bundle}\nrun:    {approval.run}")
     _say("send the bundle to the sites, and tell them the run by another way; they look at it, and approve it, with:")
     _say(f"  fedrecon deploy site approve DIR {bundle.name}")
@@ -218,7 +227,7 @@ def _propose(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     recipe, name = _recipe(arguments)
-    out = _operate().run(
+    out = _flower("runs").run(
         _server(arguments),
         name,
         recipe,
@@ -243,7 +252,7 @@ def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _site_init(arguments: argparse.Namespace) -> None:
-    _operate()
+    _require_extra()
     from ..deploy.site_folder import SiteFolder
 
     folder = SiteFolder.create(
@@ -260,7 +269,7 @@ def _site_init(arguments: argparse.Namespace) -> None:
 
 def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
-    recipe, approval = _operate().look_at(arguments.bundle)
+    recipe, approval = _flower("site").look_at(arguments.bundle)
     from ..deploy.service import objection
 
     _say(recipe.to_toml())
@@ -271,7 +280,7 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     if not arguments.yes:
         _say("not approved yet; the same command with --yes approves it")
         return
-    _operate().approve(folder, arguments.bundle)
+    _flower("site").approve(folder, arguments.bundle)
     _say("approved")
 
 
@@ -304,29 +313,29 @@ def _approved(folder: Any, begin: str) -> str:
 def _site_start(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     if arguments.foreground:
-        if ended := _operate().serve_site(folder):
+        if ended := _flower("site").serve_site(folder):
             raise DataError(ended)
         return
-    connected = _operate().start_site(folder)
+    connected = _flower("site").start_site(folder)
     state = f"{'connected' if connected else 'runs, but is not connected yet'}, after a self-test"
     _say(f"site {folder.name}: {state}; logs in {folder.path / 'logs'}")
 
 
 def _site_stop(arguments: argparse.Namespace) -> None:
-    _say("stopped" if _operate().stop_site(_site(arguments)) else "did not run")
+    _say("stopped" if _flower("site").stop_site(_site(arguments)) else "did not run")
 
 
 def _site_status(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     from ..deploy.status import site_status
 
-    _say(f"site {folder.name} {'runs' if _operate().is_running(folder.path) else 'does not run'}: {folder.path}")
+    _say(f"site {folder.name} {_runs(folder)}: {folder.path}")
     for line in site_status(folder):
         _say(line)
 
 
 def _audit_verify(arguments: argparse.Namespace) -> None:
-    _operate()
+    _require_extra()
     from ..deploy.audit import heads_seen, verify_log
     from ..deploy.keys import PublicKey
 

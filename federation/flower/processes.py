@@ -194,7 +194,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def held(state: Path) -> Iterator[None]:
+def held(state: Path, otherwise: str = "is running already; stop it first") -> Iterator[None]:
     """Hold the lock that says that a process lives; it goes with it, however that ends.
 
     Raises
@@ -207,7 +207,7 @@ def held(state: Path) -> Iterator[None]:
         end = time.monotonic() + _SECONDS_TO_LOCK
         while not _locks(lock, fcntl.LOCK_EX):
             if time.monotonic() > end:
-                raise DataError(f"{state.parent}: is running already; stop it first")
+                raise DataError(f"{state.parent}: {otherwise}")
             time.sleep(0.05)  # who looks whether one lives holds the lock for a moment
         yield
 
@@ -242,6 +242,11 @@ def running(state: Path) -> dict[str, object] | None:
     except FileNotFoundError:
         return None  # it is starting, or ending
     return found
+
+
+def is_running(path: Path) -> bool:
+    """Whether a server or site of this folder runs."""
+    return running(path / STATE) is not None
 
 
 def end_with(state: Path) -> None:

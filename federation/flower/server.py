@@ -1,112 +1,149 @@
-"""The server's side of a run, started by Flower: the round loop over its grid."""
+"""What the server's engineer does: start, stop, enroll, revoke."""
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+import tomli_w
 
 from recon import DataError, write_atomically
 
-from ..deploy.guards import UpdateGuard
-from ..deploy.hub import Hub
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
-from ..experiment import algorithm_of, initial_state
-from ..recipe import load_recipe
-from ..replies import Row
-from ..rounds import run_rounds
-from .exchange import GridChannel
-from .processes import STATE, end_with, held
+from .processes import (
+    CONNECTION,
+    STATE,
+    Child,
+    Supervisor,
+    environment,
+    free_port,
+    listens,
+    program,
+    running,
+    start_detached,
+    stop,
+)
 
-app = ServerApp()
-#: Its lock is held by the process that drives the run.
-DRIVER = "driver"
-_POLL_SECONDS = 1.0
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run the job of the folder that the run's configuration names."""
-    run_job(Path(str(context.run_config["folder"])), grid)
+_START_SECONDS = 90.0
 
 
-def run_job(folder: Path, grid: Grid) -> None:
-    """Run or resume; ``outcome.json`` says how it ended, ``progress.jsonl`` what has been done.
-
-    The folder holds ``job.json`` (server, approval, quorum, seconds to wait for sites), the app with its recipe, and
-    receives ``train/``.
-    """
-    with held(folder / DRIVER):  # a second driver ends here and leaves no outcome
-        _run_alone(folder, grid)
-
-
-def _run_alone(folder: Path, grid: Grid) -> None:
-    try:
-        write_atomically(folder / "outcome.json", json.dumps({"ok": True, **_run(folder, grid)}).encode())
-    except DataError as error:
-        text = " ".join(str(error).split())
-        write_atomically(folder / "outcome.json", json.dumps({"ok": False, "error": text}).encode())
-    except Exception as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        write_atomically(folder / "outcome.json", json.dumps({"ok": False, "error": text}).encode())
-        raise
-
-
-def _run(folder: Path, grid: Grid) -> dict[str, Any]:
-    job = json.loads((folder / "job.json").read_bytes())
-    server, recipe = ServerFolder(Path(job["server"])), load_recipe(folder / "app" / "recipe.toml")
-    end_with(server.path / STATE)  # a second driver of the same run must never be left
-    members = server.members()
-    max_bytes = int(server.table.megabytes_per_message * 1e6)
-    channel = GridChannel(grid, {name: site.node_id for name, site in members.items()}, server.table.round_hours * 3600)
-    hub = Hub(
-        job["run"],
-        server.key,
-        {name: PublicKey.parse(site.key) for name, site in members.items()},
-        channel,
-        server.audit,
-        max_bytes,
+def serve(folder: ServerFolder) -> str:
+    """Run SuperLink and proxy until asked to end; why, if one of them ended by itself."""
+    table, path = folder.table, folder.path
+    link = table.link_port or free_port()
+    home = path / "flower" / "home"
+    connection = {"address": f"127.0.0.1:{link}", "root-certificates": str((path / "ca.crt").resolve())}
+    write_atomically(
+        home / "config.toml", tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}).encode()
     )
-    quorum = job["quorum"] or len(members)
-    _wait_for(channel, quorum, job["wait_seconds"])
-    shared, aux = initial_state(recipe)
-
-    def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
-        with (folder / "progress.jsonl").open("a") as file:
-            scores = {row["site"]: row["score_before"] for row in rows}
-            file.write(json.dumps({"round": round, "rounds": rounds, "time": time.time(), "scores": scores}) + "\n")
-
-    result = run_rounds(
-        algorithm_of(recipe),
-        hub,
-        shared,
-        folder / "train",
-        rounds=recipe.federation.rounds,
-        aux=aux,
-        quorum=quorum,
-        resume=job["resume"],
-        progress=progress,
-        check=UpdateGuard(server.table.maximum_change, server.table.maximum_weight),
+    superlink = [
+        program("flower-superlink"), "--host", "127.0.0.1", "--port", str(link),
+        "--ssl-certfile", str(path / "server.crt"), "--ssl-keyfile", str(path / "server.key"),
+        "--ssl-ca-certfile", str(path / "ca.crt"), "--database", str(path / "flower" / "link.db"),
+        "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    proxy = [sys.executable, "-m", "federation.flower.proxy", str(path), str(link)]
+    page_port = table.page_port or free_port()
+    page = [sys.executable, "-m", "federation.flower.page", str(path), str(page_port)]
+    logs, settings = path / "logs", environment(home)
+    folder.audit.append("server started", port=table.port)
+    ended = Supervisor(path / STATE, {"link_port": link, "page_port": page_port}).run(
+        [
+            Child("SuperLink", superlink, settings, logs / "superlink.log"),
+            Child("proxy", proxy, settings, logs / "proxy.log"),
+            Child("status page", page, settings, logs / "page.log"),
+        ]
     )
-    return {"round": result.state.round, "digest": result.state.digest}
+    folder.audit.append("server stopped", reason=ended)
+    return ended
 
 
-def _wait_for(channel: GridChannel, count: int, seconds: float) -> None:
-    """Wait until enough sites are connected.
+def start_server(folder: ServerFolder) -> int:
+    """Start the server in the background and wait until sites can reach it; the port of its status page.
 
     Raises
     ------
     DataError
-        Naming those that are.
+        If it runs already, its port is taken, or it does not start.
     """
-    end = time.monotonic() + seconds
-    while len(found := channel.reachable()) < count:
-        if time.monotonic() > end:
-            there = ", ".join(found) or "none"
-            found_text = f"{len(found)} sites are connected ({there}), expected at least {count}"
-            raise DataError(f"{found_text}; start them, then --resume")
-        time.sleep(_POLL_SECONDS)
+    if running(folder.path / STATE) is not None:
+        raise DataError(f"{folder.path}: the server is running already")
+    if listens(folder.table.port):
+        raise DataError(f"port {folder.table.port}: something listens there already; choose another in server.toml")
+    command = [sys.executable, "-m", "federation.cli", "deploy", "server", "start", str(folder.path), "--foreground"]
+    start_detached(command, folder.path / STATE, folder.path / "logs" / "server.log")
+    state = running(folder.path / STATE) or {}
+    end = time.monotonic() + _START_SECONDS
+    while not (listens(int(str(state["link_port"]))) and listens(folder.table.port)):
+        if running(folder.path / STATE) is None or time.monotonic() > end:
+            raise DataError(f"{folder.path / 'logs'}: the server did not start; its logs say why")
+        time.sleep(0.3)
+    return int(str(state["page_port"]))
+
+
+def page_port(folder: ServerFolder) -> int | None:
+    """Where the status page is, if the server runs."""
+    state = running(folder.path / STATE)
+    return None if state is None else int(str(state["page_port"]))
+
+
+def stop_server(folder: ServerFolder) -> bool:
+    """Stop it; whether it ran."""
+    return stop(folder.path / STATE)
+
+
+def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:
+    """Bind the key of a site to its name, in Flower's list and in ours; Flower's number of it.
+
+    Raises
+    ------
+    DataError
+        If the key or the name cannot be used, or the server does not run.
+    """
+    key = PublicKey.read(key_file)
+    folder.require_new(name, key)
+    found = ask_flower(folder, "supernode", "register", str(key_file.resolve()), CONNECTION, "--name", name)
+    node = int(found["node-id"])
+    folder.enroll(name, key, node)
+    return node
+
+
+def revoke(folder: ServerFolder, name: str) -> None:
+    """Shut a site out at once: its key is taken off Flower's list and off ours.
+
+    Raises
+    ------
+    DataError
+        If it does not take part, or the server does not run.
+    """
+    site = folder.members().get(name)
+    if site is not None:
+        ask_flower(folder, "supernode", "unregister", str(site.node_id), CONNECTION)
+    folder.revoke(name)
+
+
+def ask_flower(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
+    """Call Flower's command line on the running server.
+
+    Raises
+    ------
+    DataError
+        If the server does not run, or with what the command says.
+    """
+    if running(folder.path / STATE) is None:
+        raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")
+    command = [program("flwr"), *arguments, "--format", "json"]
+    settings = environment(folder.path / "flower" / "home")
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    begin = done.stdout.find("{")
+    try:
+        found: dict[str, Any] = json.loads(done.stdout[begin:]) if begin >= 0 else {}
+    except ValueError:
+        found = {}
+    if done.returncode != 0 or not found.get("success", True) or not found:
+        said = found.get("error-message") or f"{done.stdout} {done.stderr}"
+        raise DataError(f"flwr {' '.join(arguments[:2])}: {' '.join(str(said).split())[:500]}")
+    return found

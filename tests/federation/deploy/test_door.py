@@ -1,6 +1,8 @@
 """The process that has the data: what it answers at its socket, and that what it loaded is what was approved."""
 
 import hashlib
+import subprocess
+import sys
 import threading
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -69,3 +71,26 @@ def test_software_that_changed_since_the_start_is_refused_though_it_is_approved(
     with pytest.raises(Exception, match="has not approved"):
         deployed.train()
     assert "not approved: the installed software changed since the site was started" in deployed.refusals("north")[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
+def test_the_process_that_flower_starts_speaks_as_the_door_does(deployed: Deployed, socket: Path) -> None:
+    """It imports nothing of fedrecon, so it has the words of the door a second time."""
+    from federation.flower import client_process
+
+    def unused(*arguments: object) -> None: ...
+
+    assert (client_process.REQUEST, client_process.BUNDLE, client_process.APPROVED) == (REQUEST, BUNDLE, APPROVED)
+    with Client(str(socket), family="AF_UNIX") as door:
+        look = client_process._replacements(door, unused, unused)["install_from_fab"]
+        look(APPROVED_BUNDLE, skip_prompt=True)
+        with pytest.raises(client_process.RefusedError):
+            look(APPROVED_BUNDLE + b"x", skip_prompt=True)
+
+
+def test_the_process_that_flower_starts_imports_neither_torch_nor_fedrecon() -> None:
+    file = Path(__file__).parents[3] / "federation" / "flower" / "client_process.py"
+    found = "{'torch', 'federation', 'recon'} & {*sys.modules}"
+    code = f"import runpy, sys; runpy.run_path({str(file)!r}); print({found})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

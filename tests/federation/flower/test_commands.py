@@ -171,7 +171,7 @@ def test_the_status_page_can_be_read_and_nothing_else(server: Path) -> None:
 def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path) -> None:
     from federation.deploy.policy import Policy
     from federation.deploy.site_folder import SiteFolder
-    from federation.flower.operate import serve_site
+    from federation.flower.site import serve_site
     from recon import DataError
 
     make_demo_sites(tmp_path / "data", size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
@@ -202,8 +202,8 @@ def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path
 
 
 def test_a_second_driver_of_a_run_ends_without_a_word(server: Path, tmp_path: Path) -> None:
+    from federation.flower.driver import DRIVER, run_job
     from federation.flower.processes import held, is_held
-    from federation.flower.server import DRIVER, run_job
     from recon import DataError
 
     code = "import sys; from pathlib import Path; from federation.flower.processes import held\n"

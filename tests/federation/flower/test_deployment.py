@@ -137,7 +137,7 @@ def test_a_second_site_with_the_same_key_is_not_taken(
 def test_what_is_between_site_and_server_is_told_in_one_line(
     federation: Path, way_out: HttpProxy, tmp_path: Path
 ) -> None:
-    from federation.flower.operate import reach  # late: Flower warns of what it imports
+    from federation.flower.site import reach  # late: Flower warns of what it imports
 
     server = federation / "server"
     reach(SiteFolder(federation / "north"))
@@ -159,7 +159,7 @@ def test_what_is_between_site_and_server_is_told_in_one_line(
 
 
 def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
-    from federation.flower.operate import _site_environment, self_test, wait_for_door
+    from federation.flower.site import _site_environment, self_test, wait_for_door
 
     folder, socket = SiteFolder(federation / "north"), tmp_path / "private" / "door"
     socket.parent.mkdir()
