@@ -164,12 +164,15 @@ def read_certificate(path: Path) -> bytes:
     DataError
         If it is none.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected the federation's ca.crt")
+    content = path.read_bytes()
     try:
-        content = path.read_bytes()
         x509.load_pem_x509_certificate(content)
-    except (OSError, ValueError):
-        content = b""
-    if not content or b"PRIVATE" in content:
+        alone = b"PRIVATE" not in content
+    except ValueError:
+        alone = False
+    if not alone:
         raise DataError(f"{path}: is no certificate; expected the federation's ca.crt")
     return content
 

@@ -98,6 +98,7 @@ def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.Capt
         ("--proxy", "foo", "proxy: "),
         ("--ca", own, "signing.key.pub: is no certificate; expected the federation's ca.crt"),
         ("--ca", server / "ca.key", "ca.key: is no certificate"),
+        ("--ca", tmp_path / "none", "no such file"),
         ("--server-key", server / "ca.crt", "ca.crt: is no public key"),
         ("--server-key", tmp_path / "none", "no such file"),
     ):
