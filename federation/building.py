@@ -24,9 +24,9 @@ from recon import (
 )
 
 from .errors import config_error
+from .frozen_base import read_base
 from .manifest import SiteManifest
 from .recipe_tables import NetworkTable
-from .rounds import selected_state
 
 #: Adapters by the name used in recipes; each gets the network and ``adapter_size``.
 _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
@@ -55,7 +55,7 @@ def build_network(table: NetworkTable, manifest: SiteManifest | None = None) -> 
     Raises
     ------
     ConfigError
-        If the base is not the folder of a run with this network.
+        If the base is not that of this network.
     """
     if table.twin:
         return TwinNetwork(_unrolled(table, manifest), _unrolled(table, manifest))
@@ -94,19 +94,15 @@ def _unrolled(table: NetworkTable, manifest: SiteManifest | None) -> UnrolledNet
     )
 
 
-def _load_base(network: nn.Module, folder: Path) -> None:
+def _load_base(network: nn.Module, path: Path) -> None:
     """Load the shared parameters of a run; what the run does not share (data consistency) stays as drawn."""
-    if not (folder / "run.json").is_file():
-        raise config_error("recipe", "network.base", str(folder), "the folder of a trained run", "train one first")
-    base = selected_state(folder).shared
+    base = read_base(path)
     parameters = dict(network.named_parameters())
     plain = {name: base_name(name) for name in parameters if not is_adapter(name)}
     missing = sorted(base.keys() - set(plain.values()))
     if missing:
         found = f"a run with parameters such as {missing[0]}"
-        raise config_error(
-            folder, "network.base", found, "a run with this network", "train one with the same [network]"
-        )
+        raise config_error(path, "network.base", found, "a run with this network", "train one with the same [network]")
     with torch.no_grad():
         for name, parameter in parameters.items():
             source = plain.get(name)
@@ -114,6 +110,6 @@ def _load_base(network: nn.Module, folder: Path) -> None:
                 if base[source].shape != parameter.shape:
                     found = f"{source} of shape {tuple(base[source].shape)}"
                     raise config_error(
-                        folder, "network.base", found, str(tuple(parameter.shape)), "use the same [network]"
+                        path, "network.base", found, str(tuple(parameter.shape)), "use the same [network]"
                     )
                 parameter.copy_(base[source])

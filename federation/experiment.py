@@ -16,6 +16,7 @@ from recon import Codebook, DataError, write_atomically
 from .algorithm import FederatedAlgorithm, ServerState
 from .building import build_network
 from .errors import config_error
+from .frozen_base import require_base
 from .manifest import SiteManifest, load_manifest
 from .manifest_tables import Split
 from .packing import State
@@ -194,15 +195,7 @@ def train_run(
     if quorum is not None and quorum > count:
         advice = "lower it, or add sites"
         raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
-    if recipe.network.adapter != "none" and recipe.network.base is None:
-        plain = recipe.network.model_copy(update={"adapter": "none"})
-        raise config_error(
-            "recipe",
-            "network.base",
-            f"none with the adapter {recipe.network.adapter!r}",
-            f"the folder of a run of the network without it ({plain.cascades} cascades, {plain.regularizer})",
-            "train one on other sites, then --set network.base=<folder>",
-        )
+    require_base(recipe)
     begin = time.monotonic()
     _train_together(run, jobs, resume, say)
     run.record_seconds("federated", time.monotonic() - begin, resumed=resume)
@@ -211,7 +204,7 @@ def train_run(
         say(f"training {len(run.learners)} sites on their own, the local arm ...")
         done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
         for manifest, score in zip(run.learners, done, strict=True):
-            say(f"local   {manifest.name:20s} {_score(score)}")
+            say(f"local   {manifest.name:20s} {score_text(score)}")
         run.record_seconds("local", time.monotonic() - begin, resumed=resume)
     if recipe.personal.steps:
         begin = time.monotonic()
@@ -228,7 +221,7 @@ def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
         work += [(run, manifest.name, True) for manifest in run.learners]
     say(f"{run.recipe.personal.steps} personal steps at every site ...")
     for (_, name, local), (before, after) in zip(work, run_jobs(personalize, work, jobs), strict=True):
-        say(f"personal {'local   ' if local else ''}{name:20s} {_score(before)} -> {_score(after)}")
+        say(f"personal {'local   ' if local else ''}{name:20s} {score_text(before)} -> {score_text(after)}")
 
 
 def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
@@ -278,7 +271,7 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
 
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
-        scores = "  ".join(f"{row['site']} {_score(row['score_before'])}" for row in rows)
+        scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
         say(f"round {round:3d}/{rounds}  {scores}")
 
     specs = [run.spec(manifest) for manifest in run.participants]
@@ -314,7 +307,7 @@ def train_alone(job: tuple[RunFolder, str]) -> float | None:
     return None if best is None else best.mean
 
 
-def _score(score: float | None) -> str:
+def score_text(score: float | None) -> str:
     """A validation score: PSNR, or the negative held-out residual of a site without references."""
     if score is None:
         return "no score"

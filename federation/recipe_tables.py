@@ -30,7 +30,8 @@ class NetworkTable(Table):
     ``correct_operator`` lets a site learn what its operator is wrong about: rotation axis or coil maps. ``start`` is
     the first image: the operator's own (filtered back-projection; a few steps of CG-SENSE), or the scaled adjoint.
     ``condition`` says what depends on the scan's features. ``adapter`` adds parameters to a frozen ``base``, the folder
-    of a run with the same network without them; ``adapter_size`` is the rank of LoRA, the number of tokens of prompts.
+    of a run with the same network without them, or the file of it that comes with a bundle; ``adapter_size`` is the
+    rank of LoRA, the number of tokens of prompts.
     ``twin`` gives each site a private network beside the shared one.
 
     ``depth`` counts the levels of the U-Net or the layers of the plain CNN. ``consistency_ct`` is that of CT

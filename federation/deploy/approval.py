@@ -11,6 +11,7 @@ from pathlib import Path
 from recon import DataError, write_atomically
 
 from ..building import build_network
+from ..frozen_base import placed, without_base
 from ..packing import layout, layout_digest
 from ..recipe import Recipe, load_recipe
 from ..scope import parameter_scope, parameters_of
@@ -44,7 +45,7 @@ class Approval:
 
 def architecture_digest(recipe: Recipe) -> str:
     """Names, dtypes and shapes of what the recipe shares."""
-    network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
+    network = initial_network(partial(build_network, without_base(recipe).network), recipe.federation.seed)
     shared = parameter_scope(network, recipe.scope.rules()).shared
     return layout_digest(layout(parameters_of(network, shared)))
 
@@ -75,14 +76,16 @@ def _installed(name: str) -> str:
 
 
 class Approvals:
-    """The approvals of a site, a folder ``<run>/`` each with ``approval.json`` and ``recipe.toml``."""
+    """The approvals of a site, a folder ``<run>/`` each with ``approval.json``, ``recipe.toml`` and perhaps a base."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, approval: Approval, recipe: Recipe) -> None:
+    def add(self, approval: Approval, recipe: Recipe, base: bytes | None = None) -> None:
         """Approve; the same run once more replaces what was said of the software."""
         place = self.folder / approval.run
+        if base is not None:
+            write_atomically(self.base(approval.run), base)
         write_atomically(place / "recipe.toml", recipe.to_toml().encode())
         write_atomically(place / "approval.json", json.dumps(asdict(approval), indent=1).encode())
 
@@ -103,12 +106,16 @@ class Approvals:
         """In no order."""
         return [_read(path) for path in self.folder.glob("*/approval.json")]
 
+    def base(self, run: str) -> Path:
+        """Where the frozen base of a run lies, if it has one."""
+        return self.folder / run / "base"
+
     def has_bundle(self, digest: str) -> bool:
         """Whether code with this SHA-256 may be installed here; no when nothing can be read."""
         return any(approval.bundle == digest for approval in self.all())
 
     def recipe_of(self, run: str) -> Recipe:
-        """The recipe of an approved run, after everything that was approved was looked at again.
+        """The recipe of an approved run, with its base, after everything that was approved was looked at again.
 
         Raises
         ------
@@ -127,7 +134,7 @@ class Approvals:
                 f"{place}: {' and '.join(different) or 'the name'} changed since the approval; look at what is new and "
                 "approve again"
             )
-        return recipe
+        return placed(recipe, self.base(run))
 
 
 def _read(path: Path) -> Approval:

@@ -1,18 +1,23 @@
 """What a site takes home of a run: a run folder that `fedrecon evaluate` and `fedrecon reconstruct` read."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from recon import DataError
+from recon import DataError, write_atomically
 
-from ..experiment import RunFolder, algorithm_of
+from ..experiment import RunFolder, algorithm_of, score_text
+from ..frozen_base import placed
+from ..personal import personalize
 from ..recipe import load_recipe
 from ..store import load_newest, save_checkpoint
 from .site_folder import SiteFolder
 
 
-def export_run(folder: SiteFolder, run: str, out: Path) -> RunFolder:
+def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) -> RunFolder:
     """Write a run folder with the last shared parameters that the server sent and those that the site keeps.
+
+    Where the recipe has a personal stage, it is run here, on the site's own data.
 
     Raises
     ------
@@ -26,9 +31,17 @@ def export_run(folder: SiteFolder, run: str, out: Path) -> RunFolder:
     if newest is None:
         raise DataError(f"{state}: the server has sent nothing of run {run[:16]} yet")
     recipe = load_recipe(folder.approvals.folder / run / "recipe.toml")
+    base = placed(recipe, folder.approvals.base(run)).network.base
+    if base is not None:
+        write_atomically(out / "base", Path(base).read_bytes())
+        recipe = placed(recipe, out / "base")
     exported = RunFolder.create(out, recipe, [folder.manifest], resume=False)
     if (state / "kept").is_dir():
         shutil.copytree(state / "kept", exported.site_folder(folder.name) / "kept")
     numbers = {"history": [], "algorithm": algorithm_of(recipe).describe(), "accepted": {}}
     save_checkpoint(out / "checkpoints", newest.round, newest.tensors, numbers)
+    if recipe.personal.steps:
+        say(f"{recipe.personal.steps} personal steps ...")
+        before, after = personalize((exported, folder.name, False))
+        say(f"validation: {score_text(before)} -> {score_text(after)}; the better of the two is used")
     return exported

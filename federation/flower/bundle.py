@@ -40,19 +40,13 @@ app = ClientApp()
 '''
 
 
-def write_app(folder: Path, recipe: Recipe) -> bytes:
-    """Write the app of a recipe and return its bundle, the same bytes for the same recipe and Flower.
+def base_beside(bundle: Path) -> Path:
+    """Where the frozen base of a recipe lies, if it has one: it is too large for a bundle, which has its digest."""
+    return bundle.with_suffix(".base")
 
-    Raises
-    ------
-    DataError
-        If the recipe needs what a bundle cannot carry.
-    """
-    if recipe.network.base is not None:
-        raise DataError(
-            f"network.base: found {recipe.network.base}, expected none; a bundle carries no trained base, methods with "
-            "adapters cannot be deployed yet"
-        )
+
+def write_app(folder: Path, recipe: Recipe) -> bytes:
+    """Write the app of a recipe and return its bundle, the same bytes for the same recipe and Flower."""
     files = {
         "pyproject.toml": _PROJECT,
         "server_app.py": _SERVER,

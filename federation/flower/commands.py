@@ -221,7 +221,9 @@ def _propose(arguments: argparse.Namespace) -> None:
     recipe, name = _recipe(arguments)
     bundle, approval = _flower("runs").propose(_server(arguments), name, recipe)
     _say(f"bundle: {bundle}\nrun:    {approval.run}")
-    _say("send the bundle to the sites, and tell them the run by another way; they look at it, and approve it, with:")
+    base = _flower("bundle").base_beside(bundle)
+    what = f"the bundle and, beside it, {base.name}" if recipe.network.base is not None else "the bundle"
+    _say(f"send {what} to the sites, and tell them the run by another way; they look at it, and approve it, with:")
     _say(f"  fedrecon deploy site approve DIR {bundle.name}")
 
 
@@ -275,6 +277,8 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     _say(recipe.to_toml())
     _say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
     _say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
+    if recipe.network.base is not None:
+        _say(f"frozen base {recipe.network.base}: the one that the recipe means, by its SHA-256")
     if reason := objection(folder, approval.run, recipe):
         _say(f"warning: {folder.path / 'policy.toml'} would refuse every round of it: {reason}")
     if not arguments.yes:
@@ -296,7 +300,7 @@ def _site_export(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     from ..deploy.export import export_run
 
-    run = export_run(folder, _approved(folder, arguments.run_id), arguments.out)
+    run = export_run(folder, _approved(folder, arguments.run_id), arguments.out, say=_say)
     _say(f"round {run.selected().round}: {run.path}")
     _say(f"next: fedrecon evaluate {run.path}, or fedrecon reconstruct {run.path} --site {folder.name} SCAN --out FILE")
 

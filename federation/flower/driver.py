@@ -16,9 +16,11 @@ from ..deploy.hub import Hub
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
 from ..experiment import algorithm_of, initial_state
+from ..frozen_base import placed
 from ..recipe import load_recipe
 from ..replies import Row
 from ..rounds import run_rounds
+from .bundle import base_beside
 from .exchange import GridChannel
 from .processes import STATE, end_with, held
 
@@ -58,7 +60,8 @@ def _run_alone(folder: Path, grid: Grid) -> None:
 
 def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_bytes())
-    server, recipe = ServerFolder(Path(job["server"])), load_recipe(folder / "app" / "recipe.toml")
+    server = ServerFolder(Path(job["server"]))
+    recipe = placed(load_recipe(folder / "app" / "recipe.toml"), base_beside(folder / f"{folder.name}.fab"))
     end_with(server.path / STATE)  # a second driver of the same run must never be left
     members = server.members()
     max_bytes = int(server.table.megabytes_per_message * 1e6)

@@ -9,9 +9,10 @@ from recon import DataError, write_atomically
 
 from ..deploy.approval import Approval
 from ..deploy.server_folder import ServerFolder
+from ..frozen_base import carried
 from ..recipe import Recipe
 from ..store import saved_rounds
-from .bundle import read_bundle, write_app
+from .bundle import base_beside, read_bundle, write_app
 from .driver import DRIVER
 from .processes import CONNECTION, STATE, held, is_held, running
 from .server import ask_flower
@@ -22,18 +23,21 @@ _ASK_SECONDS = 20.0
 
 
 def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Approval]:
-    """Write the bundle of a run, which the sites look at and approve.
+    """Write the bundle of a run, which the sites look at and approve, and beside it the frozen base of adapters.
 
     Raises
     ------
     DataError
-        If a run of this name has another recipe.
+        If a run of this name has another recipe, or the recipe's base is missing.
     """
+    recipe, base = carried(recipe)
     place = folder.run_folder(name)
     bundle = place / f"{name}.fab"
     if bundle.exists() and read_bundle(bundle)[1].digest() != recipe.digest():
         raise DataError(f"{place}: holds a run with another recipe; choose another --name")
     content = write_app(place / "app", recipe)
+    if base is not None:
+        write_atomically(base_beside(bundle), base)
     write_atomically(bundle, content)
     return bundle, Approval.of(content, recipe)
 

@@ -17,9 +17,10 @@ from recon import DataError, write_atomically
 from ..deploy.approval import Approval
 from ..deploy.audit import read_log
 from ..deploy.site_folder import SiteFolder
+from ..frozen_base import placed
 from ..recipe import Recipe
 from . import client_process
-from .bundle import read_bundle
+from .bundle import base_beside, read_bundle
 from .processes import STATE, Child, Supervisor, environment, free_port, program, running, start_detached, stop
 from .proxy import NOT_FOR_SITES
 
@@ -30,20 +31,28 @@ _CONNECTED = b"SuperNode ID:"
 
 
 def look_at(bundle: Path) -> tuple[Recipe, Approval]:
-    """What approving a bundle would mean."""
-    return read_bundle(bundle)[1:]
-
-
-def approve(folder: SiteFolder, bundle: Path) -> Approval:
-    """Approve a bundle with its recipe and the software that is installed now.
+    """What approving a bundle would mean, its recipe with the base that lies beside it.
 
     Raises
     ------
     DataError
-        If it is no bundle of fedrecon.
+        If it is no bundle of fedrecon, or lacks its base.
+    """
+    _, recipe, approval = read_bundle(bundle)
+    return placed(recipe, base_beside(bundle)), approval
+
+
+def approve(folder: SiteFolder, bundle: Path) -> Approval:
+    """Approve a bundle with its recipe, its base and the software that is installed now.
+
+    Raises
+    ------
+    DataError
+        If it is no bundle of fedrecon, or lacks its base.
     """
     content, recipe, approval = read_bundle(bundle)
-    folder.approvals.add(approval, recipe)
+    base = placed(recipe, base_beside(bundle)).network.base
+    folder.approvals.add(approval, recipe, None if base is None else Path(base).read_bytes())
     write_atomically(folder.path / "approvals" / approval.run / "bundle.fab", content)
     folder.audit.append(
         "approved", run=approval.run, method=recipe.name, bundle=approval.bundle, software=approval.software

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,9 @@ from federation.deploy.service import SiteService, objection
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.status import site_status
 from federation.experiment import algorithm_of, initial_state
+from federation.frozen_base import carried
 from federation.manifest import load_federation
+from federation.personal import site_network
 from federation.rounds import QuorumError
 from recon import DataError, Simulation, evaluate
 
@@ -134,11 +137,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def deploy(path: Path, data: Path, *overrides: str) -> Deployed:
+def deploy(path: Path, data: Path, *overrides: str, method: str = "fedavg") -> Deployed:
     torch.set_num_threads(1)
     chosen = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
               "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]", *overrides)  # fmt: skip
-    recipe = load_recipe(RECIPES / "fedavg.toml", chosen)
+    own = load_recipe(RECIPES / f"{method}.toml", chosen)
+    recipe, base = carried(own)
     create_authority(path / "server", days=9)
     SigningKey.create(path / "server" / "key")
     approval = Approval.of(BUNDLE, recipe)
@@ -151,8 +155,8 @@ def deploy(path: Path, data: Path, *overrides: str) -> Deployed:
             server_key=path / "server" / "key.pub",
             data=data / f"{name}.toml",
         )
-        folders[name].approvals.add(approval, recipe)
-    deployed = Deployed(path, recipe, folders, approval.run, Direct({}))
+        folders[name].approvals.add(approval, recipe, base)
+    deployed = Deployed(path, own, folders, approval.run, Direct({}))
     deployed.channel.answers = {name: SiteService(folder).answer for name, folder in folders.items()}
     for name in NAMES:
         deployed.set_policy(name, minimum_slices=2)
@@ -372,7 +376,7 @@ def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, guard
 def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, data: Path, tmp_path: Path) -> None:
     deployed.train()
     folder = deployed.folders["north"]
-    run = export_run(folder, deployed.run, tmp_path / "home")
+    run = export_run(folder, deployed.run, tmp_path / "home", say=str)
     last = load_checkpoint(deployed.path / "run" / "checkpoints", deployed.recipe.federation.rounds)
     assert digest(run.selected().shared) == digest(last.tensors)
     here = train_run(deployed.recipe, load_federation(data), tmp_path / "here", jobs=1, resume=False, say=str)
@@ -383,9 +387,45 @@ def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, da
     expected = evaluate(network, manifest.samples([scan], degraded=True))
     assert shape == (2, 24, 24) and scores.volumes[0].psnr == expected.volumes[0].psnr
     with pytest.raises(DataError, match="is not empty"):
-        export_run(folder, deployed.run, tmp_path / "home")
+        export_run(folder, deployed.run, tmp_path / "home", say=str)
     with pytest.raises(DataError, match="has sent nothing of run"):
-        export_run(folder, "0" * 64, tmp_path / "other")
+        export_run(folder, "0" * 64, tmp_path / "other", say=str)
+
+
+def test_the_personal_stage_is_run_where_a_site_takes_the_run_home(data: Path, tmp_path: Path) -> None:
+    deployed = deploy(tmp_path, data, "personal.steps=4", "personal.learning_rate=1e-3")
+    deployed.train()
+    said: list[str] = []
+    run = export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=said.append)
+    manifest, state = run.manifest("north"), run.selected()
+    shared = dict(run.spec(manifest).build().network_at(state.shared, state.round).named_parameters())
+    own = dict(site_network(run, manifest).named_parameters())
+    assert said[0] == "4 personal steps ..." and " dB -> " in said[1]
+    assert any(not torch.equal(own[name], shared[name]) for name in shared)
+
+
+def test_adapters_travel_alone_and_their_base_is_the_one_that_was_approved(data: Path, tmp_path: Path) -> None:
+    first = deploy(tmp_path / "base", data, "training.steps_per_round=2").recipe
+    sites = load_federation(data)
+    train_run(first, sites, tmp_path / "trained", jobs=1, resume=False, say=str)
+    deployed = deploy(tmp_path / "on", data, f"network.base={str(tmp_path / 'trained')!r}", method="fed_scales")
+    digest_there = deployed.train()
+    train_run(deployed.recipe, sites, tmp_path / "here", jobs=1, resume=False, say=str)
+    assert selected_state(tmp_path / "here").digest == selected_state(deployed.path / "run").digest
+    assert len(digest_there) == 64 and all("scale" in name for name in selected_state(tmp_path / "here").shared)
+    folder = deployed.folders["north"]
+    assert objection(folder, deployed.run, folder.approvals.recipe_of(deployed.run)) == ""
+    shutil.rmtree(tmp_path / "trained")  # the site has its own copy
+    run = export_run(folder, deployed.run, tmp_path / "home", say=str)
+    assert run.recipe.network.base == str(tmp_path / "home" / "base")
+    assert site_network(run, run.manifest("north")) is not None
+    base = folder.approvals.base(deployed.run)
+    base.write_bytes(base.read_bytes()[:-1] + b"x")
+    deployed.recipe = run.recipe  # the server still has its base
+    assert "base: its SHA-256 is" in refused(deployed, "has not approved")[0]
+    base.unlink()
+    with pytest.raises(DataError, match="the recipe needs it, it comes with the bundle"):
+        folder.approvals.recipe_of(deployed.run)
 
 
 def test_what_the_policy_will_refuse_is_told_before(deployed: Deployed) -> None:

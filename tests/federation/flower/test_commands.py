@@ -150,6 +150,40 @@ def test_a_bundle_is_the_same_bytes_and_holds_no_other_code(server: Path, tmp_pa
         read_bundle(tmp_path / "torn.fab")
 
 
+def test_the_base_of_adapters_goes_beside_the_bundle(
+    server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from federation.deploy.site_folder import SiteFolder
+
+    sites, tiny = tmp_path / "data", ("--set", "network.cascades=2", "--set", "network.channels=4")
+    tiny += ("--set", "federation.rounds=1", "--set", "training.steps_per_round=1", "--set", "evaluation.arms=[]")
+    make_demo_sites(sites, size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
+    assert main(["train", str(RECIPE), "--sites", str(sites), "--out", str(tmp_path / "base"), *tiny]) == 0
+    scales, based = RECIPE.with_name("fed_scales.toml"), ("--set", f"network.base='{tmp_path / 'base'}'")
+    assert "network.base: found none with the adapter 'scale'" in failed(capsys, "propose", server, scales, *tiny)
+    for _ in range(2):  # the same bytes again
+        assert main(["deploy", "propose", str(server), str(scales), *tiny, *based]) == 0
+    assert "beside it, fed_scales.base to the sites" in capsys.readouterr().out
+    other = ("--set", f"network.base='{server / 'runs' / 'fed_scales' / 'fed_scales.base'}'")  # the file serves too
+    assert main(["deploy", "propose", str(server), str(scales), *tiny, *other]) == 0
+    arguments = ["--server", "localhost:1", "--ca", str(server / "ca.crt")]
+    arguments += ["--server-key", str(server / "signing.key.pub"), "--data", str(sites / f"{DEMO_SITES[0].name}.toml")]
+    site, bundle = tmp_path / "site", tmp_path / "mail" / "fed_scales.fab"
+    assert main(["deploy", "site", "init", str(site), *arguments]) == 0
+    bundle.parent.mkdir()
+    bundle.write_bytes((server / "runs" / "fed_scales" / "fed_scales.fab").read_bytes())
+    assert "fed_scales.base: no such file; the recipe needs it" in failed(capsys, "site", "approve", site, bundle)
+    bundle.with_suffix(".base").write_bytes(b"another")
+    assert "is it the base of another run?" in failed(capsys, "site", "approve", site, bundle, "--yes")
+    assert SiteFolder(site).approvals.all() == []
+    bundle.with_suffix(".base").write_bytes((server / "runs" / "fed_scales" / "fed_scales.base").read_bytes())
+    assert main(["deploy", "site", "approve", str(site), str(bundle), "--yes"]) == 0
+    (approval,) = SiteFolder(site).approvals.all()
+    assert SiteFolder(site).approvals.recipe_of(approval.run).network.base == str(
+        site / "approvals" / approval.run / "base"
+    )
+
+
 def test_the_status_page_can_be_read_and_nothing_else(server: Path) -> None:
     import asyncio
 
