@@ -55,6 +55,18 @@ def test_weights_are_those_of_the_run_in_process(federation: Path, way_out: Http
     assert way_out.bytes > 2 * sum(row["bytes_up"] for row in read_rows(there) if row["site"] == "north") > 0
 
 
+def test_adapters_find_their_base_at_server_and_sites(federation: Path) -> None:
+    server, recipe = federation / "server", RECIPE.with_name("fed_scales.toml")
+    choices = (*CHOICES, "federation.rounds=1", f"network.base='{federation / 'here'}'")
+    deploy("propose", server, recipe, *overrides(choices))
+    for name in NAMES:
+        deploy("site", "approve", federation / name, server / "runs" / "fed_scales" / "fed_scales.fab", "--yes")
+    deploy("run", server, recipe, *overrides(choices))
+    sites, out = load_federation(federation / "data"), federation / "here_scales"
+    here = train_run(load_recipe(recipe, choices), sites, out, jobs=1, resume=False, say=str)
+    assert bits(server / "runs" / "fed_scales" / "train") == bits(here.path)
+
+
 def test_the_status_page_in_a_browser(federation: Path, tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if browser is None:
@@ -89,7 +101,10 @@ def test_a_bundle_that_was_not_approved_is_refused_at_every_site(federation: Pat
     )
     assert code == 2
     for name in NAMES:
-        assert "bundle refused" in [entry.event for entry in read_log(federation / name / "audit.jsonl")]
+        log, end = federation / name / "audit.jsonl", time.monotonic() + 60  # the first refusal has ended the run
+        while "bundle refused" not in (events := [entry.event for entry in read_log(log)]) and time.monotonic() < end:
+            time.sleep(0.5)
+        assert "bundle refused" in events
 
 
 def test_a_stranger_with_the_certificate_can_do_nothing(federation: Path, tmp_path: Path) -> None:
