@@ -31,12 +31,12 @@ _RECIPES = Path(__file__).resolve().parents[1] / "scripts" / "recipes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0, 2 for an error of the user's or the data's, 130 for Ctrl-C)."""
+    """Run one command; returns its exit code, 2 for an error of the user's or the data's, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
-    run: Callable[[argparse.Namespace], None] = arguments.run
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        run(arguments)
+        return run(arguments) or 0
     except DataError as error:
         print(f"fedrecon: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,10 @@ from recon import DataError
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+#: Exit code of `status` where nothing runs, as systemctl has it.
+STOPPED = 3
+_STOPPED_SO = f"; exit code {STOPPED} if it does not run"
+
 
 def add_deploy(commands: "Commands") -> None:
     """Add the commands of server and site."""
@@ -23,7 +27,7 @@ def add_deploy(commands: "Commands") -> None:
 
 
 def _command(
-    actions: "Commands", name: str, about: str, run: Callable[[argparse.Namespace], None]
+    actions: "Commands", name: str, about: str, run: Callable[[argparse.Namespace], int | None]
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=about, description=about[0].upper() + about[1:])
     parser.set_defaults(run=run)
@@ -54,9 +58,9 @@ def _add_server(actions: "Commands") -> None:
     _add_service(server, {"start": _server_start, "stop": _server_stop, "status": _server_status})
 
 
-def _add_service(parser: argparse.ArgumentParser, runs: dict[str, Callable[[argparse.Namespace], None]]) -> None:
+def _add_service(parser: argparse.ArgumentParser, runs: dict[str, Callable[[argparse.Namespace], int | None]]) -> None:
     verbs = parser.add_subparsers(required=True, metavar="ACTION")
-    abouts = {"start": "start it in the background", "stop": "stop it", "status": "say what it does"}
+    abouts = {"start": "start it in the background", "stop": "stop it", "status": f"say what it does{_STOPPED_SO}"}
     for verb, about in abouts.items():
         command = _command(verbs, verb, about, runs[verb])
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -103,7 +107,7 @@ def _add_site(actions: "Commands") -> None:
     for verb, about, run in (
         ("start", "start the site in the background, after a self-test", _site_start),
         ("stop", "stop it", _site_stop),
-        ("status", "say what it does, what it approved and what left", _site_status),
+        ("status", f"say what it does, what it approved and what left{_STOPPED_SO}", _site_status),
     ):
         command = _command(verbs, verb, about, run)
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -144,10 +148,6 @@ def _flower(module: str) -> Any:
 def _require_extra() -> None:
     """Say that the extra is missing before a module of `deploy` misses what it is made of."""
     _flower("server")
-
-
-def _runs(folder: Any) -> str:
-    return "runs" if _flower("processes").is_running(folder.path) else "does not run"
 
 
 def _server(arguments: argparse.Namespace) -> Any:
@@ -206,15 +206,17 @@ def _server_stop(arguments: argparse.Namespace) -> None:
     _say("stopped" if _flower("server").stop_server(_server(arguments)) else "did not run")
 
 
-def _server_status(arguments: argparse.Namespace) -> None:
+def _server_status(arguments: argparse.Namespace) -> int:
     folder = _server(arguments)
     from ..deploy.status import server_status
 
-    _say(f"server {_runs(folder)}: {folder.path}")
-    if (page := _flower("server").page_port(folder)) is not None:
+    page = _flower("server").page_port(folder)
+    _say(f"server {'does not run' if page is None else 'runs'}: {folder.path}")
+    if page is not None:
         _say(f"open to sites at {folder.table.host}:{folder.table.port}; this status: http://127.0.0.1:{page}/")
     for line in server_status(folder):
         _say(line)
+    return STOPPED if page is None else 0
 
 
 def _propose(arguments: argparse.Namespace) -> None:
@@ -329,13 +331,15 @@ def _site_stop(arguments: argparse.Namespace) -> None:
     _say("stopped" if _flower("site").stop_site(_site(arguments)) else "did not run")
 
 
-def _site_status(arguments: argparse.Namespace) -> None:
+def _site_status(arguments: argparse.Namespace) -> int:
     folder = _site(arguments)
     from ..deploy.status import site_status
 
-    _say(f"site {folder.name} {_runs(folder)}: {folder.path}")
+    runs = _flower("processes").is_running(folder.path)
+    _say(f"site {folder.name} {'runs' if runs else 'does not run'}: {folder.path}")
     for line in site_status(folder):
         _say(line)
+    return 0 if runs else STOPPED
 
 
 def _audit_verify(arguments: argparse.Namespace) -> None:

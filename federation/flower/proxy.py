@@ -1,6 +1,8 @@
 """The one open port: a TLS server that passes what sites need of Flower's SuperLink on, and nothing else.
 
 The SuperLink serves sites, runs and administration on one port, the latter without any authentication.
+
+It is started by its path and imports neither torch nor fedrecon: what faces the outside is small.
 """
 
 import ssl
@@ -17,8 +19,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
-
-from ..deploy.server_folder import ServerFolder
 
 #: What a site may call, as flwr 1.41 and 1.42 name it. Registration is not among it: the server enrolls keys itself.
 ALLOWED = frozenset(
@@ -104,17 +104,15 @@ class _Limited:
 
 
 def main() -> None:
-    """``python -m federation.flower.proxy DIR PORT``: serve in front of the SuperLink on that port of this machine."""
-    folder, link = ServerFolder(Path(sys.argv[1])), int(sys.argv[2])
-    path, table = folder.path, folder.table
+    """``python -I proxy.py DIR PORT LINK BYTES``: serve on a port, with the certificates of a server's folder.
+
+    LINK is the SuperLink's port on this machine, BYTES the most that a body may have.
+    """
+    path, (port, link, max_bytes) = Path(sys.argv[1]), map(int, sys.argv[2:])
     uvicorn.run(
-        proxy_app(
-            f"https://127.0.0.1:{link}",
-            max_bytes=int(table.megabytes_per_message * 1e6),
-            authority=path / "ca.crt",
-        ),
+        proxy_app(f"https://127.0.0.1:{link}", max_bytes=max_bytes, authority=path / "ca.crt"),
         host="0.0.0.0",
-        port=table.port,
+        port=port,
         ssl_certfile=path / "server.crt",
         ssl_keyfile=str(path / "server.key"),
         log_level="warning",

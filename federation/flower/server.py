@@ -28,6 +28,7 @@ from .processes import (
 )
 
 _START_SECONDS = 90.0
+_PROXY = Path(__file__).resolve().with_name("proxy.py")
 
 
 def serve(folder: ServerFolder) -> str:
@@ -45,7 +46,8 @@ def serve(folder: ServerFolder) -> str:
         "--ssl-ca-certfile", str(path / "ca.crt"), "--database", str(path / "flower" / "link.db"),
         "--enable-supernode-auth", "--disable-runtime-dependency-installation",
     ]  # fmt: skip
-    proxy = [sys.executable, "-m", "federation.flower.proxy", str(path), str(link)]
+    limit = int(table.megabytes_per_message * 1e6)
+    proxy = [sys.executable, "-I", "-u", str(_PROXY), *map(str, (path, table.port, link, limit))]
     page_port = table.page_port or free_port()
     page = [sys.executable, "-m", "federation.flower.page", str(path), str(page_port)]
     logs, settings = path / "logs", environment(home)

@@ -11,6 +11,7 @@ import pytest
 from federation import DEMO_SITES, make_demo_sites
 from federation.cli import _parser, main
 from federation.deploy.keys import SigningKey
+from federation.flower.commands import STOPPED
 
 PAGES = Path(__file__).parents[3] / "federation" / "deploy"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
@@ -218,6 +219,8 @@ def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path
         data=tmp_path / "data" / f"{DEMO_SITES[0].name}.toml",
     )
     assert Policy.read(folder.path / "policy.toml") == Policy()
+    assert main(["deploy", "site", "status", str(folder.path)]) == STOPPED
+    assert main(["deploy", "server", "status", str(server)]) == STOPPED
     with pytest.raises(DataError, match="localhost:1: cannot be reached directly"):
         serve_site(folder)
     for name, text, message in (

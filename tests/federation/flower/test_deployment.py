@@ -15,6 +15,7 @@ from federation import load_recipe, train_run
 from federation.cli import main
 from federation.deploy.audit import read_log
 from federation.deploy.site_folder import SiteFolder
+from federation.flower.commands import STOPPED
 from federation.flower.processes import free_port
 from federation.manifest import load_federation
 from federation.replies import read_rows
@@ -131,7 +132,7 @@ def test_a_site_whose_key_is_not_enrolled_is_not_taken(
     site = make_site(federation / "stranger", "south", federation / "server", way_out.port)
     assert main(["deploy", "site", "start", str(site)]) == 2
     assert "the server does not take the site: its key is not enrolled" in capsys.readouterr().err
-    deploy("site", "status", site)
+    assert main(["deploy", "site", "status", str(site)]) == STOPPED
     assert "stopped by itself: SuperNode ended" in capsys.readouterr().out
 
 

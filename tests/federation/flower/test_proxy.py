@@ -1,7 +1,10 @@
 """The path filter: what of Flower's server can be reached from outside, letter by letter."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from federation.flower import proxy
 from federation.flower.proxy import ALLOWED, proxy_app
 
 SEEN: list[tuple[str, str, bytes]] = []
@@ -36,6 +40,15 @@ class Client:
                 return await client.send(request)
 
         return asyncio.run(send())
+
+
+def test_what_faces_the_outside_loads_neither_torch_nor_fedrecon() -> None:
+    path = str(Path(proxy.__file__).resolve())
+    code = f"import runpy, sys; runpy.run_path({path!r}); print(sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert "'starlette'" in done.stdout
+    for name in ("torch", "numpy", "federation", "recon", "physics", "flwr"):
+        assert f"'{name}'" not in done.stdout
 
 
 @pytest.fixture
