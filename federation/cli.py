@@ -186,7 +186,7 @@ def _add_compare(commands: "Commands") -> None:
     compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
     compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
     compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
-    compare.add_argument("--seeds", type=int, help="training seeds of every table (default: as the preset)")
+    compare.add_argument("--seeds", type=_count, help="training seeds of every table (default: as the preset)")
     compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
     compare.set_defaults(run=_compare)
     _add_jobs(compare)
@@ -195,7 +195,18 @@ def _add_compare(commands: "Commands") -> None:
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     default = os.cpu_count() or 1
     text = "site processes at a time, one thread each; results do not depend on it (default: %(default)s)"
-    parser.add_argument("--jobs", type=int, default=default, help=text)
+    parser.add_argument("--jobs", type=_count, default=default, help=text)
+
+
+def _count(text: str) -> int:
+    """One or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return number
 
 
 def _say(text: str) -> None:
@@ -259,8 +270,6 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     preset = PRESETS[arguments.preset]
     out = arguments.out or Path("runs") / f"compare_{preset.name}"
-    if arguments.seeds is not None and arguments.seeds < 1:
-        raise DataError(f"--seeds {arguments.seeds}: expected at least 1")
     begin = time.monotonic()
     if arguments.tables:
         page = write_tables(out, _say)

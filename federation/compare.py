@@ -20,7 +20,9 @@ from recon import (
 from .arm_jobs import TRIAL_SEED, ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
 from .comparison_tables import write_tables
-from .experiment import Say, train_run
+from .errors import ConfigError
+from .experiment import Say, initial_state, train_run
+from .frozen_base import without_base
 from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
@@ -62,6 +64,7 @@ def run_comparison(
     """
     out = out.resolve()  # a frozen base is named in recipes by its path
     _require_names(preset, extra)
+    _require_networks(preset, extra, modalities)
     _claim_folder(preset, out)
     plan = _Plan(preset, out, tuple(extra), seeds)
     bases = {modality: _prepare(preset, out, modality, extra, jobs, say) for modality in modalities}
@@ -107,6 +110,17 @@ def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
                 f"{arm.path}: its name {arm.name!r} is that of another arm of the comparison; choose another"
             )
         taken.add(arm.name)
+
+
+def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str]) -> None:
+    """Every recipe has a network that shares something, before hours are spent."""
+    for arm in extra:
+        for modality in set(modalities) & set(arm.modalities):
+            recipe = without_base(preset.budgets[modality].recipe(arm, modality, 0))
+            try:
+                initial_state(recipe)
+            except ConfigError as error:
+                raise ConfigError(f"{arm.path}: {error}") from None
 
 
 def _claim_folder(preset: Preset, out: Path) -> None:

@@ -294,11 +294,19 @@ def test_the_demo_writes_its_report_and_resumes(tmp_path: Path, capsys: pytest.C
     assert again["arms"] == report["arms"]
 
 
+@pytest.mark.parametrize("option", ["--seeds", "--jobs"])
+@pytest.mark.parametrize("count", ["0", "two"])
+def test_counts_are_at_least_one(option: str, count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", option, count])
+    words = f"argument {option}: found {count!r}, expected a whole number of at least 1"
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--tables", "--out", "nowhere"], "nowhere: holds no comparison; run one with --out"),
-        (["--seeds", "0"], "--seeds 0: expected at least 1"),
         (["missing.toml"], "missing.toml: found no such file"),
         ([str(RECIPE.with_name("int8.toml"))], "its name 'int8' is that of another arm of the comparison"),
     ],

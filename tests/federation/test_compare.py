@@ -325,6 +325,14 @@ def test_two_arms_with_one_name_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_that_shares_nothing_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "alone.toml").write_text('name = "alone"\n[scope]\nkeep = ["regularizers.*"]\n')
+    extra = [arm_of(tmp_path / "alone.toml")]
+    with pytest.raises(DataError, match=r"alone.toml: \[scope\]: every parameter is kept .* the arm `local`"):
+        run_comparison(tiny(), tmp_path / "out", modalities=("mri",), extra=extra, jobs=1, say=print)
+    assert not (tmp_path / "out").exists()
+
+
 def drawn(arm: str, psnr: float, seeds: Iterable[int] = range(3)) -> list[ScoreRow]:
     return [
         ScoreRow("mri", "together", arm, seed, site, False, f"v{v}", psnr + 0.01 * v + 0.001 * seed, 0.9, 0.1)
