@@ -33,10 +33,24 @@ from .replies import read_rows
 from .scope import load_parameters, parameter_scope, parameters_of
 from .scoring import classical_method, score_methods
 from .site import initial_network
+from .tables import read_json
 from .task import ReconstructionTask
 
 #: Training seed of the trials; the tables count from 0.
 TRIAL_SEED = 900
+#: What is known of an arm, written last: with it the arm is done.
+FACTS = "facts.json"
+
+
+def known_of(arm: Path) -> dict[str, Any]:
+    """What is known of the arm in a folder.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    return read_json(arm / FACTS, "delete it, and the arm is run again")
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,7 @@ class ArmJob:
     @property
     def facts(self) -> dict[str, Any]:
         """What is known of the arm; empty until it was run with this recipe."""
-        path = self.folder / "facts.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        found = known_of(self.folder) if (self.folder / FACTS).exists() else {}
         return found if found.get("recipe") == self.recipe.digest() else {}
 
     @property
@@ -77,9 +90,7 @@ class ArmJob:
 
     def finish(self, facts: dict[str, Any]) -> str:
         """Write what is known; the reason if the arm failed."""
-        write_atomically(
-            self.folder / "facts.json", json.dumps({**facts, "recipe": self.recipe.digest()}, indent=1).encode()
-        )
+        write_atomically(self.folder / FACTS, json.dumps({**facts, "recipe": self.recipe.digest()}, indent=1).encode())
         return f"failed: {facts['failed']}" if "failed" in facts else ""
 
 

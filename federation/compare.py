@@ -17,7 +17,7 @@ from recon import (
     write_atomically,
 )
 
-from .arm_jobs import TRIAL_SEED, ArmJob, quiet, run_arm, run_trial
+from .arm_jobs import FACTS, TRIAL_SEED, ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
 from .comparison_tables import write_tables
 from .errors import ConfigError
@@ -28,6 +28,7 @@ from .manifest_tables import SPLITS
 from .parallel import run_jobs
 from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
 from .recipe_tables import CLASSICAL_ARMS
+from .tables import read_json
 
 
 def run_comparison(
@@ -126,7 +127,7 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
 def _claim_folder(preset: Preset, out: Path) -> None:
     described = json.loads(json.dumps(asdict(preset), default=_plain))
     record = out / "preset.json"
-    if record.exists() and json.loads(record.read_text()) != described:
+    if record.exists() and read_json(record) != described:
         raise DataError(f"{out}: holds a comparison of another preset; choose another --out")
     if not record.exists() and out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and holds no comparison; choose another --out")
@@ -238,7 +239,7 @@ class _Plan:
             return {self.preset.rates[len(self.preset.rates) // 2]: 0.0}
         folder = self.out / modality / _slug(self.preset.tables[0].name)
         found = {}
-        for path in folder.glob(f"trial_*/{arm.name}/facts.json"):
+        for path in folder.glob(f"trial_*/{arm.name}/{FACTS}"):
             rate = float(path.parents[1].name.removeprefix("trial_"))
             facts = self._trial(modality, self.preset.tables[0], arm, base, rate).facts
             if facts:

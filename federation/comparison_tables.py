@@ -22,11 +22,12 @@ from recon import (
     write_scores,
 )
 
-from .arm_jobs import TRIAL_SEED
+from .arm_jobs import FACTS, TRIAL_SEED, known_of
 from .experiment import Say
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
 from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
 from .recipe_tables import CLASSICAL_ARMS, LOCAL
+from .tables import read_json
 from .verdicts import judge
 
 #: Arms that every other is compared with; without the first there is no table.
@@ -57,7 +58,7 @@ def write_tables(out: Path, say: Say) -> Path:
     if not rows:
         raise DataError(f"{out}: no arm was scored; run the comparison first")
     write_scores(out / "scores.csv", rows)
-    preset = json.loads((out / "preset.json").read_text())
+    preset = read_json(out / "preset.json")
     compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(known.items())]
     beside = {"/".join(key): _beside(arms) for key, arms in sorted(known.items())}
     write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())
@@ -73,8 +74,8 @@ def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
     """Scores and facts of all arms, with the seeds that both references have."""
     rows: dict[Key, list[ScoreRow]] = {}
     known: dict[Key, dict[str, list[dict[str, Any]]]] = {}
-    for path in sorted(out.glob("*/*/seed*/*/facts.json")):
-        facts = json.loads(path.read_text())
+    for path in sorted(out.glob(f"*/*/seed*/*/{FACTS}")):
+        facts = known_of(path.parent)
         scores = path.parent / "scores.csv"
         if "failed" in facts or not scores.exists():
             say(f"left out: {path.parent.relative_to(out)} ({facts.get('failed', 'no scores')})")

@@ -28,6 +28,7 @@ from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network
+from .tables import read_json
 from .task import MOMENTS, aux_layout, site_spec
 
 Say = Callable[[str], None]
@@ -68,7 +69,7 @@ class RunFolder:
         record = path / "run.json"
         facts: dict[str, Any] = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
         if record.exists():
-            found = _read_json(record)
+            found = read_json(record)
             if found.get("recipe_digest") != facts["recipe_digest"]:
                 raise DataError(
                     f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, "
@@ -82,7 +83,7 @@ class RunFolder:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
         run = cls(path, recipe, tuple(manifests), maps)
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
-        seconds = _read_json(record).get("seconds", {}) if record.exists() else {}
+        seconds = read_json(record).get("seconds", {}) if record.exists() else {}
         write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
         return run
 
@@ -97,7 +98,7 @@ class RunFolder:
         """
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
-        facts = _read_json(path / "run.json")
+        facts = read_json(path / "run.json")
         manifests = tuple(load_manifest(facts["sites"][name]) for name in sorted(facts["sites"]))
         return cls(path, load_recipe(path / "recipe.toml"), manifests)
 
@@ -160,12 +161,12 @@ class RunFolder:
 
     def seconds(self) -> dict[str, float]:
         """Wall time of what was run so far, by name."""
-        found: dict[str, float] = _read_json(self.path / "run.json").get("seconds", {})
+        found: dict[str, float] = read_json(self.path / "run.json").get("seconds", {})
         return found
 
     def record_seconds(self, name: str, seconds: float, *, resumed: bool = False) -> None:
         """Keep the wall time of a part; what a resumed part took before is added."""
-        facts = _read_json(self.path / "run.json")
+        facts = read_json(self.path / "run.json")
         times = facts.setdefault("seconds", {})
         times[name] = round(seconds + (times.get(name, 0.0) if resumed else 0.0), 1)
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
@@ -312,13 +313,3 @@ def score_text(score: float | None) -> str:
     if score is None:
         return "no score"
     return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); choose another --out") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: holds a {type(found).__name__}, expected a table; choose another --out")
-    return found

@@ -317,6 +317,22 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
     assert edited.finish({"failed": "disk full"}) == "failed: disk full" and not edited.is_done
 
 
+def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
+    plan = _Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
+    job = plan.jobs("mri", plan.preset.tables[0], None)[0]
+    job.finish({"validation": 1.0})
+    facts = job.folder / "facts.json"
+    facts.write_bytes(facts.read_bytes()[:20])
+    with pytest.raises(DataError, match=r"facts.json: is not JSON .*; delete it, and the arm is run again"):
+        assert job.is_done
+    (tmp_path / "preset.json").write_text("{")
+    with pytest.raises(DataError, match=r"facts.json: is not JSON"):
+        write_tables(tmp_path, print)
+    facts.unlink()
+    with pytest.raises(DataError, match=r"preset.json: is not JSON .*; choose another --out"):
+        run_comparison(plan.preset, tmp_path, modalities=("mri",), jobs=1, say=print)
+
+
 def test_two_arms_with_one_name_are_refused(tmp_path: Path) -> None:
     for names in (["fedprox", "fedprox"], ["fedavg"], ["tv"]):
         extra = [Arm(name, "fedprox") for name in names]
