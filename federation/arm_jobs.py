@@ -29,11 +29,11 @@ from .experiment import RunFolder, train_alone, train_run
 from .manifest import SiteManifest, load_federation
 from .personal import site_network
 from .recipe import Recipe
+from .records import read_json
 from .replies import read_rows
 from .scope import load_parameters, parameter_scope, parameters_of
 from .scoring import classical_method, score_methods
 from .site import initial_network
-from .tables import read_json
 from .task import ReconstructionTask
 
 #: Training seed of the trials; the tables count from 0.

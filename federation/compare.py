@@ -19,16 +19,15 @@ from recon import (
 
 from .arm_jobs import FACTS, TRIAL_SEED, ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
-from .comparison_tables import write_tables
+from .comparison_tables import DAMAGED_PRESET, write_tables
 from .errors import ConfigError
 from .experiment import Say, initial_state, train_run
-from .frozen_base import without_base
 from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
 from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
 from .recipe_tables import CLASSICAL_ARMS
-from .tables import read_json
+from .records import read_json
 
 
 def run_comparison(
@@ -117,7 +116,7 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
     """Every recipe has a network that shares something, before hours are spent."""
     for arm in extra:
         for modality in set(modalities) & set(arm.modalities):
-            recipe = without_base(preset.budgets[modality].recipe(arm, modality, 0))
+            recipe = preset.budgets[modality].recipe(arm, modality, 0)
             try:
                 initial_state(recipe)
             except ConfigError as error:
@@ -127,7 +126,7 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
 def _claim_folder(preset: Preset, out: Path) -> None:
     described = json.loads(json.dumps(asdict(preset), default=_plain))
     record = out / "preset.json"
-    if record.exists() and read_json(record) != described:
+    if record.exists() and read_json(record, DAMAGED_PRESET) != described:
         raise DataError(f"{out}: holds a comparison of another preset; choose another --out")
     if not record.exists() and out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and holds no comparison; choose another --out")

@@ -27,11 +27,13 @@ from .experiment import Say
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
 from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
 from .recipe_tables import CLASSICAL_ARMS, LOCAL
-from .tables import read_json
+from .records import read_json
 from .verdicts import judge
 
 #: Arms that every other is compared with; without the first there is no table.
 REFERENCES = ("fedavg", LOCAL)
+#: What to do about a record of the preset that cannot be read.
+DAMAGED_PRESET = "delete it; the same command with the same --preset writes it again"
 #: The arm of the preset that scores all classical methods.
 CLASSICAL_RUN = "classical"
 
@@ -58,7 +60,7 @@ def write_tables(out: Path, say: Say) -> Path:
     if not rows:
         raise DataError(f"{out}: no arm was scored; run the comparison first")
     write_scores(out / "scores.csv", rows)
-    preset = read_json(out / "preset.json")
+    preset = read_json(out / "preset.json", DAMAGED_PRESET)
     compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(known.items())]
     beside = {"/".join(key): _beside(arms) for key, arms in sorted(known.items())}
     write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())

@@ -16,22 +16,25 @@ from recon import Codebook, DataError, write_atomically
 from .algorithm import FederatedAlgorithm, ServerState
 from .building import build_network
 from .errors import config_error
-from .frozen_base import require_base
+from .frozen_base import digest_of_base, placed, require_base
 from .manifest import SiteManifest, load_manifest
 from .manifest_tables import Split
 from .packing import State
 from .parallel import run_jobs
 from .recipe import Recipe, load_recipe
 from .recipe_tables import LOCAL, TransformTable
+from .records import read_json
 from .replies import Row
 from .rounds import run_rounds, selected_state
 from .runtime import InProcessRuntime
 from .scope import parameter_scope, parameters_of
 from .site import SiteSpec, initial_network
-from .tables import read_json
 from .task import MOMENTS, aux_layout, site_spec
 
 Say = Callable[[str], None]
+#: Where the base lies that the recipe of a run names by its digest.
+BASE = "base.safetensors"
+_DAMAGED = "choose another --out"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class RunFolder:
     ``recipe.toml`` (resolved) · ``run.json`` (sites, recipe digest, seconds) · ``rounds.jsonl`` · ``checkpoints/`` of
     the server · ``sites/<name>/`` what is the site's own: kept state, personal network, coil maps, pictures of real
     data · ``local/<name>/`` the same for the local arm · ``test/<name>.h5`` of simulated sites · ``report.html``,
-    ``.json``.
+    ``.json`` · ``base.safetensors``, the frozen base of a run that came from a deployment.
     """
 
     path: Path
@@ -69,7 +72,7 @@ class RunFolder:
         record = path / "run.json"
         facts: dict[str, Any] = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
         if record.exists():
-            found = read_json(record)
+            found = read_json(record, _DAMAGED)
             if found.get("recipe_digest") != facts["recipe_digest"]:
                 raise DataError(
                     f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, "
@@ -83,7 +86,7 @@ class RunFolder:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
         run = cls(path, recipe, tuple(manifests), maps)
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
-        seconds = read_json(record).get("seconds", {}) if record.exists() else {}
+        seconds = read_json(record, _DAMAGED).get("seconds", {}) if record.exists() else {}
         write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
         return run
 
@@ -98,9 +101,10 @@ class RunFolder:
         """
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
-        facts = read_json(path / "run.json")
+        facts = read_json(path / "run.json", _DAMAGED)
         manifests = tuple(load_manifest(facts["sites"][name]) for name in sorted(facts["sites"]))
-        return cls(path, load_recipe(path / "recipe.toml"), manifests)
+        recipe = load_recipe(path / "recipe.toml")
+        return cls(path, placed(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
 
     @property
     def participants(self) -> tuple[SiteManifest, ...]:
@@ -161,12 +165,12 @@ class RunFolder:
 
     def seconds(self) -> dict[str, float]:
         """Wall time of what was run so far, by name."""
-        found: dict[str, float] = read_json(self.path / "run.json").get("seconds", {})
+        found: dict[str, float] = read_json(self.path / "run.json", _DAMAGED).get("seconds", {})
         return found
 
     def record_seconds(self, name: str, seconds: float, *, resumed: bool = False) -> None:
         """Keep the wall time of a part; what a resumed part took before is added."""
-        facts = read_json(self.path / "run.json")
+        facts = read_json(self.path / "run.json", _DAMAGED)
         times = facts.setdefault("seconds", {})
         times[name] = round(seconds + (times.get(name, 0.0) if resumed else 0.0), 1)
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())

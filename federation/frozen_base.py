@@ -1,6 +1,7 @@
 """The frozen base of adapters: the folder of the run that trained it, or one file that travels beside a bundle."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from recon import DataError
@@ -12,7 +13,7 @@ from .rounds import selected_state
 
 _KIND = "base"
 #: What a recipe that travels says in place of a path.
-_DIGEST = "sha256:"
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def read_base(path: Path) -> State:
@@ -20,7 +21,7 @@ def read_base(path: Path) -> State:
 
     Raises
     ------
-    ConfigError
+    DataError
         If it is neither.
     """
     if path.is_file():
@@ -34,31 +35,45 @@ def read_base(path: Path) -> State:
 
 
 def carried(recipe: Recipe) -> tuple[Recipe, bytes | None]:
-    """The recipe as it travels, which names its base by a digest, and the file of that base.
+    """A recipe made ready to travel.
 
-    Raises
-    ------
-    ConfigError
-        If the recipe needs a base and names none, or none that can be read.
-    """
-    if recipe.network.base is None:
-        require_base(recipe)
-        return recipe, None
-    content = pack(_KIND, {}, read_base(Path(recipe.network.base)))
-    return _with(recipe, _DIGEST + hashlib.sha256(content).hexdigest()), content
-
-
-def placed(recipe: Recipe, path: Path) -> Recipe:
-    """A recipe that has travelled, with ``path``, where its base lies here; one without a base as it is.
+    Returns
+    -------
+        The recipe, which names its base by a digest, and the content of the base's file; None if it has no base.
 
     Raises
     ------
     DataError
-        If the file is missing, or is not the base that the recipe means.
+        If adapters have no base, a base has no adapters, or it cannot be read.
     """
+    require_base(recipe)
+    if recipe.network.base is None:
+        return recipe, None
+    _require_adapter(recipe)
+    content = pack(_KIND, {}, read_base(Path(recipe.network.base)))
+    return _with(recipe, f"sha256:{hashlib.sha256(content).hexdigest()}"), content
+
+
+def placed(recipe: Recipe, path: Path) -> Recipe:
+    """A recipe that has travelled, made ready to be run where its base is the file ``path``.
+
+    Returns
+    -------
+        The recipe that names this file; itself if it has no base.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is not the base that the recipe means, or the recipe does not name it by a digest or
+        has no adapters: what trains from the first round on is drawn by the site, never sent.
+    """
+    if recipe.network.base is None:
+        return recipe
+    _require_adapter(recipe)
     meant = digest_of_base(recipe)
     if meant is None:
-        return recipe
+        advice = "do not approve it; a bundle of `fedrecon deploy propose` has it so"
+        raise config_error("recipe", "network.base", recipe.network.base, "sha256: and 64 digits", advice)
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -69,9 +84,9 @@ def placed(recipe: Recipe, path: Path) -> Recipe:
 
 
 def digest_of_base(recipe: Recipe) -> str | None:
-    """SHA-256 of the base of a recipe that has travelled."""
-    base = recipe.network.base
-    return base.removeprefix(_DIGEST) if base is not None and base.startswith(_DIGEST) else None
+    """SHA-256 of the base of a recipe that has travelled; None if it has none, or names it by its path."""
+    match = _DIGEST.fullmatch(recipe.network.base or "")
+    return match and match[1]
 
 
 def without_base(recipe: Recipe) -> Recipe:
@@ -96,6 +111,12 @@ def require_base(recipe: Recipe) -> None:
             f"the folder of a run of the network without it ({network.cascades} cascades, {network.regularizer})",
             "train one on other sites, then --set network.base=<folder>",
         )
+
+
+def _require_adapter(recipe: Recipe) -> None:
+    if recipe.network.adapter == "none":
+        advice = "a network that trains as a whole begins at what the sites draw themselves"
+        raise config_error("recipe", "network.base", "a base without an adapter", "none in a deployment", advice)
 
 
 def _with(recipe: Recipe, base: str | None) -> Recipe:

@@ -1,7 +1,6 @@
 """TOML files as checked models: every mistake becomes one line with file, key and what would be right."""
 
 import difflib
-import json
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-
-from recon import DataError
 
 from .errors import ConfigError, config_error
 from .messages import SITE_NAME
@@ -62,23 +59,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise config_error(path, "", f"unreadable text ({error})", "UTF-8 TOML", "write it anew") from None
     except tomllib.TOMLDecodeError as error:
         raise config_error(path, "", f"a syntax error ({error})", "TOML", "correct that line") from None
-
-
-def read_json(path: Path, advice: str = "choose another --out") -> dict[str, Any]:
-    """Read a record that was written by us.
-
-    Raises
-    ------
-    DataError
-        If it is damaged, with the advice.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); {advice}") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: holds a {type(found).__name__}, expected a table; {advice}")
-    return found
 
 
 def parse_table(

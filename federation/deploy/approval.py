@@ -108,7 +108,7 @@ class Approvals:
 
     def base(self, run: str) -> Path:
         """Where the frozen base of a run lies, if it has one."""
-        return self.folder / run / "base"
+        return self.folder / run / "bundle.base"
 
     def has_bundle(self, digest: str) -> bool:
         """Whether code with this SHA-256 may be installed here; no when nothing can be read."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recon import DataError, write_atomically
 
-from ..experiment import RunFolder, algorithm_of, score_text
+from ..experiment import BASE, RunFolder, algorithm_of, score_text
 from ..frozen_base import placed
 from ..personal import personalize
 from ..recipe import load_recipe
@@ -17,7 +17,8 @@ from .site_folder import SiteFolder
 def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) -> RunFolder:
     """Write a run folder with the last shared parameters that the server sent and those that the site keeps.
 
-    Where the recipe has a personal stage, it is run here, on the site's own data.
+    Where the recipe has a personal stage, it is run here, on the site's own data. The folder is there when all is done:
+    until then it is ``<out>.part``, which the next export begins anew.
 
     Raises
     ------
@@ -26,22 +27,31 @@ def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], Non
     """
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty; choose another --out")
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _write(folder, run, part, say)
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return RunFolder.open(out)
+
+
+def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) -> None:
     state = folder.state(run)
     newest = load_newest(state / "seen")
     if newest is None:
         raise DataError(f"{state}: the server has sent nothing of run {run[:16]} yet")
     recipe = load_recipe(folder.approvals.folder / run / "recipe.toml")
     base = placed(recipe, folder.approvals.base(run)).network.base
-    if base is not None:
-        write_atomically(out / "base", Path(base).read_bytes())
-        recipe = placed(recipe, out / "base")
     exported = RunFolder.create(out, recipe, [folder.manifest], resume=False)
+    if base is not None:
+        write_atomically(out / BASE, Path(base).read_bytes())
     if (state / "kept").is_dir():
         shutil.copytree(state / "kept", exported.site_folder(folder.name) / "kept")
     numbers = {"history": [], "algorithm": algorithm_of(recipe).describe(), "accepted": {}}
     save_checkpoint(out / "checkpoints", newest.round, newest.tensors, numbers)
     if recipe.personal.steps:
         say(f"{recipe.personal.steps} personal steps ...")
-        before, after = personalize((exported, folder.name, False))
+        before, after = personalize((RunFolder.open(out), folder.name, False))
         say(f"validation: {score_text(before)} -> {score_text(after)}; the better of the two is used")
-    return exported

@@ -40,6 +40,11 @@ app = ClientApp()
 '''
 
 
+def bundle_of(place: Path) -> Path:
+    """The bundle in the server's folder of a run."""
+    return place / f"{place.name}.fab"
+
+
 def base_beside(bundle: Path) -> Path:
     """Where the frozen base of a recipe lies, if it has one: it is too large for a bundle, which has its digest."""
     return bundle.with_suffix(".base")

@@ -273,15 +273,15 @@ def _site_init(arguments: argparse.Namespace) -> None:
 
 def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
-    recipe, approval = _flower("site").look_at(arguments.bundle)
+    recipe, ready, approval = _flower("site").look_at(arguments.bundle)
     from ..deploy.service import objection
 
     _say(recipe.to_toml())
     _say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
     _say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
-    if recipe.network.base is not None:
-        _say(f"frozen base {recipe.network.base}: the one that the recipe means, by its SHA-256")
-    if reason := objection(folder, approval.run, recipe):
+    if ready.network.base is not None:
+        _say(f"frozen base {ready.network.base}: has the SHA-256 that the recipe names")
+    if reason := objection(folder, approval.run, ready):
         _say(f"warning: {folder.path / 'policy.toml'} would refuse every round of it: {reason}")
     if not arguments.yes:
         _say("not approved yet; the same command with --yes approves it")

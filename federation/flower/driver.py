@@ -20,7 +20,7 @@ from ..frozen_base import placed
 from ..recipe import load_recipe
 from ..replies import Row
 from ..rounds import run_rounds
-from .bundle import base_beside
+from .bundle import base_beside, bundle_of
 from .exchange import GridChannel
 from .processes import STATE, end_with, held
 
@@ -61,7 +61,7 @@ def _run_alone(folder: Path, grid: Grid) -> None:
 def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_bytes())
     server = ServerFolder(Path(job["server"]))
-    recipe = placed(load_recipe(folder / "app" / "recipe.toml"), base_beside(folder / f"{folder.name}.fab"))
+    recipe = placed(load_recipe(folder / "app" / "recipe.toml"), base_beside(bundle_of(folder)))
     end_with(server.path / STATE)  # a second driver of the same run must never be left
     members = server.members()
     max_bytes = int(server.table.megabytes_per_message * 1e6)

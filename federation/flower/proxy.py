@@ -104,7 +104,7 @@ class _Limited:
 
 
 def main() -> None:
-    """``python -I proxy.py DIR PORT LINK BYTES``: serve on a port, with the certificates of a server's folder.
+    """``python -EP proxy.py DIR PORT LINK BYTES``: serve on a port, with the certificates of a server's folder.
 
     LINK is the SuperLink's port on this machine, BYTES the most that a body may have.
     """

@@ -9,10 +9,11 @@ from recon import DataError, write_atomically
 
 from ..deploy.approval import Approval
 from ..deploy.server_folder import ServerFolder
+from ..experiment import initial_state
 from ..frozen_base import carried
 from ..recipe import Recipe
 from ..store import saved_rounds
-from .bundle import base_beside, read_bundle, write_app
+from .bundle import base_beside, bundle_of, read_bundle, write_app
 from .driver import DRIVER
 from .processes import CONNECTION, STATE, held, is_held, running
 from .server import ask_flower
@@ -30,16 +31,22 @@ def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Appr
     DataError
         If a run of this name has another recipe, or the recipe's base is missing.
     """
-    recipe, base = carried(recipe)
     place = folder.run_folder(name)
-    bundle = place / f"{name}.fab"
-    if bundle.exists() and read_bundle(bundle)[1].digest() != recipe.digest():
-        raise DataError(f"{place}: holds a run with another recipe; choose another --name")
-    content = write_app(place / "app", recipe)
+    bundle = bundle_of(place)
+    kept = base_beside(bundle)
+    advice = f"; the base of this run is kept: --set network.base={kept}" if kept.exists() else ""
+    try:
+        sent, base = carried(recipe)
+        initial_state(recipe)  # a base of another network, a scope that shares nothing: said here, not at the hospitals
+    except DataError as error:
+        raise DataError(f"{error}{advice}") from None
+    if bundle.exists() and read_bundle(bundle)[1].digest() != sent.digest():
+        raise DataError(f"{place}: holds a run with another recipe or base; choose another --name{advice}")
+    content = write_app(place / "app", sent)
     if base is not None:
-        write_atomically(base_beside(bundle), base)
+        write_atomically(kept, base)
     write_atomically(bundle, content)
-    return bundle, Approval.of(content, recipe)
+    return bundle, Approval.of(content, sent)
 
 
 def run(

@@ -47,7 +47,7 @@ def serve(folder: ServerFolder) -> str:
         "--enable-supernode-auth", "--disable-runtime-dependency-installation",
     ]  # fmt: skip
     limit = int(table.megabytes_per_message * 1e6)
-    proxy = [sys.executable, "-I", "-u", str(_PROXY), *map(str, (path, table.port, link, limit))]
+    proxy = [sys.executable, "-E", "-P", "-u", str(_PROXY), *map(str, (path, table.port, link, limit))]
     page_port = table.page_port or free_port()
     page = [sys.executable, "-m", "federation.flower.page", str(path), str(page_port)]
     logs, settings = path / "logs", environment(home)

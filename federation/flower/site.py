@@ -30,8 +30,12 @@ _REACH_SECONDS = 20.0
 _CONNECTED = b"SuperNode ID:"
 
 
-def look_at(bundle: Path) -> tuple[Recipe, Approval]:
-    """What approving a bundle would mean, its recipe with the base that lies beside it.
+def look_at(bundle: Path) -> tuple[Recipe, Recipe, Approval]:
+    """What approving a bundle would mean.
+
+    Returns
+    -------
+        The recipe as it came, the same with the base that lies beside the bundle, and the approval.
 
     Raises
     ------
@@ -39,7 +43,7 @@ def look_at(bundle: Path) -> tuple[Recipe, Approval]:
         If it is no bundle of fedrecon, or lacks its base.
     """
     _, recipe, approval = read_bundle(bundle)
-    return placed(recipe, base_beside(bundle)), approval
+    return recipe, placed(recipe, base_beside(bundle)), approval
 
 
 def approve(folder: SiteFolder, bundle: Path) -> Approval:

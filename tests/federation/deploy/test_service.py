@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 from federation import (
     Broadcast,
     Recipe,
+    RunFolder,
     SimulatedSite,
     digest,
     load_checkpoint,
@@ -37,11 +39,11 @@ from federation.deploy.service import SiteService, objection
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.status import site_status
 from federation.experiment import algorithm_of, initial_state
-from federation.frozen_base import carried
+from federation.frozen_base import carried, placed
 from federation.manifest import load_federation
 from federation.personal import site_network
 from federation.rounds import QuorumError
-from recon import DataError, Simulation, evaluate
+from recon import DataError, Simulation, base_name, evaluate
 
 RECIPES = Path(__file__).parents[3] / "scripts" / "recipes"
 BUNDLE = b"the app"
@@ -404,25 +406,56 @@ def test_the_personal_stage_is_run_where_a_site_takes_the_run_home(data: Path, t
     assert any(not torch.equal(own[name], shared[name]) for name in shared)
 
 
+def test_an_export_that_is_interrupted_leaves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed = deploy(tmp_path, data, "personal.steps=4")
+    deployed.train()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("federation.deploy.export.personalize", lambda job: signal.raise_signal(signal.SIGINT))
+        export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=str)
+    assert list(tmp_path.glob("home*")) == []
+    assert export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=str).path == tmp_path / "home"
+
+
+def test_a_recipe_that_travelled_names_its_base_by_digest_and_has_adapters(data: Path, tmp_path: Path) -> None:
+    first = deploy(tmp_path / "base", data, "training.steps_per_round=2").recipe
+    train_run(first, load_federation(data), tmp_path / "trained", jobs=1, resume=False, say=str)
+    named = {"base": str(tmp_path / "trained")}
+    whole = first.model_copy(update={"network": first.network.model_copy(update=named)})
+    scales = whole.model_copy(update={"network": whole.network.model_copy(update={"adapter": "scale"})})
+    sent, content = carried(scales)
+    (tmp_path / "b").write_bytes(content or b"")
+    assert placed(sent, tmp_path / "b").network.base == str(tmp_path / "b")
+    with pytest.raises(DataError, match=r"found .*trained, expected sha256: and 64 digits; do not approve it"):
+        placed(scales, tmp_path / "b")
+    for refused_at in (lambda: carried(whole), lambda: placed(whole, tmp_path / "b")):
+        with pytest.raises(DataError, match="found a base without an adapter"):
+            refused_at()
+
+
 def test_adapters_travel_alone_and_their_base_is_the_one_that_was_approved(data: Path, tmp_path: Path) -> None:
     first = deploy(tmp_path / "base", data, "training.steps_per_round=2").recipe
     sites = load_federation(data)
     train_run(first, sites, tmp_path / "trained", jobs=1, resume=False, say=str)
     deployed = deploy(tmp_path / "on", data, f"network.base={str(tmp_path / 'trained')!r}", method="fed_scales")
-    digest_there = deployed.train()
+    deployed.train()
     train_run(deployed.recipe, sites, tmp_path / "here", jobs=1, resume=False, say=str)
     assert selected_state(tmp_path / "here").digest == selected_state(deployed.path / "run").digest
-    assert len(digest_there) == 64 and all("scale" in name for name in selected_state(tmp_path / "here").shared)
+    assert all("scale" in name for name in selected_state(tmp_path / "here").shared)
     folder = deployed.folders["north"]
     assert objection(folder, deployed.run, folder.approvals.recipe_of(deployed.run)) == ""
+    frozen = selected_state(tmp_path / "trained").shared
     shutil.rmtree(tmp_path / "trained")  # the site has its own copy
-    run = export_run(folder, deployed.run, tmp_path / "home", say=str)
-    assert run.recipe.network.base == str(tmp_path / "home" / "base")
-    assert site_network(run, run.manifest("north")) is not None
+    export_run(folder, deployed.run, tmp_path / "home", say=str)
+    (tmp_path / "home").rename(tmp_path / "moved")
+    run = RunFolder.open(tmp_path / "moved")
+    own = dict(site_network(run, run.manifest("north")).named_parameters())
+    assert all(torch.equal(own[next(n for n in own if base_name(n) == name)], frozen[name]) for name in frozen)
     base = folder.approvals.base(deployed.run)
     base.write_bytes(base.read_bytes()[:-1] + b"x")
     deployed.recipe = run.recipe  # the server still has its base
-    assert "base: its SHA-256 is" in refused(deployed, "has not approved")[0]
+    assert "bundle.base: its SHA-256 is" in refused(deployed, "has not approved")[0]
     base.unlink()
     with pytest.raises(DataError, match="the recipe needs it, it comes with the bundle"):
         folder.approvals.recipe_of(deployed.run)

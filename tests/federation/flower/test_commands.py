@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,11 +179,21 @@ def test_the_base_of_adapters_goes_beside_the_bundle(
     assert "is it the base of another run?" in failed(capsys, "site", "approve", site, bundle, "--yes")
     assert SiteFolder(site).approvals.all() == []
     bundle.with_suffix(".base").write_bytes((server / "runs" / "fed_scales" / "fed_scales.base").read_bytes())
+    capsys.readouterr()
     assert main(["deploy", "site", "approve", str(site), str(bundle), "--yes"]) == 0
+    assert re.search(r'base = "sha256:[0-9a-f]{64}"', capsys.readouterr().out)
     (approval,) = SiteFolder(site).approvals.all()
-    assert SiteFolder(site).approvals.recipe_of(approval.run).network.base == str(
-        site / "approvals" / approval.run / "base"
+    folder = site / "approvals" / approval.run
+    assert main(["deploy", "site", "approve", str(site), str(folder / "bundle.fab"), "--yes"]) == 0  # its own copy
+    shutil.rmtree(tmp_path / "base")
+    error = failed(capsys, "propose", server, scales, *tiny, *based)
+    assert (
+        "expected the folder of a trained run" in error and "the base of this run is kept: --set network.base=" in error
     )
+    wider = ("--set", "network.channels=5", "--name", "wider")
+    assert "use the same [network]" in failed(capsys, "propose", server, scales, *tiny, *other, *wider)
+    assert not (server / "runs" / "wider").exists()
+    assert SiteFolder(site).approvals.recipe_of(approval.run).network.base == str(folder / "bundle.base")
 
 
 def test_the_status_page_can_be_read_and_nothing_else(server: Path) -> None:

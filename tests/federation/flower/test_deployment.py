@@ -21,28 +21,27 @@ from federation.manifest import load_federation
 from federation.replies import read_rows
 from recon import DataError
 
-from .running import NAMES, RECIPE, HttpProxy, bits, deploy, make_site, overrides
+from .running import NAMES, RECIPE, HttpProxy, bits, deploy, make_site, overrides, processes
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
            "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
 
 
-def test_weights_are_those_of_the_run_in_process(federation: Path, way_out: HttpProxy) -> None:
+@pytest.fixture(scope="module")
+def here(federation: Path) -> Path:
+    """The run in process."""
+    sites, out = load_federation(federation / "data"), federation / "here"
+    return train_run(load_recipe(RECIPE, CHOICES), sites, out, jobs=1, resume=False, say=str).path
+
+
+def test_weights_are_those_of_the_run_in_process(federation: Path, here: Path, way_out: HttpProxy) -> None:
     begin = time.monotonic()
     deploy("run", federation / "server", RECIPE, *overrides(CHOICES))
     seconds = time.monotonic() - begin
-    here = train_run(
-        load_recipe(RECIPE, CHOICES),
-        load_federation(federation / "data"),
-        federation / "here",
-        jobs=1,
-        resume=False,
-        say=str,
-    )
     there = federation / "server" / "runs" / "fedavg" / "train"
     rows = bits(there)
-    assert rows == bits(here.path) and {row[0] for row in rows} == {0, 1, 2}
+    assert rows == bits(here) and {row[0] for row in rows} == {0, 1, 2}
     assert len({row[2] for row in rows}) == 3  # every round changed the shared parameters
     for name in NAMES:
         events = [entry.event for entry in read_log(federation / name / "audit.jsonl")]
@@ -56,16 +55,16 @@ def test_weights_are_those_of_the_run_in_process(federation: Path, way_out: Http
     assert way_out.bytes > 2 * sum(row["bytes_up"] for row in read_rows(there) if row["site"] == "north") > 0
 
 
-def test_adapters_find_their_base_at_server_and_sites(federation: Path) -> None:
+def test_adapters_find_their_base_at_server_and_sites(federation: Path, here: Path) -> None:
     server, recipe = federation / "server", RECIPE.with_name("fed_scales.toml")
-    choices = (*CHOICES, "federation.rounds=1", f"network.base='{federation / 'here'}'")
+    choices = (*CHOICES, "federation.rounds=1", f"network.base='{here}'")
     deploy("propose", server, recipe, *overrides(choices))
     for name in NAMES:
         deploy("site", "approve", federation / name, server / "runs" / "fed_scales" / "fed_scales.fab", "--yes")
     deploy("run", server, recipe, *overrides(choices))
     sites, out = load_federation(federation / "data"), federation / "here_scales"
-    here = train_run(load_recipe(recipe, choices), sites, out, jobs=1, resume=False, say=str)
-    assert bits(server / "runs" / "fed_scales" / "train") == bits(here.path)
+    alone = train_run(load_recipe(recipe, choices), sites, out, jobs=1, resume=False, say=str)
+    assert bits(server / "runs" / "fed_scales" / "train") == bits(alone.path)
 
 
 def test_the_status_page_in_a_browser(federation: Path, tmp_path: Path) -> None:
@@ -123,6 +122,8 @@ def test_a_stranger_with_the_certificate_can_do_nothing(federation: Path, tmp_pa
             assert client.post(path).status_code == 403
         assert client.post("/v1/fleet/pull-messages").status_code in (400, 401, 403, 415, 422)
     assert port != public
+    (facing,) = (line for line in processes(federation) if "proxy.py" in line)
+    assert "torch" not in Path(f"/proc/{facing.split()[0]}/maps").read_text()
 
 
 @pytest.mark.fault("unregistered key")

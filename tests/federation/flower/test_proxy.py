@@ -45,7 +45,7 @@ class Client:
 def test_what_faces_the_outside_loads_neither_torch_nor_fedrecon() -> None:
     path = str(Path(proxy.__file__).resolve())
     code = f"import runpy, sys; runpy.run_path({path!r}); print(sorted({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-E", "-P", "-c", code], capture_output=True, text=True, check=True)
     assert "'starlette'" in done.stdout
     for name in ("torch", "numpy", "federation", "recon", "physics", "flwr"):
         assert f"'{name}'" not in done.stdout
