@@ -1,7 +1,8 @@
 """What was claimed of a difference, and what its interval decides.
 
-The rules are those of the comparison protocol: nothing is decided with fewer than 3 seeds, and with fewer than 8
-nothing that is within 0.5 dB of what it is measured against: of zero, or of the bound of a claim.
+The rules are those of the comparison protocol: nothing is decided with fewer than 3 seeds, nor with fewer than 8 where
+the effect is below 0.5 dB. The effect is how far a difference is from what it is measured against: zero, or the nearest
+bound of a claim.
 """
 
 import math
