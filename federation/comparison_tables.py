@@ -33,7 +33,7 @@ from .verdicts import judge
 #: Arms that every other is compared with; without the first there is no table.
 REFERENCES = ("fedavg", LOCAL)
 #: What to do about a record of the preset that cannot be read.
-DAMAGED_PRESET = "delete it; the same command with the same --preset writes it again"
+DAMAGED_PRESET = "the same command with another --out begins with writing one: copy it here"
 #: The arm of the preset that scores all classical methods.
 CLASSICAL_RUN = "classical"
 

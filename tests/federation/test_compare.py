@@ -329,7 +329,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"facts.json: is not JSON"):
         write_tables(tmp_path, print)
     facts.unlink()
-    with pytest.raises(DataError, match=r"preset.json: is not JSON .*; choose another --out"):
+    with pytest.raises(DataError, match=r"preset.json: is not JSON .*: copy it here"):
         run_comparison(plan.preset, tmp_path, modalities=("mri",), jobs=1, say=print)
 
 
