@@ -1,8 +1,7 @@
 """What was claimed of a difference, and what its interval decides.
 
-The rules are those of the comparison protocol: nothing is decided with fewer than 3 seeds, nor with fewer than 8 where
-the effect is below 0.5 dB. The effect is how far a difference is from what it is measured against: zero, or the nearest
-bound of a claim.
+The rules are those of the comparison protocol: nothing is decided with fewer than 3 seeds, nor an effect below 0.5 dB
+with fewer than 8.
 """
 
 import math
@@ -14,7 +13,7 @@ from .statistics import Interval
 Verdict = Literal["holds", "fails", "undecided"]
 
 MIN_SEEDS = 3
-#: Seeds that a difference takes which is less than ``SMALL_EFFECT_DB`` from a bound.
+#: Seeds that an effect below ``SMALL_EFFECT_DB`` takes.
 SEEDS_OF_SMALL_EFFECT = 8
 SMALL_EFFECT_DB = 0.5
 
@@ -77,10 +76,9 @@ def _signed(value: float) -> str:
     return f"{value:+g}" if value else "0"
 
 
-def seeds_needed(interval: Interval, aim: Aim | None = None) -> int:
-    """How many seeds it takes to decide on which side of the nearest bound of ``aim``, or of zero, a difference is."""
-    bounds = (0.0,) if aim is None else (aim.low, aim.high)
-    small = interval.metric == "psnr" and min(abs(interval.found - bound) for bound in bounds) < SMALL_EFFECT_DB
+def seeds_needed(interval: Interval) -> int:
+    """How many seeds it takes to decide an effect of the size that was found."""
+    small = interval.metric == "psnr" and abs(interval.found) < SMALL_EFFECT_DB
     return SEEDS_OF_SMALL_EFFECT if small else MIN_SEEDS
 
 
@@ -95,8 +93,8 @@ def verdict(interval: Interval, aim: Aim) -> Verdict:
 def _judge(interval: Interval, aim: Aim) -> tuple[Verdict, str]:
     if aim.low == -math.inf and aim.high == math.inf:
         return "undecided", "nothing was claimed"
-    if interval.seeds < (needed := seeds_needed(interval, aim)):
-        effect = f" within {SMALL_EFFECT_DB:g} dB of the aim" if needed > MIN_SEEDS else ""
+    if interval.seeds < (needed := seeds_needed(interval)):
+        effect = f" for an effect below {SMALL_EFFECT_DB:g} dB" if needed > MIN_SEEDS else ""
         return "undecided", f"{interval.seeds} of at least {needed} seeds{effect}"
     above, below = interval.low - aim.low, aim.high - interval.high
     if min(above, below) > 0 or (not aim.strict and min(above, below) == 0):

@@ -71,9 +71,9 @@ def _claims(hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]], statement
     if not lines:
         return ""
     note = (
-        "Claims were registered before the runs. One holds where the whole interval satisfies it, fails where no part "
-        f"of the interval does, else it is undecided; also with fewer than {MIN_SEEDS} seeds, and with fewer than "
-        f"{SEEDS_OF_SMALL_EFFECT} where the difference is within {SMALL_EFFECT_DB:g} dB of a bound of the aim."
+        "Registered before the runs. A claim holds where the whole interval satisfies it, fails where no part of the "
+        f"interval does, else it is undecided; also with fewer than {MIN_SEEDS} seeds, and with fewer than "
+        f"{SEEDS_OF_SMALL_EFFECT} where the difference is below {SMALL_EFFECT_DB:g} dB."
     )
     table = _claim_table(("hypothesis", "modality", "aim", "found (dB)", "95 % interval", "seeds", "verdict"), lines)
     return f'<h2>Hypotheses</h2><p class="note">{escape(note)}</p>{scroll(table, "Hypotheses")}'

@@ -63,8 +63,8 @@ def test_it_says_what_it_was_told_while_it_runs_and_nothing_is_left_when_it_is_s
 def test_a_child_that_ends_ends_it_and_is_named(tmp_path: Path) -> None:
     start(tmp_path, "time.sleep(2); sys.exit(3)")
     wait_until(lambda: running(tmp_path / "running.json") is None)
-    words = f"child ended with code 3, see {tmp_path / 'child.log'}"
-    wait_until(lambda: words in (tmp_path / "log").read_text())  # it says so after it has let go of its lock
+    wait_until(lambda: (tmp_path / "log").read_text())  # it speaks after it has let go of its lock
+    assert f"child ended with code 3, see {tmp_path / 'child.log'}" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children end with their parent on Linux only")
