@@ -1,6 +1,7 @@
 """What a site takes home of a run: a run folder that `fedrecon evaluate` and `fedrecon reconstruct` read."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from .site_folder import SiteFolder
 def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) -> RunFolder:
     """Write a run folder with the last shared parameters that the server sent and those that the site keeps.
 
-    Where the recipe has a personal stage, it is run here, on the site's own data. The folder is there when all is done:
-    until then it is ``<out>.part``, which the next export begins anew.
+    Where the recipe has a personal stage, it is run here, on the site's own data. The folder is there when all is done.
 
     Raises
     ------
@@ -27,8 +27,8 @@ def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], Non
     """
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty; choose another --out")
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _write(folder, run, part, say)
         part.replace(out)
