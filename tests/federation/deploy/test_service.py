@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -411,8 +410,12 @@ def test_an_export_that_is_interrupted_leaves_nothing(
 ) -> None:
     deployed = deploy(tmp_path, data, "personal.steps=4")
     deployed.train()
+
+    def interrupted(job: object) -> None:  # no signal: processes in the background may be told to ignore it
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("federation.deploy.export.personalize", lambda job: signal.raise_signal(signal.SIGINT))
+        patch.setattr("federation.deploy.export.personalize", interrupted)
         export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=str)
     assert list(tmp_path.glob("*home*")) == []
     assert export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=str).path == tmp_path / "home"
