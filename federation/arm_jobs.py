@@ -66,9 +66,12 @@ class ArmJob:
     recipe: Recipe
     seed: int
     rate: float = 1.0
-    #: Learning rates that were tried, and whether the best of them is the largest or smallest.
+    #: How often it was tried; whether the best learning rate, and the best value of its own, are an end of those tried.
     trials: int = 1
     at_end: bool = False
+    value_at_end: bool = False
+    #: What the arm is there to test.
+    label: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def run_trial(job: ArmJob) -> tuple[float, str]:
     try:
         with _said_before(), tempfile.TemporaryDirectory() as scratch:
             networks = _train(job, Path(scratch), tuple(load_federation(job.sites))).networks
-            facts = {"validation": _validation(job, networks), "rate": job.rate}
+            facts = {"validation": _validation(job, networks), "rate": job.rate, **_chosen(job.recipe)}
     except DataError as error:
         facts = {"failed": " ".join(str(error).split()), "rate": job.rate}
     return time.monotonic() - begin, job.finish(facts)
@@ -165,11 +168,18 @@ def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[Scor
         "peak_memory_mb": peak,
         "trials": job.trials,
         "at_end": job.at_end,
-        "chosen": {"learning_rate": job.recipe.training.learning_rate},
+        "value_at_end": job.value_at_end,
+        "chosen": _chosen(job.recipe),
         "validation": _validation(job, trained.networks),
         "quality": quality,
         "sites": sites,
     }
+
+
+def _chosen(recipe: Recipe) -> dict[str, Any]:
+    """What trials choose: the learning rate, and the value that the recipe says is tuned."""
+    key = recipe.tuning.key
+    return {"learning_rate": recipe.training.learning_rate} | ({key: recipe.tuned_value} if key else {})
 
 
 def _train(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
@@ -192,7 +202,7 @@ def _federated(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -
         "bytes_base": _base_bytes(run),
         "steps": max(steps.values()) + personal,
         "least_steps": min(steps.values()) + personal,
-        "label": "" if job.arm.overrides else job.recipe.evidence,
+        "label": job.label,
     }
     return _Trained({m.name: site_network(run, m) for m in manifests}, sum(run.seconds().values()), facts)
 

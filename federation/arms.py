@@ -65,8 +65,19 @@ class Budget:
         """So many times the rounds."""
         return replace(self, rounds=self.rounds * factor)
 
-    def recipe(self, arm: Arm, modality: str, seed: int, *, base: Path | None = None, rate: float = 1.0) -> Recipe:
-        """The recipe of an arm, on this network and within this budget; ``rate`` times its learning rate.
+    def recipe(
+        self,
+        arm: Arm,
+        modality: str,
+        seed: int,
+        *,
+        base: Path | None = None,
+        rate: float = 1.0,
+        value: int | None = None,
+    ) -> Recipe:
+        """The recipe of an arm, on this network and within this budget.
+
+        ``rate`` times its learning rate; ``value`` counts those of its ``[tuning]``, None is its own.
 
         Raises
         ------
@@ -76,6 +87,8 @@ class Budget:
         last = self.network.cascades - 1
         overrides = [override.replace("{last}", str(last)) for override in arm.overrides]
         own = load_recipe(arm.path, overrides, network=self.network)
+        if value is not None:
+            own = own.tuned(own.tuning.values[value])
         network = own.network
         if network.adapter != "none":
             network = network.model_copy(update={"base": None if base is None else str(base)})
@@ -125,6 +138,37 @@ def arm_of(path: Path) -> Arm:
     recipe = load_recipe(path)
     only_ct = recipe.network.consistency == "primal_dual"
     return Arm(recipe.name, str(path), modalities=("ct",) if only_ct else ("mri", "ct"))
+
+
+#: Parts of a network that are a method's own modules. LoRA and scales are none: what they add to a network whose
+#: weights train, these could do themselves.
+_MODULES = ("regularizer", "consistency", "ends_in", "combine", "norm", "attention", "condition", "share_cascades")
+
+
+def with_same_modules(arm: Arm) -> Arm | None:
+    """Plain FedAvg on the network of a method that adds modules to it, all of them shared; None where it adds none.
+
+    Prompts come with their base, which trains here like all else.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe cannot be used.
+    """
+    plain = NetworkTable()
+    network = load_recipe(arm.path, arm.overrides, network=plain).network
+    parts = {key: getattr(network, key) for key in _MODULES if getattr(network, key) != getattr(plain, key)}
+    if network.adapter == "prompt":
+        parts["adapter"] = "prompt"
+    if not parts or network.twin:  # a twin without mutual learning is a network that nobody asks
+        return None
+    overrides = [f"network.{key}={str(value).lower()}" for key, value in parts.items()]
+    if "adapter" in parts:
+        overrides.append(f"network.adapter_size={network.adapter_size}")
+    if "consistency" in parts:
+        overrides.append("scope.share=['consistency.*']")
+    name = "_".join(key if value is True else f"{key}_{value}" for key, value in parts.items())
+    return Arm(f"fedavg_{name}", overrides=tuple(overrides), modalities=arm.modalities)
 
 
 def every_recipe() -> list[Arm]:

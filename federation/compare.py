@@ -1,11 +1,9 @@
 """A comparison of methods: the arms of a preset on its hospitals, scored volume by volume, resumable arm by arm."""
 
 import json
-import math
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from recon import (
     write_atomically,
 )
 
-from .arm_jobs import FACTS, TRIAL_SEED, ArmJob, quiet, run_arm, run_trial
+from .arm_jobs import ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
+from .comparison_plan import Plan, slug
 from .comparison_tables import DAMAGED_PRESET, write_tables
 from .errors import ConfigError
 from .experiment import Say, initial_state, train_run
@@ -66,7 +65,7 @@ def run_comparison(
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities)
     _claim_folder(preset, out)
-    plan = _Plan(preset, out, tuple(extra), seeds)
+    plan = Plan(preset, out, tuple(extra), seeds)
     bases = {modality: _prepare(preset, out, modality, extra, jobs, say) for modality in modalities}
     while trials := [job for modality in modalities for job in plan.trials(modality, bases[modality])]:
         _run("trial", trials, jobs, say, run_trial)
@@ -113,11 +112,18 @@ def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
 
 
 def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str]) -> None:
-    """Every recipe has a network that shares something, before hours are spent."""
+    """Every recipe has a network that shares something, and values to tune that stay, before hours are spent."""
     for arm in extra:
         for modality in set(modalities) & set(arm.modalities):
-            recipe = preset.budgets[modality].recipe(arm, modality, 0)
+            budget = preset.budgets[modality]
+            recipe = budget.recipe(arm, modality, 0)
             try:
+                for number, value in enumerate(recipe.tuning.values):
+                    if budget.recipe(arm, modality, 0, value=number).digest() == recipe.digest():
+                        raise ConfigError(
+                            f"tuning: {recipe.tuning.key} = {value} changes nothing: it is the recipe's own value, "
+                            "which is tried anyway, or set by the comparison; leave it out"
+                        )
                 initial_state(recipe)
             except ConfigError as error:
                 raise ConfigError(f"{arm.path}: {error}") from None
@@ -137,16 +143,12 @@ def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower())
-
-
 def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: bool, jobs: int) -> Path:
     """The hospitals of a table, simulated once."""
     done = folder / "made"
     if not done.exists():
         if table.name == WRONG_OPERATOR:
-            write_wrong_operators(folder / "sites", folder.parent / _slug(preset.tables[0].name) / "sites", preset.size)
+            write_wrong_operators(folder / "sites", folder.parent / slug(preset.tables[0].name) / "sites", preset.size)
         else:
             preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
         write_atomically(done, b"")
@@ -157,7 +159,7 @@ def _prepare(preset: Preset, out: Path, modality: str, extra: Sequence[Arm], job
     """Simulate all hospitals, and train the base of the adapters on hospitals of another draw."""
     for table in preset.tables:
         if modality in table.modalities:
-            folder = out / modality / _slug(table.name)
+            folder = out / modality / slug(table.name)
             if (folder / "prepared").exists():
                 continue
             say(f"{modality}: hospitals of the table '{table.name}' ...")
@@ -186,88 +188,3 @@ def _estimate_maps(job: tuple[SiteManifest, Path]) -> None:
             samples = manifest.dataset(split, cache)
             for index in range(len(samples)):
                 samples[index]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be run: arms by table and seed, and the trials that choose their learning rates."""
-
-    preset: Preset
-    out: Path
-    extra: tuple[Arm, ...]
-    seeds: int | None
-
-    def jobs(self, modality: str, table: TableSpec, base: Path | None) -> list[ArmJob]:
-        count = table.seeds if self.seeds is None else self.seeds
-        # Nothing is drawn in classical methods: one run stands for all seeds.
-        arms = [
-            (arm, 1 if arm.kind == "classical" else count)
-            for arm in self.preset.arms
-            if arm.name in table.arms and modality in arm.modalities
-        ]
-        if table is self.preset.tables[0]:
-            arms += [(arm, 1) for arm in self.extra if modality in arm.modalities]
-        jobs = []
-        for arm, seeds in arms:
-            tried = self._tried(modality, arm, base)
-            best = _best(tried)
-            at_end = len(tried) > 1 and best in (min(tried), max(tried))
-            for seed in range(seeds):
-                job = self._job(f"seed{seed}", modality, table, arm, seed, base, best)
-                jobs.append(replace(job, trials=len(tried), at_end=at_end))
-        return jobs
-
-    def trials(self, modality: str, base: Path | None) -> list[ArmJob]:
-        """Trials that are missing: every arm with every rate, then beyond an end where an arm is best there."""
-        table = self.preset.tables[0]
-        missing = []
-        for arm in (*self.preset.arms, *self.extra):
-            if modality not in arm.modalities or arm.kind == "classical" or len(self.preset.rates) == 1:
-                continue
-            tried = self._tried(modality, arm, base)
-            wanted = [rate for rate in self.preset.rates if rate not in tried]
-            if not wanted and len(tried) < len(self.preset.rates) + self.preset.more_rates:
-                best = _best(tried)
-                wanted = [best / 2] if best == min(tried) else [2 * best] if best == max(tried) else []
-            missing += [self._trial(modality, table, arm, base, rate) for rate in wanted]
-        return missing
-
-    def _tried(self, modality: str, arm: Arm, base: Path | None) -> dict[float, float]:
-        """Validation scores by factor on the learning rate, minus infinity where training failed."""
-        if arm.kind == "classical" or len(self.preset.rates) == 1:
-            return {self.preset.rates[len(self.preset.rates) // 2]: 0.0}
-        folder = self.out / modality / _slug(self.preset.tables[0].name)
-        found = {}
-        for path in folder.glob(f"trial_*/{arm.name}/{FACTS}"):
-            rate = float(path.parents[1].name.removeprefix("trial_"))
-            facts = self._trial(modality, self.preset.tables[0], arm, base, rate).facts
-            if facts:
-                score = facts.get("validation")
-                found[rate] = -math.inf if score is None else float(score)
-        return found
-
-    def _trial(self, modality: str, table: TableSpec, arm: Arm, base: Path | None, rate: float) -> ArmJob:
-        """In the first table, with a seed that no table has."""
-        return self._job(f"trial_{rate:g}", modality, table, arm, TRIAL_SEED, base, rate)
-
-    def _job(
-        self, part: str, modality: str, table: TableSpec, arm: Arm, seed: int, base: Path | None, rate: float
-    ) -> ArmJob:
-        folder = self.out / modality / _slug(table.name)
-        budget = self.preset.budgets[modality].times(table.steps)
-        return ArmJob(
-            folder / part / arm.name,
-            folder / "sites",
-            folder / "maps",
-            modality,
-            table.name,
-            arm,
-            budget.recipe(arm, modality, seed, base=base, rate=rate),
-            seed,
-            rate,
-        )
-
-
-def _best(tried: Mapping[float, float]) -> float:
-    """The factor with the best score, the smaller of two alike."""
-    return max(tried, key=lambda rate: (tried[rate], -rate))

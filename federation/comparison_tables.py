@@ -177,6 +177,8 @@ def _flags(
         flags.append("sites make unequal steps")
     if any(run["at_end"] for run in runs):
         flags.append("best learning rate is the last one tried")
+    if any(run.get("value_at_end") for run in runs):
+        flags.append("best value of its own is the last one tried")
     return flags
 
 
@@ -233,7 +235,8 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
         "learning_rate": f"{budget['learning_rate']:g}, cosine, "
         + (
             f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, for every arm, local training "
-            "and controls included; half or twice as much is tried too where the best is at an end"
+            "and controls included; half or twice as much is tried too where the best is at an end; a value of a "
+            "method's own that its recipe says is tuned, at the best rate"
             if len(preset["rates"]) > 1
             else "the same for all arms; one trial each"
         ),

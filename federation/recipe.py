@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from .recipe_tables import (
     ScopeTable,
     TrainingTable,
     TransformTable,
+    TuningTable,
 )
 from .tables import KeyPath, Name, Table, parse_table, read_toml
 
@@ -68,6 +70,7 @@ class Recipe(Table):
     transform: TransformTable = TransformTable()
     personal: PersonalTable = PersonalTable()
     evaluation: EvaluationTable = EvaluationTable()
+    tuning: TuningTable = TuningTable()
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Recipe":
@@ -93,9 +96,34 @@ class Recipe(Table):
         chosen = {key: table[key] for key in ("objective", "scope", "transform")}
         return chosen | {"federation": federation, "network": network, "training": training, "personal": personal}
 
+    @property
+    def tuned_value(self) -> Any:
+        """What the recipe has for the key that is tuned.
+
+        Raises
+        ------
+        KeyError
+            If it has nothing.
+        """
+        return reduce(dict.__getitem__, self.tuning.key.split("."), self.model_dump(mode="json"))
+
+    def tuned(self, value: Any, source: Path | str = "tuning") -> "Recipe":
+        """The recipe with another value for the key that is tuned.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such key, or it cannot have this value.
+        """
+        keys = tuple(self.tuning.key.split("."))
+        for key in reversed(keys):
+            value = {key: value}
+        return parse_table(Recipe, _merged(self.model_dump(mode="json"), value), source, {keys: f"{source}: tuning"})
+
     def digest(self) -> str:
-        """SHA-256 of all values, defaults included; the order of keys in the file does not matter."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of all values that training depends on, defaults included; the order of keys does not matter."""
+        table = self.model_dump(mode="json", exclude={"tuning"})
+        canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_toml(self) -> str:
@@ -129,7 +157,20 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: Net
         assign(table, keys, value, override, path)
         sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
         sources[keys] = f"--set {override}"
-    return parse_table(Recipe, table, path, sources)
+    recipe = parse_table(Recipe, table, path, sources)
+    _require_tunable(recipe, path)
+    return recipe
+
+
+def _require_tunable(recipe: Recipe, path: Path) -> None:
+    """Every value to tune can be used, and the recipe has one of its own."""
+    for value in recipe.tuning.values:
+        recipe.tuned(value, path)
+        try:
+            recipe.tuned_value  # noqa: B018
+        except KeyError:
+            wanted = "a key that the recipe has a value for"
+            raise config_error(path, "tuning.key", repr(recipe.tuning.key), wanted, "write its own, too") from None
 
 
 def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | None) -> dict[str, Any]:

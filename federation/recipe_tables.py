@@ -239,6 +239,22 @@ class PersonalTable(Table):
         return self
 
 
+class TuningTable(Table):
+    """The one value that a comparison tunes beside the learning rate; training does not read it.
+
+    ``key`` is that of the recipe, as of ``--set``; ``values`` are tried beside the recipe's own.
+    """
+
+    key: str = ""
+    values: Annotated[tuple[Any, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _both(self) -> "TuningTable":
+        if bool(self.key) != bool(self.values):
+            raise ValueError(f"found key {self.key!r} with {len(self.values)} values, expected both")
+        return self
+
+
 def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(arms)) < len(arms):
         raise ValueError("each arm once")

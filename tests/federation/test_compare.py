@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation import ConfigError, load_recipe, make_ct_demo_sites, make_demo_sites
+from federation import ConfigError, build_network, load_recipe, make_ct_demo_sites, make_demo_sites, parameter_scope
 from federation.arm_jobs import TRIAL_SEED, ArmJob
 from federation.arms import Arm, Budget, arm_of, every_recipe
 from federation.central import CentralArm
-from federation.compare import _Plan, run_comparison
+from federation.compare import run_comparison
+from federation.comparison_plan import Plan, companion, with_companions
 from federation.comparison_tables import _flags, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
@@ -272,7 +273,7 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
 
 
 def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path: Path) -> None:
-    plan = _Plan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None)  # type: ignore[arg-type]
+    plan = Plan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None)  # type: ignore[arg-type]
     table = plan.preset.tables[0]
     first = plan.trials("mri", None)
     tuned = {arm.name for arm in plan.preset.arms if arm.kind != "classical"}
@@ -301,8 +302,84 @@ def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path:
     assert (jobs["classical"].trials, jobs["classical"].at_end) == (1, False)
 
 
+def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
+    recipes = Path(__file__).parents[2] / "scripts" / "recipes"
+    (tmp_path / "near.toml").write_text(
+        f'extends = "{recipes / "fedprox.toml"}"\nname = "near"\n[tuning]\nvalues = [0.1, 0.2, 0.3]\n'
+    )
+    near = arm_of(tmp_path / "near.toml")
+    plan = Plan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
+    for job in plan.trials("mri", None):
+        assert job.recipe.objective.proximal == 1e-3
+        job.finish({"validation": 30 - abs(math.log2(job.rate / 2))})
+    second = plan.trials("mri", None)
+    assert [(job.rate, job.recipe.objective.proximal) for job in second] == [(2.0, 0.1), (2.0, 0.2), (2.0, 0.3)]
+    assert len({job.folder for job in second}) == 3
+
+    def chosen(*scores: float) -> ArmJob:
+        for job, score in zip(second, scores, strict=True):
+            job.finish({"validation": score} if score else {"failed": "it diverged"})
+        assert plan.trials("mri", None) == []
+        (job,) = plan.jobs("mri", plan.preset.tables[0], None)
+        assert (job.rate, job.trials, job.at_end) == (2.0, 6, False)
+        return job
+
+    job = chosen(30.0, 31.0, 0.0)
+    assert (job.recipe.objective.proximal, job.value_at_end) == (0.2, False)
+    job = chosen(30.0, 31.0, 32.0)
+    assert (job.recipe.objective.proximal, job.value_at_end) == (0.3, True)
+    job = chosen(30.0, 29.0, 29.0)  # the recipe's own of two alike
+    assert (job.recipe.objective.proximal, job.value_at_end) == (1e-3, True)
+    assert job.recipe.digest() == BUDGET.recipe(near, "mri", 0, rate=2.0).digest()
+
+
+@pytest.mark.parametrize(("key", "value"), [("federation.rounds", 3), ("objective.proximal", 0.0)])
+def test_a_value_that_changes_nothing_is_refused(tmp_path: Path, key: str, value: float) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'name = "mine"\n[tuning]\nkey = "{key}"\nvalues = [{value}]\n')
+    with pytest.raises(ConfigError, match=rf"mine.toml: tuning: {key} = {value} changes nothing"):
+        run_comparison(tiny(), tmp_path / "out", modalities=("mri",), extra=[arm_of(mine)], jobs=1, say=print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fedavg_is_run_with_the_modules_that_a_method_adds() -> None:
+    preset = PRESETS["full"]
+    arms = {arm.name: arm for arm in with_companions(preset, every_recipe())}
+    alike = {
+        name: found.name for name, arm in arms.items() if (found := companion(preset, arm)) and arm.recipe != "fedavg"
+    }
+    assert alike == {
+        "acm_fedmri": "conditioned",
+        "fedbn": "fedavg_norm_instance",
+        "fedct": "fedavg_consistency_primal_dual_condition_regularizer",
+        "fedfdd": "fedavg_regularizer_fdd",
+        "fedftn": "fedavg_attention",
+        "fedpr": "fedavg_adapter_prompt",
+        "hyperfed": "fedavg_condition_both",
+        "modfed": "fedavg_attention",
+        "profed": "fedavg_condition_consistency",
+        "scan_physfed": "conditioned",
+        "ssdu": "fedavg_ends_in_consistency",
+    }
+    known = {arm.name: arm for arm in preset.arms} | arms
+    for method, name in alike.items():
+        for modality in known[method].modalities:
+            budget = preset.budgets[modality]
+            own, plain, with_modules = (
+                budget.recipe(arm, modality, 0, base=Path("base"))
+                for arm in (known[method], Arm("fedavg"), known[name])
+            )
+            assert with_modules.network == own.network
+            parts = ("training", "federation", "objective", "transform", "personal")
+            assert all(getattr(with_modules, part) == getattr(plain, part) for part in parts)
+            if modality == "mri":
+                network = build_network(with_modules.network.model_copy(update={"base": None}))
+                scope = parameter_scope(network, with_modules.scope.rules())
+                assert not scope.frozen and all(name.startswith("consistency.") for name in scope.kept), method
+
+
 def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Path) -> None:
-    plan = _Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
+    plan = Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
     job = next(job for job in plan.jobs("mri", plan.preset.tables[0], None) if job.arm.name == "finetune")
     job.start()
     (job.folder / "scores.csv").write_text("old")
@@ -318,7 +395,7 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
-    plan = _Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
+    plan = Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
     job = plan.jobs("mri", plan.preset.tables[0], None)[0]
     job.finish({"validation": 1.0})
     facts = job.folder / "facts.json"
