@@ -932,7 +932,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
     "trimmed_mean": (("federation.rounds=1",), 3),
 } | {
     stem: (("network.cascades=12", "network.channels=12", "federation.rounds=3", "training.steps_per_round=1"), 2)
-    for stem in ("int8", "low_rank", "topk")
+    for stem in ("int8", "low_rank", "qsparse", "topk")
 }
 
 PROPERTIES: dict[str, Callable[[Play], None]] = {
@@ -970,6 +970,7 @@ PROPERTIES: dict[str, Callable[[Play], None]] = {
     "modfed": modfed,
     "norm_clip": norm_clip,
     "profed": profed,
+    "qsparse": shortened(10.0),
     "scaffold": scaffold,
     "scan_physfed": scan_physfed,
     "ssdu": ssdu,
