@@ -1,7 +1,9 @@
 """What the slices of a volume share: mask, scale, and the covariance of the noise."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from physics import (
     whitening_matrix,
 )
 
+from .errors import data_error
 from .mri_file import Volume
 from .sample import center_crop, samples_center
 
@@ -51,7 +54,7 @@ def effective_acceleration(volume: Volume, mask: Tensor) -> float:
 
 
 def probe_volume(volume: Volume, mask: Tensor, noise_std: float) -> VolumeFacts:
-    """Read up to `PROBED_SLICES` slices once.
+    """Read up to `PROBED_SLICES` slices, once per process for a file that did not change.
 
     Parameters
     ----------
@@ -61,7 +64,37 @@ def probe_volume(volume: Volume, mask: Tensor, noise_std: float) -> VolumeFacts:
         Sampled positions, bool ``(1 | height, width)``.
     noise_std
         Simulated noise relative to the maximum of the volume's root-sum-of-squares image.
+
+    Raises
+    ------
+    DataError
+        If the file is gone or a slice cannot be read.
     """
+    try:
+        status = volume.path.stat()
+    except OSError as error:
+        found = f"nothing ({error.strerror})"
+        raise data_error(volume.path, "file", found, "the file that was opened before", "restore it") from None
+    file = (volume.path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+    return _probed(_Probe(file, tuple(mask.shape), mask.numpy().tobytes(), noise_std, volume, mask))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What the facts depend on, and beside it the same as objects."""
+
+    file: tuple[Path, int, int, int]
+    mask_shape: tuple[int, ...]
+    mask_bytes: bytes
+    noise_std: float
+    volume: Volume = field(compare=False)
+    mask: Tensor = field(compare=False)
+
+
+# A dataset lives for one round of training; its volumes outlive it.
+@lru_cache(maxsize=4096)
+def _probed(probe: _Probe) -> VolumeFacts:
+    volume, mask, noise_std = probe.volume, probe.mask, probe.noise_std
     n_slices, n_coils = volume.shape[:2]
     available = available_positions(volume)
     estimate = noise_std == 0 and volume.noise_covariance is None

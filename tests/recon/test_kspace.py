@@ -20,6 +20,7 @@ from recon import (
     simulated_header,
     write_volume,
 )
+from recon.mri_file import Volume
 from recon.scan_features import FEATURE_RANGES, split_condition
 
 SHAPE = (64, 56)
@@ -400,6 +401,37 @@ def test_many_slices_cost_nothing(fake_file, monkeypatch):
     assert len(requests) <= 17 and requests[-1] == 123_456
     dataset[7]
     assert len(requests) <= 18 and requests[-1] == 7
+
+
+def test_a_volume_is_probed_once_until_its_file_changes(fake_file, monkeypatch):
+    path = fake_file(shape=(4, 2, *SHAPE))
+    reads = []
+    read = Volume.read_slice
+    monkeypatch.setattr(Volume, "read_slice", lambda volume, i: (reads.append(i), read(volume, i))[1])
+
+    def first(**options):
+        reads.clear()
+        simulate = Simulation(**{"sampling": "random", "acceleration": 4, "center_fraction": 0.2, **options})
+        return KSpaceSlices([path], "north", simulate=simulate, maps="low_resolution")[0], len(reads)
+
+    sample, count = first()
+    assert count == 5
+    again, count = first()
+    assert count == 1 and torch.equal(again.measurement, sample.measurement) and again.scale == sample.scale
+    # Another mask and another noise are other facts.
+    assert [first(**options)[1] for options in ({"acceleration": 2}, {"noise_std": 0.1}, {})] == [5, 5, 1]
+    with h5py.File(path, "r+") as file:
+        file["kspace"][...] *= 2
+    louder, count = first()
+    assert count == 5 and float(louder.scale) == pytest.approx(2 * float(sample.scale), rel=1e-5)
+
+
+def test_a_file_that_goes_away_is_one_line(fake_file):
+    path = fake_file(shape=(2, 2, *SHAPE))
+    dataset = KSpaceSlices([path], "north")
+    path.unlink()
+    with pytest.raises(DataError, match=r"file: found nothing .*, expected the file that was opened before"):
+        dataset[0]
 
 
 def test_workers_give_the_same_samples(phantom_file, tmp_path):
