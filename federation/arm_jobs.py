@@ -54,6 +54,21 @@ def known_of(arm: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What trials chose for an arm.
+
+    ``rate`` is a factor on its learning rate, ``value`` one of its ``[tuning]`` by number, None is its own; the others
+    say how often it was tried, and whether the best is an end of what was.
+    """
+
+    rate: float = 1.0
+    value: int | None = None
+    trials: int = 1
+    rate_at_end: bool = False
+    value_at_end: bool = False
+
+
+@dataclass(frozen=True)
 class ArmJob:
     """One arm of one table with one seed; everything that a process needs."""
 
@@ -65,12 +80,8 @@ class ArmJob:
     arm: Arm
     recipe: Recipe
     seed: int
-    rate: float = 1.0
-    #: How often it was tried; whether the best learning rate, and the best value of its own, are an end of those tried.
-    trials: int = 1
-    at_end: bool = False
-    value_at_end: bool = False
-    #: What the arm is there to test.
+    tuned: Tuned = Tuned()
+    #: What an arm of the federation is there to test.
     label: str = ""
 
     @property
@@ -83,6 +94,25 @@ class ArmJob:
     def is_done(self) -> bool:
         """Whether it was run, with this recipe. An arm that failed is tried again."""
         return bool(self.facts) and "failed" not in self.facts
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a reader is told of the arm that does not come from running it."""
+        key = self.recipe.tuning.key
+        chosen = {"learning_rate": self.recipe.training.learning_rate}
+        told = {
+            "trials": self.tuned.trials,
+            "at_end": self.tuned.rate_at_end,
+            "value_at_end": self.tuned.value_at_end,
+            "chosen": chosen | ({key: self.recipe.tuned_value} if key else {}),
+        }
+        return told | ({"label": self.label} if self.arm.kind == "federated" else {})
+
+    def tell_again(self) -> None:
+        """Write what a reader is told where that has changed since the arm was run: more was tried, say."""
+        known = self.facts
+        if self.is_done and self.arm.kind != "classical" and known != known | self.told:
+            self.finish(known | self.told)
 
     def start(self) -> None:
         """Drop what another recipe of the same name has left."""
@@ -105,9 +135,9 @@ def run_trial(job: ArmJob) -> tuple[float, str]:
     try:
         with _said_before(), tempfile.TemporaryDirectory() as scratch:
             networks = _train(job, Path(scratch), tuple(load_federation(job.sites))).networks
-            facts = {"validation": _validation(job, networks), "rate": job.rate, **_chosen(job.recipe)}
+            facts = {"validation": _validation(job, networks), "chosen": job.told["chosen"]}
     except DataError as error:
-        facts = {"failed": " ".join(str(error).split()), "rate": job.rate}
+        facts = {"failed": " ".join(str(error).split())}
     return time.monotonic() - begin, job.finish(facts)
 
 
@@ -166,20 +196,11 @@ def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[Scor
         **trained.facts,
         "seconds": round(trained.seconds, 1),
         "peak_memory_mb": peak,
-        "trials": job.trials,
-        "at_end": job.at_end,
-        "value_at_end": job.value_at_end,
-        "chosen": _chosen(job.recipe),
+        **job.told,
         "validation": _validation(job, trained.networks),
         "quality": quality,
         "sites": sites,
     }
-
-
-def _chosen(recipe: Recipe) -> dict[str, Any]:
-    """What trials choose: the learning rate, and the value that the recipe says is tuned."""
-    key = recipe.tuning.key
-    return {"learning_rate": recipe.training.learning_rate} | ({key: recipe.tuned_value} if key else {})
 
 
 def _train(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
@@ -202,7 +223,6 @@ def _federated(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -
         "bytes_base": _base_bytes(run),
         "steps": max(steps.values()) + personal,
         "least_steps": min(steps.values()) + personal,
-        "label": job.label,
     }
     return _Trained({m.name: site_network(run, m) for m in manifests}, sum(run.seconds().values()), facts)
 

@@ -1,8 +1,10 @@
 """The arms of a comparison: a recipe with what the comparison sets, or training with all data in one place."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .recipe import Recipe, load_recipe
 from .recipe_tables import NetworkTable
@@ -88,7 +90,7 @@ class Budget:
         overrides = [override.replace("{last}", str(last)) for override in arm.overrides]
         own = load_recipe(arm.path, overrides, network=self.network)
         if value is not None:
-            own = own.tuned(own.tuning.values[value])
+            own = own.tuned(own.tuning.values[value], arm.path)
         network = own.network
         if network.adapter != "none":
             network = network.model_copy(update={"base": None if base is None else str(base)})
@@ -140,35 +142,44 @@ def arm_of(path: Path) -> Arm:
     return Arm(recipe.name, str(path), modalities=("ct",) if only_ct else ("mri", "ct"))
 
 
-#: Parts of a network that are a method's own modules. LoRA and scales are none: what they add to a network whose
-#: weights train, these could do themselves.
-_MODULES = ("regularizer", "consistency", "ends_in", "combine", "norm", "attention", "condition", "share_cascades")
+#: What of a network is no module of its own: LoRA and scales change weights, which FedAvg trains anyway; a twin without
+#: mutual learning is nothing that anybody asks about.
+_NO_MODULES = ("adapter", "adapter_size", "base", "twin")
 
 
-def with_same_modules(arm: Arm) -> Arm | None:
-    """Plain FedAvg on the network of a method that adds modules to it, all of them shared; None where it adds none.
+def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
+    """Plain FedAvg on the network of a method that adds modules to that of the comparison.
 
-    Prompts come with their base, which trains here like all else.
+    What is added is shared, what FedAvg keeps is kept; prompts come with their base, which trains here like all else.
+    None where a method adds nothing, or is nothing but that.
 
     Raises
     ------
     ConfigError
         If the recipe cannot be used.
     """
-    plain = NetworkTable()
-    network = load_recipe(arm.path, arm.overrides, network=plain).network
-    parts = {key: getattr(network, key) for key in _MODULES if getattr(network, key) != getattr(plain, key)}
+    plain, own = (budget.recipe(each, modality, 0) for each in (Arm("fedavg"), arm))
+    network = own.network
+    parts = {
+        key: getattr(network, key)
+        for key in NetworkTable.model_fields
+        if key not in _NO_MODULES and getattr(network, key) != getattr(plain.network, key)
+    }
     if network.adapter == "prompt":
-        parts["adapter"] = "prompt"
-    if not parts or network.twin:  # a twin without mutual learning is a network that nobody asks
+        parts |= {"adapter": "prompt", "adapter_size": network.adapter_size}
+    if not parts or network.twin:
         return None
     overrides = [f"network.{key}={str(value).lower()}" for key, value in parts.items()]
-    if "adapter" in parts:
-        overrides.append(f"network.adapter_size={network.adapter_size}")
-    if "consistency" in parts:
+    if parts.keys() & {"consistency", "consistency_ct"}:
         overrides.append("scope.share=['consistency.*']")
-    name = "_".join(key if value is True else f"{key}_{value}" for key, value in parts.items())
-    return Arm(f"fedavg_{name}", overrides=tuple(overrides), modalities=arm.modalities)
+    alike = Arm(_named_by(parts), overrides=tuple(overrides), modalities=(modality,))
+    return None if budget.recipe(alike, modality, 0).choices() == own.choices() else alike
+
+
+def _named_by(parts: Mapping[str, Any]) -> str:
+    """``fedavg`` with the parts, by their digest where that is no name any more."""
+    name = "_".join(("fedavg", *(key if value is True else f"{key}_{value}" for key, value in parts.items()))).lower()
+    return name if len(name) <= 64 else f"fedavg_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def every_recipe() -> list[Arm]:

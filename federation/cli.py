@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from recon import DataError, text_table
 
-from .arms import arm_of, every_recipe
+from .arms import arm_of
 from .compare import run_comparison
-from .comparison_plan import with_companions
+from .comparison_plan import extra_arms
 from .comparison_tables import write_tables
 from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
@@ -276,10 +276,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         page = write_tables(out, _say)
     else:
         modalities = ("mri", "ct") if arguments.modality is None else (arguments.modality,)
-        given = [arm_of(path) for path in arguments.recipes]
-        known = {arm.name for arm in (*preset.arms, *given)}
-        listed = with_companions(preset, [*given, *(every_recipe() if arguments.all else ())])
-        extra = [arm for arm in listed if arm in given or arm.name not in known]
+        extra = extra_arms(preset, [arm_of(path) for path in arguments.recipes], every=arguments.all)
         page = run_comparison(
             preset, out, modalities=modalities, extra=extra, seeds=arguments.seeds, jobs=arguments.jobs, say=_say
         )

@@ -63,7 +63,7 @@ def run_comparison(
     """
     out = out.resolve()  # a frozen base is named in recipes by its path
     _require_names(preset, extra)
-    _require_networks(preset, extra, modalities)
+    _require_networks(preset, extra, modalities, say)
     _claim_folder(preset, out)
     plan = Plan(preset, out, tuple(extra), seeds)
     bases = {modality: _prepare(preset, out, modality, extra, jobs, say) for modality in modalities}
@@ -81,6 +81,8 @@ def run_comparison(
     missing = [job for job in work if not job.is_done]
     say(f"{len(work)} arms, {len(work) - len(missing)} of them done before")
     _run("", missing, jobs, say, run_arm)
+    for job in work:
+        job.tell_again()
     return write_tables(out, say)
 
 
@@ -111,22 +113,25 @@ def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
         taken.add(arm.name)
 
 
-def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str]) -> None:
-    """Every recipe has a network that shares something, and values to tune that stay, before hours are spent."""
+def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str], say: Say) -> None:
+    """Every recipe shares something, with every value that is tuned, before hours are spent."""
     for arm in extra:
         for modality in set(modalities) & set(arm.modalities):
             budget = preset.budgets[modality]
-            recipe = budget.recipe(arm, modality, 0)
+            own = budget.recipe(arm, modality, 0)
+            others = [budget.recipe(arm, modality, 0, value=value) for value in range(len(own.tuning.values))]
             try:
-                for number, value in enumerate(recipe.tuning.values):
-                    if budget.recipe(arm, modality, 0, value=number).digest() == recipe.digest():
-                        raise ConfigError(
-                            f"tuning: {recipe.tuning.key} = {value} changes nothing: it is the recipe's own value, "
-                            "which is tried anyway, or set by the comparison; leave it out"
-                        )
-                initial_state(recipe)
+                for recipe in (own, *others):
+                    initial_state(recipe)
             except ConfigError as error:
                 raise ConfigError(f"{arm.path}: {error}") from None
+            if others and {own.digest()} == {recipe.digest() for recipe in others}:
+                raise ConfigError(
+                    f"{arm.path}: tuning: {own.tuning.key} changes nothing: the comparison sets it, or all values are "
+                    "the recipe's own; tune another key or leave [tuning] out"
+                )
+            if others and len(preset.rates) == 1:
+                say(f"{arm.name}: {own.tuning.key} stays as it is, as the preset {preset.name!r} tunes nothing")
 
 
 def _claim_folder(preset: Preset, out: Path) -> None:

@@ -7,44 +7,57 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .arm_jobs import FACTS, TRIAL_SEED, ArmJob
-from .arms import Arm, with_same_modules
+from .arm_jobs import FACTS, TRIAL_SEED, ArmJob, Tuned
+from .arms import Arm, every_recipe, with_same_modules
+from .errors import ConfigError
 from .presets import Preset, TableSpec
 
 
 def slug(name: str) -> str:
+    """A table's name as that of a folder."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower())
 
 
-def companion(preset: Preset, arm: Arm) -> Arm | None:
-    """FedAvg with the modules of an arm, under the name that it has in the preset; None where it adds none."""
-    alike = with_same_modules(arm)
+def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> list[Arm]:
+    """Arms beside those of a preset, and FedAvg with the modules that they add to the network.
+
+    Parameters
+    ----------
+    given
+        Those that the user names.
+    every
+        All recipes that come with fedrecon, too, and FedAvg with the modules of those that the preset has.
+
+    Raises
+    ------
+    ConfigError
+        If a recipe cannot be used, or has the name of what comes with another.
+    """
+    own = [arm for arm in preset.arms if every and arm.kind == "federated" and not arm.overrides]
+    known = {arm.path.stem for arm in own} | {arm.name for arm in (*preset.arms, *given)}
+    listed = [*given, *(arm for arm in every_recipe() if every and arm.name not in known)]
+    alike: dict[str, Arm] = {}
+    for arm in (*listed, *own):
+        for modality in preset.budgets.keys() & set(arm.modalities):
+            found = companion(preset, preset.arms, arm, modality)
+            if found is not None and found not in preset.arms:
+                both = {*found.modalities, *alike.get(found.name, found).modalities}
+                alike[found.name] = replace(found, modalities=tuple(sorted(both, reverse=True)))
+    for arm in given:
+        if arm.name in alike:
+            raise ConfigError(
+                f"{arm.path}: its name {arm.name!r} is that of FedAvg with the modules of another arm; choose another"
+            )
+    return [*listed, *(alike[name] for name in sorted(alike))]
+
+
+def companion(preset: Preset, arms: Sequence[Arm], arm: Arm, modality: str) -> Arm | None:
+    """FedAvg with the modules of an arm, that of ``arms`` where they have it; None where it adds none."""
+    alike = with_same_modules(arm, preset.budgets[modality], modality)
     if alike is None:
         return None
-    listed = (each for each in preset.arms if (each.recipe, each.overrides) == (alike.recipe, alike.overrides))
-    return next(listed, alike)
-
-
-def with_companions(preset: Preset, extra: Sequence[Arm]) -> list[Arm]:
-    """These arms, and FedAvg with the modules that they add to the network, unless the preset has it."""
-    named = {arm.name: arm for arm in extra}
-    for arm in extra:
-        alike = companion(preset, arm)
-        if alike is not None and alike not in preset.arms:
-            both = alike.modalities + named.get(alike.name, alike).modalities
-            named[alike.name] = replace(alike, modalities=tuple(dict.fromkeys(both)))
-    return [*extra, *(arm for name, arm in named.items() if arm not in extra)]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """What trials chose for an arm: a factor on its learning rate, and a value of its ``[tuning]`` by number."""
-
-    rate: float
-    value: int | None
-    trials: int
-    rate_at_end: bool
-    value_at_end: bool
+    same = (other for other in arms if (other.recipe, other.overrides) == (alike.recipe, alike.overrides))
+    return next((other for other in same if modality in other.modalities), alike)
 
 
 @dataclass(frozen=True)
@@ -69,14 +82,9 @@ class Plan:
             arms += [(arm, 1) for arm in self.extra if modality in arm.modalities]
         jobs = []
         for arm, seeds in arms:
-            choice = self._choice(modality, arm, base)
-            for seed in range(seeds):
-                job = self._job(f"seed{seed}", modality, table, arm, seed, base, choice.rate, choice.value)
-                job = replace(
-                    job, trials=choice.trials, at_end=choice.rate_at_end, value_at_end=choice.value_at_end,
-                    label=self._label(job),
-                )  # fmt: skip
-                jobs.append(job)
+            tuned = self._tuned(modality, arm, base)
+            found = [self._job(f"seed{seed}", modality, table, arm, seed, base, tuned) for seed in range(seeds)]
+            jobs += [replace(job, label=self._label(job)) for job in found]
         return jobs
 
     def trials(self, modality: str, base: Path | None) -> list[ArmJob]:
@@ -95,29 +103,26 @@ class Plan:
                 best = _best_rate(tried)
                 wanted = [best / 2] if best == min(tried) else [2 * best] if best == max(tried) else []
             if wanted:
-                missing += [self._trial(modality, arm, base, rate) for rate in wanted]
-                continue
-            best = _best_rate(tried)
-            missing += [job for job in self._value_trials(modality, arm, base, best) if not job.facts]
+                missing += [self._trial(modality, arm, base, Tuned(rate)) for rate in wanted]
+            else:
+                values = self._value_trials(modality, arm, base, _best_rate(tried))
+                missing += [job for job in values if not job.facts]
         return missing
 
-    def _choice(self, modality: str, arm: Arm, base: Path | None) -> _Choice:
+    def _tuned(self, modality: str, arm: Arm, base: Path | None) -> Tuned:
         if not self._is_tuned(arm):
-            return _Choice(self.preset.rates[len(self.preset.rates) // 2], None, 1, False, False)
+            return Tuned(self.preset.rates[len(self.preset.rates) // 2])
         tried = self._tried_rates(modality, arm, base)
         best = _best_rate(tried)
-        own = self._trial(modality, arm, base, best)
-        others = self._value_trials(modality, arm, base, best)
-        # The first of two alike: the recipe's own value.
-        chosen = max((own, *others), key=_score)
-        ends = _ends([job.recipe.tuned_value for job in (own, *others)]) if others else []
-        value = others.index(chosen) if chosen is not own else None
-        return _Choice(
+        own, *others = self._value_trials(modality, arm, base, best)
+        chosen = max((own, *others), key=_score)  # the first of two alike: the recipe's own value
+        ends = _ends([job.recipe.tuned_value for job in (own, *others)])
+        return Tuned(
             best,
-            value,
-            len(tried) + len(others),
-            len(tried) > 1 and best in (min(tried), max(tried)),
-            bool(others) and chosen.recipe.tuned_value in ends,
+            chosen.tuned.value,
+            trials=len(tried) + len(others),
+            rate_at_end=len(tried) > 1 and best in (min(tried), max(tried)),
+            value_at_end=bool(others) and chosen.recipe.tuned_value in ends,
         )
 
     def _is_tuned(self, arm: Arm) -> bool:
@@ -129,40 +134,41 @@ class Plan:
         found = {}
         for path in folder.glob(f"trial_*/{arm.name}/{FACTS}"):
             rate = float(path.parents[1].name.removeprefix("trial_"))
-            job = self._trial(modality, arm, base, rate)
+            job = self._trial(modality, arm, base, Tuned(rate))
             if job.facts:
                 found[rate] = _score(job)
         return found
 
     def _value_trials(self, modality: str, arm: Arm, base: Path | None, rate: float) -> list[ArmJob]:
-        """Trials of the values that the recipe says are tuned, all of which are other than its own."""
-        count = len(self._trial(modality, arm, base, rate).recipe.tuning.values)
-        return [self._trial(modality, arm, base, rate, value) for value in range(count)]
+        """Trials of the recipe's own value and of those that it says are tuned, each other one once."""
+        own = self._trial(modality, arm, base, Tuned(rate))
+        known = {own.recipe.digest(): own}
+        for value in range(len(own.recipe.tuning.values)):
+            job = self._trial(modality, arm, base, Tuned(rate, value))
+            known.setdefault(job.recipe.digest(), job)
+        return list(known.values())
 
-    def _trial(self, modality: str, arm: Arm, base: Path | None, rate: float, value: int | None = None) -> ArmJob:
+    def _trial(self, modality: str, arm: Arm, base: Path | None, tuned: Tuned) -> ArmJob:
         """In the first table, with a seed that no table has."""
-        part = f"trial_{rate:g}" if value is None else f"value{value}_{rate:g}"
-        return self._job(part, modality, self.preset.tables[0], arm, TRIAL_SEED, base, rate, value)
+        part = f"trial_{tuned.rate:g}" if tuned.value is None else f"value{tuned.value}_{tuned.rate:g}"
+        return self._job(part, modality, self.preset.tables[0], arm, TRIAL_SEED, base, tuned)
 
     def _label(self, job: ArmJob) -> str:
         """What an arm is there to test."""
-        if job.arm.kind != "federated" or job.arm.overrides:
+        if job.arm.kind != "federated":
             return ""
-        alike = companion(self.preset, job.arm)
-        there = {arm.name for arm in (*self.preset.arms, *self.extra)}
-        beside = f"; FedAvg with its modules: {alike.name}" if alike is not None and alike.name in there else ""
-        return job.recipe.evidence + beside
+        if job.arm in self.extra and job.arm.overrides:
+            base = ", from their base" if job.recipe.network.base is not None else ""
+            return f"FedAvg with the modules of other arms{base}"
+        if job.arm.overrides:
+            return ""
+        arms = (*self.preset.arms, *self.extra)
+        alike = companion(self.preset, arms, job.arm, job.modality)
+        beside = f"FedAvg with its modules: {alike.name}" if alike is not None and alike in arms else ""
+        return "; ".join(filter(None, (job.recipe.evidence, beside)))
 
     def _job(
-        self,
-        part: str,
-        modality: str,
-        table: TableSpec,
-        arm: Arm,
-        seed: int,
-        base: Path | None,
-        rate: float,
-        value: int | None,
+        self, part: str, modality: str, table: TableSpec, arm: Arm, seed: int, base: Path | None, tuned: Tuned
     ) -> ArmJob:
         folder = self.out / modality / slug(table.name)
         budget = self.preset.budgets[modality].times(table.steps)
@@ -173,16 +179,16 @@ class Plan:
             modality,
             table.name,
             arm,
-            budget.recipe(arm, modality, seed, base=base, rate=rate, value=value),
+            budget.recipe(arm, modality, seed, base=base, rate=tuned.rate, value=tuned.value),
             seed,
-            rate,
+            tuned,
         )
 
 
 def _score(trial: ArmJob) -> float:
     """The validation score of a trial, minus infinity where training failed."""
     score = trial.facts.get("validation")
-    return -math.inf if score is None else float(score)
+    return -math.inf if score is None or not math.isfinite(score) else float(score)
 
 
 def _best_rate(tried: Mapping[float, float]) -> float:
@@ -192,4 +198,5 @@ def _best_rate(tried: Mapping[float, float]) -> float:
 
 def _ends(values: Sequence[Any]) -> list[Any]:
     """The smallest and largest of numbers; other values have no end."""
-    return [min(values), max(values)] if all(isinstance(value, int | float) for value in values) else []
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [min(values), max(values)] if len(numbers) == len(values) else []

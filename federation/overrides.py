@@ -36,8 +36,8 @@ def parse_override(override: str) -> tuple[KeyPath, Any]:
     return keys, table["value"]
 
 
-def assign(table: dict[str, Any], keys: KeyPath, value: Any, override: str, path: Path) -> None:
-    """Set a value in the table of a file, making tables on the way.
+def assign(table: dict[str, Any], keys: KeyPath, value: Any, where: str, path: Path | str) -> None:
+    """Set a value in the table of a file, making tables on the way; ``where`` is what asks for it, for errors.
 
     Raises
     ------
@@ -48,8 +48,7 @@ def assign(table: dict[str, Any], keys: KeyPath, value: Any, override: str, path
         below = table.setdefault(key, {})
         if not isinstance(below, dict):
             raise ConfigError(
-                f"--set {override}: {'.'.join(keys[:depth])} is {below!r} in {path}, expected a table; "
-                "set it as a whole"
+                f"{where}: {'.'.join(keys[:depth])} is {below!r} in {path}, expected a table; set it as a whole"
             )
         table = below
     table[keys[-1]] = value

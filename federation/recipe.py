@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,27 +97,24 @@ class Recipe(Table):
 
     @property
     def tuned_value(self) -> Any:
-        """What the recipe has for the key that is tuned.
+        """What the recipe has for the key that is tuned, None where it leaves that to a default."""
+        value: Any = self.model_dump(mode="json")
+        for key in self.tuning.key.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
-        Raises
-        ------
-        KeyError
-            If it has nothing.
-        """
-        return reduce(dict.__getitem__, self.tuning.key.split("."), self.model_dump(mode="json"))
-
-    def tuned(self, value: Any, source: Path | str = "tuning") -> "Recipe":
-        """The recipe with another value for the key that is tuned.
+    def tuned(self, value: Any, path: Path | str) -> "Recipe":
+        """The recipe of the file ``path`` with another value for the key that is tuned, as ``--set`` would put it.
 
         Raises
         ------
         ConfigError
             If there is no such key, or it cannot have this value.
         """
-        keys = tuple(self.tuning.key.split("."))
-        for key in reversed(keys):
-            value = {key: value}
-        return parse_table(Recipe, _merged(self.model_dump(mode="json"), value), source, {keys: f"{source}: tuning"})
+        keys, where = tuple(self.tuning.key.split(".")), f"{path}: tuning"
+        table = self.model_dump(mode="json", exclude_none=True)
+        assign(table, keys, value, where, path)
+        return parse_table(Recipe, table, path, {keys: where})
 
     def digest(self) -> str:
         """SHA-256 of all values that training depends on, defaults included; the order of keys does not matter."""
@@ -154,23 +150,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: Net
     sources: dict[KeyPath, str] = {}
     for override in overrides:
         keys, value = parse_override(override)
-        assign(table, keys, value, override, path)
+        assign(table, keys, value, f"--set {override}", path)
         sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
         sources[keys] = f"--set {override}"
-    recipe = parse_table(Recipe, table, path, sources)
-    _require_tunable(recipe, path)
-    return recipe
-
-
-def _require_tunable(recipe: Recipe, path: Path) -> None:
-    """Every value to tune can be used, and the recipe has one of its own."""
-    for value in recipe.tuning.values:
-        recipe.tuned(value, path)
-        try:
-            recipe.tuned_value  # noqa: B018
-        except KeyError:
-            wanted = "a key that the recipe has a value for"
-            raise config_error(path, "tuning.key", repr(recipe.tuning.key), wanted, "write its own, too") from None
+    return parse_table(Recipe, table, path, sources)
 
 
 def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | None) -> dict[str, Any]:
@@ -188,6 +171,8 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | 
     # Another method is not of the same paper.
     for claim in ("paper", "left_out", "evidence"):
         extended_table.pop(claim, None)
+    if "key" in table.get("tuning", {}):
+        extended_table.pop("tuning", None)  # its values are of another key
     return _merged(extended_table, table)
 
 

@@ -36,6 +36,8 @@ class Volume:
     rss_shape: tuple[int, int] | None
     has_maps: bool
     noise_covariance: Tensor | None
+    #: Inode, bytes and time of change of the file that all this was read from.
+    version: tuple[int, int, int]
 
     @property
     def acquired(self) -> Tensor:
@@ -135,6 +137,7 @@ def open_volume(path: Path | str) -> Volume:
             rss_shape=None if rss_key is None else _rss_shape(file, path, rss_key, shape[0]),
             has_maps="maps" in file and _maps_fit(file, path, shape),
             noise_covariance=_covariance(file, path, shape[1]),
+            version=_version(path),
         )
     sampled = volume.acquired if volume.mask is None else volume.acquired & volume.mask
     if not sampled.any():
@@ -146,6 +149,11 @@ def open_volume(path: Path | str) -> Volume:
             "correct the mask or the header's encodingLimits",
         )
     return volume
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def fitting_crop(image_shape: tuple[int, int], recon_shape: tuple[int, int]) -> tuple[int, int]:

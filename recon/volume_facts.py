@@ -1,5 +1,6 @@
 """What the slices of a volume share: mask, scale, and the covariance of the noise."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,7 +17,6 @@ from physics import (
     whitening_matrix,
 )
 
-from .errors import data_error
 from .mri_file import Volume
 from .sample import center_crop, samples_center
 
@@ -70,22 +70,17 @@ def probe_volume(volume: Volume, mask: Tensor, noise_std: float) -> VolumeFacts:
     DataError
         If the file is gone or a slice cannot be read.
     """
-    try:
-        status = volume.path.stat()
-    except OSError as error:
-        found = f"nothing ({error.strerror})"
-        raise data_error(volume.path, "file", found, "the file that was opened before", "restore it") from None
-    file = (volume.path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
-    return _probed(_Probe(file, tuple(mask.shape), mask.numpy().tobytes(), noise_std, volume, mask))
+    place = (volume.path.resolve(), volume.version)
+    drawn = hashlib.sha256(repr(mask.shape).encode() + mask.numpy().tobytes()).digest()
+    return _probed(_Probe(place, drawn, noise_std, volume, mask))
 
 
 @dataclass(frozen=True)
 class _Probe:
     """What the facts depend on, and beside it the same as objects."""
 
-    file: tuple[Path, int, int, int]
-    mask_shape: tuple[int, ...]
-    mask_bytes: bytes
+    place: tuple[Path, tuple[int, int, int]]
+    drawn: bytes
     noise_std: float
     volume: Volume = field(compare=False)
     mask: Tensor = field(compare=False)

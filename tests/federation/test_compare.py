@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from federation import ConfigError, build_network, load_recipe, make_ct_demo_sites, make_demo_sites, parameter_scope
-from federation.arm_jobs import TRIAL_SEED, ArmJob
-from federation.arms import Arm, Budget, arm_of, every_recipe
+from federation.arm_jobs import TRIAL_SEED, ArmJob, Tuned
+from federation.arms import Arm, Budget, arm_of, every_recipe, with_same_modules
 from federation.central import CentralArm
 from federation.compare import run_comparison
-from federation.comparison_plan import Plan, companion, with_companions
+from federation.comparison_plan import Plan, companion, extra_arms
 from federation.comparison_tables import _flags, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
@@ -267,9 +267,13 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
     assert _flags("mine", better, [run(mine=4.0)], classical) == ["MTF below TV"]
     assert _flags("mine", better, [run(mine=4.9)], classical) == []
     assert _flags("mine", rows("tv", 30.0) + rows("mine", 29.0), [run(mine=4.0)], classical) == []
-    unequal = {**run(mine=5.0), "least_steps": 16, "at_end": True}
+    unequal = {**run(mine=5.0), "least_steps": 16, "at_end": True, "value_at_end": True}
     found = _flags("mine", better, [unequal], classical)
-    assert found == ["sites make unequal steps", "best learning rate is the last one tried"]
+    assert found == [
+        "sites make unequal steps",
+        "best learning rate is the last one tried",
+        "best value of its own is the last one tried",
+    ]
 
 
 def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path: Path) -> None:
@@ -278,104 +282,219 @@ def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path:
     first = plan.trials("mri", None)
     tuned = {arm.name for arm in plan.preset.arms if arm.kind != "classical"}
     assert {job.arm.name for job in first} == tuned > {"local", "fedavg", "joint", "no_physics"}
-    assert sorted(job.rate for job in first if job.arm.name == "local") == [0.5, 1.0, 2.0]
+    assert sorted(job.tuned.rate for job in first if job.arm.name == "local") == [0.5, 1.0, 2.0]
     assert {job.seed for job in first} == {TRIAL_SEED}
 
     def finish(jobs: list[ArmJob], best: float) -> None:
         for job in jobs:
             job.start()
             job.finish(
-                {"validation": 30 - abs(math.log2(job.rate / best))} if job.arm.name != "joint" else {"failed": ""}
+                {"validation": 30 - abs(math.log2(job.tuned.rate / best))}
+                if job.arm.name != "joint"
+                else {"failed": ""}
             )
 
     finish(first, best=8.0)
     second = plan.trials("mri", None)
-    assert {(job.arm.name, job.rate) for job in second} >= {("local", 4.0), ("fedavg", 4.0)}
+    assert {(job.arm.name, job.tuned.rate) for job in second} >= {("local", 4.0), ("fedavg", 4.0)}
     finish(second, best=8.0)
     third = plan.trials("mri", None)
-    assert {job.rate for job in third if job.arm.name != "joint"} == {8.0}
+    assert {job.tuned.rate for job in third if job.arm.name != "joint"} == {8.0}
     finish(third, best=8.0)
     assert plan.trials("mri", None) == []
     jobs = {job.arm.name: job for job in plan.jobs("mri", table, None)}
-    assert (jobs["local"].rate, jobs["local"].trials, jobs["local"].at_end) == (8.0, 5, True)
+    assert jobs["local"].tuned == Tuned(8.0, trials=5, rate_at_end=True)
     assert jobs["local"].recipe.training.learning_rate == pytest.approx(8 * BUDGET.learning_rate)
-    assert (jobs["classical"].trials, jobs["classical"].at_end) == (1, False)
+    assert jobs["classical"].tuned == Tuned(1.0)
+
+
+def recipe_file(path: Path, text: str, extends: str = "fedavg.toml") -> Arm:
+    recipes = Path(__file__).parents[2] / "scripts" / "recipes"
+    path.write_text(f'extends = "{(recipes / extends).as_posix()}"\nname = "{path.stem}"\n{text}\n')
+    return arm_of(path)
 
 
 def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
-    recipes = Path(__file__).parents[2] / "scripts" / "recipes"
-    (tmp_path / "near.toml").write_text(
-        f'extends = "{recipes / "fedprox.toml"}"\nname = "near"\n[tuning]\nvalues = [0.1, 0.2, 0.3]\n'
-    )
-    near = arm_of(tmp_path / "near.toml")
+    near = recipe_file(tmp_path / "near.toml", "[tuning]\nvalues = [0.1, 0.2, 0.1, 0.3, 1e-3]", "fedprox.toml")
     plan = Plan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
     for job in plan.trials("mri", None):
         assert job.recipe.objective.proximal == 1e-3
-        job.finish({"validation": 30 - abs(math.log2(job.rate / 2))})
+        job.finish({"validation": 30 - abs(math.log2(job.tuned.rate / 2))})
     second = plan.trials("mri", None)
-    assert [(job.rate, job.recipe.objective.proximal) for job in second] == [(2.0, 0.1), (2.0, 0.2), (2.0, 0.3)]
+    # Each other value once.
+    assert [(job.tuned.rate, job.recipe.objective.proximal) for job in second] == [(2.0, 0.1), (2.0, 0.2), (2.0, 0.3)]
     assert len({job.folder for job in second}) == 3
 
-    def chosen(*scores: float) -> ArmJob:
+    def chosen(*scores: float) -> tuple[float, Tuned]:
         for job, score in zip(second, scores, strict=True):
             job.finish({"validation": score} if score else {"failed": "it diverged"})
         assert plan.trials("mri", None) == []
         (job,) = plan.jobs("mri", plan.preset.tables[0], None)
-        assert (job.rate, job.trials, job.at_end) == (2.0, 6, False)
-        return job
+        assert job.told["chosen"] == {
+            "learning_rate": 2 * BUDGET.learning_rate,
+            "objective.proximal": job.recipe.objective.proximal,
+        }
+        return job.recipe.objective.proximal, job.tuned
 
-    job = chosen(30.0, 31.0, 0.0)
-    assert (job.recipe.objective.proximal, job.value_at_end) == (0.2, False)
-    job = chosen(30.0, 31.0, 32.0)
-    assert (job.recipe.objective.proximal, job.value_at_end) == (0.3, True)
-    job = chosen(30.0, 29.0, 29.0)  # the recipe's own of two alike
-    assert (job.recipe.objective.proximal, job.value_at_end) == (1e-3, True)
-    assert job.recipe.digest() == BUDGET.recipe(near, "mri", 0, rate=2.0).digest()
+    assert chosen(30.0, 31.0, 0.0) == (0.2, Tuned(2.0, 1, 6))
+    assert chosen(30.0, 31.0, 32.0) == (0.3, Tuned(2.0, 3, 6, value_at_end=True))
+    # The recipe's own of two alike, and where another is no number.
+    assert chosen(30.0, 29.0, 29.0) == (1e-3, Tuned(2.0, None, 6, value_at_end=True))
+    assert chosen(math.nan, 29.0, 29.0)[0] == 1e-3
 
 
-@pytest.mark.parametrize(("key", "value"), [("federation.rounds", 3), ("objective.proximal", 0.0)])
-def test_a_value_that_changes_nothing_is_refused(tmp_path: Path, key: str, value: float) -> None:
-    mine = tmp_path / "mine.toml"
-    mine.write_text(f'name = "mine"\n[tuning]\nkey = "{key}"\nvalues = [{value}]\n')
-    with pytest.raises(ConfigError, match=rf"mine.toml: tuning: {key} = {value} changes nothing"):
-        run_comparison(tiny(), tmp_path / "out", modalities=("mri",), extra=[arm_of(mine)], jobs=1, say=print)
+def test_a_table_that_is_tuned_replaces_the_recipes_own(tmp_path: Path) -> None:
+    text = '[scope]\nmix = { "regularizers.*" = 0.7 }\n[tuning]\nkey = "scope.mix"\n'
+    text += 'values = [{ "regularizers.0.*" = 0.5 }]'
+    mixed = recipe_file(tmp_path / "mixed.toml", text)
+    assert BUDGET.recipe(mixed, "mri", 0, value=0).scope.mix == {"regularizers.0.*": 0.5}
+
+
+def test_what_is_told_of_an_arm_follows_what_was_tried_since(tmp_path: Path) -> None:
+    near = recipe_file(tmp_path / "near.toml", "", "fedprox.toml")
+    plan = Plan(tiny(rates=(1.0,), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
+    (job,) = plan.jobs("mri", plan.preset.tables[0], None)
+    job.finish({**job.told, "validation": 30.0, "seconds": 3.0})
+    written = (job.folder / "facts.json").stat().st_mtime_ns
+    job.tell_again()
+    assert (job.folder / "facts.json").stat().st_mtime_ns == written
+    later = replace(job, tuned=Tuned(trials=5, value_at_end=True), label="new")
+    later.tell_again()
+    assert later.facts["seconds"] == 3.0 and later.facts["chosen"] == job.facts["chosen"]
+    assert (later.facts["trials"], later.facts["value_at_end"], later.facts["label"]) == (5, True, "new")
+    replace(later, recipe=near and BUDGET.recipe(Arm("other"), "mri", 0)).tell_again()  # not what was run
+    assert job.facts["label"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        ('key = "federation.rounds"\nvalues = [3]', "tuning: federation.rounds changes nothing"),
+        ('key = "objective.proximal"\nvalues = [0.0]', "tuning: objective.proximal changes nothing"),
+        ('key = "objective.proximal"\nvalues = [-1.0]', "tuning: objective.proximal: found -1.0"),
+        ('key = "objective.proximall"\nvalues = [1.0]', "objective.proximall: unknown key"),
+        ('key = "training.augment.max_rotation_deg.x"\nvalues = [1.0]', "training.augment.max_rotation_deg"),
+        ('key = "scope.keep"\nvalues = [["*"]]', "shared"),
+    ],
+)
+def test_values_that_cannot_be_tuned_are_refused_before_anything_is_run(
+    tmp_path: Path, tuning: str, message: str
+) -> None:
+    mine = recipe_file(tmp_path / "mine.toml", f"[tuning]\n{tuning}")
+    with pytest.raises(ConfigError) as error:
+        run_comparison(tiny(), tmp_path / "out", modalities=("mri",), extra=[mine], jobs=1, say=print)
+    assert str(error.value).startswith(f"{tmp_path / 'mine.toml'}: ") and message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_child_with_another_key_to_tune_does_not_inherit_the_values(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected both"):
+        recipe_file(tmp_path / "child.toml", '[tuning]\nkey = "objective.moments"', "fedprox.toml")
+
+
+def test_every_recipe_can_have_the_values_that_it_says_are_tuned() -> None:
+    tuned = 0
+    for arm in every_recipe():
+        for modality in arm.modalities:
+            budget = PRESETS["full"].budgets[modality]
+            own = budget.recipe(arm, modality, 0)
+            others = [budget.recipe(arm, modality, 0, value=value) for value in range(len(own.tuning.values))]
+            assert len({own.digest(), *(other.digest() for other in others)}) == 1 + len(others)
+            tuned += bool(others)
+    assert tuned >= 20
 
 
 def test_fedavg_is_run_with_the_modules_that_a_method_adds() -> None:
     preset = PRESETS["full"]
-    arms = {arm.name: arm for arm in with_companions(preset, every_recipe())}
+    arms = extra_arms(preset, (), every=True)
+    known = {arm.name: arm for arm in (*preset.arms, *arms)}
+    methods = [arm for arm in known.values() if not arm.overrides and arm.kind == "federated"]
+    assert {arm.name for arm in every_recipe()} - known.keys() == {"fedavg_finetune"} and len(methods) >= 40
     alike = {
-        name: found.name for name, arm in arms.items() if (found := companion(preset, arm)) and arm.recipe != "fedavg"
+        (arm.name, modality): found
+        for arm in methods
+        for modality in arm.modalities
+        if (found := companion(preset, list(known.values()), arm, modality)) is not None
     }
-    assert alike == {
+    assert {name: found.name for (name, _), found in alike.items()} == {
         "acm_fedmri": "conditioned",
         "fedbn": "fedavg_norm_instance",
         "fedct": "fedavg_consistency_primal_dual_condition_regularizer",
         "fedfdd": "fedavg_regularizer_fdd",
         "fedftn": "fedavg_attention",
-        "fedpr": "fedavg_adapter_prompt",
+        "fedpr": "fedavg_adapter_prompt_adapter_size_3",
         "hyperfed": "fedavg_condition_both",
         "modfed": "fedavg_attention",
         "profed": "fedavg_condition_consistency",
         "scan_physfed": "conditioned",
         "ssdu": "fedavg_ends_in_consistency",
     }
-    known = {arm.name: arm for arm in preset.arms} | arms
-    for method, name in alike.items():
-        for modality in known[method].modalities:
-            budget = preset.budgets[modality]
-            own, plain, with_modules = (
-                budget.recipe(arm, modality, 0, base=Path("base"))
-                for arm in (known[method], Arm("fedavg"), known[name])
-            )
-            assert with_modules.network == own.network
-            parts = ("training", "federation", "objective", "transform", "personal")
-            assert all(getattr(with_modules, part) == getattr(plain, part) for part in parts)
-            if modality == "mri":
-                network = build_network(with_modules.network.model_copy(update={"base": None}))
-                scope = parameter_scope(network, with_modules.scope.rules())
-                assert not scope.frozen and all(name.startswith("consistency.") for name in scope.kept), method
+    assert all(found in known.values() for found in alike.values())
+    for (method, modality), found in alike.items():
+        budget = preset.budgets[modality]
+        own, plain, with_modules = (
+            budget.recipe(arm, modality, 0, base=Path("base")) for arm in (known[method], Arm("fedavg"), found)
+        )
+        assert with_modules.network == own.network
+        parts = ("training", "federation", "objective", "transform", "personal")
+        assert all(getattr(with_modules, part) == getattr(plain, part) for part in parts)
+        if modality == "mri":
+            network = build_network(with_modules.network.model_copy(update={"base": None}))
+            scope = parameter_scope(network, with_modules.scope.rules())
+            assert not scope.frozen and all(name.startswith("consistency.") for name in scope.kept), method
+
+
+@pytest.mark.parametrize(
+    ("text", "modality", "overrides"),
+    [
+        ("", "mri", None),
+        ('[network]\nregularizer = "cnn"', "mri", None),
+        ('[network]\nregularizer = "unet"', "mri", None),
+        ('[network]\nregularizer = "unet"\n[objective]\nproximal = 1e-3', "mri", ("network.regularizer=unet",)),
+        ('[network]\nconsistency = "gradient"', "mri", None),
+        (
+            '[network]\nconsistency = "gradient"',
+            "ct",
+            ("network.consistency=gradient", "scope.share=['consistency.*']"),
+        ),
+        ("[network]\nattention = true\nchannels = 24", "mri", None),
+        (
+            "[network]\nattention = true\nchannels = 24\n[objective]\nproximal = 1e-3",
+            "mri",
+            ("network.channels=24", "network.attention=true"),
+        ),
+        ('[network]\nadapter = "lora"\n[scope]\ndelta = ["*.lora_*"]', "mri", None),
+    ],
+)
+def test_modules_are_what_the_network_of_the_comparison_has_not(
+    tmp_path: Path, text: str, modality: str, overrides: tuple[str, ...] | None
+) -> None:
+    found = with_same_modules(recipe_file(tmp_path / "mine.toml", text), PRESETS["full"].budgets[modality], modality)
+    assert (None if found is None else found.overrides) == overrides
+    assert found is None or found.modalities == (modality,)
+
+
+def test_names_of_fedavg_with_modules_stay_names_and_are_nobody_elses(tmp_path: Path) -> None:
+    text = (
+        '[network]\nattention = true\nnorm = "instance"\ncondition = "both"\nends_in = "consistency"\n'
+        'combine = "sum"\nstart = "adjoint"\n[objective]\nproximal = 1e-3'
+    )
+    (_, alike) = extra_arms(PRESETS["laptop"], [recipe_file(tmp_path / "mine.toml", text)])
+    assert len(alike.name) <= 64 and alike.modalities == ("mri", "ct")
+    attention = recipe_file(tmp_path / "fedavg_attention.toml", "[objective]\nproximal = 1e-3")
+    with pytest.raises(ConfigError, match=r"fedavg_attention.toml: its name .* choose another"):
+        extra_arms(PRESETS["laptop"], [attention, *(arm for arm in every_recipe() if arm.name == "fedftn")])
+
+
+def test_labels_name_the_evidence_and_the_arm_with_the_same_modules(tmp_path: Path) -> None:
+    preset = PRESETS["full"]
+    plan = Plan(replace(preset, rates=(1.0,)), tmp_path, tuple(extra_arms(preset, (), every=True)), 1)
+    labels = {job.arm.name: job.label for job in plan.jobs("mri", preset.tables[0], Path("base"))}
+    assert labels["fedprox"] == labels["fedavg"] == "defining property tested"
+    assert labels["modfed"] == "defining property tested; FedAvg with its modules: fedavg_attention"
+    assert labels["fedavg_attention"] == "FedAvg with the modules of other arms"
+    assert labels["fedavg_adapter_prompt_adapter_size_3"] == "FedAvg with the modules of other arms, from their base"
+    assert labels["conditioned"] == labels["local"] == labels["classical"] == ""
 
 
 def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Path) -> None:

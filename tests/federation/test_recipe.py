@@ -229,35 +229,25 @@ def test_what_is_tuned_is_no_part_of_what_is_trained(recipe: Path) -> None:
     tuned = load_recipe(recipe, own)
     assert tuned.digest() == load_recipe(recipe, own[:1]).digest() != plain.digest()
     assert tuned.tuned_value == 0.5
-    other = tuned.tuned(2.0)
+    other = tuned.tuned(2.0, recipe)
     assert (other.objective.proximal, other.tuning) == (2.0, tuned.tuning)
     assert other.digest() == load_recipe(recipe, ["objective.proximal=2.0"]).digest()
     recipe.write_text(tuned.to_toml())
     assert load_recipe(recipe) == tuned
 
 
-@pytest.mark.parametrize(
-    ("key", "values", "message"),
-    [
-        (
-            "objective.proximal",
-            "[-1.0]",
-            "tuning: objective.proximal: found -1.0, expected a number greater than or equal to 0",
-        ),
-        ("objective.proximall", "[1.0]", "objective.proximall: unknown key; did you mean 'proximal'?"),
-        ("federation.weight_options.step", "[0.1]", "weight_options: found 'step'"),
-        ("objective.proximal", "[]", "expected both"),
-        ("", "[1.0]", "expected both"),
-    ],
-)
-def test_a_value_that_cannot_be_tuned_is_one_line(recipe: Path, key: str, values: str, message: str) -> None:
+@pytest.mark.parametrize(("key", "values"), [("objective.proximal", "[]"), ("", "[1.0]")])
+def test_key_and_values_to_tune_belong_together(recipe: Path, key: str, values: str) -> None:
     recipe.write_text(f'name = "mine"\n[tuning]\nkey = "{key}"\nvalues = {values}\n')
-    assert message in line(recipe) and str(recipe) in line(recipe)
+    assert "expected both" in line(recipe) and str(recipe) in line(recipe)
 
 
-def test_the_recipe_has_the_value_that_it_tunes(recipe: Path) -> None:
+def test_a_value_that_is_left_to_a_default_can_be_tuned(recipe: Path) -> None:
     recipe.write_text(
         'name = "mine"\n[federation]\nweights = "fairness"\n[tuning]\nkey = "federation.weight_options.step"\n'
         "values = [0.1]\n"
     )
-    assert "tuning.key: found 'federation.weight_options.step', expected a key that the recipe has" in line(recipe)
+    mine = load_recipe(recipe)
+    assert mine.tuned_value is None and mine.tuned(0.1, recipe).federation.weight_options == {"step": 0.1}
+    # What is tuned does not stand in the way of another value.
+    assert load_recipe(recipe, ["federation.weights=samples"]).tuning == mine.tuning

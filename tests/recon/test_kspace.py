@@ -430,8 +430,20 @@ def test_a_file_that_goes_away_is_one_line(fake_file):
     path = fake_file(shape=(2, 2, *SHAPE))
     dataset = KSpaceSlices([path], "north")
     path.unlink()
-    with pytest.raises(DataError, match=r"file: found nothing .*, expected the file that was opened before"):
+    with pytest.raises(DataError, match=r"file.h5: file: found nothing, expected an HDF5 file"):
         dataset[0]
+
+
+def test_facts_of_a_file_that_was_replaced_while_open_are_not_those_of_the_new_one(phantom_file):
+    def dataset():
+        return KSpaceSlices([phantom_file_path], "north", maps="low_resolution")
+
+    phantom_file_path = phantom_file(noise_covariance=torch.eye(4))
+    before = dataset()
+    phantom_file(noise_covariance=4 * torch.eye(4))
+    before[0]  # header of the old file, slices of the new one
+    after = dataset()[0]
+    assert float(after.noise_std * after.scale) == pytest.approx(2.0, rel=1e-5)
 
 
 def test_workers_give_the_same_samples(phantom_file, tmp_path):
