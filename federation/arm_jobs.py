@@ -187,7 +187,7 @@ def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[Scor
             arm: {key: measured[key] for key in ("mtf50_lp_per_cm", "disc_cnr")}
             for arm, measured in result.quality.items()
         }
-        sites[name] = result.facts
+        sites[name] = result.facts | {"references": result.references, "crops": result.crops}
     if job.arm.kind == "classical":
         return rows, {"quality": quality, "sites": sites}
     return rows, {

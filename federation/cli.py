@@ -20,6 +20,7 @@ from .evaluation import evaluate_run, reconstruct_file
 from .experiment import train_run
 from .flower.commands import add_deploy
 from .manifest import load_federation
+from .own_sites import at_sites
 from .presets import PRESETS
 from .recipe import load_recipe
 from .simulated_ct import CT_DEMO_SITES, make_ct_demo_sites, make_ct_image_sites
@@ -184,6 +185,9 @@ def _add_compare(commands: "Commands") -> None:
         default="laptop",
         help="laptop: 20 minutes; full: hours (%(default)s)",
     )
+    compare.add_argument(
+        "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
+    )
     compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
     compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
     compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
@@ -270,12 +274,19 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     preset = PRESETS[arguments.preset]
-    out = arguments.out or Path("runs") / f"compare_{preset.name}"
+    out = arguments.out or Path("runs") / (
+        f"compare_{preset.name}"
+        if arguments.sites is None
+        else f"compare_{preset.name}_{arguments.sites.resolve().name}"
+    )
     begin = time.monotonic()
     if arguments.tables:
         page = write_tables(out, _say)
     else:
-        modalities = ("mri", "ct") if arguments.modality is None else (arguments.modality,)
+        modalities = tuple(preset.budgets) if arguments.modality is None else (arguments.modality,)
+        if arguments.sites is not None:
+            preset = at_sites(preset, arguments.sites, modalities)
+            modalities = tuple(preset.budgets)
         extra = extra_arms(preset, [arm_of(path) for path in arguments.recipes], every=arguments.all)
         page = run_comparison(
             preset, out, modalities=modalities, extra=extra, seeds=arguments.seeds, jobs=arguments.jobs, say=_say

@@ -33,7 +33,7 @@ def run_comparison(
     preset: Preset,
     out: Path,
     *,
-    modalities: Sequence[str] = ("mri", "ct"),
+    modalities: Sequence[str] | None = None,
     extra: Sequence[Arm] = (),
     seeds: int | None = None,
     jobs: int,
@@ -45,6 +45,8 @@ def run_comparison(
     ----------
     out
         Receives ``<modality>/<table>/`` with hospitals and arms, ``scores.csv``, ``hypotheses.json`` and the tables.
+    modalities
+        Which of the preset's; all by default.
     extra
         Arms beside those of the preset, in the table ``together`` with one seed.
     seeds
@@ -62,6 +64,7 @@ def run_comparison(
         If the folder holds another comparison, two arms have one name, or no arm of a table could be run.
     """
     out = out.resolve()  # a frozen base is named in recipes by its path
+    modalities = tuple(preset.budgets) if modalities is None else modalities
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
     _claim_folder(preset, out)
@@ -116,6 +119,11 @@ def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
 def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str], say: Say) -> None:
     """Every recipe shares something, with every value that is tuned, before hours are spent."""
     for arm in extra:
+        if not preset.has_base and preset.needs_base(arm):
+            raise ConfigError(
+                f"{arm.path}: network.adapter: found an adapter, expected none: nobody trains its base at your sites; "
+                "leave the recipe out"
+            )
         for modality in set(modalities) & set(arm.modalities):
             budget = preset.budgets[modality]
             own = budget.recipe(arm, modality, 0)

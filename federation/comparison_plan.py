@@ -26,7 +26,8 @@ def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> 
     given
         Those that the user names.
     every
-        All recipes that come with fedrecon, too, and FedAvg with the modules of those that the preset has.
+        All recipes that come with fedrecon, too, and FedAvg with the modules of those that the preset has. Those with
+        adapters only where a base can be trained for them.
 
     Raises
     ------
@@ -35,7 +36,8 @@ def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> 
     """
     own = [arm for arm in preset.arms if every and arm.kind == "federated" and not arm.overrides]
     known = {arm.path.stem for arm in own} | {arm.name for arm in (*preset.arms, *given)}
-    listed = [*given, *(arm for arm in every_recipe() if every and arm.name not in known)]
+    bundled = [arm for arm in every_recipe() if every and arm.name not in known]
+    listed = [*given, *(arm for arm in bundled if preset.has_base or not preset.needs_base(arm))]
     alike: dict[str, Arm] = {}
     for arm in (*listed, *own):
         for modality in preset.budgets.keys() & set(arm.modalities):

@@ -23,6 +23,7 @@ from recon import (
 )
 
 from .arm_jobs import FACTS, TRIAL_SEED, known_of
+from .evaluation import measurement_text
 from .experiment import Say
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
 from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
@@ -160,7 +161,8 @@ def _table(
         facts[arm] = entry
     against = [arm for arm in REFERENCES if arm in {row.arm for row in rows}]
     try:
-        return compare_arms(rows, facts, _card(key, rows, preset), against=against)
+        sites = known[REFERENCES[0]][0]["sites"]
+        return compare_arms(rows, facts, _card(key, rows, preset, sites), against=against)
     except ValueError as error:
         raise DataError(f"{key[0]}, table '{key[1]}': {error}; run what is missing with the same --out") from None
 
@@ -209,25 +211,18 @@ _WRONG = {
 }
 
 
-def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, Any]) -> dict[str, str]:
+def _card(
+    key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
     modality, table = key
-    budget, size = preset["budgets"][modality], preset["size"]
+    budget = preset["budgets"][modality]
     spec = next(entry for entry in preset["tables"] if entry["name"] == table)
-    wrong = table == WRONG_OPERATOR
-    kind = ("rss" if wrong else "coil_combined") if modality == "mri" else "attenuation"
-    maps = ["low_resolution" if wrong else "espirit"] if modality == "mri" else []
-    origin = (
-        "phantoms; k-space of the full grid times coil maps, masked, noise added; maps estimated from the kept samples"
-        if modality == "mri"
-        else "phantoms; projected on a grid twice as fine, three rays per element, counts with electronic noise"
+    data, drawn = (
+        (_given(sites), "data given") if "sites" in preset else (_simulated(key, spec, preset), "data drawn once")
     )
     rounds, steps = budget["rounds"] * spec["steps"], budget["steps_per_round"]
     network = budget["network"]
-    return metric_card([kind], [(size, size)], maps) | {
-        "measurement": origin,
-        "size": f"{size}x{size}, {spec['train']} training volumes of {preset['slices']} slices per site"
-        + (f"; sites differ in: {table}" if table in VARIANTS else "")
-        + (f"; {_WRONG[modality]}" if wrong else ""),
+    return data | {
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
         "steps": f"{rounds * steps} of batch 1 at every site, fine-tuning included unless it is shorter than a round; "
         "some make fewer where sites take turns or work unequally (columns steps, least steps); joint: as many, each "
@@ -242,5 +237,36 @@ def _card(key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, A
         ),
         "selection": "best round by mean validation PSNR (the last one where sites take turns); test data used once",
         "seconds": "of training, one process with one thread",
-        "seeds": f"{len({row.seed for row in rows})} of training; data drawn once",
+        "seeds": f"{len({row.seed for row in rows})} of training; {drawn}",
+    }
+
+
+def _simulated(key: tuple[str, str], spec: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, str]:
+    """What the card says of the hospitals of a preset."""
+    modality, table = key
+    size, wrong = preset["size"], table == WRONG_OPERATOR
+    kind = ("rss" if wrong else "coil_combined") if modality == "mri" else "attenuation"
+    maps = ["low_resolution" if wrong else "espirit"] if modality == "mri" else []
+    origin = (
+        "phantoms; k-space of the full grid times coil maps, masked, noise added; maps estimated from the kept samples"
+        if modality == "mri"
+        else "phantoms; projected on a grid twice as fine, three rays per element, counts with electronic noise"
+    )
+    return metric_card([kind], [(size, size)], maps) | {
+        "measurement": origin,
+        "size": f"{size}x{size}, {spec['train']} training volumes of {preset['slices']} slices per site"
+        + (f"; sites differ in: {table}" if table in VARIANTS else "")
+        + (f"; {_WRONG[modality]}" if wrong else ""),
+    }
+
+
+def _given(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What the card says of sites of the user's, from what was found when they were scored."""
+    kinds = [kind for facts in sites.values() for kind in facts["references"]]
+    crops = [tuple(crop) for facts in sites.values() for crop in facts["crops"]]
+    maps = [facts["maps"] for facts in sites.values() if "maps" in facts]
+    volumes = ", ".join(f"{name} {facts['volumes'].get('train', 0)}" for name, facts in sites.items())
+    return metric_card(kinds, crops, maps) | {
+        "measurement": measurement_text(sites),
+        "size": f"training volumes: {volumes}",
     }

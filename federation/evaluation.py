@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
@@ -118,7 +119,7 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
     card = metric_card(references, crops, [result.facts["maps"] for result in found.values() if "maps" in result.facts])
     evaluation = run.recipe.evaluation
     return card | {
-        "measurement": _measurement(found),
+        "measurement": measurement_text({name: result.facts for name, result in found.items()}),
         "selection": _selection(run, selected),
         "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
         "mean_and_worst": "over the sites that took part; unseen sites apart",
@@ -152,16 +153,19 @@ def _personal(run: RunFolder) -> str:
     )
 
 
-def _measurement(found: dict[str, SiteResult]) -> str:
-    """What the k-space is: simulated from what, or measured; undersampled in retrospect, or as it came."""
+def measurement_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the k-space is: simulated from what, or measured; undersampled in retrospect, or as it came.
+
+    ``found`` are the facts of every site, as of :func:`score_site`.
+    """
     sites: dict[str, list[str]] = {}
-    for name, result in found.items():
-        if result.facts["modality"] == "ct":
-            how = result.facts.get("simulated")
+    for name, facts in found.items():
+        if facts["modality"] == "ct":
+            how = facts.get("simulated")
             sites.setdefault(f"CT, {how}" if how else "CT, measured projections", []).append(name)
             continue
-        origin = result.facts["acquisition"].get("origin", "measured k-space")
-        degraded = "as measured" if result.facts["sampling"] == "as measured" else "undersampled in retrospect"
+        origin = facts["acquisition"].get("origin", "measured k-space")
+        degraded = "as measured" if facts["sampling"] == "as measured" else "undersampled in retrospect"
         sites.setdefault(f"{origin}, {degraded}", []).append(name)
     return "; ".join(f"{text}: {', '.join(names)}" for text, names in sites.items())
 

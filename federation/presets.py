@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from recon import ScanSimulation, Simulation
 
@@ -148,6 +149,16 @@ class Preset:
     data_seed: int = 0
     #: Draws the data that a frozen base is trained on.
     base_seed: int = 1000
+    #: Whether there are hospitals of another draw, to train that base at.
+    has_base: ClassVar[bool] = True
+
+    def needs_base(self, arm: Arm) -> bool:
+        """Whether an arm trains adapters on a frozen base."""
+        return any(
+            budget.recipe(arm, modality, 0).network.adapter != "none"
+            for modality, budget in self.budgets.items()
+            if modality in arm.modalities
+        )
 
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
         """Write the hospitals of a table, or those of another draw that a base is trained at."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from federation.comparison_plan import Plan, companion, extra_arms
 from federation.comparison_tables import _flags, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
+from federation.own_sites import at_sites
 from federation.presets import MRI_SITES, PRESETS, VARIANTS, TableSpec, ct_sites, write_wrong_operators
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
@@ -484,6 +486,82 @@ def test_names_of_fedavg_with_modules_stay_names_and_are_nobody_elses(tmp_path: 
     attention = recipe_file(tmp_path / "fedavg_attention.toml", "[objective]\nproximal = 1e-3")
     with pytest.raises(ConfigError, match=r"fedavg_attention.toml: its name .* choose another"):
         extra_arms(PRESETS["laptop"], [attention, *(arm for arm in every_recipe() if arm.name == "fedftn")])
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sites that train and one that does not, as a user would have them: in a folder of manifests."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    sites = (*MRI_SITES[:2], MRI_SITES[-1])
+    make_demo_sites(folder / "mine", size=24, train=1, validation=1, test=1, slices=1, sites=sites)
+    return folder / "mine"
+
+
+def test_methods_are_compared_at_the_users_own_sites(hospitals: Path, tmp_path: Path) -> None:
+    preset = at_sites(tiny(), hospitals, ("mri", "ct"))  # type: ignore[arg-type]
+    assert list(preset.budgets) == ["mri"] and {arm.name for arm in preset.arms} == set(NAMES) - {"fed_scales"}
+    mine = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1")
+    said: list[str] = []
+    page = run_comparison(preset, tmp_path / "out", extra=[mine], seeds=1, jobs=1, say=said.append)
+    rows = read_scores(page.parent / "scores.csv")
+    assert {row.table for row in rows} == {"own sites"}
+    assert {row.site for row in rows} == {manifest.name for manifest in load_federation(hospitals)}
+    assert {row.arm for row in rows} == {"zero_filled", "tv", "local", "fedavg", "finetune", "joint", "mine"}
+    (table,) = json.loads((page.parent / "comparison.json").read_text())["tables"]
+    card = table["metric_card"]
+    assert card["measurement"].startswith("simulated from phantoms") and card["crop"].endswith("24x24")
+    assert card["size"] == "training volumes: equispaced3 1, random4 1, unseen 1"
+    assert card["seeds"] == "1 of training; data given" and "coil-combined" in card["reference"]
+    # Nothing was registered about these sites.
+    assert json.loads((page.parent / "hypotheses.json").read_text()) == {}
+    files = {path for manifest in load_federation(hospitals) for path in manifest.files("test")}
+    written = load_federation(page.parent / "mri" / "own_sites" / "sites")
+    assert {path for manifest in written for path in manifest.files("test")} == files
+    with pytest.raises(DataError, match="another preset"):
+        run_comparison(tiny(), tmp_path / "out", modalities=("mri",), jobs=1, say=print)
+
+
+@pytest.mark.parametrize(
+    ("site", "key", "value", "message"),
+    [
+        ("random4", "test", "", "random4.toml: data.test: found no files"),
+        ("random4", "train", "", "found 1 mri sites that train, expected two or more"),
+        ("", "validation", "", "found no validation files at mri sites that train"),
+        ("random4", "test", '"nothing.h5"', "random4.toml: data.test: found no file"),
+    ],
+)
+def test_sites_that_cannot_be_compared_are_refused_before_anything_is_run(
+    hospitals: Path, tmp_path: Path, site: str, key: str, value: str, message: str
+) -> None:
+    shutil.copytree(hospitals, tmp_path / "sites")
+    for path in (tmp_path / "sites").glob(f"{site or '*'}.toml"):
+        path.write_text(re.sub(rf"(?m)^{key} = \[[^]]*\]", f"{key} = [{value}]", path.read_text()))
+    with pytest.raises(ConfigError) as error:
+        at_sites(tiny(), tmp_path / "sites", ("mri",))  # type: ignore[arg-type]
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no ct site"):
+        at_sites(tiny(), hospitals, ("ct",))  # type: ignore[arg-type]
+    # Undersampled files as they were measured have nothing to be compared with.
+    shutil.copytree(hospitals, tmp_path / "sites")
+    manifest = tmp_path / "sites" / "random4.toml"
+    with h5py.File(manifest.parent / "data" / "random4" / "random4_test_000.h5", "a") as file:
+        mask = [column % 2 == 0 or 8 <= column < 16 for column in range(file["kspace"].shape[-1])]
+        file["mask"] = mask
+        file.pop("reconstruction_rss", None)
+    manifest.write_text(re.sub(r"(?ms)^\[simulate\].*?\n\n", "", manifest.read_text()))
+    for lock in manifest.parent.glob("*lock*"):
+        lock.unlink()
+    with pytest.raises(ConfigError, match=r"data.test: found random4_test_000.h5 without a reference"):
+        at_sites(tiny(), tmp_path / "sites", ("mri",))  # type: ignore[arg-type]
+    preset = at_sites(tiny(), hospitals, ("mri",))  # type: ignore[arg-type]
+    lora = next(arm for arm in every_recipe() if arm.name == "med_lora")
+    assert lora not in extra_arms(preset, (), every=True)
+    with pytest.raises(ConfigError, match=r"med_lora.toml: network.adapter: found an adapter, expected none"):
+        run_comparison(preset, tmp_path / "out", extra=[lora], jobs=1, say=print)
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_name_the_evidence_and_the_arm_with_the_same_modules(tmp_path: Path) -> None:
