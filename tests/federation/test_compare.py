@@ -17,6 +17,7 @@ from federation import ConfigError, build_network, load_recipe, make_ct_demo_sit
 from federation.arm_jobs import TRIAL_SEED, ArmJob, Tuned
 from federation.arms import Arm, Budget, arm_of, every_recipe, with_same_modules
 from federation.central import CentralArm
+from federation.cli import main
 from federation.compare import run_comparison
 from federation.comparison_plan import Plan, companion, extra_arms
 from federation.comparison_tables import _flags, write_tables
@@ -497,16 +498,29 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mine"
 
 
-def test_methods_are_compared_at_the_users_own_sites(hospitals: Path, tmp_path: Path) -> None:
-    preset = at_sites(tiny(), hospitals, ("mri", "ct"))  # type: ignore[arg-type]
-    assert list(preset.budgets) == ["mri"] and {arm.name for arm in preset.arms} == set(NAMES) - {"fed_scales"}
-    mine = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1")
-    said: list[str] = []
-    page = run_comparison(preset, tmp_path / "out", extra=[mine], seeds=1, jobs=1, say=said.append)
+def test_methods_are_compared_at_the_users_own_sites(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PRESETS, "laptop", tiny())  # type: ignore[arg-type]
+    tuning = '[tuning]\nkey = "objective.proximal"\nvalues = [0.2]'
+    mine = recipe_file(tmp_path / "mine.toml", f"[network]\nattention = true\n[objective]\nproximal = 0.1\n{tuning}")
+    page = tmp_path / "out" / "comparison.html"
+    command = ["compare", mine.recipe, "--sites", str(hospitals), "--out", str(tmp_path / "out"), "--seeds", "1"]
+    assert main([*command, "--jobs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "mine: objective.proximal stays as it is, as the preset 'tiny' tunes nothing" in said and str(page) in said
     rows = read_scores(page.parent / "scores.csv")
     assert {row.table for row in rows} == {"own sites"}
     assert {row.site for row in rows} == {manifest.name for manifest in load_federation(hospitals)}
-    assert {row.arm for row in rows} == {"zero_filled", "tv", "local", "fedavg", "finetune", "joint", "mine"}
+    trained = {
+        "local",
+        "fedavg",
+        "finetune",
+        "joint",
+        "mine",
+        "fedavg_attention",
+    }  # without fed_scales: it needs a base
+    assert {row.arm for row in rows} == {"zero_filled", "tv", *trained}
     (table,) = json.loads((page.parent / "comparison.json").read_text())["tables"]
     card = table["metric_card"]
     assert card["measurement"].startswith("simulated from phantoms") and card["crop"].endswith("24x24")
