@@ -191,7 +191,9 @@ def _add_compare(commands: "Commands") -> None:
     compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
     compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
     compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
-    compare.add_argument("--seeds", type=_count, help="training seeds of every table (default: as the preset)")
+    compare.add_argument(
+        "--seeds", type=_count, help="training seeds of every arm (default: as the preset; one for recipes beside it)"
+    )
     compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
     compare.set_defaults(run=_compare)
     _add_jobs(compare)

@@ -48,9 +48,9 @@ def run_comparison(
     modalities
         Which of the preset's; all by default.
     extra
-        Arms beside those of the preset, in the table ``together`` with one seed.
+        Arms beside those of the preset, in its first table, with one seed unless ``seeds`` says more.
     seeds
-        Training seeds per table instead of the preset's.
+        Training seeds of every arm instead of the preset's.
     jobs
         Arms at a time, each in a process with one thread; results do not depend on it.
 

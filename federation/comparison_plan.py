@@ -81,7 +81,7 @@ class Plan:
             if arm.name in table.arms and modality in arm.modalities
         ]
         if table is self.preset.tables[0]:
-            arms += [(arm, 1) for arm in self.extra if modality in arm.modalities]
+            arms += [(arm, self.seeds or 1) for arm in self.extra if modality in arm.modalities]
         jobs = []
         for arm, seeds in arms:
             tuned = self._tuned(modality, arm, base)
