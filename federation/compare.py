@@ -179,15 +179,13 @@ def _prepare(preset: Preset, out: Path, modality: str, extra: Sequence[Arm], job
             sites = _sites(preset, folder, modality, table, False, jobs)
             list(run_jobs(_estimate_maps, [(m, folder / "maps" / m.name) for m in read_federation(sites)], jobs))
             write_atomically(folder / "prepared", b"")
-    budget = preset.budgets[modality]
-    arms = [arm for arm in (*preset.arms, *extra) if modality in arm.modalities]
-    if all(budget.recipe(arm, modality, 0).network.adapter == "none" for arm in arms):
+    if not any(preset.needs_base(arm) for arm in (*preset.arms, *extra) if modality in arm.modalities):
         return None
     folder = out / modality / "base"
     if not (folder / "trained").exists():
         say(f"{modality}: a base for the adapters, trained at hospitals of another draw ...")
         sites = _sites(preset, folder, modality, preset.tables[0], True, jobs)
-        recipe = budget.recipe(Arm("base"), modality, preset.base_seed)
+        recipe = preset.budgets[modality].recipe(Arm("base"), modality, preset.base_seed)
         train_run(recipe, load_federation(sites), folder / "run", jobs=jobs, resume=True, say=quiet)
         write_atomically(folder / "trained", b"")
     return folder / "run"

@@ -117,7 +117,7 @@ class Recipe(Table):
         return parse_table(Recipe, table, path, {keys: where})
 
     def digest(self) -> str:
-        """SHA-256 of all values that training depends on, defaults included; the order of keys does not matter."""
+        """SHA-256 of all values but ``[tuning]``, defaults included; the order of keys in the file does not matter."""
         table = self.model_dump(mode="json", exclude={"tuning"})
         canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

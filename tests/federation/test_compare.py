@@ -365,7 +365,7 @@ def test_what_is_told_of_an_arm_follows_what_was_tried_since(tmp_path: Path) -> 
     later.tell_again()
     assert later.facts["seconds"] == 3.0 and later.facts["chosen"] == job.facts["chosen"]
     assert (later.facts["trials"], later.facts["value_at_end"], later.facts["label"]) == (5, True, "new")
-    replace(later, recipe=near and BUDGET.recipe(Arm("other"), "mri", 0)).tell_again()  # not what was run
+    replace(later, recipe=BUDGET.recipe(Arm("other"), "mri", 0), label="other").tell_again()  # not what was run
     assert job.facts["label"] == "new"
 
 
