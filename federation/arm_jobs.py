@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -40,6 +40,8 @@ from .task import ReconstructionTask
 TRIAL_SEED = 900
 #: What is known of an arm, written last: with it the arm is done.
 FACTS = "facts.json"
+#: Digest of the recipe that an arm's folder is of.
+RECIPE = "recipe.txt"
 
 
 def known_of(arm: Path) -> dict[str, Any]:
@@ -67,6 +69,13 @@ class Tuned:
     rate_at_end: bool = False
     value_at_end: bool = False
 
+    @classmethod
+    def told(cls, facts: Mapping[str, Any]) -> Self | None:
+        """What was chosen for an arm by what is known of it; None where that says nothing of it."""
+        if "rate" not in facts:
+            return None
+        return cls(*(facts[name] for name in ("rate", "value", "trials", "at_end", "value_at_end")))
+
 
 @dataclass(frozen=True)
 class ArmJob:
@@ -88,7 +97,13 @@ class ArmJob:
     def facts(self) -> dict[str, Any]:
         """What is known of the arm; empty until it was run with this recipe."""
         found = known_of(self.folder) if (self.folder / FACTS).exists() else {}
-        return found if found.get("recipe") == self.recipe.digest() else {}
+        return found if found.get("recipe") == self.digest else {}
+
+    @property
+    def digest(self) -> str:
+        """Of the recipe, wherever the base of its adapters lies: the preset says what that is trained on."""
+        network = self.recipe.network.model_copy(update={"base": None})
+        return self.recipe.model_copy(update={"network": network}).digest()
 
     @property
     def is_done(self) -> bool:
@@ -101,6 +116,8 @@ class ArmJob:
         key = self.recipe.tuning.key
         chosen = {"learning_rate": self.recipe.training.learning_rate}
         told = {
+            "rate": self.tuned.rate,
+            "value": self.tuned.value,
             "trials": self.tuned.trials,
             "at_end": self.tuned.rate_at_end,
             "value_at_end": self.tuned.value_at_end,
@@ -116,14 +133,14 @@ class ArmJob:
 
     def start(self) -> None:
         """Drop what another recipe of the same name has left."""
-        record, digest = self.folder / "recipe.txt", self.recipe.digest()
+        record, digest = self.folder / RECIPE, self.digest
         if self.folder.exists() and (not record.exists() or record.read_text() != digest):
             shutil.rmtree(self.folder)
         write_atomically(record, digest.encode())
 
     def finish(self, facts: dict[str, Any]) -> str:
         """Write what is known; the reason if the arm failed."""
-        write_atomically(self.folder / FACTS, json.dumps({**facts, "recipe": self.recipe.digest()}, indent=1).encode())
+        write_atomically(self.folder / FACTS, json.dumps({**facts, "recipe": self.digest}, indent=1).encode())
         return f"failed: {facts['failed']}" if "failed" in facts else ""
 
 

@@ -190,6 +190,13 @@ def _add_compare(commands: "Commands") -> None:
     )
     compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
     compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
+    compare.add_argument(
+        "--from",
+        dest="published",
+        type=Path,
+        metavar="RESULTS",
+        help="go on from published tables of the same preset, such as benchmarks/results/full: their arms are kept",
+    )
     compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
     compare.add_argument(
         "--seeds", type=_count, help="training seeds of every arm (default: as the preset; one for recipes beside it)"
@@ -291,7 +298,14 @@ def _compare(arguments: argparse.Namespace) -> None:
             modalities = tuple(preset.budgets)
         extra = extra_arms(preset, [arm_of(path) for path in arguments.recipes], every=arguments.all)
         page = run_comparison(
-            preset, out, modalities=modalities, extra=extra, seeds=arguments.seeds, jobs=arguments.jobs, say=_say
+            preset,
+            out,
+            modalities=modalities,
+            extra=extra,
+            seeds=arguments.seeds,
+            published=arguments.published,
+            jobs=arguments.jobs,
+            say=_say,
         )
     _say(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from recon import (
 from .arm_jobs import ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
 from .comparison_plan import Plan, slug
-from .comparison_tables import DAMAGED_PRESET, write_tables
+from .comparison_tables import DAMAGED_PRESET, small_effects, write_tables
 from .errors import ConfigError
 from .experiment import Say, initial_state, train_run
 from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
 from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
+from .published import go_on_from
 from .recipe_tables import CLASSICAL_ARMS
 from .records import read_json
 
@@ -36,6 +37,7 @@ def run_comparison(
     modalities: Sequence[str] | None = None,
     extra: Sequence[Arm] = (),
     seeds: int | None = None,
+    published: Path | None = None,
     jobs: int,
     say: Say,
 ) -> Path:
@@ -51,6 +53,8 @@ def run_comparison(
         Arms beside those of the preset, in its first table, with one seed unless ``seeds`` says more.
     seeds
         Training seeds of every arm instead of the preset's.
+    published
+        Tables of the same preset that were published, to go on from: their arms are not run again.
     jobs
         Arms at a time, each in a process with one thread; results do not depend on it.
 
@@ -68,25 +72,44 @@ def run_comparison(
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
     _claim_folder(preset, out)
+    if published is not None:
+        say(f"{go_on_from(published, out)} arms from {published}")
     plan = Plan(preset, out, tuple(extra), seeds)
-    bases = {modality: _prepare(preset, out, modality, extra, jobs, say) for modality in modalities}
+    bases = {modality: plan.base(modality) for modality in modalities}
     while trials := [job for modality in modalities for job in plan.trials(modality, bases[modality])]:
+        _prepare(preset, out, trials, jobs, say)
         _run("trial", trials, jobs, say, run_trial)
-    work = [
-        job
-        for modality in modalities
-        for table in preset.tables
-        if modality in table.modalities
-        for job in plan.jobs(modality, table, bases[modality])
-    ]
+
+    def work(more: Mapping[tuple[str, str], Collection[str]]) -> list[ArmJob]:
+        return [
+            job
+            for modality in modalities
+            for table in preset.tables
+            if modality in table.modalities
+            for job in plan.jobs(modality, table, bases[modality], more.get((modality, table.name), ()))
+        ]
+
+    first = work({})
+    _run_missing(preset, out, first, jobs, say)
+    while preset.small_effect_seeds and seeds is None:
+        more = [job for job in work(small_effects(out)) if job not in first and not job.is_done]
+        if not more:
+            break
+        say("differences below 0.5 dB take more seeds:")
+        _run_missing(preset, out, more, jobs, say)
+        first += more  # one that failed is not tried for ever
+    for job in first:
+        job.tell_again()
+    return write_tables(out, say)
+
+
+def _run_missing(preset: Preset, out: Path, work: list[ArmJob], jobs: int, say: Say) -> None:
     # A comparison that is cut short has whole tables: first all with the seeds that a verdict needs at least.
     work.sort(key=lambda job: (job.seed // MIN_SEEDS, preset_order(preset, job.table), job.seed))
     missing = [job for job in work if not job.is_done]
     say(f"{len(work)} arms, {len(work) - len(missing)} of them done before")
+    _prepare(preset, out, missing, jobs, say)
     _run("", missing, jobs, say, run_arm)
-    for job in work:
-        job.tell_again()
-    return write_tables(out, say)
 
 
 def _run(
@@ -168,27 +191,27 @@ def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: 
     return folder / "sites"
 
 
-def _prepare(preset: Preset, out: Path, modality: str, extra: Sequence[Arm], jobs: int, say: Say) -> Path | None:
-    """Simulate all hospitals, and train the base of the adapters on hospitals of another draw."""
-    for table in preset.tables:
-        if modality in table.modalities:
-            folder = out / modality / slug(table.name)
-            if (folder / "prepared").exists():
-                continue
-            say(f"{modality}: hospitals of the table '{table.name}' ...")
-            sites = _sites(preset, folder, modality, table, False, jobs)
+def _prepare(preset: Preset, out: Path, work: Sequence[ArmJob], jobs: int, say: Say) -> None:
+    """Simulate the hospitals of these arms, and train the base of adapters on hospitals of another draw."""
+    needed = {(job.modality, job.table) for job in work}
+    # Those with wrong operators have the data of the first table.
+    needed |= {(modality, preset.tables[0].name) for modality, table in needed if table == WRONG_OPERATOR}
+    for modality, table in sorted(needed, key=lambda key: (key[0], preset_order(preset, key[1]))):
+        folder = out / modality / slug(table)
+        if not (folder / "prepared").exists():
+            say(f"{modality}: hospitals of the table '{table}' ...")
+            spec = preset.tables[preset_order(preset, table)]
+            sites = _sites(preset, folder, modality, spec, False, jobs)
             list(run_jobs(_estimate_maps, [(m, folder / "maps" / m.name) for m in read_federation(sites)], jobs))
             write_atomically(folder / "prepared", b"")
-    if not any(preset.needs_base(arm) for arm in (*preset.arms, *extra) if modality in arm.modalities):
-        return None
-    folder = out / modality / "base"
-    if not (folder / "trained").exists():
-        say(f"{modality}: a base for the adapters, trained at hospitals of another draw ...")
-        sites = _sites(preset, folder, modality, preset.tables[0], True, jobs)
-        recipe = preset.budgets[modality].recipe(Arm("base"), modality, preset.base_seed)
-        train_run(recipe, load_federation(sites), folder / "run", jobs=jobs, resume=True, say=quiet)
-        write_atomically(folder / "trained", b"")
-    return folder / "run"
+    for modality in sorted({job.modality for job in work if job.recipe.network.base is not None}):
+        folder = out / modality / "base"
+        if not (folder / "trained").exists():
+            say(f"{modality}: a base for the adapters, trained at hospitals of another draw ...")
+            sites = _sites(preset, folder, modality, preset.tables[0], True, jobs)
+            recipe = preset.budgets[modality].recipe(Arm("base"), modality, preset.base_seed)
+            train_run(recipe, load_federation(sites), folder / "run", jobs=jobs, resume=True, say=quiet)
+            write_atomically(folder / "trained", b"")
 
 
 def _estimate_maps(job: tuple[SiteManifest, Path]) -> None:

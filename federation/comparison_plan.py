@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .arm_jobs import FACTS, TRIAL_SEED, ArmJob, Tuned
+from .arm_jobs import FACTS, TRIAL_SEED, ArmJob, Tuned, known_of
 from .arms import Arm, every_recipe, with_same_modules
 from .errors import ConfigError
 from .presets import Preset, TableSpec
@@ -71,12 +71,17 @@ class Plan:
     extra: tuple[Arm, ...]
     seeds: int | None
 
-    def jobs(self, modality: str, table: TableSpec, base: Path | None) -> list[ArmJob]:
-        """The arms of a table, with what their trials chose."""
+    def base(self, modality: str) -> Path | None:
+        """Where the base of the adapters is, or will be trained; None where no arm has any."""
+        arms = [arm for arm in (*self.preset.arms, *self.extra) if modality in arm.modalities]
+        return self.out / modality / "base" / "run" if any(self.preset.needs_base(arm) for arm in arms) else None
+
+    def jobs(self, modality: str, table: TableSpec, base: Path | None, more: Collection[str] = ()) -> list[ArmJob]:
+        """The arms of a table, as their trials chose; those named in ``more`` with the seeds of small effects."""
         count = table.seeds if self.seeds is None else self.seeds
         # Nothing is drawn in classical methods: one run stands for all seeds.
         arms = [
-            (arm, 1 if arm.kind == "classical" else count)
+            (arm, 1 if arm.kind == "classical" else self.preset.small_effect_seeds if arm.name in more else count)
             for arm in self.preset.arms
             if arm.name in table.arms and modality in arm.modalities
         ]
@@ -100,6 +105,8 @@ class Plan:
             if modality not in arm.modalities or not self._is_tuned(arm):
                 continue
             tried = self._tried_rates(modality, arm, base)
+            if not tried and self._as_published(modality, arm, base) is not None:
+                continue
             wanted = [rate for rate in self.preset.rates if rate not in tried]
             if not wanted and len(tried) < len(self.preset.rates) + self.preset.more_rates:
                 best = _best_rate(tried)
@@ -115,6 +122,8 @@ class Plan:
         if not self._is_tuned(arm):
             return Tuned(self.preset.rates[len(self.preset.rates) // 2])
         tried = self._tried_rates(modality, arm, base)
+        if not tried and (published := self._as_published(modality, arm, base)) is not None:
+            return published
         best = _best_rate(tried)
         own, *others = self._value_trials(modality, arm, base, best)
         chosen = max((own, *others), key=_score)  # the first of two alike: the recipe's own value
@@ -129,6 +138,14 @@ class Plan:
 
     def _is_tuned(self, arm: Arm) -> bool:
         return arm.kind != "classical" and len(self.preset.rates) > 1
+
+    def _as_published(self, modality: str, arm: Arm, base: Path | None) -> Tuned | None:
+        """What was chosen for an arm that came with published results, without its trials; None for another recipe."""
+        job = self._job("seed0", modality, self.preset.tables[0], arm, 0, base, Tuned())
+        chosen = Tuned.told(known_of(job.folder)) if (job.folder / FACTS).exists() else None
+        if chosen is None or (chosen.value or 0) >= max(1, len(job.recipe.tuning.values)):
+            return None
+        return chosen if self._job("seed0", modality, self.preset.tables[0], arm, 0, base, chosen).is_done else None
 
     def _tried_rates(self, modality: str, arm: Arm, base: Path | None) -> dict[float, float]:
         """Validation scores by factor on the learning rate, with the recipe's own value."""

@@ -27,18 +27,15 @@ from .evaluation import measurement_text
 from .experiment import Say
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
 from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
+from .published import CLASSICAL_RUN, write_arms
 from .recipe_tables import CLASSICAL_ARMS, LOCAL
 from .records import read_json
-from .verdicts import judge
+from .verdicts import judge, short_of_seeds
 
 #: Arms that every other is compared with; without the first there is no table.
 REFERENCES = ("fedavg", LOCAL)
 #: What to do about a record of the preset that cannot be read.
 DAMAGED_PRESET = "the same command with another --out begins with writing one: copy it here"
-#: The arm of the preset that scores all classical methods.
-CLASSICAL_RUN = "classical"
-
-
 #: Table of a modality.
 Key = tuple[str, str]
 #: What is known of every run of an arm, by table and arm.
@@ -61,9 +58,10 @@ def write_tables(out: Path, say: Say) -> Path:
     if not rows:
         raise DataError(f"{out}: no arm was scored; run the comparison first")
     write_scores(out / "scores.csv", rows)
+    write_arms(out, known, lambda key, arm: _lost(arm, select_table(rows, *key), known[key]))
     preset = read_json(out / "preset.json", DAMAGED_PRESET)
     compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(known.items())]
-    beside = {"/".join(key): _beside(arms) for key, arms in sorted(known.items())}
+    beside = _all_beside(known)
     write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())
     hypotheses = judge(rows, beside)
     write_atomically(out / "hypotheses.json", json.dumps(hypotheses, indent=1).encode())
@@ -71,6 +69,19 @@ def write_tables(out: Path, say: Say) -> Path:
     page = write_comparison(out, compared, hypotheses=hypotheses, statements=statements)
     say(comparison_text(compared))
     return page
+
+
+def small_effects(out: Path) -> dict[Key, set[str]]:
+    """Arms by table that take more seeds, as a difference that a claim needs is small; with the table's references."""
+    rows, known = _gather(out, _silent)
+    return {
+        key: {*arms, *(arm for arm in REFERENCES if arm in known[key])}
+        for key, arms in short_of_seeds(rows, _all_beside(known)).items()
+    }
+
+
+def _silent(text: str) -> None:
+    """What is left out is said with the tables."""
 
 
 def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
@@ -83,7 +94,7 @@ def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
         if "failed" in facts or not scores.exists():
             say(f"left out: {path.parent.relative_to(out)} ({facts.get('failed', 'no scores')})")
             continue
-        found = read_scores(scores)
+        found = [_rounded(row) for row in read_scores(scores)]
         key = (found[0].modality, found[0].table)
         rows.setdefault(key, []).extend(found)
         known.setdefault(key, {}).setdefault(path.parent.name, []).append({**facts, "seed": found[0].seed})
@@ -104,12 +115,28 @@ def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
     return complete, known
 
 
+def _rounded(row: ScoreRow) -> ScoreRow:
+    """To 0.0001 dB and six digits: beyond that no score says anything, and other processors give other digits."""
+    foreground = row.foreground_ssim
+    return replace(
+        row,
+        psnr=round(row.psnr, 4),
+        ssim=round(row.ssim, 6),
+        nmse=float(f"{row.nmse:.6g}"),
+        foreground_ssim=None if foreground is None else round(foreground, 6),
+    )
+
+
 def _for_seeds(rows: Sequence[ScoreRow], seeds: set[int]) -> list[ScoreRow]:
     """Rows of these seeds; classical methods, in which nothing is drawn, have the same rows for each."""
     drawn = [row for row in rows if row.arm not in CLASSICAL_ARMS and row.seed in seeds]
     return drawn + [
         replace(row, seed=seed) for seed in sorted(seeds) for row in rows if row.arm in CLASSICAL_ARMS and row.seed == 0
     ]
+
+
+def _all_beside(known: Known) -> dict[str, dict[str, Any]]:
+    return {"/".join(key): _beside(arms) for key, arms in sorted(known.items())}
 
 
 def _beside(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -124,13 +151,16 @@ def _beside(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def _best(arms: Mapping[str, Sequence[Mapping[str, Any]]], among: Sequence[str]) -> str | None:
-    """The arm with the best mean validation score."""
+    """The arm with the best mean validation score, over the seeds that all of them have."""
     scores = {
-        arm: fmean([facts["validation"] for facts in arms[arm]])
+        arm: {facts["seed"]: facts["validation"] for facts in arms[arm] if facts.get("validation") is not None}
         for arm in among
-        if arm in arms and all(facts.get("validation") is not None for facts in arms[arm])
+        if arm in arms
     }
-    return max(scores, key=lambda arm: scores[arm]) if scores else None
+    scores = {arm: found for arm, found in scores.items() if found}
+    seeds = set.intersection(*(set(found) for found in scores.values())) if scores else set()
+    means = {arm: fmean([found[seed] for seed in seeds]) for arm, found in scores.items() if seeds}
+    return max(means, key=lambda arm: means[arm]) if means else None
 
 
 _SUMMED = ("chosen", "parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "least_steps",
@@ -147,7 +177,6 @@ def _table(
     facts: dict[str, dict[str, Any]] = {arm: {} for arm in ("zero_filled", "fbp", "tv")}
     facts = {arm: {} for arm in facts if arm in {row.arm for row in rows}}
     order = [arm["name"] for arm in preset["arms"]]
-    classical = known.get(CLASSICAL_RUN, [])
     for arm in sorted(
         known.keys() - {CLASSICAL_RUN}, key=lambda arm: (order.index(arm) if arm in order else len(order), arm)
     ):
@@ -156,25 +185,20 @@ def _table(
         entry |= {name: fmean([run[name] for run in runs]) for name in ("seconds", "peak_memory_mb")}
         if runs[0].get("label"):
             entry["label"] = runs[0]["label"]
-        if flags := _flags(arm, rows, runs, classical):
+        if flags := _flags(arm, rows, known):
             entry["flags"] = flags
         facts[arm] = entry
     against = [arm for arm in REFERENCES if arm in {row.arm for row in rows}]
     try:
-        sites = known[REFERENCES[0]][0]["sites"]
+        sites = known[REFERENCES[0]][0].get("sites", {})
         return compare_arms(rows, facts, _card(key, rows, preset, sites), against=against)
     except ValueError as error:
         raise DataError(f"{key[0]}, table '{key[1]}': {error}; run what is missing with the same --out") from None
 
 
-def _flags(
-    arm: str,
-    rows: Sequence[ScoreRow],
-    runs: Sequence[Mapping[str, Any]],
-    classical: Sequence[Mapping[str, Any]],
-) -> list[str]:
-    """What a reader must know of an arm's row. ``classical`` is the run that scored TV, the same for all seeds."""
-    flags = _lost(arm, rows, runs, classical[0].get("quality", {})) if classical else []
+def _flags(arm: str, rows: Sequence[ScoreRow], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What a reader must know of an arm's row."""
+    flags, runs = _lost(arm, rows, known), known[arm]
     if any(run["least_steps"] < run["steps"] for run in runs):
         flags.append("sites make unequal steps")
     if any(run["at_end"] for run in runs):
@@ -184,24 +208,26 @@ def _flags(
     return flags
 
 
-def _lost(
-    arm: str, rows: Sequence[ScoreRow], runs: Sequence[Mapping[str, Any]], tv: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites."""
+def _lost(arm: str, rows: Sequence[ScoreRow], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites.
+
+    What was measured of runs that came with published results is not known any more, only what was found then.
+    """
     if "tv" not in {row.arm for row in rows} or summarize_arm(rows, arm).mean <= summarize_arm(rows, "tv").mean:
         return []
-    flags = []
+    tv = known[CLASSICAL_RUN][0].get("quality", {})  # the same for all seeds
+    flags = [flag for run in known[arm] for flag in run.get("lost", ())]
     for name, text in (("mtf50_lp_per_cm", "MTF"), ("disc_cnr", "contrast to noise")):
         pairs = [
             (measured[arm][name], tv[site]["tv"][name])
-            for run in runs
+            for run in known[arm]
             for site, measured in run.get("quality", {}).items()
             if arm in measured and "tv" in tv.get(site, {})
         ]
-        known = [pair for pair in pairs if None not in pair]
-        if known and fmean(own for own, _ in known) < 0.9 * fmean(other for _, other in known):
+        whole = [pair for pair in pairs if None not in pair]
+        if whole and fmean(own for own, _ in whole) < 0.9 * fmean(other for _, other in whole):
             flags.append(f"{text} below TV")
-    return flags
+    return list(dict.fromkeys(flags))
 
 
 #: What is wrong in the table of wrong operators.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from recon import ScanSimulation, Simulation
+from recon import SEEDS_OF_SMALL_EFFECT, ScanSimulation, Simulation
 
 from .arms import Arm, Budget
 from .manifest import read_federation
@@ -146,6 +146,9 @@ class Preset:
     #: an arm is at an end, half or twice as much is tried too, at most ``more_rates`` times.
     rates: tuple[float, ...] = (1.0,)
     more_rates: int = 3
+    #: Training seeds of arms that a claim compares, where the difference that was found with those of the table is
+    #: small; 0 leaves it at those.
+    small_effect_seeds: int = 0
     data_seed: int = 0
     #: Draws the data that a frozen base is trained on.
     base_seed: int = 1000
@@ -238,5 +241,6 @@ PRESETS = {
             TableSpec("anatomy only", _ONE_FACTOR, seeds=1, train=8),
         ),
         rates=(0.5, 1.0, 2.0, 4.0),
+        small_effect_seeds=SEEDS_OF_SMALL_EFFECT,
     ),
 }

@@ -1,9 +1,10 @@
 """What became of the hypotheses: every claim whose arms were run, judged from scores alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from recon import Hypothesis, ScoreRow, paired_difference, select_table
+from recon import Hypothesis, Interval, ScoreRow, paired_difference, seeds_needed, select_table
 
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS, Claim
 
@@ -19,16 +20,46 @@ def judge(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> 
         By modality and table, joined by a slash: the arms that are best on validation data, and bytes by arm.
     """
     found: dict[str, dict[str, Any]] = {}
+    for pair in _pairs(rows, beside):
+        sizes = beside[f"{pair.modality}/{pair.claim.table}"]["bytes"]
+        found.setdefault(pair.claim.key, {})[pair.modality] = _judged(pair, sizes)
+    for family in {claim.one_sign for claim in CLAIMS if claim.one_sign}:
+        _require_one_sign(found, [claim.key for claim in CLAIMS if claim.one_sign == family])
+    return found
+
+
+def short_of_seeds(
+    rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[str, str], set[str]]:
+    """Arms, by modality and table, of claims that have fewer seeds than an effect of the size found takes."""
+    short: dict[tuple[str, str], set[str]] = {}
+    for pair in _pairs(rows, beside):
+        if pair.interval.seeds < seeds_needed(pair.interval):
+            short.setdefault((pair.modality, pair.claim.table), set()).update((pair.arm, pair.reference))
+    return short
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A claim in one modality: the arms that it compares there, and their difference."""
+
+    claim: Claim
+    modality: str
+    arm: str
+    reference: str
+    interval: Interval
+
+
+def _pairs(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> Iterator[_Pair]:
+    """Every claim whose arms were run."""
     for claim in CLAIMS:
         for modality in claim.modalities:
             known = beside.get(f"{modality}/{claim.table}", {})
             arm, reference = (known.get(name, name) for name in (claim.arm, claim.reference))
             table = _common(select_table(rows, modality, claim.table), arm, reference)
             if table:
-                found.setdefault(claim.key, {})[modality] = _judged(claim, table, arm, reference, known["bytes"])
-    for family in {claim.one_sign for claim in CLAIMS if claim.one_sign}:
-        _require_one_sign(found, [claim.key for claim in CLAIMS if claim.one_sign == family])
-    return found
+                sites = sorted({row.site for row in table if row.unseen}) if claim.unseen else None
+                yield _Pair(claim, modality, arm, reference, paired_difference(table, arm, reference, sites=sites))
 
 
 def _common(table: Sequence[ScoreRow], *arms: str) -> list[ScoreRow]:
@@ -37,15 +68,12 @@ def _common(table: Sequence[ScoreRow], *arms: str) -> list[ScoreRow]:
     return [row for row in table if row.arm in arms and row.seed in seeds]
 
 
-def _judged(
-    claim: Claim, table: Sequence[ScoreRow], arm: str, reference: str, sizes: Mapping[str, int]
-) -> dict[str, Any]:
-    sites = sorted({row.site for row in table if row.unseen}) if claim.unseen else None
-    interval = paired_difference(table, arm, reference, sites=sites)
+def _judged(pair: _Pair, sizes: Mapping[str, int]) -> dict[str, Any]:
+    claim = pair.claim
     decided = {claim.arm, claim.reference} & {BEST_PERSONAL, BEST_FEDERATED}
-    entry = Hypothesis(claim.aim, interval, f"{arm} less {reference}" if decided else "").to_json()
+    entry = Hypothesis(claim.aim, pair.interval, f"{pair.arm} less {pair.reference}" if decided else "").to_json()
     if claim.bytes_below is not None:
-        part = sizes[arm] / sizes[reference]
+        part = sizes[pair.arm] / sizes[pair.reference]
         entry["bytes"] = round(part, 4)
         if part >= claim.bytes_below:
             _add_note(entry, f"{part:.1%} of the bytes, expected below {claim.bytes_below:.0%}")

@@ -12,7 +12,7 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
 from .adapters import add_lora, add_prompts, add_scales, base_name, freeze_base, is_adapter
 from .augmentation import Augmentation
 from .calls import apply, call
-from .claims import MIN_SEEDS, Aim, Hypothesis, verdict
+from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, Aim, Hypothesis, seeds_needed, verdict
 from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled, tune
 from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
 from .conditioning import Codebook, FiLM, StepScale
@@ -98,6 +98,7 @@ __all__ = [
     "LOSSES",
     "MIN_SEEDS",
     "REGULARIZERS",
+    "SEEDS_OF_SMALL_EFFECT",
     "SIRT",
     "Aim",
     "Augmentation",
@@ -211,6 +212,7 @@ __all__ = [
     "read_images",
     "read_scores",
     "reconstruct",
+    "seeds_needed",
     "select_table",
     "simulate_volume",
     "simulated_header",

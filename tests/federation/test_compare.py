@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
 from federation.own_sites import at_sites
 from federation.presets import MRI_SITES, PRESETS, VARIANTS, TableSpec, ct_sites, write_wrong_operators
+from federation.published import go_on_from
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
-from federation.verdicts import judge
+from federation.verdicts import judge, short_of_seeds
 from recon import DataError, ScoreRow, read_scores
 
 NETWORK = NetworkTable(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
@@ -265,14 +266,18 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
             "quality": {"a": {arm: {"mtf50_lp_per_cm": value, "disc_cnr": None} for arm, value in mtf.items()}}
         }
 
-    classical = [run(tv=5.0)]
+    def found(rows: list[ScoreRow], *runs: dict[str, object]) -> list[str]:
+        return _flags("mine", rows, {"classical": [run(tv=5.0)], "mine": runs})
+
     better = rows("tv", 30.0) + rows("mine", 31.0)
-    assert _flags("mine", better, [run(mine=4.0)], classical) == ["MTF below TV"]
-    assert _flags("mine", better, [run(mine=4.9)], classical) == []
-    assert _flags("mine", rows("tv", 30.0) + rows("mine", 29.0), [run(mine=4.0)], classical) == []
+    assert found(better, run(mine=4.0)) == ["MTF below TV"]
+    assert found(better, run(mine=4.9)) == []
+    assert found(rows("tv", 30.0) + rows("mine", 29.0), run(mine=4.0)) == []
+    # Of what was published it is known what was lost then.
+    published = run() | {"lost": ["MTF below TV"]}
+    assert found(better, published) == found(better, published, run(mine=4.0)) == ["MTF below TV"]
     unequal = {**run(mine=5.0), "least_steps": 16, "at_end": True, "value_at_end": True}
-    found = _flags("mine", better, [unequal], classical)
-    assert found == [
+    assert found(better, unequal) == [
         "sites make unequal steps",
         "best learning rate is the last one tried",
         "best value of its own is the last one tried",
@@ -678,6 +683,120 @@ def test_arms_are_judged_on_the_seeds_that_both_have() -> None:
     assert found["seeds"] == 1 and found["found"] == pytest.approx(0.5)
     rows = drawn("finetune", 30.5, (1,)) + drawn("fedavg", 30.0, (0,))
     assert judge(rows, {"mri/together": {"bytes": {}}}) == {}
+
+
+@pytest.mark.parametrize(("gain", "seeds", "short"), [(0.1, 3, True), (0.1, 8, False), (1.0, 3, False), (1.0, 2, True)])
+def test_a_small_difference_takes_more_seeds(gain: float, seeds: int, short: bool) -> None:
+    rows = drawn("finetune", 30.0 + gain, range(seeds)) + drawn("fedavg", 30.0, range(seeds))
+    found = short_of_seeds(rows, {"mri/together": {"bytes": {}}})
+    assert found == ({("mri", "together"): {"finetune", "fedavg"}} if short else {})
+
+
+def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> None:
+    names = ("local", "fedavg", "finetune", "no_physics")
+    table = TableSpec("together", names, seeds=1, train=1, modalities=("mri",))
+    preset = tiny(tables=(table,), small_effect_seeds=2)
+    out, said = tmp_path / "out", []
+    run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)  # type: ignore[arg-type]
+    folder = out / "mri" / "together"
+    seeds = {name: len(list(folder.glob(f"seed*/{name}/facts.json"))) for name in names}
+    # One seed is too few for a claim of any size, and nobody claims more of `local` than that FedAvg is beside it.
+    assert seeds == {"local": 2, "fedavg": 2, "finetune": 2, "no_physics": 2}
+    assert "differences below 0.5 dB take more seeds:" in said
+    (folder / "seed1" / "finetune" / "facts.json").unlink()
+    # With a number of seeds of the user's own, it is that.
+    run_comparison(preset, out, modalities=("mri",), seeds=1, jobs=1, say=said.append)  # type: ignore[arg-type]
+    assert not (folder / "seed1" / "finetune" / "facts.json").exists()
+    run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)  # type: ignore[arg-type]
+    assert any(line.startswith("[1/1] mri together: finetune, seed 1") for line in said)
+
+
+@pytest.fixture(scope="module")
+def published(compared: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is committed of a comparison: no networks, no trials."""
+    folder = tmp_path_factory.mktemp("published")
+    for name in ("preset.json", "scores.csv", "arms.jsonl"):
+        shutil.copy(compared[0] / name, folder / name)
+    return folder
+
+
+def test_a_recipe_of_ones_own_joins_published_tables(
+    compared: tuple[Path, list[str]], published: Path, tmp_path: Path
+) -> None:
+    mine, said = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1"), []
+    out = tmp_path / "out"
+    run_comparison(
+        tiny(),
+        out,
+        modalities=("mri",),
+        extra=[mine],
+        published=published,
+        jobs=1,
+        say=said.append,  # type: ignore[arg-type]
+    )
+    trained = [line.split("together: ")[1].split("  ")[0] for line in said if line.startswith("[")]
+    assert trained == ["mine, seed 0"] and f"11 arms from {published}" in said
+    before, after = (read_scores(folder / "scores.csv") for folder in (compared[0], out))
+    assert [row for row in after if row.arm != "mine"] == before and len(after) > len(before)
+    old, new = (
+        json.loads((folder / "comparison.json").read_text())["tables"][0]["arms"] for folder in (compared[0], out)
+    )
+    assert {arm: new[arm]["facts"] for arm in old} == {arm: old[arm]["facts"] for arm in old}
+    assert json.loads((out / "hypotheses.json").read_text()) == json.loads(
+        (compared[0] / "hypotheses.json").read_text()
+    )
+    # What came from published tables can be published, and gone on from, again.
+    assert go_on_from(out, compared[0]) == 1
+
+
+def test_published_arms_stay_as_they_were_tuned_and_an_edited_one_is_tuned_anew(tmp_path: Path) -> None:
+    plan = Plan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1)  # type: ignore[arg-type]
+    table = plan.preset.tables[0]
+    chosen = Tuned(0.25, None, 4, True)
+    job = plan._job("seed0", "mri", table, Arm("fedavg"), 0, None, chosen)
+    job.finish(job.told)
+    assert {trial.arm.name for trial in plan.trials("mri", Path("base"))} == {
+        arm.name for arm in plan.preset.arms if "mri" in arm.modalities and arm.name not in ("fedavg", "classical")
+    }
+    edited = Path(__file__).parents[2] / "scripts" / "recipes" / "fedprox.toml"
+    for arm, known in ((Arm("fedavg"), chosen), (Arm("fedavg", str(edited)), None)):
+        assert plan._as_published("mri", arm, None) == known
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("arms.jsonl", None, "has no arms.jsonl; choose the folder of a comparison, or of its published tables"),
+        ("preset.json", lambda text: text.replace('"tiny"', '"other"'), "holds results of another preset"),
+        ("arms.jsonl", lambda text: text[: len(text) // 2], "arms.jsonl: line 6: found .*Invalid JSON"),
+        (
+            "arms.jsonl",
+            lambda text: text.replace('"arm":"local"', '"arm":"../../x"'),
+            "arms.jsonl: line 10: found arm ",
+        ),
+        ("scores.csv", lambda text: text.splitlines()[0] + "\n", "scores.csv: mri: found no scores of classical"),
+    ],
+)
+def test_published_tables_that_cannot_be_used_are_one_line(
+    published: Path, tmp_path: Path, name: str, change: Callable[[str], str] | None, message: str
+) -> None:
+    shutil.copytree(published, tmp_path / "results")
+    file = tmp_path / "results" / name
+    if change is None:
+        file.unlink()
+    else:
+        file.write_text(change(file.read_text()))
+    with pytest.raises(DataError, match=message) as error:
+        run_comparison(
+            tiny(),
+            tmp_path / "out",
+            modalities=("mri",),
+            published=tmp_path / "results",
+            jobs=1,
+            say=print,  # type: ignore[arg-type]
+        )
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "out").rglob("facts.json"))
 
 
 def test_judging_says_nothing_of_arms_that_were_not_run() -> None:

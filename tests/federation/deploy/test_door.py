@@ -4,6 +4,8 @@ import hashlib
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
 
@@ -25,10 +27,18 @@ def socket(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("door") / "s"
     threads = torch.get_num_threads()
     threading.Thread(target=Door(deployed.folders["north"].path, path).serve, daemon=True).start()
-    while not path.exists():
-        pass
+    while not _answers(path):
+        time.sleep(0.01)
     torch.set_num_threads(threads)
     return path
+
+
+def _answers(path: Path) -> bool:
+    """The socket's file is there a moment before anybody listens."""
+    with suppress(OSError):
+        Client(str(path), family="AF_UNIX").close()
+        return True
+    return False
 
 
 def ask(socket: Path, message: bytes) -> bytes:
