@@ -101,9 +101,10 @@ class ArmJob:
 
     @property
     def digest(self) -> str:
-        """Of the recipe, wherever the base of its adapters lies: the preset says what that is trained on."""
+        """Of what of the recipe changes a result: neither words, nor where the base of its adapters lies."""
         network = self.recipe.network.model_copy(update={"base": None})
-        return self.recipe.model_copy(update={"network": network}).digest()
+        words = {"paper": "", "left_out": "", "evidence": ""}
+        return self.recipe.model_copy(update={"network": network, **words}).digest()
 
     @property
     def is_done(self) -> bool:

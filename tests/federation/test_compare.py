@@ -26,6 +26,7 @@ from federation.manifest import load_federation
 from federation.own_sites import at_sites
 from federation.presets import MRI_SITES, PRESETS, VARIANTS, TableSpec, ct_sites, write_wrong_operators
 from federation.published import go_on_from
+from federation.recipe import Recipe
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
 from federation.verdicts import judge, short_of_seeds
@@ -594,6 +595,10 @@ def test_labels_name_the_evidence_and_the_arm_with_the_same_modules(tmp_path: Pa
     assert labels["conditioned"] == labels["local"] == labels["classical"] == ""
 
 
+def _with(recipe: Recipe, table: str, **values: object) -> Recipe:
+    return recipe.model_copy(update={table: getattr(recipe, table).model_copy(update=values)})
+
+
 def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Path) -> None:
     plan = Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
     job = next(job for job in plan.jobs("mri", plan.preset.tables[0], None) if job.arm.name == "finetune")
@@ -601,7 +606,10 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
     (job.folder / "scores.csv").write_text("old")
     job.finish({"validation": 1.0})
     assert job.is_done
-    edited = replace(job, recipe=job.recipe.model_copy(update={"paper": "another"}))
+    reworded = replace(job, recipe=job.recipe.model_copy(update={"paper": "another", "left_out": "nothing"}))
+    moved = replace(job, recipe=_with(job.recipe, "network", base="elsewhere"))
+    assert reworded.is_done and moved.is_done
+    edited = replace(job, recipe=_with(job.recipe, "training", batch_size=3))
     assert not edited.is_done and edited.facts == {}
     job.start()
     assert (job.folder / "scores.csv").exists()
