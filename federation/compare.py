@@ -38,6 +38,7 @@ def run_comparison(
     extra: Sequence[Arm] = (),
     seeds: int | None = None,
     published: Path | None = None,
+    more_seeds: bool = True,
     jobs: int,
     say: Say,
 ) -> Path:
@@ -55,6 +56,9 @@ def run_comparison(
         Training seeds of every arm instead of the preset's.
     published
         Tables of the same preset that were published, to go on from: their arms are not run again.
+    more_seeds
+        Whether arms whose difference a claim needs get the preset's ``small_effect_seeds`` where it is small; not with
+        ``seeds``.
     jobs
         Arms at a time, each in a process with one thread; results do not depend on it.
 
@@ -91,7 +95,7 @@ def run_comparison(
 
     first = work({})
     _run_missing(preset, out, first, jobs, say)
-    while preset.small_effect_seeds and seeds is None:
+    while preset.small_effect_seeds and more_seeds and seeds is None:
         more = [job for job in work(small_effects(out)) if job not in first and not job.is_done]
         if not more:
             break
