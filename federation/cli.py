@@ -201,8 +201,8 @@ def _add_compare(commands: "Commands") -> None:
     compare.add_argument(
         "--seeds",
         type=_count,
-        help="training seeds of every arm (default: as the preset, in `full` more where a claim's difference is small and "
-        "no recipe is named; one for recipes beside it)",
+        help="training seeds of every arm (default: as the preset, and in `full` eight where a claim's difference is "
+        "small, if no recipe is named; one for recipes beside it)",
     )
     compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
     compare.set_defaults(run=_compare)
