@@ -29,6 +29,7 @@ from .experiment import RunFolder, train_alone, train_run
 from .manifest import SiteManifest, load_federation
 from .personal import site_network
 from .recipe import Recipe
+from .recipe_tables import TuningTable
 from .records import read_json
 from .replies import read_rows
 from .scope import load_parameters, parameter_scope, parameters_of
@@ -40,8 +41,6 @@ from .task import ReconstructionTask
 TRIAL_SEED = 900
 #: What is known of an arm, written last: with it the arm is done.
 FACTS = "facts.json"
-#: Digest of the recipe that an arm's folder is of.
-RECIPE = "recipe.txt"
 
 
 def known_of(arm: Path) -> dict[str, Any]:
@@ -70,11 +69,15 @@ class Tuned:
     value_at_end: bool = False
 
     @classmethod
-    def told(cls, facts: Mapping[str, Any]) -> Self | None:
-        """What was chosen for an arm by what is known of it; None where that says nothing of it."""
-        if "rate" not in facts:
+    def of_facts(cls, facts: Mapping[str, Any], tuning: TuningTable) -> Self | None:
+        """What was chosen for an arm that was run; None where other values of its own are tuned now."""
+        if facts.get("tuning") != _described(tuning):
             return None
         return cls(*(facts[name] for name in ("rate", "value", "trials", "at_end", "value_at_end")))
+
+
+def _described(tuning: TuningTable) -> dict[str, Any]:
+    return tuning.model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,7 @@ class ArmJob:
     def facts(self) -> dict[str, Any]:
         """What is known of the arm; empty until it was run with this recipe."""
         found = known_of(self.folder) if (self.folder / FACTS).exists() else {}
-        return found if found.get("recipe") == self.digest else {}
-
-    @property
-    def digest(self) -> str:
-        """Of what of the recipe changes a result: neither words, nor where the base of its adapters lies."""
-        network = self.recipe.network.model_copy(update={"base": None})
-        words = {"paper": "", "left_out": "", "evidence": ""}
-        return self.recipe.model_copy(update={"network": network, **words}).digest()
+        return found if found.get("recipe") == self.recipe.method_digest() else {}
 
     @property
     def is_done(self) -> bool:
@@ -119,6 +115,7 @@ class ArmJob:
         told = {
             "rate": self.tuned.rate,
             "value": self.tuned.value,
+            "tuning": _described(self.recipe.tuning),
             "trials": self.tuned.trials,
             "at_end": self.tuned.rate_at_end,
             "value_at_end": self.tuned.value_at_end,
@@ -134,14 +131,16 @@ class ArmJob:
 
     def start(self) -> None:
         """Drop what another recipe of the same name has left."""
-        record, digest = self.folder / RECIPE, self.digest
+        record, digest = self.folder / "recipe.txt", self.recipe.digest()
         if self.folder.exists() and (not record.exists() or record.read_text() != digest):
             shutil.rmtree(self.folder)
         write_atomically(record, digest.encode())
 
     def finish(self, facts: dict[str, Any]) -> str:
         """Write what is known; the reason if the arm failed."""
-        write_atomically(self.folder / FACTS, json.dumps({**facts, "recipe": self.digest}, indent=1).encode())
+        write_atomically(
+            self.folder / FACTS, json.dumps({**facts, "recipe": self.recipe.method_digest()}, indent=1).encode()
+        )
         return f"failed: {facts['failed']}" if "failed" in facts else ""
 
 
@@ -173,6 +172,18 @@ def run_arm(job: ArmJob) -> tuple[float, str]:
     if rows:
         write_scores(job.folder / "scores.csv", rows)
     return time.monotonic() - begin, job.finish(facts)
+
+
+def measurement_scores(job: ArmJob) -> list[ScoreRow]:
+    """Scores, at the hospitals of an arm, of the method that does no more than invert the measurement."""
+    rows: list[ScoreRow] = []
+    arm = {"mri": "zero_filled", "ct": "fbp"}[job.modality]
+    with _said_before():
+        for manifest in load_federation(job.sites):
+            task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
+            result = score_methods(task, {arm: classical_method(arm, task, {})})
+            rows += _rows(job, arm, manifest, result.arms[arm]["volumes"])
+    return rows
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,9 @@ def _compare(arguments: argparse.Namespace) -> None:
         else f"compare_{preset.name}_{arguments.sites.resolve().name}"
     )
     begin = time.monotonic()
+    if arguments.published is not None and (arguments.tables or arguments.sites is not None):
+        other = "--tables" if arguments.tables else "--sites"
+        raise DataError(f"--from: found beside {other}, which goes on from no published tables; leave one of them out")
     if arguments.tables:
         page = write_tables(out, _say)
     else:

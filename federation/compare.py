@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from recon import (
     MIN_SEEDS,
     DataError,
+    read_scores,
     write_atomically,
 )
 
-from .arm_jobs import ArmJob, quiet, run_arm, run_trial
+from .arm_jobs import ArmJob, measurement_scores, quiet, run_arm, run_trial
 from .arms import Arm
 from .comparison_plan import Plan, slug
 from .comparison_tables import DAMAGED_PRESET, small_effects, write_tables
@@ -25,7 +26,7 @@ from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
 from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
-from .published import go_on_from
+from .published import CLASSICAL_RUN, read_published, same_hospitals
 from .recipe_tables import CLASSICAL_ARMS
 from .records import read_json
 
@@ -69,41 +70,47 @@ def run_comparison(
     Raises
     ------
     DataError
-        If the folder holds another comparison, two arms have one name, or no arm of a table could be run.
+        If the folder holds another comparison, two arms have one name, published tables cannot be used, or no arm of a
+        table could be run.
     """
     out = out.resolve()  # a frozen base is named in recipes by its path
     modalities = tuple(preset.budgets) if modalities is None else modalities
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
+    came = None if published is None else read_published(published, _as_record(preset))
     _claim_folder(preset, out)
-    if published is not None:
-        say(f"{go_on_from(published, out)} arms from {published}")
+    if came is not None:
+        say(f"{came.put(out, modalities)} arms from {published}")
     plan = Plan(preset, out, tuple(extra), seeds)
     bases = {modality: plan.base(modality) for modality in modalities}
+    tables = [(modality, table) for modality in modalities for table in preset.tables if modality in table.modalities]
+    if came is not None and (stale := plan.of_another_recipe(modalities)):
+        say(f"of another recipe than those that were published, so tuned and run again: {', '.join(stale)}")
     while trials := [job for modality in modalities for job in plan.trials(modality, bases[modality])]:
         _prepare(preset, out, trials, jobs, say)
         _run("trial", trials, jobs, say, run_trial)
 
-    def work(more: Mapping[tuple[str, str], Collection[str]]) -> list[ArmJob]:
+    def planned(more: Mapping[tuple[str, str], Collection[str]]) -> list[ArmJob]:
         return [
             job
-            for modality in modalities
-            for table in preset.tables
-            if modality in table.modalities
+            for modality, table in tables
             for job in plan.jobs(modality, table, bases[modality], more.get((modality, table.name), ()))
         ]
 
-    first = work({})
-    _run_missing(preset, out, first, jobs, say)
+    tried = planned({})
+    _run_missing(preset, out, tried, jobs, say)
     while preset.small_effect_seeds and more_seeds and seeds is None:
-        more = [job for job in work(small_effects(out)) if job not in first and not job.is_done]
+        write_tables(out, quiet)  # for who looks, or stops, meanwhile
+        folders = {job.folder for job in tried}  # one that failed is not tried for ever
+        more = [job for job in planned(small_effects(out)) if job.folder not in folders and not job.is_done]
         if not more:
             break
-        say("differences below 0.5 dB take more seeds:")
+        say(f"arms of claims whose difference is small, with up to {preset.small_effect_seeds} seeds:")
         _run_missing(preset, out, more, jobs, say)
-        first += more  # one that failed is not tried for ever
-    for job in first:
-        job.tell_again()
+        tried += more
+    for modality, table in tables:
+        for job in plan.run_before(modality, table, bases[modality]):
+            job.tell_again()
     return write_tables(out, say)
 
 
@@ -169,10 +176,15 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
                 say(f"{arm.name}: {own.tuning.key} stays as it is, as the preset {preset.name!r} tunes nothing")
 
 
+def _as_record(preset: Preset) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(json.dumps(asdict(preset), default=_plain))
+    return described
+
+
 def _claim_folder(preset: Preset, out: Path) -> None:
-    described = json.loads(json.dumps(asdict(preset), default=_plain))
+    described = _as_record(preset)
     record = out / "preset.json"
-    if record.exists() and read_json(record, DAMAGED_PRESET) != described:
+    if record.exists() and same_hospitals(read_json(record, DAMAGED_PRESET)) != same_hospitals(described):
         raise DataError(f"{out}: holds a comparison of another preset; choose another --out")
     if not record.exists() and out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and holds no comparison; choose another --out")
@@ -207,6 +219,8 @@ def _prepare(preset: Preset, out: Path, work: Sequence[ArmJob], jobs: int, say: 
             spec = preset.tables[preset_order(preset, table)]
             sites = _sites(preset, folder, modality, spec, False, jobs)
             list(run_jobs(_estimate_maps, [(m, folder / "maps" / m.name) for m in read_federation(sites)], jobs))
+            like = next(job for job in work if job.modality == modality)
+            _require_published_data(replace(like, sites=sites, maps=folder / "maps"), folder)
             write_atomically(folder / "prepared", b"")
     for modality in sorted({job.modality for job in work if job.recipe.network.base is not None}):
         folder = out / modality / "base"
@@ -216,6 +230,28 @@ def _prepare(preset: Preset, out: Path, work: Sequence[ArmJob], jobs: int, say: 
             recipe = preset.budgets[modality].recipe(Arm("base"), modality, preset.base_seed)
             train_run(recipe, load_federation(sites), folder / "run", jobs=jobs, resume=True, say=quiet)
             write_atomically(folder / "trained", b"")
+
+
+#: Scores on other processors differ far less, those on other data far more.
+_SAME_DATA_DB = 1e-3
+
+
+def _require_published_data(job: ArmJob, folder: Path) -> None:
+    """Refuse to go on from tables whose hospitals had other data: their arms would be compared with those of today."""
+    published = folder / "seed0" / CLASSICAL_RUN / "scores.csv"
+    if not published.exists():
+        return
+    now = measurement_scores(job)
+    before = {(row.site, row.volume): row.psnr for row in read_scores(published) if row.arm == now[0].arm}
+    for row in now:
+        found = before.get((row.site, row.volume))
+        if found is None or abs(found - row.psnr) > _SAME_DATA_DB:
+            there = "nothing" if found is None else f"{found:.3f}"
+            raise DataError(
+                f"{folder}: {row.volume} at {row.site}: found other data than that of the published tables ({row.arm} "
+                f"scores {row.psnr:.3f} dB, there {there}), expected the same; use the version of fedrecon that "
+                "made them, or leave --from out and choose another --out"
+            )
 
 
 def _estimate_maps(job: tuple[SiteManifest, Path]) -> None:

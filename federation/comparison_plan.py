@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,20 +79,50 @@ class Plan:
     def jobs(self, modality: str, table: TableSpec, base: Path | None, more: Collection[str] = ()) -> list[ArmJob]:
         """The arms of a table, as their trials chose; those named in ``more`` with the seeds of small effects."""
         count = table.seeds if self.seeds is None else self.seeds
-        # Nothing is drawn in classical methods: one run stands for all seeds.
-        arms = [
-            (arm, 1 if arm.kind == "classical" else self.preset.small_effect_seeds if arm.name in more else count)
-            for arm in self.preset.arms
-            if arm.name in table.arms and modality in arm.modalities
-        ]
-        if table is self.preset.tables[0]:
-            arms += [(arm, self.seeds or 1) for arm in self.extra if modality in arm.modalities]
         jobs = []
-        for arm, seeds in arms:
-            tuned = self._tuned(modality, arm, base)
-            found = [self._job(f"seed{seed}", modality, table, arm, seed, base, tuned) for seed in range(seeds)]
-            jobs += [replace(job, label=self._label(job)) for job in found]
+        for arm in self._arms(modality, table):
+            seeds = self.preset.small_effect_seeds if arm.name in more else count
+            if arm in self.extra:
+                seeds = self.seeds or 1
+            elif arm.kind == "classical":
+                seeds = 1  # nothing is drawn in them: one run stands for all
+            jobs += self._of_seeds(modality, table, arm, range(seeds), base)
         return jobs
+
+    def run_before(self, modality: str, table: TableSpec, base: Path | None) -> list[ArmJob]:
+        """What is known of, of the arms of a table, with any seed."""
+        jobs = []
+        for arm in self._arms(modality, table):
+            known = (self.out / modality / slug(table.name)).glob(f"seed*/{arm.name}/{FACTS}")
+            seeds = sorted(int(path.parents[1].name.removeprefix("seed")) for path in known)
+            jobs += self._of_seeds(modality, table, arm, seeds, base) if seeds else []
+        return jobs
+
+    def of_another_recipe(self, modalities: Sequence[str]) -> list[str]:
+        """Names of arms that the first table has, but as another recipe than now."""
+        first = self.preset.tables[0]
+        return sorted(
+            {
+                arm.name
+                for modality in modalities
+                for arm in self._arms(modality, first)
+                if (self.out / modality / slug(first.name) / "seed0" / arm.name / FACTS).exists()
+                and (self._as_run(modality, arm, self.base(modality)) is None if self._is_tuned(arm) else False)
+            }
+        )
+
+    def _arms(self, modality: str, table: TableSpec) -> list[Arm]:
+        own = [arm for arm in self.preset.arms if arm.name in table.arms]
+        return [
+            arm for arm in (*own, *(self.extra if table is self.preset.tables[0] else ())) if modality in arm.modalities
+        ]
+
+    def _of_seeds(
+        self, modality: str, table: TableSpec, arm: Arm, seeds: Iterable[int], base: Path | None
+    ) -> list[ArmJob]:
+        tuned = self._tuned(modality, arm, base)
+        jobs = [self._job(f"seed{seed}", modality, table, arm, seed, base, tuned) for seed in seeds]
+        return [replace(job, label=self._label(job)) for job in jobs]
 
     def trials(self, modality: str, base: Path | None) -> list[ArmJob]:
         """Trials that are missing.
@@ -104,9 +134,9 @@ class Plan:
         for arm in (*self.preset.arms, *self.extra):
             if modality not in arm.modalities or not self._is_tuned(arm):
                 continue
-            tried = self._tried_rates(modality, arm, base)
-            if not tried and self._as_published(modality, arm, base) is not None:
+            if self._as_run(modality, arm, base) is not None:
                 continue
+            tried = self._tried_rates(modality, arm, base)
             wanted = [rate for rate in self.preset.rates if rate not in tried]
             if not wanted and len(tried) < len(self.preset.rates) + self.preset.more_rates:
                 best = _best_rate(tried)
@@ -121,9 +151,9 @@ class Plan:
     def _tuned(self, modality: str, arm: Arm, base: Path | None) -> Tuned:
         if not self._is_tuned(arm):
             return Tuned(self.preset.rates[len(self.preset.rates) // 2])
+        if (known := self._as_run(modality, arm, base)) is not None:
+            return known
         tried = self._tried_rates(modality, arm, base)
-        if not tried and (published := self._as_published(modality, arm, base)) is not None:
-            return published
         best = _best_rate(tried)
         own, *others = self._value_trials(modality, arm, base, best)
         chosen = max((own, *others), key=_score)  # the first of two alike: the recipe's own value
@@ -139,13 +169,14 @@ class Plan:
     def _is_tuned(self, arm: Arm) -> bool:
         return arm.kind != "classical" and len(self.preset.rates) > 1
 
-    def _as_published(self, modality: str, arm: Arm, base: Path | None) -> Tuned | None:
-        """What was chosen for an arm that came with published results, without its trials; None for another recipe."""
+    def _as_run(self, modality: str, arm: Arm, base: Path | None) -> Tuned | None:
+        """What was chosen for an arm that is done in the first table, with this recipe; its trials may be elsewhere."""
         job = self._job("seed0", modality, self.preset.tables[0], arm, 0, base, Tuned())
-        chosen = Tuned.told(known_of(job.folder)) if (job.folder / FACTS).exists() else None
-        if chosen is None or (chosen.value or 0) >= max(1, len(job.recipe.tuning.values)):
+        known = known_of(job.folder) if (job.folder / FACTS).exists() else {}
+        chosen = None if "failed" in known else Tuned.of_facts(known, job.recipe.tuning)
+        if chosen is None or not self._job("seed0", modality, self.preset.tables[0], arm, 0, base, chosen).is_done:
             return None
-        return chosen if self._job("seed0", modality, self.preset.tables[0], arm, 0, base, chosen).is_done else None
+        return chosen
 
     def _tried_rates(self, modality: str, arm: Arm, base: Path | None) -> dict[float, float]:
         """Validation scores by factor on the learning rate, with the recipe's own value."""

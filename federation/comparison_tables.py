@@ -22,7 +22,7 @@ from recon import (
     write_scores,
 )
 
-from .arm_jobs import FACTS, TRIAL_SEED, known_of
+from .arm_jobs import FACTS, TRIAL_SEED, known_of, quiet
 from .evaluation import measurement_text
 from .experiment import Say
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
@@ -45,7 +45,8 @@ Known = Mapping[Key, Mapping[str, Sequence[Mapping[str, Any]]]]
 def write_tables(out: Path, say: Say) -> Path:
     """Write the tables of all arms that were run.
 
-    ``scores.csv``, ``beside.json`` (what verdicts need beside the scores), ``hypotheses.json``, ``comparison.*``.
+    ``scores.csv``, ``arms.jsonl`` (what is known of every arm), ``beside.json`` (what verdicts need beside the scores),
+    ``hypotheses.json``, ``comparison.*``.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def write_tables(out: Path, say: Say) -> Path:
     if not rows:
         raise DataError(f"{out}: no arm was scored; run the comparison first")
     write_scores(out / "scores.csv", rows)
-    write_arms(out, known, lambda key, arm: _lost(arm, select_table(rows, *key), known[key]))
+    write_arms(out, known)
     preset = read_json(out / "preset.json", DAMAGED_PRESET)
     compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(known.items())]
     beside = _all_beside(known)
@@ -73,22 +74,19 @@ def write_tables(out: Path, say: Say) -> Path:
 
 def small_effects(out: Path) -> dict[Key, set[str]]:
     """Arms by table that take more seeds, as a difference that a claim needs is small; with the table's references."""
-    rows, known = _gather(out, _silent)
-    return {
-        key: {*arms, *(arm for arm in REFERENCES if arm in known[key])}
-        for key, arms in short_of_seeds(rows, _all_beside(known)).items()
-    }
-
-
-def _silent(text: str) -> None:
-    """What is left out is said with the tables."""
+    rows, known = _gather(out, quiet)
+    try:
+        short = short_of_seeds(rows, _all_beside(known))
+    except ValueError as error:
+        raise DataError(f"{out}: {error}; run what is missing with the same --out") from None
+    return {key: {*arms, *(arm for arm in REFERENCES if arm in known[key])} for key, arms in short.items()}
 
 
 def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
     """Scores and facts of all arms, with the seeds that both references have."""
     rows: dict[Key, list[ScoreRow]] = {}
     known: dict[Key, dict[str, list[dict[str, Any]]]] = {}
-    for path in sorted(out.glob(f"*/*/seed*/*/{FACTS}")):
+    for path in sorted(out.glob(f"*/*/seed*/*/{FACTS}"), key=lambda path: (len(path.parents[1].name), path)):
         facts = known_of(path.parent)
         scores = path.parent / "scores.csv"
         if "failed" in facts or not scores.exists():
@@ -96,8 +94,12 @@ def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
             continue
         found = [_rounded(row) for row in read_scores(scores)]
         key = (found[0].modality, found[0].table)
+        runs = known.setdefault(key, {}).setdefault(path.parent.name, [])
+        if runs and runs[0]["recipe"] != facts["recipe"]:
+            say(f"left out: {path.parent.relative_to(out)} (of another recipe than seed {runs[0]['seed']})")
+            continue
         rows.setdefault(key, []).extend(found)
-        known.setdefault(key, {}).setdefault(path.parent.name, []).append({**facts, "seed": found[0].seed})
+        runs.append({**facts, "seed": found[0].seed})
     complete: list[ScoreRow] = []
     for key in list(known):
         references = [known[key].get(arm) for arm in REFERENCES if arm in known[key] or arm == REFERENCES[0]]
@@ -151,7 +153,7 @@ def _beside(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def _best(arms: Mapping[str, Sequence[Mapping[str, Any]]], among: Sequence[str]) -> str | None:
-    """The arm with the best mean validation score, over the seeds that all of them have."""
+    """The arm with the best mean validation score, over the seeds that all of them have; those with none are out."""
     scores = {
         arm: {facts["seed"]: facts["validation"] for facts in arms[arm] if facts.get("validation") is not None}
         for arm in among
@@ -182,7 +184,10 @@ def _table(
     ):
         runs = known[arm]
         entry: dict[str, Any] = {name: runs[0][name] for name in _SUMMED if name in runs[0]}
-        entry |= {name: fmean([run[name] for run in runs]) for name in ("seconds", "peak_memory_mb")}
+        entry |= {
+            "seconds": min(run["seconds"] for run in runs),
+            "peak_memory_mb": max(run["peak_memory_mb"] for run in runs),
+        }
         if runs[0].get("label"):
             entry["label"] = runs[0]["label"]
         if flags := _flags(arm, rows, known):
@@ -211,12 +216,12 @@ def _flags(arm: str, rows: Sequence[ScoreRow], known: Mapping[str, Sequence[Mapp
 def _lost(arm: str, rows: Sequence[ScoreRow], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites.
 
-    What was measured of runs that came with published results is not known any more, only what was found then.
+    Of runs whose quality was not kept it is known what was found then.
     """
     if "tv" not in {row.arm for row in rows} or summarize_arm(rows, arm).mean <= summarize_arm(rows, "tv").mean:
         return []
     tv = known[CLASSICAL_RUN][0].get("quality", {})  # the same for all seeds
-    flags = [flag for run in known[arm] for flag in run.get("lost", ())]
+    flags = [flag for run in known[arm] if "quality" not in run for flag in run.get("lost", ())]
     for name, text in (("mtf50_lp_per_cm", "MTF"), ("disc_cnr", "contrast to noise")):
         pairs = [
             (measured[arm][name], tv[site]["tv"][name])
@@ -262,9 +267,18 @@ def _card(
             else "the same for all arms; one trial each"
         ),
         "selection": "best round by mean validation PSNR (the last one where sites take turns); test data used once",
-        "seconds": "of training, one process with one thread",
-        "seeds": f"{len({row.seed for row in rows})} of training; {drawn}",
+        "seconds": "of training, one process with one thread; the least of the seeds, which may be of several machines",
+        "seeds": f"{_span(rows)} of training; {drawn}",
     }
+
+
+def _span(rows: Sequence[ScoreRow]) -> str:
+    """Fewest and most seeds of an arm."""
+    seeds: dict[str, set[int]] = {}
+    for row in rows:
+        seeds.setdefault(row.arm, set()).add(row.seed)
+    counts = sorted({len(found) for found in seeds.values()})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}, see the column,"
 
 
 def _simulated(key: tuple[str, str], spec: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, str]:

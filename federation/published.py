@@ -1,15 +1,16 @@
 """Arms of a comparison as one file beside its scores: with both, another comparison goes on where this one ended."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recon import DataError, ScoreRow, data_error, read_scores, write_atomically, write_scores
 
-from .arm_jobs import FACTS, RECIPE
+from .arm_jobs import FACTS, known_of
 from .comparison_plan import slug
 from .recipe_tables import CLASSICAL_ARMS
 from .records import read_json
@@ -17,37 +18,53 @@ from .tables import Name, Table
 
 #: Name of the file: an arm, with one seed, a line.
 ARMS = "arms.jsonl"
-_ADVICE = "choose results that are whole"
 #: Name of the arm that scores all classical methods.
 CLASSICAL_RUN = "classical"
+_ADVICE = "choose results that are whole"
+
+
+class TrainedFacts(BaseModel):
+    """What must be known of an arm that was trained; there may be more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    rate: float
+    value: int | None
+    tuning: dict[str, Any]
+    trials: int
+    at_end: bool
+    value_at_end: bool
+    chosen: dict[str, Any]
+    seconds: float
+    peak_memory_mb: float
+    steps: int
+    least_steps: int
 
 
 class ArmRecord(Table):
-    """One line of the file: an arm of a table with one seed, the digest of its recipe, and what is known of it."""
+    """One line of the file: an arm of a table with one seed, the digest of its method, and what is known of it."""
 
-    modality: Annotated[str, Field(pattern="^(mri|ct)$")]
+    modality: str
     table: str
     arm: Name
     seed: Annotated[int, Field(ge=0)]
     recipe: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     facts: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _whole(self) -> "ArmRecord":
+        if self.arm != CLASSICAL_RUN:
+            TrainedFacts.model_validate(self.facts)
+        return self
 
-def write_arms(
-    out: Path,
-    known: Mapping[tuple[str, str], Mapping[str, Sequence[Mapping[str, Any]]]],
-    lost: Callable[[tuple[str, str], str], Sequence[str]],
-) -> None:
-    """Write what is known of every arm, by modality and table and by arm; ``lost`` tells what a CT arm lost there."""
+
+def write_arms(out: Path, known: Mapping[tuple[str, str], Mapping[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """Write what is known of every arm, by modality and table and by arm; facts of the sites, which are long, not."""
     lines = []
     for key, arms in sorted(known.items()):
         for arm, runs in sorted(arms.items()):
             for run in runs:
-                # What was measured at each site is long, and of the classical methods alone it is asked again.
-                left_out = {"seed", "sites", "recipe"} | (set() if arm == CLASSICAL_RUN else {"quality"})
-                facts = {name: value for name, value in run.items() if name not in left_out}
-                if arm != CLASSICAL_RUN:
-                    facts["lost"] = list(lost(key, arm))
+                facts = {name: value for name, value in run.items() if name not in ("seed", "sites", "recipe")}
                 record = ArmRecord(
                     modality=key[0], table=key[1], arm=arm, seed=run["seed"], recipe=run["recipe"], facts=facts
                 )
@@ -55,43 +72,77 @@ def write_arms(
     write_atomically(out / ARMS, "".join(lines).encode())
 
 
-def go_on_from(published: Path, out: Path) -> int:
-    """Put the arms of published results into a comparison's folder, but for those that it has; how many.
+@dataclass(frozen=True)
+class Published:
+    """Tables that were published: arms with their scores."""
+
+    folder: Path
+    arms: tuple[tuple[ArmRecord, tuple[ScoreRow, ...]], ...]
+
+    def put(self, out: Path, modalities: Collection[str]) -> int:
+        """Write the arms of these modalities into a comparison's folder, but for those that it has; how many."""
+        count = 0
+        for record, scores in self.arms:
+            folder = out / record.modality / slug(record.table) / f"seed{record.seed}" / record.arm
+            known = known_of(folder) if (folder / FACTS).exists() else {"failed": "not run"}
+            if record.modality in modalities and "failed" in known:
+                write_scores(folder / "scores.csv", scores)
+                facts = {**record.facts, "recipe": record.recipe}
+                write_atomically(folder / FACTS, json.dumps(facts, indent=1).encode())
+                count += 1
+        return count
+
+
+def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
+    """Read tables that were published.
 
     Raises
     ------
     DataError
-        If the results are of another preset, or a file of theirs is missing or cannot be used.
+        If they are of another preset, or a file of theirs is missing or cannot be used.
     """
     for name in ("preset.json", "scores.csv", ARMS):
-        if not (published / name).is_file():
-            raise DataError(
-                f"{published}: has no {name}; choose the folder of a comparison, or of its published tables"
-            )
-    if read_json(published / "preset.json", _ADVICE) != read_json(out / "preset.json", _ADVICE):
-        raise DataError(f"{published}: holds results of another preset; choose those of the same one")
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: has no {name}; choose the folder of a comparison, or of its published tables")
+    found = read_json(folder / "preset.json", _ADVICE)
+    if same_hospitals(found) != same_hospitals(preset):
+        raise DataError(
+            f"{folder}: holds results of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
+            "is now; choose the --preset of the results, or other results"
+        )
+    tables = {table["name"] for table in preset["tables"]}
     rows: dict[tuple[str, str, str, int], list[ScoreRow]] = {}
-    for row in read_scores(published / "scores.csv"):
+    for row in read_scores(folder / "scores.csv"):
         arm = CLASSICAL_RUN if row.arm in CLASSICAL_ARMS else row.arm
         rows.setdefault((row.modality, row.table, arm, row.seed), []).append(row)
-    records = [_record(published / ARMS, *line) for line in enumerate((published / ARMS).read_text().splitlines(), 1)]
-    missing = []
-    for record in records:
-        scores = rows.get((record.modality, record.table, record.arm, record.seed))
-        if scores is None:
-            found, expected = f"no scores of {record.arm}", f"some with seed {record.seed} in {record.table}"
-            raise data_error(published / "scores.csv", record.modality, found, expected, _ADVICE)
-        folder = out / record.modality / slug(record.table) / f"seed{record.seed}" / record.arm
-        if not (folder / FACTS).exists():
-            missing.append((folder, record, scores))
-    for folder, record, scores in missing:
-        write_scores(folder / "scores.csv", scores)
-        write_atomically(folder / RECIPE, record.recipe.encode())
-        write_atomically(folder / FACTS, json.dumps({**record.facts, "recipe": record.recipe}, indent=1).encode())
-    return len(missing)
+    arms = []
+    volumes: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for number, line in enumerate((folder / ARMS).read_bytes().splitlines(), 1):
+        record = _record(folder / ARMS, number, line)
+        if record.modality not in preset["budgets"] or record.table not in tables:
+            found_table = f"table {record.table!r} of {record.modality!r}"
+            raise data_error(
+                folder / ARMS, f"line {number}", found_table, f"one of the preset: {sorted(tables)}", _ADVICE
+            )
+        scores = rows.get((record.modality, record.table, record.arm, record.seed), [])
+        scored = {(row.site, row.volume) for row in scores}
+        if scored != volumes.setdefault((record.modality, record.table), scored) or not scored:
+            where = f"{record.arm}, seed {record.seed}, {record.modality}, {record.table}"
+            raise data_error(
+                folder / "scores.csv", where, f"scores of {len(scored)} volumes", "those of the other arms", _ADVICE
+            )
+        arms.append((record, tuple(scores)))
+    return Published(folder, tuple(arms))
 
 
-def _record(path: Path, number: int, line: str) -> ArmRecord:
+def same_hospitals(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a preset decides an arm's scores; not how many seeds there are."""
+    plain = {name: value for name, value in preset.items() if name != "small_effect_seeds"}
+    tables = [{name: value for name, value in table.items() if name != "seeds"} for table in preset.get("tables", ())]
+    return plain | {"tables": tables}
+
+
+def _record(path: Path, number: int, line: bytes) -> ArmRecord:
     try:
         return ArmRecord.model_validate_json(line)
     except ValidationError as error:

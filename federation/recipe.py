@@ -118,14 +118,27 @@ class Recipe(Table):
 
     def digest(self) -> str:
         """SHA-256 of all values but ``[tuning]``, defaults included; the order of keys in the file does not matter."""
-        table = self.model_dump(mode="json", exclude={"tuning"})
-        canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _digest(self.model_dump(mode="json", exclude={"tuning"}))
+
+    def method_digest(self) -> str:
+        """SHA-256 of what makes it another method: neither words, the seed, nor where the base of its adapters lies.
+
+        Defaults are left out, so that a key which is new does not change it.
+        """
+        table = self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning", "paper", "left_out", "evidence"})
+        for part, key in (("federation", "seed"), ("network", "base")):
+            table.get(part, {}).pop(key, None)
+        return _digest({name: value for name, value in table.items() if value != {}})
 
     def to_toml(self) -> str:
         """The resolved recipe, every default written out; reads back equal."""
         # TOML has no null: what is None is left out, and None is its default.
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _digest(table: Mapping[str, Any]) -> str:
+    canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkTable | None = None) -> Recipe:

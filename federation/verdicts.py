@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recon import Hypothesis, Interval, ScoreRow, paired_difference, seeds_needed, select_table
+from recon import MIN_SEEDS, Aim, Hypothesis, Interval, ScoreRow, paired_difference, seeds_needed, select_table
 
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS, Claim
 
@@ -31,10 +31,11 @@ def judge(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> 
 def short_of_seeds(
     rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]
 ) -> dict[tuple[str, str], set[str]]:
-    """Arms, by modality and table, of claims that have fewer seeds than an effect of the size found takes."""
+    """Arms, by modality and table, of claims whose difference is small and has fewer seeds than that takes."""
     short: dict[tuple[str, str], set[str]] = {}
     for pair in _pairs(rows, beside):
-        if pair.interval.seeds < seeds_needed(pair.interval):
+        needed = seeds_needed(pair.interval)
+        if pair.claim.aim != Aim.none() and pair.interval.seeds < needed and needed > MIN_SEEDS:
             short.setdefault((pair.modality, pair.claim.table), set()).update((pair.arm, pair.reference))
     return short
 

@@ -24,13 +24,21 @@ from federation.comparison_tables import _flags, write_tables
 from federation.hypotheses import CLAIMS
 from federation.manifest import load_federation
 from federation.own_sites import at_sites
-from federation.presets import MRI_SITES, PRESETS, VARIANTS, TableSpec, ct_sites, write_wrong_operators
-from federation.published import go_on_from
+from federation.presets import (
+    MRI_SITES,
+    PRESETS,
+    VARIANTS,
+    WRONG_OPERATOR,
+    TableSpec,
+    ct_sites,
+    write_wrong_operators,
+)
+from federation.published import read_published
 from federation.recipe import Recipe
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
 from federation.verdicts import judge, short_of_seeds
-from recon import DataError, ScoreRow, read_scores
+from recon import DataError, ScoreRow, read_scores, write_scores
 
 NETWORK = NetworkTable(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
 BUDGET = Budget(NETWORK, 2, 2, 5e-3, (1e-2,))
@@ -275,7 +283,7 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
     assert found(better, run(mine=4.9)) == []
     assert found(rows("tv", 30.0) + rows("mine", 29.0), run(mine=4.0)) == []
     # Of what was published it is known what was lost then.
-    published = run() | {"lost": ["MTF below TV"]}
+    published = {name: value for name, value in run().items() if name != "quality"} | {"lost": ["MTF below TV"]}
     assert found(better, published) == found(better, published, run(mine=4.0)) == ["MTF below TV"]
     unequal = {**run(mine=5.0), "least_steps": 16, "at_end": True, "value_at_end": True}
     assert found(better, unequal) == [
@@ -608,7 +616,7 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
     assert job.is_done
     reworded = replace(job, recipe=job.recipe.model_copy(update={"paper": "another", "left_out": "nothing"}))
     moved = replace(job, recipe=_with(job.recipe, "network", base="elsewhere"))
-    assert reworded.is_done and moved.is_done
+    assert reworded.is_done and moved.is_done and replace(job, recipe=_with(job.recipe, "federation", seed=5)).is_done
     edited = replace(job, recipe=_with(job.recipe, "training", batch_size=3))
     assert not edited.is_done and edited.facts == {}
     job.start()
@@ -693,7 +701,9 @@ def test_arms_are_judged_on_the_seeds_that_both_have() -> None:
     assert judge(rows, {"mri/together": {"bytes": {}}}) == {}
 
 
-@pytest.mark.parametrize(("gain", "seeds", "short"), [(0.1, 3, True), (0.1, 8, False), (1.0, 3, False), (1.0, 2, True)])
+@pytest.mark.parametrize(
+    ("gain", "seeds", "short"), [(0.1, 3, True), (0.1, 8, False), (1.0, 3, False), (1.0, 2, False)]
+)
 def test_a_small_difference_takes_more_seeds(gain: float, seeds: int, short: bool) -> None:
     rows = drawn("finetune", 30.0 + gain, range(seeds)) + drawn("fedavg", 30.0, range(seeds))
     found = short_of_seeds(rows, {"mri/together": {"bytes": {}}})
@@ -710,7 +720,7 @@ def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> N
     seeds = {name: len(list(folder.glob(f"seed*/{name}/facts.json"))) for name in names}
     # One seed is too few for a claim of any size, and nobody claims more of `local` than that FedAvg is beside it.
     assert seeds == {"local": 2, "fedavg": 2, "finetune": 2, "no_physics": 2}
-    assert "differences below 0.5 dB take more seeds:" in said
+    assert "arms of claims whose difference is small, with up to 2 seeds:" in said
     (folder / "seed1" / "finetune" / "facts.json").unlink()
     # With a number of seeds of the user's own, it is that.
     run_comparison(preset, out, modalities=("mri",), seeds=1, jobs=1, say=said.append)  # type: ignore[arg-type]
@@ -722,10 +732,19 @@ def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def published(compared: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is committed of a comparison: no networks, no trials."""
-    folder = tmp_path_factory.mktemp("published")
+    return publish(compared[0], tmp_path_factory.mktemp("published"))
+
+
+def publish(out: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     for name in ("preset.json", "scores.csv", "arms.jsonl"):
-        shutil.copy(compared[0] / name, folder / name)
+        shutil.copy(out / name, folder / name)
     return folder
+
+
+def ran(said: list[str]) -> list[str]:
+    """Arms that were run, of what was said."""
+    return [line.split("] ")[1].split("  ")[0] for line in said if line.startswith("[")]
 
 
 def test_a_recipe_of_ones_own_joins_published_tables(
@@ -733,78 +752,127 @@ def test_a_recipe_of_ones_own_joins_published_tables(
 ) -> None:
     mine, said = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1"), []
     out = tmp_path / "out"
-    run_comparison(
-        tiny(),
-        out,
-        modalities=("mri",),
-        extra=[mine],
-        published=published,
-        jobs=1,
-        say=said.append,  # type: ignore[arg-type]
-    )
-    trained = [line.split("together: ")[1].split("  ")[0] for line in said if line.startswith("[")]
-    assert trained == ["mine, seed 0"] and f"11 arms from {published}" in said
+    run_comparison(tiny(), out, extra=[mine], published=published, jobs=1, say=said.append)  # type: ignore[arg-type]
+    assert ran(said) == ["mri together: mine, seed 0"] and f"11 arms from {published}" in said
     before, after = (read_scores(folder / "scores.csv") for folder in (compared[0], out))
     assert [row for row in after if row.arm != "mine"] == before and len(after) > len(before)
     old, new = (
         json.loads((folder / "comparison.json").read_text())["tables"][0]["arms"] for folder in (compared[0], out)
     )
     assert {arm: new[arm]["facts"] for arm in old} == {arm: old[arm]["facts"] for arm in old}
-    assert json.loads((out / "hypotheses.json").read_text()) == json.loads(
-        (compared[0] / "hypotheses.json").read_text()
+    assert (out / "hypotheses.json").read_text() == (compared[0] / "hypotheses.json").read_text()
+    # What came from published tables can be published, and gone on from, again; how many seeds there are is no matter.
+    preset = json.loads((out / "preset.json").read_text()) | {"small_effect_seeds": 8}
+    again = read_published(out, preset)
+    assert again.put(compared[0], ("ct",)) == 0 and again.put(compared[0], ("mri",)) == 1
+    shutil.rmtree(compared[0] / "mri" / "together" / "seed0" / "mine")
+
+
+def test_only_what_is_missing_of_published_tables_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("classical", "fedavg", "corrected")
+    tables = tuple(
+        TableSpec(name, names, seeds=1, train=1, modalities=("mri",)) for name in ("together", WRONG_OPERATOR)
     )
-    # What came from published tables can be published, and gone on from, again.
-    assert go_on_from(out, compared[0]) == 1
+    monkeypatch.setitem(PRESETS, "laptop", tiny(tables=tables))  # type: ignore[arg-type]
+    assert main(["compare", "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    folder = publish(tmp_path / "out", tmp_path / "published")
+    lines = (folder / "arms.jsonl").read_text().splitlines()
+    kept = [line for line in lines if not ('"corrected"' in line and WRONG_OPERATOR in line)]
+    assert len(kept) == len(lines) - 1
+    (folder / "arms.jsonl").write_text("\n".join(kept))
+    again = ["compare", "--out", str(tmp_path / "again"), "--jobs", "1", "--from", str(folder)]
+    assert main(again) == 0
+    assert (tmp_path / "again" / "scores.csv").read_bytes() == (tmp_path / "out" / "scores.csv").read_bytes()
+    trained = sorted(path.parent.name for path in (tmp_path / "again").rglob("recipe.txt"))
+    assert trained == ["corrected"] and not (tmp_path / "again" / "mri" / "base").exists()
 
 
-def test_published_arms_stay_as_they_were_tuned_and_an_edited_one_is_tuned_anew(tmp_path: Path) -> None:
+def test_published_tables_of_other_data_are_refused(published: Path, tmp_path: Path) -> None:
+    folder = publish(published, tmp_path / "results")
+    rows = read_scores(folder / "scores.csv")
+    write_scores(folder / "scores.csv", [replace(row, psnr=row.psnr + 0.01) for row in rows])
+    mine = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1")
+    with pytest.raises(DataError, match=r"found other data than that of the published tables \(zero_filled scores"):
+        run_comparison(tiny(), tmp_path / "out", extra=[mine], published=folder, jobs=1, say=print)  # type: ignore[arg-type]
+
+
+def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_anew(tmp_path: Path) -> None:
     plan = Plan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1)  # type: ignore[arg-type]
-    table = plan.preset.tables[0]
     chosen = Tuned(0.25, None, 4, True)
-    job = plan._job("seed0", "mri", table, Arm("fedavg"), 0, None, chosen)
+    job = plan._job("seed0", "mri", plan.preset.tables[0], Arm("fedavg"), 0, None, chosen)
     job.finish(job.told)
-    assert {trial.arm.name for trial in plan.trials("mri", Path("base"))} == {
-        arm.name for arm in plan.preset.arms if "mri" in arm.modalities and arm.name not in ("fedavg", "classical")
-    }
-    edited = Path(__file__).parents[2] / "scripts" / "recipes" / "fedprox.toml"
-    for arm, known in ((Arm("fedavg"), chosen), (Arm("fedavg", str(edited)), None)):
-        assert plan._as_published("mri", arm, None) == known
+    names = {arm.name for arm in plan.preset.arms if "mri" in arm.modalities}
+    assert {trial.arm.name for trial in plan.trials("mri", Path("base"))} == names - {"fedavg", "classical"}
+    assert plan._as_run("mri", Arm("fedavg"), None) == chosen and plan.of_another_recipe(("mri",)) == []
+    edited = recipe_file(tmp_path / "fedavg.toml", "[objective]\nproximal = 0.1")
+    assert plan._as_run("mri", edited, None) is None
+    # Nor is it known what is best of values that nobody tried.
+    tuning = '[tuning]\nkey = "federation.quorum"\nvalues = [1]'
+    assert plan._as_run("mri", recipe_file(tmp_path / "fedavg.toml", tuning), None) is None
+    job.finish(job.told | {"tuning": {"key": "objective.proximal", "values": [1]}})
+    assert plan.of_another_recipe(("mri",)) == ["fedavg"]
+
+
+def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(compared[0], tmp_path / "out")
+    path = tmp_path / "out" / "mri" / "together" / "seed1" / "finetune" / "facts.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"recipe": "0" * 64}))
+    said: list[str] = []
+    write_tables(tmp_path / "out", said.append)
+    assert "left out: mri/together/seed1/finetune (of another recipe than seed 0)" in said
+    rows = read_scores(tmp_path / "out" / "scores.csv")
+    assert {row.seed for row in rows if row.arm == "finetune"} == {0}
+    assert {row.seed for row in rows if row.arm == "fedavg"} == {0, 1}
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("arms.jsonl", None, "has no arms.jsonl; choose the folder of a comparison, or of its published tables"),
-        ("preset.json", lambda text: text.replace('"tiny"', '"other"'), "holds results of another preset"),
+        (
+            "preset.json",
+            lambda text: text.replace('"tiny"', '"other"'),
+            "results of the preset 'other', expected .*'tiny'",
+        ),
         ("arms.jsonl", lambda text: text[: len(text) // 2], "arms.jsonl: line 6: found .*Invalid JSON"),
         (
             "arms.jsonl",
             lambda text: text.replace('"arm":"local"', '"arm":"../../x"'),
             "arms.jsonl: line 10: found arm ",
         ),
-        ("scores.csv", lambda text: text.splitlines()[0] + "\n", "scores.csv: mri: found no scores of classical"),
+        (
+            "arms.jsonl",
+            lambda text: text.replace('"table":"together"', '"table":"x"'),
+            "line 1: found table 'x' of 'mri'",
+        ),
+        ("arms.jsonl", lambda text: text.replace('"at_end":false', '"at_end":0'), "line 2: found at_end Input"),
+        ("scores.csv", lambda text: text.splitlines()[0] + "\n", "classical, seed 0, mri, together: found scores of 0"),
+        (
+            "scores.csv",
+            lambda text: text.replace("fedavg,0,random4", "fedavg,2,random4", 1),
+            ": found scores of 5 volumes",
+        ),
     ],
 )
-def test_published_tables_that_cannot_be_used_are_one_line(
+def test_published_tables_that_cannot_be_used_are_one_line_and_claim_no_folder(
     published: Path, tmp_path: Path, name: str, change: Callable[[str], str] | None, message: str
 ) -> None:
-    shutil.copytree(published, tmp_path / "results")
-    file = tmp_path / "results" / name
+    file = publish(published, tmp_path / "results") / name
     if change is None:
         file.unlink()
     else:
         file.write_text(change(file.read_text()))
     with pytest.raises(DataError, match=message) as error:
-        run_comparison(
-            tiny(),
-            tmp_path / "out",
-            modalities=("mri",),
-            published=tmp_path / "results",
-            jobs=1,
-            say=print,  # type: ignore[arg-type]
-        )
-    assert "\n" not in str(error.value)
-    assert not list((tmp_path / "out").rglob("facts.json"))
+        run_comparison(tiny(), tmp_path / "out", published=file.parent, jobs=1, say=print)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("other", [["--tables"], ["--sites", "x"]])
+def test_published_tables_are_gone_on_from_by_training_alone(
+    other: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--from", str(tmp_path), "--out", str(tmp_path / "out"), *other]) == 2
+    assert f"--from: found beside {other[0]}" in capsys.readouterr().err
 
 
 def test_judging_says_nothing_of_arms_that_were_not_run() -> None:
