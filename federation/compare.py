@@ -3,11 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from recon import (
     MIN_SEEDS,
@@ -77,7 +74,7 @@ def run_comparison(
     modalities = tuple(preset.budgets) if modalities is None else modalities
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
-    came = None if published is None else read_published(published, _as_record(preset))
+    came = None if published is None else read_published(published, preset.described())
     _claim_folder(preset, out)
     if came is not None:
         say(f"{came.put(out, modalities)} arms from {published}")
@@ -176,23 +173,14 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
                 say(f"{arm.name}: {own.tuning.key} stays as it is, as the preset {preset.name!r} tunes nothing")
 
 
-def _as_record(preset: Preset) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(json.dumps(asdict(preset), default=_plain))
-    return described
-
-
 def _claim_folder(preset: Preset, out: Path) -> None:
-    described = _as_record(preset)
+    described = preset.described()
     record = out / "preset.json"
     if record.exists() and same_hospitals(read_json(record, DAMAGED_PRESET)) != same_hospitals(described):
         raise DataError(f"{out}: holds a comparison of another preset; choose another --out")
     if not record.exists() and out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and holds no comparison; choose another --out")
     write_atomically(record, json.dumps(described, indent=1).encode())
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: bool, jobs: int) -> Path:

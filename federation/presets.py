@@ -1,10 +1,13 @@
 """What a comparison runs: hospitals, network, steps, tables, arms and seeds, in two sizes."""
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
 
 from recon import SEEDS_OF_SMALL_EFFECT, ScanSimulation, Simulation
 
@@ -118,6 +121,10 @@ def write_wrong_operators(out: Path, like: Path, size: int) -> None:
     write_sites(out, tables, overwrite=True)
 
 
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
 @dataclass(frozen=True)
 class TableSpec:
     """One table: its hospitals, training volumes per site, steps relative to the preset, arms and seeds."""
@@ -154,6 +161,11 @@ class Preset:
     base_seed: int = 1000
     #: Whether there are hospitals of another draw, to train that base at.
     has_base: ClassVar[bool] = True
+
+    def described(self) -> dict[str, Any]:
+        """All of it as JSON can say it."""
+        described: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        return described
 
     def needs_base(self, arm: Arm) -> bool:
         """Whether an arm trains adapters on a frozen base."""
