@@ -20,11 +20,15 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for modality in MODALITIES:
         for seed in sorted((folder / modality / "together").glob("seed*")):
-            print(f"{modality}, {seed.name}")
-            tell_first_steps(seed / "fedavg" / "run")
-            tell_last_cascades(seed / "kept_last_cascade" / "run")
-            for arm in ("fedavg", "topk"):
-                tell_moved(arm, seed / arm / "run")
+            runs = {arm: seed / arm / "run" for arm in ("fedavg", "kept_last_cascade", "topk")}
+            here = {arm: run for arm, run in runs.items() if run.is_dir()}
+            print(f"{modality}, {seed.name}" + ("" if here else ": no networks, its arms are of published tables"))
+            if "fedavg" in here:
+                tell_first_steps(here["fedavg"])
+            if "kept_last_cascade" in here:
+                tell_last_cascades(here["kept_last_cascade"])
+            for arm in here.keys() & {"fedavg", "topk"}:
+                tell_moved(arm, here[arm])
     tell_maps(folder / "mri")
 
 
