@@ -1,14 +1,18 @@
-"""What stands in benchmarks/results is what follows from the scores beside it."""
+"""What stands in benchmarks/results is what follows from the scores beside it, and can be gone on from."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from federation.comparison_plan import Plan, extra_arms
+from federation.presets import PRESETS
+from federation.published import read_published
 from federation.verdicts import judge
 from recon import read_scores
 
-FOLDERS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*/scores.csv"))
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+FOLDERS = sorted(RESULTS.glob("*/scores.csv"))
 
 
 @pytest.mark.parametrize("scores", FOLDERS, ids=lambda path: path.parent.name)
@@ -19,3 +23,12 @@ def test_hypotheses_follow_from_the_scores(scores: Path) -> None:
 
 def test_there_are_results() -> None:
     assert FOLDERS
+
+
+def test_published_arms_are_those_of_today(tmp_path: Path) -> None:
+    """Who edits a recipe or preset sees it here: its arms have to be run again, or their lines to go."""
+    preset = PRESETS["full"]
+    published = read_published(RESULTS / "full", preset.described())
+    assert published.put(tmp_path, tuple(preset.budgets)) == len(published.arms) > 200
+    plan = Plan(preset, tmp_path, tuple(extra_arms(preset, (), every=True)), None)
+    assert plan.of_another_recipe(tuple(preset.budgets)) == []
