@@ -27,8 +27,9 @@ def main() -> None:
                 tell_first_steps(here["fedavg"])
             if "kept_last_cascade" in here:
                 tell_last_cascades(here["kept_last_cascade"])
-            for arm in here.keys() & {"fedavg", "topk"}:
-                tell_moved(arm, here[arm])
+            for arm in ("fedavg", "topk"):
+                if arm in here:
+                    tell_moved(arm, here[arm])
     tell_maps(folder / "mri")
 
 

@@ -23,7 +23,7 @@ from .manifest import SiteManifest, load_federation, read_federation
 from .manifest_tables import SPLITS
 from .parallel import run_jobs
 from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
-from .published import CLASSICAL_RUN, read_published, same_hospitals
+from .published import CLASSICAL_RUN, read_published, without_seeds
 from .recipe_tables import CLASSICAL_ARMS
 from .records import read_json
 
@@ -82,7 +82,7 @@ def run_comparison(
     bases = {modality: plan.base(modality) for modality in modalities}
     tables = [(modality, table) for modality in modalities for table in preset.tables if modality in table.modalities]
     if came is not None and (stale := plan.of_another_recipe(modalities)):
-        say(f"of another recipe than those that were published, so tuned and run again: {', '.join(stale)}")
+        say(f"of another recipe than those that were published, so run again: {', '.join(stale)}")
     while trials := [job for modality in modalities for job in plan.trials(modality, bases[modality])]:
         _prepare(preset, out, trials, jobs, say)
         _run("trial", trials, jobs, say, run_trial)
@@ -176,7 +176,7 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
 def _claim_folder(preset: Preset, out: Path) -> None:
     described = preset.described()
     record = out / "preset.json"
-    if record.exists() and same_hospitals(read_json(record, DAMAGED_PRESET)) != same_hospitals(described):
+    if record.exists() and without_seeds(read_json(record, DAMAGED_PRESET)) != without_seeds(described):
         raise DataError(f"{out}: holds a comparison of another preset; choose another --out")
     if not record.exists() and out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and holds no comparison; choose another --out")

@@ -99,15 +99,16 @@ class Plan:
         return jobs
 
     def of_another_recipe(self, modalities: Sequence[str]) -> list[str]:
-        """Names of arms that the first table has, but as another recipe than now."""
+        """Names of arms that the first table has, but of another recipe than now."""
         first = self.preset.tables[0]
         return sorted(
             {
                 arm.name
                 for modality in modalities
                 for arm in self._arms(modality, first)
-                if (self.out / modality / slug(first.name) / "seed0" / arm.name / FACTS).exists()
-                and (self._as_run(modality, arm, self.base(modality)) is None if self._is_tuned(arm) else False)
+                if arm.kind != "classical"
+                and (self.out / modality / slug(first.name) / "seed0" / arm.name / FACTS).exists()
+                and self._as_run(modality, arm, self.base(modality)) is None
             }
         )
 

@@ -27,7 +27,7 @@ from .evaluation import measurement_text
 from .experiment import Say
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
 from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
-from .published import CLASSICAL_RUN, write_arms
+from .published import CLASSICAL_RUN, is_known, write_arms
 from .recipe_tables import CLASSICAL_ARMS, LOCAL
 from .records import read_json
 from .verdicts import judge, short_of_seeds
@@ -94,6 +94,9 @@ def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
             continue
         found = [_rounded(row) for row in read_scores(scores)]
         key = (found[0].modality, found[0].table)
+        if not is_known(path.parent.name, facts):
+            say(f"left out: {path.parent.relative_to(out)} (run by an older fedrecon; name its recipe to run it again)")
+            continue
         runs = known.setdefault(key, {}).setdefault(path.parent.name, [])
         if runs and runs[0]["recipe"] != facts["recipe"]:
             say(f"left out: {path.parent.relative_to(out)} (of another recipe than seed {runs[0]['seed']})")

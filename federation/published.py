@@ -72,11 +72,18 @@ def write_arms(out: Path, known: Mapping[tuple[str, str], Mapping[str, Sequence[
     write_atomically(out / ARMS, "".join(lines).encode())
 
 
+def is_known(arm: str, facts: Mapping[str, Any]) -> bool:
+    """Whether enough is known of an arm to tell of it; of one that an older fedrecon has run it may not be."""
+    try:
+        return arm == CLASSICAL_RUN or bool(TrainedFacts.model_validate(facts))
+    except ValidationError:
+        return False
+
+
 @dataclass(frozen=True)
 class Published:
     """Tables that were published: arms with their scores."""
 
-    folder: Path
     arms: tuple[tuple[ArmRecord, tuple[ScoreRow, ...]], ...]
 
     def put(self, out: Path, modalities: Collection[str]) -> int:
@@ -101,18 +108,22 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
     DataError
         If they are of another preset, or a file of theirs is missing or cannot be used.
     """
-    for name in ("preset.json", "scores.csv", ARMS):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder}: has no {name}; choose the folder of a comparison, or of its published tables")
+    packed = folder / "scores.csv.gz"
+    scores_file = packed if packed.is_file() else folder / "scores.csv"
+    for path in (folder / "preset.json", scores_file, folder / ARMS):
+        if not path.is_file():
+            raise DataError(
+                f"{folder}: has no {path.name}; choose the folder of a comparison, or of its published tables"
+            )
     found = read_json(folder / "preset.json", _ADVICE)
-    if same_hospitals(found) != same_hospitals(preset):
+    if without_seeds(found) != without_seeds(preset):
         raise DataError(
             f"{folder}: holds results of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
             "is now; choose the --preset of the results, or other results"
         )
     tables = {table["name"] for table in preset["tables"]}
     rows: dict[tuple[str, str, str, int], list[ScoreRow]] = {}
-    for row in read_scores(folder / "scores.csv"):
+    for row in read_scores(scores_file):
         arm = CLASSICAL_RUN if row.arm in CLASSICAL_ARMS else row.arm
         rows.setdefault((row.modality, row.table, arm, row.seed), []).append(row)
     arms = []
@@ -128,15 +139,13 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
         scored = {(row.site, row.volume) for row in scores}
         if scored != volumes.setdefault((record.modality, record.table), scored) or not scored:
             where = f"{record.arm}, seed {record.seed}, {record.modality}, {record.table}"
-            raise data_error(
-                folder / "scores.csv", where, f"scores of {len(scored)} volumes", "those of the other arms", _ADVICE
-            )
+            raise data_error(scores_file, where, f"scores of {len(scored)} volumes", "those of the other arms", _ADVICE)
         arms.append((record, tuple(scores)))
-    return Published(folder, tuple(arms))
+    return Published(tuple(arms))
 
 
-def same_hospitals(preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a preset decides an arm's scores; not how many seeds there are."""
+def without_seeds(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a preset decides an arm's scores: all but how many seeds there are."""
     plain = {name: value for name, value in preset.items() if name != "small_effect_seeds"}
     tables = [{name: value for name, value in table.items() if name != "seeds"} for table in preset.get("tables", ())]
     return plain | {"tables": tables}

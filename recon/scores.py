@@ -1,8 +1,10 @@
 """Scores per volume as a flat table, in memory and as CSV, and their means for each arm."""
 
 import csv
+import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,7 +79,9 @@ def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
-    """Read what :func:`write_scores` wrote, bit for bit; columns may stand in any order.
+    """Read what :func:`write_scores` wrote, bit for bit, packed by gzip where it ends in ``.gz``.
+
+    Columns may stand in any order.
 
     Raises
     ------
@@ -85,7 +89,10 @@ def read_scores(path: Path) -> list[ScoreRow]:
         If the file cannot be read, a column is unknown or missing, or a value does not fit: with file and line.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: is no whole gzip file ({error}); pack what write_scores makes anew") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); write_scores makes it") from None
     except UnicodeDecodeError:

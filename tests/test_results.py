@@ -12,7 +12,7 @@ from federation.verdicts import judge
 from recon import read_scores
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-FOLDERS = sorted(RESULTS.glob("*/scores.csv"))
+FOLDERS = sorted(RESULTS.glob("*/scores.csv*"))
 
 
 @pytest.mark.parametrize("scores", FOLDERS, ids=lambda path: path.parent.name)

@@ -1,5 +1,6 @@
 """A comparison on tiny hospitals: tables, claims, resuming, arms that fail, budgets."""
 
+import gzip
 import json
 import math
 import re
@@ -718,7 +719,7 @@ def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> N
     run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)  # type: ignore[arg-type]
     folder = out / "mri" / "together"
     seeds = {name: len(list(folder.glob(f"seed*/{name}/facts.json"))) for name in names}
-    # One seed is too few for a claim of any size, and nobody claims more of `local` than that FedAvg is beside it.
+    # So short a training makes all differences small; `local` is there as every arm is compared with it.
     assert seeds == {"local": 2, "fedavg": 2, "finetune": 2, "no_physics": 2}
     assert "arms of claims whose difference is small, with up to 2 seeds:" in said
     (folder / "seed1" / "finetune" / "facts.json").unlink()
@@ -865,6 +866,27 @@ def test_published_tables_that_cannot_be_used_are_one_line_and_claim_no_folder(
     with pytest.raises(DataError, match=message) as error:
         run_comparison(tiny(), tmp_path / "out", published=file.parent, jobs=1, say=print)  # type: ignore[arg-type]
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_published_scores_may_be_packed(published: Path, tmp_path: Path) -> None:
+    folder = publish(published, tmp_path / "results")
+    plain = folder / "scores.csv"
+    preset = tiny().described()  # type: ignore[attr-defined]
+    before = read_published(folder, preset)
+    (folder / "scores.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert read_published(folder, preset) == before
+
+
+def test_what_an_older_fedrecon_has_run_is_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(compared[0], tmp_path / "out")
+    path = tmp_path / "out" / "mri" / "together" / "seed0" / "finetune" / "facts.json"
+    path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != "rate"}))
+    said: list[str] = []
+    write_tables(tmp_path / "out", said.append)
+    why = "run by an older fedrecon; name its recipe to run it again"
+    assert f"left out: mri/together/seed0/finetune ({why})" in said
+    assert {row.seed for row in read_scores(tmp_path / "out" / "scores.csv") if row.arm == "finetune"} == {1}
 
 
 @pytest.mark.parametrize("other", [["--tables"], ["--sites", "x"]])

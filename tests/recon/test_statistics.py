@@ -1,5 +1,6 @@
 """Scores as a table, intervals that cover what they say, and verdicts that follow the protocol."""
 
+import gzip
 import math
 from dataclasses import replace
 
@@ -110,6 +111,19 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "scores.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="is not UTF-8 text"):
         read_scores(tmp_path / "scores.csv")
+
+
+def test_packed_files_are_read_as_they_were(tmp_path):
+    rows = [row(), row(volume="v1", psnr=1 / 3)]
+    write_scores(tmp_path / "scores.csv", rows)
+    packed = gzip.compress((tmp_path / "scores.csv").read_bytes())
+    path = tmp_path / "scores.csv.gz"
+    path.write_bytes(packed)
+    assert read_scores(path) == rows
+    for damaged in (packed[:-6], b"modality,table", packed[:12] + b"xxxx" + packed[16:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"scores\.csv\.gz: is no whole gzip file"):
+            read_scores(path)
 
 
 def test_tables_are_told_apart():
