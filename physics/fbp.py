@@ -228,18 +228,22 @@ class _Plan:
     def _places(self, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Some views: where every pixel meets them, flat ``(views, pixels)``, weight of the right element, scale."""
         kind, (R, gain, shift, _) = self.detector
-        x, y = (part.reshape(-1) for part in np.meshgrid(self.grid.x_mm, self.grid.y_mm))
+        # In double precision where the images are: on a GPU the places of all pixels in all views are most of the work.
+        x, y = (
+            torch.from_numpy(part.reshape(-1)).to(like.device) for part in np.meshgrid(self.grid.x_mm, self.grid.y_mm)
+        )
+        directions = torch.from_numpy(self.directions).to(like.device)
         at_once = max(1, _VALUES_AT_ONCE // (len(x) * len(like)))
-        for first in range(0, len(self.directions), at_once):
-            cos, sin = self.directions[first : first + at_once].T[..., None]
+        for first in range(0, len(directions), at_once):
+            cos, sin = directions[first : first + at_once].T[..., None]
             across, along = x * cos + y * sin, R - x * sin + y * cos
-            scale = np.ones_like(across) if kind == 0 else 1 / (along**2 + across**2 * (kind == 2))
-            place = across if kind == 0 else across / along if kind == 1 else np.arctan2(across, along)
-            place = np.clip(gain * place + shift, 0, self.elements + PAD)
-            left = np.floor(place)
-            index = left.astype(np.int64) + np.arange(len(cos))[:, None] * (self.elements + 2 * PAD)
-            weight, scale = (torch.from_numpy(part).to(like) for part in (place - left, scale))
-            yield slice(first, first + len(cos)), torch.from_numpy(index).to(like.device), weight, scale
+            scale = torch.ones_like(across) if kind == 0 else 1 / (along**2 + across**2 * (kind == 2))
+            place = across if kind == 0 else across / along if kind == 1 else torch.arctan2(across, along)
+            place = (gain * place + shift).clamp(0, self.elements + PAD)
+            left = place.floor()
+            rows = torch.arange(len(cos), device=like.device)[:, None]
+            index = left.long() + rows * (self.elements + 2 * PAD)
+            yield slice(first, first + len(cos)), index, (place - left).to(like), scale.to(like)
 
     def _smear_compiled(self, views: Tensor) -> Tensor:
         from . import compiled, pixel_kernels  # imports numba: only for those who reconstruct

@@ -1,4 +1,4 @@
-"""How a reconstruction method is called on a batch: the one place that decides whether it sees the condition."""
+"""How a reconstruction method is called on a batch: with the condition or without, and on which device."""
 
 from torch import Tensor, nn
 
@@ -15,6 +15,12 @@ def call(network: nn.Module, y: Tensor, A: LinearOperator, condition: Tensor | N
     takes = condition is not None and getattr(network, "uses_condition", False)
     image: Tensor = network(y, A, condition) if takes else network(y, A)
     return image
+
+
+def beside(network: nn.Module, batch: Sample) -> Sample:
+    """The batch on the device of the network; where it is for a method without parameters."""
+    parameter = next(network.parameters(), None)
+    return batch if parameter is None else batch.to(parameter.device)
 
 
 def apply(network: nn.Module, batch: Sample) -> Tensor:

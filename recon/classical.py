@@ -82,8 +82,8 @@ class _SigpyReconstruction(nn.Module):
         mask = A.mask.unsqueeze(-3).expand(A.maps.shape).reshape(-1, *coils)
         data = (y / per_sample(scale, 3)).reshape(-1, *coils)
         maps = A.maps.expand(y.shape).reshape(-1, *coils)
-        images = [self._slice(*(t.numpy() for t in item)) for item in zip(data, maps, mask, strict=True)]
-        return torch.stack(images).reshape(*y.shape[:-3], *A.domain_shape) * per_sample(scale, 2)
+        images = [self._slice(*(t.cpu().numpy() for t in item)) for item in zip(data, maps, mask, strict=True)]
+        return torch.stack(images).to(y.device).reshape(*y.shape[:-3], *A.domain_shape) * per_sample(scale, 2)
 
     def _slice(self, y: np.ndarray[Any, Any], maps: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> Tensor:
         if not y.any():

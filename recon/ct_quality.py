@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from physics import MU_AIR, MU_WATER, ImageGrid, RadonOperator, Transmission, attenuation_to_hu, transmitted
 
-from .calls import apply
+from .calls import apply, beside
 from .sample import Sample, collate
 from .sinograms import CT_SCALE
 
@@ -132,9 +132,9 @@ def measure_quality(
         return Quality(bias, noise, (), (), None, 0.0, None)
     method.eval()
     with torch.no_grad():
-        batch = collate([probe.plain, probe.again, probe.disc])
+        batch = beside(method, collate([probe.plain, probe.again, probe.disc]))
         plain, again, disc = (
-            attenuation_to_hu(image * CT_SCALE).numpy().astype(np.float64) for image in apply(method, batch)
+            attenuation_to_hu(image * CT_SCALE).cpu().numpy().astype(np.float64) for image in apply(method, batch)
         )
     nps = _noise_power((plain - again) / math.sqrt(2), pixel_mm)
     added = disc - plain

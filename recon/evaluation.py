@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from physics import RadonOperator
 
-from .calls import apply
+from .calls import apply, beside
 from .errors import DataError
 from .metrics import foreground_ssim, nmse, psnr, ssim
 from .sample import Sample, Samples, collate, held_out_split
@@ -87,7 +87,7 @@ def evaluate(
     method
         A network or a classical method.
     samples
-        Slices; those of one volume follow each other.
+        Slices; those of one volume follow each other. They may lie on another device than the network.
     on_volume
         Receives the images of every volume, for pictures and files.
     """
@@ -142,13 +142,13 @@ def _score_volume(
 
 
 def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
-    batch = collate(group)
-    return batch.magnitude(apply(method, batch))
+    batch = beside(method, collate(group))
+    return batch.magnitude(apply(method, batch)).to(group[0].measurement.device)
 
 
 def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
-    """Complex image of a single slice, ``(height, width)``, in scaled units."""
-    return apply(method, collate([sample]))[0]
+    """Complex image of a single slice, ``(height, width)``, in scaled units; on the device of the sample."""
+    return apply(method, beside(method, collate([sample])))[0].to(sample.measurement.device)
 
 
 def _held_out_residual(method: nn.Module, group: list[Sample]) -> float | None:

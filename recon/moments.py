@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import apply
+from .calls import apply, beside
 from .sample import Sample, Samples, batches
 
 #: Under the root: a channel that is zero everywhere has a finite gradient.
@@ -131,7 +131,7 @@ def measure_moments(network: nn.Module, samples: Samples, pattern: str, *, batch
     try:
         with torch.no_grad(), _recorded(network, pattern) as records:
             for batch in batches(samples, batch_size):
-                apply(network, batch)
+                apply(network, beside(network, batch))
     finally:
         network.train(training)
     state: dict[str, Tensor] = {}

@@ -91,8 +91,12 @@ class Stepper:
                     f"train_locally: the optimizer state does not fit parameter {name} {tuple(parameter.shape)}"
                 )
             if kinds:
-                # clone: moments are updated in place, and the caller keeps the state for a replay of the round
-                self.optimizer.state[parameter] = {kind: state[f"{kind}.{name}"].clone() for kind in kinds}
+                # Copies: moments are updated in place, and the caller keeps the state for a replay of the round.
+                # Moments lie beside their parameter, the count of steps on the CPU, where Adam keeps it.
+                self.optimizer.state[parameter] = {
+                    kind: state[f"{kind}.{name}"].to("cpu" if kind == "step" else parameter.device, copy=True)
+                    for kind in kinds
+                }
         if extra := sorted(state.keys() - {f"{kind}.{name}" for kind in kinds for name in self.parameters}):
             raise ValueError(f"train_locally: the optimizer state holds {extra[0]}, of another optimizer or parameter")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .calls import beside
 from .errors import DataError
 from .kspace import KSpaceSlices
 from .moments import watching
@@ -58,7 +59,7 @@ def train_locally(
     network
         Called as ``network(y, A)``, or with the condition, see :func:`recon.apply`.
     samples
-        Slices; with a reference where the objective needs one.
+        Slices, on any device: batches go to the network's. With a reference where the objective needs one.
     learning_rate
         Constant; a schedule belongs to the caller.
     loss
@@ -101,7 +102,8 @@ def train_locally(
     losses: list[float] = []
     n_samples = 0
     with watching(network, penalties):
-        for step, batch in zip(range(steps), _endless(samples, batch_size, seed), strict=False):
+        for step, drawn in zip(range(steps), _endless(samples, batch_size, seed), strict=False):
+            batch = beside(network, drawn)
             value, image = task(network, batch, generator)
             for penalty in penalties:
                 value = value + penalty(network, batch, image)
