@@ -18,6 +18,9 @@ from recon import ConvRegularizer, GradientStep, NormalizedStep, UnrolledNetwork
 
 
 def main() -> None:
+    if not torch.cuda.is_available():
+        print("benchmarks/gpu.py: this machine has no GPU that torch can use")
+        return
     name, threads = torch.cuda.get_device_name(), torch.get_num_threads()
     print(f"{name} against {threads} threads of the CPU, torch {torch.__version__}\n")
     for batch in (1, 8):

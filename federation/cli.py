@@ -22,6 +22,7 @@ from .flower.commands import add_deploy
 from .manifest import load_federation
 from .own_sites import at_sites
 from .presets import PRESETS
+from .published import publish, require_place
 from .recipe import load_recipe
 from .simulated_ct import CT_DEMO_SITES, make_ct_demo_sites, make_ct_image_sites
 from .simulated_sites import DEMO_SITES, make_demo_sites, make_image_sites
@@ -205,6 +206,12 @@ def _add_compare(commands: "Commands") -> None:
         "small, if no recipe is named; one for recipes beside it)",
     )
     compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
+    compare.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FOLDER",
+        help="also copy the tables, without networks, to a folder that --from goes on from; simulated hospitals alone",
+    )
     compare.set_defaults(run=_compare)
     _add_jobs(compare)
 
@@ -295,6 +302,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.published is not None and (arguments.tables or arguments.sites is not None):
         other = "--tables" if arguments.tables else "--sites"
         raise DataError(f"--from: found beside {other}, which goes on from no published tables; leave one of them out")
+    if arguments.publish is not None:
+        if arguments.sites is not None:
+            raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
+        require_place(out, arguments.publish)
     if arguments.tables:
         page = write_tables(out, _say)
     else:
@@ -314,6 +325,8 @@ def _compare(arguments: argparse.Namespace) -> None:
             jobs=arguments.jobs,
             say=_say,
         )
+    if arguments.publish is not None:
+        _say(f"\npublished: {publish(out, arguments.publish)} arms in {arguments.publish}")
     _say(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")
 
 

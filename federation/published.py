@@ -1,5 +1,6 @@
-"""Arms of a comparison as one file beside its scores: with both, another comparison goes on where this one ended."""
+"""Tables of a comparison in a folder of their own, to be read by others, who can go on where they end."""
 
+import gzip
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from .tables import Name, Table
 ARMS = "arms.jsonl"
 #: Name of the arm that scores all classical methods.
 CLASSICAL_RUN = "classical"
+#: What is published beside the scores.
+_FILES = ("preset.json", ARMS, "beside.json", "hypotheses.json", "comparison.csv", "comparison.json", "comparison.tex")
 _ADVICE = "choose results that are whole"
 
 
@@ -98,6 +101,64 @@ class Published:
                 write_atomically(folder / FACTS, json.dumps(facts, indent=1).encode())
                 count += 1
         return count
+
+
+def require_place(out: Path, folder: Path) -> None:
+    """Refuse, before hours are spent, to publish a comparison of measured data, or where something else lies.
+
+    Raises
+    ------
+    DataError
+        If the comparison is one of a user's own sites, or the folder is none, or not empty and holds no results.
+    """
+    record = out / "preset.json"
+    if record.exists() and "sites" in read_json(record, _ADVICE):
+        raise DataError(
+            f"{out}: is a comparison of your own sites, and its scores name their volumes; expected one at simulated "
+            "hospitals, which alone is published"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file, expected a folder for published tables; choose another")
+    if folder.resolve() == out.resolve():
+        raise DataError(f"{folder}: is the folder of the comparison; choose another for the published tables")
+    if folder.exists() and any(folder.iterdir()) and not (folder / ARMS).exists():
+        raise DataError(f"{folder}: is not empty and holds no published tables; choose another")
+
+
+def publish(out: Path, folder: Path) -> int:
+    """Copy the tables of a comparison, without networks, to a folder that :func:`read_published` reads.
+
+    Scores are packed, the same bytes for the same scores. Tables that lie there are replaced.
+
+    Returns
+    -------
+        Number of arms.
+
+    Raises
+    ------
+    DataError
+        As :func:`require_place`; or if the folder has arms that the comparison has not, which would be lost.
+    """
+    require_place(out, folder)
+    arms, there = (_arms_in(path / ARMS) for path in (out, folder))
+    if lost := sorted(there - arms):
+        modality, table, arm, seed = lost[0]
+        raise DataError(
+            f"{folder}: holds {len(lost)} arms that {out} has not, as {arm}, seed {seed}, {modality}, {table!r}; go on "
+            "from them with --from, or choose another folder"
+        )
+    scores = gzip.compress((out / "scores.csv").read_bytes(), mtime=0)
+    write_atomically(folder / "scores.csv.gz", scores)
+    (folder / "scores.csv").unlink(missing_ok=True)
+    for name in _FILES:
+        write_atomically(folder / name, (out / name).read_bytes())
+    return len(arms)
+
+
+def _arms_in(path: Path) -> set[tuple[str, str, str, int]]:
+    lines = path.read_bytes().splitlines() if path.exists() else ()
+    records = (_record(path, number, line) for number, line in enumerate(lines, 1))
+    return {(record.modality, record.table, record.arm, record.seed) for record in records}
 
 
 def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:

@@ -34,7 +34,7 @@ from federation.presets import (
     ct_sites,
     write_wrong_operators,
 )
-from federation.published import read_published
+from federation.published import publish, read_published
 from federation.recipe import Recipe
 from federation.recipe_tables import NetworkTable
 from federation.task import ReconstructionTask
@@ -733,13 +733,17 @@ def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def published(compared: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is committed of a comparison: no networks, no trials."""
-    return publish(compared[0], tmp_path_factory.mktemp("published"))
+    folder = tmp_path_factory.mktemp("published")
+    assert publish(compared[0], folder) == 11
+    return folder
 
 
-def publish(out: Path, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name in ("preset.json", "scores.csv", "arms.jsonl"):
-        shutil.copy(out / name, folder / name)
+def unpacked(published: Path, folder: Path) -> Path:
+    """A copy of published tables whose scores are plain text."""
+    shutil.copytree(published, folder)
+    packed = folder / "scores.csv.gz"
+    (folder / "scores.csv").write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
     return folder
 
 
@@ -776,7 +780,7 @@ def test_only_what_is_missing_of_published_tables_is_made(tmp_path: Path, monkey
     )
     monkeypatch.setitem(PRESETS, "laptop", tiny(tables=tables))  # type: ignore[arg-type]
     assert main(["compare", "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
-    folder = publish(tmp_path / "out", tmp_path / "published")
+    publish(tmp_path / "out", folder := tmp_path / "published")
     lines = (folder / "arms.jsonl").read_text().splitlines()
     kept = [line for line in lines if not ('"corrected"' in line and WRONG_OPERATOR in line)]
     assert len(kept) == len(lines) - 1
@@ -789,7 +793,7 @@ def test_only_what_is_missing_of_published_tables_is_made(tmp_path: Path, monkey
 
 
 def test_published_tables_of_other_data_are_refused(published: Path, tmp_path: Path) -> None:
-    folder = publish(published, tmp_path / "results")
+    folder = unpacked(published, tmp_path / "results")
     rows = read_scores(folder / "scores.csv")
     write_scores(folder / "scores.csv", [replace(row, psnr=row.psnr + 0.01) for row in rows])
     mine = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1")
@@ -858,7 +862,7 @@ def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]],
 def test_published_tables_that_cannot_be_used_are_one_line_and_claim_no_folder(
     published: Path, tmp_path: Path, name: str, change: Callable[[str], str] | None, message: str
 ) -> None:
-    file = publish(published, tmp_path / "results") / name
+    file = unpacked(published, tmp_path / "results") / name
     if change is None:
         file.unlink()
     else:
@@ -868,14 +872,44 @@ def test_published_tables_that_cannot_be_used_are_one_line_and_claim_no_folder(
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_published_scores_may_be_packed(published: Path, tmp_path: Path) -> None:
-    folder = publish(published, tmp_path / "results")
-    plain = folder / "scores.csv"
+def test_published_scores_may_be_packed_or_not(published: Path, tmp_path: Path) -> None:
     preset = tiny().described()  # type: ignore[attr-defined]
-    before = read_published(folder, preset)
-    (folder / "scores.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    plain.unlink()
-    assert read_published(folder, preset) == before
+    assert read_published(unpacked(published, tmp_path / "results"), preset) == read_published(published, preset)
+
+
+def test_publishing_replaces_what_it_goes_on_from_and_loses_no_arm(
+    compared: tuple[Path, list[str]], published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = unpacked(published, tmp_path / "results")
+    command = ["compare", "--tables", "--out", str(compared[0]), "--publish", str(folder)]
+    assert main(command) == 0 and f"published: 11 arms in {folder}" in capsys.readouterr().out
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # The same bytes for the same scores, and no plain table left beside the packed one.
+    assert files == {path.name: path.read_bytes() for path in published.iterdir()} and "scores.csv" not in files
+    line = files["arms.jsonl"].splitlines()[-1].replace(b'"seed":1', b'"seed":2')
+    (folder / "arms.jsonl").write_bytes(files["arms.jsonl"] + line + b"\n")
+    assert main(command) == 2
+    assert "holds 1 arms that" in (said := capsys.readouterr().err) and "go on from them with --from" in said
+    assert (folder / "scores.csv.gz").read_bytes() == files["scores.csv.gz"]
+
+
+def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(out: Path, folder: Path, *other: str) -> str:
+        assert main(["compare", "--out", str(out), "--publish", str(folder), *other]) == 2
+        return capsys.readouterr().err
+
+    out, taken, own = tmp_path / "out", tmp_path / "taken", tmp_path / "own"
+    for folder, name, text in ((taken, "notes.txt", "mine"), (own, "preset.json", '{"sites": "data"}')):
+        folder.mkdir()
+        (folder / name).write_text(text)
+    assert f"{taken}: is not empty and holds no published tables" in refused(out, taken)
+    assert f"{taken / 'notes.txt'}: is a file" in refused(out, taken / "notes.txt")
+    assert f"{out}: is the folder of the comparison" in refused(out, out)
+    assert "is a comparison of your own sites" in refused(own, tmp_path / "new", "--tables")
+    assert "--publish: found beside --sites" in refused(out, tmp_path / "new", "--sites", str(tmp_path))
+    assert not out.exists() and not (tmp_path / "new").exists()
 
 
 def test_what_an_older_fedrecon_has_run_is_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
