@@ -27,6 +27,7 @@ from .parallel import run_jobs
 from .personal import site_network
 from .replies import Row, read_rows
 from .scoring import SiteResult, score_site
+from .task import ReconstructionTask
 
 _PACKAGES = (
     "fedrecon",
@@ -248,13 +249,14 @@ def reconstruct_file(
     samples = manifest.samples([scan], degraded=simulate, cache=run.maps_folder(site))
     magnitudes, images = [], []
     network.eval()
-    with torch.no_grad():
-        for index in range(len(samples)):
-            sample = samples[index]
-            image = reconstruct(network, sample)
-            images.append(image * sample.scale)
-            magnitudes.append(sample.magnitude(image) * sample.scale)
-    scores = evaluate(network, samples)
+    with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
+        with torch.no_grad():
+            for index in range(len(samples)):
+                sample = samples[index]
+                image = reconstruct(network, sample)
+                images.append(image * sample.scale)
+                magnitudes.append(sample.magnitude(image) * sample.scale)
+        scores = evaluate(network, samples)
     reconstruction = torch.stack(magnitudes).numpy()
     attributes = {
         "site": site,

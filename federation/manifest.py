@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
+import torch
 from pydantic import AfterValidator, PrivateAttr
 
 from recon import (
@@ -47,12 +48,18 @@ class _Reading(NamedTuple):
     seed: int
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise ValueError("cpu, cuda, or one of several GPUs: cuda:0, cuda:1, ...")
+    return value
+
+
 class SiteManifest(Table, ABC):
     """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
 
     An ``unseen`` site takes part in nothing and is scored at the end. ``consistency`` is the site's own data
     consistency where it is not that of the recipe: it stays at the site, so a scanner that needs another may have it.
-    Each modality has a class of its own.
+    ``device`` is where its networks are trained and applied, by default the CPU. Each modality has a class of its own.
     """
 
     name: Name
@@ -60,6 +67,7 @@ class SiteManifest(Table, ABC):
     synthetic: bool = False
     unseen: bool = False
     consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
+    device: Annotated[str, AfterValidator(_device)] | None = None
     acquisition: AcquisitionTable = AcquisitionTable()
     simulate: Table | None = None
     data: DataTable
@@ -86,6 +94,20 @@ class SiteManifest(Table, ABC):
         """
         root = Path(expand_variables(self.data.root, self.path, "data.root")).expanduser()
         return root if root.is_absolute() else self.path.parent / root
+
+    def torch_device(self) -> torch.device:
+        """Where the site computes.
+
+        Raises
+        ------
+        ConfigError
+            If this machine has no such device.
+        """
+        device = torch.device(self.device or "cpu")
+        if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+            found = f"{self.device!r} where PyTorch sees {count} GPUs"
+            raise config_error(self.path, "device", found, "a device of this machine", "correct it or leave it out")
+        return device
 
     def files(self, split: Split) -> tuple[Path, ...]:
         """Files of one split."""
@@ -152,7 +174,7 @@ class SiteManifest(Table, ABC):
         return self.samples(files, cache=cache, augment=augment, seed=seed)
 
     def verify(self, *, hashes: bool = False) -> None:
-        """Check that every file is there and as locked, and that no subject is in two splits.
+        """Check that device and files are there, these as locked, and that no subject is in two splits.
 
         Parameters
         ----------
@@ -162,8 +184,9 @@ class SiteManifest(Table, ABC):
         Raises
         ------
         ConfigError
-            At the first file that is not as it should be.
+            At the first that is not as it should be.
         """
+        self.torch_device()
         self.check_files(read_lock(self.path), hashes=hashes)
 
     def check_files(self, lock: Mapping[str, LockedFile], *, hashes: bool = False) -> None:

@@ -99,7 +99,8 @@ def score_methods(
     arms: dict[str, dict[str, Any]] = {}
     collected = _Collected()
     for arm, method in methods.items():
-        arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
+        with task.at_work(method):
+            arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
     quality = _quality(manifest, samples, methods, collected)
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight

@@ -1,5 +1,7 @@
 """What a site does with its own data: the adapter between a federation's site and the reconstruction toolkit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from torch import nn
 
 from recon import (
     ContrastiveRatio,
+    DataError,
     Distillation,
     KSpaceSlices,
     MeasurementResidual,
@@ -62,7 +65,40 @@ class ReconstructionTask:
     def aux(self, network: nn.Module, shared: State) -> Layout:
         return aux_layout(self.recipe, network, shared)
 
+    @contextmanager
+    def at_work(self, method: nn.Module) -> Iterator[None]:
+        """Within the block a method is on the site's device; after it on the CPU, where all that travels is.
+
+        A GPU computes in single precision proper there, so that scores do not depend on where they come from.
+
+        Raises
+        ------
+        ConfigError
+            If this machine has no such device.
+        DataError
+            If its memory does not suffice.
+        """
+        device = self.manifest.torch_device()
+        if device.type == "cpu":
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            method.to(device)
+            try:
+                yield
+            except torch.OutOfMemoryError:
+                raise DataError(
+                    f"{self.manifest.path}: device: the memory of {device} does not suffice; lower "
+                    "training.batch_size, give the site another device, or leave the key out"
+                ) from None
+            finally:
+                method.to("cpu")
+
     def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
+        with self.at_work(network):
+            return self._train(network, round, steps, seed, context)
+
+    def _train(self, network: nn.Module, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
         dataset = self.dataset("train")
         progress = round / self.recipe.federation.rounds
@@ -88,32 +124,34 @@ class ReconstructionTask:
             optimizer_state=context.optimizer_state,
         )
         # The new control is the old one and what is sent, rounded as the server will see it.
-        sent = {CONTROL + name: result.mean_gradient[name] - own[name] for name in server}
+        sent = {CONTROL + name: result.mean_gradient[name].cpu() - own[name] for name in server}
         memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
         if self.recipe.objective.moments:
             moments = measure_moments(network, dataset, self.recipe.objective.features)
-            sent |= under(MOMENTS, moments)
-        return LocalResult(result.losses, result.optimizer_state, len(dataset), memory, sent)
+            sent |= under(MOMENTS, _on_cpu(moments))
+        return LocalResult(result.losses, _on_cpu(result.optimizer_state), len(dataset), memory, sent)
 
     def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
         """Train in place, with a fresh optimizer, all parameters that are not frozen."""
         training, seed = self.recipe.training, self.recipe.federation.seed
-        train_locally(
-            network,
-            self.dataset("train"),
-            steps=steps,
-            batch_size=training.batch_size,
-            learning_rate=learning_rate,
-            objective=_task(self.recipe.objective, training.loss),
-            optimizer=training.optimizer,
-            momentum=training.momentum,
-            seed=derive_seed(seed, "personal", self.manifest.name),
-        )
+        with self.at_work(network):
+            train_locally(
+                network,
+                self.dataset("train"),
+                steps=steps,
+                batch_size=training.batch_size,
+                learning_rate=learning_rate,
+                objective=_task(self.recipe.objective, training.loss),
+                optimizer=training.optimizer,
+                momentum=training.momentum,
+                seed=derive_seed(seed, "personal", self.manifest.name),
+            )
 
     def validate(self, network: nn.Module) -> float | None:
         if not self.manifest.data.validation:
             return None
-        return evaluate(network, self.dataset("validation")).selection_score()
+        with self.at_work(network):
+            return evaluate(network, self.dataset("validation")).selection_score()
 
     def dataset(self, split: Split) -> KSpaceSlices | SinogramSlices:
         """Slices of a split; those for training are augmented as the recipe says."""
@@ -131,6 +169,10 @@ def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
             raise ConfigError(f"recipe: objective.features: {' '.join(str(error).split())}") from None
         aux.update({MOMENTS + name: entry for name, entry in features.items()})
     return aux
+
+
+def _on_cpu(state: State) -> State:
+    return {name: tensor.cpu() for name, tensor in state.items()}
 
 
 def _task(table: ObjectiveTable, loss: str) -> TaskTerm:
