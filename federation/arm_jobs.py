@@ -35,7 +35,7 @@ from .replies import read_rows
 from .scope import load_parameters, parameter_scope, parameters_of
 from .scoring import classical_method, score_methods
 from .site import initial_network
-from .task import ReconstructionTask
+from .task import DEVICE_FAILED, ReconstructionTask
 
 #: Training seed of the trials; the tables count from 0.
 TRIAL_SEED = 900
@@ -154,7 +154,7 @@ def run_trial(job: ArmJob) -> tuple[float, str]:
             networks = _train(job, Path(scratch), tuple(load_federation(job.sites))).networks
             facts = {"validation": _validation(job, networks), "chosen": job.told["chosen"]}
     except DataError as error:
-        facts = {"failed": " ".join(str(error).split())}
+        facts = _failed(error)
     return time.monotonic() - begin, job.finish(facts)
 
 
@@ -168,10 +168,17 @@ def run_arm(job: ArmJob) -> tuple[float, str]:
             rows, facts = _scored(job, tuple(load_federation(job.sites)))
     except DataError as error:
         # One arm that cannot be run (a rule that needs more sites) is a result, not the end of the others.
-        facts, rows = {"failed": " ".join(str(error).split())}, []
+        facts, rows = _failed(error), []
     if rows:
         write_scores(job.folder / "scores.csv", rows)
     return time.monotonic() - begin, job.finish(facts)
+
+
+def _failed(error: DataError) -> dict[str, Any]:
+    """What is known of an arm that failed; a device that did is no fault of the arm's, and ends the comparison."""
+    if DEVICE_FAILED in str(error):
+        raise error
+    return {"failed": " ".join(str(error).split())}
 
 
 def measurement_scores(job: ArmJob) -> list[ScoreRow]:

@@ -210,7 +210,7 @@ def _add_compare(commands: "Commands") -> None:
         "--publish",
         type=Path,
         metavar="FOLDER",
-        help="also copy the tables, without networks, to a folder that --from goes on from; simulated hospitals alone",
+        help="also copy the tables, without networks, to a folder that --from goes on from; not those of own --sites",
     )
     compare.set_defaults(run=_compare)
     _add_jobs(compare)
@@ -302,14 +302,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.published is not None and (arguments.tables or arguments.sites is not None):
         other = "--tables" if arguments.tables else "--sites"
         raise DataError(f"--from: found beside {other}, which goes on from no published tables; leave one of them out")
-    if arguments.publish is not None:
-        if arguments.sites is not None:
-            raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
-        require_place(out, arguments.publish)
+    if arguments.publish is not None and arguments.sites is not None:
+        raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
     if arguments.tables:
         page = write_tables(out, _say)
     else:
         modalities = tuple(preset.budgets) if arguments.modality is None else (arguments.modality,)
+        if arguments.publish is not None:
+            require_place(out, arguments.publish, preset.described(), modalities)
         if arguments.sites is not None:
             preset = at_sites(preset, arguments.sites, modalities)
             modalities = tuple(preset.budgets)

@@ -202,6 +202,7 @@ def _prepare(preset: Preset, out: Path, work: Sequence[ArmJob], jobs: int, say: 
     needed |= {(modality, preset.tables[0].name) for modality, table in needed if table == WRONG_OPERATOR}
     for modality, table in sorted(needed, key=lambda key: (key[0], preset_order(preset, key[1]))):
         folder = out / modality / slug(table)
+        preset.refresh(folder / "sites")
         if not (folder / "prepared").exists():
             say(f"{modality}: hospitals of the table '{table}' ...")
             spec = preset.tables[preset_order(preset, table)]

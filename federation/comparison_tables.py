@@ -270,7 +270,8 @@ def _card(
             else "the same for all arms; one trial each"
         ),
         "selection": "best round by mean validation PSNR (the last one where sites take turns); test data used once",
-        "seconds": "of training, one process with one thread; the least of the seeds, which may be of several machines",
+        "seconds": "of training, one process with one thread, or the device that a manifest of your own names; the "
+        "least of the seeds, which may be of several machines",
         "seeds": f"{_span(rows)} of training; {drawn}",
     }
 

@@ -71,6 +71,8 @@ def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None)
     tested = [manifest for manifest in run.manifests if manifest.data.test]
     if not tested:
         raise DataError(f"{path}: no site has files under data.test; nothing to score")
+    for manifest in tested:
+        manifest.torch_device()
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
     scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs)

@@ -49,7 +49,7 @@ class _Reading(NamedTuple):
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?", value):
         raise ValueError("cpu, cuda, or one of several GPUs: cuda:0, cuda:1, ...")
     return value
 
@@ -105,7 +105,7 @@ class SiteManifest(Table, ABC):
         """
         device = torch.device(self.device or "cpu")
         if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-            found = f"{self.device!r} where PyTorch sees {count} GPUs"
+            found = f"{self.device!r} where PyTorch sees {count} GPU{'' if count == 1 else 's'}"
             raise config_error(self.path, "device", found, "a device of this machine", "correct it or leave it out")
         return device
 
@@ -174,7 +174,7 @@ class SiteManifest(Table, ABC):
         return self.samples(files, cache=cache, augment=augment, seed=seed)
 
     def verify(self, *, hashes: bool = False) -> None:
-        """Check that device and files are there, these as locked, and that no subject is in two splits.
+        """Check that every file is there and as locked, and that no subject is in two splits.
 
         Parameters
         ----------
@@ -184,9 +184,8 @@ class SiteManifest(Table, ABC):
         Raises
         ------
         ConfigError
-            At the first that is not as it should be.
+            At the first file that is not as it should be.
         """
-        self.torch_device()
         self.check_files(read_lock(self.path), hashes=hashes)
 
     def check_files(self, lock: Mapping[str, LockedFile], *, hashes: bool = False) -> None:
@@ -356,7 +355,7 @@ def load_manifest(path: Path | str) -> SiteManifest:
 
 
 def load_federation(folder: Path | str) -> list[SiteManifest]:
-    """Read every manifest in a folder, sorted by name, and check that their files are there.
+    """Read every manifest in a folder, sorted by name, and check that their files and devices are there.
 
     Sizes are compared with the lock file where there is one; ``fedrecon sites check`` compares checksums.
 
@@ -368,6 +367,7 @@ def load_federation(folder: Path | str) -> list[SiteManifest]:
     manifests = read_federation(folder)
     for manifest in manifests:
         manifest.verify()
+        manifest.torch_device()
     return manifests
 
 

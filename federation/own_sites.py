@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
+from recon import write_atomically
+
 from .errors import ConfigError, config_error
-from .manifest import SiteManifest, load_federation
+from .manifest import SiteManifest, load_federation, load_manifest, read_federation
 from .presets import Preset, TableSpec
 from .sites import write_sites
 
@@ -33,6 +35,15 @@ class OwnSites(Preset):
             tables.append(entry)
         write_sites(out, tables, overwrite=True)
 
+    def refresh(self, sites: Path) -> None:
+        """Let the manifests that were made name the devices that those of the user name now."""
+        devices = {manifest.name: manifest.device for manifest in read_federation(self.sites)}
+        for path in sorted(sites.glob("*.toml")):
+            manifest = load_manifest(path)
+            if manifest.device != devices[manifest.name]:
+                changed = manifest.model_copy(update={"device": devices[manifest.name]})
+                write_atomically(path, changed.to_toml().encode())
+
 
 def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSites:
     """The arms, network, steps and seeds of a preset at the sites in a folder.
@@ -56,7 +67,9 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSite
         "budgets": {modality: preset.budgets[modality] for modality in chosen},
         "arms": tuple(arm for arm in preset.arms if arm.name in names),
     }
-    return OwnSites(**known, sites=folder.resolve(), manifests={m.name: m.to_toml() for m in manifests})
+    # Where a site computes changes nothing of what is compared.
+    described = {m.name: m.model_copy(update={"device": None}).to_toml() for m in manifests}
+    return OwnSites(**known, sites=folder.resolve(), manifests=described)
 
 
 def _of_modality(manifests: Sequence[SiteManifest], modality: str) -> list[SiteManifest]:

@@ -175,6 +175,9 @@ class Preset:
             if modality in arm.modalities
         )
 
+    def refresh(self, sites: Path) -> None:
+        """Bring hospitals that were made before up to date with what may change of them: of simulated ones, nothing."""
+
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
         """Write the hospitals of a table, or those of another draw that a base is trained at."""
         seed = self.base_seed if base else self.data_seed

@@ -21,7 +21,8 @@ from .tables import Name, Table
 ARMS = "arms.jsonl"
 #: Name of the arm that scores all classical methods.
 CLASSICAL_RUN = "classical"
-#: What is published beside the scores.
+#: What scores are called, packed and not; and what is published beside them.
+_SCORES = ("scores.csv.gz", "scores.csv")
 _FILES = ("preset.json", ARMS, "beside.json", "hypotheses.json", "comparison.csv", "comparison.json", "comparison.tex")
 _ADVICE = "choose results that are whole"
 
@@ -103,32 +104,55 @@ class Published:
         return count
 
 
-def require_place(out: Path, folder: Path) -> None:
-    """Refuse, before hours are spent, to publish a comparison of measured data, or where something else lies.
+def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities: Collection[str]) -> None:
+    """Refuse, before hours are spent, to publish what may not be, or where something else lies; make the folder.
+
+    Parameters
+    ----------
+    preset
+        Of the comparison, as :meth:`federation.presets.Preset.described` says it.
+    modalities
+        What the comparison may gain arms of.
 
     Raises
     ------
     DataError
-        If the comparison is one of a user's own sites, or the folder is none, or not empty and holds no results.
+        If the comparison is one of a user's own sites, the folder cannot be made or holds anything but tables of the
+        same preset, or these have arms of another modality that the comparison has not.
     """
-    record = out / "preset.json"
-    if record.exists() and "sites" in read_json(record, _ADVICE):
+    if "sites" in preset:
         raise DataError(
             f"{out}: is a comparison of your own sites, and its scores name their volumes; expected one at simulated "
             "hospitals, which alone is published"
         )
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file, expected a folder for published tables; choose another")
     if folder.resolve() == out.resolve():
         raise DataError(f"{folder}: is the folder of the comparison; choose another for the published tables")
-    if folder.exists() and any(folder.iterdir()) and not (folder / ARMS).exists():
-        raise DataError(f"{folder}: is not empty and holds no published tables; choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be a folder of tables ({error.strerror}); choose another") from None
+    if others := [name for name in there if name not in (*_FILES, *_SCORES)]:
+        raise DataError(f"{folder}: holds {others[0]}, which is no published table; choose another folder")
+    if not there:
+        return
+    record = folder / "preset.json"
+    if not record.exists():
+        raise DataError(f"{folder}: has no preset.json, so its tables are of nobody knows what; choose another folder")
+    found = read_json(record, "choose another folder")
+    if without_seeds(found) != without_seeds(preset):
+        raise DataError(
+            f"{folder}: holds tables of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
+            "is now; choose another folder"
+        )
+    lost = _arms_in(folder / ARMS) - _arms_in(out / ARMS)
+    _require_none({arm for arm in lost if arm[0] not in modalities}, out, folder)
 
 
 def publish(out: Path, folder: Path) -> int:
     """Copy the tables of a comparison, without networks, to a folder that :func:`read_published` reads.
 
-    Scores are packed, the same bytes for the same scores. Tables that lie there are replaced.
+    Scores are packed. Tables of the same preset that lie there are replaced.
 
     Returns
     -------
@@ -139,20 +163,26 @@ def publish(out: Path, folder: Path) -> int:
     DataError
         As :func:`require_place`; or if the folder has arms that the comparison has not, which would be lost.
     """
-    require_place(out, folder)
-    arms, there = (_arms_in(path / ARMS) for path in (out, folder))
-    if lost := sorted(there - arms):
-        modality, table, arm, seed = lost[0]
-        raise DataError(
-            f"{folder}: holds {len(lost)} arms that {out} has not, as {arm}, seed {seed}, {modality}, {table!r}; go on "
-            "from them with --from, or choose another folder"
-        )
-    scores = gzip.compress((out / "scores.csv").read_bytes(), mtime=0)
-    write_atomically(folder / "scores.csv.gz", scores)
-    (folder / "scores.csv").unlink(missing_ok=True)
+    require_place(out, folder, read_json(out / "preset.json", _ADVICE), ())
+    arms = _arms_in(out / ARMS)
+    # First what says whose tables these are, so that who is cut short may do it again.
+    write_atomically(folder / "preset.json", (out / "preset.json").read_bytes())
+    packed, plain = (folder / name for name in _SCORES)
+    write_atomically(packed, gzip.compress((out / "scores.csv").read_bytes(), mtime=0))
+    plain.unlink(missing_ok=True)
     for name in _FILES:
         write_atomically(folder / name, (out / name).read_bytes())
     return len(arms)
+
+
+def _require_none(lost: Collection[tuple[str, str, str, int]], out: Path, folder: Path) -> None:
+    if lost:
+        modality, table, arm, seed = min(lost)
+        what = f"{len(lost)} arms" if len(lost) > 1 else "an arm"
+        raise DataError(
+            f"{folder}: holds {what} that {out} has not, or leaves out ({arm}, seed {seed}, {modality}, {table!r}); go "
+            "on from them with --from, without --modality, or choose another folder"
+        )
 
 
 def _arms_in(path: Path) -> set[tuple[str, str, str, int]]:
@@ -169,8 +199,8 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
     DataError
         If they are of another preset, or a file of theirs is missing or cannot be used.
     """
-    packed = folder / "scores.csv.gz"
-    scores_file = packed if packed.is_file() else folder / "scores.csv"
+    packed, plain = (folder / name for name in _SCORES)
+    scores_file = packed if packed.is_file() else plain
     for path in (folder / "preset.json", scores_file, folder / ARMS):
         if not path.is_file():
             raise DataError(

@@ -101,7 +101,7 @@ def score_methods(
     for arm, method in methods.items():
         with task.at_work(method):
             arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
-    quality = _quality(manifest, samples, methods, collected)
+    quality = _quality(task, samples, methods, collected)
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight
     if keep_in is not None:
@@ -231,7 +231,7 @@ class _Collected:
 
 
 def _quality(
-    manifest: SiteManifest,
+    task: ReconstructionTask,
     samples: KSpaceSlices | SinogramSlices,
     methods: Mapping[str, nn.Module],
     collected: _Collected,
@@ -246,13 +246,12 @@ def _quality(
     known = photons is not None and (not isinstance(photons, Tensor) or photons.numel() == 1)
     middle = samples[volume.shape[0] // 2]
     probe = Probe.of(middle, Transmission(photons, electronic)) if known and photons is not None else None
-    references = np.concatenate(collected.references)
-    return {
-        arm: measure_quality(
-            method, probe, np.concatenate(collected.images[arm]), references, volume.grid.pixel_mm
-        ).to_json()
-        for arm, method in methods.items()
-    }
+    references, found = np.concatenate(collected.references), {}
+    for arm, method in methods.items():
+        images = np.concatenate(collected.images[arm])
+        with task.at_work(method):
+            found[arm] = measure_quality(method, probe, images, references, volume.grid.pixel_mm).to_json()
+    return found
 
 
 def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, Any]:

@@ -150,9 +150,9 @@ class Site:
     """One participant, made for a round and then dropped.
 
     Its kept state is versioned: a round starts from the version after the last one in which the site's reply
-    counted, so a round that is run again gives the same bits, and a reply that was lost leaves no trace. On disk
-    are the versions that the server may still ask for: that one and the one before (a server whose newest
-    checkpoint is damaged goes back one), that of the best round, and the next.
+    counted, so a round that is run again gives the same bits (on a GPU, to rounding), and a reply that was lost leaves
+    no trace. On disk are the versions that the server may still ask for: that one and the one before (a server whose
+    newest checkpoint is damaged goes back one), that of the best round, and the next.
     """
 
     def __init__(self, spec: SiteSpec) -> None:

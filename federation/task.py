@@ -43,6 +43,10 @@ from .site import LocalResult, RoundContext, SiteSpec
 
 #: Prefixes of what travels beside the parameters: SCAFFOLD's control variates, moments of features.
 CONTROL, MOMENTS = "control.", "moments."
+#: In the line of a site whose device has failed. It survives a reply, of which text alone is left, and may pass: what
+#: failed so is worth another try.
+DEVICE_FAILED = "device: failed"
+_OF_A_GPU = ("CUDA", "cuDNN", "CUBLAS", "CUFFT")
 
 
 @dataclass(frozen=True)
@@ -76,23 +80,28 @@ class ReconstructionTask:
         ConfigError
             If this machine has no such device.
         DataError
-            If its memory does not suffice.
+            If the device fails, as when its memory does not suffice; the line holds :data:`DEVICE_FAILED`.
         """
         device = self.manifest.torch_device()
         if device.type == "cpu":
             yield
             return
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            method.to(device)
             try:
-                yield
-            except torch.OutOfMemoryError:
+                try:
+                    method.to(device)
+                    yield
+                finally:
+                    method.to("cpu")
+                    torch.cuda.empty_cache()  # for the other sites' processes
+            except RuntimeError as error:
+                reason = str(error).split("\n")[0]
+                if not isinstance(error, torch.OutOfMemoryError) and not any(word in reason for word in _OF_A_GPU):
+                    raise
                 raise DataError(
-                    f"{self.manifest.path}: device: the memory of {device} does not suffice; lower "
-                    "training.batch_size, give the site another device, or leave the key out"
+                    f"{self.manifest.path}: {DEVICE_FAILED} ({device}: {reason}); run fewer sites at a time on it "
+                    "(--jobs 1), give the site another, or leave the key out"
                 ) from None
-            finally:
-                method.to("cpu")
 
     def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         with self.at_work(network):

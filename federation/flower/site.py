@@ -74,7 +74,8 @@ def serve_site(folder: SiteFolder) -> str:
     """
     for _ in read_log(folder.audit.path):
         pass  # one that was altered stops the site here
-    _ = folder.policy, folder.manifest, folder.key, folder.server_key  # each is read, and refused in one line
+    _ = folder.policy, folder.key, folder.server_key  # each is read, and refused in one line
+    folder.manifest.torch_device()
     reach(folder)
     path, port = folder.path, free_port()
     # Not in the site's folder: the path of a socket may have 100 characters.

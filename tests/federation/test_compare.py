@@ -37,7 +37,7 @@ from federation.presets import (
 from federation.published import publish, read_published
 from federation.recipe import Recipe
 from federation.recipe_tables import NetworkTable
-from federation.task import ReconstructionTask
+from federation.task import DEVICE_FAILED, ReconstructionTask
 from federation.verdicts import judge, short_of_seeds
 from recon import DataError, ScoreRow, read_scores, write_scores
 
@@ -593,6 +593,35 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_where_own_sites_compute_is_no_other_comparison_and_may_change(hospitals: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(hospitals, tmp_path / "mine")
+    before = at_sites(tiny(), mine, ("mri",))  # type: ignore[arg-type]
+    before.make_sites(made := tmp_path / "made", "mri", before.tables[0])
+    path = mine / "random4.toml"
+    path.write_text('device = "cpu"\n' + path.read_text())
+    after = at_sites(tiny(), mine, ("mri",))  # type: ignore[arg-type]
+    assert after.described() == before.described()
+    after.refresh(made)
+    devices = {manifest.name: manifest.device for manifest in load_federation(made)}
+    assert devices == {"random4": "cpu", "equispaced3": None, "unseen": None}
+
+
+def test_an_arm_whose_device_failed_is_not_taken_for_one_that_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object, **__: object) -> None:
+        raise DataError(f"north.toml: {DEVICE_FAILED} (cuda: CUDA out of memory.); run fewer sites")
+
+    monkeypatch.setattr(ReconstructionTask, "train", train)
+    table = TableSpec("together", ("fedavg",), seeds=1, train=1, modalities=("mri",))
+    for rates in ((1.0,), (0.5, 1.0)):
+        out = tmp_path / str(len(rates))
+        with pytest.raises(DataError, match="device: failed"):
+            preset = tiny(tables=(table,), rates=rates, arms=(Arm("fedavg"),))
+            run_comparison(preset, out, jobs=1, say=print)  # type: ignore[arg-type]
+        assert list((out / "mri").glob("*/*/fedavg/recipe.txt")) and not list((out / "mri").rglob("facts.json"))
+
+
 def test_labels_name_the_evidence_and_the_arm_with_the_same_modules(tmp_path: Path) -> None:
     preset = PRESETS["full"]
     plan = Plan(replace(preset, rates=(1.0,)), tmp_path, tuple(extra_arms(preset, (), every=True)), 1)
@@ -889,27 +918,53 @@ def test_publishing_replaces_what_it_goes_on_from_and_loses_no_arm(
     line = files["arms.jsonl"].splitlines()[-1].replace(b'"seed":1', b'"seed":2')
     (folder / "arms.jsonl").write_bytes(files["arms.jsonl"] + line + b"\n")
     assert main(command) == 2
-    assert "holds 1 arms that" in (said := capsys.readouterr().err) and "go on from them with --from" in said
+    assert "holds an arm that" in (said := capsys.readouterr().err) and "go on from them with --from" in said
     assert (folder / "scores.csv.gz").read_bytes() == files["scores.csv.gz"]
+    # One that was cut short can be done again.
+    for name in files.keys() - {"preset.json"}:
+        (folder / name).unlink()
+    assert main(command) == 0 and {path.name for path in folder.iterdir()} == files.keys()
 
 
 def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(out: Path, folder: Path, *other: str) -> str:
-        assert main(["compare", "--out", str(out), "--publish", str(folder), *other]) == 2
-        return capsys.readouterr().err
+    monkeypatch.setitem(PRESETS, "laptop", tiny())  # type: ignore[arg-type]
+    out = tmp_path / "out"
 
-    out, taken, own = tmp_path / "out", tmp_path / "taken", tmp_path / "own"
-    for folder, name, text in ((taken, "notes.txt", "mine"), (own, "preset.json", '{"sites": "data"}')):
-        folder.mkdir()
-        (folder / name).write_text(text)
-    assert f"{taken}: is not empty and holds no published tables" in refused(out, taken)
-    assert f"{taken / 'notes.txt'}: is a file" in refused(out, taken / "notes.txt")
-    assert f"{out}: is the folder of the comparison" in refused(out, out)
-    assert "is a comparison of your own sites" in refused(own, tmp_path / "new", "--tables")
-    assert "--publish: found beside --sites" in refused(out, tmp_path / "new", "--sites", str(tmp_path))
-    assert not out.exists() and not (tmp_path / "new").exists()
+    def refused(folder: Path, *other: str) -> str:
+        assert main(["compare", "--out", str(out), "--publish", str(folder), *other]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and not out.exists()
+        return said
+
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    assert f"{taken}: holds notes.txt, which is no published table" in refused(taken)
+    assert f"{taken / 'notes.txt'}: cannot be a folder of tables (File exists)" in refused(taken / "notes.txt")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert "cannot be a folder of tables" in refused(tmp_path / "gone")
+    assert f"{out}: is the folder of the comparison" in refused(out)
+    assert "--publish: found beside --sites" in refused(tmp_path / "new", "--sites", str(tmp_path))
+    tables = unpacked(published, tmp_path / "tables")
+    said = refused(tables, "--modality", "ct")
+    assert f"{tables}: holds 11 arms that {out} has not, or leaves out (classical, seed 0, mri, 'together')" in said
+    record = json.loads((tables / "preset.json").read_text())
+    (tables / "preset.json").write_text(json.dumps(record | {"name": "other"}))
+    assert f"{tables}: holds tables of the preset 'other', expected those of 'tiny' as it is now" in refused(tables)
+    (tables / "preset.json").unlink()
+    assert f"{tables}: has no preset.json" in refused(tables)
+
+
+def test_a_comparison_of_own_sites_is_not_published(
+    compared: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    record = json.loads((out / "preset.json").read_text())
+    (out / "preset.json").write_text(json.dumps(record | {"sites": "data"}))
+    assert main(["compare", "--tables", "--out", str(out), "--publish", str(tmp_path / "new")]) == 2
+    assert "is a comparison of your own sites" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_what_an_older_fedrecon_has_run_is_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The device of a site: what a manifest may say, where networks lie, the same results from a GPU as from the CPU."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,7 @@ from torch import nn
 
 from federation import CT_DEMO_SITES, DEMO_SITES, ConfigError, load_manifest, make_ct_demo_sites, make_demo_sites
 from federation.cli import main
-from federation.experiment import RunFolder
 from federation.recipe import load_recipe
-from federation.store import load_checkpoint, saved_rounds
 from federation.task import ReconstructionTask
 from recon import DataError
 
@@ -29,7 +30,7 @@ def with_device(path: Path, device: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "CPU", "mps", "cuda:0,1"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "CPU", "mps", "cuda:0,1", "cuda:01", "cuda:256", "cuda:\u0661"])
 def test_a_device_that_is_none_is_one_line(tmp_path: Path, device: str) -> None:
     path = with_device(write_site(tmp_path), device)
     with pytest.raises(ConfigError) as error:
@@ -47,23 +48,45 @@ def test_a_device_that_the_machine_lacks_is_told_before_anything_is_done(
     path = with_device(write_site(sites), device)
     out = tmp_path / "run"
     assert main(["train", str(RECIPES / "fedavg.toml"), "--sites", str(sites), "--out", str(out)]) == 2
-    said = capsys.readouterr().err
-    assert (
-        f"{path}: device: found '{device}' where PyTorch sees {count} GPUs, expected a device of this machine" in said
-    )
+    found = f"'{device}' where PyTorch sees {count} GPU{'s' if count == 0 else ''}"
+    assert f"{path}: device: found {found}, expected a device of this machine" in capsys.readouterr().err
     assert not out.exists()
 
 
 class Traveller(nn.Module):
-    """Remembers where it was sent."""
+    """Remembers where it was sent, and fails when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[str] = []
+        self._at_work: Exception | None = None
+        self._at_move: Exception | None = None
 
     def to(self, device: object) -> "Traveller":  # type: ignore[override]
         self.sent.append(str(device))
+        if self._at_move is not None and device != "cpu":
+            raise self._at_move
         return self
+
+    def work(self) -> None:
+        if self._at_work is not None:
+            raise self._at_work
+
+    @contextmanager
+    def fail_at_work(self, failure: Exception) -> Iterator[None]:
+        self._at_work = failure
+        try:
+            yield
+        finally:
+            self._at_work = None
+
+    @contextmanager
+    def fail_to_move(self, failure: Exception) -> Iterator[None]:
+        self._at_move = failure
+        try:
+            yield
+        finally:
+            self._at_move = None
 
 
 def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
@@ -78,10 +101,71 @@ def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
     with task.at_work(network):
         assert network.sent == ["cuda:1"] and not torch.backends.cudnn.allow_tf32
     assert network.sent == ["cuda:1", "cpu"]
-    with pytest.raises(DataError) as error, task.at_work(network):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB")
-    assert f"{path}: device: the memory of cuda:1 does not suffice; lower training.batch_size" in str(error.value)
-    assert "\n" not in str(error.value) and network.sent[-1] == "cpu"
+    for failure, where in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), network.fail_at_work),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), network.fail_to_move),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), network.fail_at_work),
+    ):
+        with pytest.raises(DataError) as error, where(failure), task.at_work(network):
+            network.work()
+        assert str(error.value).startswith(
+            f"{path}: device: failed (cuda:1: {str(failure).splitlines()[0]}); run fewer"
+        )
+        assert "\n" not in str(error.value) and network.sent[-1] == "cpu"
+    # Others' errors stay what they are.
+    for other in (RuntimeError("two tensors differ in shape"), DataError("diverged")):
+        with pytest.raises(type(other), match=str(other)), network.fail_at_work(other), task.at_work(network):
+            network.work()
+        assert network.sent[-1] == "cpu"
+
+
+def test_all_that_a_network_does_at_a_site_is_at_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_work: list[nn.Module] = []
+    done: set[str] = set()
+
+    @contextmanager
+    def recorded(self: ReconstructionTask, method: nn.Module) -> Iterator[None]:
+        at_work.append(method)
+        yield
+        at_work.pop()
+
+    def watch(module: str, name: str) -> None:
+        original = getattr(import_module(module), name)
+
+        def watched(method: nn.Module, *args: object, **kwargs: object) -> object:
+            if any(True for _ in method.parameters()):
+                assert at_work[-1:] == [method], f"{module}.{name} outside at_work"
+                done.add(name)
+            return original(method, *args, **kwargs)
+
+        monkeypatch.setattr(f"{module}.{name}", watched)
+
+    monkeypatch.setattr(ReconstructionTask, "at_work", recorded)
+    watch("federation.task", "train_locally")
+    for module in ("task", "scoring", "evaluation"):
+        watch(f"federation.{module}", "evaluate")
+    watch("federation.scoring", "measure_quality")
+    watch("federation.evaluation", "reconstruct")
+    sites, out = tmp_path / "sites", tmp_path / "run"
+    make_ct_demo_sites(sites, size=48, train=1, validation=1, test=1, slices=1, sites=CT_DEMO_SITES[:2])
+    recipe = str(RECIPES / "demos" / "fedavg_ct.toml")
+    command = ["train", recipe, "--sites", str(sites), "--out", str(out), "--jobs", "1", "--set", "personal.steps=2"]
+    assert main([*command, *TINY]) == 0 and main(["evaluate", str(out), "--jobs", "1"]) == 0
+    manifest = load_manifest(next(iter(sorted(sites.glob("*.toml")))))
+    scan, image = str(manifest.files("test")[0]), str(tmp_path / "image.h5")
+    assert main(["reconstruct", str(out), "--site", manifest.name, scan, "--out", image]) == 0
+    assert done == {"train_locally", "evaluate", "measure_quality", "reconstruct"}
+    # A run that was trained elsewhere says at once that this machine lacks the device.
+    with_device(manifest.path, "cuda:99")
+    assert main(["evaluate", str(out), "--jobs", "1"]) == 2
+    assert "device: found 'cuda:99' where PyTorch sees" in capsys.readouterr().err
+
+
+def allocations() -> int:
+    """Pieces of a GPU's memory that this process has asked for until now."""
+    return int(torch.cuda.memory_stats().get("allocation.all.allocated", 0))
 
 
 @pytest.mark.cuda
@@ -106,14 +190,11 @@ def test_a_run_on_a_gpu_scores_what_one_on_the_cpu_does(tmp_path: Path, modality
         for path in sites.glob("*.toml"):
             with_device(path, device)
         command = ["train", str(RECIPES / f"{recipe}.toml"), "--sites", str(sites), "--out", str(out), "--jobs", "1"]
+        before = allocations()
         assert main([*command, *TINY]) == 0 and main(["evaluate", str(out), "--jobs", "1"]) == 0
+        assert (allocations() > before) == (device == "cuda")
         arms = json.loads((out / "report.json").read_text())["arms"]
         found[device] = {arm: {site: s["psnr"] for site, s in each["sites"].items()} for arm, each in arms.items()}
-        run = RunFolder.open(out)
-        for manifest in run.participants:
-            folder = run.spec(manifest).folder
-            tensors = load_checkpoint(folder, saved_rounds(folder)[-1]).tensors
-            assert tensors and all(tensor.device.type == "cpu" for tensor in tensors.values())
     assert found["cpu"].keys() == found["cuda"].keys() and len(found["cpu"]) >= 2
     for arm, scores in found["cpu"].items():
         assert len(scores) == 2 and found["cuda"][arm] == pytest.approx(scores, abs=0.05)

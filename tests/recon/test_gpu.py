@@ -1,5 +1,6 @@
-"""On a GPU: every network, objective, penalty and classical method gives what it gives on the CPU; training learns.
+"""On a GPU: every data consistency, regularizer, task and classical method gives what it gives on the CPU.
 
+So does training with penalties, whose optimizer is resumed.
 Convolutions run in float32 proper here (``allow_tf32=False``), so that a difference is an error and not a rounding.
 """
 

@@ -248,6 +248,10 @@ def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path
         with pytest.raises(DataError, match=message):
             serve_site(SiteFolder(folder.path))
         path.write_bytes(before)
+    manifest = folder.table.data
+    Path(manifest).write_text('device = "cuda:99"\n' + Path(manifest).read_text())
+    with pytest.raises(DataError, match="device: found 'cuda:99' where PyTorch sees"):
+        serve_site(SiteFolder(folder.path))
 
 
 def test_a_second_driver_of_a_run_ends_without_a_word(server: Path, tmp_path: Path) -> None:
