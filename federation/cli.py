@@ -184,7 +184,7 @@ def _add_compare(commands: "Commands") -> None:
         "--preset",
         choices=PRESETS,
         default="laptop",
-        help="laptop: 20 minutes; full: hours (%(default)s)",
+        help="laptop: 15 to 40 minutes; full: hours (%(default)s)",
     )
     compare.add_argument(
         "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
