@@ -136,17 +136,17 @@ def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities
         raise DataError(f"{folder}: holds {others[0]}, which is no published table; choose another folder")
     if not there:
         return
-    record = folder / "preset.json"
-    if not record.exists():
+    if not (folder / "preset.json").exists():
         raise DataError(f"{folder}: has no preset.json, so its tables are of nobody knows what; choose another folder")
-    found = read_json(record, "choose another folder")
-    if without_seeds(found) != without_seeds(preset):
+    _require_preset(folder, preset, "tables", "choose another folder")
+    lost = {arm for arm in _arms_in(folder / ARMS) - _arms_in(out / ARMS) if arm[0] not in modalities}
+    if lost:
+        modality, table, arm, seed = min(lost)
+        what = f"{len(lost)} arms" if len(lost) > 1 else "an arm"
         raise DataError(
-            f"{folder}: holds tables of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
-            "is now; choose another folder"
+            f"{folder}: holds {what} that {out} has not, or leaves out ({arm}, seed {seed}, {modality}, {table!r}); go "
+            "on from them with --from, without --modality, or choose another folder"
         )
-    lost = _arms_in(folder / ARMS) - _arms_in(out / ARMS)
-    _require_none({arm for arm in lost if arm[0] not in modalities}, out, folder)
 
 
 def publish(out: Path, folder: Path) -> int:
@@ -165,23 +165,22 @@ def publish(out: Path, folder: Path) -> int:
     """
     require_place(out, folder, read_json(out / "preset.json", _ADVICE), ())
     arms = _arms_in(out / ARMS)
-    # First what says whose tables these are, so that who is cut short may do it again.
-    write_atomically(folder / "preset.json", (out / "preset.json").read_bytes())
+    # First the preset, which says whose tables these are, so that who is cut short may do it again.
+    for name in _FILES:
+        write_atomically(folder / name, (out / name).read_bytes())
     packed, plain = (folder / name for name in _SCORES)
     write_atomically(packed, gzip.compress((out / "scores.csv").read_bytes(), mtime=0))
     plain.unlink(missing_ok=True)
-    for name in _FILES:
-        write_atomically(folder / name, (out / name).read_bytes())
     return len(arms)
 
 
-def _require_none(lost: Collection[tuple[str, str, str, int]], out: Path, folder: Path) -> None:
-    if lost:
-        modality, table, arm, seed = min(lost)
-        what = f"{len(lost)} arms" if len(lost) > 1 else "an arm"
+def _require_preset(folder: Path, preset: Mapping[str, Any], what: str, advice: str) -> None:
+    """Refuse tables of another preset, or of another state of it."""
+    found = read_json(folder / "preset.json", advice)
+    if without_seeds(found) != without_seeds(preset):
         raise DataError(
-            f"{folder}: holds {what} that {out} has not, or leaves out ({arm}, seed {seed}, {modality}, {table!r}); go "
-            "on from them with --from, without --modality, or choose another folder"
+            f"{folder}: holds {what} of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
+            f"is now; {advice}"
         )
 
 
@@ -206,12 +205,7 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
             raise DataError(
                 f"{folder}: has no {path.name}; choose the folder of a comparison, or of its published tables"
             )
-    found = read_json(folder / "preset.json", _ADVICE)
-    if without_seeds(found) != without_seeds(preset):
-        raise DataError(
-            f"{folder}: holds results of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
-            "is now; choose the --preset of the results, or other results"
-        )
+    _require_preset(folder, preset, "results", "choose the --preset of the results, or other results")
     tables = {table["name"] for table in preset["tables"]}
     rows: dict[tuple[str, str, str, int], list[ScoreRow]] = {}
     for row in read_scores(scores_file):

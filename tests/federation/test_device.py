@@ -54,39 +54,22 @@ def test_a_device_that_the_machine_lacks_is_told_before_anything_is_done(
 
 
 class Traveller(nn.Module):
-    """Remembers where it was sent, and fails when it is told to."""
+    """Remembers where it was sent; fails on the way to a device, or at work, where it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_the_way: Exception | None = None, at_work: Exception | None = None) -> None:
         super().__init__()
         self.sent: list[str] = []
-        self._at_work: Exception | None = None
-        self._at_move: Exception | None = None
+        self.on_the_way, self.at_work = on_the_way, at_work
 
     def to(self, device: object) -> "Traveller":  # type: ignore[override]
         self.sent.append(str(device))
-        if self._at_move is not None and device != "cpu":
-            raise self._at_move
+        if self.on_the_way is not None and device != "cpu":
+            raise self.on_the_way
         return self
 
     def work(self) -> None:
-        if self._at_work is not None:
-            raise self._at_work
-
-    @contextmanager
-    def fail_at_work(self, failure: Exception) -> Iterator[None]:
-        self._at_work = failure
-        try:
-            yield
-        finally:
-            self._at_work = None
-
-    @contextmanager
-    def fail_to_move(self, failure: Exception) -> Iterator[None]:
-        self._at_move = failure
-        try:
-            yield
-        finally:
-            self._at_move = None
+        if self.at_work is not None:
+            raise self.at_work
 
 
 def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
@@ -101,12 +84,14 @@ def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
     with task.at_work(network):
         assert network.sent == ["cuda:1"] and not torch.backends.cudnn.allow_tf32
     assert network.sent == ["cuda:1", "cpu"]
-    for failure, where in (
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), network.fail_at_work),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), network.fail_to_move),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), network.fail_at_work),
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB")
+    broken = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
+    for failure, network in (
+        (full, Traveller(at_work=full)),
+        (full, Traveller(on_the_way=full)),
+        (broken, Traveller(at_work=broken)),
     ):
-        with pytest.raises(DataError) as error, where(failure), task.at_work(network):
+        with pytest.raises(DataError) as error, task.at_work(network):
             network.work()
         assert str(error.value).startswith(
             f"{path}: device: failed (cuda:1: {str(failure).splitlines()[0]}); run fewer"
@@ -114,7 +99,8 @@ def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
         assert "\n" not in str(error.value) and network.sent[-1] == "cpu"
     # Others' errors stay what they are.
     for other in (RuntimeError("two tensors differ in shape"), DataError("diverged")):
-        with pytest.raises(type(other), match=str(other)), network.fail_at_work(other), task.at_work(network):
+        network = Traveller(at_work=other)
+        with pytest.raises(type(other), match=str(other)), task.at_work(network):
             network.work()
         assert network.sent[-1] == "cpu"
 
