@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from federation import RunFolder, load_federation, selected_state
-from federation.experiment import initial_state
-from federation.store import load_newest
+from federation.experiment.train import initial_state
+from federation.serialization.checkpoints import load_newest
 
 MODALITIES = ("mri", "ct")
 

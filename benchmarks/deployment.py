@@ -18,14 +18,15 @@ from pathlib import Path
 import httpx
 
 from federation import SimulatedSite, load_recipe, make_demo_sites
-from federation.cli import main as fedrecon
-from federation.deploy.audit import Entry, read_log
-from federation.experiment import initial_state
+from federation.cli.main import main as fedrecon
+from federation.deploy.audit_log import Entry, read_log
+from federation.experiment.train import initial_state
 from federation.flower.processes import free_port
-from federation.replies import read_rows
+from federation.recipes.recipe_library import LIBRARY
+from federation.rounds.round_log import read_rows
 from recon import Simulation
 
-RECIPE = Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml"
+RECIPE = LIBRARY / "fedavg.toml"
 #: The network is the recipe's own.
 CHOICES = ("federation.rounds=4", "training.steps_per_round=4", "evaluation.arms=[]")
 NAMES = ("east", "north", "south")

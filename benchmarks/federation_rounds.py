@@ -13,15 +13,16 @@ from pathlib import Path
 from statistics import median
 
 from federation import DEMO_SITES, SimulatedSite, load_federation, load_recipe, make_demo_sites
-from federation.algorithm import FederatedAlgorithm
-from federation.building import build_network
-from federation.experiment import RunFolder
-from federation.rounds import run_rounds
-from federation.runtime import InProcessRuntime
-from federation.scope import parameter_scope, parameters_of
-from federation.site import initial_network
+from federation.experiment.run_folder import RunFolder
+from federation.methods.algorithm import FederatedAlgorithm
+from federation.methods.scope import parameter_scope, parameters_of
+from federation.recipes.network import build_network
+from federation.recipes.recipe_library import LIBRARY
+from federation.rounds.local_transport import InProcessRuntime
+from federation.rounds.loop import run_rounds
+from federation.rounds.site import initial_network
 
-RECIPE = Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml"
+RECIPE = LIBRARY / "fedavg.toml"
 #: The smallest network that a recipe can name.
 SMALLEST = ("network.cascades=1", "network.channels=1", "network.depth=2")
 

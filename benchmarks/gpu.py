@@ -19,8 +19,9 @@ from timing import paired_medians, print_ratios
 from torch import Tensor, nn
 
 from federation import DEMO_SITES, load_federation, load_recipe, make_demo_sites
-from federation.experiment import train_run
-from federation.replies import read_rows
+from federation.experiment.train import train_run
+from federation.recipes.recipe_library import LIBRARY
+from federation.rounds.round_log import read_rows
 from physics import CartesianMRI, LinearOperator, RadonOperator, birdcage_maps, lodopab, random_mask
 from recon import ConvRegularizer, GradientStep, NormalizedStep, UnrolledNetwork
 
@@ -87,9 +88,7 @@ def compare(title: str, here: Callable[[], Tensor], there: Callable[[], Tensor])
 
 def compare_rounds() -> None:
     """The second and third round of one of the demo's sites; the first also estimates coil maps."""
-    recipe = load_recipe(
-        Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml", ["federation.rounds=3", "evaluation.arms=[]"]
-    )
+    recipe = load_recipe(LIBRARY / "fedavg.toml", ["federation.rounds=3", "evaluation.arms=[]"])
     seconds, scores = {}, {}
     for device in ("cpu", "cuda"):
         with tempfile.TemporaryDirectory() as folder:

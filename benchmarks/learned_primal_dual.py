@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from physics import RadonOperator, lodopab
-from physics.projector import Projector
+from physics.ct.projector import Projector
 from recon import ConvRegularizer, DualStep, UnrolledNetwork
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from federation import SiteManifest, load_manifest
-from federation.experiment import RunFolder
-from federation.scoring import score_site
-from federation.sites import write_sites
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.score_site import score_site
+from federation.sites.writing import write_sites
 from recon import CT_SCALE, ScanSetup, SinogramSlices, write_sinograms
 
 ROOT = Path(__file__).resolve().parents[1]

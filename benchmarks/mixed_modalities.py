@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 from federation import CT_DEMO_SITES, load_federation, load_recipe, make_ct_demo_sites, make_demo_sites
-from federation.evaluation import evaluate_run
-from federation.experiment import train_run
-from federation.simulated_sites import DEMO_SITES
+from federation.experiment.evaluate import evaluate_run
+from federation.experiment.train import train_run
+from federation.recipes.recipe_library import LIBRARY
+from federation.sites.simulated_mri import DEMO_SITES
 
-RECIPE = Path(__file__).resolve().parents[1] / "scripts" / "recipes" / "demos" / "fedavg_mixed.toml"
+RECIPE = LIBRARY / "demos" / "fedavg_mixed.toml"
 
 
 def main(out: Path) -> None:

@@ -32,7 +32,7 @@ from physics import (
     lodopab,
     shepp_logan,
 )
-from physics.geometry import rays_of
+from physics.ct.geometry import rays_of
 
 PAIRS = 5
 LODOPAB = lodopab()

@@ -11,7 +11,6 @@ import itertools
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 from fastmri.models import VarNet
@@ -19,10 +18,11 @@ from timing import paired_medians, print_ratios
 from torch import Tensor, nn
 
 from federation import DEMO_SITES, build_network, load_federation, load_recipe, make_demo_sites
+from federation.recipes.recipe_library import LIBRARY
 from physics import CartesianMRI, birdcage_maps, fft2c, random_mask
 from recon import LOSSES, Sample, batches, cosine_learning_rate, evaluate
 
-RECIPE = load_recipe(Path(__file__).parents[1] / "scripts" / "recipes" / "fedavg.toml")
+RECIPE = load_recipe(LIBRARY / "fedavg.toml")
 VARNET_LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 
 

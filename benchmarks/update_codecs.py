@@ -14,9 +14,9 @@ import torch
 from timing import paired_medians
 from torch import Tensor
 
-from federation.packing import State, layout, pack
-from federation.scope import parameter_scope, parameters_of
-from federation.transforms import Chain, Int8, LowRank, TopK, n_bytes
+from federation.methods.scope import parameter_scope, parameters_of
+from federation.methods.transform_chain import Chain, Int8, LowRank, TopK, n_bytes
+from federation.serialization.packing import State, layout, pack
 from recon import ConvRegularizer, GradientStep, UnrolledNetwork
 
 CHAINS = {

@@ -9,40 +9,99 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
     advice = "install fedrecon into an environment of its own"
     raise ImportError(f"federation: `import physics` found a foreign package, {foreign}; {advice}")
 
-from .algorithm import FederatedAlgorithm, RoundScore, ServerState, derive_seed
-from .building import build_network
-from .errors import ConfigError, config_error
-from .evaluation import evaluate_run, reconstruct_file
-from .experiment import RunFolder, train_run
-from .lock import sha256_file
-from .manifest import CTSite, MRISite, SiteManifest, load_federation, load_manifest
-from .manifest_tables import SPLITS, Split
-from .messages import Broadcast, SiteReport, SiteUpdate, Wire
-from .packing import Layout, MessageError, State, digest, pack, unpack
-from .recipe import Recipe, load_recipe
-from .recipe_tables import AugmentTable, EvaluationTable, FederationTable, NetworkTable, ScopeTable, TrainingTable
-from .replies import Row, read_rows
-from .rounds import QuorumError, RoundTime, RunResult, run_rounds, selected_state
-from .runtime import InProcessRuntime, SiteFailure, Transport
-from .scope import Scope, ScopeRules, load_parameters, parameter_scope, parameters_of
-from .server_rules import SERVER_RULES, Contribution, ServerRule, weighted_mean
-from .simulated_ct import CT_DEMO_SITES, SimulatedScanner, make_ct_demo_sites, make_ct_image_sites
-from .simulated_sites import DEMO_SITES, SimulatedSite, make_demo_sites, make_image_sites
-from .site import LocalResult, RoundContext, Site, SiteSpec, SiteTask, initial_network
+from .config import ConfigError, config_error
+from .experiment import ReconstructionTask, RunFolder, evaluate_run, reconstruct_file, site_spec, train_run
+from .methods import (
+    SERVER_RULES,
+    TRANSFORMS,
+    WEIGHTINGS,
+    Chain,
+    Contribution,
+    FederatedAlgorithm,
+    RoundScore,
+    Scope,
+    ScopeRules,
+    ServerRule,
+    ServerState,
+    Transform,
+    Weighting,
+    derive_seed,
+    load_parameters,
+    parameter_scope,
+    parameters_of,
+    selected_state,
+    weighted_mean,
+)
+from .recipes import (
+    AugmentTable,
+    EvaluationTable,
+    FederationTable,
+    NetworkTable,
+    Recipe,
+    ScopeTable,
+    TrainingTable,
+    build_network,
+    load_recipe,
+)
+from .rounds import (
+    InProcessRuntime,
+    LocalResult,
+    QuorumError,
+    RoundContext,
+    RoundTime,
+    Row,
+    RunResult,
+    Site,
+    SiteFailure,
+    SiteSpec,
+    SiteTask,
+    Transport,
+    initial_network,
+    read_rows,
+    run_rounds,
+)
+from .serialization import (
+    Broadcast,
+    Checkpoint,
+    Layout,
+    MessageError,
+    SiteReport,
+    SiteUpdate,
+    State,
+    Wire,
+    digest,
+    load_checkpoint,
+    load_newest,
+    pack,
+    save_checkpoint,
+    unpack,
+)
 from .sites import (
+    CT_DEMO_SITES,
+    DEMO_SITES,
     FASTMRI_4X,
     GROUPINGS,
+    SPLITS,
+    CTSite,
     MadeSite,
+    MRISite,
+    SimulatedScanner,
+    SimulatedSite,
     SiteFacts,
+    SiteManifest,
+    Split,
     SplitFacts,
     check_sites,
     facts_table,
+    load_federation,
+    load_manifest,
+    make_ct_demo_sites,
+    make_ct_image_sites,
+    make_demo_sites,
     make_fastmri_sites,
+    make_image_sites,
+    sha256_file,
 )
-from .store import Checkpoint, load_checkpoint, load_newest, save_checkpoint
-from .task import ReconstructionTask, site_spec
-from .transforms import TRANSFORMS, Chain, Transform
-from .weighting import WEIGHTINGS, Weighting
 
 __all__ = [
     "CT_DEMO_SITES",

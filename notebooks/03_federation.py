@@ -52,10 +52,10 @@ from federation import (
     site_spec,
     train_run,
 )
-from federation.arms import RECIPES, Arm, arm_of
-from federation.compare import run_comparison
-from federation.presets import PRESETS, TableSpec
-from federation.server_rules import INVARIANTS
+from federation.comparison.arms import RECIPES, Arm, arm_of
+from federation.comparison.presets import PRESETS, TableSpec
+from federation.comparison.run import run_comparison
+from federation.methods.registries import INVARIANTS
 from recon import text_table
 
 torch.set_num_threads(1)

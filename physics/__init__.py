@@ -10,56 +10,80 @@ Conventions, stated here once:
 - A noise level is ``sqrt(E |n|^2)`` per complex sample.
 """
 
-from .body_phantoms import BODY_FAMILIES, body_phantom, body_volume
 from .checks import OperatorError, check_operator
-from .coils import MAP_ESTIMATES, birdcage_maps, espirit_maps, estimate_maps, low_resolution_maps
-from .fbp import WINDOWS, filtered_backprojection, redundancy_weights, view_angles
-from .fourier import FourierTransform, centering_phases, fft2c, ifft2c
-from .geometry import (
+from .ct import (
+    LODOPAB_MU_MAX,
+    MU_AIR,
+    MU_WATER,
+    WINDOWS,
     FanBeam,
     Geometry,
     ImageGrid,
     ParallelBeam,
+    RadonOperator,
     ScanPreset,
+    Transmission,
+    attenuation_to_hu,
     evenly_spaced,
     field_of_view_radius_mm,
+    filtered_backprojection,
     htc2022,
+    hu_to_attenuation,
     hyperfed,
     lodopab,
+    lodopab_observation,
+    redundancy_weights,
+    simulate_counts,
+    transmitted,
+    view_angles,
 )
-from .mri import CartesianGram, CartesianMRI, CoilMaps, combine_coils, root_sum_of_squares
-from .noise import complex_noise, correlated_noise, estimate_noise_covariance, whiten, whitening_matrix
-from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum, per_sample, reciprocal
-from .phantoms import PHANTOM_FAMILIES, EllipsePhantom, brain_phantom, phantom_volume, shepp_logan
-from .radon import RadonOperator
-from .sampling import (
+from .mri import (
+    MAP_ESTIMATES,
     SAMPLINGS,
+    CartesianGram,
+    CartesianMRI,
+    CoilMaps,
+    FourierTransform,
     SamplingMask,
+    birdcage_maps,
     calibration_block,
     calibration_width,
+    centering_phases,
+    combine_coils,
+    complex_noise,
+    correlated_noise,
     equispaced_fraction_mask,
     equispaced_mask,
+    espirit_maps,
+    estimate_maps,
+    estimate_noise_covariance,
+    fft2c,
     file_seed,
     gaussian_mask,
+    ifft2c,
+    low_resolution_maps,
     magic_fraction_mask,
     magic_mask,
     make_mask,
     partial_fourier_mask,
     poisson_mask,
     random_mask,
+    root_sum_of_squares,
+    whiten,
+    whitening_matrix,
+)
+from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum, per_sample, reciprocal
+from .phantoms import (
+    BODY_FAMILIES,
+    PHANTOM_FAMILIES,
+    EllipsePhantom,
+    body_phantom,
+    body_volume,
+    brain_phantom,
+    phantom_volume,
+    shepp_logan,
 )
 from .solvers import conjugate_gradient, power_iteration, solve_normal
-from .transmission import (
-    LODOPAB_MU_MAX,
-    MU_AIR,
-    MU_WATER,
-    Transmission,
-    attenuation_to_hu,
-    hu_to_attenuation,
-    lodopab_observation,
-    simulate_counts,
-    transmitted,
-)
 
 #: Every operator that can be plugged in; each gets the property tests for free.
 OPERATORS: dict[str, type[LinearOperator]] = {

@@ -136,13 +136,6 @@ class _Damped(LinearOperator):
     def norm(self) -> Tensor:
         return self.base.norm + self.w.reshape(self.w.shape[: self.w.ndim - len(self.domain_shape)])
 
-    @classmethod
-    def example(cls, generator: torch.Generator) -> "_Damped":
-        from .mri import CartesianGram  # the only operator with a closed Gram; mri imports this module
-
-        gram = CartesianGram.example(generator)
-        return cls(gram, torch.full((1, 1), 0.3, dtype=torch.float64))
-
 
 class _ImplicitSolve(torch.autograd.Function):
     r"""Value :math:`x^*`, derivative :math:`dx = M^{-1} dr` with the residual :math:`r = b - M x^*`."""

@@ -9,83 +9,152 @@ if Path(physics.__file__ or "").resolve().parent != Path(__file__).resolve().par
     advice = "install fedrecon into an environment of its own"
     raise ImportError(f"recon: `import physics` found a foreign package, {foreign}; {advice}")
 
-from .adapters import add_lora, add_prompts, add_scales, base_name, freeze_base, is_adapter
-from .augmentation import Augmentation
-from .calls import apply, call
-from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, Aim, Hypothesis, seeds_needed, verdict
-from .classical import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled, tune
-from .classical_ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
-from .conditioning import Codebook, FiLM, StepScale
-from .consistency import (
+from .classical import (
+    CGLS,
+    CLASSICAL,
+    SIRT,
+    CGSense,
+    FilteredBackprojection,
+    L1Wavelet,
+    PenalizedTV,
+    TotalVariation,
+    ZeroFilled,
+    tune,
+)
+from .comparison import (
+    MIN_SEEDS,
+    SEEDS_OF_SMALL_EFFECT,
+    Aim,
+    Hypothesis,
+    Interval,
+    ScoreRow,
+    holm,
+    paired_difference,
+    read_scores,
+    seeds_needed,
+    select_table,
+    summarize_arm,
+    verdict,
+    write_scores,
+)
+from .comparison.files import comparison_text, write_comparison
+from .comparison.table import Comparison as ComparedTable
+from .comparison.table import compare as compare_arms
+from .data import (
+    CONDITION_DIM,
+    CONDITION_LAYOUT,
+    CT_SCALE,
+    Augmentation,
+    Codebook,
+    Header,
+    KSpaceSlices,
+    MapsMethod,
+    ReferenceChoice,
+    Sample,
+    SampleMeta,
+    Samples,
+    ScanSetup,
+    ScanSimulation,
+    Simulation,
+    SinogramFormat,
+    SinogramSlices,
+    SinogramVolume,
+    Volume,
+    batches,
+    center_crop,
+    collate,
+    condition_vector,
+    ct_features,
+    fitting_crop,
+    header_xml,
+    held_out_split,
+    mask_family,
+    mri_features,
+    open_sinograms,
+    open_volume,
+    read_header,
+    read_images,
+    simulate_volume,
+    simulated_header,
+    with_smooth_phase,
+    write_sinograms,
+    write_volume,
+)
+from .errors import DataError, data_error
+from .evaluation import (
+    Probe,
+    Quality,
+    SiteScores,
+    VolumeImages,
+    VolumeScore,
+    evaluate,
+    foreground_ssim,
+    measure_quality,
+    metric_card,
+    nmse,
+    psnr,
+    reconstruct,
+    ssim,
+)
+from .files import write_atomically, write_hdf5
+from .method import apply, call, image_scale
+from .networks import (
+    CORRECTIONS,
     DATA_CONSISTENCY,
+    REGULARIZERS,
+    AxisCorrection,
     ChebyshevStep,
+    ConvRegularizer,
+    DataConsistent,
     DualStep,
+    FiLM,
     FilteredStep,
+    FixedCondition,
     GradientStep,
+    MapsCorrection,
     NormalizedStep,
     NoStep,
+    OperatorCorrection,
     ProximalStep,
+    Regularizer,
     SiteDataConsistency,
     SitePart,
     SiteStrength,
+    StepScale,
+    TwinNetwork,
+    UNetRegularizer,
+    UnrolledNetwork,
     WeightedStep,
+    add_lora,
+    add_prompts,
+    add_scales,
+    base_name,
+    freeze_base,
+    is_adapter,
 )
-from .corrections import CORRECTIONS, AxisCorrection, MapsCorrection, OperatorCorrection
-from .ct_quality import Probe, Quality, measure_quality
-from .data_consistent import DataConsistent
-from .errors import DataError, data_error
-from .evaluation import SiteScores, VolumeImages, VolumeScore, evaluate, reconstruct
-from .files import write_atomically, write_hdf5
-from .kspace import KSpaceSlices, MapsMethod, ReferenceChoice, Simulation
-from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
-from .metrics import foreground_ssim, metric_card, nmse, psnr, ssim
-from .moments import MomentAlignment, measure_moments, moment_layout
-from .mri_file import Volume, fitting_crop, open_volume
-from .mri_header import Header, header_xml, read_header
-from .networks import FixedCondition, UnrolledNetwork, image_scale
-from .objectives import (
+from .report import html_page, html_table, line_panel, summarize, text_table, write_report, write_site_report
+from .training import (
+    LOSSES,
     ContrastiveRatio,
     Distillation,
     MeasurementResidual,
+    MomentAlignment,
     MutualDistillation,
     Penalty,
     Proximal,
     SelfSupervised,
     Supervised,
     TaskTerm,
+    TrainingResult,
     TwoViews,
+    cosine_learning_rate,
+    l1_loss,
+    l1_ssim_loss,
+    measure_moments,
+    moment_layout,
+    ssim_loss,
+    train_locally,
 )
-from .regularizers import REGULARIZERS, ConvRegularizer, Regularizer, UNetRegularizer
-from .report import (
-    ComparedTable,
-    compare_arms,
-    comparison_text,
-    html_page,
-    html_table,
-    line_panel,
-    summarize,
-    text_table,
-    write_comparison,
-    write_report,
-    write_site_report,
-)
-from .sample import (
-    Sample,
-    SampleMeta,
-    Samples,
-    batches,
-    center_crop,
-    collate,
-    held_out_split,
-)
-from .scan_features import CONDITION_DIM, CONDITION_LAYOUT, condition_vector, ct_features, mask_family, mri_features
-from .scores import ScoreRow, read_scores, select_table, summarize_arm, write_scores
-from .simulate import read_images, simulate_volume, simulated_header, with_smooth_phase, write_volume
-from .sinogram_file import ScanSetup, SinogramFormat, SinogramVolume, open_sinograms, write_sinograms
-from .sinograms import CT_SCALE, ScanSimulation, SinogramSlices
-from .statistics import Interval, holm, paired_difference
-from .training import TrainingResult, cosine_learning_rate, train_locally
-from .twin import TwinNetwork
 
 __all__ = [
     "CGLS",

@@ -2,7 +2,7 @@
 
 import sys
 
-from federation.cli import main
+from federation.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["sites", "make", *sys.argv[1:]]))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.comparison_plan import Plan, extra_arms
-from federation.presets import PRESETS
-from federation.published import read_published
-from federation.verdicts import judge
+from federation.comparison.plan import Plan, extra_arms
+from federation.comparison.presets import PRESETS
+from federation.comparison.published import read_published
+from federation.comparison.verdicts import judge
 from recon import read_scores
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

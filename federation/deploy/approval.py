@@ -10,12 +10,10 @@ from pathlib import Path
 
 from recon import DataError, write_atomically
 
-from ..building import build_network
-from ..frozen_base import placed, without_base
-from ..packing import layout, layout_digest
-from ..recipe import Recipe, load_recipe
-from ..scope import parameter_scope, parameters_of
-from ..site import initial_network
+from ..methods import parameter_scope, parameters_of
+from ..recipes import Recipe, build_network, load_recipe, placed, without_base
+from ..rounds import initial_network
+from ..serialization import layout, layout_digest
 
 #: Our own packages, whose every file counts.
 _PACKAGES = ("physics", "recon", "federation")

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from recon import DataError, write_atomically
 
-from ..experiment import BASE, RunFolder, algorithm_of, score_text
-from ..frozen_base import placed
-from ..personal import personalize
-from ..recipe import load_recipe
-from ..store import load_newest, save_checkpoint
+from ..experiment import BASE, RunFolder, algorithm_of, personalize, score_text
+from ..recipes import load_recipe, placed
+from ..serialization import load_newest, save_checkpoint
 from .site_folder import SiteFolder
 
 

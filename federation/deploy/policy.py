@@ -7,8 +7,8 @@ from pathlib import Path
 import tomli_w
 from pydantic import Field
 
-from ..recipe import Recipe
-from ..tables import Names, NonNegative, Table, parse_table, read_toml
+from ..config import Names, NonNegative, Table, parse_table, read_toml
+from ..recipes import Recipe
 
 
 class PolicyError(Exception):

@@ -12,11 +12,10 @@ from pydantic import Field
 
 from recon import DataError, write_atomically
 
-from ..messages import SITE_NAME
-from ..tables import Table, parse_table, read_toml
-from .audit import AuditLog
-from .envelope import SERVER
+from ..config import SITE_NAME, Table, parse_table, read_toml
+from .audit_log import AuditLog
 from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
+from .signed_message import SERVER
 
 #: Days before its end from which a certificate is warned of.
 WARN_DAYS = 30

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from recon import DataError, write_atomically
 
-from ..manifest import SiteManifest, load_manifest
-from ..tables import Name, Table, parse_table, read_toml
+from ..config import Name, Table, parse_table, read_toml
+from ..sites import SiteManifest, load_manifest
 from .approval import Approvals
-from .audit import AuditLog
-from .envelope import SERVER
+from .audit_log import AuditLog
 from .keys import PublicKey, SigningKey, read_certificate
 from .policy import Policy
+from .signed_message import SERVER
 
 #: HOST:PORT; an HTTP proxy, or nothing.
 _ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"

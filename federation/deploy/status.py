@@ -8,7 +8,7 @@ from typing import Any
 
 from recon import html_page, html_table, line_panel
 
-from .audit import read_log
+from .audit_log import read_log
 from .server_folder import ServerFolder
 from .site_folder import SiteFolder
 

@@ -9,9 +9,9 @@ from flwr.cli.build import build_fab_from_disk
 
 from recon import DataError, write_atomically
 
+from ..config import parse_table
 from ..deploy.approval import Approval
-from ..recipe import Recipe
-from ..tables import parse_table
+from ..recipes import Recipe
 
 _PROJECT = """\
 [project]

@@ -7,7 +7,7 @@ so the versions are pinned and a test holds them; the documented extension point
 bundles that Flower's hub has signed.
 
 It is started by its path and imports neither torch nor fedrecon, because Flower starts it anew for every message: the
-data, the network and the keys are in the process behind :mod:`federation.deploy.door`, which it asks.
+data, the network and the keys are in the process behind :mod:`federation.deploy.data_process`, which it asks.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ DOOR_VARIABLE = "FEDRECON_DOOR"
 VERSIONS = ("1.41.", "1.42.")
 #: What is told of any error that is not in a sealed reply.
 TOLD = "refused or failed; the site's own log says why"
-#: The words of :mod:`federation.deploy.door`, which cannot be imported here; a test compares them.
+#: The words of :mod:`federation.deploy.data_process`, which cannot be imported here; a test compares them.
 REQUEST, BUNDLE, APPROVED = b"r", b"b", b"approved"
 #: The one record of a message, and the one array in it.
 RECORD, ARRAY = "fedrecon", "sealed"

@@ -11,17 +11,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from recon import DataError, write_atomically
 
-from ..deploy.guards import UpdateGuard
-from ..deploy.hub import Hub
+from ..deploy.change_bounds import UpdateGuard
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
+from ..deploy.signed_transport import Hub
 from ..experiment import algorithm_of, initial_state
-from ..frozen_base import placed
-from ..recipe import load_recipe
-from ..replies import Row
-from ..rounds import run_rounds
+from ..recipes import load_recipe, placed
+from ..rounds import Row, run_rounds
 from .bundle import base_beside, bundle_of
-from .exchange import GridChannel
+from .grid_channel import GridChannel
 from .processes import STATE, end_with, held
 
 app = ServerApp()

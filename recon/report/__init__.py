@@ -1,8 +1,5 @@
 """The report of a run: scores as JSON, one self-contained page, and a table for the terminal."""
 
-from .comparison import Comparison as ComparedTable
-from .comparison import compare as compare_arms
-from .comparison_files import comparison_text, write_comparison
 from .page import document as html_page
 from .page import line_panel
 from .results import summarize
@@ -11,15 +8,11 @@ from .text import text_table
 from .write import write_report, write_site_report
 
 __all__ = [
-    "ComparedTable",
-    "compare_arms",
-    "comparison_text",
     "html_page",
     "html_table",
     "line_panel",
     "summarize",
     "text_table",
-    "write_comparison",
     "write_report",
     "write_site_report",
 ]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from physics import hu_to_attenuation
 
-from ..metrics import psnr
-from ..sinograms import CT_SCALE
+from ..data import CT_SCALE
+from ..evaluation import psnr
 
 #: The key of the reference among a site's pictures.
 REFERENCE = "reference"

@@ -33,7 +33,7 @@ from recon import (
     measure_moments,
     train_locally,
 )
-from recon.objectives import OBJECTIVES
+from recon.training.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.cuda
 

@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from federation import SimulatedSite, make_demo_sites
-from federation.cli import main
+from federation.cli.main import main
 from federation.flower.processes import free_port, listens
-from federation.replies import read_rows
+from federation.recipes.recipe_library import LIBRARY
+from federation.rounds.round_log import read_rows
 from recon import Simulation
 
-RECIPE = Path(__file__).parents[3] / "scripts" / "recipes" / "fedavg.toml"
+RECIPE = LIBRARY / "fedavg.toml"
 NAMES = ("north", "south")
 
 

@@ -12,13 +12,13 @@ import pytest
 from skimage.io import imread
 
 from federation import load_recipe, train_run
-from federation.cli import main
-from federation.deploy.audit import read_log
+from federation.cli.deploy import STOPPED
+from federation.cli.main import main
+from federation.deploy.audit_log import read_log
 from federation.deploy.site_folder import SiteFolder
-from federation.flower.commands import STOPPED
 from federation.flower.processes import free_port
-from federation.manifest import load_federation
-from federation.replies import read_rows
+from federation.rounds.round_log import read_rows
+from federation.sites.manifest import load_federation
 from recon import DataError
 
 from .running import NAMES, RECIPE, HttpProxy, bits, deploy, make_site, overrides, processes
@@ -154,7 +154,7 @@ def test_a_second_site_with_the_same_key_is_not_taken(
 def test_what_is_between_site_and_server_is_told_in_one_line(
     federation: Path, way_out: HttpProxy, tmp_path: Path
 ) -> None:
-    from federation.flower.site import reach  # late: Flower warns of what it imports
+    from federation.flower.run_site import reach
 
     server = federation / "server"
     reach(SiteFolder(federation / "north"))
@@ -176,14 +176,16 @@ def test_what_is_between_site_and_server_is_told_in_one_line(
 
 
 def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
-    from federation.flower.site import _site_environment, self_test, wait_for_door
+    from federation.flower.run_site import _site_environment, self_test, wait_for_door
 
     folder, socket = SiteFolder(federation / "north"), tmp_path / "private" / "door"
     socket.parent.mkdir()
     settings = _site_environment(folder, socket)
     with pytest.raises(DataError, match="does not start"):
         self_test(settings)  # nobody is behind the door
-    with subprocess.Popen([sys.executable, "-m", "federation.deploy.door", str(folder.path), str(socket)]) as door:
+    with subprocess.Popen(
+        [sys.executable, "-m", "federation.deploy.data_process", str(folder.path), str(socket)]
+    ) as door:
         try:
             wait_for_door(socket, door, tmp_path / "door.log")
             self_test(settings)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from federation import load_recipe, train_run
-from federation.cli import main
-from federation.manifest import load_federation
-from federation.replies import read_rows
+from federation.cli.main import main
+from federation.rounds.round_log import read_rows
+from federation.sites.manifest import load_federation
 
 from .running import NAMES, RECIPE, bits, deploy, overrides, processes
 

@@ -1,0 +1,29 @@
+"""Arguments that several commands share."""
+
+import argparse
+import os
+from typing import TypeAlias
+
+#: A group of commands; argparse has no public name for its type.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    default = os.cpu_count() or 1
+    text = "site processes at a time, one thread each; results do not depend on it (default: %(default)s)"
+    parser.add_argument("--jobs", type=positive_count, default=default, help=text)
+
+
+def positive_count(text: str) -> int:
+    """One or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return number
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,90 @@
+"""`fedrecon compare`."""
+
+import argparse
+import time
+from pathlib import Path
+
+from recon import DataError
+
+from ..comparison import PRESETS, arm_of, at_sites, extra_arms, publish, require_place, run_comparison, write_tables
+from .arguments import Commands, add_jobs, positive_count, say
+
+
+def add_compare(commands: Commands) -> None:
+    compare = commands.add_parser(
+        "compare", help="train and score methods on the same hospitals, network and steps; tables with intervals"
+    )
+    compare.add_argument("recipes", type=Path, nargs="*", help="recipes beside those of the preset (TOML)")
+    compare.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="laptop",
+        help="laptop: 15 to 40 minutes; full: hours (%(default)s)",
+    )
+    compare.add_argument(
+        "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
+    )
+    compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
+    compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
+    compare.add_argument(
+        "--from",
+        dest="published",
+        type=Path,
+        metavar="RESULTS",
+        help="go on from published tables of the same preset, such as benchmarks/results/full: their arms are kept",
+    )
+    compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
+    compare.add_argument(
+        "--seeds",
+        type=positive_count,
+        help="training seeds of every arm (default: as the preset, and in `full` eight where a claim's difference is "
+        "small, if no recipe is named; one for recipes beside it)",
+    )
+    compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
+    compare.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FOLDER",
+        help="also copy the tables, without networks, to a folder that --from goes on from; not those of own --sites",
+    )
+    compare.set_defaults(run=_compare)
+    add_jobs(compare)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    preset = PRESETS[arguments.preset]
+    out = arguments.out or Path("runs") / (
+        f"compare_{preset.name}"
+        if arguments.sites is None
+        else f"compare_{preset.name}_{arguments.sites.resolve().name}"
+    )
+    begin = time.monotonic()
+    if arguments.published is not None and (arguments.tables or arguments.sites is not None):
+        other = "--tables" if arguments.tables else "--sites"
+        raise DataError(f"--from: found beside {other}, which goes on from no published tables; leave one of them out")
+    if arguments.publish is not None and arguments.sites is not None:
+        raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
+    if arguments.tables:
+        page = write_tables(out, say)
+    else:
+        modalities = tuple(preset.budgets) if arguments.modality is None else (arguments.modality,)
+        if arguments.publish is not None:
+            require_place(out, arguments.publish, preset.described(), modalities)
+        if arguments.sites is not None:
+            preset = at_sites(preset, arguments.sites, modalities)
+            modalities = tuple(preset.budgets)
+        extra = extra_arms(preset, [arm_of(path) for path in arguments.recipes], every=arguments.all)
+        page = run_comparison(
+            preset,
+            out,
+            modalities=modalities,
+            extra=extra,
+            seeds=arguments.seeds,
+            published=arguments.published,
+            more_seeds=not arguments.recipes,  # who names some wants these
+            jobs=arguments.jobs,
+            say=say,
+        )
+    if arguments.publish is not None:
+        say(f"\npublished: {publish(out, arguments.publish)} arms in {arguments.publish}")
+    say(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")

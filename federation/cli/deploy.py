@@ -1,0 +1,362 @@
+"""`fedrecon deploy ...`: the commands; what they do is imported when one is called."""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recon import DataError
+
+from .arguments import Commands, say
+
+#: Exit code of `status` where nothing runs, as systemctl has it.
+STOPPED = 3
+_STOPPED_SO = f"; exit code {STOPPED} if it does not run"
+
+
+def add_deploy(commands: Commands) -> None:
+    """Add the commands of server and site."""
+    deploy = commands.add_parser("deploy", help="the same federation across real machines, on Flower")
+    actions = deploy.add_subparsers(required=True, metavar="ACTION")
+    _add_server(actions)
+    _add_runs(actions)
+    _add_site(actions)
+    _add_audit(actions)
+
+
+def _command(
+    actions: Commands, name: str, about: str, run: Callable[[argparse.Namespace], int | None]
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=about, description=about[0].upper() + about[1:])
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_server(actions: Commands) -> None:
+    init = _command(actions, "init", "make a server's folder: authority, certificate, keys", _init)
+    init.add_argument("folder", type=Path, metavar="DIR")
+    init.add_argument("--host", required=True, help="name or address by which sites reach this machine")
+    init.add_argument(
+        "--port", type=int, default=9092, help="the one port that is open to sites (default: %(default)s)"
+    )
+
+    enroll = _command(actions, "enroll", "bind a site's key to its name", _enroll)
+    enroll.add_argument("folder", type=Path, metavar="DIR")
+    enroll.add_argument("--site", required=True, help="name of the site")
+    enroll.add_argument("--key", type=Path, required=True, help="its site.key.pub")
+
+    revoke = _command(actions, "revoke", "shut a site out", _revoke)
+    revoke.add_argument("folder", type=Path, metavar="DIR")
+    revoke.add_argument("--site", required=True, help="name of the site")
+
+    rotate = _command(actions, "rotate", "a new certificate for the server; restart it afterwards", _rotate)
+    rotate.add_argument("folder", type=Path, metavar="DIR")
+
+    server = actions.add_parser("server", help="start, stop and look at the server")
+    _add_service(server, {"start": _server_start, "stop": _server_stop, "status": _server_status})
+
+
+def _add_service(parser: argparse.ArgumentParser, runs: dict[str, Callable[[argparse.Namespace], int | None]]) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="ACTION")
+    abouts = {"start": "start it in the background", "stop": "stop it", "status": f"say what it does{_STOPPED_SO}"}
+    for verb, about in abouts.items():
+        command = _command(verbs, verb, about, runs[verb])
+        command.add_argument("folder", type=Path, metavar="DIR")
+        if verb == "start":
+            command.add_argument("--foreground", action="store_true", help="stay, as systemd and containers expect")
+
+
+def _add_runs(actions: Commands) -> None:
+    propose = _command(actions, "propose", "write the bundle of a recipe for the sites to approve", _propose)
+    run = _command(actions, "run", "run a recipe at the sites that approved it", _run)
+    for command in (propose, run):
+        command.add_argument("folder", type=Path, metavar="DIR")
+        command.add_argument("recipe", type=Path, help="a recipe's TOML file")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
+        command.add_argument("--name", help="of the run (default: the recipe's)")
+    run.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    run.add_argument("--quorum", type=int, help="sites that must answer a round (default: all)")
+    run.add_argument("--wait", type=float, default=120, help="seconds to wait for sites (default: %(default)s)")
+
+
+def _add_site(actions: Commands) -> None:
+    site = actions.add_parser("site", help="what is done at a hospital")
+    verbs = site.add_subparsers(required=True, metavar="ACTION")
+    init = _command(verbs, "init", "make a site's folder: key, policy, whom it believes", _site_init)
+    init.add_argument("folder", type=Path, metavar="DIR")
+    init.add_argument("--server", required=True, metavar="HOST:PORT")
+    init.add_argument("--ca", type=Path, required=True, help="the federation's ca.crt")
+    init.add_argument("--server-key", type=Path, required=True, help="the server's signing.key.pub")
+    init.add_argument("--data", type=Path, required=True, help="manifest of the site's data")
+    init.add_argument("--proxy", default="", help="HTTP proxy to the outside, e.g. http://proxy:3128")
+    approve = _command(verbs, "approve", "look at a bundle and approve it", _site_approve)
+    approve.add_argument("folder", type=Path, metavar="DIR")
+    approve.add_argument("bundle", type=Path, help="the .fab of a run")
+    approve.add_argument("--yes", action="store_true", help="approve; without it, only show what would be approved")
+    withdraw = _command(verbs, "withdraw", "take an approval back", _site_withdraw)
+    withdraw.add_argument("folder", type=Path, metavar="DIR")
+    withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
+    export = _command(
+        verbs, "export", "write a run folder for `fedrecon evaluate` and `fedrecon reconstruct`", _site_export
+    )
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    for verb, about, run in (
+        ("start", "start the site in the background, after a self-test", _site_start),
+        ("stop", "stop it", _site_stop),
+        ("status", f"say what it does, what it approved and what left{_STOPPED_SO}", _site_status),
+    ):
+        command = _command(verbs, verb, about, run)
+        command.add_argument("folder", type=Path, metavar="DIR")
+        if verb == "start":
+            command.add_argument("--foreground", action="store_true", help="stay, as systemd and containers expect")
+
+
+def _add_audit(actions: Commands) -> None:
+    audit = actions.add_parser("audit", help="check audit logs, offline")
+    verbs = audit.add_subparsers(required=True, metavar="ACTION")
+    verify = _command(verbs, "verify", "check a log's chain, its signatures, and what others saw of it", _audit_verify)
+    verify.add_argument("log", type=Path, help="audit.jsonl")
+    verify.add_argument("--owner", required=True, help="whose log it is: a site's name, or server")
+    verify.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="public key of one who signed it; repeat, also for a site that got a new one",
+    )
+    verify.add_argument("--seen", type=Path, action="append", default=[], help="log of another party; repeat")
+
+
+def _flower(module: str) -> Any:
+    """A module of this package: they import Flower, so each is imported when it is used.
+
+    Raises
+    ------
+    DataError
+        If the extra is not installed.
+    """
+    try:
+        return importlib.import_module(f"federation.flower.{module}")
+    except ModuleNotFoundError as error:
+        raise DataError(f"{error.name}: is not installed; pip install 'fedrecon[deploy]'") from None
+
+
+def _require_extra() -> None:
+    """Say that the extra is missing before a module of `deploy` misses what it is made of."""
+    _flower("run_server")
+
+
+def _server(arguments: argparse.Namespace) -> Any:
+    _require_extra()
+    from ..deploy.server_folder import ServerFolder
+
+    folder = ServerFolder(arguments.folder)
+    for line in folder.warnings():
+        say(f"warning: {line}")
+    return folder
+
+
+def _site(arguments: argparse.Namespace) -> Any:
+    _require_extra()
+    from ..deploy.site_folder import SiteFolder
+
+    return SiteFolder(arguments.folder)
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    _require_extra()
+    from ..deploy.server_folder import ServerFolder
+
+    folder = ServerFolder.create(arguments.folder, host=arguments.host, port=arguments.port)
+    say(f"server: {folder.path}; sites need {folder.path / 'ca.crt'} and {folder.path / 'signing.key.pub'}")
+    say(f"next: fedrecon deploy server start {folder.path}")
+
+
+def _enroll(arguments: argparse.Namespace) -> None:
+    node = _flower("run_server").enroll(_server(arguments), arguments.site, arguments.key)
+    say(f"enrolled {arguments.site} (Flower's node {node})")
+
+
+def _revoke(arguments: argparse.Namespace) -> None:
+    _flower("run_server").revoke(_server(arguments), arguments.site)
+    say(f"revoked {arguments.site}")
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    _server(arguments).rotate()
+    say(f"{arguments.folder / 'server.crt'}: renewed; restart the server")
+
+
+def _server_start(arguments: argparse.Namespace) -> None:
+    folder = _server(arguments)
+    if arguments.foreground:
+        if ended := _flower("run_server").serve(folder):
+            raise DataError(ended)
+        return
+    page = _flower("run_server").start_server(folder)
+    say(f"server: open to sites at {folder.table.host}:{folder.table.port}; logs in {folder.path / 'logs'}")
+    say(f"status: http://127.0.0.1:{page}/ on this machine")
+
+
+def _server_stop(arguments: argparse.Namespace) -> None:
+    say("stopped" if _flower("run_server").stop_server(_server(arguments)) else "did not run")
+
+
+def _server_status(arguments: argparse.Namespace) -> int:
+    folder = _server(arguments)
+    from ..deploy.status import server_status
+
+    page = _flower("run_server").page_port(folder)
+    say(f"server {'does not run' if page is None else 'runs'}: {folder.path}")
+    if page is not None:
+        say(f"open to sites at {folder.table.host}:{folder.table.port}; this status: http://127.0.0.1:{page}/")
+    for line in server_status(folder):
+        say(line)
+    return STOPPED if page is None else 0
+
+
+def _propose(arguments: argparse.Namespace) -> None:
+    recipe, name = _recipe(arguments)
+    bundle, approval = _flower("submission").propose(_server(arguments), name, recipe)
+    say(f"bundle: {bundle}\nrun:    {approval.run}")
+    base = _flower("bundle").base_beside(bundle)
+    what = f"the bundle and, beside it, {base.name}" if recipe.network.base is not None else "the bundle"
+    say(f"send {what} to the sites, and tell them the run by another way; they look at it, and approve it, with:")
+    say(f"  fedrecon deploy site approve DIR {bundle.name}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    recipe, name = _recipe(arguments)
+    out = _flower("submission").run(
+        _server(arguments),
+        name,
+        recipe,
+        resume=arguments.resume,
+        quorum=arguments.quorum,
+        wait_seconds=arguments.wait,
+        say=say,
+    )
+    say(f"trained: {out}")
+    say("sites take it home with: fedrecon deploy site export DIR RUN --out FOLDER")
+
+
+def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from ..config import safe_name
+    from ..recipes import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    try:
+        return recipe, safe_name(arguments.name or recipe.name)
+    except ValueError as error:
+        raise DataError(f"--name {arguments.name!r}: expected {error}") from None
+
+
+def _site_init(arguments: argparse.Namespace) -> None:
+    _require_extra()
+    from ..deploy.site_folder import SiteFolder
+
+    folder = SiteFolder.create(
+        arguments.folder,
+        server=arguments.server,
+        authority=arguments.ca,
+        server_key=arguments.server_key,
+        data=arguments.data,
+        proxy=arguments.proxy,
+    )
+    say(f"site {folder.name}: {folder.path}")
+    say(f"read {folder.path / 'policy.toml'}, then send {folder.path / 'site.key.pub'} to the server's engineer")
+
+
+def _site_approve(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    recipe, ready, approval = _flower("run_site").look_at(arguments.bundle)
+    from ..deploy.site_service import objection
+
+    say(recipe.to_toml())
+    say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
+    say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
+    if ready.network.base is not None:
+        say(f"frozen base {ready.network.base}: has the SHA-256 that the recipe names")
+    if reason := objection(folder, approval.run, ready):
+        say(f"warning: {folder.path / 'policy.toml'} would refuse every round of it: {reason}")
+    if not arguments.yes:
+        say("not approved yet; the same command with --yes approves it")
+        return
+    _flower("run_site").approve(folder, arguments.bundle)
+    say("approved")
+
+
+def _site_withdraw(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    run = _approved(folder, arguments.run_id)
+    folder.approvals.remove(run)
+    folder.audit.append("approval withdrawn", run=run)
+    say(f"withdrawn: {run}")
+
+
+def _site_export(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    from ..deploy.export import export_run
+
+    run = export_run(folder, _approved(folder, arguments.run_id), arguments.out, say=say)
+    say(f"round {run.selected().round}: {run.path}")
+    say(f"next: fedrecon evaluate {run.path}, or fedrecon reconstruct {run.path} --site {folder.name} SCAN --out FILE")
+
+
+def _approved(folder: Any, begin: str) -> str:
+    """The one approved run that begins so."""
+    matching = [approval.run for approval in folder.approvals.all() if approval.run.startswith(begin)]
+    if len(matching) != 1:
+        raise DataError(f"{folder.path}: {len(matching)} approved runs begin with {begin!r}, expected one")
+    run: str = matching[0]
+    return run
+
+
+def _site_start(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    if arguments.foreground:
+        if ended := _flower("run_site").serve_site(folder):
+            raise DataError(ended)
+        return
+    connected = _flower("run_site").start_site(folder)
+    state = f"{'connected' if connected else 'runs, but is not connected yet'}, after a self-test"
+    say(f"site {folder.name}: {state}; logs in {folder.path / 'logs'}")
+
+
+def _site_stop(arguments: argparse.Namespace) -> None:
+    say("stopped" if _flower("run_site").stop_site(_site(arguments)) else "did not run")
+
+
+def _site_status(arguments: argparse.Namespace) -> int:
+    folder = _site(arguments)
+    from ..deploy.status import site_status
+
+    runs = _flower("processes").is_running(folder.path)
+    say(f"site {folder.name} {'runs' if runs else 'does not run'}: {folder.path}")
+    for line in site_status(folder):
+        say(line)
+    return 0 if runs else STOPPED
+
+
+def _audit_verify(arguments: argparse.Namespace) -> None:
+    _require_extra()
+    from ..deploy.audit_log import heads_seen, verify_log
+    from ..deploy.keys import PublicKey
+
+    signers: dict[str, list[PublicKey]] = {}
+    for text in arguments.key:
+        name, found, file = text.partition("=")
+        if not found:
+            raise DataError(f"--key {text!r}: expected NAME=FILE")
+        signers.setdefault(name, []).append(PublicKey.read(Path(file)))
+    seen: dict[int, str] = {}
+    for other in arguments.seen:
+        seen |= heads_seen(other, arguments.owner)
+    verified = verify_log(arguments.log, arguments.owner, signers, seen)
+    say(f"{arguments.log}: whole, {verified.head.count} entries, head {verified.head.hash}")
+    say(f"signed by others {verified.countersigned} times, the last time at {verified.last_countersigned} entries")
+    others = f"agrees with {len(seen)} heads that others saw" if seen else "an end cut off shows with --seen only"
+    say(others)

@@ -1,0 +1,64 @@
+"""The command line: one line per error, exit code 2; Ctrl-C exits with 130 and says how to go on."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from recon import DataError
+
+from .compare import add_compare
+from .deploy import add_deploy
+from .runs import add_demo, add_evaluate, add_reconstruct, add_train
+from .sites import add_sites
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, 2 for an error of the user's or the data's, 130 for Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    try:
+        return run(arguments) or 0
+    except DataError as error:
+        print(f"fedrecon: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fedrecon: error: {where}{error.strerror or _one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nfedrecon: interrupted; nothing is half-written. The same command with --resume goes on.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedrecon",
+        description="Federated MRI and CT reconstruction: shared regularizer, each site's own physics.",
+    )
+    parser.add_argument("--version", action="version", version=f"fedrecon {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_demo(commands)
+    add_sites(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_reconstruct(commands)
+    add_compare(commands)
+    add_deploy(commands)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("fedrecon")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,121 @@
+"""`fedrecon demo`, `train`, `evaluate` and `reconstruct`."""
+
+import argparse
+import time
+from pathlib import Path
+
+from recon import DataError, text_table
+
+from ..experiment import evaluate_run, reconstruct_file, train_run
+from ..recipes import load_recipe
+from ..sites import (
+    CT_DEMO_SITES,
+    DEMO_SITES,
+    load_federation,
+    make_ct_demo_sites,
+    make_demo_sites,
+)
+from .arguments import Commands, add_jobs, say
+
+#: Kinds of demo, each with its recipe.
+DEMOS = {"mri": "fedavg", "ct": "demos/fedavg_ct", "mixed": "demos/fedavg_mixed"}
+
+
+def add_demo(commands: Commands) -> None:
+    demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
+    demo.add_argument("--kind", choices=DEMOS, default="mri", help="which hospitals (default: %(default)s)")
+    demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
+    demo.add_argument("--recipe", type=Path, help="recipe to train (default: that of the kind in scripts/recipes)")
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
+    demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
+    demo.set_defaults(run=_demo)
+    add_jobs(demo)
+
+
+def add_train(commands: Commands) -> None:
+    train = commands.add_parser("train", help="train a recipe on a federation")
+    train.add_argument("recipe", type=Path, help="TOML file, see scripts/recipes/")
+    train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
+    train.add_argument("--out", type=Path, required=True, help="run folder to write")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
+    train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    train.set_defaults(run=_train)
+    add_jobs(train)
+
+
+def add_evaluate(commands: Commands) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="score every arm on the test data, write report.html and report.json"
+    )
+    evaluate.add_argument("folder", type=Path, help="run folder")
+    evaluate.set_defaults(run=_evaluate)
+    add_jobs(evaluate)
+
+
+def add_reconstruct(commands: Commands) -> None:
+    reconstruct = commands.add_parser("reconstruct", help="reconstruct a scan with a trained run")
+    reconstruct.add_argument("folder", type=Path, help="run folder")
+    reconstruct.add_argument(
+        "--site", required=True, help="whose data consistency to use; a site of the run or `unseen`"
+    )
+    reconstruct.add_argument("scan", type=Path, help="a file in the format of the site")
+    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    reconstruct.add_argument(
+        "--simulate", action="store_true", help="first degrade the scan as the site's manifest does"
+    )
+    reconstruct.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    reconstruct.set_defaults(run=_reconstruct)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    begin = time.monotonic()
+    recipe = load_recipe(arguments.recipe or DEMOS[arguments.kind], arguments.set)
+    if arguments.out is None:
+        arguments.out = Path("runs") / ("demo" if arguments.kind == "mri" else f"demo_{arguments.kind}")
+    sites = arguments.out / "sites_data"
+    going_on = arguments.resume and any(sites.glob("*.toml"))
+    if not going_on:
+        if arguments.out.exists() and any(arguments.out.iterdir()) and not arguments.resume:
+            raise DataError(f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume")
+        say("simulating the hospitals ...")
+        _simulate(arguments.kind, sites, arguments.jobs)
+    train_run(recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
+    begin_or_records = None if going_on else begin
+    results = evaluate_run(arguments.out, jobs=arguments.jobs, say=say, begin=begin_or_records)
+    say("\n" + text_table(results))
+    say(f"\nreport: {arguments.out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
+
+
+def _simulate(kind: str, out: Path, jobs: int) -> None:
+    """Write the hospitals of a demo; the mixed one has two of each modality."""
+    if kind == "ct":
+        make_ct_demo_sites(out, jobs=jobs, overwrite=True)
+        return
+    make_demo_sites(out, sites=DEMO_SITES if kind == "mri" else DEMO_SITES[:2], overwrite=True)
+    if kind == "mixed":
+        make_ct_demo_sites(out, sites=CT_DEMO_SITES[:2], jobs=jobs, overwrite=True)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    sites = load_federation(arguments.sites)
+    train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
+    say(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=say)
+    say("\n" + text_table(results))
+    say(f"\nreport: {arguments.folder / 'report.html'}")
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    if arguments.out.exists() and not arguments.overwrite:
+        raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
+    shape, scores = reconstruct_file(
+        arguments.folder, arguments.site, arguments.scan, arguments.out, simulate=arguments.simulate
+    )
+    for name in ("psnr", "ssim", "residual"):
+        if (value := scores.mean(name)) is not None:
+            say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
+    say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")

@@ -1,0 +1,110 @@
+"""`fedrecon sites make` and `fedrecon sites check`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..sites import (
+    FASTMRI_4X,
+    GROUPINGS,
+    MadeSite,
+    SiteFacts,
+    check_sites,
+    make_ct_demo_sites,
+    make_ct_image_sites,
+    make_demo_sites,
+    make_fastmri_sites,
+    make_image_sites,
+)
+from .arguments import Commands, add_jobs, say
+
+
+def add_sites(commands: Commands) -> None:
+    sites = commands.add_parser("sites", help="make and check the sites of a federation")
+    actions = sites.add_subparsers(required=True, metavar="ACTION")
+    make = actions.add_parser("make", help="write one manifest per site")
+    kinds = make.add_subparsers(required=True, metavar="KIND")
+
+    fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
+    fastmri.add_argument("folder", type=str, help="folder of *.h5; may hold ${VARIABLES}, which the manifests keep")
+    fastmri.add_argument(
+        "--by", default="model,field,contrast", help=f"any of {','.join(GROUPINGS)} (default: %(default)s)"
+    )
+    fastmri.add_argument(
+        "--measured", action="store_true", help="use fully sampled files as they are, not undersampled 4x"
+    )
+    fastmri.set_defaults(run=_make_fastmri)
+
+    images = kinds.add_parser("images", help="simulate k-space from magnitude images (NIfTI, DICOM)")
+    images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices")
+    images.set_defaults(run=_make_images)
+
+    ct_images = kinds.add_parser("ct-images", help="simulate projections from CT images, one site per volume")
+    ct_images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices, in HU")
+    ct_images.add_argument("--size", type=int, default=256, help="pixels per side (default: %(default)s)")
+    ct_images.set_defaults(run=_make_ct_images)
+
+    demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
+    demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
+    demo.set_defaults(run=_make_demo)
+
+    demo_ct = kinds.add_parser("demo-ct", help="the simulated CT scanners of `fedrecon demo --kind ct`")
+    demo_ct.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
+    demo_ct.set_defaults(run=_make_demo_ct)
+    add_jobs(demo_ct)
+    for kind in (fastmri, images, ct_images, demo, demo_ct):
+        kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
+        kind.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+    check = actions.add_parser("check", help="read every file, compare checksums, print what each site holds")
+    check.add_argument("folder", type=Path, help="folder of manifests")
+    check.set_defaults(run=_check)
+
+
+def _make_fastmri(arguments: argparse.Namespace) -> None:
+    by = tuple(part.strip() for part in arguments.by.split(","))
+    simulate = None if arguments.measured else FASTMRI_4X
+    made = make_fastmri_sites(arguments.folder, arguments.out, by=by, simulate=simulate, overwrite=arguments.overwrite)
+    _say_made(made, arguments.out)
+
+
+def _make_images(arguments: argparse.Namespace) -> None:
+    _say_made(make_image_sites(arguments.images, arguments.out, overwrite=arguments.overwrite), arguments.out)
+
+
+def _make_demo(arguments: argparse.Namespace) -> None:
+    _say_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
+
+
+def _make_ct_images(arguments: argparse.Namespace) -> None:
+    made = make_ct_image_sites(arguments.images, arguments.out, size=arguments.size, overwrite=arguments.overwrite)
+    _say_made(made, arguments.out)
+
+
+def _make_demo_ct(arguments: argparse.Namespace) -> None:
+    made = make_ct_demo_sites(arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite)
+    _say_made(made, arguments.out)
+
+
+def _say_made(made: Sequence[MadeSite], out: Path) -> None:
+    for site in made:
+        counts = ", ".join(f"{count} {split}" for split, count in site.subjects.items())
+        missing = f"   no subject left for: {', '.join(site.missing)}" if site.missing else ""
+        say(f"{site.name:24s} subjects: {counts}{missing}")
+    say(f"{len(made)} sites: {out}   next: fedrecon sites check {out}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for site in check_sites(arguments.folder):
+        _say_facts(site)
+    say(f"all files are as the manifests say: {arguments.folder}")
+
+
+def _say_facts(site: SiteFacts) -> None:
+    say(f"{site.name}  ({site.role}; checksums {site.lock})")
+    for split in site.splits:
+        low, high = split.accelerations
+        say(
+            f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
+            f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}"
+        )

@@ -1,0 +1,97 @@
+"""A comparison at sites of the user's: what a preset runs, on their data in the place of simulated hospitals."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import ClassVar
+
+from recon import write_atomically
+
+from ..config import ConfigError, config_error
+from ..sites import SiteManifest, load_federation, load_manifest, read_federation, write_sites
+from .presets import Preset, TableSpec
+
+#: The one table of a comparison at such sites.
+OWN_SITES = "own sites"
+
+
+@dataclass(frozen=True)
+class OwnSites(Preset):
+    """A preset at given sites: its arms without adapters, whose base nobody trained, in one table."""
+
+    has_base: ClassVar[bool] = False
+    #: The folder of the manifests, and what each says.
+    sites: Path = Path()
+    manifests: dict[str, str] = field(default_factory=dict)
+
+    def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
+        """Write the manifests of one modality, with the data where they are."""
+        tables = []
+        for manifest in _of_modality(load_federation(self.sites), modality):
+            entry = manifest.model_dump(mode="json", exclude_none=True)
+            entry["data"]["root"] = os.path.abspath(manifest.root)
+            tables.append(entry)
+        write_sites(out, tables, overwrite=True)
+
+    def refresh(self, sites: Path) -> None:
+        """Let the manifests that were made name the devices that those of the user name now."""
+        devices = {manifest.name: manifest.device for manifest in read_federation(self.sites)}
+        for path in sorted(sites.glob("*.toml")):
+            manifest = load_manifest(path)
+            if manifest.device != devices[manifest.name]:
+                changed = manifest.model_copy(update={"device": devices[manifest.name]})
+                write_atomically(path, changed.to_toml().encode())
+
+
+def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSites:
+    """The arms, network, steps and seeds of a preset at the sites in a folder.
+
+    Raises
+    ------
+    DataError
+        If a manifest or file cannot be used, a site has nothing to be scored on, or too few sites train.
+    """
+    manifests = load_federation(folder)
+    chosen = [modality for modality in modalities if _of_modality(manifests, modality)]
+    if not chosen:
+        raise ConfigError(f"{folder}: holds no {' or '.join(modalities)} site; choose another folder or --modality")
+    for modality in chosen:
+        _require_comparable(folder, modality, _of_modality(manifests, modality))
+    first = preset.tables[0]
+    names = tuple(arm.name for arm in preset.arms if arm.name in first.arms and not preset.needs_base(arm))
+    known = {each.name: getattr(preset, each.name) for each in fields(Preset)}
+    known |= {
+        "tables": (TableSpec(OWN_SITES, names, first.seeds, train=0, modalities=tuple(chosen)),),
+        "budgets": {modality: preset.budgets[modality] for modality in chosen},
+        "arms": tuple(arm for arm in preset.arms if arm.name in names),
+    }
+    # Where a site computes changes nothing of what is compared.
+    described = {m.name: m.model_copy(update={"device": None}).to_toml() for m in manifests}
+    return OwnSites(**known, sites=folder.resolve(), manifests=described)
+
+
+def _of_modality(manifests: Sequence[SiteManifest], modality: str) -> list[SiteManifest]:
+    return [manifest for manifest in manifests if manifest.modality == modality]
+
+
+def _require_comparable(folder: Path, modality: str, manifests: Sequence[SiteManifest]) -> None:
+    """Refuse, before anything is trained, sites that cannot be scored or that are no federation."""
+    for manifest in manifests:
+        key = "data.test"
+        if not manifest.data.test:
+            raise config_error(manifest.path, key, "no files", "at least one to score the arms on", "list some")
+        samples = manifest.dataset("test")
+        for number, kind in enumerate(samples.reference_kinds):
+            if kind == "none":
+                found = f"{samples.volumes[number].path.name} without a reference"
+                raise config_error(manifest.path, key, found, "scans with one", "leave it out: arms are scored on PSNR")
+    training = [manifest for manifest in manifests if manifest.trains]
+    if len(training) < 2:
+        found = f"{len(training)} {modality} sites that train"
+        raise ConfigError(f"{folder}: found {found}, expected two or more; add sites or choose another --modality")
+    if not any(manifest.data.validation for manifest in training):
+        raise ConfigError(
+            f"{folder}: found no validation files at {modality} sites that train, expected some: learning rates and "
+            "rounds are chosen on them; list some"
+        )

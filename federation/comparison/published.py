@@ -1,0 +1,243 @@
+"""Tables of a comparison in a folder of their own, to be read by others, who can go on where they end."""
+
+import gzip
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recon import DataError, ScoreRow, data_error, read_scores, write_atomically, write_scores
+
+from ..config import Name, Table, read_json
+from ..recipes import CLASSICAL_ARMS
+from .arm_runs import FACTS, known_of
+from .plan import slug
+
+#: Name of the file: an arm, with one seed, a line.
+ARMS = "arms.jsonl"
+#: Name of the arm that scores all classical methods.
+CLASSICAL_RUN = "classical"
+#: What scores are called, packed and not; and what is published beside them.
+_SCORES = ("scores.csv.gz", "scores.csv")
+_FILES = ("preset.json", ARMS, "beside.json", "hypotheses.json", "comparison.csv", "comparison.json", "comparison.tex")
+_ADVICE = "choose results that are whole"
+
+
+class TrainedFacts(BaseModel):
+    """What must be known of an arm that was trained; there may be more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    rate: float
+    value: int | None
+    tuning: dict[str, Any]
+    trials: int
+    at_end: bool
+    value_at_end: bool
+    chosen: dict[str, Any]
+    seconds: float
+    peak_memory_mb: float
+    steps: int
+    least_steps: int
+
+
+class ArmRecord(Table):
+    """One line of the file: an arm of a table with one seed, the digest of its method, and what is known of it."""
+
+    modality: str
+    table: str
+    arm: Name
+    seed: Annotated[int, Field(ge=0)]
+    recipe: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    facts: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ArmRecord":
+        if self.arm != CLASSICAL_RUN:
+            TrainedFacts.model_validate(self.facts)
+        return self
+
+
+def write_arms(out: Path, known: Mapping[tuple[str, str], Mapping[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """Write what is known of every arm, by modality and table and by arm; facts of the sites, which are long, not."""
+    lines = []
+    for key, arms in sorted(known.items()):
+        for arm, runs in sorted(arms.items()):
+            for run in runs:
+                facts = {name: value for name, value in run.items() if name not in ("seed", "sites", "recipe")}
+                record = ArmRecord(
+                    modality=key[0], table=key[1], arm=arm, seed=run["seed"], recipe=run["recipe"], facts=facts
+                )
+                lines.append(record.model_dump_json() + "\n")
+    write_atomically(out / ARMS, "".join(lines).encode())
+
+
+def is_known(arm: str, facts: Mapping[str, Any]) -> bool:
+    """Whether enough is known of an arm to tell of it; of one that an older fedrecon has run it may not be."""
+    try:
+        return arm == CLASSICAL_RUN or bool(TrainedFacts.model_validate(facts))
+    except ValidationError:
+        return False
+
+
+@dataclass(frozen=True)
+class Published:
+    """Tables that were published: arms with their scores."""
+
+    arms: tuple[tuple[ArmRecord, tuple[ScoreRow, ...]], ...]
+
+    def put(self, out: Path, modalities: Collection[str]) -> int:
+        """Write the arms of these modalities into a comparison's folder, but for those that it has; how many."""
+        count = 0
+        for record, scores in self.arms:
+            folder = out / record.modality / slug(record.table) / f"seed{record.seed}" / record.arm
+            known = known_of(folder) if (folder / FACTS).exists() else {"failed": "not run"}
+            if record.modality in modalities and "failed" in known:
+                write_scores(folder / "scores.csv", scores)
+                facts = {**record.facts, "recipe": record.recipe}
+                write_atomically(folder / FACTS, json.dumps(facts, indent=1).encode())
+                count += 1
+        return count
+
+
+def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities: Collection[str]) -> None:
+    """Refuse, before hours are spent, to publish what may not be, or where something else lies; make the folder.
+
+    Parameters
+    ----------
+    preset
+        Of the comparison, as :meth:`federation.comparison.presets.Preset.described` says it.
+    modalities
+        What the comparison may gain arms of.
+
+    Raises
+    ------
+    DataError
+        If the comparison is one of a user's own sites, the folder cannot be made or holds anything but tables of the
+        same preset, or these have arms of another modality that the comparison has not.
+    """
+    if "sites" in preset:
+        raise DataError(
+            f"{out}: is a comparison of your own sites, and its scores name their volumes; expected one at simulated "
+            "hospitals, which alone is published"
+        )
+    if folder.resolve() == out.resolve():
+        raise DataError(f"{folder}: is the folder of the comparison; choose another for the published tables")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be a folder of tables ({error.strerror}); choose another") from None
+    if others := [name for name in there if name not in (*_FILES, *_SCORES)]:
+        raise DataError(f"{folder}: holds {others[0]}, which is no published table; choose another folder")
+    if not there:
+        return
+    if not (folder / "preset.json").exists():
+        raise DataError(f"{folder}: has no preset.json, so its tables are of nobody knows what; choose another folder")
+    _require_preset(folder, preset, "tables", "choose another folder")
+    lost = {arm for arm in _arms_in(folder / ARMS) - _arms_in(out / ARMS) if arm[0] not in modalities}
+    if lost:
+        modality, table, arm, seed = min(lost)
+        what = f"{len(lost)} arms" if len(lost) > 1 else "an arm"
+        raise DataError(
+            f"{folder}: holds {what} that {out} has not, or leaves out ({arm}, seed {seed}, {modality}, {table!r}); go "
+            "on from them with --from, without --modality, or choose another folder"
+        )
+
+
+def publish(out: Path, folder: Path) -> int:
+    """Copy the tables of a comparison, without networks, to a folder that :func:`read_published` reads.
+
+    Scores are packed. Tables of the same preset that lie there are replaced.
+
+    Returns
+    -------
+        Number of arms.
+
+    Raises
+    ------
+    DataError
+        As :func:`require_place`; or if the folder has arms that the comparison has not, which would be lost.
+    """
+    require_place(out, folder, read_json(out / "preset.json", _ADVICE), ())
+    arms = _arms_in(out / ARMS)
+    # First the preset, which says whose tables these are, so that who is cut short may do it again.
+    for name in _FILES:
+        write_atomically(folder / name, (out / name).read_bytes())
+    packed, plain = (folder / name for name in _SCORES)
+    write_atomically(packed, gzip.compress((out / "scores.csv").read_bytes(), mtime=0))
+    plain.unlink(missing_ok=True)
+    return len(arms)
+
+
+def _require_preset(folder: Path, preset: Mapping[str, Any], what: str, advice: str) -> None:
+    """Refuse tables of another preset, or of another state of it."""
+    found = read_json(folder / "preset.json", advice)
+    if without_seeds(found) != without_seeds(preset):
+        raise DataError(
+            f"{folder}: holds {what} of the preset {found.get('name')!r}, expected those of {preset['name']!r} as it "
+            f"is now; {advice}"
+        )
+
+
+def _arms_in(path: Path) -> set[tuple[str, str, str, int]]:
+    lines = path.read_bytes().splitlines() if path.exists() else ()
+    records = (_record(path, number, line) for number, line in enumerate(lines, 1))
+    return {(record.modality, record.table, record.arm, record.seed) for record in records}
+
+
+def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
+    """Read tables that were published.
+
+    Raises
+    ------
+    DataError
+        If they are of another preset, or a file of theirs is missing or cannot be used.
+    """
+    packed, plain = (folder / name for name in _SCORES)
+    scores_file = packed if packed.is_file() else plain
+    for path in (folder / "preset.json", scores_file, folder / ARMS):
+        if not path.is_file():
+            raise DataError(
+                f"{folder}: has no {path.name}; choose the folder of a comparison, or of its published tables"
+            )
+    _require_preset(folder, preset, "results", "choose the --preset of the results, or other results")
+    tables = {table["name"] for table in preset["tables"]}
+    rows: dict[tuple[str, str, str, int], list[ScoreRow]] = {}
+    for row in read_scores(scores_file):
+        arm = CLASSICAL_RUN if row.arm in CLASSICAL_ARMS else row.arm
+        rows.setdefault((row.modality, row.table, arm, row.seed), []).append(row)
+    arms = []
+    volumes: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for number, line in enumerate((folder / ARMS).read_bytes().splitlines(), 1):
+        record = _record(folder / ARMS, number, line)
+        if record.modality not in preset["budgets"] or record.table not in tables:
+            found_table = f"table {record.table!r} of {record.modality!r}"
+            raise data_error(
+                folder / ARMS, f"line {number}", found_table, f"one of the preset: {sorted(tables)}", _ADVICE
+            )
+        scores = rows.get((record.modality, record.table, record.arm, record.seed), [])
+        scored = {(row.site, row.volume) for row in scores}
+        if scored != volumes.setdefault((record.modality, record.table), scored) or not scored:
+            where = f"{record.arm}, seed {record.seed}, {record.modality}, {record.table}"
+            raise data_error(scores_file, where, f"scores of {len(scored)} volumes", "those of the other arms", _ADVICE)
+        arms.append((record, tuple(scores)))
+    return Published(tuple(arms))
+
+
+def without_seeds(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a preset decides an arm's scores: all but how many seeds there are."""
+    plain = {name: value for name, value in preset.items() if name != "small_effect_seeds"}
+    tables = [{name: value for name, value in table.items() if name != "seeds"} for table in preset.get("tables", ())]
+    return plain | {"tables": tables}
+
+
+def _record(path: Path, number: int, line: bytes) -> ArmRecord:
+    try:
+        return ArmRecord.model_validate_json(line)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, entry['loc']))} {entry['msg']}" for entry in error.errors())
+        raise data_error(path, f"line {number}", found, "the record of an arm", _ADVICE) from None

@@ -1,0 +1,39 @@
+"""TOML files as checked models, overrides, and the error that a user can cause."""
+
+from .errors import ConfigError, config_error
+from .json_records import read_json
+from .overrides import assign, parse_override
+from .schema import (
+    SITE_NAME,
+    KeyPath,
+    Name,
+    Names,
+    NonNegative,
+    Seed,
+    Table,
+    nearest,
+    one_of,
+    parse_table,
+    read_toml,
+    safe_name,
+)
+
+__all__ = [
+    "SITE_NAME",
+    "ConfigError",
+    "KeyPath",
+    "Name",
+    "Names",
+    "NonNegative",
+    "Seed",
+    "Table",
+    "assign",
+    "config_error",
+    "nearest",
+    "one_of",
+    "parse_override",
+    "parse_table",
+    "read_json",
+    "read_toml",
+    "safe_name",
+]

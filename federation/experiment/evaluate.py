@@ -1,0 +1,206 @@
+"""Score a trained run at all of its sites, write the reports, and reconstruct a user's scan with it."""
+
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from recon import (
+    DataError,
+    metric_card,
+    summarize,
+    write_report,
+    write_site_report,
+)
+
+from ..rounds import Row, read_rows
+from ..worker_pool import run_jobs
+from .run_folder import RunFolder, Say
+from .score_site import SiteResult, score_site
+
+_PACKAGES = (
+    "fedrecon",
+    "torch",
+    "torchvision",
+    "sigpy",
+    "numpy",
+    "scikit-image",
+    "h5py",
+    "numba",
+    "safetensors",
+)
+
+
+def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
+    """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
+
+    Pictures and per-volume rows of measured data stay at their site: they are written to
+    ``sites/<name>/report.html``, the shared report holds aggregates.
+
+    Parameters
+    ----------
+    path
+        Folder of a trained run.
+    begin
+        ``time.monotonic()`` at the start of a job that this evaluation ends; without it the recorded times of the
+        parts are summed.
+
+    Returns
+    -------
+        The results as written.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no trained run, or no site has test data.
+    """
+    run = RunFolder.open(path)
+    state = run.selected()
+    started = time.monotonic()
+    tested = [manifest for manifest in run.manifests if manifest.data.test]
+    if not tested:
+        raise DataError(f"{path}: no site has files under data.test; nothing to score")
+    for manifest in tested:
+        manifest.torch_device()
+    say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
+    found: dict[str, SiteResult] = {}
+    scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs)
+    for manifest, result in zip(tested, scored, strict=True):
+        found[manifest.name] = result
+        say(f"scored  {manifest.name}")
+    run.record_seconds("evaluation", time.monotonic() - started)
+    seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
+    results = _results(run, found, state.round, seconds)
+    for manifest in tested:
+        if not manifest.synthetic:
+            write_site_report(run.site_folder(manifest.name), results, manifest.name)
+    write_report(path, results)
+    return results
+
+
+def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, seconds: float) -> dict[str, Any]:
+    rows = read_rows(run.path)
+    # An arm that some site cannot have (no data to train on alone) would leave holes in the table.
+    arms = [arm for arm in next(iter(found.values())).arms if all(arm in result.arms for result in found.values())]
+    by_arm: dict[str, Any] = {
+        arm: {"sites": {name: result.arms[arm] for name, result in found.items()}} for arm in arms
+    }
+    took_part = [name for name, result in found.items() if not result.facts["unseen"]]
+    for entry in by_arm.values():
+        entry |= summarize(entry["sites"][name] for name in took_part or found)
+    return {
+        "metric_card": _card(run, found, selected),
+        "arms": by_arm,
+        "bytes": _bytes(rows),
+        "seconds": round(seconds, 1),
+        "versions": _versions(),
+        "method": run.recipe.name,
+        "sites": {name: result.facts for name, result in found.items()},
+        "claims": _claims(run, by_arm, arms),
+        "recipe": run.recipe.to_toml(),
+        "personal_steps": run.recipe.personal.steps or None,
+        "curves": rows,
+        "pictures": {name: result.pictures for name, result in found.items()},
+        "quality": {name: result.quality for name, result in found.items() if result.quality},
+    }
+
+
+def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[str, str]:
+    references = [kind for result in found.values() for kind in result.references]
+    crops = [crop for result in found.values() for crop in result.crops]
+    card = metric_card(references, crops, [result.facts["maps"] for result in found.values() if "maps" in result.facts])
+    evaluation = run.recipe.evaluation
+    return card | {
+        "measurement": measurement_text({name: result.facts for name, result in found.items()}),
+        "selection": _selection(run, selected),
+        "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
+        "mean_and_worst": "over the sites that took part; unseen sites apart",
+        "seeds": f"1 (seed {run.recipe.federation.seed})",
+        "personal_stage": _personal(run),
+        "steps": f"{run.recipe.federation.rounds} rounds of {run.recipe.training.steps_per_round} steps, batch "
+        f"{run.recipe.training.batch_size}, {_who(run)} in the federated and at every site in the local arm",
+    }
+
+
+def _selection(run: RunFolder, selected: int) -> str:
+    federation = run.recipe.federation
+    how = "the last one, as sites take turns" if federation.schedule == "cyclic" else "by mean validation PSNR"
+    return f"round {selected} of {federation.rounds}, {how}; test data used once"
+
+
+def _who(run: RunFolder) -> str:
+    federation = run.recipe.federation
+    if federation.participation == 1 and not federation.drop_out and federation.least_work == 1:
+        return "at every site"
+    return "at most, at the sites that take part in a round,"
+
+
+def _personal(run: RunFolder) -> str:
+    stage = run.recipe.personal
+    if not stage.steps:
+        return "none"
+    return (
+        f"{stage.steps} more steps of every site on all parameters after the rounds, in the federated and in the local "
+        "arm; used where validation is not worse"
+    )
+
+
+def measurement_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the k-space is: simulated from what, or measured; undersampled in retrospect, or as it came.
+
+    ``found`` are the facts of every site, as of :func:`score_site`.
+    """
+    sites: dict[str, list[str]] = {}
+    for name, facts in found.items():
+        if facts["modality"] == "ct":
+            how = facts.get("simulated")
+            sites.setdefault(f"CT, {how}" if how else "CT, measured projections", []).append(name)
+            continue
+        origin = facts["acquisition"].get("origin", "measured k-space")
+        degraded = "as measured" if facts["sampling"] == "as measured" else "undersampled in retrospect"
+        sites.setdefault(f"{origin}, {degraded}", []).append(name)
+    return "; ".join(f"{text}: {', '.join(names)}" for text, names in sites.items())
+
+
+def _bytes(rows: list[Row]) -> dict[str, float]:
+    """Bytes of all sites together in a training round, of the packed messages."""
+    training = [row for row in rows if row["n_samples"] is not None]
+    rounds = sorted({row["round"] for row in training})
+    return {
+        f"{direction}_per_round": fmean(
+            sum(row[f"bytes_{direction}"] for row in training if row["round"] == round) for round in rounds
+        )
+        for direction in ("up", "down")
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _claims(run: RunFolder, by_arm: dict[str, Any], arms: list[str]) -> list[str]:
+    """One honest line per comparison with the method: mean difference, and the sites where it loses."""
+    method = run.recipe.name
+    lines = []
+    for arm in arms:
+        if arm == method or "psnr" not in by_arm[arm]["mean"] or "psnr" not in by_arm[method]["mean"]:
+            continue
+        gain = by_arm[method]["mean"]["psnr"] - by_arm[arm]["mean"]["psnr"]
+        sites = by_arm[arm]["sites"]
+        worse = [
+            f"{name} ({by_arm[method]['sites'][name]['psnr'] - scores['psnr']:+.2f} dB)"
+            for name, scores in sites.items()
+            if "psnr" in scores and by_arm[method]["sites"][name]["psnr"] < scores["psnr"]
+        ]
+        lost = f"; below it at {', '.join(worse)}" if worse else "; above it at every site, unseen ones included"
+        lines.append(f"{method} against {arm}: {gain:+.2f} dB in the mean{lost}")
+    return lines

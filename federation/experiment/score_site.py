@@ -1,0 +1,255 @@
+"""Scores of every arm at one site, computed at the site: what leaves is returned, the rest is written there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from physics import CartesianMRI, ParallelBeam, RadonOperator, Transmission
+from recon import (
+    CLASSICAL,
+    KSpaceSlices,
+    Probe,
+    Sample,
+    SinogramSlices,
+    VolumeImages,
+    evaluate,
+    measure_quality,
+    write_hdf5,
+)
+
+from ..methods import ServerState, parameter_scope
+from ..recipes import LOCAL, SHARED, build_network, consistency_at
+from ..sites import SiteManifest
+from .classical_arms import classical_method
+from .personal_stage import site_network
+from .run_folder import RunFolder
+from .task import ReconstructionTask
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """Outcome of :func:`score_site`.
+
+    ``arms`` holds scores per arm as in ``report.json``; ``pictures`` one slice, reference and arms; ``facts`` what is
+    printed about the site; ``references`` and ``crops`` what the metric card must name; ``quality`` what is measured of
+    CT images per arm, see :class:`recon.Quality`.
+    """
+
+    arms: dict[str, dict[str, Any]]
+    pictures: dict[str, np.ndarray[Any, Any]]
+    facts: dict[str, Any]
+    references: tuple[str, ...]
+    crops: tuple[tuple[int, int], ...]
+    quality: dict[str, dict[str, Any]]
+
+
+def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
+    """Score every arm of the recipe on the test data of one site.
+
+    Parameters
+    ----------
+    job
+        The run, the site's name, the federation's selected state.
+    """
+    run, name, state = job
+    manifest = run.manifest(name)
+    task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
+    methods, tuned = _methods(run, manifest, task, state)
+    return score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+
+
+def score_methods(
+    task: ReconstructionTask,
+    methods: Mapping[str, nn.Module],
+    tuned: Mapping[str, float] | None = None,
+    *,
+    keep_in: RunFolder | None = None,
+) -> SiteResult:
+    """Score methods by arm on the test data of one site.
+
+    Parameters
+    ----------
+    tuned
+        Weights of classical methods, which the result repeats.
+    keep_in
+        The run that receives the test data and all images, ``test/<site>.h5``.
+    """
+    manifest, tuned = task.manifest, tuned or {}
+    samples = task.dataset("test")
+    arms: dict[str, dict[str, Any]] = {}
+    collected = _Collected()
+    for arm, method in methods.items():
+        with task.at_work(method):
+            arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
+    quality = _quality(task, samples, methods, collected)
+    for arm, weight in tuned.items():
+        arms[arm]["tuned_weight"] = weight
+    if keep_in is not None:
+        collected.write_test_set(keep_in, manifest.name)
+    return SiteResult(
+        arms,
+        collected.pictures(),
+        _facts(task, tuned),
+        tuple(sorted(set(samples.reference_kinds))),
+        tuple(sorted(collected.crops)),
+        quality,
+    )
+
+
+def _methods(
+    run: RunFolder,
+    manifest: SiteManifest,
+    task: ReconstructionTask,
+    state: ServerState,
+) -> tuple[dict[str, nn.Module], dict[str, float]]:
+    """Every arm's method at this site, in the order of the report, and the weights of those that were tuned."""
+    methods: dict[str, nn.Module] = {}
+    tuned: dict[str, float] = {}
+    for arm in run.recipe.evaluation.arms:
+        if arm in CLASSICAL[manifest.modality]:
+            methods[arm] = classical_method(arm, task, tuned)
+        elif arm == LOCAL and manifest.data.train:
+            methods[arm] = site_network(run, manifest, local=True)
+        elif arm == SHARED:
+            methods[arm] = run.spec(manifest).build().network_at(state.shared, state.round)
+    methods[run.recipe.name] = site_network(run, manifest)
+    return methods, tuned
+
+
+class _Collected:
+    """Images of the test set as the arms make them."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self.references: list[np.ndarray[Any, Any]] = []
+        self.samples: list[Sample] = []
+        self.crops: set[tuple[int, int]] = set()
+
+    def receiver(self, arm: str) -> Callable[[VolumeImages], None]:
+        """Keeps the images of one arm; the first arm also brings reference and samples."""
+        first = not self.images
+        images = self.images.setdefault(arm, [])
+
+        def receive(volume: VolumeImages) -> None:
+            images.append(volume.images.numpy())
+            self.crops.add((volume.images.shape[-2], volume.images.shape[-1]))
+            if first:
+                self.samples += volume.samples
+                if volume.reference is not None:
+                    self.references.append(volume.reference.numpy())
+
+        return receive
+
+    def pictures(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The middle slice of the first volume: reference, where there is one, and arms."""
+        middle = len(next(iter(self.images.values()))[0]) // 2
+        named = {arm: volumes[0][middle] for arm, volumes in self.images.items()}
+        return ({"reference": self.references[0][middle]} if self.references else {}) | named
+
+    def write_test_set(self, run: RunFolder, name: str) -> None:
+        """Write ``test/<site>.h5``: whitened, scaled measurements as the arms saw them, and their images.
+
+        Slices of all volumes follow each other; ``volume`` names that of each slice. MRI: ``kspace``, ``mask``,
+        ``maps`` and ``reference_complex``, which ``CartesianMRI(maps, mask)`` maps to the noise-free ``kspace``. CT:
+        ``sinogram``, and ``ray_weights`` where rays are weighted.
+        """
+        if not self.references or len({sample.measurement.shape for sample in self.samples}) > 1:
+            return  # simulated sites have references of one shape; nothing else belongs into this file
+        operators = [sample.operator for sample in self.samples]
+        measured = torch.stack([sample.measurement for sample in self.samples]).numpy()
+        arrays: dict[str, Any] = {
+            "reference": np.concatenate(self.references),
+            "volume": np.array([sample.meta[0].volume for sample in self.samples], dtype="S"),
+            "noise_std": torch.stack([sample.noise_std for sample in self.samples]).numpy(),
+        }
+        if isinstance(operators[0], CartesianMRI):
+            cartesian = [A for A in operators if isinstance(A, CartesianMRI)]
+            references = [sample.reference for sample in self.samples if sample.reference is not None]
+            arrays["kspace"] = measured
+            arrays["mask"] = torch.stack([A.mask.expand(A.domain_shape) for A in cartesian]).numpy()
+            arrays["maps"] = torch.stack([A.maps for A in cartesian]).numpy()
+            arrays["reference_complex"] = torch.stack(references).numpy()
+        else:
+            weights = [A.ray_weights for A in operators if isinstance(A, RadonOperator) and A.ray_weights is not None]
+            arrays["sinogram"] = measured
+            if weights:
+                arrays["ray_weights"] = torch.stack(weights).numpy()
+        arrays |= {f"images/{arm}": np.concatenate(volumes) for arm, volumes in self.images.items()}
+        attributes = {"site": name, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest()}
+        write_hdf5(run.path / "test" / f"{name}.h5", arrays, attributes)
+
+
+def _quality(
+    task: ReconstructionTask,
+    samples: KSpaceSlices | SinogramSlices,
+    methods: Mapping[str, nn.Module],
+    collected: _Collected,
+) -> dict[str, dict[str, Any]]:
+    """Hounsfield units, noise and resolution of every arm on a site's CT images; empty for other sites."""
+    if not isinstance(samples, SinogramSlices) or not collected.references:
+        return {}
+    volume, simulate = samples.volumes[0], samples.simulate
+    photons = volume.photons if simulate is None or simulate.photons is None else simulate.photons
+    electronic = volume.electronic_noise if simulate is None or simulate.photons is None else simulate.electronic_noise
+    # Without photons the noise of a scan is not known, and nothing can be measured again.
+    known = photons is not None and (not isinstance(photons, Tensor) or photons.numel() == 1)
+    middle = samples[volume.shape[0] // 2]
+    probe = Probe.of(middle, Transmission(photons, electronic)) if known and photons is not None else None
+    references, found = np.concatenate(collected.references), {}
+    for arm, method in methods.items():
+        images = np.concatenate(collected.images[arm])
+        with task.at_work(method):
+            found[arm] = measure_quality(method, probe, images, references, volume.grid.pixel_mm).to_json()
+    return found
+
+
+def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, Any]:
+    manifest, recipe, samples = task.manifest, task.recipe, task.dataset("test")
+    accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
+    network = build_network(recipe.network, manifest)
+    scope = parameter_scope(network, recipe.scope.rules())
+    sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
+    facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
+    return facts | {
+        "modality": manifest.modality,
+        "synthetic": manifest.synthetic,
+        "unseen": manifest.unseen,
+        "consistency": consistency_at(manifest, recipe.network),
+        "effective_acceleration": sum(accelerations) / len(accelerations),
+        "volumes": {split: len(getattr(manifest.data, split)) for split in ("train", "validation", "test")},
+        "test_slices": len(samples),
+        "parameters_shared": sum(sizes[parameter] for parameter in scope.shared),
+        "parameters_kept": sum(sizes[parameter] for parameter in scope.kept),
+        "parameters_frozen": sum(sizes[parameter] for parameter in scope.frozen),
+        "tuned_weights": dict(tuned),
+        "acquisition": manifest.acquisition.model_dump(exclude_none=True),
+    }
+
+
+def _mri_facts(manifest: SiteManifest, samples: KSpaceSlices) -> dict[str, Any]:
+    simulation = samples.simulate
+    return {
+        "coils": sorted({volume.shape[1] for volume in samples.volumes}),
+        "sampling": "as measured" if simulation is None else simulation.sampling,
+        "nominal_acceleration": None if simulation is None else simulation.acceleration,
+        "noise_std": None if simulation is None else simulation.noise_std,
+        "maps": samples.maps,
+    }
+
+
+def _ct_facts(samples: SinogramSlices) -> dict[str, Any]:
+    volume, geometry, simulation = samples.volumes[0], samples.geometries[0], samples.simulate
+    beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
+    arc = np.rad2deg(np.ptp(geometry.angles)) * (1 + 1 / max(geometry.shape[0] - 1, 1))
+    photons = volume.photons if simulation is None or simulation.photons is None else simulation.photons
+    return {
+        "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
+        "elements": geometry.detectors,
+        "photons": None if photons is None else float(torch.as_tensor(photons).mean()),
+        "simulated": volume.simulated,
+        "pixel_mm": volume.grid.pixel_mm,
+    }

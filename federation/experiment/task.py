@@ -1,0 +1,226 @@
+"""What a site does with its own data: the adapter between a federation's site and the reconstruction toolkit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from recon import (
+    ContrastiveRatio,
+    DataError,
+    Distillation,
+    KSpaceSlices,
+    MeasurementResidual,
+    MomentAlignment,
+    MutualDistillation,
+    Penalty,
+    Proximal,
+    SelfSupervised,
+    SinogramSlices,
+    Supervised,
+    TaskTerm,
+    TwoViews,
+    cosine_learning_rate,
+    evaluate,
+    measure_moments,
+    moment_layout,
+    train_locally,
+)
+
+from ..config import ConfigError
+from ..methods import derive_seed
+from ..recipes import ObjectiveTable, Recipe, build_network
+from ..rounds import LocalResult, RoundContext, SiteSpec
+from ..serialization import Layout, State, below, layout, under
+from ..sites import SiteManifest, Split
+
+#: Prefixes of what travels beside the parameters: SCAFFOLD's control variates, moments of features.
+CONTROL, MOMENTS = "control.", "moments."
+#: In the line of a site whose device has failed. It survives a reply, of which text alone is left, and may pass: what
+#: failed so is worth another try.
+DEVICE_FAILED = "device: failed"
+_OF_A_GPU = ("CUDA", "cuDNN", "CUBLAS", "CUFFT")
+
+
+@dataclass(frozen=True)
+class ReconstructionTask:
+    """Training and validation on the slices of one manifest, by one recipe.
+
+    Parameters
+    ----------
+    cache
+        Folder of the site's estimated coil maps.
+    """
+
+    manifest: SiteManifest
+    recipe: Recipe
+    cache: Path
+
+    def network(self) -> nn.Module:
+        return build_network(self.recipe.network, self.manifest)
+
+    def aux(self, network: nn.Module, shared: State) -> Layout:
+        return aux_layout(self.recipe, network, shared)
+
+    @contextmanager
+    def at_work(self, method: nn.Module) -> Iterator[None]:
+        """Within the block a method is on the site's device; after it on the CPU, where all that travels is.
+
+        A GPU computes in single precision proper there, so that scores do not depend on where they come from.
+
+        Raises
+        ------
+        ConfigError
+            If this machine has no such device.
+        DataError
+            If the device fails, as when its memory does not suffice; the line holds :data:`DEVICE_FAILED`.
+        """
+        device = self.manifest.torch_device()
+        if device.type == "cpu":
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            try:
+                try:
+                    method.to(device)
+                    yield
+                finally:
+                    method.to("cpu")
+                    torch.cuda.empty_cache()  # for the other sites' processes
+            except RuntimeError as error:
+                reason = str(error).split("\n")[0]
+                if not isinstance(error, torch.OutOfMemoryError) and not any(word in reason for word in _OF_A_GPU):
+                    raise
+                raise DataError(
+                    f"{self.manifest.path}: {DEVICE_FAILED} ({device}: {reason}); run fewer sites at a time on it "
+                    "(--jobs 1), give the site another, or leave the key out"
+                ) from None
+
+    def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
+        with self.at_work(network):
+            return self._train(network, round, steps, seed, context)
+
+    def _train(self, network: nn.Module, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
+        training = self.recipe.training
+        dataset = self.dataset("train")
+        progress = round / self.recipe.federation.rounds
+        constant = training.schedule == "constant"
+        # SCAFFOLD: the server's control variate c less the site's own.
+        server = below(CONTROL, context.aux)
+        own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
+        result = train_locally(
+            network,
+            dataset,
+            steps=steps,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate
+            if constant
+            else cosine_learning_rate(training.learning_rate, progress),
+            objective=_task(self.recipe.objective, training.loss),
+            penalties=_penalties(self.recipe.objective, network, context, round),
+            correction={name: server[name] - own[name] for name in server},
+            collect_gradients=bool(server),
+            optimizer=training.optimizer,
+            momentum=training.momentum,
+            seed=seed,
+            optimizer_state=context.optimizer_state,
+        )
+        # The new control is the old one and what is sent, rounded as the server will see it.
+        sent = {CONTROL + name: result.mean_gradient[name].cpu() - own[name] for name in server}
+        memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
+        if self.recipe.objective.moments:
+            moments = measure_moments(network, dataset, self.recipe.objective.features)
+            sent |= under(MOMENTS, _on_cpu(moments))
+        return LocalResult(result.losses, _on_cpu(result.optimizer_state), len(dataset), memory, sent)
+
+    def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
+        """Train in place, with a fresh optimizer, all parameters that are not frozen."""
+        training, seed = self.recipe.training, self.recipe.federation.seed
+        with self.at_work(network):
+            train_locally(
+                network,
+                self.dataset("train"),
+                steps=steps,
+                batch_size=training.batch_size,
+                learning_rate=learning_rate,
+                objective=_task(self.recipe.objective, training.loss),
+                optimizer=training.optimizer,
+                momentum=training.momentum,
+                seed=derive_seed(seed, "personal", self.manifest.name),
+            )
+
+    def validate(self, network: nn.Module) -> float | None:
+        if not self.manifest.data.validation:
+            return None
+        with self.at_work(network):
+            return evaluate(network, self.dataset("validation")).selection_score()
+
+    def dataset(self, split: Split) -> KSpaceSlices | SinogramSlices:
+        """Slices of a split; those for training are augmented as the recipe says."""
+        augment = self.recipe.training.augmentation() if split == "train" else None
+        return self.manifest.dataset(split, self.cache, augment, self.recipe.federation.seed)
+
+
+def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
+    """Control variates where the server keeps some, moments of features where the objective aligns them."""
+    aux = dict(layout(recipe.federation.rule().aux_layout(shared)))
+    if recipe.objective.moments:
+        try:
+            features = layout(moment_layout(network, recipe.objective.features))
+        except ValueError as error:
+            raise ConfigError(f"recipe: objective.features: {' '.join(str(error).split())}") from None
+        aux.update({MOMENTS + name: entry for name, entry in features.items()})
+    return aux
+
+
+def _on_cpu(state: State) -> State:
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
+def _task(table: ObjectiveTable, loss: str) -> TaskTerm:
+    tasks: dict[str, TaskTerm] = {
+        "supervised": Supervised(loss),
+        "self_supervised": SelfSupervised(table.split),
+        "two_views": TwoViews(table.split),
+    }
+    if table.task == "mutual":
+        return MutualDistillation(Supervised(loss), table.distillation)
+    return tasks[table.task]
+
+
+def _penalties(table: ObjectiveTable, network: nn.Module, context: RoundContext, round: int) -> list[Penalty]:
+    """The penalties of a round; those that compare with an earlier one begin with the second."""
+    penalties: list[Penalty] = []
+    if table.proximal:
+        penalties.append(Proximal(table.proximal, context.shared))
+    if table.contrastive and context.own:
+        penalties.append(ContrastiveRatio(table.contrastive, context.shared, [context.own]))
+    if table.moments and round > 0:
+        penalties.append(MomentAlignment(table.moments, below(MOMENTS, context.aux), table.features))
+    if table.residual:
+        penalties.append(MeasurementResidual(table.residual))
+    if table.distillation and table.task != "mutual":
+        penalties.append(Distillation(table.distillation, network))
+    return penalties
+
+
+def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path) -> SiteSpec:
+    """All that makes this site; ``folder`` is that of its kept state."""
+    return SiteSpec(
+        name=manifest.name,
+        task=partial(ReconstructionTask, manifest, recipe, cache),
+        folder=folder,
+        seed=recipe.federation.seed,
+        steps=recipe.training.steps_per_round,
+        scope=recipe.scope.rules(),
+        least_work=recipe.federation.least_work,
+        chain=recipe.transform.build(),
+        feedback=recipe.transform.feedback,
+        keep_own=recipe.objective.contrastive > 0,
+        keep_view=recipe.transform.both_ways,
+        optimizer_state=recipe.training.optimizer_state,
+    )

@@ -1,0 +1,145 @@
+"""A run folder: what it holds, how it is trained, where its trained states are."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from recon import DataError
+
+from ..config import config_error
+from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
+from ..recipes import LOCAL, Recipe, build_network, require_base
+from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
+from ..serialization import State
+from ..sites import SiteManifest
+from ..worker_pool import run_jobs
+from .run_folder import RunFolder, Say, local_recipe
+from .task import MOMENTS, aux_layout
+
+
+def train_run(
+    recipe: Recipe,
+    manifests: Sequence[SiteManifest],
+    out: Path,
+    *,
+    jobs: int,
+    resume: bool,
+    say: Say,
+    maps: Path | None = None,
+) -> RunFolder:
+    """Train the recipe on its sites, and every site on its own where the recipe compares with the local arm.
+
+    Raises
+    ------
+    DataError
+        If the folder holds another run, no site has training data, or a site fails.
+    """
+    run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
+    if not run.participants:
+        raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
+    count, quorum = len(run.participants), recipe.federation.quorum
+    if quorum is not None and quorum > count:
+        advice = "lower it, or add sites"
+        raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
+    require_base(recipe)
+    begin = time.monotonic()
+    _train_together(run, jobs, resume, say)
+    run.record_seconds("federated", time.monotonic() - begin, resumed=resume)
+    if LOCAL in recipe.evaluation.arms:
+        begin = time.monotonic()
+        say(f"training {len(run.learners)} sites on their own, the local arm ...")
+        done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
+        for manifest, score in zip(run.learners, done, strict=True):
+            say(f"local   {manifest.name:20s} {score_text(score)}")
+        run.record_seconds("local", time.monotonic() - begin, resumed=resume)
+    if recipe.personal.steps:
+        begin = time.monotonic()
+        _train_personally(run, jobs, say)
+        run.record_seconds("personal", time.monotonic() - begin, resumed=resume)
+    return run
+
+
+def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
+    from .personal_stage import personalize
+
+    work = [(run, manifest.name, False) for manifest in run.learners]
+    if LOCAL in run.recipe.evaluation.arms:
+        work += [(run, manifest.name, True) for manifest in run.learners]
+    say(f"{run.recipe.personal.steps} personal steps at every site ...")
+    for (_, name, local), (before, after) in zip(work, run_jobs(personalize, work, jobs), strict=True):
+        say(f"personal {'local   ' if local else ''}{name:20s} {score_text(before)} -> {score_text(after)}")
+
+
+def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
+    """What the server does in a round."""
+    federation = recipe.federation
+    return FederatedAlgorithm(
+        federation.seed,
+        federation.participation,
+        federation.schedule,
+        federation.drop_out,
+        federation.weighting(),
+        federation.rule(),
+        recipe.transform.build(),
+        recipe.transform.both_ways,
+    )
+
+
+def initial_state(recipe: Recipe) -> tuple[State, State]:
+    """The shared parameters before the first round and the first means of what sites tell, the same everywhere."""
+    network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
+    shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
+    entries = aux_layout(recipe, network, shared).items()
+    aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name.startswith(MOMENTS)}
+    return shared, aux
+
+
+def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
+    names = ", ".join(manifest.name for manifest in run.participants)
+    say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
+
+    def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
+        scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
+        say(f"round {round:3d}/{rounds}  {scores}")
+
+    specs = [run.spec(manifest) for manifest in run.participants]
+    with InProcessRuntime(specs, jobs) as runtime:
+        shared, aux = initial_state(run.recipe)
+        run_rounds(
+            algorithm_of(run.recipe),
+            runtime,
+            shared,
+            run.path,
+            rounds=run.recipe.federation.rounds,
+            aux=aux,
+            quorum=run.recipe.federation.quorum,
+            resume=resume,
+            progress=progress,
+        )
+
+
+def train_alone(job: tuple[RunFolder, str]) -> float | None:
+    """The same loop, rounds and steps with one site; goes on where an earlier call stopped."""
+    run, name = job
+    folder = run.local_folder(name)
+    with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
+        result = run_rounds(
+            algorithm_of(local_recipe(run.recipe)),
+            runtime,
+            initial_state(local_recipe(run.recipe))[0],
+            folder,
+            rounds=run.recipe.federation.rounds,
+            resume=True,
+        )
+    best = result.state.best
+    return None if best is None else best.mean
+
+
+def score_text(score: float | None) -> str:
+    """A validation score: PSNR, or the negative held-out residual of a site without references."""
+    if score is None:
+        return "no score"
+    return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"

@@ -1,0 +1,151 @@
+"""What the server's engineer does: start, stop, enroll, revoke."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from recon import DataError, write_atomically
+
+from ..deploy.keys import PublicKey
+from ..deploy.server_folder import ServerFolder
+from .processes import (
+    CONNECTION,
+    STATE,
+    Child,
+    Supervisor,
+    environment,
+    free_port,
+    listens,
+    program,
+    running,
+    start_detached,
+    stop,
+)
+
+_START_SECONDS = 90.0
+_PROXY = Path(__file__).resolve().with_name("proxy.py")
+
+
+def serve(folder: ServerFolder) -> str:
+    """Run SuperLink and proxy until asked to end; why, if one of them ended by itself."""
+    table, path = folder.table, folder.path
+    link = table.link_port or free_port()
+    home = path / "flower" / "home"
+    connection = {"address": f"127.0.0.1:{link}", "root-certificates": str((path / "ca.crt").resolve())}
+    write_atomically(
+        home / "config.toml", tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}).encode()
+    )
+    superlink = [
+        program("flower-superlink"), "--host", "127.0.0.1", "--port", str(link),
+        "--ssl-certfile", str(path / "server.crt"), "--ssl-keyfile", str(path / "server.key"),
+        "--ssl-ca-certfile", str(path / "ca.crt"), "--database", str(path / "flower" / "link.db"),
+        "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    limit = int(table.megabytes_per_message * 1e6)
+    proxy = [sys.executable, "-E", "-P", "-u", str(_PROXY), *map(str, (path, table.port, link, limit))]
+    page_port = table.page_port or free_port()
+    page = [sys.executable, "-m", "federation.flower.status_page", str(path), str(page_port)]
+    logs, settings = path / "logs", environment(home)
+    folder.audit.append("server started", port=table.port)
+    ended = Supervisor(path / STATE, {"link_port": link, "page_port": page_port}).run(
+        [
+            Child("SuperLink", superlink, settings, logs / "superlink.log"),
+            Child("proxy", proxy, settings, logs / "proxy.log"),
+            Child("status page", page, settings, logs / "page.log"),
+        ]
+    )
+    folder.audit.append("server stopped", reason=ended)
+    return ended
+
+
+def start_server(folder: ServerFolder) -> int:
+    """Start the server in the background and wait until sites can reach it; the port of its status page.
+
+    Raises
+    ------
+    DataError
+        If it runs already, its port is taken, or it does not start.
+    """
+    if running(folder.path / STATE) is not None:
+        raise DataError(f"{folder.path}: the server is running already")
+    if listens(folder.table.port):
+        raise DataError(f"port {folder.table.port}: something listens there already; choose another in server.toml")
+    command = [sys.executable, "-m", "federation.cli", "deploy", "server", "start", str(folder.path), "--foreground"]
+    start_detached(command, folder.path / STATE, folder.path / "logs" / "server.log")
+    state = running(folder.path / STATE) or {}
+    end = time.monotonic() + _START_SECONDS
+    while not (listens(int(str(state["link_port"]))) and listens(folder.table.port)):
+        if running(folder.path / STATE) is None or time.monotonic() > end:
+            raise DataError(f"{folder.path / 'logs'}: the server did not start; its logs say why")
+        time.sleep(0.3)
+    return int(str(state["page_port"]))
+
+
+def page_port(folder: ServerFolder) -> int | None:
+    """Where the status page is, if the server runs."""
+    state = running(folder.path / STATE)
+    return None if state is None else int(str(state["page_port"]))
+
+
+def stop_server(folder: ServerFolder) -> bool:
+    """Stop it; whether it ran."""
+    return stop(folder.path / STATE)
+
+
+def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:
+    """Bind the key of a site to its name, in Flower's list and in ours; Flower's number of it.
+
+    Raises
+    ------
+    DataError
+        If the key or the name cannot be used, or the server does not run.
+    """
+    key = PublicKey.read(key_file)
+    folder.require_new(name, key)
+    found = ask_flower(folder, "supernode", "register", str(key_file.resolve()), CONNECTION, "--name", name)
+    node = int(found["node-id"])
+    folder.enroll(name, key, node)
+    return node
+
+
+def revoke(folder: ServerFolder, name: str) -> None:
+    """Shut a site out at once: its key is taken off Flower's list and off ours.
+
+    Raises
+    ------
+    DataError
+        If it does not take part, or the server does not run.
+    """
+    site = folder.members().get(name)
+    if site is not None:
+        ask_flower(folder, "supernode", "unregister", str(site.node_id), CONNECTION)
+    folder.revoke(name)
+
+
+def ask_flower(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
+    """Call Flower's command line on the running server.
+
+    Raises
+    ------
+    DataError
+        If the server does not run, or with what the command says.
+    """
+    if running(folder.path / STATE) is None:
+        raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")
+    command = [program("flwr"), *arguments, "--format", "json"]
+    settings = environment(folder.path / "flower" / "home")
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    begin = done.stdout.find("{")
+    try:
+        found: dict[str, Any] = json.loads(done.stdout[begin:]) if begin >= 0 else {}
+    except ValueError:
+        found = {}
+    if done.returncode != 0 or not found.get("success", True) or not found:
+        said = found.get("error-message") or f"{done.stdout} {done.stderr}"
+        raise DataError(f"flwr {' '.join(arguments[:2])}: {' '.join(str(said).split())[:500]}")
+    return found

@@ -1,0 +1,206 @@
+"""What the site's engineer does: look at bundles and approve them, start, stop."""
+
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from multiprocessing.connection import Client
+from pathlib import Path
+
+import httpx
+
+from recon import DataError, write_atomically
+
+from ..deploy.approval import Approval
+from ..deploy.audit_log import read_log
+from ..deploy.site_folder import SiteFolder
+from ..recipes import Recipe, placed
+from . import client_process
+from .bundle import base_beside, read_bundle
+from .processes import STATE, Child, Supervisor, environment, free_port, program, running, start_detached, stop
+from .proxy import NOT_FOR_SITES
+
+_START_SECONDS = 90.0
+_REACH_SECONDS = 20.0
+#: What Flower's SuperNode says once the server has taken it.
+_CONNECTED = b"SuperNode ID:"
+
+
+def look_at(bundle: Path) -> tuple[Recipe, Recipe, Approval]:
+    """What approving a bundle would mean.
+
+    Returns
+    -------
+        The recipe as it came, the same with the base that lies beside the bundle, and the approval.
+
+    Raises
+    ------
+    DataError
+        If it is no bundle of fedrecon, or lacks its base.
+    """
+    _, recipe, approval = read_bundle(bundle)
+    return recipe, placed(recipe, base_beside(bundle)), approval
+
+
+def approve(folder: SiteFolder, bundle: Path) -> Approval:
+    """Approve a bundle with its recipe, its base and the software that is installed now.
+
+    Raises
+    ------
+    DataError
+        If it is no bundle of fedrecon, or lacks its base.
+    """
+    content, recipe, approval = read_bundle(bundle)
+    base = placed(recipe, base_beside(bundle)).network.base
+    folder.approvals.add(approval, recipe, None if base is None else Path(base).read_bytes())
+    write_atomically(folder.path / "approvals" / approval.run / "bundle.fab", content)
+    folder.audit.append(
+        "approved", run=approval.run, method=recipe.name, bundle=approval.bundle, software=approval.software
+    )
+    return approval
+
+
+def serve_site(folder: SiteFolder) -> str:
+    """Run the SuperNode until asked to end; why, if it ended by itself.
+
+    Raises
+    ------
+    DataError
+        If the server is not there, or the guards do not hold in the processes that it would start.
+    """
+    for _ in read_log(folder.audit.path):
+        pass  # one that was altered stops the site here
+    _ = folder.policy, folder.key, folder.server_key  # each is read, and refused in one line
+    folder.manifest.torch_device()
+    reach(folder)
+    path, port = folder.path, free_port()
+    # Not in the site's folder: the path of a socket may have 100 characters.
+    with tempfile.TemporaryDirectory(prefix="fedrecon-", ignore_cleanup_errors=True) as private:
+        socket = Path(private) / "door"
+        settings = _site_environment(folder, socket)
+        door = [sys.executable, "-m", "federation.deploy.data_process", str(path.resolve()), str(socket)]
+        supernode = [
+            program("flower-supernode"), "--superlink", folder.table.server,
+            "--root-certificates", str(path / "ca.crt"), "--auth-supernode-private-key", str(path / "site.key"),
+            "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
+
+        def opened(process: subprocess.Popen[bytes]) -> None:
+            wait_for_door(socket, process, path / "logs" / "door.log")
+            self_test(settings)
+            folder.audit.append("self-test passed")
+
+        folder.audit.append("site started", server=folder.table.server)
+        ended = Supervisor(path / STATE, {}).run(
+            [
+                Child("door", door, environment(path / "flower"), path / "logs" / "door.log", opened),
+                Child("SuperNode", supernode, settings, path / "logs" / "supernode.log"),
+            ]
+        )
+    folder.audit.append("site stopped", reason=ended)
+    return ended
+
+
+def reach(folder: SiteFolder) -> None:
+    """Look whether the federation's server answers where the site expects it.
+
+    Raises
+    ------
+    DataError
+        Saying what is in the way.
+    """
+    table = folder.table
+    trust = ssl.create_default_context(cafile=str(folder.path / "ca.crt"))
+    way = f"through {table.proxy}" if table.proxy else "directly"
+    try:
+        with httpx.Client(verify=trust, proxy=table.proxy or None, trust_env=False, timeout=_REACH_SECONDS) as client:
+            answer = client.get(f"https://{table.server}/")
+    except httpx.HTTPError as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{table.server}: cannot be reached {way} ({text}); see whether the server runs, the address and proxy in "
+            f"{folder.path / 'site.toml'}, the firewall, and {folder.path / 'ca.crt'}"
+        ) from None
+    if (answer.status_code, answer.text) != (403, NOT_FOR_SITES):
+        raise DataError(f"{table.server}: something answers {way}, but no server of a federation")
+
+
+def wait_for_door(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the site's door answers.
+
+    Raises
+    ------
+    DataError
+        If it does not.
+    """
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        with suppress(OSError):
+            Client(str(socket), family="AF_UNIX").close()
+            return
+        if process.poll() is not None or time.monotonic() > end:
+            raise DataError(f"{log}: the process that reads the data did not start")
+        time.sleep(0.1)
+
+
+def _site_environment(folder: SiteFolder, socket: Path) -> dict[str, str]:
+    """With a `flwr-clientapp` of our own before Flower's, which knows the socket of the site's door and no more."""
+    own = folder.path / "bin"
+    shim = own / "flwr-clientapp"
+    file = str(Path(client_process.__file__).resolve())
+    text = f"#!{sys.executable}\nimport runpy\n\nrunpy.run_path({file!r}, run_name='__main__')\n"
+    write_atomically(shim, text.encode())
+    shim.chmod(0o755)
+    settings = environment(folder.path / "flower", **{client_process.DOOR_VARIABLE: str(socket)})
+    settings["PATH"] = os.pathsep.join([str(own.resolve()), settings["PATH"]])
+    if folder.table.proxy:
+        settings |= {"HTTPS_PROXY": folder.table.proxy, "NO_PROXY": "127.0.0.1"}
+    return settings
+
+
+def self_test(settings: dict[str, str]) -> None:
+    """Run what the SuperNode would run, with a bundle that nobody approved; it must be refused.
+
+    Raises
+    ------
+    DataError
+        If it was not, or the test could not be made.
+    """
+    command = ["flwr-clientapp", "--self-test"]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode != 0 or done.stdout.strip() != "refused":
+        said = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise DataError(f"self-test: an unapproved bundle was not refused; the site does not start ({said})")
+
+
+def start_site(folder: SiteFolder) -> bool:
+    """Start the site in the background; whether it is connected to the server by now.
+
+    Raises
+    ------
+    DataError
+        If it runs already, the server is not there or does not take it, or the self-test fails.
+    """
+    command = [sys.executable, "-m", "federation.cli", "deploy", "site", "start", str(folder.path), "--foreground"]
+    log = folder.path / "logs" / "supernode.log"
+    before = log.stat().st_size if log.exists() else 0
+    start_detached(command, folder.path / STATE, folder.path / "logs" / "site.log")
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        if log.exists() and _CONNECTED in log.read_bytes()[before:]:
+            return True
+        if running(folder.path / STATE) is None:
+            raise DataError(
+                f"{log}: the server does not take the site: its key is not enrolled or revoked, or another site with "
+                "the same key is connected (one just killed counts: try again); ask the server's engineer"
+            )
+        time.sleep(0.3)
+    return False
+
+
+def stop_site(folder: SiteFolder) -> bool:
+    """Stop it; whether it ran."""
+    return stop(folder.path / STATE)

@@ -1,0 +1,32 @@
+"""The status page of a server, on this machine alone: ``python -m federation.flower.status_page DIR PORT``."""
+
+import sys
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from ..deploy.server_folder import ServerFolder
+from ..deploy.status import server_page
+
+
+def page_app(folder: ServerFolder) -> Starlette:
+    """One page, made anew for every request; nothing can be changed through it."""
+
+    def page(request: Request) -> HTMLResponse:
+        return HTMLResponse(server_page(folder), headers={"cache-control": "no-store"})
+
+    return Starlette(routes=[Route("/", page, methods=["GET"])])
+
+
+def main() -> None:
+    """Serve until stopped."""
+    folder, port = ServerFolder(Path(sys.argv[1])), int(sys.argv[2])
+    uvicorn.run(page_app(folder), host="127.0.0.1", port=port, log_level="warning", server_header=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""A federated algorithm: pure functions over plain tensors and numbers, no I/O, no device, no clock."""
+
+import hashlib
+import json
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..serialization import Broadcast, SiteReport, SiteUpdate, State, Wire, below, layout, under
+from .averaging_rules import Mean
+from .server_rule import Contribution, ServerRule
+from .server_state import RoundScore, ServerState
+from .transform import Transform
+from .transform_chain import Chain
+from .weighting import Samples, Weighting
+
+#: Prefixes of the server's memory: of its rule and its weights, of the parameters before a lossy broadcast, of that
+#: broadcast, of means that the sites are told.
+_RULE, _WEIGHTS, _EXACT, _PAYLOAD, _MEANS = "rule/", "weights/", "exact/", "payload/", "means/"
+
+
+@dataclass(frozen=True)
+class FederatedAlgorithm:
+    """Federated averaging [FedAvg]_ and its relatives.
+
+    Parameters
+    ----------
+    seed
+        Of the choice of participants.
+    participation
+        Fraction of the sites that take part in a round, at least one. Below 1 the rounds' scores are means
+        over different sites, and the best round is chosen with that uncertainty.
+    schedule
+        ``"random"``: participants are drawn anew in every round. ``"cyclic"``: they follow each other by name.
+    drop_out
+        Probability with which a participant is absent after all; one always stays.
+    weighting
+        Weights of the updates.
+    rule
+        How they are combined.
+    chain
+        Encodes updates; None sends parameters.
+    both_ways
+        Whether broadcasts are encoded too. What a lossy broadcast leaves out is sent later.
+
+    References
+    ----------
+    .. [FedAvg] McMahan et al., Communication-Efficient Learning of Deep Networks from
+       Decentralized Data, 2017.
+    """
+
+    seed: int = 0
+    participation: float = 1.0
+    schedule: Literal["random", "cyclic"] = "random"
+    drop_out: float = 0.0
+    weighting: Weighting = Samples()  # noqa: RUF009 - frozen
+    rule: ServerRule = Mean()  # noqa: RUF009 - frozen
+    chain: Chain | None = None
+    both_ways: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.participation <= 1:
+            raise ValueError(f"FederatedAlgorithm: participation is {self.participation}, expected 0 < fraction <= 1")
+        if not 0 <= self.drop_out < 1:
+            raise ValueError(f"FederatedAlgorithm: drop_out is {self.drop_out}, expected 0 <= probability < 1")
+        if self.schedule not in ("random", "cyclic"):
+            raise ValueError(f"FederatedAlgorithm: schedule is {self.schedule!r}, expected 'random' or 'cyclic'")
+        if self.both_ways and self.chain is None:
+            raise ValueError("FederatedAlgorithm: both_ways is set without a chain, expected one")
+
+    def describe(self) -> dict[str, Any]:
+        """All choices as JSON can say them; two algorithms with equal ones give equal runs."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("weighting", "rule", "chain")}
+        parts = () if self.chain is None else self.chain.transforms
+        choices = {"weighting": _described(self.weighting), "rule": _described(self.rule)}
+        description: dict[str, Any] = json.loads(
+            json.dumps({**plain, **choices, "chain": [_described(part) for part in parts]})
+        )
+        return description
+
+    def wire(self, state: ServerState) -> Wire:
+        """What replies must hold."""
+        return Wire(layout(state.shared), layout(self._aux(state)), self.chain)
+
+    def start(self, shared: State, aux: State | None = None) -> ServerState:
+        """The state before round 0. ``aux`` are the first means of what the sites tell beside their parameters."""
+        memory = under(_RULE, self.rule.start(shared)) | under(_WEIGHTS, self.weighting.start())
+        return ServerState(0, dict(shared), memory=memory | under(_MEANS, aux or {}))
+
+    def participants(self, state: ServerState, sites: Sequence[str]) -> tuple[str, ...]:
+        """The sites of this round, sorted; drawn by hash, so the order of ``sites`` does not matter."""
+        count = max(1, round(self.participation * len(sites)))
+        if self.schedule == "cyclic":
+            ordered = sorted(sites)
+            drawn = [ordered[(state.round * count + i) % len(ordered)] for i in range(count)]
+        else:
+            drawn = sorted(sites, key=lambda site: (derive_seed(self.seed, state.round, site), site))[:count]
+        absent = {site: derive_seed(self.seed, state.round, site, "absent") / 2**63 for site in drawn}
+        present = [site for site in drawn if absent[site] >= self.drop_out]
+        return tuple(sorted(present or [max(drawn, key=lambda site: (absent[site], site))]))
+
+    def broadcast(self, state: ServerState, site: str, *, evaluate_only: bool = False) -> Broadcast:
+        """The message that opens the round at ``site``."""
+        best = state.best
+        payload = below(_PAYLOAD, state.memory)
+        accepted = state.accepted.get(site)
+        encoded = bool(payload) and accepted == state.round - 1
+        return Broadcast(
+            round=state.round,
+            site=site,
+            shared=payload if encoded else state.shared,
+            digest=state.digest,
+            best_round=None if best is None else best.round,
+            accepted_round=accepted,
+            evaluate_only=evaluate_only,
+            encoded=encoded,
+            aux=self._aux(state),
+        )
+
+    def aggregate(
+        self, state: ServerState, updates: Sequence[SiteUpdate], *, n_sites: int | None = None
+    ) -> ServerState:
+        """The state before the next round.
+
+        Parameters
+        ----------
+        updates
+            With decoded parameters.
+        n_sites
+            Sites of the federation, the participants and the others; as many as updates by default.
+
+        Raises
+        ------
+        ValueError
+            If there is no update, one is of another round or of a site that has one already, or there are fewer
+            than the rule needs.
+        """
+        scored = self.score(state, updates)
+        exact = below(_EXACT, state.memory)
+        contributions = [
+            Contribution(
+                site=update.site,
+                shared=_Moved(update.shared, state.shared, exact) if exact else update.shared,
+                n_samples=update.n_samples,
+                n_steps=update.n_steps,
+                score_before=update.score_before,
+                score_after=update.score_after,
+                loss=update.loss,
+                aux=update.aux,
+            )
+            for update in sorted(updates, key=lambda update: update.site)
+        ]
+        weights, weight_memory = self.weighting.weigh(contributions, below(_WEIGHTS, state.memory))
+        new, rule_memory = self.rule.combine(
+            exact or state.shared,
+            below(_RULE, state.memory),
+            contributions,
+            weights,
+            n_sites=len(updates) if n_sites is None else n_sites,
+        )
+        memory = under(_RULE, rule_memory) | under(_WEIGHTS, weight_memory)
+        memory |= under(_MEANS, _means(below(_MEANS, state.memory), contributions))
+        if self.both_ways:
+            new, more = self._encode(state, new)
+            memory |= more
+        accepted = {**state.accepted, **{update.site: state.round for update in updates}}
+        return replace(scored, round=state.round + 1, shared=new, memory=memory, accepted=accepted)
+
+    def _encode(self, state: ServerState, exact: State) -> tuple[State, dict[str, Tensor]]:
+        """What the sites will have of ``exact``, and what the server keeps for it."""
+        assert self.chain is not None
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, state.round, "broadcast"))
+        change = {name: exact[name] - state.shared[name] for name in state.shared}
+        payload = self.chain.codecs.encode(change, generator, state.shared)
+        sent = Wire(layout(state.shared), chain=self.chain).decode(state.shared, payload)
+        return sent, under(_EXACT, exact) | under(_PAYLOAD, payload)
+
+    def _aux(self, state: ServerState) -> dict[str, Tensor]:
+        return {**self.rule.aux_down(below(_RULE, state.memory)), **below(_MEANS, state.memory)}
+
+    def score(self, state: ServerState, reports: Sequence[SiteReport]) -> ServerState:
+        """The same round with the sites' scores of its parameters in the history.
+
+        Raises
+        ------
+        ValueError
+            If a report is of another round or its site has one already.
+        """
+        sites = sorted(report.site for report in reports)
+        twice = sorted({site for site in sites if sites.count(site) > 1})
+        if twice:
+            raise ValueError(f"FederatedAlgorithm: several replies of {', '.join(twice)}, expected one per site")
+        for report in reports:
+            if report.round != state.round:
+                raise ValueError(
+                    f"FederatedAlgorithm: {report.site} answers round {report.round}, expected {state.round}"
+                )
+        ordered = sorted(reports, key=lambda report: report.site)
+        scores = [report.score_before for report in ordered if report.score_before is not None]
+        mean = sum(scores) / len(scores) if scores else None
+        earlier = tuple(score for score in state.history if score.round < state.round)
+        return replace(state, history=(*earlier, RoundScore(state.round, len(scores), mean)))
+
+
+class _Moved(Mapping[str, Tensor]):
+    """A site's parameters as if it had started from the exact ones; read tensor by tensor."""
+
+    def __init__(self, state: State, sent: State, exact: State) -> None:
+        self.state, self.sent, self.exact = state, sent, exact
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.exact[name] + (self.state[name] - self.sent[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def items(self) -> ItemsView[str, Tensor]:
+        # Mapping's own would read the site's file once per name.
+        moved = {name: self.exact[name] + (tensor - self.sent[name]) for name, tensor in self.state.items()}
+        return moved.items()
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+def _means(before: State, contributions: Sequence[Contribution]) -> dict[str, Tensor]:
+    """Means over the sites, each counted alike, in float64."""
+    return {
+        name: (sum(c.aux[name].double() for c in contributions) / len(contributions)).to(tensor.dtype)  # type: ignore[union-attr]
+        for name, tensor in before.items()
+    }
+
+
+def _described(choice: Weighting | ServerRule | Transform) -> list[Any]:
+    return [type(choice).__name__, asdict(choice)]
+
+
+def derive_seed(seed: int, *parts: int | str) -> int:
+    """A seed in [0, 2**63) from a seed and what it is for (round, site), by SHA-256."""
+    text = json.dumps([seed, *parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,190 @@
+"""Server rules that average: the weighted mean, adaptive optimizers on it, control variates, normalized steps."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..serialization import State
+from .server_rule import INVARIANTS, RoundInput, ServerRule, cast_like, check_number, mean_state
+
+
+@dataclass(frozen=True)
+class Mean(ServerRule):
+    """Federated averaging: the weighted mean of the sites' parameters.
+
+    References
+    ----------
+    .. [FedAvg] McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017.
+    """
+
+    invariants = INVARIANTS
+
+    def _combine(self, round_: RoundInput) -> tuple[State, State]:
+        return round_.step(round_.weights), {}
+
+
+@dataclass(frozen=True)
+class FedOpt(ServerRule):
+    r"""An adaptive optimizer takes the mean change of the parameters for a gradient [FedOpt]_, Algorithm 2.
+
+    With the pseudo-gradient :math:`\Delta = \sum_s w_s (x_s - x) / \sum_s w_s`, element by element,
+
+    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \Delta, \qquad x \leftarrow x + \eta\, m / (\sqrt v + \tau),
+
+    without bias correction. Subclasses differ in how :math:`v` follows :math:`\Delta^2`. It starts at
+    :math:`\tau^2`, the smallest value that Algorithm 2 allows, so the first rounds are damped no more than its
+    analysis needs; a start from zero lies outside of that.
+
+    Parameters
+    ----------
+    learning_rate, beta1, tau
+        :math:`\eta`, :math:`\beta_1` and :math:`\tau`. Best learning rates differ by orders of magnitude between
+        networks: tune it.
+
+    References
+    ----------
+    .. [FedOpt] Reddi et al., Adaptive Federated Optimization, 2021.
+    """
+
+    learning_rate: float = 1e-2
+    beta1: float = 0.9
+    tau: float = 1e-3
+
+    invariants = INVARIANTS - {"one_site", "equal_sites"}
+
+    def __post_init__(self) -> None:
+        check_number(self, "learning_rate", lambda value: value > 0, "a positive number")
+        check_number(self, "beta1", lambda value: 0 <= value < 1, "0 <= number < 1")
+        check_number(self, "tau", lambda value: value > 0, "a positive number")
+
+    def start(self, shared: State) -> State:
+        momentum = {f"momentum.{name}": torch.zeros_like(x, dtype=torch.float64) for name, x in shared.items()}
+        second = {
+            f"second_moment.{name}": torch.full_like(x, self.tau**2, dtype=torch.float64) for name, x in shared.items()
+        }
+        return momentum | second
+
+    def _combine(self, round_: RoundInput) -> tuple[State, State]:
+        # Of differences: the pseudo-gradient of what no site has changed is exactly zero.
+        change = round_.mean(round_.weights, origin=round_.shared)
+        new, memory = {}, {}
+        for name, x in round_.shared.items():
+            m = self.beta1 * round_.memory[f"momentum.{name}"] + (1 - self.beta1) * change[name]
+            v = self._second_moment(round_.memory[f"second_moment.{name}"], change[name].square())
+            new[name] = x.to(torch.float64) + self.learning_rate * m / (v.sqrt() + self.tau)
+            memory[f"momentum.{name}"], memory[f"second_moment.{name}"] = m, v
+        return cast_like(new, round_.shared), memory
+
+    @abstractmethod
+    def _second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        """The next second moment from the last one and the squared pseudo-gradient."""
+
+
+@dataclass(frozen=True)
+class FedAdagrad(FedOpt):
+    r""":class:`FedOpt` with :math:`v \leftarrow v + \Delta^2`; without momentum by default, as in the paper."""
+
+    beta1: float = 0.0
+
+    def _second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        return v + squared
+
+
+@dataclass(frozen=True)
+class FedAdam(FedOpt):
+    r""":class:`FedOpt` with :math:`v \leftarrow \beta_2 v + (1 - \beta_2) \Delta^2`."""
+
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "beta2", lambda value: 0 <= value < 1, "0 <= number < 1")
+
+    def _second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        return self.beta2 * v + (1 - self.beta2) * squared
+
+
+@dataclass(frozen=True)
+class FedYogi(FedAdam):
+    r""":class:`FedOpt` with :math:`v \leftarrow v - (1 - \beta_2) \Delta^2 \operatorname{sign}(v - \Delta^2)`."""
+
+    def _second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        return v - (1 - self.beta2) * squared * (v - squared).sign()
+
+
+@dataclass(frozen=True)
+class Scaffold(ServerRule):
+    r"""Control variates against the drift of sites whose data differ [SCAFFOLD]_, Algorithm 1.
+
+    Each of the :math:`N` sites keeps a control variate :math:`c_s` (first zero), corrects its gradients by
+    :math:`c - c_s`, and sends the change of :math:`c_s` beside its parameters. From the participants :math:`S`,
+
+    .. math:: x \leftarrow x + \eta \frac{\sum_s w_s (x_s - x)}{\sum_s w_s}, \qquad
+              c \leftarrow c + \frac{|S|}{N} \cdot \frac{1}{|S|} \sum_{s \in S} \Delta c_s,
+
+    so :math:`c` stays the mean of all :math:`c_s`, if each site adds to its own exactly what it sent, and
+    :math:`N` stays what it was. The weights of the paper are uniform. Control variates travel as float32.
+
+    Parameters
+    ----------
+    learning_rate
+        The server's step :math:`\eta`; with 1 the parameters are the weighted mean.
+
+    References
+    ----------
+    .. [SCAFFOLD] Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020.
+    """
+
+    learning_rate: float = 1.0
+
+    invariants = INVARIANTS
+
+    def __post_init__(self) -> None:
+        check_number(self, "learning_rate", lambda value: value > 0, "a positive number")
+
+    def start(self, shared: State) -> State:
+        return {f"control.{name}": torch.zeros_like(x, dtype=torch.float64) for name, x in shared.items()}
+
+    def aux_down(self, memory: State) -> State:
+        return {name: control.to(torch.float32) for name, control in memory.items()}
+
+    def _combine(self, round_: RoundInput) -> tuple[State, State]:
+        changes = {c.site: c.aux for c in round_.contributions}
+        change = mean_state(changes, dict.fromkeys(changes, 1.0))
+        part = len(changes) / round_.n_sites
+        memory = {name: control + part * change[name] for name, control in round_.memory.items()}
+        return round_.step(round_.weights, self.learning_rate), memory
+
+
+@dataclass(frozen=True)
+class FedNova(ServerRule):
+    r"""Normalized averaging for sites that make different numbers of steps [FedNova]_.
+
+    .. math:: x \leftarrow x - \Big(\sum_s p_s \tau_s\Big) \sum_s p_s \frac{x - x_s}{\tau_s},
+              \qquad p_s = w_s / \sum_t w_t,
+
+    with :math:`\tau_s` the local steps, as for sites that run plain gradient descent. The mean where all
+    :math:`\tau_s` are equal.
+
+    References
+    ----------
+    .. [FedNova] Wang et al., Tackling the Objective Inconsistency Problem in Heterogeneous Federated
+       Optimization, 2020.
+    """
+
+    invariants = INVARIANTS - {"equal_sites"}
+
+    def _combine(self, round_: RoundInput) -> tuple[State, State]:
+        steps = {c.site: c.n_steps for c in round_.contributions}
+        none = [site for site, count in steps.items() if count < 1]
+        if none:
+            raise ValueError(f"FedNova: no steps at {none}, expected at least one at each site")
+        total = math.fsum(round_.weights.values())
+        p = {site: round_.weights[site] / total for site in steps}
+        # The sum is this many times the mean of the changes with weights p / tau.
+        per_step = {site: p[site] / steps[site] for site in steps}
+        length = math.fsum(p[site] * steps[site] for site in steps) * math.fsum(per_step.values())
+        return round_.step(per_step, length), {}

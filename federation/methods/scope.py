@@ -1,0 +1,225 @@
+"""Which parameters of a network travel, which stay at a site, which are frozen, and how much of a broadcast counts."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from recon import SitePart
+
+from ..config import ConfigError
+from ..serialization import State
+
+
+@dataclass(frozen=True)
+class ScopeRules:
+    """Entries of a scope map: shell patterns (``*``, ``?``, ``[...]``) of parameter names.
+
+    Parameters
+    ----------
+    keep, share
+        Stay at the site; travel.
+    freeze
+        Neither travel nor train: the base of a network, the same everywhere.
+    delta
+        All that is shared but these is frozen: only adapters or prompts travel.
+    mix
+        Part of the broadcast value in what a site starts from; the rest is its own of the round before.
+    channels
+        Part of the output channels that a site keeps: those in which it differs most from the broadcast.
+    """
+
+    keep: tuple[str, ...] = ()
+    share: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    delta: tuple[str, ...] = ()
+    mix: Mapping[str, float] = field(default_factory=dict)
+    channels: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Names of the shared, the kept and the frozen parameters, each sorted.
+
+    ``mix`` and ``channels`` give numbers to some of the shared ones, see :class:`ScopeRules`.
+    """
+
+    shared: tuple[str, ...]
+    kept: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+    mix: Mapping[str, float] = field(default_factory=dict)
+    channels: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether a site starts a round from more than the broadcast and its kept parameters."""
+        return bool(self.mix or self.channels)
+
+    def blend(self, shared: State, own: State) -> dict[str, Tensor]:
+        """What a site with the parameters ``own`` makes of a broadcast; nothing of its own if it has none."""
+        blended = dict(shared)
+        for name, part in self.mix.items() if own else ():
+            blended[name] = part * shared[name] + (1 - part) * own[name]
+        for name, part in self.channels.items() if own else ():
+            blended[name] = _keep_channels(shared[name], own[name], part)
+        return blended
+
+
+def parameter_scope(network: nn.Module, rules: ScopeRules | None = None) -> Scope:
+    """Decide for every parameter whether it is shared, kept or frozen.
+
+    By default what lies below a :class:`recon.SitePart` (data consistency) is kept and all else shared; the rules
+    override that. A tensor registered under several names counts once, under its first name: it is kept if
+    one of its places is, and a pattern may use any of its names.
+
+    Parameters
+    ----------
+    network
+        The network, as every site builds it.
+    rules
+        Overrides.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern matches nothing, a parameter is matched twice, nothing is shared, a share is out of range, or the
+        network holds state that cannot be averaged (buffers with state, parameters that are not floating point).
+    """
+    rules = ScopeRules() if rules is None else rules
+    aliases = _aliases(network)
+    _check_state(network, aliases)
+    matches = _Matches(aliases)
+    keep, share, freeze = (matches.of(table, getattr(rules, table)) for table in ("keep", "share", "freeze"))
+    kept = (_kept_by_default(network) | keep) - share - freeze
+    shared = aliases.keys() - kept - freeze
+    if rules.delta:
+        travel = matches.of("delta", rules.delta)
+        if at_site := sorted(travel - shared):
+            raise ConfigError(f"[scope] delta: {_some(at_site)} stay at the site; share them, or leave them out")
+        freeze = freeze | (shared - travel)
+        shared = travel
+    if not shared:
+        raise ConfigError(
+            "[scope]: every parameter is kept and nothing is shared; share some, or train each site on its "
+            "own with the arm `local`"
+        )
+    mixed = _Matches(aliases)
+    mix, channels = (mixed.numbers(table, getattr(rules, table), shared) for table in ("mix", "channels"))
+    return Scope(tuple(sorted(shared)), tuple(sorted(kept)), tuple(sorted(freeze)), mix, channels)
+
+
+class _Matches:
+    """Names by pattern; every pattern must match, and no name twice."""
+
+    def __init__(self, aliases: Mapping[str, Sequence[str]]) -> None:
+        self.aliases = aliases
+        self.matched: dict[str, str] = {}
+
+    def of(self, table: str, patterns: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in patterns:
+            entry = f"[scope] {table} = {pattern!r}"
+            names = [
+                name for name, others in self.aliases.items() if any(fnmatchcase(other, pattern) for other in others)
+            ]
+            if not names:
+                raise ConfigError(f"{entry}: matches no parameter, expected at least one of {_some(self.aliases)}")
+            for name in names:
+                if name in self.matched:
+                    raise ConfigError(
+                        f"{entry}: {name} is matched by {self.matched[name]} too; make the entries disjoint"
+                    )
+                self.matched[name] = entry
+            found |= set(names)
+        return found
+
+    def numbers(self, table: str, patterns: Mapping[str, float], shared: Iterable[str]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for pattern, part in patterns.items():
+            if not 0 < part < 1:
+                raise ConfigError(f"[scope] {table}: {pattern!r} is {part}, expected 0 < part < 1; keep or share it")
+            names = self.of(table, [pattern])
+            if others := sorted(names - set(shared)):
+                raise ConfigError(f"[scope] {table} = {pattern!r}: {_some(others)} do not travel; share them first")
+            found |= dict.fromkeys(names, part)
+        return found
+
+
+def _keep_channels(shared: Tensor, own: Tensor, part: float) -> Tensor:
+    """The broadcast with the ``part`` of its output channels (at least one) that differ most from it replaced."""
+    difference = (own - shared).flatten(1).norm(dim=1) if shared.ndim > 1 else (own - shared).abs()
+    size = shared.flatten(1).norm(dim=1) if shared.ndim > 1 else shared.abs()
+    # Relative to the channel, so that small channels count; a channel of zeros counts by its difference.
+    order = (difference / torch.where(size > 0, size, 1.0)).argsort(descending=True, stable=True)
+    kept = order[: math.ceil(part * len(order))]
+    blended = shared.clone()
+    blended[kept] = own[kept]
+    return blended
+
+
+def parameters_of(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the named parameters, on the CPU."""
+    parameters = dict(network.named_parameters())
+    return {name: parameters[name].detach().cpu().clone() for name in names}
+
+
+def load_parameters(network: nn.Module, state: State) -> None:
+    """Overwrite the named parameters.
+
+    Raises
+    ------
+    KeyError
+        If the network has no such parameter.
+    ValueError
+        If shape or dtype differ.
+    """
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state.items():
+            parameter = parameters[name]
+            if parameter.shape != tensor.shape or parameter.dtype != tensor.dtype:
+                raise ValueError(
+                    f"load_parameters: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected "
+                    f"{parameter.dtype} {tuple(parameter.shape)}"
+                )
+            parameter.copy_(tensor)
+
+
+def _aliases(network: nn.Module) -> dict[str, list[str]]:
+    """All names of each parameter by its first name."""
+    first: dict[int, str] = {}
+    aliases: dict[str, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        aliases.setdefault(first.setdefault(id(parameter), name), []).append(name)
+    return aliases
+
+
+def _kept_by_default(network: nn.Module) -> set[str]:
+    kept = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, SitePart)
+        for parameter in module.parameters()
+    }
+    return {name for name, parameter in network.named_parameters() if id(parameter) in kept}
+
+
+def _check_state(network: nn.Module, aliases: Mapping[str, Sequence[str]]) -> None:
+    names = {name for others in aliases.values() for name in others}
+    buffers = sorted(network.state_dict().keys() - names)
+    if buffers:
+        raise ConfigError(
+            f"[scope]: buffers with state cannot be shared or kept: {_some(buffers)}; use InstanceNorm or "
+            "GroupNorm for BatchNorm, and register constants with persistent=False"
+        )
+    wrong = [name for name, parameter in network.named_parameters() if not parameter.is_floating_point()]
+    if wrong:
+        raise ConfigError(f"[scope]: parameters must be real floating point, found others: {_some(wrong)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

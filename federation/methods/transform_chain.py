@@ -1,0 +1,145 @@
+"""What happens to a site's update before it leaves, and how the receiver reads it: transforms by name, and chains."""
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from ..serialization import Layout, State, check_finite, layout
+from .codecs import Int8, LowRank, TopK
+from .dense_transforms import Clip, NullSpace
+from .registries import TRANSFORMS
+from .transform import Transform, check_tensors, n_entries
+
+__all__ = [
+    "TRANSFORMS",
+    "Chain",
+    "Clip",
+    "Encoded",
+    "Int8",
+    "LowRank",
+    "NullSpace",
+    "TopK",
+    "Transform",
+    "encode_with_feedback",
+    "n_bytes",
+]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Transforms one after the other; without any, the update travels as it is.
+
+    Dense transforms come first, then at most one of ``topk`` and ``low_rank``, then at most ``int8``.
+    """
+
+    transforms: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        for first, second in itertools.pairwise(self.transforms):
+            if second.stage < first.stage or 0 < second.stage == first.stage:
+                raise ValueError(
+                    f"Chain: {type(second).__name__} cannot follow {type(first).__name__}; expected clip and "
+                    "null_space first, then one of topk and low_rank, then int8"
+                )
+
+    @property
+    def dense(self) -> "Chain":
+        """The transforms that map an update to another."""
+        return Chain(tuple(transform for transform in self.transforms if transform.stage == 0))
+
+    @property
+    def codecs(self) -> "Chain":
+        """The transforms that shorten what travels."""
+        return Chain(tuple(transform for transform in self.transforms if transform.stage > 0))
+
+    def encode(self, delta: State, generator: torch.Generator, context: State) -> State:
+        """Make what travels.
+
+        Raises
+        ------
+        ValueError
+            If the update has no entry, is not finite, or does not fit a transform.
+        """
+        if not n_entries(layout(delta)):
+            raise ValueError("Chain: the update holds no entry, expected at least one")
+        check_finite(delta, "update")
+        payload = delta
+        for transform in self.transforms:
+            payload = transform.encode(payload, generator, context)
+        return payload
+
+    def decode(self, payload: State, layout: Layout) -> State:
+        """Check what arrived and make the update of ``layout`` from it.
+
+        Raises
+        ------
+        MessageError
+            If it is not the payload of such an update, or does not decode to finite numbers.
+        """
+        layouts = [layout]
+        for transform in self.transforms:
+            layouts.append(transform.carries(layouts[-1]))
+        for transform, before in zip(reversed(self.transforms), reversed(layouts[:-1]), strict=True):
+            transform.check_payload(payload, before)
+            payload = transform.decode(payload, before)
+        # Finite factors can have a product that is not, and integer tensors pass a quantizer unread.
+        check_tensors(payload, layout, "update")
+        return payload
+
+    def check_payload(self, payload: State, layout: Layout) -> None:
+        """Refuse what :meth:`decode` would refuse, by decoding it."""
+        self.decode(payload, layout)
+
+
+class Encoded(NamedTuple):
+    """What travels, what the receiver makes of it, and what is still owed."""
+
+    payload: State
+    decoded: State
+    residual: State
+
+
+def encode_with_feedback(
+    chain: Chain, delta: State, residual: State, generator: torch.Generator, context: State
+) -> Encoded:
+    r"""Encode an update together with what the codecs lost of earlier ones.
+
+    With the dense transforms :math:`T`, the codecs :math:`D` and the residual :math:`e_0 = 0`,
+
+    .. math:: u_t = T(d_t + e_t), \quad e_{t+1} = u_t - D(u_t).
+
+    Without dense transforms the receiver's sum is that of the updates less the last residual. What a dense transform
+    removes is meant to be gone and is not made up for; that it acts on the sum keeps its promise (the norm, the null
+    space of the present prompt) for what is encoded.
+
+    Parameters
+    ----------
+    residual
+        That of the last call at this site, float64; empty at first.
+
+    Raises
+    ------
+    ValueError
+        If the residual is of other tensors than the update, and as for :meth:`Chain.encode`.
+
+    References
+    ----------
+    .. [S] Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014.
+    .. [EF] Karimireddy et al., Error Feedback Fixes SignSGD and other Gradient Compression Schemes, ICML 2019,
+       Algorithm 2.
+    """
+    if residual:
+        expected = {name: (tuple(tensor.shape), torch.float64) for name, tensor in delta.items()}
+        check_tensors(residual, expected, "residual")
+    total = {name: tensor.to(torch.float64) + residual.get(name, 0) for name, tensor in delta.items()}
+    meant = chain.dense.encode(total, generator, context)
+    payload = chain.codecs.encode({name: meant[name].to(delta[name].dtype) for name in delta}, generator, context)
+    decoded = chain.decode(payload, layout(delta))
+    return Encoded(payload, decoded, {name: meant[name] - decoded[name].to(torch.float64) for name in delta})
+
+
+def n_bytes(payload: State) -> int:
+    """What the tensors weigh, without the header of a message."""
+    return sum(tensor.nbytes for tensor in payload.values())

@@ -1,0 +1,299 @@
+"""The tables of a recipe: what each key may be."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from recon import CLASSICAL, DATA_CONSISTENCY, LOSSES, REGULARIZERS, Augmentation
+
+from ..config import Names, NonNegative, Seed, Table, one_of
+from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, ServerRule, Weighting
+
+_T = TypeVar("_T")
+
+LOCAL = "local"
+#: The arm of the shared network before the personal stage.
+SHARED = "shared"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Options = dict[str, float | int | str]
+
+
+class NetworkTable(Table):
+    """The unrolled network. ``channels`` and ``depth`` are those of the regularizer.
+
+    ``correct_operator`` lets a site learn what its operator is wrong about: rotation axis or coil maps. ``start`` is
+    the first image: the operator's own (filtered back-projection; a few steps of CG-SENSE), or the scaled adjoint.
+    ``condition`` says what depends on the scan's features. ``adapter`` adds parameters to a frozen ``base``, the folder
+    of a run with the same network without them, or the file of it that comes with a bundle; ``adapter_size`` is the
+    rank of LoRA, the number of tokens of prompts.
+    ``twin`` gives each site a private network beside the shared one.
+
+    ``depth`` counts the levels of the U-Net or the layers of the plain CNN. ``consistency_ct`` is that of CT
+    sites where it differs from ``consistency``. ``site_strength`` lets each site learn how far it follows the
+    regularizer.
+    """
+
+    cascades: int = Field(default=5, ge=1, le=100)
+    regularizer: Annotated[str, AfterValidator(one_of(REGULARIZERS))] = "unet"
+    channels: int = Field(default=16, ge=1, le=4096)
+    depth: int = Field(default=2, ge=1, le=100)
+    consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] = "gradient"
+    consistency_ct: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
+    combine: Literal["sequence", "sum"] = "sequence"
+    site_strength: bool = False
+    ends_in: Literal["regularizer", "consistency"] = "regularizer"
+    share_cascades: bool = False
+    start: Literal["operator", "adjoint"] = "operator"
+    correct_operator: bool = False
+    norm: Literal["none", "instance", "group"] = "none"
+    attention: bool = False
+    condition: Literal["none", "regularizer", "consistency", "both"] = "none"
+    adapter: Literal["none", "lora", "dual_lora", "prompt", "scale"] = "none"
+    adapter_size: int = Field(default=1, ge=1, le=4096)
+    base: str | None = None
+    twin: bool = False
+
+    def consistency_of(self, modality: str) -> str:
+        """The data consistency of a site."""
+        return self.consistency_ct if modality == "ct" and self.consistency_ct is not None else self.consistency
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> "NetworkTable":
+        if self.regularizer == "cnn" and self.depth < 2:
+            raise ValueError(f"depth: found {self.depth}, expected at least 2 layers for the cnn")
+        return self
+
+
+class AugmentTable(Table):
+    """Augmentation of the image before the operator, the fields of :class:`recon.Augmentation`."""
+
+    flip: bool = True
+    max_rotation_deg: float = Field(default=10.0, ge=0, le=180)
+    scale: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 1.1)
+    probability: Fraction = 0.8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentTable":
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: found {list(self.scale)}, expected [low, high] with 0 < low <= high")
+        return self
+
+
+def _switch(value: Any) -> Any:
+    """``true`` is the defaults, ``false`` is none."""
+    return {} if value is True else None if value is False else value
+
+
+class TrainingTable(Table):
+    """What every site does in a round. ``cosine`` lets the learning rate fall to a hundredth over the rounds."""
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    batch_size: int = Field(default=1, ge=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    steps_per_round: int = Field(default=20, ge=1)
+    loss: Annotated[str, AfterValidator(one_of(LOSSES))] = "l1"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    optimizer_state: Literal["keep", "reset"] = "keep"
+    augment: Annotated[AugmentTable | None, BeforeValidator(_switch)] = None
+
+    def augmentation(self) -> Augmentation | None:
+        """The augmentation of the training slices, None where the recipe has none."""
+        return None if self.augment is None else Augmentation(**self.augment.model_dump())
+
+
+class ObjectiveTable(Table):
+    """What a site minimizes: ``task`` plus penalties, each a weight, 0 for none.
+
+    ``supervised`` is ``training.loss`` against the reference; ``self_supervised`` and ``two_views`` split the
+    measurement, ``split`` the part held back, and need no reference; ``mutual`` trains the private and the shared
+    network of a twin on the task and on each other, weighed by ``distillation``. ``proximal`` pulls the shared
+    parameters to the broadcast; ``contrastive`` too, relative to the distance from the site's own earlier ones, from
+    round 2; ``moments`` aligns the mean and spread of the features matching ``features`` with their mean over the
+    sites, from round 2; ``residual`` is the misfit to the measurement; ``distillation`` the distance to the image of
+    the broadcast network.
+    """
+
+    task: Literal["supervised", "self_supervised", "two_views", "mutual"] = "supervised"
+    split: float = Field(default=0.4, gt=0, lt=1)
+    proximal: NonNegative = 0.0
+    contrastive: NonNegative = 0.0
+    moments: NonNegative = 0.0
+    features: str = "regularizers.*.hidden.2"
+    residual: NonNegative = 0.0
+    distillation: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _taught(self) -> "ObjectiveTable":
+        if self.task == "mutual" and not self.distillation:
+            raise ValueError("distillation: found 0 with the task 'mutual', expected the weight of the other's image")
+        return self
+
+
+class FederationTable(Table):
+    """What the server does.
+
+    ``weights`` and ``server_rule`` with their options combine the updates. ``participation`` is the fraction of sites
+    that take part in a round, drawn (``random``) or in turn (``cyclic``); ``drop_out`` the probability that one is
+    absent after all; ``least_work`` the least part of ``steps_per_round`` that a site makes; ``quorum`` the least
+    number of sites whose answers must be valid, all that take part by default.
+    """
+
+    rounds: int = Field(default=10, ge=1)
+    weights: Annotated[str, AfterValidator(one_of(WEIGHTINGS))] = "samples"
+    weight_options: Options = Field(default_factory=dict)
+    participation: float = Field(default=1.0, gt=0, le=1)
+    schedule: Literal["random", "cyclic"] = "random"
+    drop_out: float = Field(default=0.0, ge=0, lt=1)
+    least_work: float = Field(default=1.0, gt=0, le=1)
+    quorum: int | None = Field(default=None, ge=1)
+    server_rule: Annotated[str, AfterValidator(one_of(SERVER_RULES))] = "mean"
+    server_options: Options = Field(default_factory=dict)
+    seed: Seed = 0
+
+    def weighting(self) -> Weighting:
+        """The weights of the updates."""
+        return _made(WEIGHTINGS[self.weights], self.weight_options, "weight_options")
+
+    def rule(self) -> ServerRule:
+        """How the server combines the updates."""
+        return _made(SERVER_RULES[self.server_rule], self.server_options, "server_options")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "FederationTable":
+        self.weighting()
+        self.rule()
+        return self
+
+
+class TransformTable(Table):
+    """What happens to an update before it leaves: the ``chain`` of transforms, each with its ``options``.
+
+    ``feedback`` adds what a lossy chain leaves out to the next update; ``both_ways`` encodes the broadcasts too.
+    """
+
+    chain: Annotated[tuple[Annotated[str, AfterValidator(one_of(TRANSFORMS))], ...], Field(strict=False)] = ()
+    options: dict[str, Options] = Field(default_factory=dict)
+    feedback: bool = True
+    both_ways: bool = False
+
+    def build(self) -> Chain | None:
+        """The chain, None where parameters travel as they are."""
+        if not self.chain:
+            return None
+        parts = [_made(TRANSFORMS[name], self.options.get(name, {}), f"options.{name}") for name in self.chain]
+        return Chain(tuple(parts))
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TransformTable":
+        if unused := sorted(self.options.keys() - set(self.chain)):
+            raise ValueError(f"options: found {', '.join(unused)}, expected only those of the chain {list(self.chain)}")
+        if self.both_ways and not self.chain:
+            raise ValueError("both_ways: found true without a chain, expected some transforms")
+        self.build()
+        return self
+
+
+class ScopeTable(Table):
+    """Patterns of parameter names that override what the modules declare, see :class:`ScopeRules`."""
+
+    keep: Names = ()
+    share: Names = ()
+    freeze: Names = ()
+    delta: Names = ()
+    mix: dict[str, float] = Field(default_factory=dict)
+    channels: dict[str, float] = Field(default_factory=dict)
+
+    def rules(self) -> ScopeRules:
+        """The entries of the scope map."""
+        return ScopeRules(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class PersonalTable(Table):
+    """What every site does for itself after the rounds.
+
+    ``steps`` more on all parameters that train, with a fresh optimizer; an unseen site with training data makes them
+    too. ``nearest_code`` lets an unseen site use the scan features of the most similar site that took part.
+    ``test_time`` iterations of conjugate gradients pull every image to its measurement, with ``test_time_weight`` on
+    the network's image.
+    """
+
+    steps: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    nearest_code: bool = False
+    test_time: int = Field(default=0, ge=0)
+    test_time_weight: float = Field(default=0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> "PersonalTable":
+        if self.nearest_code and self.steps:
+            raise ValueError(
+                "nearest_code: found true with steps, expected one of the two: a site that trains has a code of its own"
+            )
+        return self
+
+
+class TuningTable(Table):
+    """The one value that a comparison tunes beside the learning rate; training does not read it.
+
+    ``key`` is that of the recipe, as of ``--set``; ``values`` are tried beside the recipe's own.
+    """
+
+    key: str = ""
+    values: Annotated[tuple[Any, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _both(self) -> "TuningTable":
+        if bool(self.key) != bool(self.values):
+            raise ValueError(f"found key {self.key!r} with {len(self.values)} values, expected both")
+        return self
+
+
+def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(arms)) < len(arms):
+        raise ValueError("each arm once")
+    return arms
+
+
+#: Classical methods of any modality; a site has those of its own.
+CLASSICAL_ARMS = {name for methods in CLASSICAL.values() for name in methods}
+Arm = Annotated[str, AfterValidator(one_of({*CLASSICAL_ARMS, LOCAL, SHARED}))]
+Weight = Annotated[float, Field(gt=0)]
+
+
+class EvaluationTable(Table):
+    """The other arms of the report; a site has those of its modality.
+
+    The weight of ``tv`` is tuned on ``tv_slices`` validation slices of each site.
+    """
+
+    arms: Annotated[tuple[Arm, ...], Field(strict=False), AfterValidator(_once)] = (
+        "zero_filled",
+        "cg_sense",
+        "tv",
+        LOCAL,
+    )
+    tv_weights: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (
+        2e-3,
+        5e-3,
+        1e-2,
+        2e-2,
+        4e-2,
+    )
+    tv_weights_ct: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)
+    tv_slices: int = Field(default=3, ge=1)
+
+
+def _made(make: Callable[..., _T], options: Mapping[str, Any], key: str) -> _T:
+    """Call ``make``; an option that it does not have is named with those that it has."""
+    known = inspect.signature(make).parameters
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(known) or 'none'}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ValueError(f"{key}: found no {name!r}, expected a number for it")
+    return make(**options)

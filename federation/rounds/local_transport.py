@@ -1,0 +1,189 @@
+"""Runs the sites of a federation in this process or in worker processes."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from recon import DataError
+
+from ..serialization import MessageError
+from .site import SiteSpec
+from .transport import ReplyStream, SiteFailure
+
+logger = logging.getLogger(__name__)
+
+
+_SECONDS_TO_END = 5.0
+
+
+class InProcessRuntime:
+    """Sites on this machine, each built, used and released in turn: memory does not grow with their number.
+
+    Every site computes with one thread, so the results do not depend on ``jobs``. A context manager: leaving
+    it ends the worker processes.
+
+    Parameters
+    ----------
+    specs
+        The sites.
+    jobs
+        1: all in this process. More: so many spawned processes, each with one site at a time; a script that
+        does this needs ``if __name__ == "__main__"``.
+    """
+
+    def __init__(self, specs: Mapping[str, SiteSpec] | list[SiteSpec], jobs: int = 1) -> None:
+        listed = list(specs.values()) if isinstance(specs, Mapping) else specs
+        self._specs = {spec.name: spec for spec in listed}
+        if len(self._specs) < len(listed) or not listed:
+            raise ValueError(f"InProcessRuntime: sites are {[s.name for s in listed]}, expected some, all different")
+        if jobs < 1:
+            raise ValueError(f"InProcessRuntime: jobs is {jobs}, expected at least 1")
+        self.jobs = min(jobs, len(listed))
+        self._workers: set[_Worker] = set()
+        # Also at exit of the interpreter, which would otherwise wait for the workers.
+        self._finalizer = weakref.finalize(self, _stop_all, self._workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes, busy or not; a later exchange starts new ones."""
+        _stop_all(self._workers)
+
+    def sites(self) -> list[str]:
+        return sorted(self._specs)
+
+    def exchange(self, requests: Mapping[str, bytes]) -> ReplyStream:
+        """See :class:`Transport`."""
+        return self._in_workers(requests) if self.jobs > 1 else self._here(requests)
+
+    def _here(self, requests: Mapping[str, bytes]) -> ReplyStream:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for site in sorted(requests):
+                yield site, _unwrap(_answer(self._specs[site], requests[site]))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _in_workers(self, requests: Mapping[str, bytes]) -> ReplyStream:
+        waiting = sorted(requests, reverse=True)
+        busy: dict[Connection, tuple[_Worker, str]] = {}
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self.jobs:
+                    worker, site = self._idle(busy), waiting.pop()
+                    busy[worker.connection] = (worker, site)
+                    worker.send(self._specs[site], requests[site])
+                for connection in wait(list(busy)):
+                    assert isinstance(connection, Connection)
+                    worker, site = busy.pop(connection)
+                    reply = worker.receive()
+                    if reply is None:
+                        worker.stop()
+                        self._workers.discard(worker)
+                        yield site, SiteFailure(f"its process ended with exit code {worker.process.exitcode}")
+                    else:
+                        yield site, _unwrap(reply)
+        except BaseException:
+            # Ctrl-C, or the caller has lost interest: no worker may be left computing.
+            self.close()
+            raise
+
+    def _idle(self, busy: Mapping[Connection, "tuple[_Worker, str]"]) -> "_Worker":
+        for worker in self._workers:
+            if worker.connection not in busy and worker.process.is_alive():
+                return worker
+        worker = _Worker(multiprocessing.get_context("spawn"))
+        self._workers.add(worker)
+        return worker
+
+
+class _Worker:
+    """A spawned process that answers one request after the other."""
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.connection, theirs = context.Pipe()
+        # Not daemonic: those may not have children, and a site may read its data with workers of its own.
+        self.process = context.Process(target=_serve, args=(theirs,), name="fedrecon-site")
+        self.process.start()
+        theirs.close()
+
+    def send(self, spec: SiteSpec, request: bytes) -> None:
+        try:
+            self.connection.send((spec, request))
+        except OSError:
+            # The process has died; its end of the pipe says so on receiving.
+            logger.debug("worker %s is gone", self.process.pid)
+
+    def receive(self) -> bytes | str | None:
+        """A reply, a reason, or None if the process has ended."""
+        try:
+            reply: bytes | str = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        return reply
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join(_SECONDS_TO_END)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
+
+
+def _stop_all(workers: set[_Worker]) -> None:
+    while workers:
+        workers.pop().stop()
+
+
+def _serve(connection: Connection) -> None:
+    """A worker process: one thread, no Ctrl-C of its own, ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            spec, request = connection.recv()
+        except EOFError:
+            return
+        connection.send(_answer(spec, request))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    # At once: a process that has lost its parent must not write into a state that a resumed run is using.
+    os._exit(1)
+
+
+def _answer(spec: SiteSpec, request: bytes) -> bytes | str:
+    """Build the site, let it answer, release it. A failure becomes text: a traceback would hold the data."""
+    try:
+        return spec.build().handle(request)
+    except Exception as error:
+        logger.debug("site %s failed", spec.name, exc_info=True)
+        text = " ".join(str(error).split())
+        is_plain = isinstance(error, DataError | MessageError)
+        return text if is_plain else f"{type(error).__name__}: {text}"
+
+
+def _unwrap(reply: bytes | str) -> bytes | Exception:
+    return SiteFailure(reply) if isinstance(reply, str) else reply

@@ -1,0 +1,242 @@
+"""The round loop: broadcast, collect, check, aggregate, checkpoint; resumable after a kill at any moment."""
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recon import DataError
+
+from ..config import SITE_NAME, ConfigError
+from ..methods import CHECKPOINTS, MEMORY_PREFIX, FederatedAlgorithm, ServerState, state_of_checkpoint
+from ..serialization import (
+    SiteUpdate,
+    State,
+    check_finite,
+    layout,
+    load_newest,
+    prune,
+    save_checkpoint,
+    saved_rounds,
+    under,
+)
+from .replies import Check, Replies, Requests
+from .round_log import Row, append_rows, drop_rows
+from .transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_INCOMING = "incoming"
+
+
+#: Called after each round with its number, the number of rounds and its rows.
+Progress = Callable[[int, int, Sequence[Row]], None]
+
+
+class QuorumError(DataError):
+    """Too few sites answered; names each that did not, and why."""
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """Wall time of a round, and the time in training and validation summed over its sites."""
+
+    round: int
+    seconds: float
+    site_seconds: float
+    jobs: int
+
+    @property
+    def overhead(self) -> float:
+        """Fraction of the wall time in which no site trained or validated; idle workers count."""
+        return max(0.0, 1.0 - self.site_seconds / (self.seconds * self.jobs))
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """Outcome of :func:`run_rounds`: the last state, and the times of the rounds of this call."""
+
+    state: ServerState
+    seconds: float
+    rounds: tuple[RoundTime, ...]
+
+    @property
+    def site_seconds(self) -> float:
+        return sum(time.site_seconds for time in self.rounds)
+
+
+def run_rounds(
+    algorithm: FederatedAlgorithm,
+    transport: Transport,
+    shared: State,
+    folder: Path,
+    *,
+    rounds: int,
+    aux: State | None = None,
+    quorum: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    check: Check | None = None,
+) -> RunResult:
+    """Train for ``rounds`` rounds and score the result in one evaluate-only round.
+
+    Parameters
+    ----------
+    algorithm, transport
+        What to do and who does it.
+    shared
+        The initial shared parameters.
+    folder
+        Receives ``rounds.jsonl`` and ``checkpoints/``.
+    aux
+        First means of what the sites tell beside their parameters.
+    quorum
+        Least number of sites that must answer a round validly; None means all that take part in it. A site
+        that fails is logged and left out of the round.
+    resume
+        Go on from the newest intact checkpoint, with the same bits as if nothing had happened; start where
+        there is none.
+    progress
+        Called after each round.
+    check
+        Looks at every update beyond its form; what it refuses counts as not answered.
+
+    Raises
+    ------
+    QuorumError
+        If too few sites answer.
+    DataError
+        If ``folder`` holds a run and ``resume`` is not set, or one of another network or of more rounds; if
+        the disk is full.
+    """
+    started = time.perf_counter()
+    loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {}, check)
+    state = loop.begin(shared, resume)
+    times = []
+    while not loop.is_finished(state):
+        round_started = time.perf_counter()
+        state, rows = loop.step(state)
+        site_seconds = sum(row["seconds"] for row in rows)
+        times.append(RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs))
+        if progress is not None:
+            progress(rows[0]["round"], rounds, rows)
+    return RunResult(state, time.perf_counter() - started, tuple(times))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    algorithm: FederatedAlgorithm
+    transport: Transport
+    folder: Path
+    rounds: int
+    quorum: int | None
+    aux: State
+    check: Check | None = None
+
+    def __post_init__(self) -> None:
+        sites = self.transport.sites()
+        unsafe = [site for site in sites if not SITE_NAME.fullmatch(site)]
+        if unsafe or not sites:
+            raise ValueError(f"run_rounds: sites are {sites}, expected names of lower-case letters, digits, - and _")
+        least = self.algorithm.rule.minimum_sites()
+        count = len(self.algorithm.participants(ServerState(0, {}), sites))
+        if count < least:
+            rule = type(self.algorithm.rule).__name__
+            raise ConfigError(
+                f"federation.server_rule: {rule} needs at least {least} sites in a round, found {count}; let more "
+                "sites take part, or choose other options or another rule"
+            )
+        if self.rounds < 1:
+            raise ValueError(f"run_rounds: rounds is {self.rounds}, expected at least 1")
+        if self.quorum is not None and not 1 <= self.quorum <= len(sites):
+            raise ValueError(f"run_rounds: quorum is {self.quorum}, expected 1 to {len(sites)}, the number of sites")
+
+    def begin(self, shared: State, resume: bool) -> ServerState:
+        """The state to go on from; rows of rounds that will be run again are dropped."""
+        checkpoints = self.folder / CHECKPOINTS
+        if not resume and saved_rounds(checkpoints):
+            raise DataError(f"{self.folder}: holds a run already; resume it with --resume, or choose another folder")
+        newest = load_newest(checkpoints, expected=layout(shared), beside=MEMORY_PREFIX)
+        if newest is None:
+            state = self.algorithm.start(shared, self.aux)
+            self._save(state)
+        else:
+            state = state_of_checkpoint(newest, self.folder)
+            if newest.numbers["algorithm"] != self.algorithm.describe():
+                raise DataError(f"{self.folder}: holds a run of another algorithm; choose another folder")
+            logger.info("resuming at round %d", state.round)
+            self._prune(state)
+        if state.round > self.rounds:
+            raise DataError(f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}")
+        if not self.is_finished(state):
+            drop_rows(self.folder, state.round)
+        return state
+
+    def is_finished(self, state: ServerState) -> bool:
+        """Whether the evaluate-only round is done."""
+        return state.round >= self.rounds and state.is_scored
+
+    def step(self, state: ServerState) -> tuple[ServerState, list[Row]]:
+        """One round, or the evaluate-only one at the end. The checkpoint, written last, completes it."""
+        evaluate_only = state.round >= self.rounds
+        replies = self._collect(state, evaluate_only)
+        reports = list(replies.reports.values())
+        if evaluate_only:
+            after = self.algorithm.score(state, reports)
+        else:
+            updates = [report for report in reports if isinstance(report, SiteUpdate)]
+            try:
+                after = self.algorithm.aggregate(state, updates, n_sites=len(self.transport.sites()))
+                check_finite({**after.shared, **after.memory}, "the aggregate")
+            except ValueError as error:  # a rule that needs more sites than there are, or one that diverges
+                raise QuorumError(f"round {state.round}: {error}") from None
+        rows = replies.rows(after.digest)
+        append_rows(self.folder, rows)
+        self._save(after)
+        if replies.incoming.is_dir():
+            shutil.rmtree(replies.incoming)
+        return after, rows
+
+    def _collect(self, state: ServerState, evaluate_only: bool) -> Replies:
+        sites = self.algorithm.participants(state, self.transport.sites())
+        needed = len(sites) if self.quorum is None else min(self.quorum, len(sites))
+        requests = Requests(
+            {site: self.algorithm.broadcast(state, site, evaluate_only=evaluate_only) for site in sites}
+        )
+        replies = Replies(requests, self.folder / _INCOMING, self.algorithm.wire(state), state.shared, self.check)
+        with contextlib.closing(self.transport.exchange(requests)) as exchange:
+            for site, reply in exchange:
+                reason = replies.take(site, reply)
+                if reason is not None:
+                    logger.warning("round %d: reply of site %s refused: %s", state.round, site, reason)
+                if len(replies.failures) > len(sites) - needed:
+                    # No use in waiting for the others.
+                    break
+        silent = [site for site in sites if site not in replies.reports and site not in replies.failures]
+        if len(replies.reports) < needed:
+            reasons = [f"site {site}: {reason}" for site, reason in sorted(replies.failures.items())]
+            reasons = reasons or [f"no reply of {', '.join(silent)}"]
+            raise QuorumError(
+                f"round {state.round}: {'; '.join(reasons)} (at least {needed} of {len(sites)} sites must "
+                "answer); correct the cause and --resume, or allow fewer sites"
+            )
+        for site in silent:
+            logger.warning("round %d: no reply of site %s", state.round, site)
+        return replies
+
+    def _save(self, state: ServerState) -> None:
+        folder = self.folder / CHECKPOINTS
+        numbers = {
+            "history": [list(score) for score in state.history],
+            "algorithm": self.algorithm.describe(),
+            "accepted": dict(sorted(state.accepted.items())),
+        }
+        save_checkpoint(folder, state.round, {**state.shared, **under(MEMORY_PREFIX, state.memory)}, numbers)
+        self._prune(state)
+
+    def _prune(self, state: ServerState) -> None:
+        best = [] if state.best is None else [state.best.round]
+        prune(self.folder / CHECKPOINTS, [state.round - 1, state.round, *best])

@@ -1,0 +1,114 @@
+"""One exchange with the sites: requests packed when sent, replies checked and stored; rounds.jsonl."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..serialization import (
+    Broadcast,
+    MessageError,
+    SiteReport,
+    SiteUpdate,
+    State,
+    StoredState,
+    Wire,
+    check_finite,
+    pack,
+)
+from .round_log import Row
+from .transport import SiteFailure
+
+
+class Requests(Mapping[str, bytes]):
+    """Packs each site's broadcast when the transport takes it, and remembers its size."""
+
+    def __init__(self, broadcasts: Mapping[str, Broadcast]) -> None:
+        self.broadcasts = broadcasts
+        self.sizes: dict[str, int] = {}
+
+    def __getitem__(self, site: str) -> bytes:
+        data = self.broadcasts[site].to_bytes()
+        self.sizes[site] = len(data)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.broadcasts)
+
+    def __len__(self) -> int:
+        return len(self.broadcasts)
+
+
+#: Refuses a decoded update, given what was broadcast, by a MessageError.
+Check = Callable[[SiteUpdate, State], None]
+
+
+class Replies:
+    """The valid replies of a round; updates wait on disk, so memory stays flat in the number of sites."""
+
+    def __init__(
+        self, requests: Requests, incoming: Path, wire: Wire, shared: State, check: Check | None = None
+    ) -> None:
+        self.requests = requests
+        self.incoming = incoming
+        self.wire, self.shared, self.check = wire, shared, check
+        self.reports: dict[str, SiteReport] = {}
+        self.bytes_up: dict[str, int] = {}
+        self.failures: dict[str, str] = {}
+
+    def take(self, site: str, reply: bytes | Exception) -> str | None:
+        """Check a reply and store it; return why it is refused, None if it is not."""
+        try:
+            self._take(site, reply)
+        except (MessageError, SiteFailure) as error:
+            reason = " ".join(str(error).split())
+            if site in self.requests.broadcasts and site not in self.reports:
+                self.failures[site] = reason
+            return reason
+        return None
+
+    def _take(self, site: str, reply: bytes | Exception) -> None:
+        if isinstance(reply, Exception):
+            raise SiteFailure(str(reply))
+        if site not in self.requests.broadcasts:
+            raise SiteFailure("it was not asked in this round")
+        if site in self.reports or site in self.failures:
+            raise SiteFailure("it answered twice; the first answer counts")
+        broadcast = self.requests.broadcasts[site]
+        if broadcast.evaluate_only:
+            self.reports[site] = SiteReport.from_bytes(reply, broadcast=broadcast)
+        else:
+            update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
+            shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
+            check_finite(shared, "update")
+            if self.check is not None:
+                self.check(replace(update, shared=shared, encoded=False), self.shared)
+            stored = StoredState(self.incoming / f"{site}.safetensors", pack("parameters", {}, shared))
+            aux = (
+                StoredState(self.incoming / f"{site}.aux.safetensors", pack("aux", {}, update.aux))
+                if update.aux
+                else {}
+            )
+            self.reports[site] = replace(update, shared=stored, encoded=False, aux=aux)
+        self.bytes_up[site] = len(reply)
+
+    def rows(self, shared_digest_after: str) -> list[Row]:
+        return [self._row(site, shared_digest_after) for site in sorted(self.reports)]
+
+    def _row(self, site: str, shared_digest_after: str) -> Row:
+        report = self.reports[site]
+        update = report if isinstance(report, SiteUpdate) else None
+        return {
+            "round": report.round,
+            "site": site,
+            "loaded_digest": report.loaded_digest,
+            "kept_digest": report.kept_digest,
+            "shared_digest_after": shared_digest_after,
+            "bytes_down": self.requests.sizes[site],
+            "bytes_up": self.bytes_up[site],
+            "score_before": report.score_before,
+            "score_after": update and update.score_after,
+            "loss": update and update.loss,
+            "n_samples": update and update.n_samples,
+            "n_steps": update and update.n_steps,
+            "seconds": report.seconds,
+        }

@@ -1,0 +1,122 @@
+"""Check the sites of a federation: every byte, every slice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from physics import ParallelBeam
+from recon import SinogramVolume, Volume
+
+from .lock_file import LockedFile, read_lock, write_lock
+from .manifest import SiteManifest, read_federation
+from .manifest_schema import SPLITS, Split
+from .writing import locked_file, subjects_of
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What a split of a site holds.
+
+    ``measured`` describes the kinds of its volumes, ``accelerations`` are their lowest and highest effective one.
+    """
+
+    split: Split
+    files: int
+    subjects: int
+    slices: int
+    measured: tuple[str, ...]
+    accelerations: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """What :func:`check_sites` found at a site.
+
+    ``role`` is ``trains``, ``test only`` or ``unseen``; ``lock`` says whether the lock file was ``verified``,
+    ``written`` because there was none, or ``updated`` because the manifest lists other files than it.
+    """
+
+    name: str
+    role: str
+    lock: str
+    splits: tuple[SplitFacts, ...]
+
+
+def check_sites(folder: Path | str) -> list[SiteFacts]:
+    """Check every byte and every slice of a federation; write the lock files that are missing.
+
+    Raises
+    ------
+    DataError
+        At the first manifest or file that cannot be used, or whose checksum differs from the lock file.
+    """
+    return [_check_site(manifest) for manifest in read_federation(folder)]
+
+
+def facts_table(facts: Sequence[SiteFacts]) -> str:
+    """The facts as an aligned text table, one row per site and split."""
+    header = (
+        "site",
+        "role",
+        "lock",
+        "split",
+        "files",
+        "subjects",
+        "slices",
+        "measured",
+        "acceleration",
+    )
+    rows = [header]
+    for site in facts:
+        for index, part in enumerate(site.splits):
+            low, high = (f"{value:.2f}" for value in part.accelerations)
+            rows.append(
+                (
+                    *((site.name, site.role, site.lock) if index == 0 else ("", "", "")),
+                    part.split,
+                    str(part.files),
+                    str(part.subjects),
+                    str(part.slices),
+                    ", ".join(part.measured),
+                    low if low == high else f"{low}-{high}",
+                )
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _check_site(manifest: SiteManifest) -> SiteFacts:
+    manifest.verify(hashes=True)
+    old = read_lock(manifest.path)
+    lock = {name: old.get(name) or locked_file(manifest, name) for _, name in manifest.data.named()}
+    # Once more with what the files say of themselves: their patients and whether two hold the same bytes.
+    manifest.check_files(lock)
+    splits = tuple(_split_facts(manifest, split, lock) for split in SPLITS if manifest.files(split))
+    if lock != old:
+        write_lock(manifest.path, lock)
+    state = "verified" if lock == old else "updated" if old else "written"
+    role = "unseen" if manifest.unseen else "trains" if manifest.trains else "test only"
+    return SiteFacts(manifest.name, role, state, splits)
+
+
+def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> SplitFacts:
+    dataset = manifest.dataset(split)
+    for volume in dataset.volumes:
+        for index in range(volume.shape[0]):
+            volume.read_slice(index)
+    accelerations = [dataset.acceleration(number) for number in range(len(dataset.volumes))]
+    return SplitFacts(
+        split=split,
+        files=len(dataset.volumes),
+        subjects=len(subjects_of(manifest, split, lock)),
+        slices=len(dataset),
+        measured=tuple(sorted({_measured(volume) for volume in dataset.volumes})),
+        accelerations=(min(accelerations), max(accelerations)),
+    )
+
+
+def _measured(volume: Volume | SinogramVolume) -> str:
+    if isinstance(volume, SinogramVolume):
+        (height, width), beam = volume.grid.shape, "parallel" if isinstance(volume.geometry, ParallelBeam) else "fan"
+        return f"{beam} beam {volume.shape[1]} views x {volume.shape[2]} elements, {height}x{width}"
+    return f"{volume.shape[1]} coils {volume.shape[2]}x{volume.shape[3]}"

@@ -1,0 +1,71 @@
+"""Lock files: what the files of a site were when it was made, so that a changed one is noticed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from recon import write_atomically
+
+from ..config import Table, config_error, parse_table
+
+
+class LockedFile(Table):
+    """Facts about one file. ``patient_id`` is that of the file's attributes, empty where it has none."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+    patient_id: str
+
+
+class Lock(Table):
+    """The lock file, by file name as in the manifest."""
+
+    version: Literal[1] = 1
+    files: dict[str, LockedFile]
+
+
+def lock_path(manifest: Path) -> Path:
+    """``north.lock.json`` beside ``north.toml``."""
+    return manifest.with_suffix(".lock.json")
+
+
+def read_lock(manifest: Path) -> dict[str, LockedFile]:
+    """Read the lock file beside a manifest; empty if there is none.
+
+    Raises
+    ------
+    ConfigError
+        If it is not what :func:`write_lock` writes.
+    """
+    path = lock_path(manifest)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        advice = "delete it and run `fedrecon sites check`"
+        raise config_error(path, "", f"unreadable JSON ({error})", "a lock file", advice) from None
+    if not isinstance(table, dict):
+        raise config_error(path, "", type(table).__name__, "a lock file", "delete it and run `fedrecon sites check`")
+    return parse_table(Lock, table, path).files
+
+
+def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
+    """Write the lock file beside a manifest atomically."""
+    lock = Lock(files=dict(sorted(files.items())))
+    write_atomically(lock_path(manifest), (json.dumps(lock.model_dump(), indent=1) + "\n").encode())
+
+
+def lock_file(path: Path, patient_id: str | None) -> LockedFile:
+    """Facts about a file, whose bytes are hashed; ``patient_id`` is what its header says."""
+    return LockedFile(sha256=sha256_file(path), size=path.stat().st_size, patient_id=patient_id or "")
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,66 @@
+"""Deal subjects to training, validation and test."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from .manifest_schema import SPLITS, Split
+
+
+def assign_splits(
+    groups: Mapping[str, Sequence[str]],
+    fractions: tuple[float, float, float],
+    seed: int,
+    test_only: Sequence[str] = (),
+) -> dict[str, dict[str, Split]]:
+    """Deal the subjects of every group to the splits, each subject to the same one wherever it occurs.
+
+    A subject can have been scanned at two sites; training on it at one and testing at the other would leak.
+
+    Parameters
+    ----------
+    groups
+        Subjects by group, repetitions allowed.
+    fractions
+        For training, validation and test, see :func:`split_counts`.
+    seed
+        Draws the order.
+    test_only
+        Groups whose subjects all go to test.
+    """
+    assigned: dict[str, Split] = {name: "test" for group in test_only for name in groups[group]}
+    for group in sorted(groups):
+        names = set(groups[group])
+        wanted = dict(zip(SPLITS, split_counts(len(names), fractions), strict=True))
+        have = Counter(assigned[name] for name in names if name in assigned)
+        for name in sorted(names - assigned.keys(), key=lambda name: _shuffled(seed, name)):
+            # SPLITS is in order of importance, and max takes the first of equals.
+            assigned[name] = max(SPLITS, key=lambda split: wanted[split] - have[split])
+            have[assigned[name]] += 1
+    return {group: {name: assigned[name] for name in names} for group, names in groups.items()}
+
+
+def split_counts(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
+    """How many of ``n`` subjects go to training, validation and test.
+
+    Every split of positive fraction gets at least one where there are enough, training first.
+    """
+    _, validation, test = fractions
+    least = [int(fraction > 0) for fraction in fractions]
+    if n <= sum(least):
+        counts = [0, 0, 0]
+        for index in [i for i in range(3) if least[i]][:n]:
+            counts[index] = 1
+        return counts[0], counts[1], counts[2]
+    n_validation = max(least[1], round(n * validation))
+    n_test = max(least[2], round(n * test))
+    while n - n_validation - n_test < least[0]:
+        if n_validation >= n_test:
+            n_validation -= 1
+        else:
+            n_test -= 1
+    return n - n_validation - n_test, n_validation, n_test
+
+
+def _shuffled(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()

@@ -1,0 +1,322 @@
+"""Filtered back-projection for parallel and fan beams: any set of angles, short scans, displaced detectors."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .geometry import Geometry, ImageGrid, ParallelBeam
+from .rays import PAD, by_lanes
+from .transpose_pair import Transposed
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.floating[Any]]
+
+#: Windows of the ramp filter by name, over the frequency in parts of the cut-off.
+WINDOWS: dict[str, Callable[[Array], Array]] = {
+    "ramp": np.ones_like,
+    "shepp_logan": lambda f: np.sinc(f / 2),
+    "cosine": lambda f: np.cos(np.pi * f / 2),
+    "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
+    "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
+}
+#: A gap so many times larger than the usual one between views is an angle that was not measured.
+_MISSING = 4.0
+#: Angle over which the weights of a short scan rise at its ends, at most.
+_TAPER_RAD = math.radians(10)
+#: Most values that the torch reference interpolates at a time.
+_VALUES_AT_ONCE = 2**22
+
+
+def filtered_backprojection(
+    sinogram: Tensor, geometry: Geometry, grid: ImageGrid, window: str = "ramp", cutoff: float = 1.0
+) -> Tensor:
+    r"""Reconstruct attenuation from line integrals with the ramp filter.
+
+    Neither the adjoint nor an exact inverse of `RadonOperator`: every pixel takes the linearly interpolated filtered
+    value of every view. Views are weighted by the angles that they stand for, rays that are measured twice (short and
+    full scans, displaced detectors) by smooth weights that add up to one [N]_, which for a short scan do what Parker's
+    do. Differentiable to any order.
+
+    Parameters
+    ----------
+    sinogram
+        Line integrals, float32 or float64, shape ``(..., views, detectors)``, dimensionless.
+    window
+        Key of :data:`WINDOWS`.
+    cutoff
+        Highest frequency, in parts of the detector's Nyquist frequency.
+
+    Returns
+    -------
+        Attenuation in 1/mm, shape ``(..., height, width)``.
+
+    Raises
+    ------
+    ValueError
+        If sinogram and geometry disagree in shape, or window or cut-off are not what they should be.
+
+    References
+    ----------
+    .. [KS] Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, ch. 3.
+    .. [N] Noo, Defrise, Clackdoyle and Kudo, Image reconstruction from fan-beam projections on less than a short scan,
+       Phys. Med. Biol. 47, 2002.
+    """
+    who = "filtered_backprojection"
+    found = tuple(sinogram.shape[-2:])
+    if found != geometry.shape:
+        hint = "; exchange its last two axes" if found == geometry.shape[::-1] else ""
+        raise ValueError(
+            f"{who}: sinogram has trailing shape {found}, expected {geometry.shape}, (views, detectors){hint}"
+        )
+    if sinogram.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{who}: sinogram has dtype {sinogram.dtype}, expected float32 or float64")
+    if window not in WINDOWS:
+        raise ValueError(f"{who}: window is {window!r}, expected one of {', '.join(WINDOWS)}")
+    if not 0 < cutoff <= 1:
+        raise ValueError(f"{who}: cutoff is {cutoff}, expected more than 0 and at most 1")
+    plan = _plan(geometry, grid)
+    weighted = torch.nn.functional.pad(sinogram * torch.from_numpy(plan.weights).to(sinogram), plan.margins)
+    response = torch.from_numpy(plan.response(window, cutoff)).to(sinogram)
+    n = 2 * (len(response) - 1)
+    filtered = torch.fft.irfft(torch.fft.rfft(weighted, n=n) * response, n=n)[..., : weighted.shape[-1]]
+    image: Tensor = Transposed.apply(filtered, plan.smear, plan.collect)
+    return image
+
+
+def view_angles(geometry: Geometry) -> Array:
+    """The angle that every view stands for in rad, ``(views,)``: half of the gaps to its neighbors.
+
+    Angles count modulo half a turn for parallel beams, modulo a turn for fan beams. A gap that is far larger than the
+    others, as in a limited-angle or short scan, counts for no view.
+    """
+    order, gaps, missing = _gaps(geometry, math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi)
+    gaps = np.where(missing, _usual(gaps), gaps)
+    angles = np.empty(len(order))
+    angles[order] = (gaps + np.roll(gaps, 1)) / 2
+    return angles
+
+
+def redundancy_weights(geometry: Geometry) -> Array:
+    """Weights of the rays, ``(views, detectors)``, that add up to one over the measurements of a line in a fan beam.
+
+    A ray of a fan is measured again by the view at ``t + pi - 2 fan angle``, from the other end of the detector. In a
+    full turn a displaced detector sees some rays once, others twice. Views of a parallel beam that see the same lines
+    share their angle already, so there the weights of two such views add up to two.
+    """
+    u = geometry.u_mm
+    here, opposite = _rise_of_detector(geometry, u), _rise_of_detector(geometry, -u)
+    across = np.broadcast_to(here / (here + opposite), geometry.shape)
+    order, gaps, missing = _gaps(geometry, 2 * math.pi)
+    if isinstance(geometry, ParallelBeam):
+        return np.ones(geometry.shape) if missing.any() else 2 * across
+    if not missing.any():
+        return across
+    # From the middle of the first gap to that of the last: what the scan covers.
+    usual, after = _usual(gaps), order[(int(gaps.argmax()) + 1) % len(order)]
+    arc = 2 * math.pi - float(gaps.max()) + usual
+    turned = (geometry.angles - geometry.angles[after] + usual / 2)[:, None] % (2 * math.pi)
+    back = (turned + math.pi - 2 * geometry.fan_angles) % (2 * math.pi)
+    there = (opposite > 0) * _rise_of_scan(back, arc)
+    weights: Array = _rise_of_scan(turned, arc) / (_rise_of_scan(turned, arc) + there)
+    return weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What a scan and a grid need: weights before and the ramp's kernel, and the place of every pixel in every view."""
+
+    geometry: Geometry
+    grid: ImageGrid
+
+    @cached_property
+    def weights(self) -> Array:
+        """Of the rays, with the angles of the views: all factors that do not depend on the pixel."""
+        geometry = self.geometry
+        weights = redundancy_weights(geometry) * view_angles(geometry)[:, None]
+        if isinstance(geometry, ParallelBeam):
+            return weights
+        R = geometry.source_to_axis_mm
+        return weights * np.cos(geometry.fan_angles) * (R**2 if geometry.detector == "flat" else R)
+
+    @cached_property
+    def margins(self) -> tuple[int, int]:
+        """Elements to add at both ends, where a displaced detector measures nothing and the filter still has values."""
+        u, pitch = self.geometry.u_mm, self.geometry.pitch_mm
+        excess = round(float(u[0] + u[-1]) / pitch)
+        return max(excess, 0), max(-excess, 0)
+
+    @property
+    def elements(self) -> int:
+        """Of the detector with its margins."""
+        return self.geometry.detectors + sum(self.margins)
+
+    def response(self, window: str, cutoff: float) -> Array:
+        """The filter over the non-negative frequencies of a padded row."""
+        geometry = self.geometry
+        size = 2 ** math.ceil(math.log2(2 * self.elements))
+        n = np.arange(1, self.elements, 2)
+        pitch, curvature = geometry.pitch_mm, np.ones(len(n))
+        if not isinstance(geometry, ParallelBeam):
+            flat = geometry.detector == "flat"
+            # A flat detector is filtered as if it stood on the axis, an arc over its angles.
+            pitch *= (geometry.source_to_axis_mm if flat else 1.0) / geometry.source_to_detector_mm
+            curvature = curvature if flat else (n * pitch / np.sin(n * pitch)) ** 2
+        kernel = np.zeros(size)
+        kernel[0] = 1 / (4 * pitch)
+        # Given in space and not as |f|, whose zero at the origin would lower the whole image.
+        kernel[n] = kernel[-n] = -curvature / (math.pi**2 * n**2 * pitch)
+        response = np.fft.rfft(kernel).real
+        frequency = np.linspace(0, 1, len(response)) / cutoff
+        filtered: Array = np.where(frequency <= 1, response * WINDOWS[window](frequency), 0.0)
+        return filtered
+
+    @cached_property
+    def directions(self) -> Array:
+        """Cosine and sine of the views, ``(views, 2)``."""
+        return np.stack((np.cos(self.geometry.angles), np.sin(self.geometry.angles)), axis=1)
+
+    @cached_property
+    def detector(self) -> tuple[int, Array]:
+        """Kind of detector, and ``(R, gain, shift, elements)`` with which a pixel's place in elements is found."""
+        geometry = self.geometry
+        shift = PAD + self.margins[0] - geometry.u_mm[0] / geometry.pitch_mm
+        if isinstance(geometry, ParallelBeam):
+            return 0, np.array([0.0, 1 / geometry.pitch_mm, shift, self.elements])
+        gain = geometry.source_to_detector_mm / geometry.pitch_mm
+        kind = 1 if geometry.detector == "flat" else 2
+        return kind, np.array([geometry.source_to_axis_mm, gain, shift, self.elements])
+
+    def smear(self, views: Tensor) -> Tensor:
+        """Back-project filtered views, ``(batch, views, detectors) -> (batch, height, width)``."""
+        return by_lanes(self._smear_compiled, views) if views.device.type == "cpu" else self.smear_reference(views)
+
+    def smear_reference(self, views: Tensor) -> Tensor:
+        """:meth:`smear` in plain torch: any device, and the oracle of the kernels."""
+        images = views.new_zeros(len(views), self.grid.shape[0] * self.grid.shape[1])
+        for some, index, weight, scale in self._places(views):
+            flat = torch.nn.functional.pad(views[:, some], (PAD, PAD)).flatten(1)
+            left, right = flat[:, index], flat[:, index + 1]
+            images += ((left + weight * (right - left)) * scale).sum(1)
+        return images.reshape(len(views), *self.grid.shape)
+
+    def collect(self, images: Tensor) -> Tensor:
+        """Transpose of :meth:`smear`."""
+        return (
+            by_lanes(self._collect_compiled, images) if images.device.type == "cpu" else self.collect_reference(images)
+        )
+
+    def collect_reference(self, images: Tensor) -> Tensor:
+        """:meth:`collect` in plain torch."""
+        views = images.new_zeros(len(images), len(self.directions), self.elements)
+        for some, index, weight, scale in self._places(images):
+            value = images.flatten(1).unsqueeze(1) * scale
+            total = images.new_zeros(len(images), len(index) * (self.elements + 2 * PAD))
+            total.index_add_(1, index.flatten(), (value * (1 - weight)).flatten(1))
+            total.index_add_(1, index.flatten() + 1, (value * weight).flatten(1))
+            views[:, some] = total.reshape(len(images), len(index), -1)[..., PAD:-PAD]
+        return views
+
+    def _places(self, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Some views: where every pixel meets them, flat ``(views, pixels)``, weight of the right element, scale."""
+        kind, (R, gain, shift, _) = self.detector
+        # In double precision where the images are: on a GPU the places of all pixels in all views are most of the work.
+        x, y = (
+            torch.from_numpy(part.reshape(-1)).to(like.device) for part in np.meshgrid(self.grid.x_mm, self.grid.y_mm)
+        )
+        directions = torch.from_numpy(self.directions).to(like.device)
+        at_once = max(1, _VALUES_AT_ONCE // (len(x) * len(like)))
+        for first in range(0, len(directions), at_once):
+            cos, sin = directions[first : first + at_once].T[..., None]
+            across, along = x * cos + y * sin, R - x * sin + y * cos
+            scale = torch.ones_like(across) if kind == 0 else 1 / (along**2 + across**2 * (kind == 2))
+            place = across if kind == 0 else across / along if kind == 1 else torch.arctan2(across, along)
+            place = (gain * place + shift).clamp(0, self.elements + PAD)
+            left = place.floor()
+            rows = torch.arange(len(cos), device=like.device)[:, None]
+            index = left.long() + rows * (self.elements + 2 * PAD)
+            yield slice(first, first + len(cos)), index, (place - left).to(like), scale.to(like)
+
+    def _smear_compiled(self, views: Tensor) -> Tensor:
+        from .kernels import compiled, pixel_kernels
+
+        count, (height, width) = len(views), self.grid.shape
+        sinogram = _batch_last(torch.nn.functional.pad(views, (PAD, PAD)))
+        xs = self._columns
+        image = np.zeros(height * len(xs) * count, sinogram.dtype)
+        kind, beam = self.detector
+        common = (kind, sinogram, self.directions, beam, image, xs, self.grid.y_mm)
+        jobs = [(*common, rows, (0.0,) * count) for rows in compiled.parts(height)]
+        compiled.run_threads(pixel_kernels.smear, jobs)
+        return torch.from_numpy(image.reshape(height, len(xs), count)[:, :width]).movedim(-1, 0)
+
+    def _collect_compiled(self, images: Tensor) -> Tensor:
+        from .kernels import compiled, pixel_kernels
+
+        views, count, xs = len(self.directions), len(images), self._columns
+        image = _batch_last(torch.nn.functional.pad(images, (0, len(xs) - images.shape[-1])))
+        sinogram = np.zeros(views * (self.elements + 2 * PAD) * count, image.dtype)
+        kind, beam = self.detector
+        common = (kind, sinogram, self.directions, beam, image, xs, self.grid.y_mm)
+        compiled.run_threads(pixel_kernels.collect, [(*common, part, (0.0,) * count) for part in compiled.parts(views)])
+        return torch.from_numpy(sinogram.reshape(views, -1, count)[:, PAD:-PAD]).movedim(-1, 0)
+
+    @cached_property
+    def _columns(self) -> Array:
+        """Centers of the columns, filled up to whole blocks of the kernels."""
+        from .kernels.lanes import ROWS
+
+        width = self.grid.shape[1]
+        filled: Array = self.grid.x_mm[0] + np.arange(-(-width // ROWS) * ROWS) * self.grid.pixel_mm
+        return filled
+
+
+@lru_cache(maxsize=16)
+def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
+    arc = float(view_angles(geometry).sum())
+    if arc < math.pi * 0.99:
+        logger.warning(
+            "filtered_backprojection: the views cover %.0f degrees, less than half a turn: expect artefacts along the "
+            "missing angles",
+            math.degrees(arc),
+        )
+    return _Plan(geometry, grid)
+
+
+def _gaps(geometry: Geometry, period: float) -> tuple[npt.NDArray[np.intp], Array, npt.NDArray[np.bool_]]:
+    """Order of the views by angle, the gap after each of them in that order, and which gaps were not measured."""
+    angles = geometry.angles % period
+    order = np.argsort(angles, kind="stable")
+    gaps = np.diff(angles[order], append=angles[order[0]] + period)
+    return order, gaps, gaps > _MISSING * _usual(gaps)
+
+
+def _usual(gaps: Array) -> float:
+    """Median of the gaps between different views."""
+    return float(np.median(gaps[gaps > 1e-6 * gaps.max()]))
+
+
+def _rise_of_detector(geometry: Geometry, u: Array) -> Array:
+    """Zero off the detector, rising at its ends over at most a quarter of it to one."""
+    low, high = geometry.u_mm[0] - geometry.pitch_mm / 2, geometry.u_mm[-1] + geometry.pitch_mm / 2
+    inside = np.minimum(u - low, high - u) / min(max(min(-low, high), geometry.pitch_mm), (high - low) / 4)
+    rise: Array = np.sin(math.pi / 2 * np.clip(inside, 0, 1)) ** 2
+    return rise
+
+
+def _rise_of_scan(angle: Array, arc: float) -> Array:
+    """Zero outside the scan, rising at its ends to one; nowhere zero inside."""
+    inside = np.clip(np.minimum(angle, arc - angle) / min(_TAPER_RAD, arc / 4), 0, 1)
+    return np.where(angle <= arc, np.sin(math.pi / 2 * inside) ** 2 + 1e-9, 0.0)
+
+
+def _batch_last(tensor: Tensor) -> npt.NDArray[Any]:
+    return tensor.detach().movedim(0, -1).contiguous().numpy().reshape(-1)

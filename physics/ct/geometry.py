@@ -1,0 +1,312 @@
+"""CT geometries as values: image grid, parallel and fan beams, and the presets of published data sets.
+
+Row 0 of an image is at the top (+y). A ray of detector position u in view t of a parallel beam is
+``x cos t + y sin t = u``. The source of a fan beam is at ``R (sin t, -cos t)``, its detector's center at
+``(D - R) (-sin t, cos t)``, the detector axis u along ``(cos t, sin t)``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+
+#: More turns than this are taken for a mistake: angles in degrees.
+MOST_TURNS = 3
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """Square pixels around the axis of rotation.
+
+    Parameters
+    ----------
+    shape
+        ``(height, width)``, odd or even.
+    pixel_mm
+        Edge of a pixel.
+
+    Raises
+    ------
+    ValueError
+        If an edge is not positive.
+    """
+
+    shape: tuple[int, int]
+    pixel_mm: float
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.shape)
+        if len(shape) != 2 or not all(_is_count(n) for n in shape):
+            raise ValueError(f"ImageGrid: shape is {self.shape}, expected (height, width), positive whole numbers")
+        _set(self, "shape", (int(shape[0]), int(shape[1])))
+        _set(self, "pixel_mm", _length("ImageGrid", "pixel_mm", self.pixel_mm, "the edge of a pixel"))
+
+    @property
+    def x_mm(self) -> Array:
+        """Centers of the columns, growing to the right."""
+        return (np.arange(self.shape[1]) - (self.shape[1] - 1) / 2) * self.pixel_mm
+
+    @property
+    def y_mm(self) -> Array:
+        """Centers of the rows, falling from the top."""
+        return ((self.shape[0] - 1) / 2 - np.arange(self.shape[0])) * self.pixel_mm
+
+    @property
+    def inscribed_radius_mm(self) -> float:
+        """Radius of the largest circle around the axis inside the image."""
+        return min(self.shape) * self.pixel_mm / 2
+
+    @property
+    def corner_radius_mm(self) -> float:
+        """Distance of a corner from the axis."""
+        return math.hypot(*self.shape) * self.pixel_mm / 2
+
+    def refined(self, factor: int) -> "ImageGrid":
+        """The same field of view in pixels ``factor`` times as fine, for simulation."""
+        if not _is_count(factor):
+            raise ValueError(f"ImageGrid: refinement is {factor!r}, expected a positive whole number")
+        return ImageGrid((self.shape[0] * factor, self.shape[1] * factor), self.pixel_mm / factor)
+
+
+class _Scan:
+    """What both beams have in common; each declares these fields in its own order."""
+
+    angles_rad: tuple[float, ...]
+    detectors: int
+    pitch_mm: float
+    offset_mm: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the sinogram, ``(views, detectors)``."""
+        return len(self.angles_rad), self.detectors
+
+    @property
+    def angles(self) -> Array:
+        """The view angles as an array."""
+        return np.array(self.angles_rad)
+
+    @property
+    def u_mm(self) -> Array:
+        """Centers of the detector elements along the detector."""
+        return (np.arange(self.detectors) - (self.detectors - 1) / 2) * self.pitch_mm + self.offset_mm
+
+    def subset(self, views: slice | Sequence[int] | Sequence[bool] | npt.NDArray[Any]) -> Self:
+        """The scan with some of its views only, in the order given: sparse views, limited angles.
+
+        Parameters
+        ----------
+        views
+            Slice, indices, or a boolean mask of all views.
+
+        Raises
+        ------
+        ValueError
+            If a view does not exist or none is left.
+        """
+        try:
+            angles = self.angles[views if isinstance(views, slice) else np.asarray(views)]
+        except IndexError as error:
+            raise ValueError(f"{type(self).__name__}: subset of {self.shape[0]} views: {error}") from None
+        changed: Self = replace(self, angles_rad=tuple(np.atleast_1d(angles).tolist()))  # type: ignore[type-var]
+        return changed
+
+    def _check(self) -> None:
+        who = type(self).__name__
+        _set(self, "angles_rad", _angles(who, self.angles_rad))
+        if not _is_count(self.detectors):
+            raise ValueError(f"{who}: detectors is {self.detectors!r}, expected a positive whole number")
+        _set(self, "detectors", int(self.detectors))
+        _set(self, "pitch_mm", _length(who, "pitch_mm", self.pitch_mm, "the distance of neighboring elements"))
+        if not math.isfinite(self.offset_mm):
+            raise ValueError(f"{who}: offset_mm is {self.offset_mm}, expected a finite number")
+        _set(self, "offset_mm", float(self.offset_mm))
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        angles = _angles_text(values.pop("angles_rad"))
+        return f"{type(self).__name__}({angles}, {', '.join(f'{key}={value!r}' for key, value in values.items())})"
+
+
+@dataclass(frozen=True, repr=False)
+class ParallelBeam(_Scan):
+    """Parallel rays; one projection per view angle.
+
+    Parameters
+    ----------
+    angles_rad
+        Any finite angles in any order, see :func:`evenly_spaced`; at least one.
+    detectors
+        Number of detector elements, independent of the image's size.
+    pitch_mm
+        Distance of neighboring elements.
+    offset_mm
+        Shift of the detector towards +u, as a wrong axis of rotation or a quarter-element offset make it.
+
+    Raises
+    ------
+    ValueError
+        If a number is not what it should be; angles that span many turns are taken for degrees.
+    """
+
+    angles_rad: tuple[float, ...]
+    detectors: int
+    pitch_mm: float
+    offset_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check()
+
+
+@dataclass(frozen=True, repr=False)
+class FanBeam(_Scan):
+    """Rays of a point source onto a line or arc of detector elements.
+
+    Parameters
+    ----------
+    angles_rad, detectors
+        As for :class:`ParallelBeam`.
+    pitch_mm
+        Distance of neighboring elements at the detector, along the arc for a curved one.
+    source_to_axis_mm
+        R, from the source to the axis of rotation.
+    source_to_detector_mm
+        D, from the source to the detector, at least R.
+    detector
+        ``"flat"``, or ``"curved"``: an equiangular arc about the source.
+    offset_mm
+        Shift of the detector towards +u, at the detector (along the arc).
+
+    Raises
+    ------
+    ValueError
+        As for :class:`ParallelBeam`, and if the distances or the detector make no sense.
+    """
+
+    angles_rad: tuple[float, ...]
+    detectors: int
+    pitch_mm: float
+    source_to_axis_mm: float
+    source_to_detector_mm: float
+    detector: Literal["flat", "curved"] = "flat"
+    offset_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check()
+        for name, end in (("source_to_axis_mm", "the axis"), ("source_to_detector_mm", "the detector")):
+            _set(self, name, _length("FanBeam", name, getattr(self, name), f"the distance from the source to {end}"))
+        if self.source_to_detector_mm < self.source_to_axis_mm:
+            raise ValueError(
+                f"FanBeam: source_to_detector_mm is {self.source_to_detector_mm}, expected at least the distance to "
+                f"the axis, {self.source_to_axis_mm}; is it the distance from axis to detector? Add the two"
+            )
+        if self.detector not in ("flat", "curved"):
+            raise ValueError(f"FanBeam: detector is {self.detector!r}, expected 'flat' or 'curved'")
+        if np.abs(self.fan_angles).max() >= math.pi / 2:
+            raise ValueError(
+                f"FanBeam: rays reach {math.degrees(np.abs(self.fan_angles).max()):.0f} degrees from the central one, "
+                "expected less than 90; check pitch_mm, detectors and source_to_detector_mm"
+            )
+
+    @property
+    def fan_angles(self) -> Array:
+        """Angle of each ray with the central one in rad, positive towards +u."""
+        return _fan_angles(self, self.u_mm)
+
+
+Geometry = ParallelBeam | FanBeam
+
+
+class Rays(NamedTuple):
+    """Lines in the plane: a point and a unit direction each, arrays ``(views, detectors)``, lengths in mm."""
+
+    point_x: Array
+    point_y: Array
+    direction_x: Array
+    direction_y: Array
+
+
+def rays_of(geometry: Geometry) -> Rays:
+    """The rays of a scan through the centers of the detector elements."""
+    cos, sin = np.cos(geometry.angles)[:, None], np.sin(geometry.angles)[:, None]
+    u = geometry.u_mm[None, :]
+    if isinstance(geometry, ParallelBeam):
+        rays = (u * cos, u * sin, -sin, cos)
+    else:
+        R, fan = geometry.source_to_axis_mm, _fan_angles(geometry, u)
+        # The central ray runs along (-sin, cos); one at a fan angle above zero turns towards (cos, sin).
+        toward_x = cos * np.sin(fan) - sin * np.cos(fan)
+        toward_y = sin * np.sin(fan) + cos * np.cos(fan)
+        rays = (R * sin, -R * cos, toward_x, toward_y)
+    return Rays(*(np.broadcast_to(part, geometry.shape).copy() for part in rays))
+
+
+def field_of_view_radius_mm(geometry: Geometry) -> float:
+    """Radius of the circle around the axis that every view covers on both sides; 0 if there is none."""
+    u, half = geometry.u_mm, geometry.pitch_mm / 2
+    reach = max(min(half - float(u[0]), float(u[-1]) + half), 0.0)
+    if isinstance(geometry, ParallelBeam):
+        return reach
+    return geometry.source_to_axis_mm * float(np.sin(_fan_angles(geometry, np.array(reach))))
+
+
+def evenly_spaced(views: int, step_rad: float, start_rad: float = 0.0) -> tuple[float, ...]:
+    """Angles ``start + k * step`` for ``k`` in ``range(views)``, as the geometries take them."""
+    if not _is_count(views):
+        raise ValueError(f"evenly_spaced: views is {views!r}, expected a positive whole number")
+    return tuple((start_rad + np.arange(views) * step_rad).tolist())
+
+
+def _fan_angles(geometry: FanBeam, u: Array) -> Array:
+    ratio = u / geometry.source_to_detector_mm
+    angles: Array = np.arctan(ratio) if geometry.detector == "flat" else ratio
+    return angles
+
+
+def _angles(who: str, given: Any) -> tuple[float, ...]:
+    try:
+        angles = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{who}: angles_rad is {given!r:.60}, expected numbers in rad") from None
+    if angles.ndim != 1 or angles.size == 0:
+        raise ValueError(f"{who}: angles_rad has shape {angles.shape}, expected (views,) with at least one view")
+    if not np.isfinite(angles).all():
+        raise ValueError(f"{who}: angles_rad holds NaN or infinity, expected finite angles in rad")
+    turns = np.ptp(angles) / (2 * math.pi)
+    if turns > MOST_TURNS:
+        raise ValueError(
+            f"{who}: angles_rad spans {np.ptp(angles):.4g}, which are {turns:.0f} turns if in rad; convert degrees "
+            "with numpy.deg2rad, or take views of several turns modulo 2 pi"
+        )
+    return tuple(angles.tolist())
+
+
+def _angles_text(angles: tuple[float, ...]) -> str:
+    """Python that gives the very same angles."""
+    views = len(angles)
+    if views > 2:
+        # The mean step is closer to the one meant than the first.
+        for step in (angles[1] - angles[0], (angles[-1] - angles[0]) / (views - 1)):
+            if evenly_spaced(views, step, angles[0]) == angles:
+                start = f", {angles[0]!r}" if angles[0] else ""
+                return f"evenly_spaced({views}, {step!r}{start})"
+    return repr(angles)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value > 0)
+
+
+def _length(who: str, name: str, value: Any, meaning: str) -> float:
+    if isinstance(value, (bool, str)) or not math.isfinite(value) or not value > 0:
+        raise ValueError(f"{who}: {name} is {value!r}, expected {meaning} in mm, above zero")
+    return float(value)
+
+
+def _set(instance: object, name: str, value: Any) -> None:
+    object.__setattr__(instance, name, value)  # the instance is frozen, and being made

@@ -1,0 +1,94 @@
+"""Pixel-driven back-projection of filtered views on the CPU, and its transpose; only :mod:`.fbp` calls them.
+
+Every pixel takes from every view the linearly interpolated value at the place where its ray meets the detector. Views
+have `PAD` zeros at both ends, rows of the image are filled up to whole blocks. The back-projection is shared between
+threads by rows of the image, its transpose by views.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..rays import PAD
+from .compiled import kernel
+from .lanes import ROWS, interpolate, place_pixels, spread
+
+#: Kinds of detector.
+PARALLEL, FLAT, CURVED = 0, 1, 2
+#: Rows of an image that share one pass over the views.
+_TILE = 8
+
+
+@kernel
+def _place(
+    kind: int, x: float, y: float, step: float, cos: float, sin: float, beam: Any, offsets: Any, weights: Any,
+    scales: Any, count: int,
+) -> None:  # fmt: skip
+    """Place the pixels at ``x + r * step`` of a row; ``beam`` is ``(R, D / pitch or 1 / pitch, shift, elements)``."""
+    R, gain, shift, last = beam[0], beam[1], beam[2], int(beam[3]) + PAD
+    across, across_step = x * cos + y * sin, step * cos
+    if kind == PARALLEL:
+        place_pixels(across, across_step, 1.0, 0.0, gain, shift, last, count, offsets, weights, scales)
+        return
+    along, along_step = R - x * sin + y * cos, -step * sin
+    if kind == FLAT:
+        place_pixels(across, across_step, along, along_step, gain, shift, last, count, offsets, weights, scales)
+        return
+    for r in range(ROWS):
+        lateral, depth = across + r * across_step, along + r * along_step
+        place = min(max(gain * math.atan2(lateral, depth) + shift, 0.0), float(last))
+        left = int(place)
+        offsets[r], weights[r] = left * count, place - left
+        scales[r] = 1.0 / (lateral * lateral + depth * depth)
+
+
+@kernel
+def smear(
+    kind: int, sinogram: Any, angles: Any, beam: Any, image: Any, xs: Any, ys: Any, rows: Any, like: Any
+) -> None:  # fmt: skip
+    """Add the views to the rows (first, after the last) of the image.
+
+    Parameters
+    ----------
+    kind
+        `PARALLEL`, `FLAT` or `CURVED`.
+    sinogram
+        Flat, ``(views, elements + 2 PAD, batch)``.
+    angles
+        ``(views, 2)``, cosine and sine.
+    image
+        Flat, ``(height, width, batch)``, the width a multiple of `ROWS`.
+    xs, ys
+        Centers of columns and rows in mm.
+    """
+    count, width = len(like), len(xs)
+    offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
+    scales = np.empty(ROWS, image.dtype)
+    bins, step = (int(beam[3]) + 2 * PAD) * count, xs[1] - xs[0]
+    for top in range(rows[0], rows[1], _TILE):
+        for view in range(len(angles)):
+            for row in range(top, min(top + _TILE, rows[1])):
+                for k in range(0, width, ROWS):
+                    cos, sin = angles[view, 0], angles[view, 1]
+                    _place(kind, xs[k], ys[row], step, cos, sin, beam, offsets, weights, scales, count)
+                    pixel = (row * width + k) * count
+                    interpolate(sinogram, view * bins, offsets, weights, scales, image, pixel, like)
+
+
+@kernel
+def collect(
+    kind: int, sinogram: Any, angles: Any, beam: Any, image: Any, xs: Any, ys: Any, views: Any, like: Any
+) -> None:  # fmt: skip
+    """Add to the views (first, after the last) the transpose of :func:`smear`."""
+    count, width = len(like), len(xs)
+    offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
+    scales = np.empty(ROWS, image.dtype)
+    bins, step = (int(beam[3]) + 2 * PAD) * count, xs[1] - xs[0]
+    for view in range(views[0], views[1]):
+        for row in range(len(ys)):
+            for k in range(0, width, ROWS):
+                cos, sin = angles[view, 0], angles[view, 1]
+                _place(kind, xs[k], ys[row], step, cos, sin, beam, offsets, weights, scales, count)
+                pixel = (row * width + k) * count
+                spread(sinogram, view * bins, offsets, weights, scales, image, pixel, like)

@@ -1,0 +1,189 @@
+"""A grid and a scan as a matrix: batches of any size, and the symmetries of a scan that make small ones fast."""
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .geometry import Geometry, ImageGrid, ParallelBeam, rays_of
+from .joseph import backproject, project
+from .rays import LANES, RayTable, backproject_reference, by_lanes, project_reference, trace
+
+Indices = npt.NDArray[np.intp]
+
+#: Angles that differ by less are one view: rounding, far below what the weights resolve.
+SAME_ANGLE_RAD = 1e-13
+
+
+class Move(NamedTuple):
+    """One of the eight ways to lay a square on itself: transpose, then turn rows and columns round."""
+
+    transpose: bool
+    flip_rows: bool
+    flip_columns: bool
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Move images ``(..., height, width)``."""
+        return (images.transpose(-2, -1) if self.transpose else images).flip(self._axes)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """The inverse, and the transpose, of :meth:`apply`."""
+        images = images.flip(self._axes)
+        return images.transpose(-2, -1) if self.transpose else images
+
+    @property
+    def _axes(self) -> list[int]:
+        return [axis for axis, flip in zip((-2, -1), (self.flip_rows, self.flip_columns), strict=True) if flip]
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """Takes a point (x, y) of the moved image to the point of the image that is seen there."""
+        flips = np.diag([-1.0 if self.flip_columns else 1.0, -1.0 if self.flip_rows else 1.0])
+        # Row i is at y = c - i, column j at x = j - c: a transpose exchanges x and -y.
+        return np.array([[0.0, -1.0], [-1.0, 0.0]]) @ flips if self.transpose else flips
+
+
+class _Seen(NamedTuple):
+    """For every view the one that sees the image as it sees the moved one, and whether from the other end."""
+
+    views: Indices
+    backwards: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Symmetry:
+    """Moves that lay the rays of a scan on themselves: some of its rays through all moved images are all its rays.
+
+    ``table`` holds those rays, ``source`` for every ray of the scan its place in ``(moves, *table)``, flat.
+    """
+
+    moves: tuple[Move, ...]
+    table: RayTable
+    source: Indices
+
+    @classmethod
+    def of(cls, grid: ImageGrid, geometry: Geometry, table: RayTable) -> Self | None:
+        """The symmetry of a scan, None where it has none."""
+        transposes = (False, True) if grid.shape[0] == grid.shape[1] else (False,)
+        every = (Move(*flags) for flags in itertools.product(transposes, (False, True), (False, True)))
+        seen = {move: found for move in every if (found := _seen_views(geometry, move.matrix)) is not None}
+        if len(seen) == 1:
+            return None
+        views, rays = geometry.shape
+        # Half a turn shows a parallel view from behind: half of its rays are enough.
+        itself = np.arange(views)
+        halved = any(found.backwards.all() and np.array_equal(found.views, itself) for found in seen.values())
+        some = np.arange((rays + 1) // 2 if halved else rays)
+        chosen, done = [], np.zeros(views, dtype=bool)
+        for view in range(views):
+            if not done[view]:
+                chosen.append(view)
+                done[[found.views[view] for found in seen.values()]] = True
+        target = np.stack(
+            [
+                found.views[chosen, None] * rays + np.where(found.backwards[chosen, None], rays - 1 - some, some)
+                for found in seen.values()
+            ]
+        )
+        source = np.empty(views * rays, dtype=np.intp)
+        # A ray may be reached in several ways; one of them counts, the same in both directions.
+        source[target.reshape(-1)] = np.arange(target.size)
+        return cls(tuple(seen), table.select(np.array(chosen), slice(len(some))), source)
+
+    def project(self, images: Tensor) -> Tensor:
+        """Line integrals of the whole scan, flat, ``(batch, views * rays)``."""
+        moved = torch.stack([move.apply(images) for move in self.moves], dim=1).flatten(0, 1)
+        parts = by_lanes(lambda some: project(self.table, some), moved)
+        return parts.reshape(len(images), -1)[:, torch.from_numpy(self.source)]
+
+    def backproject(self, sinograms: Tensor) -> Tensor:
+        """Transpose of :meth:`project`."""
+        parts = sinograms.new_zeros(len(sinograms), len(self.moves) * self.table.base.size)
+        parts[:, torch.from_numpy(self.source)] = sinograms
+        parts = parts.reshape(-1, *self.table.base.shape)
+        images = by_lanes(lambda some: backproject(self.table, some), parts)
+        images = images.reshape(len(sinograms), len(self.moves), *self.table.shape)
+        return torch.stack([move.undo(images[:, number]) for number, move in enumerate(self.moves)]).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Projector:
+    """Joseph's matrix of a scan, ``(batch, height, width) <-> (batch, views, detectors)``; see :mod:`.joseph`."""
+
+    grid: ImageGrid
+    geometry: Geometry
+
+    @cached_property
+    def table(self) -> RayTable:
+        """All rays, one per detector element."""
+        return trace(self.grid, rays_of(self.geometry), ordered=rays_are_ordered(self.grid, self.geometry))
+
+    @cached_property
+    def symmetry(self) -> Symmetry | None:
+        return Symmetry.of(self.grid, self.geometry, self.table)
+
+    def project(self, images: Tensor) -> Tensor:
+        """Line integrals."""
+        if images.device.type != "cpu":
+            return project_reference(self.table, images)
+        if self.symmetry is None or len(images) % LANES[-1] == 0:
+            return by_lanes(lambda some: project(self.table, some), images)
+        return self.symmetry.project(images).reshape(len(images), *self.geometry.shape)
+
+    def backproject(self, sinograms: Tensor) -> Tensor:
+        """Transpose of :meth:`project`."""
+        if sinograms.device.type != "cpu":
+            return backproject_reference(self.table, sinograms)
+        if self.symmetry is None or len(sinograms) % LANES[-1] == 0:
+            return by_lanes(lambda some: backproject(self.table, some), sinograms)
+        return self.symmetry.backproject(sinograms.flatten(1))
+
+
+@lru_cache(maxsize=16)
+def projector_of(grid: ImageGrid, geometry: Geometry) -> Projector:
+    """The projector of a scan, shared by all operators that use it: its tables are large."""
+    return Projector(grid, geometry)
+
+
+def rays_are_ordered(grid: ImageGrid, geometry: Geometry) -> bool:
+    """Whether the rays of a view keep their order within any block of rows: the source is away from the image."""
+    if isinstance(geometry, ParallelBeam):
+        return True
+    return geometry.source_to_axis_mm > grid.corner_radius_mm + 32 * grid.pixel_mm
+
+
+def _seen_views(geometry: Geometry, matrix: npt.NDArray[np.float64]) -> _Seen | None:
+    """How the views of a scan see a moved image, None where a view sees it as none sees the image itself."""
+    angles = geometry.angles
+    direction = matrix @ np.stack((-np.sin(angles), np.cos(angles)))
+    seen_from = np.arctan2(-direction[0], direction[1])
+    mirrored = bool(np.linalg.det(matrix) < 0)
+    views = np.full(len(angles), -1)
+    backwards = np.zeros(len(angles), dtype=bool)
+    # A parallel view seen from behind is the same view, its rays counted from the other end.
+    turns = ((0.0, mirrored), (np.pi, not mirrored)) if isinstance(geometry, ParallelBeam) else ((0.0, mirrored),)
+    for turn, reverse in turns:
+        if reverse and geometry.offset_mm != 0:
+            continue
+        missing = np.flatnonzero(views < 0)
+        found = _nearest_view(angles, seen_from[missing] + turn)
+        views[missing], backwards[missing] = found, reverse & (found >= 0)
+    return None if (views < 0).any() else _Seen(views, backwards)
+
+
+def _nearest_view(angles: npt.NDArray[np.floating[Any]], wanted: npt.NDArray[np.floating[Any]]) -> Indices:
+    """Views at the wanted angles modulo a turn, -1 where there is none."""
+    turn = 2 * np.pi
+    order = np.argsort(angles % turn)
+    ring = (angles % turn)[order]
+    after = np.searchsorted(ring, wanted % turn)
+    found = np.full(len(wanted), -1)
+    for position in ((after - 1) % len(ring), after % len(ring)):
+        distance = np.abs((ring[position] - wanted + np.pi) % turn - np.pi)
+        found = np.where(distance < SAME_ANGLE_RAD, order[position], found)
+    return found

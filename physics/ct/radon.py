@@ -1,0 +1,222 @@
+"""Line integrals of attenuation along the rays of a CT scan, as a differentiable operator."""
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..operator import LinearOperator, reciprocal
+from .fbp import filtered_backprojection
+from .geometry import Geometry, ImageGrid, ParallelBeam, evenly_spaced, field_of_view_radius_mm
+from .projector import Projector, projector_of
+from .transpose_pair import Transposed
+
+logger = logging.getLogger(__name__)
+
+
+class RadonOperator(LinearOperator):
+    r"""Line integrals :math:`y_i = w_i \int_{L_i} x \, ds` by Joseph's method.
+
+    ``(height, width) -> (views, detectors)``, attenuation in 1/mm to numbers without a unit.
+
+    Forward and adjoint are the same matrix. The backward pass of one is the other, to any order of derivatives.
+
+    Parameters
+    ----------
+    grid
+        Pixels of the image; attenuation in 1/mm gives dimensionless line integrals.
+    geometry
+        The scan. Pixels that some views do not see are no error (they are logged).
+    ray_weights
+        Weights :math:`w \ge 0` of the rays, real, ``(*batch, views, detectors)``: square roots of statistical weights,
+        which the measurement carries too. They may require a gradient. None: all one.
+
+    Raises
+    ------
+    ValueError
+        If the field of view is less than half of the image's inscribed circle, the source lies within the image, or
+        the weights do not fit or are negative.
+
+    Notes
+    -----
+    On the CPU compiled kernels on as many threads as torch uses, float32 or float64, positions and weights of the rays
+    in double precision. Any other device runs the same formula in plain torch.
+    """
+
+    ray_weights: Tensor | None
+    quantitative = True
+
+    def __init__(self, grid: ImageGrid, geometry: Geometry, ray_weights: Tensor | None = None) -> None:
+        super().__init__(grid.shape, geometry.shape)
+        self.grid, self.geometry = grid, geometry
+        _require_coverage(grid, geometry)
+        if ray_weights is not None:
+            self._require(ray_weights, self.range_shape, "ray_weights")
+            if not ray_weights.is_floating_point() or not bool((ray_weights >= 0).all()):
+                raise ValueError("RadonOperator: ray_weights hold NaN or negative values, expected real weights >= 0")
+        self.register_buffer("ray_weights", ray_weights, persistent=False)
+        # Every layer of a network asks for them.
+        self._norm: Tensor | None = None
+        self._sums: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.ray_weights is None else self.ray_weights.dtype
+
+    @property
+    def projector(self) -> Projector:
+        """The matrix without weights, shared by all operators of this grid and geometry."""
+        return projector_of(self.grid, self.geometry)
+
+    def _project(self, x: Tensor) -> Tensor:
+        y: Tensor = Transposed.apply(x, self.projector.project, self.projector.backproject)
+        return y
+
+    def _backproject(self, y: Tensor) -> Tensor:
+        x: Tensor = Transposed.apply(y, self.projector.backproject, self.projector.project)
+        return x
+
+    def _forward(self, x: Tensor) -> Tensor:
+        self._require_real(x, "image")
+        y = self._project(x)
+        return y if self.ray_weights is None else self.ray_weights * y
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        self._require_real(y, "measurement")
+        return self._backproject(y if self.ray_weights is None else self.ray_weights * y)
+
+    def _require_real(self, tensor: Tensor, what: str) -> None:
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"RadonOperator: {what} has dtype {tensor.dtype}, expected float32 or float64")
+
+    def _require(self, tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
+        if tuple(tensor.shape[-2:]) == shape[::-1] != shape:
+            found = tuple(tensor.shape[-2:])
+            axes = "(views, detectors)" if shape == self.range_shape else "(height, width)"
+            raise ValueError(
+                f"RadonOperator: {what} has trailing shape {found}, expected {shape}, {axes}; "
+                "exchange its last two axes"
+            )
+        super()._require(tensor, shape, what)
+
+    @property
+    def norm(self) -> Tensor:
+        r"""Upper bound of the largest singular value, within a percent of it where the rays have no weights.
+
+        The matrix :math:`G = A^T A` is non-negative, so :math:`\max_j (G v)_j / v_j` bounds its largest eigenvalue for
+        any positive v [CW]_; v comes from a few power iterations of the scan, two more with the weights.
+
+        References
+        ----------
+        .. [CW] Collatz, Einschliessungssatz fuer die charakteristischen Zahlen von Matrizen, Math. Z. 48, 1942.
+        """
+        if self._norm is None:
+            self._norm = self._bound()
+        return self._norm if self.ray_weights is None else self._norm.to(self.ray_weights.device)
+
+    def _bound(self) -> Tensor:
+        vector, bound = _perron(self.grid, self.geometry)
+        if self.ray_weights is None:
+            return torch.tensor(bound, dtype=torch.float32)
+        weights = self.ray_weights.detach()
+        v = vector.to(weights)
+        ratios = []
+        with torch.no_grad():
+            for _ in range(2):
+                Gv = self._backproject(weights**2 * self._project(v))
+                ratios.append((Gv / v).amax((-2, -1)))
+                v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
+        return torch.minimum(*ratios).sqrt()
+
+    def start(self, y: Tensor) -> Tensor:
+        """Filtered back-projection of the line integrals; views without any weight are left out."""
+        if self.ray_weights is None:
+            return filtered_backprojection(y, self.geometry, self.grid)
+        weights = self.ray_weights
+        used = (weights > 0).flatten(0, -3).any(0).any(-1) if weights.ndim > 2 else (weights > 0).any(-1)
+        lines = y * reciprocal(weights)
+        if bool(used.all()):
+            return filtered_backprojection(lines, self.geometry, self.grid)
+        if not bool(used.any()):
+            return torch.zeros(*y.shape[:-2], *self.domain_shape, dtype=y.dtype, device=y.device)
+        geometry = self.geometry.subset(used.cpu().numpy())
+        return filtered_backprojection(lines[..., used, :], geometry, self.grid)
+
+    def normalized_adjoint(self, y: Tensor) -> Tensor:
+        r"""SIRT's step :math:`C A^T R y` with the inverse row and column sums of A: no singular value is above 1."""
+        if self._sums is None:
+            like = y.detach()
+            with torch.no_grad():
+                rows = reciprocal(self._forward(like.new_ones(self.domain_shape)))
+                columns = reciprocal(self._adjoint(like.new_ones(self.range_shape)))
+            self._sums = rows, columns
+        rows, columns = (sums.to(y) for sums in self._sums)
+        return columns * self._adjoint(rows * y)
+
+    def restrict(self, keep: Tensor) -> "RadonOperator":
+        """The operator whose rays where ``keep`` is False have weight zero."""
+        weights = keep if self.ray_weights is None else self.ray_weights * keep
+        dtype = torch.float32 if self.ray_weights is None else self.ray_weights.dtype
+        weights = weights.to(dtype).expand(*weights.shape[:-2], *self.range_shape)
+        return RadonOperator(self.grid, self.geometry, weights)
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        return (*super().batch_key, self.grid, self.geometry)
+
+    @classmethod
+    def collate(cls, operators: Sequence["RadonOperator"]) -> "RadonOperator":
+        """Join operators of one scan: without weights they are one operator, else the weights are stacked."""
+        first = operators[0]
+        weights = [operator.ray_weights for operator in operators]
+        for operator in operators:
+            if operator.batch_key != first.batch_key:
+                raise ValueError(
+                    f"RadonOperator.collate: {operator!r} and {first!r} differ in grid, scan or weights; batch by scan"
+                )
+        stacked = [w for w in weights if w is not None]
+        return cls(first.grid, first.geometry, torch.stack(stacked)) if stacked else first
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "RadonOperator":
+        geometry = ParallelBeam(evenly_spaced(5, 0.7, 0.1), 11, 1.0)
+        weights = torch.rand(2, 5, 11, generator=generator, dtype=torch.float64)
+        return cls(ImageGrid((7, 6), 1.2), geometry, weights)
+
+
+@lru_cache(maxsize=16)
+def _perron(grid: ImageGrid, geometry: Geometry) -> tuple[Tensor, float]:
+    """A positive vector near the leading one, and the bound of the norm that it gives."""
+    projector = projector_of(grid, geometry)
+    vector = torch.ones(1, *grid.shape)
+    for _ in range(8):
+        product = projector.backproject(projector.project(vector))
+        ratio = float((product / vector).max())
+        # A pixel that no ray meets would lose its positive value; its ratio is zero.
+        vector = (product / product.max()).clamp_min(1e-3)
+    product = projector.backproject(projector.project(vector))
+    ratio = min(ratio, float((product / vector).max()))
+    # Single precision may round the bound down.
+    return vector[0], (ratio * (1 + 1e-5)) ** 0.5
+
+
+def _require_coverage(grid: ImageGrid, geometry: Geometry) -> None:
+    radius = field_of_view_radius_mm(geometry)
+    if radius < grid.inscribed_radius_mm / 2:
+        raise ValueError(
+            f"RadonOperator: the field of view has a radius of {radius:.4g} mm, less than half of the image's "
+            f"inscribed circle, {grid.inscribed_radius_mm:.4g} mm; check pitch_mm, detectors, offset_mm and pixel_mm"
+        )
+    if not isinstance(geometry, ParallelBeam) and geometry.source_to_axis_mm <= grid.corner_radius_mm:
+        raise ValueError(
+            f"RadonOperator: the source is {geometry.source_to_axis_mm:.4g} mm from the axis, within the image, whose "
+            f"corners are {grid.corner_radius_mm:.4g} mm away; check source_to_axis_mm and pixel_mm"
+        )
+    if radius < grid.corner_radius_mm:
+        logger.info(
+            "some views do not see the corners of the image: field of view %.4g mm, corners %.4g mm from the axis",
+            radius,
+            grid.corner_radius_mm,
+        )

@@ -1,0 +1,234 @@
+"""Multi-coil Cartesian MRI: coil maps, Fourier transform and sampling as one fast operator."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..operator import LinearOperator, reciprocal
+from ..solvers import solve_normal
+from .fourier import centering_phases
+
+
+class CoilMaps(LinearOperator):
+    """Multiply an image by coil sensitivity maps, ``(height, width) -> (coils, height, width)``.
+
+    Parameters
+    ----------
+    maps
+        Complex, shape ``(*batch, coils, height, width)``.
+    """
+
+    maps: Tensor
+
+    def __init__(self, maps: Tensor) -> None:
+        _require_maps("CoilMaps", maps)
+        super().__init__(tuple(maps.shape[-2:]), tuple(maps.shape[-3:]))
+        self.register_buffer("maps", maps, persistent=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.maps * x.unsqueeze(-3)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return (self.maps.conj() * y).sum(-3)
+
+    @property
+    def norm(self) -> Tensor:
+        return root_sum_of_squares(self.maps).amax((-2, -1))
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "CoilMaps":
+        return cls(torch.randn(3, 6, 5, dtype=torch.complex128, generator=generator))
+
+
+class CartesianMRI(LinearOperator):
+    r"""Multi-coil Cartesian acquisition, :math:`y_c = M F (S_c x)`.
+
+    ``F`` is the centered orthonormal Fourier transform. Its centering is a phase ramp on either side of a plain
+    FFT (signs for even sizes); the ramps are folded into maps and mask once, so no call shifts an array. With a
+    mask that depends on the phase axis alone, :attr:`gram` needs 1-D transforms along that axis only.
+
+    Parameters
+    ----------
+    maps
+        Coil sensitivity maps, complex, shape ``(*batch, coils, height, width)``. They may require a gradient.
+    mask
+        Boolean (or 0/1), shape ``(width,)`` along the phase axis, or ``(*batch, height | 1, width)`` without a
+        coil axis, its batch axes those of the maps. ``(*batch, 1, width)`` keeps the 1-D Gram.
+
+    Raises
+    ------
+    TypeError
+        If the maps are not complex.
+    ValueError
+        If mask and maps disagree in shape, the mask holds values other than 0 and 1, or it samples nothing.
+
+    Notes
+    -----
+    Axes are ``(batch, coils, readout, phase)``. Measurements of positions that the mask drops are zero.
+    """
+
+    maps: Tensor
+    mask: Tensor
+    _encode: Tensor
+    _decode: Tensor
+    _sample: Tensor
+
+    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+        _require_maps("CartesianMRI", maps)
+        super().__init__(tuple(maps.shape[-2:]), tuple(maps.shape[-3:]))
+        mask = self._normalized_mask(maps, mask)
+        height, width = maps.shape[-2:]
+        before_h, after_h = centering_phases(height, maps.dtype, maps.device)
+        before_w, after_w = centering_phases(width, maps.dtype, maps.device)
+        encode = maps * (before_h[:, None] * before_w)
+        self.register_buffer("maps", maps, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("_encode", encode, persistent=False)
+        self.register_buffer("_decode", encode.conj().resolve_conj(), persistent=False)
+        sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
+        self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
+
+    @staticmethod
+    def _normalized_mask(maps: Tensor, mask: Tensor) -> Tensor:
+        height, width = maps.shape[-2:]
+        expected = f"expected ({width},) or (*batch, {height} | 1, {width}) without a coil axis"
+        shape = tuple(mask.shape)
+        if mask.ndim == 1:
+            mask = mask.unsqueeze(0)
+        if mask.ndim == 0 or mask.shape[-1] != width or mask.shape[-2] not in (1, height):
+            raise ValueError(f"CartesianMRI: mask has shape {shape}, {expected}")
+        batch = maps.shape[:-3]
+        if mask.ndim > 2 and mask.shape[:-2] != batch:
+            raise ValueError(
+                f"CartesianMRI: mask has batch axes {shape[:-2]}, the maps have {tuple(batch)}; {expected}"
+            )
+        if mask.dtype != torch.bool:
+            if not ((mask == 0) | (mask == 1)).all():
+                raise ValueError(
+                    "CartesianMRI: mask holds values other than 0 and 1; weights belong into maps and data"
+                )
+            mask = mask != 0
+        if not mask.any():
+            raise ValueError("CartesianMRI: the mask samples nothing; expected at least one measured position")
+        return mask.to(maps.device)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        self._require_batch(x, len(self.domain_shape), "image")
+        # In place: a transform does not need its output for the backward pass, and the mask has no gradient.
+        y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
+        return y
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        self._require_batch(y, len(self.range_shape), "measurement")
+        x: Tensor = (torch.fft.ifft2(y * self._sample.conj(), norm="ortho") * self._decode).sum(-3)
+        return x
+
+    def _require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
+        mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
+        if mine == other:
+            return  # torch's rule takes longer than a small transform
+        try:
+            torch.broadcast_shapes(mine, other)
+        except RuntimeError:
+            raise ValueError(
+                f"CartesianMRI: {what} has batch axes {tuple(other)}, which do not broadcast with those of the maps, "
+                f"{tuple(mine)}"
+            ) from None
+
+    @property
+    def gram(self) -> LinearOperator:
+        return CartesianGram(self)
+
+    @property
+    def rss(self) -> Tensor:
+        """Root sum of squares of the maps, real, shape ``(*batch, height, width)``."""
+        return root_sum_of_squares(self.maps)
+
+    @property
+    def norm(self) -> Tensor:
+        return self.rss.amax((-2, -1))
+
+    def start(self, y: Tensor) -> Tensor:
+        """CG-SENSE, 6 iterations, lightly damped: aliasing of the coils is undone, noise is not yet amplified."""
+        return solve_normal(self, self.adjoint(y), 0.01 * self.norm**2, max_iterations=6, gradient="unrolled")
+
+    def restrict(self, keep: Tensor) -> "CartesianMRI":
+        """The operator that measures only where ``mask & keep``; ``keep`` has one of the shapes of ``mask``."""
+        keep = keep.unsqueeze(0) if keep.ndim == 1 else keep
+        return CartesianMRI(self.maps, self.mask & keep)
+
+    @classmethod
+    def collate(cls, operators: Sequence["CartesianMRI"]) -> "CartesianMRI":
+        """Join operators of equal shape along a new leading batch axis."""
+        if len({operator.range_shape for operator in operators}) != 1:
+            shapes = sorted({operator.range_shape for operator in operators})
+            raise ValueError(f"CartesianMRI.collate: operators have shapes {shapes}, expected one; batch by shape")
+        # A column mask and a 2-D mask may meet in one batch: the 1-D Gram is kept only if all are columns.
+        masks = torch.broadcast_tensors(*(operator.mask for operator in operators))
+        return cls(torch.stack([operator.maps for operator in operators]), torch.stack(list(masks)))
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "CartesianMRI":
+        maps = torch.randn(3, 6, 5, dtype=torch.complex128, generator=generator)
+        return cls(maps, torch.tensor([True, False, True, True, False]))
+
+
+class CartesianGram(LinearOperator):
+    r"""Closed form of :math:`A^H A` of :class:`CartesianMRI`; the centering ramps of k-space cancel."""
+
+    mask: Tensor
+
+    def __init__(self, operator: CartesianMRI) -> None:
+        super().__init__(operator.domain_shape, operator.domain_shape)
+        self.operator = operator
+        column_mask = operator.mask.shape[-2] == 1
+        self.axes = (-1,) if column_mask else (-2, -1)
+        self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        A = self.operator
+        A._require_batch(x, len(A.domain_shape), "image")
+        kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
+        image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
+        return image
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
+
+    @property
+    def H(self) -> LinearOperator:
+        return self
+
+    @property
+    def norm(self) -> Tensor:
+        return self.operator.norm**2
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "CartesianGram":
+        return cls(CartesianMRI.example(generator))
+
+
+def root_sum_of_squares(coil_images: Tensor) -> Tensor:
+    """Magnitude over the coil axis, ``(..., coils, height, width) -> (..., height, width)``, real."""
+    return coil_images.abs().square().sum(-3).sqrt()
+
+
+def combine_coils(kspace_images: Tensor, maps: Tensor) -> Tensor:
+    r"""Least-squares coil combination :math:`\sum_c \bar S_c m_c / \sum_c |S_c|^2`, zero where the maps are zero.
+
+    Parameters
+    ----------
+    kspace_images
+        Coil images, complex, shape ``(..., coils, height, width)``.
+    maps
+        Coil sensitivity maps of the same trailing shape.
+    """
+    return (maps.conj() * kspace_images).sum(-3) * reciprocal(maps.abs().square().sum(-3))
+
+
+def _require_maps(who: str, maps: Tensor) -> None:
+    if not maps.is_complex():
+        raise TypeError(f"{who}: maps have dtype {maps.dtype}, expected complex64 or complex128")
+    if maps.ndim < 3:
+        raise ValueError(f"{who}: maps have shape {tuple(maps.shape)}, expected (*batch, coils, height, width)")

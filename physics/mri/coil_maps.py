@@ -1,0 +1,306 @@
+"""Coil sensitivity maps: simulated ones, and estimates from the fully sampled center of k-space."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .cartesian import root_sum_of_squares
+from .fourier import ifft2c
+from .sampling import calibration_block
+
+#: Part of every cache key: raise it when an estimate changes.
+CACHE_VERSION = "1"
+
+
+def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5) -> Tensor:
+    """Smooth maps of coils on a ring around the field of view, scaled to unit root sum of squares.
+
+    Parameters
+    ----------
+    n_coils
+        Number of coils.
+    shape
+        ``(height, width)``.
+    seed
+        Moves the coils along and across the ring and turns their phases, as no two head arrays are alike.
+        None: equally spaced.
+    radius
+        Of the ring, in halves of the field of view. Below 1.3 a coil may lie within the image.
+
+    Returns
+    -------
+        complex64, shape ``(n_coils, height, width)``.
+    """
+    if n_coils < 1 or min(shape) < 1:
+        raise ValueError(f"birdcage_maps: {n_coils} coils on {shape}, expected at least one coil and one pixel")
+    index = torch.arange(n_coils, dtype=torch.float64)
+    angle, distance, phase = (
+        2 * torch.pi * index / n_coils,
+        torch.full_like(index, radius),
+        torch.zeros_like(index),
+    )
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        jitter = torch.rand(3, n_coils, generator=generator, dtype=torch.float64) - 0.5
+        angle = angle + torch.pi / n_coils * jitter[0] + 2 * torch.pi * torch.rand((), generator=generator)
+        distance = distance * (1.05 + 0.15 * jitter[1])  # outwards: no coil within the image
+        phase = 2 * torch.pi * jitter[2]
+    y, x = (((torch.arange(n) - n // 2) / (n / 2)).double() for n in shape)
+    dx = x - (distance * angle.cos())[:, None, None]
+    dy = y[:, None] - (distance * angle.sin())[:, None, None]
+    turned = torch.atan2(dx, -dy) + (phase - angle)[:, None, None]
+    maps = torch.polar(1 / torch.hypot(dx, dy), turned)
+    return (maps / root_sum_of_squares(maps)).to(torch.complex64)
+
+
+def espirit_maps(
+    kspace: Tensor,
+    calibration_width: int | tuple[int, int] = 24,
+    *,
+    kernel_width: int = 6,
+    threshold: float = 0.02,
+) -> Tensor:
+    r"""Coil maps as the dominant eigenvectors of the calibration matrix's image-space operator (ESPIRiT).
+
+    The algorithm and settings of sigpy's ``EspiritCalib``, whose maps these equal within rounding and a
+    phase per pixel, several times faster: its sum over kernels of image-sized outer products is here the
+    Fourier series of the kernels' autocorrelation, its power iteration an eigendecomposition.
+
+    Parameters
+    ----------
+    kspace
+        complex, shape ``(coils, height, width)``, fully sampled in the calibration region. Any scale.
+    calibration_width
+        Edge of the centered calibration region in samples, or ``(height, width)`` of it. Edges longer than
+        k-space are cut to it.
+    kernel_width
+        Edge of the kernels. Along an edge of the region shorter than 3 kernels it is a third of that edge,
+        at least 3: fewer positions of the kernel would leave its noise space too large (measured: error
+        halved at width 8).
+    threshold
+        Singular values of the calibration matrix below this part of the largest count as noise.
+
+    Returns
+    -------
+        complex64, shape ``(coils, height, width)``, unit root sum of squares at every pixel: nothing is
+        cropped, so the object has no hole and its values need no division; where there is no signal a map
+        has no meaning, but nothing to encode either. The phase is relative to the principal component of the
+        coils (as BART's), smoother than relative to the first coil, which may be blind somewhere. Coils
+        without any data give the constant map.
+
+    References
+    ----------
+    .. [U] Uecker et al., ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI, Magn. Reson. Med.
+       71, 2014.
+    """
+    _require_kspace("espirit_maps", kspace)
+    widths = (calibration_width, calibration_width) if isinstance(calibration_width, int) else calibration_width
+    if len(widths) != 2 or min(widths) < 1 or kernel_width < 1:
+        raise ValueError(
+            f"espirit_maps: calibration_width is {calibration_width}, kernel_width {kernel_width}, "
+            "expected positive widths, or a pair for the calibration"
+        )
+    shape = (kspace.shape[-2], kspace.shape[-1])
+    rows, columns = (_middle(slice(0, n), width) for n, width in zip(shape, widths, strict=True))
+    return _espirit(_in_double("espirit_maps", kspace[:, rows, columns]), shape, kernel_width, threshold)
+
+
+def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
+    """Coil maps as low-resolution coil images over their root sum of squares: fast, biased at edges.
+
+    Parameters
+    ----------
+    kspace
+        complex, shape ``(coils, height, width)``.
+    mask
+        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide, is
+        used, tapered by a Hann window.
+
+    Returns
+    -------
+        complex64, shape ``(coils, height, width)``, unit root sum of squares. Coils without any data give the
+        constant map.
+    """
+    _require_kspace("low_resolution_maps", kspace)
+    rows, columns = _calibration_region(kspace, mask)
+    block = _in_double("low_resolution_maps", kspace[:, rows, columns])
+    center = torch.zeros(kspace.shape, dtype=block.dtype, device=kspace.device)
+    center[:, rows, columns] = block * _hann(block.shape[-2], block)[:, None] * _hann(block.shape[-1], block)
+    images = ifft2c(center)
+    rss = root_sum_of_squares(images)
+    constant = _constant_maps(len(images), (images.shape[-2], images.shape[-1]), images.device)
+    return torch.where(rss > 0, (images / torch.where(rss > 0, rss, 1)).to(torch.complex64), constant)
+
+
+def _espirit_from_mask(kspace: Tensor, mask: Tensor) -> Tensor:
+    rows, columns = _calibration_region(kspace, mask)
+    return _espirit(_in_double("estimate_maps", kspace[:, rows, columns]), (kspace.shape[-2], kspace.shape[-1]))
+
+
+#: How :func:`estimate_maps` finds maps, by name.
+MAP_ESTIMATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "espirit": _espirit_from_mask,
+    "low_resolution": low_resolution_maps,
+}
+
+
+def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", cache: Path | None = None) -> Tensor:
+    """Coil maps from the samples that the mask keeps and no others, optionally kept on disk.
+
+    Parameters
+    ----------
+    kspace
+        complex, shape ``(coils, height, width)``.
+    mask
+        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide,
+        calibrates.
+    method
+        ``"espirit"`` or ``"low_resolution"``.
+    cache
+        Folder of safetensors files, named by the SHA-256 of samples, mask and method. A damaged file is
+        computed anew.
+
+    Returns
+    -------
+        complex64, shape ``(coils, height, width)``, unit root sum of squares.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown or the mask does not sample the center of k-space.
+    """
+    _require_kspace("estimate_maps", kspace)
+    if method not in MAP_ESTIMATES:
+        raise ValueError(f"estimate_maps: no method {method!r}, expected one of {', '.join(MAP_ESTIMATES)}")
+    mask = mask.to(kspace.device) != 0
+    # where, not a product: a sample that was not measured may hold anything, NaN included.
+    measured = torch.where(mask, kspace, 0)
+    if cache is None:
+        return MAP_ESTIMATES[method](measured, mask)
+    path = cache / f"{_key(measured, mask, method)}.safetensors"
+    maps = _read(path, measured)
+    if maps is None:
+        maps = MAP_ESTIMATES[method](measured, mask)
+        _write(path, maps)
+    return maps
+
+
+def _calibration_region(kspace: Tensor, mask: Tensor, longest: int = 24) -> tuple[slice, slice]:
+    if mask.shape[-1] != kspace.shape[-1] or (mask.ndim > 1 and mask.shape[-2] not in (1, kspace.shape[-2])):
+        raise ValueError(
+            f"calibration: mask has shape {tuple(mask.shape)}, k-space {tuple(kspace.shape)}; expected a "
+            f"mask "
+            f"({kspace.shape[-1]},) or ({kspace.shape[-2]} | 1, {kspace.shape[-1]})"
+        )
+    block = calibration_block(mask)
+    rows = block[0] if len(block) == 2 else slice(0, kspace.shape[-2])
+    return _middle(rows, longest), _middle(block[-1], longest)
+
+
+def _middle(part: slice, width: int) -> slice:
+    first = max((part.start + part.stop) // 2 - width // 2, part.start)
+    return slice(first, min(first + width, part.stop))
+
+
+def _in_double(who: str, block: Tensor) -> Tensor:
+    """The block in double precision: the squares of k-space of any scale neither under- nor overflow."""
+    if not block.isfinite().all():
+        raise ValueError(f"{who}: the calibration region holds NaN or infinite samples; leave this k-space out")
+    return block.to(torch.complex128)
+
+
+def _espirit(block: Tensor, shape: tuple[int, int], kernel_width: int = 6, threshold: float = 0.02) -> Tensor:
+    """Maps of the given shape from a fully sampled block ``(coils, rows, columns)`` anywhere in k-space."""
+    n_coils = len(block)
+    kernel = tuple(min(kernel_width, n, max(3, -(-n // 3))) for n in block.shape[1:])
+    windows = block.unfold(1, kernel[0], 1).unfold(2, kernel[1], 1)
+    matrix = windows.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * kernel[0] * kernel[1])
+    # The eigenvalues are squared singular values: double precision keeps those near the threshold.
+    squared, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    kernels = vectors[:, squared > threshold**2 * squared[-1]].mH
+    if squared[-1] <= 0 or len(kernels) == 0:
+        return _constant_maps(n_coils, shape, block.device)
+    maps = torch.linalg.eigh(_image_operator(kernels.reshape(-1, n_coils, *kernel), shape))[1][..., -1]
+    coils = block.reshape(n_coils, -1)
+    principal = torch.linalg.eigh(coils @ coils.mH)[1][:, -1]
+    principal = principal * principal[principal.abs().argmax()].conj().sgn()
+    angle = (maps @ principal.conj().to(maps.dtype)).angle()
+    turned: Tensor = maps * torch.polar(torch.ones_like(angle), -angle)[..., None]
+    return turned.permute(2, 0, 1).contiguous()
+
+
+def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
+    r"""Per pixel :math:`\sum_k a_k a_k^H` of the kernels' images :math:`a_k`, ``(height, width, coils,
+    coils)``.
+
+    A product of images is a convolution of their spectra, so the sum is the Fourier series of the kernels'
+    autocorrelation, which has (2 * width - 1) terms per axis whatever the image's size.
+    """
+    height, width = kernels.shape[-2:]
+    padded = torch.fft.fft2(kernels, s=(2 * height - 1, 2 * width - 1))
+    product = torch.einsum("kiyx,kjyx->ijyx", padded, padded.conj())
+    correlation = torch.fft.fftshift(torch.fft.ifft2(product), dim=(-2, -1)) / (height * width)
+    series = torch.einsum("py,ijyx->ijpx", _fourier_series(shape[0], height, kernels), correlation)
+    operator: Tensor = torch.einsum("qx,ijpx->pqij", _fourier_series(shape[1], width, kernels), series)
+    return operator.to(torch.complex64)
+
+
+def _fourier_series(n: int, reach: int, like: Tensor) -> Tensor:
+    """exp(2 pi i d r / n) for pixels r around the center and shifts d in (-reach, reach)."""
+    pixels = torch.arange(n, device=like.device, dtype=torch.float64) - n // 2
+    shifts = torch.arange(1 - reach, reach, device=like.device, dtype=torch.float64)
+    angle = 2 * torch.pi / n * pixels[:, None] * shifts
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def _hann(n: int, like: Tensor) -> Tensor:
+    # n + 2 with the zero ends left out: every sample of a narrow block counts.
+    return torch.hann_window(n + 2, periodic=False, device=like.device)[1:-1]
+
+
+def _constant_maps(n_coils: int, shape: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.full((n_coils, *shape), n_coils**-0.5, dtype=torch.complex64, device=device)
+
+
+def _require_kspace(who: str, kspace: Tensor) -> None:
+    if not kspace.is_complex():
+        raise TypeError(f"{who}: k-space has dtype {kspace.dtype}, expected complex64 or complex128")
+    if kspace.ndim != 3 or 0 in kspace.shape:
+        raise ValueError(f"{who}: k-space has shape {tuple(kspace.shape)}, expected (coils, height, width)")
+
+
+def _key(kspace: Tensor, mask: Tensor, method: str) -> str:
+    digest = hashlib.sha256(f"{CACHE_VERSION} {method} {tuple(kspace.shape)} {tuple(mask.shape)}".encode())
+    digest.update(kspace.cpu().contiguous().to(torch.complex64).numpy().tobytes())
+    digest.update(mask.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, kspace: Tensor) -> Tensor | None:
+    try:
+        maps = load_file(path).get("maps")
+    except (FileNotFoundError, safetensors.SafetensorError):
+        return None
+    if maps is None or maps.shape != kspace.shape or maps.dtype != torch.complex64 or not maps.isfinite().all():
+        return None
+    return maps.to(kspace.device)
+
+
+def _write(path: Path, maps: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file of its own, then one rename: two processes may compute the same maps, none may read half of them.
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file({"maps": maps.cpu().contiguous()}, name)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,85 @@
+"""Centered orthonormal Fourier transforms over the last two axes, and the phase ramps that make them shift-free."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..operator import LinearOperator
+
+
+def fft2c(image: Tensor) -> Tensor:
+    r"""Centered orthonormal 2-D Fourier transform, image to k-space.
+
+    :math:`k_{pq} = (HW)^{-1/2} \sum_{ij} x_{ij} e^{-2\pi i ((i-c_H)(p-c_H)/H + (j-c_W)(q-c_W)/W)}` with
+    :math:`c_n = \lfloor n/2 \rfloor`.
+
+    Parameters
+    ----------
+    image
+        Real or complex, shape ``(..., height, width)``.
+
+    Returns
+    -------
+        k-space, complex, same shape; the zero frequency is at ``(height // 2, width // 2)``.
+    """
+    shifted = torch.fft.ifftshift(image, dim=(-2, -1))
+    kspace: Tensor = torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
+    return kspace
+
+
+def ifft2c(kspace: Tensor) -> Tensor:
+    """Inverse (and adjoint) of :func:`fft2c`, k-space to image, shape ``(..., height, width)``."""
+    shifted = torch.fft.ifftshift(kspace, dim=(-2, -1))
+    image: Tensor = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+    return image
+
+
+def centering_phases(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    r"""Phase ramps that turn a plain DFT of length ``n`` into a centered one.
+
+    With :math:`c = \lfloor n/2 \rfloor`, expanding :math:`(j-c)(k-c)` gives
+    :math:`F_c = \mathrm{diag}(b) \, F \, \mathrm{diag}(a)`, :math:`a_j = e^{2\pi i cj/n}` and
+    :math:`b_k = e^{2\pi i c(k-c)/n}`. For even ``n`` both are checkerboard signs (times the sign
+    :math:`(-1)^{n/2}` in ``b``), for odd ``n`` complex.
+
+    Returns
+    -------
+        ``(a, b)``, complex, shape ``(n,)``. Integer arithmetic modulo ``n`` keeps them exact to rounding.
+    """
+    center = n // 2
+    index = torch.arange(n, dtype=torch.int64)
+    turns = torch.stack(((center * index) % n, (center * (index - center)) % n)).to(torch.float64)
+    angle = turns * (2.0 * math.pi / n)
+    phases = torch.complex(angle.cos(), angle.sin())
+    if n % 2 == 0:  # cos and sin of pi leave 1e-16 behind; the signs are exact
+        phases = torch.complex(phases.real.round(), torch.zeros_like(phases.imag))
+    phases = phases.to(dtype=dtype, device=device)
+    return phases[0], phases[1]
+
+
+class FourierTransform(LinearOperator):
+    """Centered orthonormal 2-D Fourier transform as an operator; unitary, so its Gram is the identity.
+
+    Parameters
+    ----------
+    shape
+        ``(height, width)`` of image and k-space.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__(shape, shape)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return fft2c(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return ifft2c(y)
+
+    @property
+    def norm(self) -> Tensor:
+        return torch.ones(())
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "FourierTransform":
+        return cls((6, 5))

@@ -1,0 +1,122 @@
+"""The columns of a comparison's table, the same cells in text, LaTeX and on the page, and the words beside it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..report.text import byte_count, duration, number
+from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, SMALL_EFFECT_DB
+from .statistics import Interval
+from .table import LEVEL, ArmEntry, Comparison
+
+DASH = "–"  # noqa: RUF001 - a dash is meant
+STAR = "\N{BLACK STAR}"
+DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, what stands below it, and the lines of a cell."""
+
+    head: str
+    below: str
+    lines: Callable[[ArmEntry], tuple[str, ...]]
+
+
+def difference_columns(comparison: Comparison) -> list[Column]:
+    """One column for each arm that the others are compared with."""
+    return [Column(f"{DELTA} {name}", "dB, 95 %", _difference(name)) for name in comparison.against]
+
+
+def _difference(reference: str) -> Callable[[ArmEntry], tuple[str, ...]]:
+    def lines(entry: ArmEntry) -> tuple[str, ...]:
+        if (difference := entry.differences.get(reference)) is None:
+            return (DASH,)
+        star = f" {STAR}" if difference.marked else ""
+        return number(difference.interval.found, 2, sign=True) + star, brackets(difference.interval)
+
+    return lines
+
+
+def brackets(interval: Interval) -> str:
+    """The ends of an interval."""
+    return f"[{number(interval.low, 2, sign=True)}, {number(interval.high, 2, sign=True)}]"
+
+
+def summary_columns() -> list[Column]:
+    """Mean, worst site and mean SSIM."""
+    return [
+        Column("mean", "dB", lambda entry: (number(entry.psnr.mean, 2),)),
+        Column("worst", "site", lambda entry: (number(entry.psnr.worst, 2), entry.psnr.worst_site)),
+        Column("SSIM", "mean", lambda entry: (number(entry.means["ssim"], 3),)),
+    ]
+
+
+def site_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]:
+    """One column for each of the sites ``names``."""
+
+    def at(site: str) -> Callable[[ArmEntry], tuple[str, ...]]:
+        return lambda entry: (number((dict(entry.psnr.sites) | dict(entry.psnr.unseen)).get(site), 2),)
+
+    return [Column(name, "unseen" if name in comparison.unseen else "dB", at(name)) for name in names]
+
+
+def cost_columns() -> list[Column]:
+    """What an arm took: bytes, time, parameters, trials, seeds."""
+
+    def traveled(entry: ArmEntry) -> tuple[str, ...]:
+        base = entry.facts.get("bytes_base")
+        total = DASH if entry.bytes is None else byte_count(entry.bytes)
+        return (total, f"base {byte_count(base)}") if base else (total,)
+
+    def parameters(entry: ArmEntry) -> tuple[str, ...]:
+        shared, kept = entry.facts.get("parameters_shared"), entry.facts.get("parameters_kept")
+        if shared is None and kept is None:
+            return (DASH,)
+        return f"{whole_number(shared)} /", whole_number(kept)
+
+    def effort(entry: ArmEntry) -> tuple[str, ...]:
+        seconds, memory = entry.facts.get("seconds"), entry.facts.get("peak_memory_mb")
+        time = DASH if seconds is None else duration(seconds)
+        return (time,) if memory is None else (time, f"{memory:.0f} MB")
+
+    return [
+        Column("bytes", "up + down + base", traveled),
+        Column("time", "peak memory", effort),
+        Column("parameters", "shared / kept", parameters),
+        Column("trials", "", lambda entry: (whole_number(entry.facts.get("trials")),)),
+        Column("seeds", "", lambda entry: (str(entry.psnr.seeds),)),
+    ]
+
+
+def whole_number(value: int | None) -> str:
+    """A count with its thousands apart."""
+    return DASH if value is None else f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def chosen_by(entry: ArmEntry) -> str:
+    """The values that an arm's tuning chose."""
+    chosen: Mapping[str, Any] = entry.facts.get("chosen") or {}
+    return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in chosen.items())
+
+
+def legend_of(comparison: Comparison) -> str:
+    """How to read a table, in words that fit all of its forms."""
+    single = any(entry.psnr.seeds == 1 for entry in comparison.arms)
+    text = (
+        f"Each site counts equally; worst is over the sites that took part. {DELTA}: paired difference in PSNR with "
+        f"its 95 % interval over subjects and seeds. {STAR}: p < {LEVEL:g} after Holm's correction over the "
+        f"{len(comparison.arms) - 1} other arms, only with at least {MIN_SEEDS} seeds, {SEEDS_OF_SMALL_EFFECT} where "
+        f"the difference is below {SMALL_EFFECT_DB:g} dB."
+    )
+    return text + (" The interval of an arm with one seed covers subjects only." if single else "")
+
+
+def flags_of(entry: ArmEntry) -> list[str]:
+    """The warnings beside an arm's name."""
+    return [str(flag) for flag in entry.facts.get("flags", ())]
+
+
+def card_lines(comparison: Comparison) -> list[str]:
+    """The metric card, one line per entry."""
+    return [f"{str(key).replace('_', ' ')}: {value}" for key, value in comparison.metric_card.items()]

@@ -1,0 +1,175 @@
+"""The comparison as one page in the style of the run's report: hypotheses, and for every table chart, arms, metrics."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ..report.page import document
+from ..report.tables import card, scroll
+from ..report.text import number
+from .chart import forest_plot
+from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, SMALL_EFFECT_DB
+from .columns import (
+    DASH,
+    STAR,
+    chosen_by,
+    cost_columns,
+    difference_columns,
+    flags_of,
+    legend_of,
+    site_columns,
+    summary_columns,
+    whole_number,
+)
+from .table import Comparison
+
+_STYLE = """
+main{max-width:1480px}
+.comparison{font-size:0.8rem}
+.comparison th,.comparison td{padding:5px 7px}
+.comparison td,.comparison thead th+th{text-align:right}
+.comparison thead th{font-size:0.8rem}
+.comparison tbody th{position:sticky;left:0;background:var(--paper);min-width:158px;max-width:260px;line-height:1.35}
+.comparison tr.against th,.comparison tr.against td{background:var(--wash)}
+.comparison td div+div{color:var(--soft);font-size:0.92em}
+.flag{display:block;font-weight:400;border-left:3px solid var(--c1);padding-left:6px;margin-top:2px}
+.claims td,.claims th{font-size:0.9rem}
+.claims tbody th{max-width:24em}
+.forest svg{min-width:620px;max-width:900px}
+svg text.name{fill:var(--ink)}
+svg .zero{stroke:var(--ink);stroke-width:1}
+svg .whisker{stroke:var(--c0);stroke-width:1.8}
+svg .dot{fill:var(--c0)}
+svg .hollow{fill:var(--paper);stroke:var(--c0);stroke-width:1.8}
+@media print{.comparison{font-size:6.5pt}.comparison th,.comparison td{padding:2px 3px}
+  .comparison tbody th{min-width:0}.comparison tr.against th,.comparison tr.against td{print-color-adjust:exact}}
+"""
+
+
+def comparison_page(
+    comparisons: Sequence[Comparison],
+    hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    statements: Mapping[str, str],
+    title: str,
+) -> str:
+    """All tables as one page that loads nothing, in the style of the run's report."""
+    lead = (
+        "One part per modality and table; they are not comparable with each other. Differences are paired: the same "
+        "test volumes, and training runs of the same seed."
+    )
+    return document(title, lead, [_claims(hypotheses, statements), *map(_section, comparisons)], _STYLE)
+
+
+def _claims(hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]], statements: Mapping[str, str]) -> str:
+    lines = []
+    for name, by_modality in hypotheses.items():
+        statement = f'<span class="soft">{escape(statements[name])}</span>' if name in statements else ""
+        heading = f'<th scope="rowgroup" rowspan="{len(by_modality)}">{escape(name)}{statement}</th>'
+        for modality, result in by_modality.items():
+            lines.append(f"<tr>{heading}<td>{escape(modality.upper())}</td>{_claim(result)}</tr>")
+            heading = ""
+    if not lines:
+        return ""
+    note = (
+        "Registered before the runs. A claim holds where the whole interval satisfies it, fails where no part of the "
+        f"interval does, else it is undecided; also with fewer than {MIN_SEEDS} seeds, and with fewer than "
+        f"{SEEDS_OF_SMALL_EFFECT} where the difference is below {SMALL_EFFECT_DB:g} dB."
+    )
+    table = _claim_table(("hypothesis", "modality", "aim", "found (dB)", "95 % interval", "seeds", "verdict"), lines)
+    return f'<h2>Hypotheses</h2><p class="note">{escape(note)}</p>{scroll(table, "Hypotheses")}'
+
+
+def _claim(result: Mapping[str, Any]) -> str:
+    signs = {"holds": "\N{CHECK MARK} holds", "fails": "\N{BALLOT X} fails"}
+    interval = ", ".join(number(end, 2, sign=True) for end in result["interval"])
+    aim = str(result["aim"]).replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("<=", "\N{LESS-THAN OR EQUAL TO}")
+    cells = (aim, number(result["found"], 2, sign=True), f"[{interval}]", str(result["seeds"]))
+    note = f' <span class="soft">{escape(str(result["note"]))}</span>' if result.get("note") else ""
+    verdict = f"<b>{escape(signs.get(result['verdict'], result['verdict']))}</b>{note}"
+    return "".join(f"<td>{_unbroken(cell)}</td>" for cell in cells) + f"<td>{verdict}</td>"
+
+
+def _claim_table(heads: Sequence[str], lines: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _unbroken(text: str) -> str:
+    """Text that breaks at underscores only."""
+    return escape(text).replace(" ", "&nbsp;").replace("_", "_<wbr>")
+
+
+def _section(comparison: Comparison) -> str:
+    name = f"{comparison.modality.upper()}, {comparison.table}"
+    label = escape(name)
+    return (
+        f"<h2>{label}</h2><p>{escape(_extent(comparison))}</p>"
+        + _chart(comparison, name)
+        + f"<h3>Every arm: {label}</h3>"
+        + f'<p class="note">{escape(legend_of(comparison))}</p>'
+        + scroll(_arm_table(comparison), f"Every arm, {name}")
+        + f"<h3>How these numbers were computed: {label}</h3>"
+        + card(comparison.metric_card)
+        + _tuning(comparison, name)
+    )
+
+
+def _extent(comparison: Comparison) -> str:
+    unseen = f"; unseen: {', '.join(comparison.unseen)}" if comparison.unseen else ""
+    seeds = sorted({entry.psnr.seeds for entry in comparison.arms})
+    return (
+        f"{len(comparison.arms)} arms; {len(comparison.sites)} sites with {comparison.subjects} test subjects took "
+        f"part{unseen}; {' or '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}."
+    )
+
+
+def _chart(comparison: Comparison, name: str) -> str:
+    reference = comparison.against[0]
+    rows = [(entry.arm, entry.differences[reference]) for entry in comparison.arms if reference in entry.differences]
+    if not rows:
+        return ""
+    note = (
+        f"PSNR less that of {reference}, with its 95 % interval. Filled: marked {STAR} in the table. Dashed: one "
+        "seed, the interval covers subjects only. A triangle: beyond the axis."
+    )
+    svg = forest_plot(f"{name}: difference to {reference}", rows, f"difference to {reference} (dB)")
+    return f'<p class="note">{escape(note)}</p>' + scroll(svg, f"Differences to {reference}, {name}").replace(
+        'class="scroll"', 'class="scroll forest"', 1
+    )
+
+
+def _arm_table(comparison: Comparison) -> str:
+    columns = difference_columns(comparison) + summary_columns()
+    columns += site_columns(comparison, (*comparison.sites, *comparison.unseen)) + cost_columns()
+    head = "".join(
+        f'<th scope="col">{_unbroken(column.head)}<span class="soft">{escape(column.below)}</span></th>'
+        for column in columns
+    )
+    body = []
+    for entry in comparison.arms:
+        cells = "".join(
+            "<td>" + "".join(f"<div>{_unbroken(line)}</div>" for line in column.lines(entry)) + "</td>"
+            for column in columns
+        )
+        label = f'<span class="soft">{escape(str(entry.facts["label"]))}</span>' if entry.facts.get("label") else ""
+        flags = "".join(f'<span class="flag">{escape(flag)}</span>' for flag in flags_of(entry))
+        style = ' class="against"' if entry.arm in comparison.against else ""
+        body.append(f'<tr{style}><th scope="row">{_unbroken(entry.arm)}{label}{flags}</th>{cells}</tr>')
+    return (
+        f'<table class="comparison"><thead><tr><th scope="col">arm</th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _tuning(comparison: Comparison, name: str) -> str:
+    """Steps, trials and what they chose; hidden until asked for."""
+    known = [entry for entry in comparison.arms if entry.facts.get("steps") is not None or entry.facts.get("chosen")]
+    if not known:
+        return ""
+    lines = [
+        f'<tr><th scope="row">{escape(entry.arm)}</th><td>{whole_number(entry.facts.get("steps"))}</td>'
+        f"<td>{whole_number(entry.facts.get('trials'))}</td><td>{escape(chosen_by(entry) or DASH)}</td></tr>"
+        for entry in known
+    ]
+    table = _claim_table(("arm", "steps at each site", "trials", "chosen on validation"), lines)
+    return f"<details><summary>Steps and tuning of every arm</summary>{scroll(table, f'Tuning, {name}')}</details>"

@@ -1,0 +1,69 @@
+"""Files as samples: k-space and sinograms with operator, scale, noise and reference."""
+
+from .augmentation import Augmentation
+from .ct_file import ScanSetup, SinogramFormat, SinogramVolume, open_sinograms, write_sinograms
+from .ct_slices import CT_SCALE, ScanSimulation, SinogramSlices
+from .hold_out import held_out_split, hide, require_fraction
+from .image_files import read_images
+from .mri_file import Volume, fitting_crop, open_volume
+from .mri_header import Header, header_xml, read_header
+from .mri_simulation import simulate_volume, simulated_header, with_smooth_phase, write_volume
+from .mri_slices import KSpaceSlices, MapsMethod, ReferenceChoice, Simulation
+from .sample import Sample, SampleMeta, Samples, batches, center_crop, collate
+from .scan_features import (
+    CONDITION_DIM,
+    CONDITION_LAYOUT,
+    Codebook,
+    condition_vector,
+    ct_features,
+    mask_family,
+    mri_features,
+    split_condition,
+)
+from .slices import VolumeSlices, generator_for
+
+__all__ = [
+    "CONDITION_DIM",
+    "CONDITION_LAYOUT",
+    "CT_SCALE",
+    "Augmentation",
+    "Codebook",
+    "Header",
+    "KSpaceSlices",
+    "MapsMethod",
+    "ReferenceChoice",
+    "Sample",
+    "SampleMeta",
+    "Samples",
+    "ScanSetup",
+    "ScanSimulation",
+    "Simulation",
+    "SinogramFormat",
+    "SinogramSlices",
+    "SinogramVolume",
+    "Volume",
+    "VolumeSlices",
+    "batches",
+    "center_crop",
+    "collate",
+    "condition_vector",
+    "ct_features",
+    "fitting_crop",
+    "generator_for",
+    "header_xml",
+    "held_out_split",
+    "hide",
+    "mask_family",
+    "mri_features",
+    "open_sinograms",
+    "open_volume",
+    "read_header",
+    "read_images",
+    "require_fraction",
+    "simulate_volume",
+    "simulated_header",
+    "split_condition",
+    "with_smooth_phase",
+    "write_sinograms",
+    "write_volume",
+]

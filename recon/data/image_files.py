@@ -1,0 +1,105 @@
+"""Read magnitude images from NIfTI and DICOM files."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import torch
+from pydicom.errors import InvalidDicomError
+from torch import Tensor
+
+from ..errors import data_error
+
+_NIFTI = (".nii", ".nii.gz")
+
+
+def read_images(path: Path | str) -> Tensor:
+    """Read images to simulate measurements from: NIfTI, DICOM, or a folder of one DICOM series.
+
+    NIfTI volumes come as axial slices from feet to head, anterior at the top, the patient's left at the right
+    of the image. DICOM slices keep their orientation and are sorted along their normal. Values are rescaled
+    as the file says. What is simulated from them has no measured phase: see :func:`with_smooth_phase`.
+
+    Returns
+    -------
+        float32 ``(slices, height, width)``.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, broken, not a volume, or a folder holds no or several series.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.dcm"))
+        if not files:
+            raise data_error(path, "folder", "no .dcm file", "one DICOM series", "correct the path")
+        return _finite(_read_dicom(files, path), path)
+    if not path.is_file():
+        raise data_error(path, "file", "nothing", "a NIfTI or DICOM file", "correct the path")
+    if path.name.endswith(_NIFTI):
+        return _finite(_read_nifti(path), path)
+    return _finite(_read_dicom([path], path), path)
+
+
+def _read_nifti(path: Path) -> np.ndarray[Any, Any]:
+    import nibabel  # only for those who read such files
+
+    canonical: Callable[[Any], Any] = nibabel.as_closest_canonical
+    try:
+        image: Any = canonical(nibabel.load(path))
+        volume = np.squeeze(np.asarray(image.dataobj, dtype=np.float32))
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise data_error(path, "file", f"no readable NIfTI ({error})", "a NIfTI volume", "copy it again") from None
+    if volume.ndim != 3:
+        raise data_error(path, "data", f"shape {volume.shape}", "a 3-D volume", "write one volume per file")
+    # Canonical axes are (right, anterior, superior), each growing.
+    return np.ascontiguousarray(volume[::-1, ::-1, :].transpose(2, 1, 0))
+
+
+def _read_dicom(files: Sequence[Path], path: Path) -> np.ndarray[Any, Any]:
+    slices: list[tuple[float, np.ndarray[Any, Any]]] = []
+    series = set()
+    for number, file in enumerate(files):
+        try:
+            dataset = pydicom.dcmread(file)
+            pixels = dataset.pixel_array.astype(np.float32)
+        except (
+            InvalidDicomError,
+            AttributeError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+            OSError,
+        ) as error:
+            raise data_error(
+                file, "file", f"no readable DICOM ({error})", "a DICOM image", "copy it again, uncompressed"
+            ) from None
+        pixels = pixels * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+        series.add(dataset.get("SeriesInstanceUID"))
+        slices.append((_slice_position(dataset, number), pixels))
+    if len(series) > 1:
+        raise data_error(path, "SeriesInstanceUID", f"{len(series)} series", "one series", "use one folder per series")
+    shapes = {pixels.shape for _, pixels in slices}
+    if len(shapes) > 1 or len(next(iter(shapes))) not in ((2, 3) if len(files) == 1 else (2,)):
+        raise data_error(path, "PixelData", f"shapes {sorted(shapes)}", "gray images of one shape", "sort the series")
+    slices.sort(key=lambda entry: entry[0])
+    volume = np.stack([pixels for _, pixels in slices])
+    return volume[0] if volume.ndim == 4 else volume
+
+
+def _slice_position(dataset: pydicom.Dataset, number: int) -> float:
+    position, orientation = dataset.get("ImagePositionPatient"), dataset.get("ImageOrientationPatient")
+    if position is not None and orientation is not None:
+        axes = np.asarray(orientation, dtype=float)
+        return float(np.dot(np.cross(axes[:3], axes[3:]), np.asarray(position, dtype=float)))
+    return float(dataset.get("InstanceNumber") or number)
+
+
+def _finite(volume: np.ndarray[Any, Any], path: Path) -> Tensor:
+    if not np.isfinite(volume).all():
+        raise data_error(path, "data", "NaN or infinite values", "finite values", "repair the image")
+    return torch.from_numpy(volume)

@@ -1,0 +1,154 @@
+"""What the slices of a volume share: mask, scale, and the covariance of the noise."""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from physics import calibration_block, estimate_noise_covariance, ifft2c, root_sum_of_squares, whitening_matrix
+
+from .hold_out import samples_center
+from .mri_file import Volume
+from .sample import center_crop
+
+#: Scale, image maximum and noise of a volume come from at most so many of its slices, evenly spaced.
+PROBED_SLICES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeFacts:
+    """Facts of one volume under one mask; amounts are in units of the file.
+
+    ``added_noise`` is the covariance of the simulated noise, complex128 ``(coils, coils)``, or None;
+    ``whitening`` the matrix for data and maps, None where the noise is white already; ``noise_std`` the level
+    after whitening.
+    """
+
+    mask: Tensor
+    added_noise: Tensor | None
+    whitening: Tensor | None
+    noise_std: float
+    scale: float
+    acceleration: float
+    center_fraction: float
+
+
+def available_positions(volume: Volume) -> Tensor:
+    """Positions that the file holds, bool ``(1 | height, width)``: its mask without the padding columns."""
+    mask = volume.acquired if volume.mask is None else volume.acquired & volume.mask
+    return mask if mask.ndim == 2 else mask.unsqueeze(0)
+
+
+def effective_acceleration(volume: Volume, mask: Tensor) -> float:
+    """Encoded positions over sampled ones; padding columns count as neither."""
+    return int(volume.acquired.sum()) * mask.shape[0] / int(mask.sum())
+
+
+def probe_volume(volume: Volume, mask: Tensor, noise_std: float) -> VolumeFacts:
+    """Read up to `PROBED_SLICES` slices, once per process for a file that did not change.
+
+    Parameters
+    ----------
+    volume
+        The file.
+    mask
+        Sampled positions, bool ``(1 | height, width)``.
+    noise_std
+        Simulated noise relative to the maximum of the volume's root-sum-of-squares image.
+
+    Raises
+    ------
+    DataError
+        If the file is gone or a slice cannot be read.
+    """
+    place = (volume.path.resolve(), volume.version)
+    drawn = hashlib.sha256(repr(mask.shape).encode() + mask.numpy().tobytes()).digest()
+    return _probed(_Probe(place, drawn, noise_std, volume, mask))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What the facts depend on, and beside it the same as objects."""
+
+    place: tuple[Path, tuple[int, int, int]]
+    drawn: bytes
+    noise_std: float
+    volume: Volume = field(compare=False)
+    mask: Tensor = field(compare=False)
+
+
+# A dataset lives for one round of training; its volumes outlive it.
+@lru_cache(maxsize=4096)
+def _probed(probe: _Probe) -> VolumeFacts:
+    volume, mask, noise_std = probe.volume, probe.mask, probe.noise_std
+    n_slices, n_coils = volume.shape[:2]
+    available = available_positions(volume)
+    estimate = noise_std == 0 and volume.noise_covariance is None
+    covariance = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
+    image_maximum, pixels = 0.0, []
+    probed = torch.linspace(0, n_slices - 1, min(n_slices, PROBED_SLICES)).round().int().tolist()
+    for i in probed:
+        kspace = volume.read_slice(i)
+        sampled = kspace * mask
+        pixels.append(_rss_image(sampled, volume.crop_shape).flatten())
+        if noise_std > 0:
+            image_maximum = max(image_maximum, float(_rss_image(kspace * available, volume.crop_shape).max()))
+        if estimate:
+            covariance += estimate_noise_covariance(sampled, mask) / len(probed)
+    added = None
+    if noise_std > 0 and image_maximum > 0:
+        added = (noise_std * image_maximum) ** 2 * _coil_coupling(volume)
+        covariance = covariance + added
+    if volume.noise_covariance is not None:
+        covariance = covariance + volume.noise_covariance
+    whitening, variance = _whitening(covariance)
+    return VolumeFacts(
+        mask=mask,
+        added_noise=added,
+        whitening=whitening,
+        noise_std=math.sqrt(variance),
+        scale=_robust_maximum(torch.cat(pixels)),
+        acceleration=effective_acceleration(volume, mask),
+        center_fraction=_center_fraction(mask),
+    )
+
+
+def _rss_image(kspace: Tensor, crop: tuple[int, int]) -> Tensor:
+    return center_crop(root_sum_of_squares(ifft2c(kspace)), crop)
+
+
+def _coil_coupling(volume: Volume) -> Tensor:
+    """Shape of simulated noise over the coils, mean variance 1: the file's, white where it states none."""
+    stated = volume.noise_covariance
+    if stated is None or not stated.any():
+        return torch.eye(volume.shape[1], dtype=torch.complex128)
+    return stated / stated.diagonal().real.mean()
+
+
+def _whitening(covariance: Tensor) -> tuple[Tensor | None, float]:
+    """Whitening matrix (None if the noise is white or absent) and the variance that it leaves."""
+    variance = float(covariance.diagonal().real.mean())
+    white = variance * torch.eye(len(covariance), dtype=covariance.dtype)
+    if (covariance - white).abs().max() <= 1e-6 * variance:
+        return None, variance
+    matrix = whitening_matrix(covariance)
+    left = matrix.to(covariance.dtype)
+    return matrix, float((left @ covariance @ left.mH).diagonal().real.mean())
+
+
+def _robust_maximum(pixels: Tensor) -> float:
+    """0.999 quantile; the maximum if the object is smaller than that; 1 for an empty volume."""
+    rank = max(math.ceil(0.999 * len(pixels)), 1)
+    return float(pixels.kthvalue(rank).values) or float(pixels.max()) or 1.0
+
+
+def _center_fraction(mask: Tensor) -> float:
+    """Part of the columns that the calibration block spans; 0 where the center is not sampled."""
+    if not samples_center(mask):
+        return 0.0
+    columns = calibration_block(mask)[-1]
+    return int(columns.stop - columns.start) / mask.shape[-1]

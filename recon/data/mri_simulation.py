@@ -1,0 +1,140 @@
+"""k-space simulated from images, written in the fastMRI layout; readers for NIfTI and DICOM images."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physics import correlated_noise, fft2c, ifft2c, root_sum_of_squares
+
+from ..files import write_hdf5
+from .mri_header import Header, header_xml
+from .sample import center_crop
+
+
+def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None = None) -> Header:
+    """Header of k-space that was computed from images, labeled as such; every column counts as encoded."""
+    return Header(
+        encoded_shape=shape,
+        recon_shape=recon_shape or shape,
+        padding=(0, shape[1]),
+        vendor="simulated",
+        model="from images",
+    )
+
+
+def with_smooth_phase(images: Tensor, seed: int) -> Tensor:
+    """Give magnitude images the smooth phase of a real scan: a few cosines of less than two cycles per image.
+
+    Parameters
+    ----------
+    images
+        Real, shape ``(..., height, width)``.
+    seed
+        Draws the phase, the same for all slices.
+
+    Returns
+    -------
+        complex64, same shape, same magnitude; the phase varies by about one radian.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = (torch.linspace(-0.5, 0.5, n) for n in images.shape[-2:])
+    phase = torch.zeros(images.shape[-2:])
+    for _ in range(4):
+        fy, fx, offset = ((torch.rand(3, generator=generator) - 0.5) * torch.tensor([4.0, 4.0, 2.0])).tolist()
+        phase += 0.7 * torch.cos(2 * math.pi * (fy * rows[:, None] + fx * columns + offset))
+    return torch.polar(images.to(torch.float32).abs(), phase.expand_as(images))
+
+
+def simulate_volume(images: Tensor, maps: Tensor, *, noise_covariance: Tensor | None = None, seed: int = 0) -> Tensor:
+    """Fully sampled multi-coil k-space of a volume, :math:`F(S_c x) + n`.
+
+    Parameters
+    ----------
+    images
+        Real or complex, shape ``(slices, height, width)``.
+    maps
+        Coil maps ``(coils, height, width)`` for all slices, or ``(slices, coils, height, width)``.
+    noise_covariance
+        Covariance of the noise over the coils, ``(coils, coils)``; None adds none.
+    seed
+        Draws the noise.
+
+    Returns
+    -------
+        complex64 ``(slices, coils, height, width)``.
+    """
+    if images.ndim != 3 or maps.shape[-2:] != images.shape[-2:] or maps.ndim not in (3, 4):
+        raise ValueError(
+            f"simulate_volume: images have shape {tuple(images.shape)}, maps {tuple(maps.shape)}, expected "
+            "(slices, height, width) and (coils, height, width)"
+        )
+    kspace = fft2c(maps * images.unsqueeze(-3)).to(torch.complex64)
+    if noise_covariance is not None:
+        generator = torch.Generator().manual_seed(seed)
+        kspace = kspace + correlated_noise(kspace.shape, noise_covariance, generator).to(kspace.dtype)
+    return kspace
+
+
+def write_volume(
+    path: Path | str,
+    kspace: Tensor,
+    header: Header,
+    *,
+    patient_id: str,
+    acquisition: str,
+    mask: Tensor | None = None,
+    maps: Tensor | None = None,
+    noise_covariance: Tensor | None = None,
+) -> None:
+    """Write one volume in the fastMRI layout; the file appears complete or not at all.
+
+    Fully sampled volumes get ``reconstruction_rss`` and the attributes ``max`` and ``norm`` of fastMRI.
+
+    Parameters
+    ----------
+    path
+        The file to write; an existing one is replaced.
+    kspace
+        complex64 ``(slices, coils, height, width)``.
+    header
+        Sizes and facts; see :func:`simulated_header`.
+    patient_id, acquisition
+        Attributes of the file; splits are by `patient_id`.
+    mask
+        Bool ``(width,)`` or ``(height, width)``; what it drops is set to zero. None: fully sampled.
+    maps
+        True maps of a simulation, used only where a manifest asks for ``maps = "true"``.
+    noise_covariance
+        Covariance of the noise that `kspace` holds, ``(coils, coils)``. Zeros state that it is noise-free;
+        without it, readers may have to estimate it from the outermost readout samples, which hold signal too.
+
+    Raises
+    ------
+    ValueError
+        If `kspace` has another shape than the header says.
+    DataError
+        If the file cannot be written.
+    """
+    if kspace.ndim != 4 or tuple(kspace.shape[-2:]) != header.encoded_shape:
+        raise ValueError(
+            f"write_volume: kspace has shape {tuple(kspace.shape)}, expected (slices, coils, ...) with "
+            f"{header.encoded_shape}"
+        )
+    arrays: dict[str, Any] = {"ismrmrd_header": header_xml(header)}
+    attributes: dict[str, Any] = {"patient_id": patient_id, "acquisition": acquisition}
+    if mask is None:
+        rss = center_crop(root_sum_of_squares(ifft2c(kspace)), header.recon_shape).to(torch.float32)
+        arrays["reconstruction_rss"] = rss.numpy()
+        attributes |= {"max": float(rss.max()), "norm": float(rss.norm())}
+    else:
+        kspace = kspace * mask
+        arrays["mask"] = mask.numpy()
+    arrays["kspace"] = kspace.to(torch.complex64).numpy()
+    if maps is not None:
+        arrays["maps"] = maps.to(torch.complex64).numpy()
+    if noise_covariance is not None:
+        arrays["noise_covariance"] = noise_covariance.to(torch.complex64).numpy()
+    write_hdf5(Path(path), arrays, attributes)

@@ -1,0 +1,279 @@
+"""Slices of k-space files as samples: sampled, whitened, scaled, with operator and reference."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from physics import (
+    SAMPLINGS,
+    CartesianMRI,
+    combine_coils,
+    complex_noise,
+    correlated_noise,
+    estimate_maps,
+    file_seed,
+    ifft2c,
+    make_mask,
+    root_sum_of_squares,
+    whiten,
+)
+
+from ..errors import DataError, data_error
+from .augmentation import Augmentation
+from .hold_out import samples_center
+from .mri_file import Volume, fitting_crop, open_volume
+from .mri_scaling import VolumeFacts, available_positions, effective_acceleration, probe_volume
+from .sample import Sample, SampleMeta, center_crop
+from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
+from .slices import VolumeSlices, generator_for
+
+MapsMethod = Literal["espirit", "low_resolution", "true"]
+ReferenceChoice = Literal["auto", "coil_combined", "rss"]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Retrospective degradation of fully sampled data.
+
+    Parameters
+    ----------
+    sampling
+        A name in `physics.SAMPLINGS`.
+    acceleration, center_fraction
+        As the sampling takes them. The mask of a volume is drawn by its file name, as in fastMRI.
+    noise_std
+        ``sqrt(E |n|^2)`` of the noise added to each complex k-space sample, in units in which the maximum of
+        the volume's root-sum-of-squares image is 1. White over coils, or with the shape of the file's
+        ``noise_covariance`` and this mean variance.
+    seed
+        Another seed gives other masks and other noise.
+    nested
+        Allow files that are undersampled already; the masks are intersected.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a number out of range.
+    """
+
+    sampling: str
+    acceleration: float
+    center_fraction: float
+    noise_std: float = 0.0
+    seed: int = 0
+    nested: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"Simulation: sampling is {self.sampling!r}, expected one of {', '.join(SAMPLINGS)}")
+        if not self.acceleration >= 1:
+            raise ValueError(f"Simulation: acceleration is {self.acceleration}, expected at least 1")
+        if not 0 <= self.center_fraction <= 1:
+            raise ValueError(f"Simulation: center_fraction is {self.center_fraction}, expected 0 to 1")
+        if not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"Simulation: noise_std is {self.noise_std}, expected 0 or more")
+
+
+class KSpaceSlices(VolumeSlices):
+    """Every slice of some fastMRI-layout files, in order, as a :class:`Sample`.
+
+    Files are checked when the dataset is made and read slice by slice when a sample is asked for; no file
+    stays open, so the dataset may be sent to workers. Samples depend on the files and the arguments alone.
+
+    **Scale.** One number per volume, for measurement and reference alike: the 0.999 quantile of the
+    root-sum-of-squares image of the sampled positions (before simulated noise), cropped as displayed.
+
+    **Noise.** The covariance :math:`C` of a measurement is the sum of what is known: that of the simulated
+    noise and the file's ``noise_covariance``. Only where neither exists is it estimated, from the outermost
+    readout samples. Data and maps are multiplied by :math:`W` with :math:`W C W^H = c I`; ``noise_std`` is
+    the square root of :math:`c` in scaled units. A file without ``noise_covariance`` that gets simulated
+    noise thus counts it as its only noise: its own cannot be told from signal there.
+
+    **Reference.** ``coil_combined``: least-squares combination, with the sample's own maps, of all encoded
+    k-space before simulated noise, so that the operator maps it to the measurement. ``rss``: the file's
+    reconstruction. ``auto``: coil-combined where the file is fully sampled, else the file's reconstruction,
+    else none.
+
+    Parameters
+    ----------
+    files
+        Paths; their names must differ.
+    site
+        Name of the site, for `SampleMeta`.
+    simulate
+        How to degrade; None measures what the files hold.
+    maps
+        ``espirit``, ``low_resolution`` (both from the sampled positions alone) or ``true`` (the simulator's,
+        for controls).
+    cache
+        Folder that keeps estimated maps.
+    reference
+        See above.
+    augment
+        Changes the object before it is measured; drawn by `seed`, the attribute `epoch`, file name and slice.
+    seed
+        Seed of the augmentation.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be used, or the arguments ask for what a file does not hold.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        site: str,
+        *,
+        simulate: Simulation | None = None,
+        maps: MapsMethod = "espirit",
+        cache: Path | None = None,
+        reference: ReferenceChoice = "auto",
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not files:
+            raise DataError(f"{site}: no k-space file; name at least one")
+        self.site, self.simulate, self.maps, self.cache = site, simulate, maps, cache
+        self.augment, self.seed = augment, seed
+        self.epoch = 0
+        self.volumes = tuple(open_volume(file) for file in files)
+        self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
+        super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
+        for volume in self.volumes:
+            self._require_usable(volume)
+        self._facts: dict[int, VolumeFacts] = {}
+
+    def mask(self, number: int) -> Tensor:
+        """Sampled positions of a volume, bool ``(1 | height, width)``; padding is not sampled."""
+        volume = self.volumes[number]
+        mask, key, advice = available_positions(volume), "mask", "correct the mask of the file"
+        if self.simulate is not None:
+            key, advice = "[simulate]", "lower acceleration or raise center_fraction"
+            mask = mask & _drawn_mask(volume, self.simulate)
+        if not mask.any():
+            raise data_error(volume.path, key, "no sampled position", "at least one", advice)
+        if self.maps != "true" and not samples_center(mask):
+            raise data_error(volume.path, key, "no sample at the center of k-space", "a center to map coils", advice)
+        return mask
+
+    def acceleration(self, number: int) -> float:
+        """Encoded positions over sampled ones of a volume; padding counts as neither."""
+        return effective_acceleration(self.volumes[number], self.mask(number))
+
+    def __getitem__(self, index: int) -> Sample:
+        number, i = self.locate(index)
+        volume, facts = self.volumes[number], self._volume_facts(number)
+        kspace = volume.read_slice(i) * available_positions(volume)
+        measured = kspace
+        if facts.added_noise is not None:
+            measured = measured + self._noise(volume, i, facts.added_noise, white=facts.whitening is None)
+        measured = measured * facts.mask
+        maps = self._coil_maps(volume, i, measured, facts.mask)
+        weighted = maps if facts.whitening is None else whiten(maps, facts.whitening)
+        measured = measured if facts.whitening is None else whiten(measured, facts.whitening)
+        kind = self.reference_kinds[number]
+        reference: Tensor | None = None
+        crop, output_weight = volume.crop_shape, None
+        if kind == "coil_combined":
+            full = kspace if facts.whitening is None else whiten(kspace, facts.whitening)
+            reference = combine_coils(ifft2c(full), weighted) / facts.scale
+        elif kind == "rss":
+            crop = _rss_crop(volume)
+            reference = center_crop(volume.read_rss(i), crop) / facts.scale
+            output_weight = root_sum_of_squares(maps)
+        sample = Sample(
+            measurement=measured / facts.scale,
+            operator=CartesianMRI(weighted, facts.mask),
+            noise_std=torch.tensor(facts.noise_std / facts.scale),
+            reference=reference,
+            scale=torch.tensor(facts.scale),
+            condition=self._condition(facts, volume.shape[1]),
+            meta=(SampleMeta(self.site, volume.path.name, i, facts.acceleration, kind),),
+            output_weight=output_weight,
+            crop_shape=crop,
+        )
+        if self.augment is None:
+            return sample
+        return self.augment(sample, generator_for("augment", self.seed, self.epoch, volume.path.name, i))
+
+    def _condition(self, facts: VolumeFacts, n_coils: int) -> Tensor:
+        sampling = None if self.simulate is None else self.simulate.sampling
+        features = mri_features(
+            acceleration=facts.acceleration,
+            center_fraction=facts.center_fraction,
+            n_coils=n_coils,
+            noise_std=facts.noise_std / facts.scale,
+            family=mask_family(facts.mask) if sampling is None else SAMPLING_FAMILIES[sampling],
+        )
+        return condition_vector(features)
+
+    def _reference_kind(self, volume: Volume, choice: ReferenceChoice) -> str:
+        if choice == "auto":
+            if volume.undersampled:
+                return "none" if volume.rss_key is None else "rss"
+            return "coil_combined"
+        if choice == "coil_combined" and volume.undersampled:
+            raise data_error(
+                volume.path, "mask", "undersampled k-space", "fully sampled k-space", 'use reference = "auto"'
+            )
+        if choice == "rss" and volume.rss_key is None:
+            raise data_error(volume.path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
+        return choice
+
+    def _require_usable(self, volume: Volume) -> None:
+        path = volume.path
+        if self.simulate is not None and volume.undersampled and not self.simulate.nested:
+            raise data_error(
+                path,
+                "mask",
+                "an undersampled file",
+                "a fully sampled one for [simulate]",
+                "remove [simulate] or set nested = true",
+            )
+        if self.maps == "true" and not volume.has_maps:
+            raise data_error(path, "maps", "nothing", "the simulator's true maps", 'use maps = "espirit"')
+        kind = self.reference_kinds[self.volumes.index(volume)]
+        if self.augment is not None and kind != "coil_combined":
+            raise data_error(
+                path, "reference", kind, "coil_combined, to be measured anew", "train without augmentation"
+            )
+
+    def _volume_facts(self, number: int) -> VolumeFacts:
+        if number not in self._facts:
+            noise_std = 0.0 if self.simulate is None else self.simulate.noise_std
+            self._facts[number] = probe_volume(self.volumes[number], self.mask(number), noise_std)
+        return self._facts[number]
+
+    def _noise(self, volume: Volume, i: int, covariance: Tensor, white: bool) -> Tensor:
+        seed = self.simulate.seed if self.simulate is not None else 0
+        generator = generator_for("noise", seed, volume.path.name, i)
+        shape = volume.shape[1:]
+        if white:
+            return complex_noise(shape, math.sqrt(float(covariance[0, 0].real)), generator)
+        return correlated_noise(shape, covariance, generator).to(torch.complex64)
+
+    def _coil_maps(self, volume: Volume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
+        if self.maps == "true":
+            return volume.read_maps(i)
+        return estimate_maps(measured, mask, method=self.maps, cache=self.cache)
+
+
+def _drawn_mask(volume: Volume, simulate: Simulation) -> Tensor:
+    seed = file_seed(volume.path.name) + ((simulate.seed,) if simulate.seed else ())
+    shape = (volume.shape[2], volume.shape[3])
+    try:
+        drawn = make_mask(simulate.sampling, shape, simulate.acceleration, simulate.center_fraction, seed)
+    except ValueError as error:
+        raise DataError(f"{volume.path}: [simulate]: {error}") from None
+    return drawn.mask
+
+
+def _rss_crop(volume: Volume) -> tuple[int, int]:
+    shape = volume.rss_shape or volume.header.recon_shape
+    return fitting_crop((volume.shape[2], volume.shape[3]), shape)

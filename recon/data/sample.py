@@ -1,0 +1,225 @@
+"""One slice (or a batch of slices) with its operator: all that a network, a loss and a metric need."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from physics import LinearOperator
+
+
+@dataclass(frozen=True)
+class SampleMeta:
+    """Where a slice came from. ``reference_kind`` is ``coil_combined``, ``rss``, ``attenuation`` or ``none``."""
+
+    site: str
+    volume: str
+    slice: int
+    acceleration: float
+    reference_kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Whitened, scaled measurement of one slice with its operator; a batch after :func:`collate`.
+
+    Attributes
+    ----------
+    measurement
+        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)`` in MRI, float32
+        ``(*batch, views, detectors)`` in CT.
+    operator
+        Maps an image to the measurement; carries the same whitening.
+    noise_std
+        ``sqrt(E |n|^2)`` per sample of `measurement`, ``(*batch,)``; 0 where the noise is unknown.
+    reference
+        Complex ``(*batch, height, width)`` for ``coil_combined``, real and cropped for ``rss``, real for
+        ``attenuation``, else None.
+    scale
+        ``(*batch,)``; in units of the file, everything is the scaled value times `scale`.
+    condition
+        ``(*batch, CONDITION_DIM)`` in the order of `CONDITION_LAYOUT`, or None.
+    meta
+        One entry per slice.
+    output_weight
+        For ``rss`` the root sum of squares of the maps before whitening, ``(*batch, height, width)``.
+    crop_shape
+        ``(height, width)`` of the displayed and scored image, None for the whole image.
+    """
+
+    measurement: Tensor
+    operator: LinearOperator
+    noise_std: Tensor
+    reference: Tensor | None
+    scale: Tensor
+    condition: Tensor | None
+    meta: tuple[SampleMeta, ...]
+    output_weight: Tensor | None = None
+    crop_shape: tuple[int, ...] | None = None
+
+    def magnitude(self, image: Tensor) -> Tensor:
+        """What is shown, scored and compared with :meth:`target`.
+
+        :math:`|x|` of a complex image, a real one (attenuation) as it is, times `output_weight` where there is one,
+        cropped to `crop_shape` around the center.
+
+        Parameters
+        ----------
+        image
+            Complex or real, shape ``(..., height, width)`` of the operator's domain.
+        """
+        magnitude = image.abs() if image.is_complex() else image
+        if self.output_weight is not None:
+            magnitude = magnitude * self.output_weight
+        return magnitude if self.crop_shape is None else center_crop(magnitude, self.crop_shape)
+
+    def target(self) -> Tensor:
+        """Magnitude of the reference, cropped; what :meth:`magnitude` of a perfect image equals.
+
+        Raises
+        ------
+        ValueError
+            If there is no reference.
+        """
+        if self.reference is None:
+            names = ", ".join(f"{meta.volume} slice {meta.slice}" for meta in self.meta)
+            raise ValueError(f"Sample: {names} has no reference; evaluate it on held-out measurements")
+        if self.meta[0].reference_kind == "rss":
+            return self.reference
+        return self.magnitude(self.reference)
+
+    def to(self, device: torch.device | str) -> "Sample":
+        """The sample on another device; the original, its operator included, stays where it is."""
+        if self.measurement.device == torch.device(device):
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            measurement=self.measurement.to(device),
+            operator=deepcopy(self.operator).to(device),  # Module.to works in place
+            noise_std=self.noise_std.to(device),
+            reference=move(self.reference),
+            scale=self.scale.to(device),
+            condition=move(self.condition),
+            output_weight=move(self.output_weight),
+        )
+
+
+class Samples(Protocol):
+    """Anything that holds samples by index: a dataset or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def center_crop(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Cut ``(height, width)`` out of the center of the last two axes, at fastMRI's offsets.
+
+    Raises
+    ------
+    ValueError
+        If the image is smaller than the crop.
+    """
+    height, width = shape
+    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+    if top < 0 or left < 0:
+        raise ValueError(f"center_crop: image has shape {tuple(image.shape)}, expected at least {tuple(shape)}")
+    return image[..., top : top + height, left : left + width]
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Join single slices of one site into a batch.
+
+    Tensors gain a leading axis; operators are joined by the ``collate`` of their class.
+
+    Raises
+    ------
+    ValueError
+        If the list is empty or the samples differ in shape or kind; :func:`batches` groups them.
+    """
+    if not samples:
+        raise ValueError("collate: got no sample, expected at least one")
+    kinds = {_kind(sample) for sample in samples}
+    if len(kinds) != 1:
+        raise ValueError(f"collate: samples are of {len(kinds)} kinds {sorted(kinds, key=str)}; group by `batches`")
+    first = samples[0]
+    join = getattr(type(first.operator), "collate", None)
+    if join is None:
+        raise ValueError(f"collate: {type(first.operator).__name__} has no `collate`; use batches of one slice")
+    return Sample(
+        measurement=torch.stack([sample.measurement for sample in samples]),
+        operator=join([sample.operator for sample in samples]),
+        noise_std=torch.stack([sample.noise_std for sample in samples]),
+        reference=_stack([sample.reference for sample in samples]),
+        scale=torch.stack([sample.scale for sample in samples]),
+        condition=_stack([sample.condition for sample in samples]),
+        meta=tuple(meta for sample in samples for meta in sample.meta),
+        output_weight=_stack([sample.output_weight for sample in samples]),
+        crop_shape=first.crop_shape,
+    )
+
+
+def batches(
+    samples: Samples,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    indices: Sequence[int] | None = None,
+) -> Iterator[Sample]:
+    """Yield one pass over the samples in batches of equal shape and kind.
+
+    Parameters
+    ----------
+    samples
+        Dataset or list of single slices.
+    batch_size
+        Slices per batch; the last batch of each shape may be smaller.
+    generator
+        Draws the order; None keeps it.
+    indices
+        Which samples to visit; all by default.
+
+    Raises
+    ------
+    ValueError
+        If `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batches: batch_size is {batch_size}, expected at least 1")
+    order = list(range(len(samples)) if indices is None else indices)
+    if generator is not None:
+        order = [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
+    groups: dict[tuple[object, ...], list[Sample]] = {}
+    for index in order:
+        sample = samples[index]
+        group = groups.setdefault(_kind(sample), [])
+        group.append(sample)
+        if len(group) == batch_size:
+            yield collate(group)
+            group.clear()
+    for group in groups.values():
+        if group:
+            yield collate(group)
+
+
+def _kind(sample: Sample) -> tuple[object, ...]:
+    """What samples must have in common to be joined."""
+    return (
+        sample.operator.batch_key,
+        tuple(sample.measurement.shape),
+        sample.meta[0].reference_kind,
+        sample.crop_shape,
+        sample.output_weight is not None,
+        sample.condition is not None,
+    )
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None

@@ -1,0 +1,243 @@
+"""What a reading room asks of CT images: bias and noise in Hounsfield units, noise texture, sharpness, small contrasts.
+
+A network is not linear, so its resolution and its noise depend on the object. They are measured around one: the same
+slice is measured again with other noise, and with a small disc added at equal noise; differences of the reconstructions
+show what the method does to noise and to a detail.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from physics import MU_AIR, MU_WATER, ImageGrid, RadonOperator, Transmission, attenuation_to_hu, transmitted
+
+from ..data import CT_SCALE, Sample, collate
+from ..method import apply, beside
+
+Array = npt.NDArray[np.floating[Any]]
+
+#: Regions by the Hounsfield units of the reference.
+REGIONS: dict[str, tuple[float, float]] = {
+    "lung": (-950.0, -600.0),
+    "soft tissue": (0.0, 200.0),
+    "bone": (350.0, 3000.0),
+}
+#: Contrast of the inserted disc in Hounsfield units, and its radius in pixels.
+DISC_HU, DISC_PIXELS = 100.0, 6.0
+#: The probe is measured on a grid so many times as fine, with so many rays per detector element.
+_REFINED, _RAYS = 2, 3
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of one method at one site; Hounsfield units, frequencies in line pairs per cm.
+
+    ``bias`` and ``noise`` are mean and standard deviation of the error by region, those that the images hold. ``nps``
+    is the radial noise power spectrum ``(frequencies, power in HU^2 mm^2)``, ``mtf`` the modulation transfer function
+    at the edge of the inserted disc, ``mtf50`` where it falls to one half. ``cnr`` is the disc's contrast over noise.
+    """
+
+    bias: dict[str, float]
+    noise: dict[str, float]
+    nps: tuple[tuple[float, float], ...]
+    mtf: tuple[tuple[float, float], ...]
+    mtf50: float | None
+    contrast_hu: float
+    cnr: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "bias_hu": self.bias,
+            "noise_hu": self.noise,
+            "nps": [list(point) for point in self.nps],
+            "nps_mean_lp_per_cm": _mean_frequency(self.nps),
+            "mtf": [list(point) for point in self.mtf],
+            "mtf50_lp_per_cm": self.mtf50,
+            "disc_contrast_hu": self.contrast_hu,
+            "disc_cnr": self.cnr,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One slice measured three times: as it is, with other noise, and with a disc at the noise of the first time."""
+
+    plain: Sample
+    again: Sample
+    disc: Sample
+    center: tuple[float, float]
+
+    @classmethod
+    def of(cls, sample: Sample, transmission: Transmission, seed: int = 0) -> "Probe | None":
+        """Make the probe from a single slice with a reference; None where no place for a disc is uniform enough."""
+        operator, reference = sample.operator, sample.reference
+        if not isinstance(operator, RadonOperator) or reference is None:
+            return None
+        center = _quiet_place(reference)
+        if center is None:
+            return None
+        grid = operator.grid
+        fine_grid = grid.refined(_REFINED)
+        fine = torch.nn.functional.interpolate(
+            reference[None, None] * CT_SCALE, scale_factor=float(_REFINED), mode="bilinear", align_corners=False
+        )[0, 0]
+        height = DISC_HU / 1000 * (MU_WATER - MU_AIR)
+        disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * grid.pixel_mm) * height
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [torch.randn(operator.range_shape, generator=generator) for _ in range(2)]
+        samples = []
+        for image, noise in ((fine, drawn[0]), (fine, drawn[1]), (fine + disc, drawn[0])):
+            photons = torch.as_tensor(transmission.photons, dtype=torch.float32)
+            mean = photons * transmitted(image, fine_grid, operator.geometry, _RAYS)
+            # Gaussian with the variance of the counts: only so two objects can be measured at equal noise.
+            counts = mean + (mean + transmission.electronic_noise**2).sqrt() * noise
+            lines = transmission.line_integrals(counts) / CT_SCALE
+            weights = None if operator.ray_weights is None else transmission.ray_weights(counts)
+            measurement = lines if weights is None else weights * lines
+            scan = RadonOperator(grid, operator.geometry, weights)
+            samples.append(replace(sample, measurement=measurement, operator=scan))
+        return cls(samples[0], samples[1], samples[2], center)
+
+
+def measure_quality(
+    method: nn.Module, probe: Probe | None, images: Array, references: Array, pixel_mm: float
+) -> Quality:
+    """Measure one method.
+
+    Parameters
+    ----------
+    method
+        Called as ``method(y, A)``.
+    probe
+        None leaves out noise power, sharpness and contrast.
+    images, references
+        Of the test set in scaled units, ``(slices, height, width)``: bias and noise by region.
+    """
+    error = (images - references) * (1000 * CT_SCALE / (MU_WATER - MU_AIR))
+    hu = attenuation_to_hu(torch.from_numpy(references * CT_SCALE)).numpy()
+    bias, noise = {}, {}
+    for name, (low, high) in REGIONS.items():
+        inside = np.stack([_eroded((slice_ > low) & (slice_ < high)) for slice_ in hu])
+        if inside.sum() >= 50:
+            bias[name], noise[name] = float(error[inside].mean()), float(error[inside].std())
+    if probe is None:
+        return Quality(bias, noise, (), (), None, 0.0, None)
+    method.eval()
+    with torch.no_grad():
+        batch = beside(method, collate([probe.plain, probe.again, probe.disc]))
+        plain, again, disc = (
+            attenuation_to_hu(image * CT_SCALE).cpu().numpy().astype(np.float64) for image in apply(method, batch)
+        )
+    nps = _noise_power((plain - again) / math.sqrt(2), pixel_mm)
+    added = disc - plain
+    radius = _radius(added.shape, probe.center)
+    mtf = _edge_response(added, radius, pixel_mm)
+    inside, around = radius < DISC_PIXELS - 2, (radius > DISC_PIXELS + 2) & (radius < 2 * DISC_PIXELS)
+    contrast = float(added[inside].mean() - added[around].mean())
+    spread = float(((plain - again) / math.sqrt(2))[radius < 2 * DISC_PIXELS].std())
+    return Quality(bias, noise, nps, mtf, _half(mtf), contrast, contrast / spread if spread > 0 else None)
+
+
+def _quiet_place(reference: Tensor) -> tuple[float, float] | None:
+    """Row and column where the surroundings of a disc are soft tissue and vary least, None where there is none."""
+    side = 2 * int(2 * DISC_PIXELS) + 1
+    if min(reference.shape) < 2 * side:
+        return None
+    hu = attenuation_to_hu(reference * CT_SCALE)[None, None]
+    mean = torch.nn.functional.avg_pool2d(hu, side, stride=1)
+    variance = torch.nn.functional.avg_pool2d(hu**2, side, stride=1) - mean**2
+    variance = torch.where((mean > -150) & (mean < 250), variance, math.inf)[0, 0]
+    best = int(variance.argmin())
+    row, column = divmod(best, variance.shape[1])
+    if not math.isfinite(float(variance[row, column])):
+        return None
+    return row + side // 2, column + side // 2
+
+
+def _position_mm(grid: ImageGrid, center: tuple[float, float]) -> tuple[float, float]:
+    return float(grid.x_mm[int(center[1])]), float(grid.y_mm[int(center[0])])
+
+
+def _disc(grid: ImageGrid, center: tuple[float, float], radius: float) -> Tensor:
+    """Pixel means of a disc."""
+    fine = grid.refined(4)
+    x, y = torch.from_numpy(fine.x_mm - center[0]), torch.from_numpy(fine.y_mm - center[1])
+    inside = (torch.hypot(x[None, :], y[:, None]) <= radius).float()
+    return torch.nn.functional.avg_pool2d(inside[None], 4)[0]
+
+
+def _radius(shape: tuple[int, ...], center: tuple[float, float]) -> Array:
+    rows, columns = np.indices(shape)
+    radius: Array = np.hypot(rows - center[0], columns - center[1])
+    return radius
+
+
+def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Without the pixels at the border, whose reference is a mixture."""
+    padded = np.pad(mask, 1)
+    return padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def _noise_power(noise: Array, pixel_mm: float) -> tuple[tuple[float, float], ...]:
+    """Radial mean of the noise power spectrum over the central half of the image, mean of overlapping tiles."""
+    height, width = noise.shape
+    side = min(height, width) // 4
+    power = np.zeros((side, side))
+    tiles = 0
+    for top in range(height // 4, 3 * height // 4 - side + 1, side // 2):
+        for left in range(width // 4, 3 * width // 4 - side + 1, side // 2):
+            tile = noise[top : top + side, left : left + side]
+            power += np.abs(np.fft.fft2(tile - tile.mean())) ** 2
+            tiles += 1
+    power *= pixel_mm**2 / (side**2 * max(tiles, 1))
+    frequency = np.fft.fftfreq(side, pixel_mm / 10)
+    radial = np.hypot(frequency[:, None], frequency[None, :])
+    edges = np.linspace(0, 5 / pixel_mm, side // 2 + 1)
+    return tuple(
+        (float((low + high) / 2), float(power[inside].mean()))
+        for low, high in itertools.pairwise(edges)
+        if (inside := (radial > low) & (radial <= high)).any()
+    )
+
+
+def _mean_frequency(nps: tuple[tuple[float, float], ...]) -> float | None:
+    # Power in a ring grows with its radius.
+    total = math.fsum(power * frequency for frequency, power in nps)
+    return math.fsum(power * frequency**2 for frequency, power in nps) / total if total > 0 else None
+
+
+def _edge_response(added: Array, radius: Array, pixel_mm: float) -> tuple[tuple[float, float], ...]:
+    """MTF from the edge of the disc: mean over its rim in quarter-pixel bins, differentiated, transformed."""
+    step, reach = 0.25, DISC_PIXELS - 1
+    edges = np.arange(-reach, reach + step / 2, step)
+    distance = radius - DISC_PIXELS
+    which = np.digitize(distance.ravel(), edges) - 1
+    count = len(edges) - 1
+    valid = (which >= 0) & (which < count)
+    total = np.bincount(which[valid], added.ravel()[valid], count)
+    number = np.bincount(which[valid], minlength=count)
+    centers = (edges[:-1] + edges[1:]) / 2
+    profile = np.interp(centers, centers[number > 0], total[number > 0] / number[number > 0])
+    from scipy.signal.windows import tukey  # half a second: only for those who measure sharpness
+
+    line = -np.diff(profile) * tukey(count - 1, 0.3)
+    spectrum = np.abs(np.fft.rfft(line, 8 * count))
+    if spectrum[0] <= 0:
+        return ()
+    frequency = np.fft.rfftfreq(8 * count, step * pixel_mm / 10)
+    shown = frequency <= 5 / pixel_mm
+    return tuple(zip(frequency[shown].tolist(), (spectrum / spectrum[0])[shown].tolist(), strict=True))
+
+
+def _half(mtf: tuple[tuple[float, float], ...]) -> float | None:
+    for (low, a), (high, b) in itertools.pairwise(mtf):
+        if a >= 0.5 > b:
+            return low + (high - low) * (a - 0.5) / (a - b)
+    return None

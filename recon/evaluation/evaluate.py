@@ -1,0 +1,167 @@
+"""Scores of a method on a site's slices, per volume; without a reference, the residual on held-out measurements."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from physics import RadonOperator
+
+from ..data import Sample, Samples, collate, held_out_split
+from ..errors import DataError
+from ..method import apply, beside
+from .metrics import foreground_ssim, nmse, psnr, ssim
+
+#: Part of the sampled positions outside the calibration block that is held out where there is no reference.
+HELD_OUT_FRACTION = 0.1
+#: An image so many times brighter than its reference (or than 1, in scaled units) is no image any more.
+DIVERGED = 1e6
+
+
+@dataclass(frozen=True)
+class VolumeScore:
+    """Scores of one volume; those that its data do not allow are None, never made up.
+
+    ``residual`` is the root mean square of ``A x - y`` on held-out samples in units of the noise: 1 is perfect.
+    """
+
+    volume: str
+    slices: int
+    psnr: float | None = None
+    ssim: float | None = None
+    nmse: float | None = None
+    foreground_ssim: float | None = None
+    residual: float | None = None
+
+
+@dataclass(frozen=True)
+class SiteScores:
+    """Scores per volume and their means over volumes."""
+
+    volumes: tuple[VolumeScore, ...]
+
+    def mean(self, name: str) -> float | None:
+        """Mean of one score over the volumes that have it, None where none has."""
+        values = [value for volume in self.volumes if (value := getattr(volume, name)) is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    def selection_score(self) -> float | None:
+        """Higher is better: mean PSNR, or the negative held-out residual where there is no reference.
+
+        The sign tells them apart: a PSNR below zero, that of a network which has diverged, counts as zero.
+        """
+        value = self.mean("psnr")
+        if value is not None:
+            return max(value, 0.0)
+        residual = self.mean("residual")
+        return None if residual is None else -residual
+
+    def to_json(self) -> dict[str, Any]:
+        """Means and per-volume rows as plain numbers."""
+        names = ("psnr", "ssim", "nmse", "foreground_ssim", "residual")
+        means: dict[str, Any] = {name: self.mean(name) for name in names}
+        rows = [{key: value for key, value in asdict(v).items() if value is not None} for v in self.volumes]
+        return {key: value for key, value in means.items() if value is not None} | {"volumes": rows}
+
+
+@dataclass(frozen=True)
+class VolumeImages:
+    """What a method made of one volume, in scaled units: magnitudes ``(slices, height, width)``."""
+
+    volume: str
+    samples: tuple[Sample, ...]
+    images: Tensor
+    reference: Tensor | None
+
+
+def evaluate(
+    method: nn.Module, samples: Samples, *, on_volume: Callable[[VolumeImages], None] | None = None
+) -> SiteScores:
+    """Score a method, called as ``method(y, A)``, volume by volume; one volume is in memory at a time.
+
+    Parameters
+    ----------
+    method
+        A network or a classical method.
+    samples
+        Slices; those of one volume follow each other. They may lie on another device than the network.
+    on_volume
+        Receives the images of every volume, for pictures and files.
+    """
+    method.eval()
+    scores = []
+    with torch.no_grad():
+        for group in _volumes(samples):
+            scores.append(_score_volume(method, group, on_volume))
+    return SiteScores(tuple(scores))
+
+
+def _volumes(samples: Samples) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
+    for index in range(len(samples)):
+        sample = samples[index]
+        if group and group[0].meta[0].volume != sample.meta[0].volume:
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+def _score_volume(
+    method: nn.Module, group: list[Sample], on_volume: Callable[[VolumeImages], None] | None
+) -> VolumeScore:
+    name = group[0].meta[0].volume
+    # The CT kernels are three times faster per image on eight of them.
+    at_once = 8 if isinstance(group[0].operator, RadonOperator) else 1
+    images = torch.cat([_magnitudes(method, group[i : i + at_once]) for i in range(0, len(group), at_once)])
+    reference = None if group[0].reference is None else torch.stack([s.target() for s in group])
+    if on_volume is not None:
+        on_volume(VolumeImages(name, tuple(group), images, reference))
+    brightest = 0.0 if reference is None else float(reference.amax())
+    peak = float(images.amax()) / (brightest or 1.0)
+    if not peak < DIVERGED:
+        raise DataError(
+            f"{name}: the reconstruction reaches {peak:.1e}: training has diverged; lower the learning rate"
+        )
+    if reference is None:
+        return VolumeScore(name, len(group), residual=_held_out_residual(method, group))
+    if float(reference.min()) == float(reference.max()):
+        return VolumeScore(name, len(group))  # an empty volume has no PSNR
+    return VolumeScore(
+        name,
+        len(group),
+        psnr=psnr(reference, images),
+        ssim=ssim(reference, images),
+        nmse=nmse(reference, images),
+        foreground_ssim=foreground_ssim(reference, images),
+    )
+
+
+def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
+    batch = beside(method, collate(group))
+    return batch.magnitude(apply(method, batch)).to(group[0].measurement.device)
+
+
+def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
+    """Complex image of a single slice, ``(height, width)``, in scaled units; on the device of the sample."""
+    return apply(method, beside(method, collate([sample])))[0].to(sample.measurement.device)
+
+
+def _held_out_residual(method: nn.Module, group: list[Sample]) -> float | None:
+    """Root mean square of the prediction error on samples that the method did not see, in units of the noise."""
+    squares, count = 0.0, 0
+    for sample in group:
+        noise = float(sample.noise_std)
+        if noise == 0 or not sample.measurement.any():
+            continue
+        generator = torch.Generator().manual_seed(sample.meta[0].slice)
+        kept, held_out = held_out_split(sample, HELD_OUT_FRACTION, generator)
+        predicted = sample.operator(reconstruct(method, kept))
+        error = (predicted - sample.measurement) * held_out
+        squares += float(error.abs().square().sum()) / noise**2
+        count += int(held_out.expand(error.shape).sum())
+    return math.sqrt(squares / count) if count else None

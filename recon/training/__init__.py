@@ -1,0 +1,30 @@
+"""Local training: losses, objectives, penalties, optimizers."""
+
+from .feature_moments import MomentAlignment, measure_moments, moment_layout
+from .local_training import TrainingResult, cosine_learning_rate, train_locally
+from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
+from .objectives import MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
+from .penalties import ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
+
+__all__ = [
+    "LOSSES",
+    "ContrastiveRatio",
+    "Distillation",
+    "MeasurementResidual",
+    "MomentAlignment",
+    "MutualDistillation",
+    "Penalty",
+    "Proximal",
+    "SelfSupervised",
+    "Supervised",
+    "TaskTerm",
+    "TrainingResult",
+    "TwoViews",
+    "cosine_learning_rate",
+    "l1_loss",
+    "l1_ssim_loss",
+    "measure_moments",
+    "moment_layout",
+    "ssim_loss",
+    "train_locally",
+]

@@ -1,0 +1,106 @@
+"""The process that has the data: what it answers at its socket, and that what it loaded is what was approved."""
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Client
+from pathlib import Path
+
+import pytest
+import torch
+
+from federation.deploy.audit_log import read_log
+from federation.deploy.data_process import APPROVED, BUNDLE, REFUSED, REQUEST, Door
+
+from .test_site_service import BUNDLE as APPROVED_BUNDLE
+from .test_site_service import Deployed, data, deployed
+
+__all__ = ["data", "deployed"]  # fixtures
+
+
+@pytest.fixture
+def socket(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the door of north, open."""
+    path = tmp_path_factory.mktemp("door") / "s"
+    threads = torch.get_num_threads()
+    threading.Thread(target=Door(deployed.folders["north"].path, path).serve, daemon=True).start()
+    while not _answers(path):
+        time.sleep(0.01)
+    torch.set_num_threads(threads)
+    return path
+
+
+def _answers(path: Path) -> bool:
+    """The socket's file is there a moment before anybody listens."""
+    with suppress(OSError):
+        Client(str(path), family="AF_UNIX").close()
+        return True
+    return False
+
+
+def ask(socket: Path, message: bytes) -> bytes:
+    with Client(str(socket), family="AF_UNIX") as door:
+        door.send_bytes(message)
+        return door.recv_bytes()
+
+
+def test_a_round_through_the_door_is_the_round_without_it(deployed: Deployed, socket: Path) -> None:
+    expected = deployed.train("without")
+    deployed.folders["north"].state(deployed.run)
+    deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
+    assert deployed.train("with") == expected
+    assert deployed.events("north").count("reply") == 6
+
+
+def test_bundles_are_approved_by_their_hash_and_refusals_are_on_record(deployed: Deployed, socket: Path) -> None:
+    digest = hashlib.sha256(APPROVED_BUNDLE).hexdigest()
+    assert ask(socket, BUNDLE + f"{digest} 10".encode()) == APPROVED
+    for wrong in (b"0" * 64 + b" 10", b"", b"\xff\xfe", digest[:-1].encode()):
+        assert ask(socket, BUNDLE + wrong) == REFUSED
+    assert ask(socket, b"x" + digest.encode()) == REFUSED
+    refused = [e.facts["bundle"] for e in read_log(deployed.folders["north"].audit.path) if e.event == "bundle refused"]
+    assert len(refused) == 5 and refused[0] == "0" * 64
+
+
+def test_an_approval_that_was_taken_back_counts_at_once(deployed: Deployed, socket: Path) -> None:
+    question = BUNDLE + f"{hashlib.sha256(APPROVED_BUNDLE).hexdigest()} 10".encode()
+    assert ask(socket, question) == APPROVED
+    deployed.folders["north"].approvals.remove(deployed.run)
+    assert ask(socket, question) == REFUSED
+
+
+def test_software_that_changed_since_the_start_is_refused_though_it_is_approved(
+    deployed: Deployed, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("approval", "site_service"):
+        monkeypatch.setattr(f"federation.deploy.{module}.software_digest", lambda: "0" * 64)
+    deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
+    with pytest.raises(Exception, match="has not approved"):
+        deployed.train()
+    assert "not approved: the installed software changed since the site was started" in deployed.refusals("north")[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
+def test_the_process_that_flower_starts_speaks_as_the_door_does(deployed: Deployed, socket: Path) -> None:
+    """It imports nothing of fedrecon, so it has the words of the door a second time."""
+    from federation.flower import client_process
+
+    def unused(*arguments: object) -> None: ...
+
+    assert (client_process.REQUEST, client_process.BUNDLE, client_process.APPROVED) == (REQUEST, BUNDLE, APPROVED)
+    with Client(str(socket), family="AF_UNIX") as door:
+        look = client_process._replacements(door, unused, unused)["install_from_fab"]
+        look(APPROVED_BUNDLE, skip_prompt=True)
+        with pytest.raises(client_process.RefusedError):
+            look(APPROVED_BUNDLE + b"x", skip_prompt=True)
+
+
+def test_the_process_that_flower_starts_imports_neither_torch_nor_fedrecon() -> None:
+    file = Path(__file__).parents[3] / "federation" / "flower" / "client_process.py"
+    found = "{'torch', 'federation', 'recon'} & {*sys.modules}"
+    code = f"import runpy, sys; runpy.run_path({str(file)!r}); print({found})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,86 @@
+"""Networks of recipes: conditioned, with adapters on a base, with a twin."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from federation import (
+    ConfigError,
+    SimulatedSite,
+    build_network,
+    load_recipe,
+    make_demo_sites,
+    parameter_scope,
+    selected_state,
+    train_run,
+)
+from federation.recipes.recipe_library import LIBRARY
+from federation.recipes.recipe_schema import NetworkTable
+from federation.sites.manifest import load_federation
+from recon import CORRECTIONS, Simulation, TwinNetwork
+
+RECIPES = LIBRARY
+TINY = ("network.cascades=2", "network.channels=4", "federation.rounds=1", "training.steps_per_round=2",
+        "evaluation.arms=[]")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    sites = [SimulatedSite("north", 2, "t1", Simulation("random", 2, 0.2, noise_std=0.01))]
+    make_demo_sites(folder / "sites", size=24, train=1, validation=1, test=1, slices=1, sites=sites)
+    recipe = load_recipe(RECIPES / "fedavg.toml", TINY)
+    train_run(recipe, load_federation(folder / "sites"), folder / "run", jobs=1, resume=False, say=lambda text: None)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("name", ["med_lora", "med_dual_lora", "fed_scales", "fedpr"])
+def test_an_adapted_network_starts_as_its_base(base: Path, name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.toml", (*TINY, f"network.base={str(base)!r}"))
+    plain = load_recipe(RECIPES / "fedavg.toml", TINY)
+    torch.manual_seed(5)
+    adapted = dict(build_network(recipe.network).named_parameters())
+    trained = selected_state(base).shared
+    scope = parameter_scope(build_network(recipe.network), recipe.scope.rules())
+    assert scope.frozen and set(scope.shared).isdisjoint(trained)
+    for frozen in scope.frozen:
+        assert torch.equal(adapted[frozen], trained[frozen.replace(".base.", ".")])
+        assert not adapted[frozen].requires_grad
+    assert len(scope.frozen) == len(parameter_scope(build_network(plain.network)).shared)
+
+
+@pytest.mark.parametrize(("modality", "kind"), CORRECTIONS.items())
+def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(modality: str, kind: type) -> None:
+    table = NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, correct_operator=True)
+    network = build_network(table, SimpleNamespace(modality=modality, consistency=None))  # type: ignore[arg-type]
+    assert type(network.correction) is kind
+    own = [name for name, _ in network.named_parameters() if name.startswith("correction.")]
+    assert own and set(own) < set(parameter_scope(network).kept)
+
+
+def test_a_base_of_another_network_is_refused(base: Path, tmp_path: Path) -> None:
+    table = NetworkTable(cascades=2, regularizer="cnn", channels=5, depth=3, adapter="scale", base=str(base))
+    with pytest.raises(ConfigError, match=r"network.base: found regularizers.0.hidden.0.* of shape"):
+        build_network(table)
+    with pytest.raises(ConfigError, match=r"network.base: found a run with parameters such as"):
+        build_network(table.model_copy(update={"cascades": 1, "channels": 4}))
+    with pytest.raises(ConfigError, match="expected the folder of a trained run"):
+        build_network(table.model_copy(update={"base": str(tmp_path)}))
+
+
+def test_adapters_without_a_base_are_not_trained(base: Path, tmp_path: Path) -> None:
+    sites = load_federation(base.parent / "sites")
+    with pytest.raises(ConfigError, match=r"network.base: found none with the adapter 'scale', expected the folder"):
+        train_run(
+            load_recipe(RECIPES / "fed_scales.toml", TINY), sites, tmp_path, jobs=1, resume=False, say=lambda text: None
+        )
+
+
+def test_a_twin_has_two_networks_and_a_condition_reaches_both_halves() -> None:
+    twin = build_network(NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, twin=True))
+    assert isinstance(twin, TwinNetwork)
+    table = NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, condition="both")
+    names = [name for name, _ in build_network(table).named_parameters()]
+    assert any(".film." in name for name in names) and any(name.startswith("scales.") for name in names)

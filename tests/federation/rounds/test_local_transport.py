@@ -1,0 +1,109 @@
+import os
+import time
+
+import pytest
+import torch
+
+from federation import Broadcast, InProcessRuntime, SiteFailure, SiteSpec, SiteUpdate, digest
+
+from ..toy_federation import ToyData, ToyTask, initial_shared, run_toy, toy_specs, traces
+
+
+def requests(specs: list[SiteSpec]) -> dict[str, bytes]:
+    shared = initial_shared()
+    return {spec.name: Broadcast(0, spec.name, shared, digest(shared)).to_bytes() for spec in specs}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Failing(ToyTask):
+    def train(self, network, **kwargs):
+        raise RuntimeError("several\nlines")
+
+
+class Dying(ToyTask):
+    def train(self, network, **kwargs):
+        os._exit(3)
+
+
+class Sleeping(ToyTask):
+    def train(self, network, **kwargs):
+        time.sleep(600)
+
+
+def replies_of(specs, jobs):
+    with InProcessRuntime(specs, jobs) as runtime:
+        return dict(runtime.exchange(requests(specs)))
+
+
+def test_two_jobs_give_the_same_bits_as_one(tmp_path):
+    for jobs in (1, 2):
+        run_toy(tmp_path / str(jobs), toy_specs(tmp_path / str(jobs), 3), jobs=jobs)
+    assert traces(tmp_path / "1") == traces(tmp_path / "2")
+
+
+def test_sites_compute_with_one_thread_and_the_callers_number_comes_back(tmp_path):
+    class Counting(ToyTask):
+        def validate(self, network):
+            return float(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        specs = toy_specs(tmp_path, 1, task=Counting)
+        shared = initial_shared()
+        reply = replies_of(specs, 1)["s0"]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    update = SiteUpdate.from_bytes(reply, broadcast=Broadcast(0, "s0", shared, digest(shared)))
+    assert update.score_before == 1
+
+
+def test_only_one_sites_data_is_in_memory_with_40_sites(tmp_path):
+    # Sites of other tests may live on in the tracebacks that pytest keeps.
+    before = ToyData.most_alive = ToyData.alive
+    run_toy(tmp_path, toy_specs(tmp_path, 40), rounds=2)
+    assert ToyData.most_alive == before + 1
+    assert ToyData.alive == before
+
+
+def test_a_failure_is_one_line_and_releases_the_data(tmp_path):
+    specs = [*toy_specs(tmp_path, 1, task=Failing), *toy_specs(tmp_path, 2)[1:]]
+    alive = ToyData.alive
+    replies = replies_of(specs, 1)
+    assert isinstance(replies["s0"], SiteFailure) and str(replies["s0"]) == "RuntimeError: several lines"
+    assert isinstance(replies["s1"], bytes)
+    assert ToyData.alive == alive
+
+
+@pytest.mark.slow
+def test_workers_that_die_are_replaced_and_those_of_an_abandoned_exchange_end(tmp_path):
+    tasks = (Dying, Failing, ToyTask, Sleeping)
+    specs = [toy_specs(tmp_path, site + 1, task=task)[site] for site, task in enumerate(tasks)]
+    with InProcessRuntime(specs, 2) as runtime:
+        replies = dict(runtime.exchange(requests(specs[:3])))
+        assert str(replies["s0"]) == "its process ended with exit code 3"
+        assert str(replies["s1"]) == "RuntimeError: several lines"
+        assert isinstance(replies["s2"], bytes)
+
+        exchange = runtime.exchange(requests(specs[2:]))
+        assert next(exchange)[0] == "s2"
+        pids = [worker.process.pid for worker in runtime._workers]
+        assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
+        exchange.close()
+        assert not any(is_alive(pid) for pid in pids)
+
+
+def test_sites_must_be_there_and_differ(tmp_path):
+    with pytest.raises(ValueError, match="all different"):
+        InProcessRuntime(toy_specs(tmp_path, 1) * 2)
+    with pytest.raises(ValueError, match="expected some"):
+        InProcessRuntime([])
+    with pytest.raises(ValueError, match="jobs is 0"):
+        InProcessRuntime(toy_specs(tmp_path), 0)

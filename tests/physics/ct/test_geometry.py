@@ -1,0 +1,123 @@
+"""CT geometries as values: repr, subsets, presets, and one clear line for each thing that can be wrong."""
+
+import math
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from physics import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced, htc2022, hyperfed, lodopab
+from physics.ct.geometry import field_of_view_radius_mm, rays_of
+
+PARALLEL = ParallelBeam(evenly_spaced(7, 0.3, 0.1), 19, 1.5, 0.25)
+FAN = FanBeam(evenly_spaced(12, 0.5), 21, 1.5, 50.0, 80.0, "curved", -0.5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [ImageGrid((5, 8), 0.7), PARALLEL, FAN, FAN.subset([3, 1, 4]), lodopab().geometry, hyperfed(3).geometry, htc2022()],
+)
+def test_repr_is_a_constructor_call(value: Any) -> None:
+    from physics.ct.scans import ScanPreset
+
+    names = {t.__name__: t for t in (ImageGrid, ParallelBeam, FanBeam, ScanPreset)}
+    text = repr(value)
+    assert eval(text, {**names, "evenly_spaced": evenly_spaced}) == value
+    assert len(text) < 600 or isinstance(value, ScanPreset)
+
+
+def test_values_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        PARALLEL.pitch_mm = 2.0  # type: ignore[misc]
+    assert len({PARALLEL, ParallelBeam(PARALLEL.angles_rad, 19, 1.5, 0.25)}) == 1
+
+
+def test_subset_takes_slices_indices_and_masks_in_the_order_given() -> None:
+    assert FAN.subset(slice(None, None, 3)).angles_rad == FAN.angles_rad[::3]
+    assert FAN.subset([5, 2]).angles_rad == (FAN.angles_rad[5], FAN.angles_rad[2])
+    mask = np.zeros(12, dtype=bool)
+    mask[[1, 7]] = True
+    kept = FAN.subset(mask)
+    assert kept.angles_rad == (FAN.angles_rad[1], FAN.angles_rad[7])
+    assert (kept.detector, kept.offset_mm, kept.detectors) == ("curved", -0.5, 21)
+    with pytest.raises(ValueError, match="subset of 12 views"):
+        FAN.subset([12])
+    with pytest.raises(ValueError, match="at least one view"):
+        FAN.subset(np.zeros(12, dtype=bool))
+
+
+def test_rays_follow_the_convention() -> None:
+    x, y, dx, dy = rays_of(ParallelBeam((0.0, math.pi / 2), 3, 2.0))
+    # At angle 0 the detector axis is x and rays run upwards; at 90 degrees it is y and they run to the left.
+    assert np.allclose(x[0], [-2, 0, 2]) and np.allclose(dx[0], 0) and np.allclose(dy[0], 1)
+    assert np.allclose(y[1], [-2, 0, 2]) and np.allclose(dx[1], -1)
+    fan = FanBeam((0.0, 0.4), 3, 10.0, 100.0, 150.0)
+    x, y, dx, dy = rays_of(fan)
+    assert np.allclose((x[0], y[0]), [[0] * 3, [-100] * 3])
+    u = np.array([-10.0, 0.0, 10.0])
+    reached = x[1] + dx[1] * np.hypot(u, 150), y[1] + dy[1] * np.hypot(u, 150)
+    t = 0.4
+    assert np.allclose(reached[0], -50 * math.sin(t) + u * math.cos(t))
+    assert np.allclose(reached[1], 50 * math.cos(t) + u * math.sin(t))
+
+
+def test_presets_are_those_published() -> None:
+    grid, geometry, photons = lodopab()
+    assert (grid.shape, geometry.shape, photons) == ((362, 362), (1000, 513), 4096.0)
+    assert geometry.angles_rad[0] == pytest.approx(math.pi / 2000) and geometry.angles_rad[-1] < math.pi
+    assert geometry.u_mm[-1] + geometry.pitch_mm / 2 == pytest.approx(130 * math.sqrt(2))
+    shapes = [hyperfed(number).geometry.shape for number in range(1, 6)]
+    assert shapes == [(512, 368), (512, 315), (384, 330), (400, 350), (384, 350)]
+    assert [hyperfed(number).photons for number in range(1, 6)] == [5.0e4, 6.875e4, 8.75e4, 1.0625e5, 1.25e5]
+    for number in range(1, 6):
+        preset = hyperfed(number)
+        assert field_of_view_radius_mm(preset.geometry) > preset.grid.inscribed_radius_mm * 0.99
+    assert hyperfed(3).geometry.angles_rad[-1] < 2 * math.pi < 384 * 0.0164
+    assert htc2022().geometry.shape == (721, 560)
+    with pytest.raises(ValueError, match="expected 1 to 5"):
+        hyperfed(6)
+
+
+def test_refined_keeps_the_field_of_view() -> None:
+    grid = ImageGrid((6, 9), 1.2)
+    fine = grid.refined(3)
+    assert fine.shape == (18, 27)
+    assert fine.x_mm.reshape(9, 3).mean(1) == pytest.approx(grid.x_mm)
+    assert fine.y_mm.reshape(6, 3).mean(1) == pytest.approx(grid.y_mm)
+
+
+ANGLES = (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ImageGrid((0, 4), 1.0), "expected .height, width., positive"),
+        (lambda: ImageGrid((4, 4), 0.0), "pixel_mm is 0.0"),
+        (lambda: ParallelBeam((), 4, 1.0), "at least one view"),
+        (lambda: ParallelBeam(np.linspace(0, 179, 180), 4, 1.0), "convert degrees"),  # type: ignore[arg-type]
+        (lambda: ParallelBeam((0.0, math.nan), 4, 1.0), "NaN or infinity"),
+        (lambda: ParallelBeam(("a",), 4, 1.0), "expected numbers in rad"),  # type: ignore[arg-type]
+        (lambda: ParallelBeam(ANGLES, 0, 1.0), "detectors is 0"),
+        (lambda: ParallelBeam(ANGLES, 4, -1.0), "pitch_mm is -1.0"),
+        (lambda: ParallelBeam(ANGLES, 4, 1.0, math.inf), "offset_mm is inf"),
+        (lambda: FanBeam(ANGLES, 4, 1.0, 0.0, 80.0), "source_to_axis_mm is 0.0"),
+        (lambda: FanBeam(ANGLES, 4, 1.0, 80.0, -5.0), "source_to_detector_mm is -5.0"),
+        (lambda: FanBeam(ANGLES, 4, 1.0, 80.0, 50.0), "is it the distance from axis to detector"),
+        (lambda: FanBeam(ANGLES, 4, 1.0, 50.0, 80.0, "round"), "expected 'flat' or 'curved'"),  # type: ignore[arg-type]
+        (lambda: FanBeam(ANGLES, 400, 1.0, 50.0, 80.0, "curved"), "expected less than 90"),
+        (lambda: evenly_spaced(0, 0.1), "views is 0"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(make: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_field_of_view_is_what_all_views_cover_on_both_sides() -> None:
+    assert field_of_view_radius_mm(ParallelBeam(ANGLES, 10, 2.0)) == pytest.approx(10)
+    assert field_of_view_radius_mm(ParallelBeam(ANGLES, 10, 2.0, 3.0)) == pytest.approx(7)
+    fan: Geometry = FanBeam(ANGLES, 10, 2.0, 50.0, 100.0)
+    assert field_of_view_radius_mm(fan) == pytest.approx(50 * math.sin(math.atan(0.1)))
