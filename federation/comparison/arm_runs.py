@@ -30,7 +30,7 @@ from ..experiment import (
     train_run,
 )
 from ..methods import load_parameters, parameter_scope, parameters_of
-from ..recipes import Recipe, TuningTable
+from ..recipes import Recipe, TuningSection
 from ..rounds import initial_network, read_rows
 from ..sites import SiteManifest, load_federation
 from .arms import Arm
@@ -68,14 +68,14 @@ class Tuned:
     value_at_end: bool = False
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any], tuning: TuningTable) -> Self | None:
+    def of_facts(cls, facts: Mapping[str, Any], tuning: TuningSection) -> Self | None:
         """What was chosen for an arm that was run; None where other values of its own are tuned now."""
         if facts.get("tuning") != _described(tuning):
             return None
         return cls(*(facts[name] for name in ("rate", "value", "trials", "at_end", "value_at_end")))
 
 
-def _described(tuning: TuningTable) -> dict[str, Any]:
+def _described(tuning: TuningSection) -> dict[str, Any]:
     return tuning.model_dump(mode="json")
 
 

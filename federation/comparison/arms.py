@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..recipes import LIBRARY, NetworkTable, Recipe, load_recipe
+from ..recipes import LIBRARY, NetworkSection, Recipe, load_recipe
 
 Kind = Literal["federated", "local", "classical", "joint", "sequential"]
 
@@ -49,7 +49,7 @@ class Budget:
     A method's own parts of the network (normalization, conditions, adapters ...) come from its recipe.
     """
 
-    network: NetworkTable
+    network: NetworkSection
     rounds: int
     steps_per_round: int
     learning_rate: float
@@ -159,7 +159,7 @@ def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
     network = own.network
     parts = {
         key: getattr(network, key)
-        for key in NetworkTable.model_fields
+        for key in NetworkSection.model_fields
         if key not in _NO_MODULES and getattr(network, key) != getattr(plain.network, key)
     }
     if network.adapter == "prompt":

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from recon import SEEDS_OF_SMALL_EFFECT, ScanSimulation, Simulation
 
-from ..recipes import NetworkTable
+from ..recipes import NetworkSection
 from ..sites import (
     SimulatedScanner,
     SimulatedSite,
@@ -206,8 +206,8 @@ WRONG_OPERATOR = "operator wrong"
 _NAMES = tuple(arm.name for arm in ARMS)
 
 
-def _network(cascades: int, channels: int, depth: int) -> NetworkTable:
-    return NetworkTable(
+def _network(cascades: int, channels: int, depth: int) -> NetworkSection:
+    return NetworkSection(
         cascades=cascades,
         regularizer="cnn",
         channels=channels,
@@ -216,7 +216,7 @@ def _network(cascades: int, channels: int, depth: int) -> NetworkTable:
     )
 
 
-def _budgets(rounds: int, steps: int, network: NetworkTable) -> dict[str, Budget]:
+def _budgets(rounds: int, steps: int, network: NetworkSection) -> dict[str, Budget]:
     mri = Budget(network, rounds, steps, 6e-3, (2e-3, 5e-3, 1e-2, 2e-2, 4e-2))
     return {
         "mri": mri,

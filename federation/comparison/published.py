@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from recon import DataError, ScoreRow, data_error, read_scores, write_atomically, write_scores
 
-from ..config import Name, Table, read_json
+from ..config import Name, Section, read_json
 from ..recipes import CLASSICAL_ARMS
 from .arm_runs import FACTS, known_of
 from .plan import slug
@@ -44,7 +44,7 @@ class TrainedFacts(BaseModel):
     least_steps: int
 
 
-class ArmRecord(Table):
+class ArmRecord(Section):
     """One line of the file: an arm of a table with one seed, the digest of its method, and what is known of it."""
 
     modality: str

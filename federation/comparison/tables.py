@@ -35,7 +35,7 @@ from .verdicts import judge, short_of_seeds
 REFERENCES = ("fedavg", LOCAL)
 #: What to do about a record of the preset that cannot be read.
 DAMAGED_PRESET = "the same command with another --out begins with writing one: copy it here"
-#: Table of a modality.
+#: Modality and name of a table.
 Key = tuple[str, str]
 #: What is known of every run of an arm, by table and arm.
 Known = Mapping[Key, Mapping[str, Sequence[Mapping[str, Any]]]]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 
-Model = TypeVar("Model", bound="Table")
+Model = TypeVar("Model", bound="Section")
 KeyPath = tuple[str, ...]
 
 
@@ -39,7 +39,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Table(BaseModel):
+class Section(BaseModel):
     """A table of a manifest or recipe: immutable, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -65,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise config_error(path, "", f"a syntax error ({error})", "TOML", "correct that line") from None
 
 
-def parse_table(
+def parse_section(
     model: type[Model],
     table: Mapping[str, Any],
     source: Path | str,
@@ -120,7 +120,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def _lines(model: type[Table], error: ValidationError, source: Path | str, sources: Mapping[KeyPath, str]) -> list[str]:
+def _lines(
+    model: type[Section], error: ValidationError, source: Path | str, sources: Mapping[KeyPath, str]
+) -> list[str]:
     details = error.errors(include_url=False)
     unknown = {tuple(map(str, d["loc"])) for d in details if d["type"] == "extra_forbidden"}
     lines = []
@@ -137,7 +139,7 @@ def _lines(model: type[Table], error: ValidationError, source: Path | str, sourc
     return lines
 
 
-def _explain(model: type[Table], loc: KeyPath, detail: Any) -> str:
+def _explain(model: type[Section], loc: KeyPath, detail: Any) -> str:
     """What is wrong with one value, and what would be right."""
     if detail["type"] == "extra_forbidden":
         return f"unknown key{_nearest_key(model, loc)}"
@@ -156,8 +158,8 @@ def _explain(model: type[Table], loc: KeyPath, detail: Any) -> str:
     return f"found {found}, expected {expected}"
 
 
-def _nearest_key(model: type[Table], loc: KeyPath) -> str:
-    table = _table_at(model, loc[:-1])
+def _nearest_key(model: type[Section], loc: KeyPath) -> str:
+    table = _section_at(model, loc[:-1])
     if table is None:
         return ""
     suggestion = nearest(loc[-1], table.model_fields)
@@ -169,28 +171,28 @@ def _nearest_key(model: type[Table], loc: KeyPath) -> str:
     return f", expected one of {', '.join(table.model_fields)}"
 
 
-def _table_at(model: type[Table], loc: KeyPath) -> type[Table] | None:
+def _section_at(model: type[Section], loc: KeyPath) -> type[Section] | None:
     for key in loc:
         field = model.model_fields.get(key)
-        below = _as_table(field.annotation) if field is not None else None
+        below = _as_section(field.annotation) if field is not None else None
         if below is None:
             return None
         model = below
     return model
 
 
-def _key_paths(model: type[Table], prefix: KeyPath = ()) -> Iterable[KeyPath]:
+def _key_paths(model: type[Section], prefix: KeyPath = ()) -> Iterable[KeyPath]:
     for key, field in model.model_fields.items():
         yield (*prefix, key)
-        below = _as_table(field.annotation)
+        below = _as_section(field.annotation)
         if below is not None:
             yield from _key_paths(below, (*prefix, key))
 
 
-def _as_table(annotation: Any) -> type[Table] | None:
+def _as_section(annotation: Any) -> type[Section] | None:
     """The model behind ``Model`` or ``Model | None``."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Table)), None)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

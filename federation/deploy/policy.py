@@ -7,7 +7,7 @@ from pathlib import Path
 import tomli_w
 from pydantic import Field
 
-from ..config import Names, NonNegative, Table, parse_table, read_toml
+from ..config import Names, NonNegative, Section, parse_section, read_toml
 from ..recipes import Recipe
 
 
@@ -15,7 +15,7 @@ class PolicyError(Exception):
     """Something that the site's policy forbids; the text is for the site's own log."""
 
 
-class Policy(Table):
+class Policy(Section):
     """``policy.toml`` of a site; what each key means is told in the file itself."""
 
     minimum_participants: int = Field(
@@ -58,7 +58,7 @@ class Policy(Table):
         ConfigError
             If it is missing or holds something else.
         """
-        return parse_table(cls, read_toml(path), path)
+        return parse_section(cls, read_toml(path), path)
 
     def check_recipe(self, recipe: Recipe, shared: Iterable[str], aux: Iterable[str]) -> None:
         """Refuse a method.

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from recon import DataError, write_atomically
 
-from ..config import SITE_NAME, Table, parse_table, read_toml
+from ..config import SITE_NAME, Section, parse_section, read_toml
 from .audit_log import AuditLog
 from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
 from .signed_message import SERVER
@@ -22,7 +22,7 @@ WARN_DAYS = 30
 _AUTHORITY_DAYS, _SERVER_DAYS = 3650, 365
 
 
-class ServerTable(Table):
+class ServerSection(Section):
     """``server.toml``: the name that sites call, the port that is open to them, and the most that one message may have.
 
     ``link_port`` is Flower's own and ``page_port`` that of the status page, both on this machine alone; 0 takes a free
@@ -71,7 +71,7 @@ class ServerFolder:
         """
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
-        table = parse_table(ServerTable, {"host": host, "port": port}, "deploy init")
+        table = parse_section(ServerSection, {"host": host, "port": port}, "deploy init")
         create_authority(path, _AUTHORITY_DAYS)
         issue_server_certificate(path, host, _SERVER_DAYS)
         SigningKey.create(path / "signing.key")
@@ -82,8 +82,8 @@ class ServerFolder:
         return folder
 
     @cached_property
-    def table(self) -> ServerTable:
-        return parse_table(ServerTable, read_toml(self.path / "server.toml"), self.path / "server.toml")
+    def table(self) -> ServerSection:
+        return parse_section(ServerSection, read_toml(self.path / "server.toml"), self.path / "server.toml")
 
     @cached_property
     def key(self) -> SigningKey:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from recon import DataError, write_atomically
 
-from ..config import Name, Table, parse_table, read_toml
+from ..config import Name, Section, parse_section, read_toml
 from ..sites import SiteManifest, load_manifest
 from .approval import Approvals
 from .audit_log import AuditLog
@@ -20,7 +20,7 @@ from .signed_message import SERVER
 _ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"
 
 
-class SiteTable(Table):
+class SiteSection(Section):
     """``site.toml``: the server's address, and where the manifest of the site's data lies."""
 
     name: Name
@@ -56,7 +56,7 @@ class SiteFolder:
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
         facts = {"name": manifest.name, "server": server, "data": str(data.resolve()), "proxy": proxy}
-        table = parse_table(SiteTable, facts, "site init")
+        table = parse_section(SiteSection, facts, "site init")
         public = PublicKey.read(server_key)
         certificate = read_certificate(authority)
         SigningKey.create(path / "site.key")
@@ -69,8 +69,8 @@ class SiteFolder:
         return folder
 
     @cached_property
-    def table(self) -> SiteTable:
-        return parse_table(SiteTable, read_toml(self.path / "site.toml"), self.path / "site.toml")
+    def table(self) -> SiteSection:
+        return parse_section(SiteSection, read_toml(self.path / "site.toml"), self.path / "site.toml")
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from recon import Codebook, DataError, write_atomically
 
 from ..config import read_json
 from ..methods import ServerState, selected_state
-from ..recipes import LOCAL, Recipe, TransformTable, digest_of_base, load_recipe, placed
+from ..recipes import LOCAL, Recipe, TransformSection, digest_of_base, load_recipe, placed
 from ..rounds import SiteSpec
 from ..sites import SiteManifest, Split, load_manifest
 from .task import site_spec
@@ -182,4 +182,4 @@ def local_recipe(recipe: Recipe) -> Recipe:
         }
     )
     objective = recipe.objective.model_copy(update={"moments": 0.0})
-    return recipe.model_copy(update={"federation": federation, "objective": objective, "transform": TransformTable()})
+    return recipe.model_copy(update={"federation": federation, "objective": objective, "transform": TransformSection()})

@@ -33,7 +33,7 @@ from recon import (
 
 from ..config import ConfigError
 from ..methods import derive_seed
-from ..recipes import ObjectiveTable, Recipe, build_network
+from ..recipes import ObjectiveSection, Recipe, build_network
 from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
 from ..sites import SiteManifest, Split
@@ -181,7 +181,7 @@ def _on_cpu(state: State) -> State:
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
-def _task(table: ObjectiveTable, loss: str) -> TaskTerm:
+def _task(table: ObjectiveSection, loss: str) -> TaskTerm:
     tasks: dict[str, TaskTerm] = {
         "supervised": Supervised(loss),
         "self_supervised": SelfSupervised(table.split),
@@ -192,7 +192,7 @@ def _task(table: ObjectiveTable, loss: str) -> TaskTerm:
     return tasks[table.task]
 
 
-def _penalties(table: ObjectiveTable, network: nn.Module, context: RoundContext, round: int) -> list[Penalty]:
+def _penalties(table: ObjectiveSection, network: nn.Module, context: RoundContext, round: int) -> list[Penalty]:
     """The penalties of a round; those that compare with an earlier one begin with the second."""
     penalties: list[Penalty] = []
     if table.proximal:

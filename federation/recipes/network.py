@@ -26,7 +26,7 @@ from recon import (
 from ..config import config_error
 from ..sites import SiteManifest
 from .frozen_base import read_base
-from .recipe_schema import NetworkTable
+from .recipe_schema import NetworkSection
 
 #: Adapters by the name used in recipes; each gets the network and ``adapter_size``.
 _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
@@ -37,7 +37,7 @@ _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
 }
 
 
-def consistency_at(manifest: SiteManifest, table: NetworkTable) -> str:
+def consistency_at(manifest: SiteManifest, table: NetworkSection) -> str:
     """Name of the data consistency at a site: its own, or the recipe's for its modality.
 
     A recipe without data consistency, the control of what physics brings, has none at any site.
@@ -46,7 +46,7 @@ def consistency_at(manifest: SiteManifest, table: NetworkTable) -> str:
     return chosen if chosen == "none" else manifest.consistency or chosen
 
 
-def build_network(table: NetworkTable, manifest: SiteManifest | None = None) -> nn.Module:
+def build_network(table: NetworkSection, manifest: SiteManifest | None = None) -> nn.Module:
     """The network of a recipe, initialized from torch's global generator.
 
     All sites share the regularizer; a ``manifest`` gives it the parts of that site, None those of an MRI site without
@@ -67,7 +67,7 @@ def build_network(table: NetworkTable, manifest: SiteManifest | None = None) -> 
     return network
 
 
-def _unrolled(table: NetworkTable, manifest: SiteManifest | None) -> UnrolledNetwork:
+def _unrolled(table: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
     modality = "mri" if manifest is None else manifest.modality
     consistency = table.consistency if manifest is None else consistency_at(manifest, table)
     conditioned = table.condition in ("regularizer", "both")

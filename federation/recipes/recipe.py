@@ -9,21 +9,21 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, model_validator
 
-from ..config import KeyPath, Name, Table, assign, config_error, parse_override, parse_table, read_toml
+from ..config import KeyPath, Name, Section, assign, config_error, parse_override, parse_section, read_toml
 from .recipe_library import recipe_path
 from .recipe_schema import (
     CLASSICAL_ARMS,
     LOCAL,
     SHARED,
-    EvaluationTable,
-    FederationTable,
-    NetworkTable,
-    ObjectiveTable,
-    PersonalTable,
-    ScopeTable,
-    TrainingTable,
-    TransformTable,
-    TuningTable,
+    EvaluationSection,
+    FederationSection,
+    NetworkSection,
+    ObjectiveSection,
+    PersonalSection,
+    ScopeSection,
+    TrainingSection,
+    TransformSection,
+    TuningSection,
 )
 
 #: Keys of ``[network]`` that belong to a method and not to the network that methods are compared on.
@@ -48,7 +48,7 @@ def _own_arm(name: str) -> str:
     return name
 
 
-class Recipe(Table):
+class Recipe(Section):
     """A federated method: network, local training, server, scope and what it is compared with.
 
     ``name`` is the method's arm in the report, ``paper`` where it was published, ``left_out`` what of that is not here,
@@ -60,15 +60,15 @@ class Recipe(Table):
     paper: str = ""
     left_out: str = ""
     evidence: Literal["", "defining property tested", "published ordering reproduced"] = ""
-    network: NetworkTable = NetworkTable()
-    training: TrainingTable = TrainingTable()
-    federation: FederationTable = FederationTable()
-    objective: ObjectiveTable = ObjectiveTable()
-    scope: ScopeTable = ScopeTable()
-    transform: TransformTable = TransformTable()
-    personal: PersonalTable = PersonalTable()
-    evaluation: EvaluationTable = EvaluationTable()
-    tuning: TuningTable = TuningTable()
+    network: NetworkSection = NetworkSection()
+    training: TrainingSection = TrainingSection()
+    federation: FederationSection = FederationSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    scope: ScopeSection = ScopeSection()
+    transform: TransformSection = TransformSection()
+    personal: PersonalSection = PersonalSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    tuning: TuningSection = TuningSection()
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Recipe":
@@ -113,7 +113,7 @@ class Recipe(Table):
         keys, where = tuple(self.tuning.key.split(".")), f"{path}: tuning"
         table = self.model_dump(mode="json", exclude_none=True)
         assign(table, keys, value, where, path)
-        return parse_table(Recipe, table, path, {keys: where})
+        return parse_section(Recipe, table, path, {keys: where})
 
     def digest(self) -> str:
         """SHA-256 of all values but ``[tuning]``, defaults included; the order of keys in the file does not matter."""
@@ -140,7 +140,7 @@ def _digest(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkTable | None = None) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkSection | None = None) -> Recipe:
     """Read a recipe.
 
     Parameters
@@ -165,10 +165,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: Net
         assign(table, keys, value, f"--set {override}", path)
         sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
         sources[keys] = f"--set {override}"
-    return parse_table(Recipe, table, path, sources)
+    return parse_section(Recipe, table, path, sources)
 
 
-def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | None) -> dict[str, Any]:
+def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkSection | None) -> dict[str, Any]:
     """The table of a file, over that of the file which it extends."""
     table = read_toml(path)
     if "extends" not in table:
@@ -190,7 +190,7 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkTable | 
     return _merged(extended_table, table)
 
 
-def _standing_in(network: NetworkTable, root: Any) -> dict[str, Any]:
+def _standing_in(network: NetworkSection, root: Any) -> dict[str, Any]:
     """A network in the place of that of a root recipe, of which only the parts stay that belong to a method."""
     own = {key: value for key, value in root.items() if key in METHOD_PARTS} if isinstance(root, dict) else {}
     return network.model_dump(mode="json", exclude_none=True) | own

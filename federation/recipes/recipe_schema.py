@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from recon import CLASSICAL, DATA_CONSISTENCY, LOSSES, REGULARIZERS, Augmentation
 
-from ..config import Names, NonNegative, Seed, Table, one_of
+from ..config import Names, NonNegative, Section, Seed, one_of
 from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, ServerRule, Weighting
 
 _T = TypeVar("_T")
@@ -21,7 +21,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Options = dict[str, float | int | str]
 
 
-class NetworkTable(Table):
+class NetworkSection(Section):
     """The unrolled network. ``channels`` and ``depth`` are those of the regularizer.
 
     ``correct_operator`` lets a site learn what its operator is wrong about: rotation axis or coil maps. ``start`` is
@@ -61,13 +61,13 @@ class NetworkTable(Table):
         return self.consistency_ct if modality == "ct" and self.consistency_ct is not None else self.consistency
 
     @model_validator(mode="after")
-    def _deep_enough(self) -> "NetworkTable":
+    def _deep_enough(self) -> "NetworkSection":
         if self.regularizer == "cnn" and self.depth < 2:
             raise ValueError(f"depth: found {self.depth}, expected at least 2 layers for the cnn")
         return self
 
 
-class AugmentTable(Table):
+class AugmentSection(Section):
     """Augmentation of the image before the operator, the fields of :class:`recon.Augmentation`."""
 
     flip: bool = True
@@ -76,7 +76,7 @@ class AugmentTable(Table):
     probability: Fraction = 0.8
 
     @model_validator(mode="after")
-    def _ordered(self) -> "AugmentTable":
+    def _ordered(self) -> "AugmentSection":
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale: found {list(self.scale)}, expected [low, high] with 0 < low <= high")
         return self
@@ -87,7 +87,7 @@ def _switch(value: Any) -> Any:
     return {} if value is True else None if value is False else value
 
 
-class TrainingTable(Table):
+class TrainingSection(Section):
     """What every site does in a round. ``cosine`` lets the learning rate fall to a hundredth over the rounds."""
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
@@ -98,14 +98,14 @@ class TrainingTable(Table):
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: float = Field(default=0.0, ge=0, lt=1)
     optimizer_state: Literal["keep", "reset"] = "keep"
-    augment: Annotated[AugmentTable | None, BeforeValidator(_switch)] = None
+    augment: Annotated[AugmentSection | None, BeforeValidator(_switch)] = None
 
     def augmentation(self) -> Augmentation | None:
         """The augmentation of the training slices, None where the recipe has none."""
         return None if self.augment is None else Augmentation(**self.augment.model_dump())
 
 
-class ObjectiveTable(Table):
+class ObjectiveSection(Section):
     """What a site minimizes: ``task`` plus penalties, each a weight, 0 for none.
 
     ``supervised`` is ``training.loss`` against the reference; ``self_supervised`` and ``two_views`` split the
@@ -127,13 +127,13 @@ class ObjectiveTable(Table):
     distillation: NonNegative = 0.0
 
     @model_validator(mode="after")
-    def _taught(self) -> "ObjectiveTable":
+    def _taught(self) -> "ObjectiveSection":
         if self.task == "mutual" and not self.distillation:
             raise ValueError("distillation: found 0 with the task 'mutual', expected the weight of the other's image")
         return self
 
 
-class FederationTable(Table):
+class FederationSection(Section):
     """What the server does.
 
     ``weights`` and ``server_rule`` with their options combine the updates. ``participation`` is the fraction of sites
@@ -163,13 +163,13 @@ class FederationTable(Table):
         return _made(SERVER_RULES[self.server_rule], self.server_options, "server_options")
 
     @model_validator(mode="after")
-    def _possible(self) -> "FederationTable":
+    def _possible(self) -> "FederationSection":
         self.weighting()
         self.rule()
         return self
 
 
-class TransformTable(Table):
+class TransformSection(Section):
     """What happens to an update before it leaves: the ``chain`` of transforms, each with its ``options``.
 
     ``feedback`` adds what a lossy chain leaves out to the next update; ``both_ways`` encodes the broadcasts too.
@@ -188,7 +188,7 @@ class TransformTable(Table):
         return Chain(tuple(parts))
 
     @model_validator(mode="after")
-    def _possible(self) -> "TransformTable":
+    def _possible(self) -> "TransformSection":
         if unused := sorted(self.options.keys() - set(self.chain)):
             raise ValueError(f"options: found {', '.join(unused)}, expected only those of the chain {list(self.chain)}")
         if self.both_ways and not self.chain:
@@ -197,7 +197,7 @@ class TransformTable(Table):
         return self
 
 
-class ScopeTable(Table):
+class ScopeSection(Section):
     """Patterns of parameter names that override what the modules declare, see :class:`ScopeRules`."""
 
     keep: Names = ()
@@ -212,7 +212,7 @@ class ScopeTable(Table):
         return ScopeRules(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
-class PersonalTable(Table):
+class PersonalSection(Section):
     """What every site does for itself after the rounds.
 
     ``steps`` more on all parameters that train, with a fresh optimizer; an unseen site with training data makes them
@@ -228,7 +228,7 @@ class PersonalTable(Table):
     test_time_weight: float = Field(default=0.1, gt=0)
 
     @model_validator(mode="after")
-    def _one_condition(self) -> "PersonalTable":
+    def _one_condition(self) -> "PersonalSection":
         if self.nearest_code and self.steps:
             raise ValueError(
                 "nearest_code: found true with steps, expected one of the two: a site that trains has a code of its own"
@@ -236,7 +236,7 @@ class PersonalTable(Table):
         return self
 
 
-class TuningTable(Table):
+class TuningSection(Section):
     """The one value that a comparison tunes beside the learning rate; training does not read it.
 
     ``key`` is that of the recipe, as of ``--set``; ``values`` are tried beside the recipe's own.
@@ -246,7 +246,7 @@ class TuningTable(Table):
     values: Annotated[tuple[Any, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
-    def _both(self) -> "TuningTable":
+    def _both(self) -> "TuningSection":
         if bool(self.key) != bool(self.values):
             raise ValueError(f"found key {self.key!r} with {len(self.values)} values, expected both")
         return self
@@ -264,7 +264,7 @@ Arm = Annotated[str, AfterValidator(one_of({*CLASSICAL_ARMS, LOCAL, SHARED}))]
 Weight = Annotated[float, Field(gt=0)]
 
 
-class EvaluationTable(Table):
+class EvaluationSection(Section):
     """The other arms of the report; a site has those of its modality.
 
     The weight of ``tv`` is tuned on ``tv_slices`` validation slices of each site.

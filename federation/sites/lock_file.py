@@ -10,10 +10,10 @@ from pydantic import Field
 
 from recon import write_atomically
 
-from ..config import Table, config_error, parse_table
+from ..config import Section, config_error, parse_section
 
 
-class LockedFile(Table):
+class LockedFile(Section):
     """Facts about one file. ``patient_id`` is that of the file's attributes, empty where it has none."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -21,7 +21,7 @@ class LockedFile(Table):
     patient_id: str
 
 
-class Lock(Table):
+class Lock(Section):
     """The lock file, by file name as in the manifest."""
 
     version: Literal[1] = 1
@@ -51,7 +51,7 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
         raise config_error(path, "", f"unreadable JSON ({error})", "a lock file", advice) from None
     if not isinstance(table, dict):
         raise config_error(path, "", type(table).__name__, "a lock file", "delete it and run `fedrecon sites check`")
-    return parse_table(Lock, table, path).files
+    return parse_section(Lock, table, path).files
 
 
 def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:

@@ -25,15 +25,15 @@ from recon import (
     open_volume,
 )
 
-from ..config import Name, Table, config_error, nearest, one_of, parse_table, read_toml
+from ..config import Name, Section, config_error, nearest, one_of, parse_section, read_toml
 from .lock_file import LockedFile, lock_path, read_lock, sha256_file
 from .manifest_schema import (
-    AcquisitionTable,
-    CTDataTable,
-    CTSimulateTable,
-    DataTable,
-    MRIDataTable,
-    MRISimulateTable,
+    AcquisitionSection,
+    CTDataSection,
+    CTSimulateSection,
+    DataSection,
+    MRIDataSection,
+    MRISimulateSection,
     Split,
 )
 
@@ -53,7 +53,7 @@ def _device(value: str) -> str:
     return value
 
 
-class SiteManifest(Table, ABC):
+class SiteManifest(Section, ABC):
     """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
 
     An ``unseen`` site takes part in nothing and is scored at the end. ``consistency`` is the site's own data
@@ -67,9 +67,9 @@ class SiteManifest(Table, ABC):
     unseen: bool = False
     consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
     device: Annotated[str, AfterValidator(_device)] | None = None
-    acquisition: AcquisitionTable = AcquisitionTable()
-    simulate: Table | None = None
-    data: DataTable
+    acquisition: AcquisitionSection = AcquisitionSection()
+    simulate: Section | None = None
+    data: DataSection
     _path: Path = PrivateAttr(default=Path("<manifest>"))
 
     @property
@@ -232,8 +232,8 @@ class MRISite(SiteManifest):
     """A site with an MR scanner."""
 
     modality: Literal["mri"] = "mri"
-    simulate: MRISimulateTable | None = None
-    data: MRIDataTable
+    simulate: MRISimulateSection | None = None
+    data: MRIDataSection
 
     def open(self, file: Path) -> Volume:
         return open_volume(file)
@@ -259,8 +259,8 @@ class CTSite(SiteManifest):
     """A site with a CT scanner."""
 
     modality: Literal["ct"] = "ct"
-    simulate: CTSimulateTable | None = None
-    data: CTDataTable
+    simulate: CTSimulateSection | None = None
+    data: CTDataSection
 
     @property
     def setup(self) -> ScanSetup:
@@ -305,7 +305,7 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     if modality not in MODALITIES:
         hint = nearest(str(modality), MODALITIES)
         raise config_error(path, "modality", repr(modality), " or ".join(MODALITIES) + hint, "correct it")
-    manifest: SiteManifest = parse_table(MODALITIES[modality], table, path)
+    manifest: SiteManifest = parse_section(MODALITIES[modality], table, path)
     manifest._path = path.absolute()
     return manifest
 

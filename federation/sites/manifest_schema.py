@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from physics import SAMPLINGS
 
-from ..config import Names, Seed, Table, one_of
+from ..config import Names, Section, Seed, one_of
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-class AcquisitionTable(Table):
+class AcquisitionSection(Section):
     """Facts about what was measured. Nothing is computed from them; reports print them."""
 
     vendor: str | None = None
@@ -25,7 +25,7 @@ class AcquisitionTable(Table):
     origin: str | None = None
 
 
-class MRISimulateTable(Table):
+class MRISimulateSection(Section):
     """Retrospective degradation, the fields of :class:`recon.Simulation`. Only this degrades data."""
 
     sampling: Annotated[str, AfterValidator(one_of(SAMPLINGS))]
@@ -36,7 +36,7 @@ class MRISimulateTable(Table):
     nested: bool = False
 
 
-class CTSimulateTable(Table):
+class CTSimulateSection(Section):
     """Fewer views and fewer photons, the fields of :class:`recon.ScanSimulation`. Only this degrades data."""
 
     views: int | None = Field(default=None, ge=1)
@@ -47,13 +47,13 @@ class CTSimulateTable(Table):
     axis_error_mm: float = 0.0
 
     @model_validator(mode="after")
-    def _with_photons(self) -> "CTSimulateTable":
+    def _with_photons(self) -> "CTSimulateSection":
         if self.electronic_noise and self.photons is None:
             raise ValueError("photons: found none, expected photons to go with electronic_noise; add them")
         return self
 
 
-class DataTable(Table):
+class DataSection(Section):
     """Where the files are and which split each belongs to, by subject. Names are relative to ``root``."""
 
     root: str = Field(min_length=1)
@@ -73,7 +73,7 @@ class DataTable(Table):
         return tuple(str(PurePosixPath(name)) for name in names)
 
     @model_validator(mode="after")
-    def _once(self) -> "DataTable":
+    def _once(self) -> "DataSection":
         # By base name: it seeds the mask of a volume and names it in the report.
         first: dict[str, str] = {}
         for split, name in self.named():
@@ -93,7 +93,7 @@ class DataTable(Table):
                 yield split, name
 
 
-class MRIDataTable(DataTable):
+class MRIDataSection(DataSection):
     """fastMRI-style k-space."""
 
     format: Literal["fastmri"] = "fastmri"
@@ -101,7 +101,7 @@ class MRIDataTable(DataTable):
     reference: Literal["auto", "coil_combined", "rss"] = "auto"
 
 
-class CTDataTable(DataTable):
+class CTDataSection(DataSection):
     """Sinograms, see :func:`recon.open_sinograms`; ``pitch_mm``, ``axis_column`` and ``size`` as in its `ScanSetup`."""
 
     format: Literal["sinogram", "lodopab", "htc2022", "exchange"] = "sinogram"
@@ -111,7 +111,7 @@ class CTDataTable(DataTable):
     size: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _known_to_the_file(self) -> "CTDataTable":
+    def _known_to_the_file(self) -> "CTDataSection":
         free = {"pitch_mm", "axis_column", "size"} if self.format == "exchange" else {"size"}
         if self.format in ("sinogram", "lodopab"):
             free = set()

@@ -38,11 +38,11 @@ from federation.comparison.verdicts import judge, short_of_seeds
 from federation.experiment.task import DEVICE_FAILED, ReconstructionTask
 from federation.recipes.recipe import Recipe
 from federation.recipes.recipe_library import LIBRARY
-from federation.recipes.recipe_schema import NetworkTable
+from federation.recipes.recipe_schema import NetworkSection
 from federation.sites.manifest import load_federation
 from recon import DataError, ScoreRow, read_scores, write_scores
 
-NETWORK = NetworkTable(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
+NETWORK = NetworkSection(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
 BUDGET = Budget(NETWORK, 2, 2, 5e-3, (1e-2,))
 NAMES = ("classical", "local", "fedavg", "finetune", "joint", "fed_scales")
 TRAINED = NAMES[1:]

@@ -14,14 +14,14 @@ from federation import (
     SERVER_RULES,
     TRANSFORMS,
     WEIGHTINGS,
-    NetworkTable,
+    NetworkSection,
     Recipe,
-    ScopeTable,
+    ScopeSection,
     build_network,
     load_recipe,
     parameter_scope,
 )
-from federation.config.schema import Table
+from federation.config.schema import Section
 from federation.recipes.recipe_library import LIBRARY
 from recon import CLASSICAL, DATA_CONSISTENCY, LOSSES, REGULARIZERS
 from recon.training.objectives import OBJECTIVES
@@ -42,11 +42,11 @@ def rows(first: str) -> dict[str, list[str]]:
     return {name: row for row in cells for name in CODE.findall(row[0]) or [row[0]]}
 
 
-def fields_of(model: type[Table], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def fields_of(model: type[Section], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted name, annotation and default of every key; a table of keys is its keys, and itself where it may miss."""
     for key, field in model.model_fields.items():
         parts = get_args(field.annotation) or (field.annotation,)
-        below = next((part for part in parts if isinstance(part, type) and issubclass(part, Table)), None)
+        below = next((part for part in parts if isinstance(part, type) and issubclass(part, Section)), None)
         default = field.get_default(call_default_factory=True)
         if below is None or default is None:
             yield prefix + key, field.annotation, None if field.is_required() else default
@@ -128,10 +128,10 @@ def test_the_least_number_of_sites_is_that_of_the_rule() -> None:
 
 def test_every_kind_of_scope_has_an_example_that_works() -> None:
     examples = {kind: CODE.findall(row[1])[-1] for kind, row in rows("kind").items()}
-    assert examples.keys() - {"generated"} == ScopeTable.model_fields.keys()
+    assert examples.keys() - {"generated"} == ScopeSection.model_fields.keys()
     for kind, example in examples.items():
         network = build_network(
-            NetworkTable(
+            NetworkSection(
                 regularizer="cnn",
                 cascades=2,
                 channels=2,
@@ -140,7 +140,7 @@ def test_every_kind_of_scope_has_an_example_that_works() -> None:
                 condition="both" if kind == "generated" else "none",
             )
         )
-        scope = ScopeTable.model_validate(tomllib.loads(example)).rules()
+        scope = ScopeSection.model_validate(tomllib.loads(example)).rules()
         assert parameter_scope(network, scope) != parameter_scope(network), kind
 
 

@@ -17,7 +17,7 @@ from federation import (
     train_run,
 )
 from federation.recipes.recipe_library import LIBRARY
-from federation.recipes.recipe_schema import NetworkTable
+from federation.recipes.recipe_schema import NetworkSection
 from federation.sites.manifest import load_federation
 from recon import CORRECTIONS, Simulation, TwinNetwork
 
@@ -53,7 +53,7 @@ def test_an_adapted_network_starts_as_its_base(base: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("modality", "kind"), CORRECTIONS.items())
 def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(modality: str, kind: type) -> None:
-    table = NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, correct_operator=True)
+    table = NetworkSection(cascades=1, regularizer="cnn", channels=3, depth=2, correct_operator=True)
     network = build_network(table, SimpleNamespace(modality=modality, consistency=None))  # type: ignore[arg-type]
     assert type(network.correction) is kind
     own = [name for name, _ in network.named_parameters() if name.startswith("correction.")]
@@ -61,7 +61,7 @@ def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(mod
 
 
 def test_a_base_of_another_network_is_refused(base: Path, tmp_path: Path) -> None:
-    table = NetworkTable(cascades=2, regularizer="cnn", channels=5, depth=3, adapter="scale", base=str(base))
+    table = NetworkSection(cascades=2, regularizer="cnn", channels=5, depth=3, adapter="scale", base=str(base))
     with pytest.raises(ConfigError, match=r"network.base: found regularizers.0.hidden.0.* of shape"):
         build_network(table)
     with pytest.raises(ConfigError, match=r"network.base: found a run with parameters such as"):
@@ -79,8 +79,8 @@ def test_adapters_without_a_base_are_not_trained(base: Path, tmp_path: Path) -> 
 
 
 def test_a_twin_has_two_networks_and_a_condition_reaches_both_halves() -> None:
-    twin = build_network(NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, twin=True))
+    twin = build_network(NetworkSection(cascades=1, regularizer="cnn", channels=3, depth=2, twin=True))
     assert isinstance(twin, TwinNetwork)
-    table = NetworkTable(cascades=1, regularizer="cnn", channels=3, depth=2, condition="both")
+    table = NetworkSection(cascades=1, regularizer="cnn", channels=3, depth=2, condition="both")
     names = [name for name, _ in build_network(table).named_parameters()]
     assert any(".film." in name for name in names) and any(name.startswith("scales.") for name in names)
