@@ -21,7 +21,7 @@ from federation import SiteManifest, load_manifest
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.score_site import score_site
 from federation.sites.writing import write_sites
-from recon import CT_SCALE, ScanSetup, SinogramSlices, write_sinograms
+from recon import CT_SCALE, SinogramSlices, write_sinograms
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Sites by what their measurement is: the first is for tuning.
@@ -63,9 +63,7 @@ def measured_ct(folder: Path) -> list[SiteManifest]:
     for part in ("data", "sites"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for name in DISCS:
-        sample = SinogramSlices(
-            [data / "htc2022" / f"htc2022_{name}_full.mat"], "htc", format="htc2022", setup=ScanSetup(size=256)
-        )[0]
+        sample = SinogramSlices([data / "htc2022" / f"htc2022_{name}_full.mat"], "htc", format="htc2022", size=256)[0]
         image = sample.operator.start(sample.measurement)
         write_sinograms(
             folder / "data" / f"{name}.h5",

@@ -24,7 +24,7 @@ def main() -> None:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
-            KSpaceSlices([path], "site", simulate=simulate, maps="low_resolution", cache=Path(folder))[0]
+            KSpaceSlices([path], "site", simulate=simulate, maps="low_resolution", maps_folder=Path(folder))[0]
             seconds.append(time.perf_counter() - begin)
     print(f"data set and one slice: {seconds[0]:.2f} s at first, {min(seconds[1:]):.2f} s later")
     print(f"ratio {min(seconds[1:]) / seconds[0]:.3f}")

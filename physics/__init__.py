@@ -69,6 +69,7 @@ from .mri import (
     poisson_mask,
     random_mask,
     root_sum_of_squares,
+    samples_center,
     whiten,
     whitening_matrix,
 )
@@ -83,24 +84,28 @@ from .phantoms import (
     phantom_volume,
     shepp_logan,
 )
+from .registry import Registry
 from .solvers import conjugate_gradient, power_iteration, solve_normal
 
 #: Every operator that can be plugged in; each gets the property tests for free.
-OPERATORS: dict[str, type[LinearOperator]] = {
-    operator.__name__: operator
-    for operator in (
-        Adjoint,
-        CartesianGram,
-        CartesianMRI,
-        CoilMaps,
-        Composition,
-        FourierTransform,
-        RadonOperator,
-        Sampling,
-        Scaled,
-        Sum,
-    )
-}
+OPERATORS: Registry[LinearOperator] = Registry(
+    "operator",
+    {
+        operator.__name__: operator
+        for operator in (
+            Adjoint,
+            CartesianGram,
+            CartesianMRI,
+            CoilMaps,
+            Composition,
+            FourierTransform,
+            RadonOperator,
+            Sampling,
+            Scaled,
+            Sum,
+        )
+    },
+)
 
 __all__ = [
     "BODY_FAMILIES",
@@ -126,6 +131,7 @@ __all__ = [
     "OperatorError",
     "ParallelBeam",
     "RadonOperator",
+    "Registry",
     "Sampling",
     "SamplingMask",
     "Scaled",
@@ -175,6 +181,7 @@ __all__ = [
     "reciprocal",
     "redundancy_weights",
     "root_sum_of_squares",
+    "samples_center",
     "shepp_logan",
     "simulate_counts",
     "solve_normal",

@@ -28,6 +28,8 @@ class LinearOperator(nn.Module, ABC):
 
     #: Whether image values have units of their own, as attenuation has; those of an MR image mean nothing.
     quantitative = False
+    #: How many slices of a volume are reconstructed fastest together.
+    slices_at_once = 1
 
     def __init__(self, domain_shape: Shape, range_shape: Shape) -> None:
         super().__init__()
@@ -102,6 +104,61 @@ class LinearOperator(nn.Module, ABC):
     def batch_key(self) -> tuple[object, ...]:
         """What operators must have in common to be joined by ``collate``."""
         return (type(self).__name__, *(tuple(buffer.shape) for buffer in self.buffers()))
+
+    @property
+    def support(self) -> Tensor:
+        """Where the operator sees an image, bool, broadcastable to ``(*batch, *domain_shape)``."""
+        return torch.ones((1,) * len(self.domain_shape), dtype=torch.bool)
+
+    @property
+    def sampled(self) -> Tensor:
+        """Where the measurement holds data, bool, broadcastable to ``(*batch, *range_shape)``."""
+        return torch.ones((1,) * len(self.range_shape), dtype=torch.bool)
+
+    def hold_out_candidates(self) -> Tensor:
+        """Units of the measurement that may be held out, for training and scores without a reference.
+
+        Returns
+        -------
+            Bool, ``(*batch, *range_shape)`` with size 1 along axes that are held out as a whole.
+
+        Raises
+        ------
+        TypeError
+            If the operator names none.
+        """
+        raise TypeError(f"hold out: operator is {type(self).__name__}, expected one with `hold_out_candidates`")
+
+    def draw_held_out(self, fraction: float, generator: torch.Generator) -> Tensor:
+        """Draw the part of the measurement to hold out, independently for every sample that has candidates of its own.
+
+        Parameters
+        ----------
+        fraction
+            Part of the candidates, between 0 and 1; at least one is held out and one is kept.
+        generator
+            Random generator of the draw.
+
+        Returns
+        -------
+            Bool, the shape of :meth:`hold_out_candidates`; ``restrict(~mask)`` removes that part.
+
+        Raises
+        ------
+        ValueError
+            If a sample has fewer than two candidates.
+        """
+        candidates = self.hold_out_candidates()
+        held_out = torch.zeros_like(candidates)
+        shape = candidates.shape[-len(self.range_shape) :]
+        for allowed, drawn in zip(candidates.reshape(-1, *shape), held_out.view(-1, *shape), strict=True):
+            places = allowed.nonzero()
+            if len(places) < 2:
+                raise ValueError("hold out: fewer than two positions outside the calibration block to hold out")
+            count = min(max(round(fraction * len(places)), 1), len(places) - 1)
+            chosen = places[torch.randperm(len(places), generator=generator)[:count].to(places.device)]
+            drawn[chosen.unbind(-1)] = True
+        return held_out
 
     def restrict(self, keep: Tensor) -> "LinearOperator":
         """The operator with the same ``range_shape`` whose dropped rows are zero; ``y * keep`` goes with it.

@@ -1,11 +1,15 @@
 """How a reconstruction method is called on a batch: with the condition or without, and on which device."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from physics import LinearOperator
 
 from .data import Sample
+
+Operator = TypeVar("Operator", bound=LinearOperator)
 
 
 def call(network: nn.Module, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
@@ -27,6 +31,22 @@ def beside(network: nn.Module, batch: Sample) -> Sample:
 def apply(network: nn.Module, batch: Sample) -> Tensor:
     """Image of a batch, ``(*batch, *A.domain_shape)``, in scaled units."""
     return call(network, batch.measurement, batch.operator, batch.condition)
+
+
+def require_operator(who: str, A: LinearOperator, kind: type[Operator]) -> Operator:
+    """The operator, checked to be of the class that a method is made for.
+
+    The only question about an operator's class in `recon`: some methods use what one class alone has, such as coil maps
+    or a scan geometry.
+
+    Raises
+    ------
+    TypeError
+        If it is of another class; ``who`` names the method.
+    """
+    if not isinstance(A, kind):
+        raise TypeError(f"{who}: operator is {type(A).__name__}, expected {kind.__name__}")
+    return A
 
 
 def image_scale(image: Tensor, n_axes: int = 2) -> Tensor:

@@ -46,7 +46,7 @@ def test_exactly_three_packages_are_installed(settings):
 
 
 def test_every_third_party_import_is_declared(settings):
-    modules = {"pillow": "PIL", "scikit-image": "skimage", "tomli-w": "tomli_w"}
+    modules = {"annotated-types": "annotated_types", "pillow": "PIL", "scikit-image": "skimage", "tomli-w": "tomli_w"}
     extras = settings["options.extras_require"]
     lines = (settings["options"]["install_requires"] + extras["deploy"]).split("\n")
     declared = [re.split(r"[<>=!~ ]", line)[0] for line in lines if line]

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from recon import LOSSES, DataError, KSpaceSlices, Sample, SinogramSlices, apply, batches, cosine_learning_rate
+from recon import LOSSES, DataError, Sample, VolumeSlices, apply, batches, cosine_learning_rate
 
 from ..experiment import ReconstructionTask
 from ..methods import derive_seed, load_parameters, parameter_scope, parameters_of
@@ -119,7 +119,7 @@ def _state(networks: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     }
 
 
-def _endless(samples: KSpaceSlices | SinogramSlices, batch_size: int, seed: int, site: str) -> Iterator[Sample]:
+def _endless(samples: VolumeSlices, batch_size: int, seed: int, site: str) -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(derive_seed(seed, "central", site))
     while True:
         yield from batches(samples, batch_size, generator)

@@ -1,5 +1,6 @@
 """TOML files as checked models, overrides, and the error that a user can cause."""
 
+from .derived import section_of, section_with, value_of
 from .errors import ConfigError, config_error
 from .json_records import read_json
 from .overrides import assign, parse_override
@@ -36,4 +37,7 @@ __all__ = [
     "read_json",
     "read_toml",
     "safe_name",
+    "section_of",
+    "section_with",
+    "value_of",
 ]

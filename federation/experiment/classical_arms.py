@@ -1,51 +1,19 @@
 """Classical methods as arms of a report, tuned on validation slices."""
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 from torch import nn
 
-from recon import (
-    CGLS,
-    CLASSICAL,
-    SIRT,
-    CGSense,
-    FilteredBackprojection,
-    L1Wavelet,
-    PenalizedTV,
-    Sample,
-    Samples,
-    TotalVariation,
-    evaluate,
-    tune,
-)
+from recon import Sample, Samples, evaluate, tune
 
 from .task import ReconstructionTask
 
-#: Relative dampings that CG-SENSE is tuned over.
-CG_WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-
-
-#: Cut-offs that filtered back-projection is tuned over, and numbers of iterations for SIRT and CGLS.
-FBP_CUTOFFS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-
-
-ITERATIONS = (10, 20, 40, 80, 160)
-
 
 def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]) -> nn.Module:
-    """A classical method, its weight tuned on validation slices where the site has some, and told in ``tuned``."""
-    make, evaluation = CLASSICAL[task.manifest.modality][arm], task.recipe.evaluation
-    weights: dict[type[nn.Module], Sequence[float]] = {
-        CGSense: CG_WEIGHTS,
-        TotalVariation: evaluation.tv_weights,
-        L1Wavelet: evaluation.tv_weights,
-        PenalizedTV: evaluation.tv_weights_ct,
-        FilteredBackprojection: FBP_CUTOFFS,
-        SIRT: ITERATIONS,
-        CGLS: ITERATIONS,
-    }
-    if make not in weights or not task.manifest.data.validation:
+    """A classical method, tuned on validation slices where the site has some; ``tuned`` receives the chosen value."""
+    make, evaluation = task.manifest.kind.methods[arm], task.recipe.evaluation
+    key = getattr(make, "candidates_key", "")
+    candidates = getattr(evaluation, key) if key else getattr(make, "candidates", ())
+    if not candidates or not task.manifest.data.validation:
         return make()
     slices = _spread(task.dataset("validation"), evaluation.tv_slices)
 
@@ -53,8 +21,7 @@ def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]
         found = evaluate(method, slices).selection_score()
         return -np.inf if found is None else found
 
-    factory: Callable[[float], nn.Module] = make
-    method, tuned[arm], _ = tune(factory, weights[make], score)
+    method, tuned[arm], _ = tune(make, candidates, score)
     return method
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from recon import (
+    MODALITIES,
     DataError,
     metric_card,
     summarize,
@@ -149,19 +150,10 @@ def _personal(run: RunFolder) -> str:
 
 
 def measurement_text(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the k-space is: simulated from what, or measured; undersampled in retrospect, or as it came.
-
-    ``found`` are the facts of every site, as of :func:`score_site`.
-    """
+    """Where the measurements of the sites come from; ``found`` are the facts of every site."""
     sites: dict[str, list[str]] = {}
     for name, facts in found.items():
-        if facts["modality"] == "ct":
-            how = facts.get("simulated")
-            sites.setdefault(f"CT, {how}" if how else "CT, measured projections", []).append(name)
-            continue
-        origin = facts["acquisition"].get("origin", "measured k-space")
-        degraded = "as measured" if facts["sampling"] == "as measured" else "undersampled in retrospect"
-        sites.setdefault(f"{origin}, {degraded}", []).append(name)
+        sites.setdefault(MODALITIES[facts["modality"]].origin(facts), []).append(name)
     return "; ".join(f"{text}: {', '.join(names)}" for text, names in sites.items())
 
 

@@ -45,7 +45,7 @@ def reconstruct_file(
         raise DataError(f"{manifest.path}: has no [simulate] to apply; leave out --simulate")
     state = run.selected()
     network = site_network(run, manifest)
-    samples = manifest.samples([scan], degraded=simulate, cache=run.maps_folder(site))
+    samples = manifest.samples([scan], degraded=simulate, maps_folder=run.maps_folder(site))
     magnitudes, images = [], []
     network.eval()
     with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):

@@ -6,20 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from physics import CartesianMRI, ParallelBeam, RadonOperator, Transmission
-from recon import (
-    CLASSICAL,
-    KSpaceSlices,
-    Probe,
-    Sample,
-    SinogramSlices,
-    VolumeImages,
-    evaluate,
-    measure_quality,
-    write_hdf5,
-)
+from recon import Sample, VolumeImages, VolumeSlices, evaluate, write_hdf5
 
 from ..methods import ServerState, parameter_scope
 from ..recipes import LOCAL, SHARED, build_network, consistency_at
@@ -89,7 +78,7 @@ def score_methods(
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight
     if keep_in is not None:
-        collected.write_test_set(keep_in, manifest.name)
+        collected.write_test_set(keep_in, manifest.name, samples)
     return SiteResult(
         arms,
         collected.pictures(),
@@ -110,7 +99,7 @@ def _methods(
     methods: dict[str, nn.Module] = {}
     tuned: dict[str, float] = {}
     for arm in run.recipe.evaluation.arms:
-        if arm in CLASSICAL[manifest.modality]:
+        if arm in manifest.kind.methods:
             methods[arm] = classical_method(arm, task, tuned)
         elif arm == LOCAL and manifest.data.train:
             methods[arm] = site_network(run, manifest, local=True)
@@ -150,34 +139,20 @@ class _Collected:
         named = {arm: volumes[0][middle] for arm, volumes in self.images.items()}
         return ({"reference": self.references[0][middle]} if self.references else {}) | named
 
-    def write_test_set(self, run: RunFolder, name: str) -> None:
+    def write_test_set(self, run: RunFolder, name: str, dataset: VolumeSlices) -> None:
         """Write ``test/<site>.h5``: whitened, scaled measurements as the arms saw them, and their images.
 
-        Slices of all volumes follow each other; ``volume`` names that of each slice. MRI: ``kspace``, ``mask``,
-        ``maps`` and ``reference_complex``, which ``CartesianMRI(maps, mask)`` maps to the noise-free ``kspace``. CT:
-        ``sinogram``, and ``ray_weights`` where rays are weighted.
+        Slices of all volumes follow each other; ``volume`` names that of each slice. Measurements and operators are the
+        dataset's :meth:`recon.VolumeSlices.arrays`.
         """
         if not self.references or len({sample.measurement.shape for sample in self.samples}) > 1:
             return  # simulated sites have references of one shape; nothing else belongs into this file
-        operators = [sample.operator for sample in self.samples]
-        measured = torch.stack([sample.measurement for sample in self.samples]).numpy()
         arrays: dict[str, Any] = {
             "reference": np.concatenate(self.references),
             "volume": np.array([sample.meta[0].volume for sample in self.samples], dtype="S"),
             "noise_std": torch.stack([sample.noise_std for sample in self.samples]).numpy(),
         }
-        if isinstance(operators[0], CartesianMRI):
-            cartesian = [A for A in operators if isinstance(A, CartesianMRI)]
-            references = [sample.reference for sample in self.samples if sample.reference is not None]
-            arrays["kspace"] = measured
-            arrays["mask"] = torch.stack([A.mask.expand(A.domain_shape) for A in cartesian]).numpy()
-            arrays["maps"] = torch.stack([A.maps for A in cartesian]).numpy()
-            arrays["reference_complex"] = torch.stack(references).numpy()
-        else:
-            weights = [A.ray_weights for A in operators if isinstance(A, RadonOperator) and A.ray_weights is not None]
-            arrays["sinogram"] = measured
-            if weights:
-                arrays["ray_weights"] = torch.stack(weights).numpy()
+        arrays |= {name: array.numpy() for name, array in dataset.arrays(self.samples).items()}
         arrays |= {f"images/{arm}": np.concatenate(volumes) for arm, volumes in self.images.items()}
         attributes = {"site": name, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest()}
         write_hdf5(run.path / "test" / f"{name}.h5", arrays, attributes)
@@ -185,25 +160,19 @@ class _Collected:
 
 def _quality(
     task: ReconstructionTask,
-    samples: KSpaceSlices | SinogramSlices,
+    samples: VolumeSlices,
     methods: Mapping[str, nn.Module],
     collected: _Collected,
 ) -> dict[str, dict[str, Any]]:
-    """Hounsfield units, noise and resolution of every arm on a site's CT images; empty for other sites."""
-    if not isinstance(samples, SinogramSlices) or not collected.references:
+    """Image quality of every arm, where the modality measures any and there are references."""
+    prepare = task.manifest.kind.quality
+    if prepare is None or not collected.references:
         return {}
-    volume, simulate = samples.volumes[0], samples.simulate
-    photons = volume.photons if simulate is None or simulate.photons is None else simulate.photons
-    electronic = volume.electronic_noise if simulate is None or simulate.photons is None else simulate.electronic_noise
-    # Without photons the noise of a scan is not known, and nothing can be measured again.
-    known = photons is not None and (not isinstance(photons, Tensor) or photons.numel() == 1)
-    middle = samples[volume.shape[0] // 2]
-    probe = Probe.of(middle, Transmission(photons, electronic)) if known and photons is not None else None
-    references, found = np.concatenate(collected.references), {}
+    measure = prepare(samples, np.concatenate(collected.references))
+    found = {}
     for arm, method in methods.items():
-        images = np.concatenate(collected.images[arm])
         with task.at_work(method):
-            found[arm] = measure_quality(method, probe, images, references, volume.grid.pixel_mm).to_json()
+            found[arm] = measure(method, np.concatenate(collected.images[arm]))
     return found
 
 
@@ -213,8 +182,7 @@ def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, An
     network = build_network(recipe.network, manifest)
     scope = parameter_scope(network, recipe.scope.rules())
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
-    facts = _ct_facts(samples) if isinstance(samples, SinogramSlices) else _mri_facts(manifest, samples)
-    return facts | {
+    return samples.facts() | {
         "modality": manifest.modality,
         "synthetic": manifest.synthetic,
         "unseen": manifest.unseen,
@@ -227,29 +195,4 @@ def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, An
         "parameters_frozen": sum(sizes[parameter] for parameter in scope.frozen),
         "tuned_weights": dict(tuned),
         "acquisition": manifest.acquisition.model_dump(exclude_none=True),
-    }
-
-
-def _mri_facts(manifest: SiteManifest, samples: KSpaceSlices) -> dict[str, Any]:
-    simulation = samples.simulate
-    return {
-        "coils": sorted({volume.shape[1] for volume in samples.volumes}),
-        "sampling": "as measured" if simulation is None else simulation.sampling,
-        "nominal_acceleration": None if simulation is None else simulation.acceleration,
-        "noise_std": None if simulation is None else simulation.noise_std,
-        "maps": samples.maps,
-    }
-
-
-def _ct_facts(samples: SinogramSlices) -> dict[str, Any]:
-    volume, geometry, simulation = samples.volumes[0], samples.geometries[0], samples.simulate
-    beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
-    arc = np.rad2deg(np.ptp(geometry.angles)) * (1 + 1 / max(geometry.shape[0] - 1, 1))
-    photons = volume.photons if simulation is None or simulation.photons is None else simulation.photons
-    return {
-        "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
-        "elements": geometry.detectors,
-        "photons": None if photons is None else float(torch.as_tensor(photons).mean()),
-        "simulated": volume.simulated,
-        "pixel_mm": volume.grid.pixel_mm,
     }

@@ -13,17 +13,16 @@ from recon import (
     ContrastiveRatio,
     DataError,
     Distillation,
-    KSpaceSlices,
     MeasurementResidual,
     MomentAlignment,
     MutualDistillation,
     Penalty,
     Proximal,
     SelfSupervised,
-    SinogramSlices,
     Supervised,
     TaskTerm,
     TwoViews,
+    VolumeSlices,
     cosine_learning_rate,
     evaluate,
     measure_moments,
@@ -52,13 +51,13 @@ class ReconstructionTask:
 
     Parameters
     ----------
-    cache
+    maps_folder
         Folder of the site's estimated coil maps.
     """
 
     manifest: SiteManifest
     recipe: Recipe
-    cache: Path
+    maps_folder: Path
 
     def network(self) -> nn.Module:
         return build_network(self.recipe.network, self.manifest)
@@ -159,10 +158,10 @@ class ReconstructionTask:
         with self.at_work(network):
             return evaluate(network, self.dataset("validation")).selection_score()
 
-    def dataset(self, split: Split) -> KSpaceSlices | SinogramSlices:
+    def dataset(self, split: Split) -> VolumeSlices:
         """Slices of a split; those for training are augmented as the recipe says."""
         augment = self.recipe.training.augmentation() if split == "train" else None
-        return self.manifest.dataset(split, self.cache, augment, self.recipe.federation.seed)
+        return self.manifest.dataset(split, self.maps_folder, augment, self.recipe.federation.seed)
 
 
 def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
@@ -208,11 +207,11 @@ def _penalties(table: ObjectiveSection, network: nn.Module, context: RoundContex
     return penalties
 
 
-def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path) -> SiteSpec:
+def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, maps_folder: Path) -> SiteSpec:
     """All that makes this site; ``folder`` is that of its kept state."""
     return SiteSpec(
         name=manifest.name,
-        task=partial(ReconstructionTask, manifest, recipe, cache),
+        task=partial(ReconstructionTask, manifest, recipe, maps_folder),
         folder=folder,
         seed=recipe.federation.seed,
         steps=recipe.training.steps_per_round,

@@ -9,8 +9,8 @@ from torch import nn
 
 from recon import (
     CONDITION_DIM,
-    CORRECTIONS,
     DATA_CONSISTENCY,
+    MODALITIES,
     REGULARIZERS,
     Regularizer,
     StepScale,
@@ -68,7 +68,7 @@ def build_network(table: NetworkSection, manifest: SiteManifest | None = None) -
 
 
 def _unrolled(table: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
-    modality = "mri" if manifest is None else manifest.modality
+    modality = next(iter(MODALITIES.values())) if manifest is None else manifest.kind
     consistency = table.consistency if manifest is None else consistency_at(manifest, table)
     conditioned = table.condition in ("regularizer", "both")
     make: Callable[..., Regularizer] = REGULARIZERS[table.regularizer]
@@ -88,7 +88,7 @@ def _unrolled(table: NetworkSection, manifest: SiteManifest | None) -> UnrolledN
         combine=table.combine,
         site_strength=table.site_strength,
         start=table.start,
-        correction=CORRECTIONS[modality] if table.correct_operator else None,
+        correction=modality.correction if table.correct_operator else None,
         step_scale=partial(StepScale, CONDITION_DIM) if table.condition in ("consistency", "both") else None,
         uses_condition=conditioned,
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from recon import CLASSICAL, DATA_CONSISTENCY, LOSSES, REGULARIZERS, Augmentation
+from recon import DATA_CONSISTENCY, LOSSES, MODALITIES, REGULARIZERS, Augmentation
 
 from ..config import Names, NonNegative, Section, Seed, one_of
 from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, ServerRule, Weighting
@@ -58,7 +58,8 @@ class NetworkSection(Section):
 
     def consistency_of(self, modality: str) -> str:
         """The data consistency of a site."""
-        return self.consistency_ct if modality == "ct" and self.consistency_ct is not None else self.consistency
+        own: str | None = getattr(self, f"consistency_{modality}", None)
+        return own or self.consistency
 
     @model_validator(mode="after")
     def _deep_enough(self) -> "NetworkSection":
@@ -259,7 +260,7 @@ def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 #: Classical methods of any modality; a site has those of its own.
-CLASSICAL_ARMS = {name for methods in CLASSICAL.values() for name in methods}
+CLASSICAL_ARMS = {name for modality in MODALITIES.values() for name in modality.methods}
 Arm = Annotated[str, AfterValidator(one_of({*CLASSICAL_ARMS, LOCAL, SHARED}))]
 Weight = Annotated[float, Field(gt=0)]
 

@@ -1,9 +1,9 @@
 """Sites: their manifests, how they are made, simulated and checked."""
 
-from .checking import SiteFacts, SplitFacts, check_sites, facts_table
+from .checking import SiteFacts, SplitFacts, check_sites
 from .from_fastmri import FASTMRI_4X, GROUPINGS, make_fastmri_sites
 from .lock_file import sha256_file
-from .manifest import CTSite, MRISite, SiteManifest, load_federation, load_manifest, read_federation
+from .manifest import SiteManifest, load_federation, load_manifest, read_federation
 from .manifest_schema import SPLITS, Split
 from .simulated_ct import CT_DEMO_SITES, SimulatedScanner, make_ct_demo_sites, make_ct_image_sites, scan_of
 from .simulated_mri import DEMO_SITES, SimulatedSite, make_demo_sites, make_image_sites
@@ -15,8 +15,6 @@ __all__ = [
     "FASTMRI_4X",
     "GROUPINGS",
     "SPLITS",
-    "CTSite",
-    "MRISite",
     "MadeSite",
     "SimulatedScanner",
     "SimulatedSite",
@@ -25,7 +23,6 @@ __all__ = [
     "Split",
     "SplitFacts",
     "check_sites",
-    "facts_table",
     "load_federation",
     "load_manifest",
     "make_ct_demo_sites",

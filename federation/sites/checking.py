@@ -1,11 +1,8 @@
 """Check the sites of a federation: every byte, every slice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from physics import ParallelBeam
-from recon import SinogramVolume, Volume
 
 from .lock_file import LockedFile, read_lock, write_lock
 from .manifest import SiteManifest, read_federation
@@ -53,38 +50,6 @@ def check_sites(folder: Path | str) -> list[SiteFacts]:
     return [_check_site(manifest) for manifest in read_federation(folder)]
 
 
-def facts_table(facts: Sequence[SiteFacts]) -> str:
-    """The facts as an aligned text table, one row per site and split."""
-    header = (
-        "site",
-        "role",
-        "lock",
-        "split",
-        "files",
-        "subjects",
-        "slices",
-        "measured",
-        "acceleration",
-    )
-    rows = [header]
-    for site in facts:
-        for index, part in enumerate(site.splits):
-            low, high = (f"{value:.2f}" for value in part.accelerations)
-            rows.append(
-                (
-                    *((site.name, site.role, site.lock) if index == 0 else ("", "", "")),
-                    part.split,
-                    str(part.files),
-                    str(part.subjects),
-                    str(part.slices),
-                    ", ".join(part.measured),
-                    low if low == high else f"{low}-{high}",
-                )
-            )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
 def _check_site(manifest: SiteManifest) -> SiteFacts:
     manifest.verify(hashes=True)
     old = read_lock(manifest.path)
@@ -110,13 +75,6 @@ def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, Locked
         files=len(dataset.volumes),
         subjects=len(subjects_of(manifest, split, lock)),
         slices=len(dataset),
-        measured=tuple(sorted({_measured(volume) for volume in dataset.volumes})),
+        measured=tuple(sorted({volume.description for volume in dataset.volumes})),
         accelerations=(min(accelerations), max(accelerations)),
     )
-
-
-def _measured(volume: Volume | SinogramVolume) -> str:
-    if isinstance(volume, SinogramVolume):
-        (height, width), beam = volume.grid.shape, "parallel" if isinstance(volume.geometry, ParallelBeam) else "fan"
-        return f"{beam} beam {volume.shape[1]} views x {volume.shape[2]} elements, {height}x{width}"
-    return f"{volume.shape[1]} coils {volume.shape[2]}x{volume.shape[3]}"

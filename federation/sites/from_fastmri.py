@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recon import Simulation, Volume, open_volume
+from recon import KSpaceVolume, Simulation, open_volume
 
 from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, subject
@@ -16,7 +16,7 @@ from .splits import assign_splits
 from .writing import MadeSite, write_sites
 
 #: What a folder of files may be grouped by; every value comes from the header or an attribute.
-GROUPINGS: dict[str, Callable[[Volume], str | None]] = {
+GROUPINGS: dict[str, Callable[[KSpaceVolume], str | None]] = {
     "vendor": lambda volume: volume.header.vendor,
     "model": lambda volume: volume.header.model,
     "field": lambda volume: None if volume.header.field_T is None else f"{volume.header.field_T:.1f}T",
@@ -104,7 +104,7 @@ def make_fastmri_sites(
     return write_sites(out, manifests, overwrite=overwrite)
 
 
-def _group(volumes: Mapping[str, Volume], by: Sequence[str]) -> dict[str, list[str]]:
+def _group(volumes: Mapping[str, KSpaceVolume], by: Sequence[str]) -> dict[str, list[str]]:
     """Files by site name."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for file, volume in volumes.items():
@@ -127,7 +127,7 @@ def slug(values: Sequence[str]) -> str:
     return "_".join(part or "unknown" for part in parts)[:64]
 
 
-def _shared_facts(volumes: Sequence[Volume]) -> dict[str, Any]:
+def _shared_facts(volumes: Sequence[KSpaceVolume]) -> dict[str, Any]:
     """What all volumes of a site say alike about their acquisition."""
     facts: dict[str, set[Any]] = {
         "vendor": {volume.header.vendor for volume in volumes},

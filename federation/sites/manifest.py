@@ -2,49 +2,34 @@
 
 import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, cast
 
 import tomli_w
 import torch
 from pydantic import AfterValidator, PrivateAttr
 
-from recon import (
-    DATA_CONSISTENCY,
-    Augmentation,
-    KSpaceSlices,
-    ScanSetup,
-    ScanSimulation,
-    Simulation,
-    SinogramSlices,
-    SinogramVolume,
-    Volume,
-    open_sinograms,
-    open_volume,
-)
+from recon import DATA_CONSISTENCY, MODALITIES, Augmentation, Modality, Volume, VolumeSlices
 
-from ..config import Name, Section, config_error, nearest, one_of, parse_section, read_toml
+from ..config import (
+    Name,
+    Section,
+    config_error,
+    nearest,
+    one_of,
+    parse_section,
+    read_toml,
+    section_of,
+    section_with,
+    value_of,
+)
 from .lock_file import LockedFile, lock_path, read_lock, sha256_file
-from .manifest_schema import (
-    AcquisitionSection,
-    CTDataSection,
-    CTSimulateSection,
-    DataSection,
-    MRIDataSection,
-    MRISimulateSection,
-    Split,
-)
+from .manifest_schema import AcquisitionSection, DataSection, Split, data_section
 
-
-class _Reading(NamedTuple):
-    """How the slices of a site are read, see :meth:`SiteManifest.samples`."""
-
-    degraded: bool
-    cache: Path | None
-    augment: Augmentation | None
-    seed: int
+#: Modality of a manifest that names none.
+_DEFAULT = next(iter(MODALITIES))
 
 
 def _device(value: str) -> str:
@@ -53,12 +38,13 @@ def _device(value: str) -> str:
     return value
 
 
-class SiteManifest(Section, ABC):
+class SiteManifest(Section):
     """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
 
     An ``unseen`` site takes part in nothing and is scored at the end. ``consistency`` is the site's own data
     consistency where it is not that of the recipe: it stays at the site, so a scanner that needs another may have it.
-    ``device`` is where its networks are trained and applied, by default the CPU. Each modality has a class of its own.
+    ``device`` is where its networks are trained and applied, by default the CPU. The keys of ``[simulate]`` and
+    ``[data]`` are those of the modality, see :class:`recon.Modality`.
     """
 
     name: Name
@@ -113,32 +99,43 @@ class SiteManifest(Section, ABC):
         names: tuple[str, ...] = getattr(self.data, split)
         return tuple(self.root / name for name in names)
 
-    @abstractmethod
-    def open(self, file: Path) -> Volume | SinogramVolume:
-        """What a file of this site holds.
+    @property
+    def kind(self) -> Modality:
+        """The modality of the site."""
+        return MODALITIES[self.modality]
+
+    def open(self, file: Path) -> Volume:
+        """Check a file of this site and return what it holds.
 
         Raises
         ------
         DataError
             If it cannot be used.
         """
+        keys = self.kind.reader_options(self.data.format)
+        volume: Volume = self.kind.open(file, self.data.format, **{key: getattr(self.data, key) for key in keys})
+        return volume
+
+    def simulation(self) -> Any:
+        """The retrospective degradation, None where the data are used as measured."""
+        return value_of(self.kind.simulation, self.simulate)
 
     def samples(
         self,
         files: Sequence[Path],
         *,
         degraded: bool = True,
-        cache: Path | None = None,
+        maps_folder: Path | None = None,
         augment: Augmentation | None = None,
         seed: int = 0,
-    ) -> KSpaceSlices | SinogramSlices:
+    ) -> VolumeSlices:
         """Slices of some files, as the site measures.
 
         Parameters
         ----------
         degraded
             Whether ``[simulate]`` is applied.
-        cache
+        maps_folder
             Folder for estimated coil maps; None estimates them anew.
         augment, seed
             Augmentation of the images, for training.
@@ -150,14 +147,23 @@ class SiteManifest(Section, ABC):
         DataError
             If a file cannot be used.
         """
-        return self._slices(files, _Reading(degraded, cache, augment, seed))
-
-    @abstractmethod
-    def _slices(self, files: Sequence[Path], how: _Reading) -> KSpaceSlices | SinogramSlices: ...
+        kind = self.kind
+        if augment is not None and not kind.augments:
+            found = f"{self.modality} with training.augment"
+            raise config_error(self.path, "modality", found, "a recipe without", "set training.augment=false")
+        others = {key for reader in kind.readers for key in kind.reader_options(reader)}
+        keys = (kind.data_options().keys() - others) | kind.reader_options(self.data.format).keys()
+        return kind.slices(
+            files,
+            self.name,
+            simulate=self.simulation() if degraded else None,
+            **kind.arguments(maps_folder=maps_folder, augment=augment, seed=seed),
+            **{key: getattr(self.data, key) for key in keys},
+        )
 
     def dataset(
-        self, split: Split, cache: Path | None = None, augment: Augmentation | None = None, seed: int = 0
-    ) -> KSpaceSlices | SinogramSlices:
+        self, split: Split, maps_folder: Path | None = None, augment: Augmentation | None = None, seed: int = 0
+    ) -> VolumeSlices:
         """Slices of one split; parameters as of :meth:`samples`.
 
         Raises
@@ -170,7 +176,7 @@ class SiteManifest(Section, ABC):
         files = self.files(split)
         if not files:
             raise config_error(self.path, f"data.{split}", "no files", "at least one", "list some or leave it out")
-        return self.samples(files, cache=cache, augment=augment, seed=seed)
+        return self.samples(files, maps_folder=maps_folder, augment=augment, seed=seed)
 
     def verify(self, *, hashes: bool = False) -> None:
         """Check that every file is there and as locked, and that no subject is in two splits.
@@ -222,75 +228,30 @@ class SiteManifest(Section, ABC):
             if found != locked.sha256:
                 raise config_error(file, "sha256", found, f"{locked.sha256} as in the lock file", advice)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The classes of sections are made when they are needed: another process makes its own.
+        return _rebuilt, (self.model_dump(mode="json", exclude_none=True), self.path)
+
     def to_toml(self) -> str:
         """The manifest as a file; reads back equal."""
         table = self.model_dump(mode="json", exclude_none=True)
         return tomli_w.dumps({key: value for key, value in table.items() if value != {}})
 
 
-class MRISite(SiteManifest):
-    """A site with an MR scanner."""
-
-    modality: Literal["mri"] = "mri"
-    simulate: MRISimulateSection | None = None
-    data: MRIDataSection
-
-    def open(self, file: Path) -> Volume:
-        return open_volume(file)
-
-    def simulation(self) -> Simulation | None:
-        """The retrospective degradation, None where the data are used as measured."""
-        return None if self.simulate is None else Simulation(**self.simulate.model_dump())
-
-    def _slices(self, files: Sequence[Path], how: _Reading) -> KSpaceSlices:
-        return KSpaceSlices(
-            files,
-            self.name,
-            simulate=self.simulation() if how.degraded else None,
-            maps=self.data.maps,
-            reference=self.data.reference,
-            cache=how.cache,
-            augment=how.augment,
-            seed=how.seed,
-        )
+def _rebuilt(table: dict[str, Any], path: Path) -> "SiteManifest":
+    return parse_manifest(table, path)
 
 
-class CTSite(SiteManifest):
-    """A site with a CT scanner."""
-
-    modality: Literal["ct"] = "ct"
-    simulate: CTSimulateSection | None = None
-    data: CTDataSection
-
-    @property
-    def setup(self) -> ScanSetup:
-        """What the files do not say."""
-        return ScanSetup(self.data.pitch_mm, self.data.axis_column, self.data.size)
-
-    def open(self, file: Path) -> SinogramVolume:
-        return open_sinograms(file, self.data.format, self.setup)
-
-    def simulation(self) -> ScanSimulation | None:
-        """The retrospective degradation, None where the data are used as measured."""
-        return None if self.simulate is None else ScanSimulation(**self.simulate.model_dump())
-
-    def _slices(self, files: Sequence[Path], how: _Reading) -> SinogramSlices:
-        if how.augment is not None:
-            raise config_error(
-                self.path, "modality", "ct with training.augment", "a recipe without", "set training.augment=false"
-            )
-        return SinogramSlices(
-            files,
-            self.name,
-            format=self.data.format,
-            setup=self.setup,
-            simulate=self.simulation() if how.degraded else None,
-            weighted=self.data.weighted,
-        )
-
-
-#: Manifests by the value of their key ``modality``.
-MODALITIES: dict[str, type[MRISite] | type[CTSite]] = {"mri": MRISite, "ct": CTSite}
+@lru_cache(maxsize=16)
+def _manifest_model(modality: str, readers: tuple[str, ...]) -> type[SiteManifest]:
+    """The manifest of a modality, with the keys of its sections."""
+    kind = MODALITIES[modality]
+    keys = {
+        "modality": (Literal[modality], modality),
+        "simulate": (section_of(kind.simulation) | None, None),
+        "data": (data_section(modality, readers), ...),
+    }
+    return cast(type[SiteManifest], section_with(f"{kind.title}Site", SiteManifest, keys))
 
 
 def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
@@ -301,11 +262,11 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     ConfigError
         If a key or value cannot be used.
     """
-    modality = table.get("modality", "mri")
+    modality = table.get("modality", _DEFAULT)
     if modality not in MODALITIES:
         hint = nearest(str(modality), MODALITIES)
         raise config_error(path, "modality", repr(modality), " or ".join(MODALITIES) + hint, "correct it")
-    manifest: SiteManifest = parse_section(MODALITIES[modality], table, path)
+    manifest: SiteManifest = parse_section(_manifest_model(modality, tuple(MODALITIES[modality].readers)), table, path)
     manifest._path = path.absolute()
     return manifest
 

@@ -1,14 +1,15 @@
-"""The tables of a manifest: what was measured, how it is degraded, which files belong to which split."""
+"""The sections of a manifest: what was measured, which files belong to which split."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal, cast
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from physics import SAMPLINGS
+from recon import MODALITIES
 
-from ..config import Names, Section, Seed, one_of
+from ..config import Names, Section, section_with
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -23,34 +24,6 @@ class AcquisitionSection(Section):
     contrast: str | None = None
     anatomy: str | None = None
     origin: str | None = None
-
-
-class MRISimulateSection(Section):
-    """Retrospective degradation, the fields of :class:`recon.Simulation`. Only this degrades data."""
-
-    sampling: Annotated[str, AfterValidator(one_of(SAMPLINGS))]
-    acceleration: float = Field(ge=1)
-    center_fraction: float = Field(gt=0, le=1)
-    noise_std: float = Field(default=0.0, ge=0)
-    seed: Seed = 0
-    nested: bool = False
-
-
-class CTSimulateSection(Section):
-    """Fewer views and fewer photons, the fields of :class:`recon.ScanSimulation`. Only this degrades data."""
-
-    views: int | None = Field(default=None, ge=1)
-    arc_deg: float | None = Field(default=None, gt=0, le=360)
-    photons: float | None = Field(default=None, gt=0)
-    electronic_noise: float = Field(default=0.0, ge=0)
-    seed: Seed = 0
-    axis_error_mm: float = 0.0
-
-    @model_validator(mode="after")
-    def _with_photons(self) -> "CTSimulateSection":
-        if self.electronic_noise and self.photons is None:
-            raise ValueError("photons: found none, expected photons to go with electronic_noise; add them")
-        return self
 
 
 class DataSection(Section):
@@ -93,29 +66,23 @@ class DataSection(Section):
                 yield split, name
 
 
-class MRIDataSection(DataSection):
-    """fastMRI-style k-space."""
+@lru_cache(maxsize=16)
+def data_section(modality: str, readers: tuple[str, ...]) -> type[DataSection]:
+    """``[data]`` of a modality: files and splits, the options of its dataset, and those of all its readers.
 
-    format: Literal["fastmri"] = "fastmri"
-    maps: Literal["espirit", "low_resolution", "true"] = "espirit"
-    reference: Literal["auto", "coil_combined", "rss"] = "auto"
+    ``readers`` are the names of its readers now: one that is registered later brings keys of its own.
+    """
+    kind = MODALITIES[modality]
+    options = kind.data_options()
 
+    def known_to_the_file(section: DataSection) -> DataSection:
+        own = kind.reader_options(section.format)
+        others = {key for reader in readers for key in kind.reader_options(reader)} - own.keys()
+        for key in sorted(others & section.model_fields_set):
+            if getattr(section, key) != options[key].default:
+                raise ValueError(f"{key}: found a value, expected none: {section.format} files hold it; leave it out")
+        return section
 
-class CTDataSection(DataSection):
-    """Sinograms, see :func:`recon.open_sinograms`; ``pitch_mm``, ``axis_column`` and ``size`` as in its `ScanSetup`."""
-
-    format: Literal["sinogram", "lodopab", "htc2022", "exchange"] = "sinogram"
-    weighted: bool = True
-    pitch_mm: float = Field(default=1.0, gt=0)
-    axis_column: float | None = Field(default=None, ge=0)
-    size: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _known_to_the_file(self) -> "CTDataSection":
-        free = {"pitch_mm", "axis_column", "size"} if self.format == "exchange" else {"size"}
-        if self.format in ("sinogram", "lodopab"):
-            free = set()
-        for key in ("pitch_mm", "axis_column", "size"):
-            if key in self.model_fields_set - free and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key}: found a value, expected none: {self.format} files hold it; leave it out")
-        return self
+    keys = {key: (option.annotation, option.default) for key, option in options.items()}
+    checks = {"_known_to_the_file": model_validator(mode="after")(known_to_the_file)}
+    return cast(type[DataSection], section_with(f"{kind.title}DataSection", DataSection, keys, checks))

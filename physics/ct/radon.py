@@ -47,6 +47,7 @@ class RadonOperator(LinearOperator):
 
     ray_weights: Tensor | None
     quantitative = True
+    slices_at_once = 8  # the kernels are three times faster per image on eight of them
 
     def __init__(self, grid: ImageGrid, geometry: Geometry, ray_weights: Tensor | None = None) -> None:
         super().__init__(grid.shape, geometry.shape)
@@ -80,12 +81,11 @@ class RadonOperator(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         self._require_real(x, "image")
-        y = self._project(x)
-        return y if self.ray_weights is None else self.ray_weights * y
+        return self.weighted(self._project(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self._require_real(y, "measurement")
-        return self._backproject(y if self.ray_weights is None else self.ray_weights * y)
+        return self._backproject(self.weighted(y))
 
     def _require_real(self, tensor: Tensor, what: str) -> None:
         if tensor.dtype not in (torch.float32, torch.float64):
@@ -136,7 +136,7 @@ class RadonOperator(LinearOperator):
             return filtered_backprojection(y, self.geometry, self.grid)
         weights = self.ray_weights
         used = (weights > 0).flatten(0, -3).any(0).any(-1) if weights.ndim > 2 else (weights > 0).any(-1)
-        lines = y * reciprocal(weights)
+        lines = self.line_integrals(y)
         if bool(used.all()):
             return filtered_backprojection(lines, self.geometry, self.grid)
         if not bool(used.any()):
@@ -154,6 +154,23 @@ class RadonOperator(LinearOperator):
             self._sums = rows, columns
         rows, columns = (sums.to(y) for sums in self._sums)
         return columns * self._adjoint(rows * y)
+
+    @property
+    def sampled(self) -> Tensor:
+        return super().sampled if self.ray_weights is None else self.ray_weights > 0
+
+    def hold_out_candidates(self) -> Tensor:
+        """Whole views, the same for all samples of a batch: filtered back-projection must know which are missing."""
+        device = None if self.ray_weights is None else self.ray_weights.device
+        return torch.ones(self.range_shape[0], 1, dtype=torch.bool, device=device)
+
+    def line_integrals(self, y: Tensor) -> Tensor:
+        """Line integrals of a measurement: the weights of the rays taken out, 0 where a ray has none."""
+        return y if self.ray_weights is None else y * reciprocal(self.ray_weights)
+
+    def weighted(self, lines: Tensor) -> Tensor:
+        """Line integrals times the weights of the rays."""
+        return lines if self.ray_weights is None else self.ray_weights * lines
 
     def restrict(self, keep: Tensor) -> "RadonOperator":
         """The operator whose rays where ``keep`` is False have weight zero."""

@@ -19,6 +19,7 @@ from .sampling import (
     partial_fourier_mask,
     poisson_mask,
     random_mask,
+    samples_center,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "poisson_mask",
     "random_mask",
     "root_sum_of_squares",
+    "samples_center",
     "whiten",
     "whitening_matrix",
 ]

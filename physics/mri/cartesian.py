@@ -8,6 +8,7 @@ from torch import Tensor
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
+from .sampling import calibration_block, samples_center
 
 
 class CoilMaps(LinearOperator):
@@ -153,10 +154,34 @@ class CartesianMRI(LinearOperator):
         """CG-SENSE, 6 iterations, lightly damped: aliasing of the coils is undone, noise is not yet amplified."""
         return solve_normal(self, self.adjoint(y), 0.01 * self.norm**2, max_iterations=6, gradient="unrolled")
 
+    @property
+    def support(self) -> Tensor:
+        return self.rss > 0
+
+    @property
+    def sampled(self) -> Tensor:
+        return self.mask.unsqueeze(-3)
+
+    def hold_out_candidates(self) -> Tensor:
+        """Sampled positions outside the calibration block, for all coils: columns, or points of a 2-D mask."""
+        masks = self.mask.reshape(-1, *self.mask.shape[-2:])
+        return torch.stack([_outside_calibration(mask) for mask in masks]).reshape(self.mask.shape).unsqueeze(-3)
+
     def restrict(self, keep: Tensor) -> "CartesianMRI":
-        """The operator that measures only where ``mask & keep``; ``keep`` has one of the shapes of ``mask``."""
+        """The operator that measures only where ``mask & keep``.
+
+        Parameters
+        ----------
+        keep
+            Bool, one of the shapes of ``mask``, or the same with a coil axis of size 1.
+        """
         keep = keep.unsqueeze(0) if keep.ndim == 1 else keep
+        keep = keep.squeeze(-3) if keep.ndim > self.mask.ndim and keep.shape[-3] == 1 else keep
         return CartesianMRI(self.maps, self.mask & keep)
+
+    def with_maps(self, maps: Tensor) -> "CartesianMRI":
+        """The same acquisition with other coil maps of the same shape."""
+        return CartesianMRI(maps, self.mask)
 
     @classmethod
     def collate(cls, operators: Sequence["CartesianMRI"]) -> "CartesianMRI":
@@ -225,6 +250,16 @@ def combine_coils(kspace_images: Tensor, maps: Tensor) -> Tensor:
         Coil sensitivity maps of the same trailing shape.
     """
     return (maps.conj() * kspace_images).sum(-3) * reciprocal(maps.abs().square().sum(-3))
+
+
+def _outside_calibration(mask: Tensor) -> Tensor:
+    """The mask ``(1 | height, width)`` without its calibration block, which coil maps are estimated from."""
+    outside = mask.clone()
+    if samples_center(mask):
+        block = calibration_block(mask)
+        rows, columns = (slice(None), block[0]) if len(block) == 1 else block
+        outside[rows, columns] = False
+    return outside
 
 
 def _require_maps(who: str, maps: Tensor) -> None:

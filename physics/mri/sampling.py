@@ -251,6 +251,11 @@ def make_mask(
     raise ValueError(f"make_mask: no sampling family {family!r}; {hint}expected one of {', '.join(SAMPLINGS)}")
 
 
+def samples_center(mask: Tensor) -> bool:
+    """Whether a mask ``(1 | height, width)`` samples the center of k-space and so has a calibration block."""
+    return bool(mask[mask.shape[0] // 2, mask.shape[1] // 2])
+
+
 def calibration_block(mask: Tensor) -> tuple[slice, ...]:
     """Fully sampled block that contains the center of k-space, one slice per axis of the mask.
 

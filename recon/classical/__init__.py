@@ -1,13 +1,16 @@
 """Classical reconstruction behind the same call as a network."""
 
-from .ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
-from .mri import CLASSICAL, CGSense, L1Wavelet, TotalVariation, ZeroFilled, tune
+from .ct import CGLS, CT_METHODS, SIRT, FilteredBackprojection, PenalizedTV
+from .mri import MRI_METHODS, CGSense, L1Wavelet, TotalVariation, ZeroFilled
+from .tuning import ClassicalMethod, tune
 
 __all__ = [
     "CGLS",
-    "CLASSICAL",
+    "CT_METHODS",
+    "MRI_METHODS",
     "SIRT",
     "CGSense",
+    "ClassicalMethod",
     "FilteredBackprojection",
     "L1Wavelet",
     "PenalizedTV",

@@ -3,12 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from physics import LinearOperator, RadonOperator, conjugate_gradient, filtered_backprojection, per_sample, reciprocal
+from physics import (
+    LinearOperator,
+    RadonOperator,
+    Registry,
+    conjugate_gradient,
+    filtered_backprojection,
+    per_sample,
+    reciprocal,
+)
 
-from ..method import image_scale
+from ..method import image_scale, require_operator
+from .tuning import ClassicalMethod
 
 
-class FilteredBackprojection(nn.Module):
+class FilteredBackprojection(ClassicalMethod):
     """Filtered back-projection of the line integrals, the reference method of CT.
 
     Parameters
@@ -18,6 +27,8 @@ class FilteredBackprojection(nn.Module):
     window
         Key of :data:`physics.WINDOWS`.
     """
+
+    candidates = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
     def __init__(self, cutoff: float = 1.0, window: str = "shepp_logan") -> None:
         super().__init__()
@@ -31,12 +42,11 @@ class FilteredBackprojection(nn.Module):
         TypeError
             If ``A`` is not a :class:`physics.RadonOperator`.
         """
-        scan = require_radon(self, A)
-        lines = y if scan.ray_weights is None else y * reciprocal(scan.ray_weights)
-        return filtered_backprojection(lines, scan.geometry, scan.grid, self.window, self.cutoff)
+        scan = require_operator("FilteredBackprojection", A, RadonOperator)
+        return filtered_backprojection(scan.line_integrals(y), scan.geometry, scan.grid, self.window, self.cutoff)
 
 
-class SIRT(nn.Module):
+class SIRT(ClassicalMethod):
     r"""Simultaneous iterative reconstruction, :math:`x \leftarrow \max(x + C A^T R (y - A x), 0)`, from zero.
 
     Parameters
@@ -49,6 +59,8 @@ class SIRT(nn.Module):
     .. [GB] Gregor and Benson, Computational analysis and improvement of SIRT, IEEE Trans. Med. Imaging 27, 2008.
     """
 
+    candidates = (10, 20, 40, 80, 160)
+
     def __init__(self, iterations: int = 100) -> None:
         super().__init__()
         self.iterations = iterations
@@ -60,7 +72,7 @@ class SIRT(nn.Module):
         return x
 
 
-class CGLS(nn.Module):
+class CGLS(ClassicalMethod):
     """Conjugate gradients on the least-squares problem from zero; their number regularizes.
 
     Parameters
@@ -68,6 +80,8 @@ class CGLS(nn.Module):
     iterations
         Of conjugate gradients.
     """
+
+    candidates = (10, 20, 40, 80, 160)
 
     def __init__(self, iterations: int = 12) -> None:
         super().__init__()
@@ -77,7 +91,7 @@ class CGLS(nn.Module):
         return conjugate_gradient(A.gram, A.adjoint(y), max_iterations=self.iterations, tolerance=0.0)
 
 
-class PenalizedTV(nn.Module):
+class PenalizedTV(ClassicalMethod):
     r"""Penalized weighted least squares with isotropic total variation and :math:`x \ge 0`.
 
     Solves :math:`\min_x \tfrac12 \|A x - y\|^2 + w \frac{\|A\|^2}{n} \mathrm{TV}(x)`, n pixels along the longer side,
@@ -98,6 +112,8 @@ class PenalizedTV(nn.Module):
     .. [OC] O'Donoghue and Candes, Adaptive restart for accelerated gradient schemes, Found. Comput. Math. 15, 2015.
     """
 
+    candidates_key = "tv_weights_ct"
+
     def __init__(self, weight: float = 1e-3, iterations: int = 200) -> None:
         super().__init__()
         if not weight > 0:
@@ -105,7 +121,7 @@ class PenalizedTV(nn.Module):
         self.weight, self.iterations = weight, iterations
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
-        start = require_radon(self, A).start(y)
+        start = require_operator("PenalizedTV", A, RadonOperator).start(y)
         scale = image_scale(start)
         y = y / per_sample(scale, 2)
         step = reciprocal(per_sample(A.norm**2, 2))
@@ -121,13 +137,6 @@ class PenalizedTV(nn.Module):
             z = new + (momentum - 1) / following * (new - x)
             x, momentum = new, following
         return x * per_sample(scale, 2)
-
-
-def require_radon(method: nn.Module, A: LinearOperator) -> RadonOperator:
-    """The operator, if it is one of CT."""
-    if not isinstance(A, RadonOperator):
-        raise TypeError(f"{type(method).__name__}: operator is {type(A).__name__}, expected RadonOperator")
-    return A
 
 
 def _tv_step(image: Tensor, weight: float, dual: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
@@ -156,3 +165,10 @@ def _divergence(dual: Tensor) -> Tensor:
     image[..., :-1] -= right[..., :-1]
     image[..., 1:] += right[..., :-1]
     return image
+
+
+#: Classical methods of CT by the name of their arm in a report.
+CT_METHODS: Registry[nn.Module] = Registry(
+    "classical method of CT",
+    {"fbp": FilteredBackprojection, "sirt": SIRT, "cgls": CGLS, "tv": PenalizedTV},
+)

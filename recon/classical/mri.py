@@ -1,28 +1,26 @@
-"""Classical reconstruction behind the same call as a network, ``method(y, A)``, and its tuning on validation data."""
+"""Classical MRI reconstruction behind the same call as a network, ``method(y, A)``."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from physics import CartesianMRI, LinearOperator, per_sample, solve_normal
+from physics import CartesianMRI, LinearOperator, Registry, per_sample, solve_normal
 
-from ..method import image_scale
-from .ct import CGLS, SIRT, FilteredBackprojection, PenalizedTV
-
-Method = TypeVar("Method")
+from ..method import image_scale, require_operator
+from .tuning import ClassicalMethod
 
 
-class ZeroFilled(nn.Module):
+class ZeroFilled(ClassicalMethod):
     """Measurement only: the adjoint divided by the squared norm of the operator."""
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         return LinearOperator.start(A, y)
 
 
-class CGSense(nn.Module):
+class CGSense(ClassicalMethod):
     r"""Least squares with Tikhonov damping, :math:`\min \|A x - y\|^2 + w \|A\|^2 \|x\|^2`.
 
     Parameters
@@ -37,6 +35,8 @@ class CGSense(nn.Module):
     .. [CG-SENSE] Pruessmann et al., Advances in sensitivity encoding with arbitrary k-space trajectories, 2001.
     """
 
+    candidates = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
     def __init__(self, weight: float = 1e-2, iterations: int = 20) -> None:
         super().__init__()
         self.weight, self.iterations = weight, iterations
@@ -46,7 +46,7 @@ class CGSense(nn.Module):
         return solve_normal(A, A.adjoint(y), damping, max_iterations=self.iterations, gradient="unrolled")
 
 
-class _SigpyReconstruction(nn.Module):
+class _SigpyReconstruction(ClassicalMethod):
     """A sigpy app, slice by slice, on data of order one, so that one weight serves every scanner.
 
     Parameters
@@ -59,6 +59,7 @@ class _SigpyReconstruction(nn.Module):
 
     #: Name of the app in `sigpy.mri.app`.
     app: str
+    candidates_key = "tv_weights"
     options: Mapping[str, Any]
 
     def __init__(self, weight: float = 1e-2, iterations: int | None = None) -> None:
@@ -74,14 +75,13 @@ class _SigpyReconstruction(nn.Module):
         TypeError
             If ``A`` is not a :class:`physics.CartesianMRI`.
         """
-        if not isinstance(A, CartesianMRI):
-            raise TypeError(f"{type(self).__name__}: operator is {type(A).__name__}, expected CartesianMRI")
+        scan = require_operator(type(self).__name__, A, CartesianMRI)
         scale = image_scale(A.start(y))
         coils = A.range_shape
         # sigpy multiplies by sqrt(weights); a 0/1 mask is its own square root.
-        mask = A.mask.unsqueeze(-3).expand(A.maps.shape).reshape(-1, *coils)
+        mask = scan.sampled.expand(scan.maps.shape).reshape(-1, *coils)
         data = (y / per_sample(scale, 3)).reshape(-1, *coils)
-        maps = A.maps.expand(y.shape).reshape(-1, *coils)
+        maps = scan.maps.expand(y.shape).reshape(-1, *coils)
         images = [self._slice(*(t.cpu().numpy() for t in item)) for item in zip(data, maps, mask, strict=True)]
         return torch.stack(images).to(y.device).reshape(*y.shape[:-3], *A.domain_shape) * per_sample(scale, 2)
 
@@ -122,24 +122,8 @@ class L1Wavelet(_SigpyReconstruction):
     options: Mapping[str, Any] = {"max_iter": 100}
 
 
-#: Classical methods by modality and the name of their arm in a report.
-CLASSICAL: dict[str, dict[str, type[nn.Module]]] = {
-    "mri": {"zero_filled": ZeroFilled, "cg_sense": CGSense, "tv": TotalVariation, "l1_wavelet": L1Wavelet},
-    "ct": {"fbp": FilteredBackprojection, "sirt": SIRT, "cgls": CGLS, "tv": PenalizedTV},
-}
-
-
-def tune(
-    make: Callable[[float], Method], weights: Sequence[float], score: Callable[[Method], float]
-) -> tuple[Method, float, list[float]]:
-    """Choose the weight of the highest validation score.
-
-    Returns
-    -------
-        The method with the best weight, that weight, and the score of every weight (for the report).
-    """
-    if not weights:
-        raise ValueError("tune: no weights given, expected at least one")
-    scores = [score(make(weight)) for weight in weights]
-    best = weights[int(np.nanargmax(scores))]
-    return make(best), best, scores
+#: Classical methods of MRI by the name of their arm in a report.
+MRI_METHODS: Registry[nn.Module] = Registry(
+    "classical method of MRI",
+    {"zero_filled": ZeroFilled, "cg_sense": CGSense, "tv": TotalVariation, "l1_wavelet": L1Wavelet},
+)

@@ -1,11 +1,12 @@
 """Files as samples: k-space and sinograms with operator, scale, noise and reference."""
 
 from .augmentation import Augmentation
-from .ct_file import ScanSetup, SinogramFormat, SinogramVolume, open_sinograms, write_sinograms
+from .ct_file import SinogramVolume, write_sinograms
+from .ct_formats import CT_READERS, open_sinograms
 from .ct_slices import CT_SCALE, ScanSimulation, SinogramSlices
 from .hold_out import held_out_split, hide, require_fraction
 from .image_files import read_images
-from .mri_file import Volume, fitting_crop, open_volume
+from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop, open_kspace, open_volume
 from .mri_header import Header, header_xml, read_header
 from .mri_simulation import simulate_volume, simulated_header, with_smooth_phase, write_volume
 from .mri_slices import KSpaceSlices, MapsMethod, ReferenceChoice, Simulation
@@ -20,25 +21,27 @@ from .scan_features import (
     mri_features,
     split_condition,
 )
-from .slices import VolumeSlices, generator_for
+from .slices import Seed, Volume, VolumeSlices, generator_for
 
 __all__ = [
     "CONDITION_DIM",
     "CONDITION_LAYOUT",
+    "CT_READERS",
     "CT_SCALE",
+    "MRI_READERS",
     "Augmentation",
     "Codebook",
     "Header",
     "KSpaceSlices",
+    "KSpaceVolume",
     "MapsMethod",
     "ReferenceChoice",
     "Sample",
     "SampleMeta",
     "Samples",
-    "ScanSetup",
     "ScanSimulation",
+    "Seed",
     "Simulation",
-    "SinogramFormat",
     "SinogramSlices",
     "SinogramVolume",
     "Volume",
@@ -55,6 +58,7 @@ __all__ = [
     "hide",
     "mask_family",
     "mri_features",
+    "open_kspace",
     "open_sinograms",
     "open_volume",
     "read_header",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from physics import CartesianMRI, complex_noise
+from physics import complex_noise
 
 from .sample import Sample
 
@@ -54,14 +54,12 @@ class Augmentation:
         Parameters
         ----------
         sample
-            A single slice with a coil-combined reference and a Cartesian operator.
+            A single slice with a coil-combined reference.
         generator
             Draws the change and the noise.
 
         Raises
         ------
-        TypeError
-            If the operator is not Cartesian.
         ValueError
             If the reference is not coil-combined: an RSS image has no phase to measure.
         """
@@ -69,16 +67,14 @@ class Augmentation:
         if sample.reference is None or kind != "coil_combined" or sample.reference.ndim != 2:
             raise ValueError(f"Augmentation: reference is {kind}, expected coil_combined of a single slice")
         operator = sample.operator
-        if not isinstance(operator, CartesianMRI):
-            raise TypeError(f"Augmentation: operator is {type(operator).__name__}, expected CartesianMRI")
         draws = torch.rand(5, generator=generator).tolist()
         if draws[0] >= self.probability:
             return sample
         # Where the maps are zero the operator sees nothing, so the reference must be zero as well.
-        image = self.transform(sample.reference, draws[1:]) * (operator.rss > 0)
+        image = self.transform(sample.reference, draws[1:]) * operator.support
         shape = tuple(sample.measurement.shape)
         noise = complex_noise(shape, float(sample.noise_std), generator).to(sample.measurement)
-        return replace(sample, reference=image, measurement=operator(image) + noise * operator.mask)
+        return replace(sample, reference=image, measurement=operator(image) + noise * operator.sampled)
 
     def transform(self, image: Tensor, draws: list[float]) -> Tensor:
         """Apply the change that four numbers in [0, 1) stand for: two flips, angle, magnification.

@@ -4,17 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from physics import MU_WATER, Geometry, RadonOperator, Transmission
+from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission
 
 from ..errors import DataError, data_error
-from .ct_file import ScanSetup, SinogramFormat, SinogramVolume, limited, open_sinograms
+from .ct_file import SinogramVolume
+from .ct_formats import CT_READERS, open_sinograms
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
-from .slices import VolumeSlices, generator_for
+from .slices import Seed, VolumeSlices, generator_for
 
 #: Attenuation in 1/mm of an image value of 1: that of water.
 CT_SCALE = MU_WATER
@@ -45,11 +49,11 @@ class ScanSimulation:
         If a number is out of range.
     """
 
-    views: int | None = None
-    arc_deg: float | None = None
-    photons: float | None = None
-    electronic_noise: float = 0.0
-    seed: int = 0
+    views: Annotated[int, Ge(1)] | None = None
+    arc_deg: Annotated[float, Gt(0), Le(360)] | None = None
+    photons: Annotated[float, Gt(0)] | None = None
+    electronic_noise: Annotated[float, Ge(0)] = 0.0
+    seed: Seed = 0
     axis_error_mm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -87,10 +91,13 @@ class SinogramSlices(VolumeSlices):
         Paths; their names must differ.
     site
         Name of the site, for `SampleMeta`.
-    format, setup
-        As for :func:`open_sinograms`.
     simulate
         How to degrade; None takes what the files hold.
+    format, reader_options
+        As for :func:`open_sinograms`.
+    operator
+        Name of the operator in :data:`physics.OPERATORS`, called as ``operator(grid, geometry, ray_weights)``; None is
+        :class:`physics.RadonOperator`.
     weighted
         Whether rays are weighted by their statistics.
 
@@ -100,20 +107,24 @@ class SinogramSlices(VolumeSlices):
         If a file cannot be used, or the arguments ask for what a file does not hold.
     """
 
+    volumes: tuple[SinogramVolume, ...]
+
     def __init__(
         self,
         files: Sequence[Path | str],
         site: str,
         *,
-        format: SinogramFormat = "sinogram",
-        setup: ScanSetup | None = None,
         simulate: ScanSimulation | None = None,
+        format: Annotated[str, CT_READERS] = "sinogram",
+        operator: Annotated[str, OPERATORS] | None = None,
         weighted: bool = True,
+        **reader_options: Any,
     ) -> None:
         if not files:
             raise DataError(f"{site}: no CT file; name at least one")
         self.site, self.simulate, self.weighted = site, simulate, weighted
-        self.volumes = tuple(open_sinograms(file, format, setup) for file in files)
+        self.make_operator = OPERATORS[operator or "RadonOperator"]
+        self.volumes = tuple(open_sinograms(file, format, **reader_options) for file in files)
         self.geometries = tuple(self._geometry(volume) for volume in self.volumes)
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
         super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
@@ -131,13 +142,41 @@ class SinogramSlices(VolumeSlices):
         measurement = lines / CT_SCALE
         return Sample(
             measurement=measurement if weights is None else weights * measurement,
-            operator=RadonOperator(volume.grid, geometry, weights),
+            operator=self.make_operator(volume.grid, geometry, weights),
             noise_std=torch.tensor(noise_std / CT_SCALE),
             reference=volume.read_reference(i) / CT_SCALE if volume.has_reference else None,
             scale=torch.tensor(CT_SCALE),
             condition=condition_vector(ct_features(geometry, self._photons(number))),
             meta=(SampleMeta(self.site, volume.path.name, i, self.acceleration(number), self.reference_kinds[number]),),
         )
+
+    def facts(self) -> dict[str, Any]:
+        volume, geometry = self.volumes[0], self.geometries[0]
+        beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
+        arc = np.rad2deg(np.ptp(geometry.angles)) * (1 + 1 / max(geometry.shape[0] - 1, 1))
+        return {
+            "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
+            "elements": geometry.detectors,
+            "photons": self._photons(0),
+            "simulated": volume.simulated,
+            "pixel_mm": volume.grid.pixel_mm,
+        }
+
+    def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``sinogram``, and ``ray_weights`` where rays are weighted."""
+        arrays = {"sinogram": torch.stack([sample.measurement for sample in samples])}
+        weights = [w for sample in samples if (w := getattr(sample.operator, "ray_weights", None)) is not None]
+        return arrays | ({"ray_weights": torch.stack(weights)} if weights else {})
+
+    def dose(self) -> Transmission | None:
+        """Counts model of the first volume; None where the photons are not known or differ between rays."""
+        volume, simulated = self.volumes[0], self.simulate
+        degraded = simulated is not None and simulated.photons is not None
+        photons = simulated.photons if simulated is not None and degraded else volume.photons
+        electronic = simulated.electronic_noise if simulated is not None and degraded else volume.electronic_noise
+        if photons is None or torch.as_tensor(photons).numel() != 1:
+            return None
+        return Transmission(photons, electronic)
 
     def _photons(self, number: int) -> float | None:
         """Mean photons per ray, None where they are not known."""
@@ -195,7 +234,7 @@ class SinogramSlices(VolumeSlices):
         if self.simulate is None:
             return volume.geometry
         try:
-            kept = limited(volume.geometry, self.simulate.views, self.simulate.arc_deg)
+            kept = _limited(volume.geometry, self.simulate.views, self.simulate.arc_deg)
             return replace(kept, offset_mm=kept.offset_mm + self.simulate.axis_error_mm)
         except ValueError as error:
             raise DataError(f"{volume.path}: [simulate]: {error}") from None
@@ -231,3 +270,21 @@ def _estimated_noise(lines: Tensor) -> float:
     """Standard deviation of white noise from the median second difference along the detector."""
     second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).abs()
     return float(second.median()) / (0.6745 * math.sqrt(6))
+
+
+def _limited(geometry: Geometry, views: int | None, arc_deg: float | None) -> Geometry:
+    """The scan with fewer views: those within an arc from the first one, of which every n-th is kept.
+
+    Raises
+    ------
+    ValueError
+        If fewer views are there than wanted.
+    """
+    chosen = np.arange(geometry.shape[0])
+    if arc_deg is not None:
+        chosen = np.flatnonzero(np.abs(geometry.angles - geometry.angles[0]) < np.deg2rad(arc_deg) - 1e-9)
+    if views is not None:
+        if views > len(chosen):
+            raise ValueError(f"views: found {views}, expected at most the {len(chosen)} of the scan")
+        chosen = chosen[np.floor(np.arange(views) * len(chosen) / views).astype(int)]
+    return replace(geometry, angles_rad=tuple(geometry.angles[chosen].tolist()))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physics import Registry
+
 from ..errors import data_error
 from .mri_header import Header, read_header
 
@@ -18,7 +20,7 @@ RSS_KEYS = ("reconstruction_rss", "reconstruction_esc")
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
+class KSpaceVolume:
     """One k-space file: checked facts, slices read on demand. It holds no open file and may be pickled.
 
     ``shape`` is ``(slices, coils, readout, phase)``; ``mask`` is that of the file, ``(width,)`` or
@@ -38,6 +40,10 @@ class Volume:
     noise_covariance: Tensor | None
     #: Inode, bytes and time of change of the file that all this was read from.
     version: tuple[int, int, int]
+
+    @property
+    def description(self) -> str:
+        return f"{self.shape[1]} coils {self.shape[2]}x{self.shape[3]}"
 
     @property
     def acquired(self) -> Tensor:
@@ -83,7 +89,7 @@ class Volume:
 
     def _read(self, key: str, index: int) -> np.ndarray[Any, Any]:
         if not 0 <= index < self.shape[0]:
-            raise IndexError(f"Volume: slice {index} of {self.path}, expected 0 to {self.shape[0] - 1}")
+            raise IndexError(f"KSpaceVolume: slice {index} of {self.path}, expected 0 to {self.shape[0] - 1}")
         with _opened(self.path) as file:
             dataset = _dataset(file, self.path, key)
             try:
@@ -108,7 +114,7 @@ class Volume:
         return array
 
 
-def open_volume(path: Path | str) -> Volume:
+def open_volume(path: Path | str) -> KSpaceVolume:
     """Check a file of the fastMRI layout and return its facts; reads no k-space.
 
     Expected: ``kspace`` complex ``(slices, coils, readout, phase)``, or ``(slices, readout, phase)`` for a
@@ -126,7 +132,7 @@ def open_volume(path: Path | str) -> Volume:
     with _opened(path) as file:
         shape = _kspace_shape(file, path)
         rss_key = next((key for key in RSS_KEYS if key in file), None)
-        volume = Volume(
+        volume = KSpaceVolume(
             path=path,
             shape=shape,
             header=_header(file, path, shape),
@@ -149,6 +155,28 @@ def open_volume(path: Path | str) -> Volume:
             "correct the mask or the header's encodingLimits",
         )
     return volume
+
+
+#: Readers of k-space files by the value of ``format`` in a manifest; their keyword arguments are keys of ``[data]``.
+MRI_READERS: Registry[KSpaceVolume] = Registry("MRI reader", {"fastmri": open_volume})
+
+
+def open_kspace(path: Path | str, format: str = "fastmri", **options: Any) -> KSpaceVolume:
+    """Check a k-space file and return its facts; reads no k-space.
+
+    Parameters
+    ----------
+    format
+        A name in :data:`MRI_READERS`.
+    options
+        Keyword arguments of the reader.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used.
+    """
+    return MRI_READERS[format](Path(path), **options)
 
 
 def _version(path: Path) -> tuple[int, int, int]:

@@ -9,10 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from physics import calibration_block, estimate_noise_covariance, ifft2c, root_sum_of_squares, whitening_matrix
+from physics import (
+    calibration_block,
+    estimate_noise_covariance,
+    ifft2c,
+    root_sum_of_squares,
+    samples_center,
+    whitening_matrix,
+)
 
-from .hold_out import samples_center
-from .mri_file import Volume
+from .mri_file import KSpaceVolume
 from .sample import center_crop
 
 #: Scale, image maximum and noise of a volume come from at most so many of its slices, evenly spaced.
@@ -37,18 +43,18 @@ class VolumeFacts:
     center_fraction: float
 
 
-def available_positions(volume: Volume) -> Tensor:
+def available_positions(volume: KSpaceVolume) -> Tensor:
     """Positions that the file holds, bool ``(1 | height, width)``: its mask without the padding columns."""
     mask = volume.acquired if volume.mask is None else volume.acquired & volume.mask
     return mask if mask.ndim == 2 else mask.unsqueeze(0)
 
 
-def effective_acceleration(volume: Volume, mask: Tensor) -> float:
+def effective_acceleration(volume: KSpaceVolume, mask: Tensor) -> float:
     """Encoded positions over sampled ones; padding columns count as neither."""
     return int(volume.acquired.sum()) * mask.shape[0] / int(mask.sum())
 
 
-def probe_volume(volume: Volume, mask: Tensor, noise_std: float) -> VolumeFacts:
+def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> VolumeFacts:
     """Read up to `PROBED_SLICES` slices, once per process for a file that did not change.
 
     Parameters
@@ -77,7 +83,7 @@ class _Probe:
     place: tuple[Path, tuple[int, int, int]]
     drawn: bytes
     noise_std: float
-    volume: Volume = field(compare=False)
+    volume: KSpaceVolume = field(compare=False)
     mask: Tensor = field(compare=False)
 
 
@@ -121,7 +127,7 @@ def _rss_image(kspace: Tensor, crop: tuple[int, int]) -> Tensor:
     return center_crop(root_sum_of_squares(ifft2c(kspace)), crop)
 
 
-def _coil_coupling(volume: Volume) -> Tensor:
+def _coil_coupling(volume: KSpaceVolume) -> Tensor:
     """Shape of simulated noise over the coils, mean variance 1: the file's, white where it states none."""
     stated = volume.noise_covariance
     if stated is None or not stated.any():

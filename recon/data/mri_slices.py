@@ -4,14 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from physics import (
+    OPERATORS,
     SAMPLINGS,
-    CartesianMRI,
     combine_coils,
     complex_noise,
     correlated_noise,
@@ -20,17 +21,17 @@ from physics import (
     ifft2c,
     make_mask,
     root_sum_of_squares,
+    samples_center,
     whiten,
 )
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
-from .hold_out import samples_center
-from .mri_file import Volume, fitting_crop, open_volume
+from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop, open_kspace
 from .mri_scaling import VolumeFacts, available_positions, effective_acceleration, probe_volume
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
-from .slices import VolumeSlices, generator_for
+from .slices import Seed, VolumeSlices, generator_for
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -61,11 +62,11 @@ class Simulation:
         If a name is unknown or a number out of range.
     """
 
-    sampling: str
-    acceleration: float
-    center_fraction: float
-    noise_std: float = 0.0
-    seed: int = 0
+    sampling: Annotated[str, SAMPLINGS]
+    acceleration: Annotated[float, Ge(1)]
+    center_fraction: Annotated[float, Gt(0), Le(1)]
+    noise_std: Annotated[float, Ge(0)] = 0.0
+    seed: Seed = 0
     nested: bool = False
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class Simulation:
 
 
 class KSpaceSlices(VolumeSlices):
-    """Every slice of some fastMRI-layout files, in order, as a :class:`Sample`.
+    """Every slice of some k-space files, in order, as a :class:`Sample`.
 
     Files are checked when the dataset is made and read slice by slice when a sample is asked for; no file
     stays open, so the dataset may be sent to workers. Samples depend on the files and the arguments alone.
@@ -107,11 +108,16 @@ class KSpaceSlices(VolumeSlices):
         Name of the site, for `SampleMeta`.
     simulate
         How to degrade; None measures what the files hold.
+    format, reader_options
+        As for :func:`open_kspace`.
+    operator
+        Name of the operator in :data:`physics.OPERATORS`, called as ``operator(maps, mask)``; None is
+        :class:`physics.CartesianMRI`.
     maps
         ``espirit``, ``low_resolution`` (both from the sampled positions alone) or ``true`` (the simulator's,
         for controls).
-    cache
-        Folder that keeps estimated maps.
+    maps_folder
+        Folder that stores estimated maps; None estimates them anew.
     reference
         See above.
     augment
@@ -125,24 +131,29 @@ class KSpaceSlices(VolumeSlices):
         If a file cannot be used, or the arguments ask for what a file does not hold.
     """
 
+    volumes: tuple[KSpaceVolume, ...]
+
     def __init__(
         self,
         files: Sequence[Path | str],
         site: str,
         *,
         simulate: Simulation | None = None,
+        format: Annotated[str, MRI_READERS] = "fastmri",
+        operator: Annotated[str, OPERATORS] | None = None,
         maps: MapsMethod = "espirit",
-        cache: Path | None = None,
+        maps_folder: Path | None = None,
         reference: ReferenceChoice = "auto",
         augment: Augmentation | None = None,
         seed: int = 0,
+        **reader_options: Any,
     ) -> None:
         if not files:
             raise DataError(f"{site}: no k-space file; name at least one")
-        self.site, self.simulate, self.maps, self.cache = site, simulate, maps, cache
+        self.site, self.simulate, self.maps, self.maps_folder = site, simulate, maps, maps_folder
         self.augment, self.seed = augment, seed
-        self.epoch = 0
-        self.volumes = tuple(open_volume(file) for file in files)
+        self.make_operator = OPERATORS[operator or "CartesianMRI"]
+        self.volumes = tuple(open_kspace(file, format, **reader_options) for file in files)
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
         super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
         for volume in self.volumes:
@@ -189,7 +200,7 @@ class KSpaceSlices(VolumeSlices):
             output_weight = root_sum_of_squares(maps)
         sample = Sample(
             measurement=measured / facts.scale,
-            operator=CartesianMRI(weighted, facts.mask),
+            operator=self.make_operator(weighted, facts.mask),
             noise_std=torch.tensor(facts.noise_std / facts.scale),
             reference=reference,
             scale=torch.tensor(facts.scale),
@@ -202,6 +213,27 @@ class KSpaceSlices(VolumeSlices):
             return sample
         return self.augment(sample, generator_for("augment", self.seed, self.epoch, volume.path.name, i))
 
+    def facts(self) -> dict[str, Any]:
+        simulation = self.simulate
+        return {
+            "coils": sorted({volume.shape[1] for volume in self.volumes}),
+            "sampling": "as measured" if simulation is None else simulation.sampling,
+            "nominal_acceleration": None if simulation is None else simulation.acceleration,
+            "noise_std": None if simulation is None else simulation.noise_std,
+            "maps": self.maps,
+        }
+
+    def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``kspace``, ``mask``, ``maps``, ``reference_complex``; ``CartesianMRI(maps, mask)`` maps it to ``kspace``."""
+        references = [sample.reference for sample in samples if sample.reference is not None]
+        operators: Sequence[Any] = [sample.operator for sample in samples]
+        return {
+            "kspace": torch.stack([sample.measurement for sample in samples]),
+            "mask": torch.stack([A.sampled[..., 0, :, :].expand(A.domain_shape) for A in operators]),
+            "maps": torch.stack([A.maps for A in operators]),
+            "reference_complex": torch.stack(references),
+        }
+
     def _condition(self, facts: VolumeFacts, n_coils: int) -> Tensor:
         sampling = None if self.simulate is None else self.simulate.sampling
         features = mri_features(
@@ -213,7 +245,7 @@ class KSpaceSlices(VolumeSlices):
         )
         return condition_vector(features)
 
-    def _reference_kind(self, volume: Volume, choice: ReferenceChoice) -> str:
+    def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
         if choice == "auto":
             if volume.undersampled:
                 return "none" if volume.rss_key is None else "rss"
@@ -226,7 +258,7 @@ class KSpaceSlices(VolumeSlices):
             raise data_error(volume.path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
         return choice
 
-    def _require_usable(self, volume: Volume) -> None:
+    def _require_usable(self, volume: KSpaceVolume) -> None:
         path = volume.path
         if self.simulate is not None and volume.undersampled and not self.simulate.nested:
             raise data_error(
@@ -250,7 +282,7 @@ class KSpaceSlices(VolumeSlices):
             self._facts[number] = probe_volume(self.volumes[number], self.mask(number), noise_std)
         return self._facts[number]
 
-    def _noise(self, volume: Volume, i: int, covariance: Tensor, white: bool) -> Tensor:
+    def _noise(self, volume: KSpaceVolume, i: int, covariance: Tensor, white: bool) -> Tensor:
         seed = self.simulate.seed if self.simulate is not None else 0
         generator = generator_for("noise", seed, volume.path.name, i)
         shape = volume.shape[1:]
@@ -258,13 +290,13 @@ class KSpaceSlices(VolumeSlices):
             return complex_noise(shape, math.sqrt(float(covariance[0, 0].real)), generator)
         return correlated_noise(shape, covariance, generator).to(torch.complex64)
 
-    def _coil_maps(self, volume: Volume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
+    def _coil_maps(self, volume: KSpaceVolume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
         if self.maps == "true":
             return volume.read_maps(i)
-        return estimate_maps(measured, mask, method=self.maps, cache=self.cache)
+        return estimate_maps(measured, mask, method=self.maps, cache=self.maps_folder)
 
 
-def _drawn_mask(volume: Volume, simulate: Simulation) -> Tensor:
+def _drawn_mask(volume: KSpaceVolume, simulate: Simulation) -> Tensor:
     seed = file_seed(volume.path.name) + ((simulate.seed,) if simulate.seed else ())
     shape = (volume.shape[2], volume.shape[3])
     try:
@@ -274,6 +306,6 @@ def _drawn_mask(volume: Volume, simulate: Simulation) -> Tensor:
     return drawn.mask
 
 
-def _rss_crop(volume: Volume) -> tuple[int, int]:
+def _rss_crop(volume: KSpaceVolume) -> tuple[int, int]:
     shape = volume.rss_shape or volume.header.recon_shape
     return fitting_crop((volume.shape[2], volume.shape[3]), shape)

@@ -1,21 +1,66 @@
-"""What data sets of slices have in common: files in order, slices counted through, randomness by name."""
+"""Base class of the datasets of slices: files in order, slices counted through, generators seeded by name."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Annotated, Any, Protocol
 
 import torch
+from annotated_types import Ge, Lt
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import data_error
 from .sample import Sample
 
+#: A seed as recipes and manifests hold it.
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 
-class VolumeSlices(Dataset[Sample]):
-    """Slices of some files, counted through in order.
+
+class Volume(Protocol):
+    """One file of a site: checked facts, slices read on demand."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of slices, then the shape of one slice."""
+
+    @property
+    def patient_id(self) -> str | None: ...
+
+    @property
+    def description(self) -> str:
+        """Kind and size of the measurement in a few words, for ``fedrecon sites check``."""
+
+    def read_slice(self, index: int) -> Tensor:
+        """Measurement of one slice as stored.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read or is not finite.
+        """
+
+
+class VolumeSlices(Dataset[Sample], ABC):
+    """Slices of some files, counted through in order; one subclass per modality.
+
+    Attributes
+    ----------
+    site
+        Name of the site.
+    volumes
+        The files.
+    reference_kinds
+        Kind of the reference of every file, see :class:`SampleMeta`.
+    epoch
+        Number of the pass over the data; another one draws another augmentation.
 
     Parameters
     ----------
@@ -28,7 +73,9 @@ class VolumeSlices(Dataset[Sample]):
         If two files have one name.
     """
 
-    #: Number of the pass; another one draws another augmentation.
+    site: str
+    volumes: Sequence[Volume]
+    reference_kinds: tuple[str, ...]
     epoch = 0
 
     def __init__(self, volumes: Sequence[tuple[Path, int]]) -> None:
@@ -37,6 +84,21 @@ class VolumeSlices(Dataset[Sample]):
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @abstractmethod
+    def acceleration(self, number: int) -> float:
+        """Samples of a full measurement over those that are used, of a volume."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Scan parameters of the site for the report, as JSON holds them."""
+
+    @abstractmethod
+    def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Measurements and operators of some samples of one shape, for a file of test data."""
 
     def locate(self, index: int) -> tuple[int, int]:
         """Number of the volume and of its slice that a sample comes from."""

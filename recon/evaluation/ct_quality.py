@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from physics import MU_AIR, MU_WATER, ImageGrid, RadonOperator, Transmission, attenuation_to_hu, transmitted
 
 from ..data import CT_SCALE, Sample, collate
-from ..method import apply, beside
+from ..method import apply, beside, require_operator
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -77,8 +77,8 @@ class Probe:
     @classmethod
     def of(cls, sample: Sample, transmission: Transmission, seed: int = 0) -> "Probe | None":
         """Make the probe from a single slice with a reference; None where no place for a disc is uniform enough."""
-        operator, reference = sample.operator, sample.reference
-        if not isinstance(operator, RadonOperator) or reference is None:
+        operator, reference = require_operator("Probe", sample.operator, RadonOperator), sample.reference
+        if reference is None:
             return None
         center = _quiet_place(reference)
         if center is None:

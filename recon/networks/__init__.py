@@ -16,13 +16,12 @@ from .data_consistency import (
     SiteStrength,
     WeightedStep,
 )
-from .operator_corrections import CORRECTIONS, AxisCorrection, MapsCorrection, OperatorCorrection
+from .operator_corrections import AxisCorrection, MapsCorrection, OperatorCorrection
 from .regularizers import REGULARIZERS, ConvRegularizer, Regularizer, UNetRegularizer
 from .unrolled import UnrolledNetwork
 from .wrappers import DataConsistent, FixedCondition, TwinNetwork
 
 __all__ = [
-    "CORRECTIONS",
     "DATA_CONSISTENCY",
     "REGULARIZERS",
     "AxisCorrection",

@@ -1,13 +1,13 @@
 """What a site learns of its own operator: where the rotation axis really is, how its coil maps really look."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from physics import CartesianMRI, LinearOperator, RadonOperator, reciprocal
 
+from ..method import require_operator
 from .data_consistency import SitePart, cnn_from_zero
 
 
@@ -37,13 +37,12 @@ class AxisCorrection(OperatorCorrection):
         self.elements = nn.Parameter(torch.zeros(()))
 
     def forward(self, y: Tensor, A: LinearOperator) -> tuple[Tensor, LinearOperator]:
-        if not isinstance(A, RadonOperator):
-            raise TypeError(f"AxisCorrection: operator is {type(A).__name__}, expected RadonOperator")
-        lines = y if A.ray_weights is None else y * reciprocal(A.ray_weights)
+        scan = require_operator("AxisCorrection", A, RadonOperator)
+        lines = scan.line_integrals(y)
         whole = int(self.elements.detach().floor())
         part = self.elements - whole
         moved = (1 - part) * _rolled(lines, whole) + part * _rolled(lines, whole + 1)
-        return (moved if A.ray_weights is None else moved * A.ray_weights), A
+        return scan.weighted(moved), A
 
 
 def _rolled(lines: Tensor, elements: int) -> Tensor:
@@ -77,17 +76,12 @@ class MapsCorrection(OperatorCorrection):
         self.cnn = cnn_from_zero(2, channels, layers, 2)
 
     def forward(self, y: Tensor, A: LinearOperator) -> tuple[Tensor, LinearOperator]:
-        if not isinstance(A, CartesianMRI):
-            raise TypeError(f"MapsCorrection: operator is {type(A).__name__}, expected CartesianMRI")
-        maps = A.maps
+        scan = require_operator("MapsCorrection", A, CartesianMRI)
+        maps = scan.maps
         seen = torch.view_as_real(maps).movedim(-1, -3)
         change = self.cnn(seen.reshape(-1, *seen.shape[-3:])).reshape(seen.shape).movedim(-3, -1).contiguous()
         refined = (maps + torch.view_as_complex(change)) * (maps != 0)
         # Squares, not roots, whose slope at zero is infinite outside the object.
         old, new = (m.abs().square().sum(-3, keepdim=True) for m in (maps, refined))
         scale = torch.where(new > 0, old * reciprocal(new), 0).clamp_min(torch.finfo(old.dtype).tiny).sqrt()
-        return y, CartesianMRI(refined * scale, A.mask)
-
-
-#: The correction of every modality.
-CORRECTIONS: dict[str, Callable[[], OperatorCorrection]] = {"mri": MapsCorrection, "ct": AxisCorrection}
+        return y, scan.with_maps(refined * scale)

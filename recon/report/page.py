@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from ..modalities import MODALITIES
 from .charts import Series, dot_plot, legend, line_chart
 from .pictures import ERROR_MAGNIFICATION, REFERENCE, SOFT_TISSUE_HU, Picture, site_pictures
 from .quality import quality_section
@@ -187,7 +188,8 @@ def _strip_of(results: Results, site: str) -> str:
     images: Mapping[str, Any] = results.get("pictures", {}).get(site, {})
     if not images:
         return "<p>No picture was kept.</p>"
-    if facts(results, site).get("modality") != "ct":
+    modality = MODALITIES.get(facts(results, site).get("modality", ""))
+    if modality is None or not modality.window_hu:
         return _strip(site, images, None)
     low, high = SOFT_TISSUE_HU
     return (

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from physics import CartesianMRI, FanBeam, ImageGrid, RadonOperator, evenly_spaced
 from recon import (
-    CLASSICAL,
     DATA_CONSISTENCY,
+    MODALITIES,
     REGULARIZERS,
     AxisCorrection,
     Distillation,
@@ -39,7 +39,6 @@ pytestmark = pytest.mark.cuda
 
 GRID = ImageGrid((16, 16), 12.0)
 SCAN = FanBeam(evenly_spaced(15, 2 * torch.pi / 15), 24, 16.0, 400.0, 640.0)
-MODALITIES = ("mri", "ct")
 #: The dual step of learned primal-dual is for real sinograms.
 PAIRS = [(m, name) for m in MODALITIES for name in DATA_CONSISTENCY if (m, name) != ("mri", "primal_dual")]
 
@@ -153,9 +152,9 @@ def test_training_with_every_penalty_and_a_resumed_optimizer(modality: str) -> N
     assert scores[1] == pytest.approx(scores[0], abs=0.05)
 
 
-@pytest.mark.parametrize(("modality", "name"), [(m, name) for m in MODALITIES for name in CLASSICAL[m]])
+@pytest.mark.parametrize(("modality", "name"), [(m, name) for m in MODALITIES for name in MODALITIES[m].methods])
 def test_every_classical_method(modality: str, name: str) -> None:
     batch = collate(samples_of(modality))
-    here, there = (CLASSICAL[modality][name]()(b.measurement, b.operator) for b in (batch, batch.to("cuda")))
+    here, there = (MODALITIES[modality].methods[name]()(b.measurement, b.operator) for b in (batch, batch.to("cuda")))
     assert there.device.type == "cuda"
     assert float((there.cpu() - here).norm()) < 1e-2 * float(here.norm())

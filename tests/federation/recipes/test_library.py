@@ -106,7 +106,7 @@ class Watched:
     """A task that remembers how its training began and ended."""
 
     def __init__(self, task: ReconstructionTask) -> None:
-        self.task = Task(task.manifest, task.recipe, task.cache)
+        self.task = Task(task.manifest, task.recipe, task.maps_folder)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
@@ -226,7 +226,7 @@ class Play:
         turn, site = self.turns[round][name], self.run.spec(self.run.manifest(name)).build()
         recipe = load_recipe(path_of(self.stem), (*self.overrides, *overrides))
         change = other.pop("change", lambda sample: sample)
-        task = Task(site.task.manifest, recipe, site.task.cache, change)
+        task = Task(site.task.manifest, recipe, site.task.maps_folder, change)
         site.network.load_state_dict(dict(turn.before))
         task.train(site.network, **{"context": turn.context, **turn.how, **other})
         return everything(site.network)

@@ -23,7 +23,7 @@ from federation import (
 )
 from federation.config.schema import Section
 from federation.recipes.recipe_library import LIBRARY
-from recon import CLASSICAL, DATA_CONSISTENCY, LOSSES, REGULARIZERS
+from recon import DATA_CONSISTENCY, LOSSES, MODALITIES, REGULARIZERS
 from recon.training.objectives import OBJECTIVES
 from recon.training.penalties import PENALTIES
 
@@ -93,7 +93,7 @@ def test_defaults_are_those_of_the_code_and_all_words_are_named(name: str) -> No
         ("network.consistency", DATA_CONSISTENCY),
         ("training.loss", LOSSES),
         ("objective.task", OBJECTIVES),
-        ("evaluation.arms", [name for methods in CLASSICAL.values() for name in methods]),
+        ("evaluation.arms", [name for modality in MODALITIES.values() for name in modality.methods]),
     ],
 )
 def test_every_name_that_a_key_takes_is_listed_with_it(key: str, names: Any) -> None:

@@ -19,7 +19,7 @@ from federation import (
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection
 from federation.sites.manifest import load_federation
-from recon import CORRECTIONS, Simulation, TwinNetwork
+from recon import MODALITIES, Simulation, TwinNetwork
 
 RECIPES = LIBRARY
 TINY = ("network.cascades=2", "network.channels=4", "federation.rounds=1", "training.steps_per_round=2",
@@ -51,11 +51,11 @@ def test_an_adapted_network_starts_as_its_base(base: Path, name: str) -> None:
     assert len(scope.frozen) == len(parameter_scope(build_network(plain.network)).shared)
 
 
-@pytest.mark.parametrize(("modality", "kind"), CORRECTIONS.items())
-def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(modality: str, kind: type) -> None:
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(modality: str) -> None:
     table = NetworkSection(cascades=1, regularizer="cnn", channels=3, depth=2, correct_operator=True)
-    network = build_network(table, SimpleNamespace(modality=modality, consistency=None))  # type: ignore[arg-type]
-    assert type(network.correction) is kind
+    network = build_network(table, SimpleNamespace(modality=modality, kind=MODALITIES[modality], consistency=None))  # type: ignore[arg-type]
+    assert type(network.correction) is MODALITIES[modality].correction
     own = [name for name, _ in network.named_parameters() if name.startswith("correction.")]
     assert own and set(own) < set(parameter_scope(network).kept)
 

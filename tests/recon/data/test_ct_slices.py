@@ -30,7 +30,6 @@ from recon import (
     CT_SCALE,
     DataError,
     PenalizedTV,
-    ScanSetup,
     ScanSimulation,
     SinogramSlices,
     batches,
@@ -169,7 +168,7 @@ def test_helsinki_files_bring_their_geometry(tmp_path: Path) -> None:
     assert found.shape == (1, 721, 560) and found.geometry.shape == (721, 560)
     assert isinstance(found.geometry, FanBeam) and found.geometry.source_to_detector_mm == 553.74
     assert found.grid.shape == (512, 512) and found.grid.pixel_mm == pytest.approx(0.1483223, rel=1e-4)
-    half = open_sinograms(tmp_path / "htc.mat", "htc2022", ScanSetup(size=256)).grid
+    half = open_sinograms(tmp_path / "htc.mat", "htc2022", size=256).grid
     assert half.pixel_mm == pytest.approx(2 * found.grid.pixel_mm)
 
 
@@ -186,8 +185,7 @@ def test_raw_counts_are_corrected_and_the_axis_is_where_it_is(tmp_path: Path) ->
         file["exchange/data_dark"] = np.full((3, 1, columns), 100, np.float32)
         file["exchange/theta"] = angles
         file["exchange/theta"].attrs["units"] = "degrees"
-    setup = ScanSetup(pitch_mm=1.0, axis_column=axis)
-    sample = SinogramSlices([tmp_path / "raw.h5"], "s", format="exchange", setup=setup)[0]
+    sample = SinogramSlices([tmp_path / "raw.h5"], "s", format="exchange", pitch_mm=1.0, axis_column=axis)[0]
     operator = sample.operator
     assert isinstance(operator, RadonOperator) and operator.ray_weights is not None
     lines = sample.measurement * CT_SCALE / operator.ray_weights

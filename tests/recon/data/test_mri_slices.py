@@ -20,7 +20,7 @@ from recon import (
     simulated_header,
     write_volume,
 )
-from recon.data.mri_file import Volume
+from recon.data.mri_file import KSpaceVolume
 from recon.data.scan_features import FEATURE_RANGES, split_condition
 
 SHAPE = (64, 56)
@@ -406,8 +406,8 @@ def test_many_slices_cost_nothing(fake_file, monkeypatch):
 def test_a_volume_is_probed_once_until_its_file_changes(fake_file, monkeypatch):
     path = fake_file(shape=(4, 2, *SHAPE))
     reads = []
-    read = Volume.read_slice
-    monkeypatch.setattr(Volume, "read_slice", lambda volume, i: (reads.append(i), read(volume, i))[1])
+    read = KSpaceVolume.read_slice
+    monkeypatch.setattr(KSpaceVolume, "read_slice", lambda volume, i: (reads.append(i), read(volume, i))[1])
 
     def first(**options):
         reads.clear()
@@ -450,7 +450,7 @@ def test_workers_give_the_same_samples(phantom_file, tmp_path):
     files = [phantom_file("a.h5"), phantom_file("b.h5")]
     simulate = Simulation("random", 2, 0.2, 0.02)
     dataset = KSpaceSlices(
-        files, "north", simulate=simulate, cache=tmp_path / "cache", augment=Augmentation(probability=1.0)
+        files, "north", simulate=simulate, maps_folder=tmp_path / "cache", augment=Augmentation(probability=1.0)
     )
     alone = [dataset[i] for i in range(6)]
     fresh = pickle.loads(pickle.dumps(KSpaceSlices(files, "north", simulate=simulate, augment=dataset.augment)))
@@ -469,7 +469,7 @@ def _first(sample):
 def test_cached_maps_are_the_same(phantom_file, tmp_path):
     path, cache = phantom_file(), tmp_path / "cache"
     fresh, stored, cached = (
-        KSpaceSlices([path], "north", simulate=R2, cache=folder)[0] for folder in (None, cache, cache)
+        KSpaceSlices([path], "north", simulate=R2, maps_folder=folder)[0] for folder in (None, cache, cache)
     )
     assert list(cache.iterdir())
     assert torch.equal(fresh.operator.maps, stored.operator.maps)

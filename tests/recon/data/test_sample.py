@@ -124,8 +124,8 @@ def test_held_out_positions_are_taken_away(two_dimensional):
     sample = make_sample(mask=mask if two_dimensional else None)
     kept, held_out = held_out_split(sample, 0.3, torch.Generator().manual_seed(2))
     full = sample.operator.mask
-    assert held_out.shape == full.shape and held_out.any()
-    assert torch.equal(kept.operator.mask | held_out, full) and not (kept.operator.mask & held_out).any()
+    assert held_out.shape == (1, *full.shape) and held_out.any()
+    assert torch.equal(kept.operator.mask | held_out[0], full) and not (kept.operator.mask & held_out).any()
     assert (kept.measurement * held_out == 0).all()
     assert torch.equal(kept.measurement + sample.measurement * held_out, sample.measurement)
     block = (slice(8, 16), slice(6, 14)) if two_dimensional else (slice(None), slice(7, 13))

@@ -18,9 +18,9 @@ from physics import (
     hu_to_attenuation,
 )
 from recon import (
-    CLASSICAL,
     CT_SCALE,
     DATA_CONSISTENCY,
+    MODALITIES,
     REGULARIZERS,
     AxisCorrection,
     ChebyshevStep,
@@ -184,10 +184,10 @@ def test_sum_lets_the_regularizer_see_the_image_before() -> None:
     assert torch.allclose(seen[0] / seen[0].norm(), start / start.norm(), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", CLASSICAL["ct"])
+@pytest.mark.parametrize("method", MODALITIES["ct"].methods)
 def test_classical_ct_methods_reconstruct_and_keep_the_scale(method: str) -> None:
     y, A, x = problem()
-    make = CLASSICAL["ct"][method]
+    make = MODALITIES["ct"].methods[method]
     found = make()(y, A)
     assert (found - x).norm() < (0.25 if method == "fbp" else 0.12) * x.norm()
     torch.testing.assert_close(make()(1e3 * y, A) / 1e3, found, rtol=2e-3, atol=2e-3)
@@ -197,7 +197,7 @@ def test_classical_ct_methods_reconstruct_and_keep_the_scale(method: str) -> Non
 def test_classical_ct_methods_need_a_ct_operator(method: str) -> None:
     complex_maps = CartesianMRI(torch.ones(1, 8, 8, dtype=torch.complex64), torch.ones(8, dtype=torch.bool))
     with pytest.raises(TypeError, match="expected RadonOperator"):
-        CLASSICAL["ct"][method]()(torch.zeros(1, 8, 8, dtype=torch.complex64), complex_maps)
+        MODALITIES["ct"].methods[method]()(torch.zeros(1, 8, 8, dtype=torch.complex64), complex_maps)
 
 
 def test_tv_proximal_map_solves_its_problem() -> None:

@@ -5,8 +5,8 @@ import torch
 
 from physics import CartesianMRI, birdcage_maps, phantom_volume, reciprocal, root_sum_of_squares
 from recon import (
-    CLASSICAL,
     DATA_CONSISTENCY,
+    MODALITIES,
     REGULARIZERS,
     DualStep,
     GradientStep,
@@ -61,20 +61,22 @@ def test_every_network_is_scale_equivariant(regularizer: str, consistency: str, 
         torch.testing.assert_close(net(factor * y, A) / factor, reference, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", CLASSICAL["mri"])
+@pytest.mark.parametrize("method", MODALITIES["mri"].methods)
 def test_every_classical_method_is_scale_equivariant_and_shaped(method: str) -> None:
     y, A, x = problem()
-    reference = CLASSICAL["mri"][method]()(y, A)
+    reference = MODALITIES["mri"].methods[method]()(y, A)
     assert reference.shape == x.shape
     for factor in (1e-6, 1e3):
-        torch.testing.assert_close(CLASSICAL["mri"][method]()(factor * y, A) / factor, reference, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            MODALITIES["mri"].methods[method]()(factor * y, A) / factor, reference, rtol=1e-3, atol=1e-4
+        )
 
 
-@pytest.mark.parametrize("method", CLASSICAL["mri"])
+@pytest.mark.parametrize("method", MODALITIES["mri"].methods)
 def test_classical_methods_survive_an_empty_slice_beside_a_full_one(method: str) -> None:
     y, A, _ = problem()
     y = torch.stack((torch.zeros_like(y[0]), y[1]))
-    image = CLASSICAL["mri"][method]()(y, A)
+    image = MODALITIES["mri"].methods[method]()(y, A)
     assert (image[0] == 0).all()
     assert image[1].abs().max() > 0
 
@@ -189,7 +191,7 @@ def test_bad_arguments_are_named() -> None:
 def test_sigpy_methods_need_a_cartesian_operator() -> None:
     y, A, _ = problem()
     with pytest.raises(TypeError, match="operator is Scaled, expected CartesianMRI"):
-        CLASSICAL["mri"]["tv"]()(y, 2.0 * A)
+        MODALITIES["mri"].methods["tv"]()(y, 2.0 * A)
 
 
 def test_the_maps_correction_is_nothing_at_first_and_learns_what_a_poor_calibration_does() -> None:

@@ -1,0 +1,102 @@
+"""Registries: parts of one kind by the name that recipes and manifests use."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+Part = TypeVar("Part")
+Maker = TypeVar("Maker", bound=Callable[..., Any])
+_EMPTY = inspect.Parameter.empty
+
+
+class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
+    """Parts of one kind by name: each a class or function whose keyword arguments are the options of the part.
+
+    Parameters
+    ----------
+    kind
+        Name of the kind in messages, such as ``regularizer``.
+    parts
+        Parts that come with fedrecon; :meth:`add` registers others.
+    """
+
+    def __init__(self, kind: str, parts: Mapping[str, Callable[..., Part]]) -> None:
+        self.kind = kind
+        self._parts: dict[str, Callable[..., Part]] = dict(parts)
+
+    def __getitem__(self, name: str) -> Callable[..., Part]:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:  # annotations hold registries
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {', '.join(self)}>"
+
+    def add(self, name: str) -> Callable[[Maker], Maker]:
+        """Decorator that registers a class or function under ``name``.
+
+        Raises
+        ------
+        ValueError
+            If another part has the name.
+        """
+
+        def register(part: Maker) -> Maker:
+            if name in self._parts:
+                raise ValueError(f"{self.kind} {name!r}: is registered already; choose another name")
+            self._parts[name] = part
+            return part
+
+        return register
+
+    def remove(self, name: str) -> None:
+        """Take a part out again."""
+        del self._parts[name]
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """Options of a part: its arguments by name."""
+        parameters = inspect.signature(self[name]).parameters
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return {key: parameter for key, parameter in parameters.items() if parameter.kind in named}
+
+    def make(self, name: str, options: Mapping[str, Any], key: str = "options") -> Part:
+        """Make a part from its options.
+
+        Parameters
+        ----------
+        key
+            Key of the options in the recipe, for messages.
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown, missing or out of range.
+        """
+        known = self.options(name)
+        for option in options:
+            if option not in known:
+                near = difflib.get_close_matches(option, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{key}: found {option!r}, expected one of {', '.join(known) or 'none'}{hint}")
+        for option, parameter in known.items():
+            if parameter.default is _EMPTY and option not in options:
+                raise ValueError(f"{key}: found no {option!r}, expected a value for it")
+        return self[name](**options)
+
+    def make_with(
+        self, name: str, settings: Mapping[str, Any], options: Mapping[str, Any], key: str = "options"
+    ) -> Part:
+        """Make a part from its own options and those of the ``settings`` that it declares as arguments."""
+        known = self.options(name)
+        return self.make(name, {key: value for key, value in settings.items() if key in known} | dict(options), key)

@@ -1,0 +1,10 @@
+"""Modalities: all that MRI and CT have of their own, each in one file."""
+
+from .ct import CT
+from .modality import MeasureQuality, Modality
+from .mri import MRI
+
+#: Modalities by the value of the key ``modality`` in a manifest.
+MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (MRI, CT)}
+
+__all__ = ["CT", "MODALITIES", "MRI", "MeasureQuality", "Modality"]
