@@ -70,8 +70,8 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         return {key: parameter for key, parameter in parameters.items() if parameter.kind in named}
 
-    def make(self, name: str, options: Mapping[str, Any], key: str = "options") -> Part:
-        """Make a part from its options.
+    def check(self, name: str, options: Mapping[str, Any], key: str = "options") -> None:
+        """Check the names of the options of a part.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
         Raises
         ------
         ValueError
-            If an option is unknown, missing or out of range.
+            If one is unknown or missing.
         """
         known = self.options(name)
         for option in options:
@@ -92,11 +92,19 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
         for option, parameter in known.items():
             if parameter.default is _EMPTY and option not in options:
                 raise ValueError(f"{key}: found no {option!r}, expected a value for it")
+
+    def make(self, name: str, options: Mapping[str, Any], key: str = "options") -> Part:
+        """Make a part from its options.
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown, missing or out of range.
+        """
+        self.check(name, options, key)
         return self[name](**options)
 
-    def make_with(
-        self, name: str, settings: Mapping[str, Any], options: Mapping[str, Any], key: str = "options"
-    ) -> Part:
-        """Make a part from its own options and those of the ``settings`` that it declares as arguments."""
+    def declared(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the settings that a part declares as arguments."""
         known = self.options(name)
-        return self.make(name, {key: value for key, value in settings.items() if key in known} | dict(options), key)
+        return {key: value for key, value in settings.items() if key in known}

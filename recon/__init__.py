@@ -138,6 +138,8 @@ from .networks import (
 from .report import html_page, html_table, line_panel, summarize, text_table, write_report, write_site_report
 from .training import (
     LOSSES,
+    OBJECTIVES,
+    PENALTIES,
     ContrastiveRatio,
     Distillation,
     MeasurementResidual,
@@ -145,6 +147,7 @@ from .training import (
     MutualDistillation,
     Penalty,
     Proximal,
+    RoundStart,
     SelfSupervised,
     Supervised,
     TaskTerm,
@@ -170,6 +173,8 @@ __all__ = [
     "MIN_SEEDS",
     "MODALITIES",
     "MRI_READERS",
+    "OBJECTIVES",
+    "PENALTIES",
     "REGULARIZERS",
     "SEEDS_OF_SMALL_EFFECT",
     "SIRT",
@@ -215,6 +220,7 @@ __all__ = [
     "Quality",
     "ReferenceChoice",
     "Regularizer",
+    "RoundStart",
     "Sample",
     "SampleMeta",
     "Samples",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recon import DataError, ScoreRow, data_error, read_scores, write_atomically, write_scores
 
 from ..config import Name, Section, read_json
-from ..recipes import CLASSICAL_ARMS
+from ..recipes import CLASSICAL_ARMS, NetworkSection
 from .arm_runs import FACTS, known_of
 from .plan import slug
 
@@ -232,7 +232,11 @@ def without_seeds(preset: Mapping[str, Any]) -> dict[str, Any]:
     """What of a preset decides an arm's scores: all but how many seeds there are."""
     plain = {name: value for name, value in preset.items() if name != "small_effect_seeds"}
     tables = [{name: value for name, value in table.items() if name != "seeds"} for table in preset.get("tables", ())]
-    return plain | {"tables": tables}
+    budgets = {
+        modality: {**budget, "network": NetworkSection.chosen(budget["network"])}
+        for modality, budget in preset.get("budgets", {}).items()
+    }
+    return plain | {"tables": tables, "budgets": budgets}
 
 
 def _record(path: Path, number: int, line: bytes) -> ArmRecord:

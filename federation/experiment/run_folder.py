@@ -181,5 +181,5 @@ def local_recipe(recipe: Recipe) -> Recipe:
             "server_options": {},
         }
     )
-    objective = recipe.objective.model_copy(update={"moments": 0.0})
+    objective = recipe.objective.without("moments")
     return recipe.model_copy(update={"federation": federation, "objective": objective, "transform": TransformSection()})

@@ -5,28 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from recon import (
-    ContrastiveRatio,
+    PENALTIES,
     DataError,
-    Distillation,
-    MeasurementResidual,
-    MomentAlignment,
-    MutualDistillation,
     Penalty,
-    Proximal,
-    SelfSupervised,
-    Supervised,
-    TaskTerm,
-    TwoViews,
+    RoundStart,
     VolumeSlices,
     cosine_learning_rate,
     evaluate,
-    measure_moments,
-    moment_layout,
     train_locally,
 )
 
@@ -37,8 +28,8 @@ from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
 from ..sites import SiteManifest, Split
 
-#: Prefixes of what travels beside the parameters: SCAFFOLD's control variates, moments of features.
-CONTROL, MOMENTS = "control.", "moments."
+#: Prefix of SCAFFOLD's control variates, which travel beside the parameters; tensors of a penalty have its name.
+CONTROL = "control."
 #: In the line of a site whose device has failed. It survives a reply, of which text alone is left, and may pass: what
 #: failed so is worth another try.
 DEVICE_FAILED = "device: failed"
@@ -119,8 +110,8 @@ class ReconstructionTask:
             learning_rate=training.learning_rate
             if constant
             else cosine_learning_rate(training.learning_rate, progress),
-            objective=_task(self.recipe.objective, training.loss),
-            penalties=_penalties(self.recipe.objective, network, context, round),
+            objective=self.recipe.objective.build_task(training.loss),
+            penalties=_penalties_of_round(self.recipe.objective, network, context, round),
             correction={name: server[name] - own[name] for name in server},
             collect_gradients=bool(server),
             optimizer=training.optimizer,
@@ -131,9 +122,8 @@ class ReconstructionTask:
         # The new control is the old one and what is sent, rounded as the server will see it.
         sent = {CONTROL + name: result.mean_gradient[name].cpu() - own[name] for name in server}
         memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
-        if self.recipe.objective.moments:
-            moments = measure_moments(network, dataset, self.recipe.objective.features)
-            sent |= under(MOMENTS, _on_cpu(moments))
+        for name, penalty, options in _penalties(self.recipe.objective):
+            sent |= under(f"{name}.", _on_cpu(penalty.measure(network, dataset, **options)))
         return LocalResult(result.losses, _on_cpu(result.optimizer_state), len(dataset), memory, sent)
 
     def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
@@ -146,7 +136,7 @@ class ReconstructionTask:
                 steps=steps,
                 batch_size=training.batch_size,
                 learning_rate=learning_rate,
-                objective=_task(self.recipe.objective, training.loss),
+                objective=self.recipe.objective.build_task(training.loss),
                 optimizer=training.optimizer,
                 momentum=training.momentum,
                 seed=derive_seed(seed, "personal", self.manifest.name),
@@ -165,14 +155,14 @@ class ReconstructionTask:
 
 
 def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
-    """Control variates where the server keeps some, moments of features where the objective aligns them."""
+    """Control variates of the server rule, and the tensors that penalties exchange."""
     aux = dict(layout(recipe.federation.rule().aux_layout(shared)))
-    if recipe.objective.moments:
+    for name, penalty, options in _penalties(recipe.objective):
         try:
-            features = layout(moment_layout(network, recipe.objective.features))
+            sent = layout(penalty.sends(network, **options))
         except ValueError as error:
-            raise ConfigError(f"recipe: objective.features: {' '.join(str(error).split())}") from None
-        aux.update({MOMENTS + name: entry for name, entry in features.items()})
+            raise ConfigError(f"recipe: objective.{name}: {' '.join(str(error).split())}") from None
+        aux.update(under(f"{name}.", sent))
     return aux
 
 
@@ -180,31 +170,21 @@ def _on_cpu(state: State) -> State:
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
-def _task(table: ObjectiveSection, loss: str) -> TaskTerm:
-    tasks: dict[str, TaskTerm] = {
-        "supervised": Supervised(loss),
-        "self_supervised": SelfSupervised(table.split),
-        "two_views": TwoViews(table.split),
-    }
-    if table.task == "mutual":
-        return MutualDistillation(Supervised(loss), table.distillation)
-    return tasks[table.task]
+def _penalties(objective: ObjectiveSection) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Name, class and options of every penalty."""
+    for name in objective.penalties():
+        yield name, PENALTIES[name], objective.penalty_options(name)
 
 
-def _penalties(table: ObjectiveSection, network: nn.Module, context: RoundContext, round: int) -> list[Penalty]:
+def _penalties_of_round(
+    objective: ObjectiveSection, network: nn.Module, context: RoundContext, round: int
+) -> list[Penalty]:
     """The penalties of a round; those that compare with an earlier one begin with the second."""
-    penalties: list[Penalty] = []
-    if table.proximal:
-        penalties.append(Proximal(table.proximal, context.shared))
-    if table.contrastive and context.own:
-        penalties.append(ContrastiveRatio(table.contrastive, context.shared, [context.own]))
-    if table.moments and round > 0:
-        penalties.append(MomentAlignment(table.moments, below(MOMENTS, context.aux), table.features))
-    if table.residual:
-        penalties.append(MeasurementResidual(table.residual))
-    if table.distillation and table.task != "mutual":
-        penalties.append(Distillation(table.distillation, network))
-    return penalties
+    made = []
+    for name, penalty, options in _penalties(objective):
+        at = RoundStart(network, context.shared, context.own, below(f"{name}.", context.aux), round)
+        made.append(penalty.for_round(objective.weight(name), at, **options))
+    return [penalty for penalty in made if penalty is not None]
 
 
 def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, maps_folder: Path) -> SiteSpec:
@@ -219,7 +199,7 @@ def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, maps_folder:
         least_work=recipe.federation.least_work,
         chain=recipe.transform.build(),
         feedback=recipe.transform.feedback,
-        keep_own=recipe.objective.contrastive > 0,
+        keep_own=any(penalty.needs_previous for _, penalty, _ in _penalties(recipe.objective)),
         keep_view=recipe.transform.both_ways,
         optimizer_state=recipe.training.optimizer_state,
     )

@@ -17,7 +17,7 @@ from ..serialization import State
 from ..sites import SiteManifest
 from ..worker_pool import run_jobs
 from .run_folder import RunFolder, Say, local_recipe
-from .task import MOMENTS, aux_layout
+from .task import aux_layout
 
 
 def train_run(
@@ -93,7 +93,8 @@ def initial_state(recipe: Recipe) -> tuple[State, State]:
     network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
     shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
     entries = aux_layout(recipe, network, shared).items()
-    aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name.startswith(MOMENTS)}
+    own = recipe.federation.rule().aux_layout(shared)  # the rule starts its own
+    aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name not in own}
     return shared, aux
 
 

@@ -1,4 +1,6 @@
-"""How the server combines what the sites send back: one class per rule, its fields the options of a recipe."""
+"""Server rules, weightings and transforms by the name used in recipes; the fields of each are its options."""
+
+from physics import Registry
 
 from .averaging_rules import FedAdagrad, FedAdam, FedNova, FedYogi, Mean, Scaffold
 from .codecs import Int8, LowRank, TopK
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 #: Server rules by the name used in recipes.
-SERVER_RULES: dict[str, type[ServerRule]] = {
+SERVER_RULES: Registry[ServerRule] = Registry("server rule", {
     "mean": Mean,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
@@ -39,24 +41,24 @@ SERVER_RULES: dict[str, type[ServerRule]] = {
     "trimmed_mean": TrimmedMean,
     "krum": Krum,
     "norm_clip": NormClip,
-}
+})  # fmt: skip
 
 
 #: Transforms by the name used in recipes.
-TRANSFORMS: dict[str, type[Transform]] = {
+TRANSFORMS: Registry[Transform] = Registry("transform", {
     "clip": Clip,
     "null_space": NullSpace,
     "topk": TopK,
     "low_rank": LowRank,
     "int8": Int8,
-}
+})  # fmt: skip
 
 
 #: Weightings by the name used in recipes.
-WEIGHTINGS: dict[str, type[Weighting]] = {
+WEIGHTINGS: Registry[Weighting] = Registry("weighting", {
     "samples": Samples,
     "uniform": Uniform,
     "softmax": Softmax,
     "fairness": Fairness,
     "uncertainty": Uncertainty,
-}
+})  # fmt: skip

@@ -12,7 +12,6 @@ from recon import (
     DATA_CONSISTENCY,
     MODALITIES,
     REGULARIZERS,
-    Regularizer,
     StepScale,
     TwinNetwork,
     UnrolledNetwork,
@@ -70,19 +69,11 @@ def build_network(table: NetworkSection, manifest: SiteManifest | None = None) -
 def _unrolled(table: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
     modality = next(iter(MODALITIES.values())) if manifest is None else manifest.kind
     consistency = table.consistency if manifest is None else consistency_at(manifest, table)
-    conditioned = table.condition in ("regularizer", "both")
-    make: Callable[..., Regularizer] = REGULARIZERS[table.regularizer]
+    make = partial(REGULARIZERS[table.regularizer], **table.regularizer_arguments())
     return UnrolledNetwork(
         table.cascades,
-        DATA_CONSISTENCY[consistency],
-        partial(
-            make,
-            table.channels,
-            table.depth,
-            condition_dim=CONDITION_DIM if conditioned else 0,
-            norm=table.norm,
-            attention=table.attention,
-        ),
+        partial(DATA_CONSISTENCY[consistency], **table.consistency_arguments(consistency)),
+        make,
         share_regularizer=table.share_cascades,
         ends_in=table.ends_in,
         combine=table.combine,
@@ -90,7 +81,7 @@ def _unrolled(table: NetworkSection, manifest: SiteManifest | None) -> UnrolledN
         start=table.start,
         correction=modality.correction if table.correct_operator else None,
         step_scale=partial(StepScale, CONDITION_DIM) if table.condition in ("consistency", "both") else None,
-        uses_condition=conditioned,
+        uses_condition=table.conditioned,
     )
 
 

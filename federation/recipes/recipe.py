@@ -72,8 +72,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Recipe":
-        twin, mutual = self.network.twin, self.objective.task == "mutual"
-        if twin != mutual:
+        twin = self.network.twin
+        if twin != getattr(self.objective.build_task(self.training.loss), "needs_twin", False):
             found, wanted = ("true", '"mutual"') if twin else ("false", "another")
             raise ValueError(f"network.twin: found {found} with the task {self.objective.task!r}, expected {wanted}")
         if twin and (self.network.adapter != "none" or self.network.base is not None):

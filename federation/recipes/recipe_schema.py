@@ -1,24 +1,37 @@
 """The tables of a recipe: what each key may be."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from recon import DATA_CONSISTENCY, LOSSES, MODALITIES, REGULARIZERS, Augmentation
+from recon import (
+    CONDITION_DIM,
+    DATA_CONSISTENCY,
+    LOSSES,
+    MODALITIES,
+    OBJECTIVES,
+    PENALTIES,
+    REGULARIZERS,
+    Augmentation,
+    TaskTerm,
+)
 
-from ..config import Names, NonNegative, Section, Seed, one_of
+from ..config import Names, Section, Seed, nearest, one_of
 from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, ServerRule, Weighting
-
-_T = TypeVar("_T")
 
 LOCAL = "local"
 #: The arm of the shared network before the personal stage.
 SHARED = "shared"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Options = dict[str, float | int | str]
+Options = dict[str, bool | int | float | str]
+
+
+#: Keys of ``[network]`` that stored presets still hold, with what was their default.
+_RETIRED_KEYS: dict[str, Any] = {"combine": "sequence", "share_cascades": False}
 
 
 class NetworkSection(Section):
@@ -38,9 +51,11 @@ class NetworkSection(Section):
 
     cascades: int = Field(default=5, ge=1, le=100)
     regularizer: Annotated[str, AfterValidator(one_of(REGULARIZERS))] = "unet"
+    regularizer_options: Options = Field(default_factory=dict)
     channels: int = Field(default=16, ge=1, le=4096)
     depth: int = Field(default=2, ge=1, le=100)
     consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] = "gradient"
+    consistency_options: Options = Field(default_factory=dict)
     consistency_ct: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
     combine: Literal["sequence", "sum"] = "sequence"
     site_strength: bool = False
@@ -61,10 +76,39 @@ class NetworkSection(Section):
         own: str | None = getattr(self, f"consistency_{modality}", None)
         return own or self.consistency
 
+    @classmethod
+    def chosen(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What a stored ``[network]`` says beside defaults; keys that came later or are gone do not matter."""
+        defaults = {key: field.get_default(call_default_factory=True) for key, field in cls.model_fields.items()}
+        return {key: value for key, value in record.items() if value != (_RETIRED_KEYS | defaults).get(key, ...)}
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the regularizers take the scan's features."""
+        return self.condition in ("regularizer", "both")
+
+    def regularizer_arguments(self) -> dict[str, Any]:
+        """Arguments of the regularizer: its size if it declares one, and what the recipe asks of it."""
+        size = {"channels": self.channels, "depth": self.depth}
+        chosen = REGULARIZERS.declared(self.regularizer, size) | self.regularizer_options
+        if self.conditioned:
+            chosen["condition_dim"] = CONDITION_DIM
+        if self.norm != "none":
+            chosen["norm"] = self.norm
+        if self.attention:
+            chosen["attention"] = True
+        return chosen
+
+    def consistency_arguments(self, name: str) -> dict[str, Any]:
+        """Arguments of a data consistency: the options belong to that of ``consistency``."""
+        return dict(self.consistency_options) if name == self.consistency else {}
+
     @model_validator(mode="after")
-    def _deep_enough(self) -> "NetworkSection":
+    def _possible(self) -> "NetworkSection":
         if self.regularizer == "cnn" and self.depth < 2:
             raise ValueError(f"depth: found {self.depth}, expected at least 2 layers for the cnn")
+        REGULARIZERS.check(self.regularizer, self.regularizer_arguments(), f"the regularizer {self.regularizer!r}")
+        DATA_CONSISTENCY.check(self.consistency, self.consistency_options, "consistency_options")
         return self
 
 
@@ -107,31 +151,97 @@ class TrainingSection(Section):
 
 
 class ObjectiveSection(Section):
-    """What a site minimizes: ``task`` plus penalties, each a weight, 0 for none.
+    """What a site minimizes: ``task`` plus penalties, each by its name with its weight, 0 for none.
 
     ``supervised`` is ``training.loss`` against the reference; ``self_supervised`` and ``two_views`` split the
     measurement, ``split`` the part held back, and need no reference; ``mutual`` trains the private and the shared
-    network of a twin on the task and on each other, weighed by ``distillation``. ``proximal`` pulls the shared
-    parameters to the broadcast; ``contrastive`` too, relative to the distance from the site's own earlier ones, from
-    round 2; ``moments`` aligns the mean and spread of the features matching ``features`` with their mean over the
-    sites, from round 2; ``residual`` is the misfit to the measurement; ``distillation`` the distance to the image of
-    the broadcast network.
+    network of a twin on the task and on each other, weighed by ``distillation``. Penalties are the names in
+    :data:`recon.PENALTIES`. ``options`` holds further options by the name of the task or penalty.
     """
 
-    task: Literal["supervised", "self_supervised", "two_views", "mutual"] = "supervised"
+    model_config = ConfigDict(extra="allow")
+
+    task: Annotated[str, AfterValidator(one_of(OBJECTIVES))] = "supervised"
     split: float = Field(default=0.4, gt=0, lt=1)
-    proximal: NonNegative = 0.0
-    contrastive: NonNegative = 0.0
-    moments: NonNegative = 0.0
     features: str = "regularizers.*.hidden.2"
-    residual: NonNegative = 0.0
-    distillation: NonNegative = 0.0
+    options: dict[str, Options] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_penalties(cls, section: Any) -> Any:
+        """Drop weights of 0, so that they are the default, and refuse keys that are no penalty."""
+        if not isinstance(section, Mapping):
+            return section
+        known = [*cls.model_fields, *PENALTIES]
+        kept = {}
+        for key, value in section.items():
+            if key in PENALTIES:
+                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                    raise ValueError(f"{key}: found {value!r}, expected a weight of 0 or more")
+                if value == 0:
+                    continue
+            elif key not in cls.model_fields:
+                raise ValueError(f"{key}: unknown key{nearest(key, known)}, expected one of {', '.join(known)}")
+            kept[key] = float(value) if key in PENALTIES else value
+        return kept
 
     @model_validator(mode="after")
-    def _taught(self) -> "ObjectiveSection":
-        if self.task == "mutual" and not self.distillation:
+    def _possible(self) -> "ObjectiveSection":
+        if self.task == "mutual" and not self.weight("distillation"):
             raise ValueError("distillation: found 0 with the task 'mutual', expected the weight of the other's image")
+        if unused := sorted(self.options.keys() - {self.task, *self.weights}):
+            raise ValueError(f"options: found {', '.join(unused)}, expected the task or a penalty with a weight")
+        self.build_task("l1")
+        for name in self.weights:
+            self.penalty_options(name)
         return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the penalties by name, those above 0."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def weight(self, name: str) -> float:
+        """Weight of one penalty."""
+        return self.weights.get(name, 0.0)
+
+    def without(self, penalty: str) -> "ObjectiveSection":
+        """The same objective without a penalty."""
+        values = self.model_dump()
+        values.pop(penalty, None)
+        return type(self).model_validate(values)
+
+    def build_task(self, loss: str) -> TaskTerm:
+        """The task, ``loss`` is that of ``[training]``."""
+        settings: dict[str, Any] = {"loss": loss, "fraction": self.split}
+        if (distillation := self.weight("distillation")) > 0:
+            settings["distillation"] = distillation
+        return OBJECTIVES.make(
+            self.task,
+            OBJECTIVES.declared(self.task, settings) | self.options.get(self.task, {}),
+            f"options.{self.task}",
+        )
+
+    def penalties(self) -> list[str]:
+        """Names of the penalties that are added to the task; a task that uses a weight itself takes it from them."""
+        used = OBJECTIVES.options(self.task).keys()
+        return [name for name in self.weights if name not in used]
+
+    def penalty_options(self, name: str) -> dict[str, Any]:
+        """Options of a penalty beside its weight.
+
+        Raises
+        ------
+        ValueError
+            If one is unknown.
+        """
+        make: Any = PENALTIES[name]
+        known = [key for key in inspect.signature(make.for_round).parameters if key not in ("weight", "at")]
+        own = self.options.get(name, {})
+        if unknown := sorted(own.keys() - set(known)):
+            raise ValueError(f"options.{name}: found {unknown[0]!r}, expected one of {', '.join(known) or 'none'}")
+        shared = {"features": self.features}
+        return {key: value for key, value in (shared | own).items() if key in known}
 
 
 class FederationSection(Section):
@@ -157,11 +267,11 @@ class FederationSection(Section):
 
     def weighting(self) -> Weighting:
         """The weights of the updates."""
-        return _made(WEIGHTINGS[self.weights], self.weight_options, "weight_options")
+        return WEIGHTINGS.make(self.weights, self.weight_options, "weight_options")
 
     def rule(self) -> ServerRule:
         """How the server combines the updates."""
-        return _made(SERVER_RULES[self.server_rule], self.server_options, "server_options")
+        return SERVER_RULES.make(self.server_rule, self.server_options, "server_options")
 
     @model_validator(mode="after")
     def _possible(self) -> "FederationSection":
@@ -185,7 +295,7 @@ class TransformSection(Section):
         """The chain, None where parameters travel as they are."""
         if not self.chain:
             return None
-        parts = [_made(TRANSFORMS[name], self.options.get(name, {}), f"options.{name}") for name in self.chain]
+        parts = [TRANSFORMS.make(name, self.options.get(name, {}), f"options.{name}") for name in self.chain]
         return Chain(tuple(parts))
 
     @model_validator(mode="after")
@@ -286,15 +396,3 @@ class EvaluationSection(Section):
     )
     tv_weights_ct: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)
     tv_slices: int = Field(default=3, ge=1)
-
-
-def _made(make: Callable[..., _T], options: Mapping[str, Any], key: str) -> _T:
-    """Call ``make``; an option that it does not have is named with those that it has."""
-    known = inspect.signature(make).parameters
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(known) or 'none'}")
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise ValueError(f"{key}: found no {name!r}, expected a number for it")
-    return make(**options)

@@ -3,7 +3,6 @@
 from .adapters import add_lora, add_prompts, add_scales, base_name, freeze_base, is_adapter
 from .conditioning import FiLM, StepScale
 from .data_consistency import (
-    DATA_CONSISTENCY,
     ChebyshevStep,
     DualStep,
     FilteredStep,
@@ -17,7 +16,8 @@ from .data_consistency import (
     WeightedStep,
 )
 from .operator_corrections import AxisCorrection, MapsCorrection, OperatorCorrection
-from .regularizers import REGULARIZERS, ConvRegularizer, Regularizer, UNetRegularizer
+from .registries import DATA_CONSISTENCY, REGULARIZERS
+from .regularizers import ConvRegularizer, Regularizer, UNetRegularizer
 from .unrolled import UnrolledNetwork
 from .wrappers import DataConsistent, FixedCondition, TwinNetwork
 

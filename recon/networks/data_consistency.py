@@ -3,8 +3,6 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -314,17 +312,3 @@ class NoStep(SiteDataConsistency):
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         return x
-
-
-#: Data-consistency layers by the name used in recipes.
-DATA_CONSISTENCY: dict[str, Callable[[], SiteDataConsistency]] = {
-    "gradient": GradientStep,
-    "proximal": ProximalStep,
-    "filtered": FilteredStep,
-    "normalized": NormalizedStep,
-    "chebyshev": ChebyshevStep,
-    "weighted": WeightedStep,
-    "weighted_chebyshev": partial(WeightedStep, iterations=6),
-    "primal_dual": DualStep,
-    "none": NoStep,
-}

@@ -20,7 +20,9 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 class Regularizer(nn.Module, ABC):
     """Removes what does not look like an image. Complex numbers become two channels only in here.
 
-    Subclasses implement :meth:`refine` on real tensors ``(batch, 2, height, width)``.
+    Subclasses implement :meth:`refine` on real tensors ``(batch, 2, height, width)``. A recipe gives a subclass the
+    arguments that it declares: ``channels`` and ``depth`` (its size), ``condition_dim`` if it can take a condition,
+    ``norm`` and ``attention`` if it has them, and any others as ``[network.regularizer_options]``.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ class Regularizer(nn.Module, ABC):
 
 
 class ConvRegularizer(Regularizer):
-    """Plain residual CNN: ``layers`` 3x3 convolutions with ReLU, starting as the identity.
+    """Plain residual CNN: ``depth`` 3x3 convolutions with ReLU, starting as the identity.
 
     Its parameters are ``hidden.0``, ``hidden.2``, ... and ``last``; with the options there are more, under
     ``hidden.norm``, ``film`` and ``attention``.
@@ -82,7 +84,7 @@ class ConvRegularizer(Regularizer):
     ----------
     channels
         Width of the hidden layers.
-    layers
+    depth
         Number of convolutions, at least 2.
     condition_dim
         Above 0, every hidden layer is followed by a :class:`FiLM` of a condition of that length.
@@ -95,18 +97,18 @@ class ConvRegularizer(Regularizer):
     def __init__(
         self,
         channels: int = 32,
-        layers: int = 5,
+        depth: int = 5,
         *,
         condition_dim: int = 0,
         norm: Norm = "none",
         attention: bool = False,
     ) -> None:
         super().__init__(condition_dim)
-        if layers < 2:
-            raise ValueError(f"ConvRegularizer: layers is {layers}, expected at least 2")
-        self.hidden = ConvStack([2] + [channels] * (layers - 1), nn.ReLU, norm)
+        if depth < 2:
+            raise ValueError(f"ConvRegularizer: depth is {depth}, expected at least 2 layers")
+        self.hidden = ConvStack([2] + [channels] * (depth - 1), nn.ReLU, norm)
         self.last = _zero(nn.Conv2d(channels, 2, 3, padding=1))
-        self.film = _films([channels] * (layers - 1), condition_dim)
+        self.film = _films([channels] * (depth - 1), condition_dim)
         self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
@@ -132,7 +134,7 @@ class UNetRegularizer(Regularizer):
     ----------
     channels
         Width at full resolution; doubled at every level.
-    levels
+    depth
         Number of times the resolution is halved, at least 1.
     condition_dim
         Above 0, every block is followed by a :class:`FiLM` of a condition of that length.
@@ -143,17 +145,17 @@ class UNetRegularizer(Regularizer):
     def __init__(
         self,
         channels: int = 16,
-        levels: int = 2,
+        depth: int = 2,
         *,
         condition_dim: int = 0,
         norm: Norm = "none",
         attention: bool = False,
     ) -> None:
         super().__init__(condition_dim)
-        if levels < 1:
-            raise ValueError(f"UNetRegularizer: levels is {levels}, expected at least 1")
-        widths = [channels * 2**level for level in range(levels + 1)]
-        self.levels = levels
+        if depth < 1:
+            raise ValueError(f"UNetRegularizer: depth is {depth}, expected at least 1 level")
+        widths = [channels * 2**level for level in range(depth + 1)]
+        self.levels = depth
         self.first = _block(2, channels, norm)
         self.down = nn.ModuleList(_block(a, b, norm) for a, b in itertools.pairwise(widths))
         self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
@@ -188,7 +190,7 @@ class FrequencySplitRegularizer(Regularizer):
 
     Parameters
     ----------
-    channels, layers
+    channels, depth
         Of each of the two CNNs, as for :class:`ConvRegularizer`: together they have twice its parameters.
     cutoff
         Part of the coefficients along each axis that counts as low, above 0 and at most 1; at least one does.
@@ -204,7 +206,7 @@ class FrequencySplitRegularizer(Regularizer):
     def __init__(
         self,
         channels: int = 32,
-        layers: int = 5,
+        depth: int = 5,
         *,
         cutoff: float = 0.125,
         condition_dim: int = 0,
@@ -215,8 +217,8 @@ class FrequencySplitRegularizer(Regularizer):
         if not 0 < cutoff <= 1:
             raise ValueError(f"FrequencySplitRegularizer: cutoff is {cutoff}, expected more than 0 and at most 1")
         self.cutoff = cutoff
-        self.low = ConvRegularizer(channels, layers, condition_dim=condition_dim, norm=norm, attention=attention)
-        self.high = ConvRegularizer(channels, layers, condition_dim=condition_dim, norm=norm, attention=attention)
+        self.low = ConvRegularizer(channels, depth, condition_dim=condition_dim, norm=norm, attention=attention)
+        self.high = ConvRegularizer(channels, depth, condition_dim=condition_dim, norm=norm, attention=attention)
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         low = low_frequencies(channels, self.cutoff)
@@ -336,11 +338,3 @@ def _zero(layer: Layer) -> Layer:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-#: Regularizers by the name used in recipes.
-REGULARIZERS: dict[str, type[Regularizer]] = {
-    "cnn": ConvRegularizer,
-    "unet": UNetRegularizer,
-    "fdd": FrequencySplitRegularizer,
-}

@@ -3,11 +3,14 @@
 from .feature_moments import MomentAlignment, measure_moments, moment_layout
 from .local_training import TrainingResult, cosine_learning_rate, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
-from .objectives import MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
-from .penalties import ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
+from .objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
+from .penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Proximal
+from .penalty import Penalty, RoundStart
 
 __all__ = [
     "LOSSES",
+    "OBJECTIVES",
+    "PENALTIES",
     "ContrastiveRatio",
     "Distillation",
     "MeasurementResidual",
@@ -15,6 +18,7 @@ __all__ = [
     "MutualDistillation",
     "Penalty",
     "Proximal",
+    "RoundStart",
     "SelfSupervised",
     "Supervised",
     "TaskTerm",

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from ..data import Sample, Samples, batches
 from ..method import apply, beside
+from .penalty import Penalty, RoundStart, State
 
 #: Under the root: a channel that is zero everywhere has a finite gradient.
 _FLOOR = 1e-12
 
 
-class MomentAlignment:
+class MomentAlignment(Penalty):
     r"""Pull a site's features towards the moments of a target site.
 
     :math:`\frac{w}{2C} \sum_c (\mu_c - \mu_c^*)^2 + (\sigma_c - \sigma_c^*)^2` over all C channels of the matched
@@ -46,6 +47,20 @@ class MomentAlignment:
         self.weight, self.pattern = weight, pattern
         self.target = {name: tensor.detach().clone() for name, tensor in target.items()}
         self._records: dict[str, list[Tensor]] | None = None
+
+    @classmethod
+    def for_round(  # type: ignore[override]  # takes an option of its own
+        cls, weight: float, at: RoundStart, features: str
+    ) -> Penalty | None:
+        return cls(weight, at.received, features) if at.round > 0 else None
+
+    @classmethod
+    def sends(cls, network: nn.Module, features: str) -> State:  # type: ignore[override]
+        return moment_layout(network, features)
+
+    @classmethod
+    def measure(cls, network: nn.Module, samples: Samples, features: str) -> State:  # type: ignore[override]
+        return measure_moments(network, samples, features)
 
     @contextmanager
     def watch(self, network: nn.Module) -> Iterator[None]:
@@ -92,12 +107,11 @@ class MomentAlignment:
         return target
 
 
-def watching(network: nn.Module, penalties: Sequence[object]) -> ExitStack:
+def watching(network: nn.Module, penalties: Sequence[Penalty]) -> ExitStack:
     """Context in which every penalty that looks inside the network does."""
     with ExitStack() as stack:
         for penalty in penalties:
-            if isinstance(penalty, MomentAlignment):
-                stack.enter_context(penalty.watch(network))
+            stack.enter_context(penalty.watch(network))
         return stack.pop_all()
 
 

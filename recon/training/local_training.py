@@ -14,7 +14,7 @@ from ..method import beside
 from .feature_moments import watching
 from .objectives import Supervised, TaskTerm
 from .optimizers import Stepper
-from .penalties import Penalty
+from .penalty import Penalty
 
 
 @dataclass(frozen=True)

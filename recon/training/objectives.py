@@ -5,14 +5,13 @@ or at that image and adds to the loss. A penalty with nothing to act on raises: 
 method than the one that is reported.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from physics import reciprocal
+from physics import Registry, reciprocal
 
 from ..data import Sample, hide, require_fraction
 from ..errors import DataError
@@ -20,12 +19,12 @@ from ..method import apply
 from ..networks import TwinNetwork
 from .losses import LOSSES
 
-#: Named tensors.
-State = Mapping[str, Tensor]
-
 
 class TaskTerm(Protocol):
-    """The part of an objective that the measurements decide; all randomness from ``generator``."""
+    """The part of an objective that the measurements decide; all randomness from ``generator``.
+
+    An attribute ``needs_twin = True`` says that it trains a :class:`TwinNetwork`.
+    """
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss of a batch as :func:`recon.collate` makes it, and the image, ``(batch, *A.domain_shape)``."""
@@ -44,7 +43,7 @@ class Supervised:
     loss: str = "l1"
 
     def __post_init__(self) -> None:
-        _require_loss("Supervised", self.loss)
+        require_loss("Supervised", self.loss)
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if batch.reference is None:
@@ -116,7 +115,7 @@ class TwoViews:
 
     def __post_init__(self) -> None:
         require_fraction("TwoViews", self.fraction)
-        _require_positive("TwoViews", "weight", self.weight)
+        require_positive("TwoViews", "weight", self.weight)
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         A = batch.operator
@@ -152,10 +151,11 @@ class MutualDistillation:
     task: TaskTerm = field(default_factory=Supervised)
     weight: float = 1.0
     loss: str = "mse"
+    needs_twin: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_positive("MutualDistillation", "weight", self.weight)
-        _require_loss("MutualDistillation", self.loss)
+        require_positive("MutualDistillation", "weight", self.weight)
+        require_loss("MutualDistillation", self.loss)
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if not isinstance(network, TwinNetwork):
@@ -171,7 +171,7 @@ class MutualDistillation:
 
 def _distance(found: Tensor, wanted: Tensor, n_axes: int) -> Tensor:
     """Normalized l1-l2 distance over the last axes, mean over the batch; 0 for a slice that is wanted empty."""
-    axes = _last(n_axes)
+    axes = last_axes(n_axes)
 
     def relative(order: int) -> Tensor:
         size = torch.linalg.vector_norm(wanted, order, axes)
@@ -181,29 +181,35 @@ def _distance(found: Tensor, wanted: Tensor, n_axes: int) -> Tensor:
     return (relative(2) + relative(1)).mean()
 
 
-def _last(n_axes: int) -> tuple[int, ...]:
+def last_axes(n_axes: int) -> tuple[int, ...]:
     return tuple(range(-n_axes, 0))
 
 
-def _some(names: Any) -> str:
+def some(names: Any) -> str:
     names = list(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _require_positive(who: str, what: str, value: float) -> None:
+def require_positive(who: str, what: str, value: float) -> None:
     if not 0 < value < float("inf"):
         raise ValueError(f"{who}: {what} is {value}, expected a positive number; leave the penalty out for none")
 
 
-def _require_loss(who: str, loss: str) -> None:
+def require_loss(who: str, loss: str) -> None:
     if loss not in LOSSES:
         raise ValueError(f"{who}: loss is {loss!r}, expected one of {', '.join(LOSSES)}")
 
 
-#: Task terms by the name used in recipes.
-OBJECTIVES: dict[str, type[TaskTerm]] = {
+def mutual_supervised(loss: str = "l1", distillation: float = 1.0) -> MutualDistillation:
+    """Both networks of a twin on the reference, and each on the image of the other."""
+    return MutualDistillation(Supervised(loss), distillation)
+
+
+#: Tasks by the name used in recipes. Each gets the arguments that it declares of ``loss`` (``training.loss``),
+#: ``fraction`` (``objective.split``) and ``distillation`` (its weight), and any others as its ``[objective.options]``.
+OBJECTIVES: Registry[TaskTerm] = Registry("task", {
     "supervised": Supervised,
     "self_supervised": SelfSupervised,
     "two_views": TwoViews,
-    "mutual": MutualDistillation,
-}
+    "mutual": mutual_supervised,
+})  # fmt: skip

@@ -3,29 +3,23 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from physics import reciprocal
+from physics import Registry, reciprocal
 
 from ..data import Sample
 from ..method import apply
 from .feature_moments import MomentAlignment
 from .losses import LOSSES
-from .objectives import State, _last, _require_loss, _require_positive, _some
-
-
-class Penalty(Protocol):
-    """A term that is added to the loss of the task, its weight included."""
-
-    def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
-        """Penalty of ``network``, which made ``image`` from ``batch``."""
+from .objectives import last_axes, require_loss, require_positive, some
+from .penalty import Penalty, RoundStart, State
 
 
 @dataclass(frozen=True, eq=False)
-class Proximal:
+class Proximal(Penalty):
     r"""Stay near the broadcast parameters, :math:`\frac{\mu}{2} \|w - w_g\|^2` (FedProx [L]_).
 
     Parameters
@@ -43,8 +37,12 @@ class Proximal:
     mu: float
     reference: State
 
+    @classmethod
+    def for_round(cls, weight: float, at: RoundStart) -> Penalty:
+        return cls(weight, at.shared)
+
     def __post_init__(self) -> None:
-        _require_positive("Proximal", "mu", self.mu)
+        require_positive("Proximal", "mu", self.mu)
         object.__setattr__(self, "reference", _reference("Proximal", self.reference))
 
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
@@ -53,7 +51,7 @@ class Proximal:
 
 
 @dataclass(frozen=True, eq=False)
-class ContrastiveRatio:
+class ContrastiveRatio(Penalty):
     r"""Near the broadcast parameters, away from where the sites were before (FedMRI [F]_).
 
     :math:`\beta\, \|w - w_g\|_1 / \sum_j \|w - w_j\|_1`; the gradient goes through numerator and denominator. Zero
@@ -77,14 +75,19 @@ class ContrastiveRatio:
     beta: float
     reference: State
     previous: Sequence[State] = ()
+    needs_previous: ClassVar[bool] = True
+
+    @classmethod
+    def for_round(cls, weight: float, at: RoundStart) -> Penalty | None:
+        return cls(weight, at.shared, [at.previous]) if at.previous else None
 
     def __post_init__(self) -> None:
         who = "ContrastiveRatio"
-        _require_positive(who, "beta", self.beta)
+        require_positive(who, "beta", self.beta)
         object.__setattr__(self, "reference", _reference(who, self.reference))
         for number, state in enumerate(self.previous):
             if missing := sorted(self.reference.keys() - state.keys()):
-                raise ValueError(f"{who}: previous state {number} lacks {_some(missing)}, which the reference has")
+                raise ValueError(f"{who}: previous state {number} lacks {some(missing)}, which the reference has")
         states = tuple(_copy({name: state[name] for name in self.reference}) for state in self.previous)
         object.__setattr__(self, "previous", states)
 
@@ -98,7 +101,7 @@ class ContrastiveRatio:
 
 
 @dataclass(frozen=True)
-class MeasurementResidual:
+class MeasurementResidual(Penalty):
     r"""The image must explain the measurement, :math:`w\, \|A x - y\|^2 / \|y\|^2` per slice (ProFed, Fed-CRFD).
 
     Operator and measurement are whitened: it is the residual in units of the noise, relative to the signal.
@@ -112,16 +115,16 @@ class MeasurementResidual:
     weight: float
 
     def __post_init__(self) -> None:
-        _require_positive("MeasurementResidual", "weight", self.weight)
+        require_positive("MeasurementResidual", "weight", self.weight)
 
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
-        axes = _last(len(batch.operator.range_shape))
+        axes = last_axes(len(batch.operator.range_shape))
         residual: Tensor = (batch.operator(image) - batch.measurement).abs().square().sum(axes)
         return self.weight * (residual * reciprocal(batch.measurement.abs().square().sum(axes))).mean()
 
 
 @dataclass(frozen=True, eq=False)
-class Distillation:
+class Distillation(Penalty):
     """Stay near the image of the global network (ModFed [M]_), on magnitudes in scaled units.
 
     Parameters
@@ -143,9 +146,13 @@ class Distillation:
     teacher: nn.Module
     loss: str = "mse"
 
+    @classmethod
+    def for_round(cls, weight: float, at: RoundStart) -> Penalty:
+        return cls(weight, at.network)
+
     def __post_init__(self) -> None:
-        _require_positive("Distillation", "weight", self.weight)
-        _require_loss("Distillation", self.loss)
+        require_positive("Distillation", "weight", self.weight)
+        require_loss("Distillation", self.loss)
         object.__setattr__(self, "teacher", copy.deepcopy(self.teacher).eval().requires_grad_(False))
 
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
@@ -163,13 +170,13 @@ def _pairs(who: str, network: nn.Module, reference: State) -> list[tuple[nn.Para
     """Each parameter with its reference; every name must exist, and something must be able to move."""
     parameters = dict(network.named_parameters())
     if unknown := sorted(reference.keys() - parameters.keys()):
-        raise ValueError(f"{who}: the network has no parameter {_some(unknown)}, it has {_some(parameters)}")
+        raise ValueError(f"{who}: the network has no parameter {some(unknown)}, it has {some(parameters)}")
     wrong = [name for name, tensor in reference.items() if tensor.shape != parameters[name].shape]
     if wrong:
         found, expected = tuple(reference[wrong[0]].shape), tuple(parameters[wrong[0]].shape)
         raise ValueError(f"{who}: the reference of {wrong[0]} has shape {found}, expected {expected}")
     if not any(parameters[name].requires_grad for name in reference):
-        raise ValueError(f"{who}: all of {_some(reference)} are frozen; the penalty would change nothing")
+        raise ValueError(f"{who}: all of {some(reference)} are frozen; the penalty would change nothing")
     return [(parameters[name], tensor.to(parameters[name].device)) for name, tensor in reference.items()]
 
 
@@ -184,11 +191,11 @@ def _copy(state: State) -> State:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-#: Penalties by the name used in recipes.
-PENALTIES: dict[str, type[Penalty]] = {
+#: Penalties by the key of their weight in ``[objective]``.
+PENALTIES: Registry[Penalty] = Registry("penalty", {
     "proximal": Proximal,
     "contrastive": ContrastiveRatio,
     "moments": MomentAlignment,
     "residual": MeasurementResidual,
     "distillation": Distillation,
-}
+})  # fmt: skip

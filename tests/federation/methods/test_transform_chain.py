@@ -141,7 +141,7 @@ INVARIANTS = {
 
 
 def test_every_transform_has_an_example_and_declares_known_invariants():
-    assert {name: type(example) for name, example in EXAMPLES.items()} == TRANSFORMS
+    assert {name: type(example) for name, example in EXAMPLES.items()} == dict(TRANSFORMS)
     assert all(transform.invariants <= INVARIANTS.keys() for transform in TRANSFORMS.values())
 
 

@@ -184,7 +184,7 @@ def test_bad_arguments_are_named() -> None:
         UnrolledNetwork(1, GradientStep, UNetRegularizer, ends_in="dc")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"step is 0.0, expected a positive number"):
         GradientStep(0.0)
-    with pytest.raises(ValueError, match="levels is 0"):
+    with pytest.raises(ValueError, match="depth is 0"):
         UNetRegularizer(8, 0)
 
 

@@ -19,8 +19,9 @@ from recon.networks.unrolled import UnrolledNetwork
 from recon.networks.wrappers import TwinNetwork
 from recon.training.feature_moments import MomentAlignment, measure_moments, moment_layout, watching
 from recon.training.losses import LOSSES
-from recon.training.objectives import OBJECTIVES, MutualDistillation, SelfSupervised, State, Supervised, TwoViews
-from recon.training.penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
+from recon.training.objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TwoViews
+from recon.training.penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Proximal
+from recon.training.penalty import Penalty, State
 
 GRID = ImageGrid((16, 16), 12.0)
 SCAN = FanBeam(evenly_spaced(15, 2 * torch.pi / 15), 24, 16.0, 400.0, 640.0)

@@ -1,0 +1,38 @@
+"""Parts of an unrolled network by the name used in recipes."""
+
+from functools import partial
+
+from physics import Registry
+
+from .data_consistency import (
+    ChebyshevStep,
+    DualStep,
+    FilteredStep,
+    GradientStep,
+    NormalizedStep,
+    NoStep,
+    ProximalStep,
+    SiteDataConsistency,
+    WeightedStep,
+)
+from .regularizers import ConvRegularizer, FrequencySplitRegularizer, Regularizer, UNetRegularizer
+
+#: Regularizers, see :class:`Regularizer` for the arguments that a recipe gives them.
+REGULARIZERS: Registry[Regularizer] = Registry("regularizer", {
+    "cnn": ConvRegularizer,
+    "unet": UNetRegularizer,
+    "fdd": FrequencySplitRegularizer,
+})  # fmt: skip
+
+#: Data consistency; its arguments are ``[network.consistency_options]``.
+DATA_CONSISTENCY: Registry[SiteDataConsistency] = Registry("data consistency", {
+    "gradient": GradientStep,
+    "proximal": ProximalStep,
+    "filtered": FilteredStep,
+    "normalized": NormalizedStep,
+    "chebyshev": ChebyshevStep,
+    "weighted": WeightedStep,
+    "weighted_chebyshev": partial(WeightedStep, iterations=6),
+    "primal_dual": DualStep,
+    "none": NoStep,
+})  # fmt: skip
