@@ -171,32 +171,6 @@ def check_number(owner: object, name: str, is_right: Callable[[float], bool], ex
         raise ValueError(f"{type(owner).__name__}: {name} is {value!r}, expected {expected}")
 
 
-def weighted_mean(states: Mapping[str, State], weights: Mapping[str, float]) -> State:
-    r"""Average, :math:`\sum_s w_s x_s / \sum_s w_s`.
-
-    Summed in float64 in the order of the sites' names and cast once, so the order of arrival does not matter.
-    One state at a time is in memory.
-
-    Parameters
-    ----------
-    states
-        Tensors by site, all with the same names and shapes.
-    weights
-        A positive number for each site.
-
-    Raises
-    ------
-    ValueError
-        If there is no site, a weight is missing or not positive, or names differ.
-    """
-    _check_weights("weighted_mean", weights, states)
-    names = set().union(*states.values())
-    for site in sorted(states):
-        if states[site].keys() != names:
-            raise ValueError(f"weighted_mean: site {site} lacks {sorted(names - states[site].keys())}")
-    return cast_like(mean_state(states, weights), states[min(states)])
-
-
 def mean_state(
     states: Mapping[str, State], weights: Mapping[str, float], origin: State | None = None
 ) -> dict[str, Tensor]:

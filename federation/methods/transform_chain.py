@@ -2,29 +2,11 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from ..serialization import Layout, State, check_finite, layout
-from .codecs import Int8, LowRank, TopK
-from .dense_transforms import Clip, NullSpace
-from .registries import TRANSFORMS
 from .transform import Transform, check_tensors, n_entries
-
-__all__ = [
-    "TRANSFORMS",
-    "Chain",
-    "Clip",
-    "Encoded",
-    "Int8",
-    "LowRank",
-    "NullSpace",
-    "TopK",
-    "Transform",
-    "encode_with_feedback",
-    "n_bytes",
-]
 
 
 @dataclass(frozen=True)
@@ -93,17 +75,9 @@ class Chain:
         self.decode(payload, layout)
 
 
-class Encoded(NamedTuple):
-    """What travels, what the receiver makes of it, and what is still owed."""
-
-    payload: State
-    decoded: State
-    residual: State
-
-
 def encode_with_feedback(
     chain: Chain, delta: State, residual: State, generator: torch.Generator, context: State
-) -> Encoded:
+) -> tuple[State, State]:
     r"""Encode an update together with what the codecs lost of earlier ones.
 
     With the dense transforms :math:`T`, the codecs :math:`D` and the residual :math:`e_0 = 0`,
@@ -137,9 +111,4 @@ def encode_with_feedback(
     meant = chain.dense.encode(total, generator, context)
     payload = chain.codecs.encode({name: meant[name].to(delta[name].dtype) for name in delta}, generator, context)
     decoded = chain.decode(payload, layout(delta))
-    return Encoded(payload, decoded, {name: meant[name] - decoded[name].to(torch.float64) for name in delta})
-
-
-def n_bytes(payload: State) -> int:
-    """What the tensors weigh, without the header of a message."""
-    return sum(tensor.nbytes for tensor in payload.values())
+    return payload, {name: meant[name] - decoded[name].to(torch.float64) for name in delta}

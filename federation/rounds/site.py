@@ -294,8 +294,7 @@ class Site:
             return {name: broadcast.shared[name] + transformed[name] for name in shared}, {}
         if not self.spec.feedback:
             return self.spec.chain.encode(change, generator, broadcast.shared), {}
-        payload, _, left = encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
-        return payload, left
+        return encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
 
     def evaluate(self, broadcast: Broadcast) -> SiteReport:
         """Score the broadcast parameters with the site's kept ones of that round; changes nothing on disk."""
