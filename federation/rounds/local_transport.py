@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from types import TracebackType
@@ -41,14 +41,13 @@ class InProcessRuntime:
         does this needs ``if __name__ == "__main__"``.
     """
 
-    def __init__(self, specs: Mapping[str, SiteSpec] | list[SiteSpec], jobs: int = 1) -> None:
-        listed = list(specs.values()) if isinstance(specs, Mapping) else specs
-        self._specs = {spec.name: spec for spec in listed}
-        if len(self._specs) < len(listed) or not listed:
-            raise ValueError(f"InProcessRuntime: sites are {[s.name for s in listed]}, expected some, all different")
+    def __init__(self, specs: Sequence[SiteSpec], jobs: int = 1) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        if len(self._specs) < len(specs) or not specs:
+            raise ValueError(f"InProcessRuntime: sites are {[s.name for s in specs]}, expected some, all different")
         if jobs < 1:
             raise ValueError(f"InProcessRuntime: jobs is {jobs}, expected at least 1")
-        self.jobs = min(jobs, len(listed))
+        self.jobs = min(jobs, len(specs))
         self._workers: set[_Worker] = set()
         # Also at exit of the interpreter, which would otherwise wait for the workers.
         self._finalizer = weakref.finalize(self, _stop_all, self._workers)

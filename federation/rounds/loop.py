@@ -60,12 +60,7 @@ class RunResult:
     """Outcome of :func:`run_rounds`: the last state, and the times of the rounds of this call."""
 
     state: ServerState
-    seconds: float
     rounds: tuple[RoundTime, ...]
-
-    @property
-    def site_seconds(self) -> float:
-        return sum(time.site_seconds for time in self.rounds)
 
 
 def run_rounds(
@@ -112,7 +107,6 @@ def run_rounds(
         If ``folder`` holds a run and ``resume`` is not set, or one of another network or of more rounds; if
         the disk is full.
     """
-    started = time.perf_counter()
     loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {}, check)
     state = loop.begin(shared, resume)
     times = []
@@ -123,7 +117,7 @@ def run_rounds(
         times.append(RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs))
         if progress is not None:
             progress(rows[0]["round"], rounds, rows)
-    return RunResult(state, time.perf_counter() - started, tuple(times))
+    return RunResult(state, tuple(times))
 
 
 @dataclass(frozen=True)

@@ -327,7 +327,7 @@ class Site:
         load_parameters(self.network, self.scope.blend(shared, before.own))
         return copy.deepcopy(self.network)
 
-    def _load_shared(self, broadcast: Broadcast, before: "KeptState") -> str:
+    def _load_shared(self, broadcast: Broadcast, before: KeptState) -> str:
         load_parameters(self.network, broadcast.shared)
         self.network.zero_grad(set_to_none=True)
         loaded = digest(parameters_of(self.network, self.scope.shared))
@@ -354,7 +354,7 @@ class Site:
         newest = (newest_version(versions, min(version, valid)) for version in wanted if version is not None)
         prune(folder, [version for version in newest if version is not None])
 
-    def _load_kept(self, round: int) -> "KeptState":
+    def _load_kept(self, round: int) -> KeptState:
         """Load the kept parameters of the newest version up to ``round``, the initial ones at a new site."""
         folder, name = self.spec.folder, self.spec.name
         versions = saved_rounds(folder)
@@ -377,7 +377,7 @@ class Site:
         load_parameters(self.network, found.parameters)
         return found
 
-    def _save_kept(self, version: int, kept: "KeptState") -> None:
+    def _save_kept(self, version: int, kept: KeptState) -> None:
         tensors: dict[str, Tensor] = {}
         for prefix, state in kept.by_prefix():
             tensors |= under(prefix, state)

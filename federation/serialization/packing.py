@@ -242,10 +242,6 @@ def _text(entry: tuple[tuple[int, ...], torch.dtype]) -> str:
     return f"{str(entry[1]).removeprefix('torch.')} {entry[0]}"
 
 
-def _n_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return math.prod(shape) * dtype.itemsize
-
-
 def largest_message(expected: Layout) -> int:
     """The most bytes that a message with these tensors can have."""
-    return _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
+    return _MAX_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
