@@ -35,8 +35,6 @@ class FederatedAlgorithm:
         over different sites, and the best round is chosen with that uncertainty.
     schedule
         ``"random"``: participants are drawn anew in every round. ``"cyclic"``: they follow each other by name.
-    drop_out
-        Probability with which a participant is absent after all; one always stays.
     weighting
         Weights of the updates.
     rule
@@ -55,7 +53,6 @@ class FederatedAlgorithm:
     seed: int = 0
     participation: float = 1.0
     schedule: Literal["random", "cyclic"] = "random"
-    drop_out: float = 0.0
     weighting: Weighting = Samples()  # noqa: RUF009 - frozen
     rule: ServerRule = Mean()  # noqa: RUF009 - frozen
     chain: Chain | None = None
@@ -64,8 +61,6 @@ class FederatedAlgorithm:
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:
             raise ValueError(f"FederatedAlgorithm: participation is {self.participation}, expected 0 < fraction <= 1")
-        if not 0 <= self.drop_out < 1:
-            raise ValueError(f"FederatedAlgorithm: drop_out is {self.drop_out}, expected 0 <= probability < 1")
         if self.schedule not in ("random", "cyclic"):
             raise ValueError(f"FederatedAlgorithm: schedule is {self.schedule!r}, expected 'random' or 'cyclic'")
         if self.both_ways and self.chain is None:
@@ -98,9 +93,7 @@ class FederatedAlgorithm:
             drawn = [ordered[(state.round * count + i) % len(ordered)] for i in range(count)]
         else:
             drawn = sorted(sites, key=lambda site: (derive_seed(self.seed, state.round, site), site))[:count]
-        absent = {site: derive_seed(self.seed, state.round, site, "absent") / 2**63 for site in drawn}
-        present = [site for site in drawn if absent[site] >= self.drop_out]
-        return tuple(sorted(present or [max(drawn, key=lambda site: (absent[site], site))]))
+        return tuple(sorted(drawn))
 
     def broadcast(self, state: ServerState, site: str, *, evaluate_only: bool = False) -> Broadcast:
         """The message that opens the round at ``site``."""
