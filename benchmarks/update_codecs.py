@@ -17,8 +17,8 @@ from torch import Tensor
 from federation.methods.codecs import Int8, LowRank, TopK
 from federation.methods.scope import parameter_scope, parameters_of
 from federation.methods.transform_chain import Chain
-from federation.serialization.packing import State, layout, pack
-from recon import ConvRegularizer, GradientStep, UnrolledNetwork
+from federation.serialization.packing import layout, pack
+from recon import ConvRegularizer, GradientStep, State, UnrolledNetwork
 
 CHAINS = {
     "topk 10 %": Chain((TopK(0.1),)),

@@ -1,6 +1,5 @@
 """A federated algorithm: pure functions over plain tensors and numbers, no I/O, no device, no clock."""
 
-import hashlib
 import json
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from recon import seed_from
 
 from ..serialization import Broadcast, SiteReport, SiteUpdate, State, Wire, below, layout, under
 from .averaging_rules import Mean
@@ -232,6 +233,5 @@ def _described(choice: Weighting | ServerRule | Transform) -> list[Any]:
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:
-    """A seed in [0, 2**63) from a seed and what it is for (round, site), by SHA-256."""
-    text = json.dumps([seed, *parts])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    """A seed in [0, 2**63) from the seed of the run and its purpose, such as round and site."""
+    return seed_from(json.dumps([seed, *parts]))

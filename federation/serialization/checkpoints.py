@@ -13,9 +13,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from recon import DataError, write_atomically
+from recon import DataError, State, write_atomically
 
-from .packing import Layout, MessageError, State, check_finite, pack, unpack
+from .packing import Layout, MessageError, check_finite, pack, unpack
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,12 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from recon import State
+
 from ..config import SITE_NAME
 from .packing import (
     Layout,
     MessageError,
-    State,
     below,
     join,
     largest_message,

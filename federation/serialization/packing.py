@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-#: Named tensors: parameters, optimizer moments.
-State = Mapping[str, Tensor]
+from recon import State
+
 #: Shape and dtype of every tensor of a state.
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 Entry = TypeVar("Entry")

@@ -20,7 +20,7 @@ from .scan_features import (
     mri_features,
     split_condition,
 )
-from .slices import VolumeSlices, generator_for
+from .slices import VolumeSlices, generator_for, seed_from
 
 __all__ = [
     "CONDITION_DIM",
@@ -60,6 +60,7 @@ __all__ = [
     "read_header",
     "read_images",
     "require_fraction",
+    "seed_from",
     "simulate_volume",
     "simulated_header",
     "split_condition",

@@ -3,7 +3,7 @@
 from .feature_moments import MomentAlignment, measure_moments, moment_layout
 from .local_training import TrainingResult, cosine_learning_rate, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
-from .objectives import MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
+from .objectives import MutualDistillation, SelfSupervised, State, Supervised, TaskTerm, TwoViews
 from .penalties import ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Penalty",
     "Proximal",
     "SelfSupervised",
+    "State",
     "Supervised",
     "TaskTerm",
     "TrainingResult",

@@ -20,7 +20,7 @@ from ..method import apply
 from ..networks import TwinNetwork
 from .losses import LOSSES
 
-#: Named tensors.
+#: Named tensors: parameters, optimizer moments.
 State = Mapping[str, Tensor]
 
 

@@ -17,6 +17,7 @@ from federation import (
     derive_seed,
     digest,
 )
+from recon import seed_from
 
 SHARED = {"w": torch.zeros(3)}
 
@@ -123,6 +124,7 @@ def test_wrong_choices_are_refused(wrong):
 
 def test_seeds_depend_on_every_part_and_never_change():
     assert derive_seed(0, 1, "north") == 240818973835113743
+    assert seed_from("0 north anatomy", bits=32) == 1836439034
     seeds = {derive_seed(s, r, n) for s in range(3) for r in range(30) for n in ("a", "b", "ab")}
     assert len(seeds) == 270
     assert all(0 <= seed < 2**63 for seed in seeds)
