@@ -197,8 +197,8 @@ def _penalties(table: ObjectiveSection, network: nn.Module, context: RoundContex
     penalties: list[Penalty] = []
     if table.proximal:
         penalties.append(Proximal(table.proximal, context.shared))
-    if table.contrastive and context.own:
-        penalties.append(ContrastiveRatio(table.contrastive, context.shared, [context.own]))
+    if table.contrastive and context.previous:
+        penalties.append(ContrastiveRatio(table.contrastive, context.shared, [context.previous]))
     if table.moments and round > 0:
         penalties.append(MomentAlignment(table.moments, below(MOMENTS, context.aux), table.features))
     if table.residual:
@@ -220,7 +220,7 @@ def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path)
         least_work=recipe.federation.least_work,
         chain=recipe.transform.build(),
         feedback=recipe.transform.feedback,
-        keep_own=recipe.objective.contrastive > 0,
-        keep_view=recipe.transform.both_ways,
+        keep_previous=recipe.objective.contrastive > 0,
+        keep_broadcast=recipe.transform.both_ways,
         optimizer_state=recipe.training.optimizer_state,
     )

@@ -54,17 +54,17 @@ class Scope:
     channels: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def is_personal(self) -> bool:
-        """Whether a site starts a round from more than the broadcast and its kept parameters."""
+    def needs_previous(self) -> bool:
+        """Whether a site also starts from its shared parameters of the round before."""
         return bool(self.mix or self.channels)
 
-    def blend(self, shared: State, own: State) -> dict[str, Tensor]:
-        """What a site with the parameters ``own`` makes of a broadcast; nothing of its own if it has none."""
+    def blend(self, shared: State, previous: State) -> dict[str, Tensor]:
+        """Start of a round: the broadcast, mixed with the site's shared parameters after its last training, if any."""
         blended = dict(shared)
-        for name, part in self.mix.items() if own else ():
-            blended[name] = part * shared[name] + (1 - part) * own[name]
-        for name, part in self.channels.items() if own else ():
-            blended[name] = _keep_channels(shared[name], own[name], part)
+        for name, part in self.mix.items() if previous else ():
+            blended[name] = part * shared[name] + (1 - part) * previous[name]
+        for name, part in self.channels.items() if previous else ():
+            blended[name] = _keep_channels(shared[name], previous[name], part)
         return blended
 
 
@@ -148,15 +148,16 @@ class _Matches:
         return found
 
 
-def _keep_channels(shared: Tensor, own: Tensor, part: float) -> Tensor:
+def _keep_channels(shared: Tensor, previous: Tensor, part: float) -> Tensor:
     """The broadcast with the ``part`` of its output channels (at least one) that differ most from it replaced."""
-    difference = (own - shared).flatten(1).norm(dim=1) if shared.ndim > 1 else (own - shared).abs()
+    change = previous - shared
+    difference = change.flatten(1).norm(dim=1) if change.ndim > 1 else change.abs()
     size = shared.flatten(1).norm(dim=1) if shared.ndim > 1 else shared.abs()
     # Relative to the channel, so that small channels count; a channel of zeros counts by its difference.
     order = (difference / torch.where(size > 0, size, 1.0)).argsort(descending=True, stable=True)
     kept = order[: math.ceil(part * len(order))]
     blended = shared.clone()
-    blended[kept] = own[kept]
+    blended[kept] = previous[kept]
     return blended
 
 
