@@ -1,4 +1,4 @@
-"""Named tensors, messages between server and site, checkpoints."""
+"""Named tensors as bytes, messages between server and sites, checkpoints."""
 
 from recon import State
 
