@@ -1,4 +1,4 @@
-"""A federated method: what travels, how the server combines it, what happens to an update."""
+"""Parts of a federated method: scope, server rules, weights of the sites, transforms of updates."""
 
 from .algorithm import FederatedAlgorithm, derive_seed
 from .registries import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Contribution, ServerRule
