@@ -14,10 +14,11 @@ import torch
 from timing import paired_medians
 from torch import Tensor
 
+from federation.methods.codecs import Int8, LowRank, TopK
 from federation.methods.scope import parameter_scope, parameters_of
-from federation.methods.transform_chain import Chain, Int8, LowRank, TopK, n_bytes
-from federation.serialization.packing import State, layout, pack
-from recon import ConvRegularizer, GradientStep, UnrolledNetwork
+from federation.methods.transform_chain import Chain
+from federation.serialization.packing import layout, pack
+from recon import ConvRegularizer, GradientStep, State, UnrolledNetwork
 
 CHAINS = {
     "topk 10 %": Chain((TopK(0.1),)),
@@ -71,6 +72,10 @@ def print_codecs(title: str, delta: State) -> None:
         time = f"{1e3 * medians[name]:7.2f} {medians[name] / medians['pack']:7.1f}"
         print(f"{name:18s} {tensors:8.2f} {message:8.2f} {bar:>5s} {error:7.4f} {time} {verdict}".rstrip())
     print(f"{'pack':18s} {1:8.2f} {1:8.2f} {'':5s} {0:7.4f} {1e3 * medians['pack']:7.2f} {1:7.1f}\n")
+
+
+def n_bytes(state: State) -> int:
+    return sum(tensor.nbytes for tensor in state.values())
 
 
 def norm(state: State) -> float:

@@ -30,7 +30,6 @@ from .methods import (
     parameter_scope,
     parameters_of,
     selected_state,
-    weighted_mean,
 )
 from .recipes import (
     AugmentSection,
@@ -186,5 +185,4 @@ __all__ = [
     "site_spec",
     "train_run",
     "unpack",
-    "weighted_mean",
 ]

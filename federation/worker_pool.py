@@ -1,4 +1,4 @@
-"""Independent jobs of one site each, in this process or in worker processes with one thread each."""
+"""Runs independent jobs, in this process or in worker processes, with one thread each."""
 
 import multiprocessing
 import signal
@@ -19,7 +19,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
     function, jobs
         Picklable; the function is module-level.
     processes
-        1: all in this process. More: so many spawned processes; an exception or Ctrl-C here ends them.
+        1: all jobs in this process. More: number of spawned processes; an exception or Ctrl-C in this one ends them.
     """
     if min(processes, len(jobs)) <= 1:
         threads = torch.get_num_threads()
@@ -29,12 +29,12 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
         finally:
             torch.set_num_threads(threads)
         return
-    # Leaving the pool terminates its processes, finished or not.
+    # At the end of the block the pool terminates its processes, even busy ones.
     with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _prepare) as pool:
         yield from pool.imap(function, jobs)
 
 
 def _prepare() -> None:
-    """One thread, and Ctrl-C is the parent's to handle."""
+    """Use one thread; leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

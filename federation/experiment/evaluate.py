@@ -134,7 +134,7 @@ def _selection(run: RunFolder, selected: int) -> str:
 
 def _who(run: RunFolder) -> str:
     federation = run.recipe.federation
-    if federation.participation == 1 and not federation.drop_out and federation.least_work == 1:
+    if federation.participation == 1 and federation.least_work == 1:
         return "at every site"
     return "at most, at the sites that take part in a round,"
 

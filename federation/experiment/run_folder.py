@@ -173,7 +173,6 @@ def local_recipe(recipe: Recipe) -> Recipe:
         update={
             "participation": 1.0,
             "schedule": "random",
-            "drop_out": 0.0,
             "quorum": None,
             "weights": "samples",
             "weight_options": {},

@@ -182,7 +182,7 @@ def _penalties_of_round(
     """The penalties of a round; those that compare with an earlier one begin with the second."""
     made = []
     for name, penalty, options in _penalties(objective):
-        at = RoundStart(network, context.shared, context.own, below(f"{name}.", context.aux), round)
+        at = RoundStart(network, context.shared, context.previous, below(f"{name}.", context.aux), round)
         made.append(penalty.for_round(objective.weight(name), at, **options))
     return [penalty for penalty in made if penalty is not None]
 
@@ -199,7 +199,7 @@ def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, maps_folder:
         least_work=recipe.federation.least_work,
         chain=recipe.transform.build(),
         feedback=recipe.transform.feedback,
-        keep_own=any(penalty.needs_previous for _, penalty, _ in _penalties(recipe.objective)),
-        keep_view=recipe.transform.both_ways,
+        keep_previous=any(penalty.needs_previous for _, penalty, _ in _penalties(recipe.objective)),
+        keep_broadcast=recipe.transform.both_ways,
         optimizer_state=recipe.training.optimizer_state,
     )

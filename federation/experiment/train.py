@@ -80,7 +80,6 @@ def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
         federation.seed,
         federation.participation,
         federation.schedule,
-        federation.drop_out,
         federation.weighting(),
         federation.rule(),
         recipe.transform.build(),

@@ -1,10 +1,11 @@
-"""A federated method: what travels, how the server combines it, what happens to an update."""
+"""Parts of a federated method: scope, server rules, weights of the sites, transforms of updates."""
 
 from .algorithm import FederatedAlgorithm, derive_seed
-from .registries import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Contribution, ServerRule, weighted_mean
+from .registries import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Contribution, ServerRule
 from .scope import Scope, ScopeRules, load_parameters, parameter_scope, parameters_of
 from .server_state import CHECKPOINTS, MEMORY_PREFIX, RoundScore, ServerState, selected_state, state_of_checkpoint
-from .transform_chain import Chain, Transform, encode_with_feedback
+from .transform import Transform
+from .transform_chain import Chain, encode_with_feedback
 from .weighting import Weighting
 
 __all__ = [
@@ -30,5 +31,4 @@ __all__ = [
     "parameters_of",
     "selected_state",
     "state_of_checkpoint",
-    "weighted_mean",
 ]

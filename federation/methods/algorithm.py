@@ -1,6 +1,5 @@
-"""A federated algorithm: pure functions over plain tensors and numbers, no I/O, no device, no clock."""
+"""The federated algorithm at the server: pure functions of tensors and numbers, without files, device or clock."""
 
-import hashlib
 import json
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from recon import seed_from
 
 from ..serialization import Broadcast, SiteReport, SiteUpdate, State, Wire, below, layout, under
 from .averaging_rules import Mean
@@ -17,8 +18,8 @@ from .transform import Transform
 from .transform_chain import Chain
 from .weighting import Samples, Weighting
 
-#: Prefixes of the server's memory: of its rule and its weights, of the parameters before a lossy broadcast, of that
-#: broadcast, of means that the sites are told.
+#: Prefixes in the server's memory: memory of the rule and of the weighting, exact parameters behind a lossy broadcast,
+#: the encoded broadcast, means over the sites of the tensors that they send beside their parameters.
 _RULE, _WEIGHTS, _EXACT, _PAYLOAD, _MEANS = "rule/", "weights/", "exact/", "payload/", "means/"
 
 
@@ -29,22 +30,20 @@ class FederatedAlgorithm:
     Parameters
     ----------
     seed
-        Of the choice of participants.
+        Seed of the choice of participants.
     participation
-        Fraction of the sites that take part in a round, at least one. Below 1 the rounds' scores are means
-        over different sites, and the best round is chosen with that uncertainty.
+        Fraction of the sites that take part in a round; at least one does. Below 1, the scores of two rounds are means
+        over different sites, which makes the choice of the best round less certain.
     schedule
-        ``"random"``: participants are drawn anew in every round. ``"cyclic"``: they follow each other by name.
-    drop_out
-        Probability with which a participant is absent after all; one always stays.
+        ``"random"``: participants are drawn anew in every round. ``"cyclic"``: sites take turns in the order of names.
     weighting
         Weights of the updates.
     rule
-        How they are combined.
+        Combination of the updates.
     chain
-        Encodes updates; None sends parameters.
+        Decodes updates; None: sites send parameters.
     both_ways
-        Whether broadcasts are encoded too. What a lossy broadcast leaves out is sent later.
+        Whether broadcasts are encoded too. Later broadcasts make up for what a lossy one leaves out.
 
     References
     ----------
@@ -55,7 +54,6 @@ class FederatedAlgorithm:
     seed: int = 0
     participation: float = 1.0
     schedule: Literal["random", "cyclic"] = "random"
-    drop_out: float = 0.0
     weighting: Weighting = Samples()  # noqa: RUF009 - frozen
     rule: ServerRule = Mean()  # noqa: RUF009 - frozen
     chain: Chain | None = None
@@ -64,15 +62,13 @@ class FederatedAlgorithm:
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:
             raise ValueError(f"FederatedAlgorithm: participation is {self.participation}, expected 0 < fraction <= 1")
-        if not 0 <= self.drop_out < 1:
-            raise ValueError(f"FederatedAlgorithm: drop_out is {self.drop_out}, expected 0 <= probability < 1")
         if self.schedule not in ("random", "cyclic"):
             raise ValueError(f"FederatedAlgorithm: schedule is {self.schedule!r}, expected 'random' or 'cyclic'")
         if self.both_ways and self.chain is None:
             raise ValueError("FederatedAlgorithm: both_ways is set without a chain, expected one")
 
     def describe(self) -> dict[str, Any]:
-        """All choices as JSON can say them; two algorithms with equal ones give equal runs."""
+        """All choices as JSON values; algorithms with equal descriptions give equal runs."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("weighting", "rule", "chain")}
         parts = () if self.chain is None else self.chain.transforms
         choices = {"weighting": _described(self.weighting), "rule": _described(self.rule)}
@@ -82,28 +78,26 @@ class FederatedAlgorithm:
         return description
 
     def wire(self, state: ServerState) -> Wire:
-        """What replies must hold."""
+        """Layout of the messages of this round."""
         return Wire(layout(state.shared), layout(self._aux(state)), self.chain)
 
     def start(self, shared: State, aux: State | None = None) -> ServerState:
-        """The state before round 0. ``aux`` are the first means of what the sites tell beside their parameters."""
+        """State before round 0. ``aux``: initial means of the tensors that sites send beside their parameters."""
         memory = under(_RULE, self.rule.start(shared)) | under(_WEIGHTS, self.weighting.start())
         return ServerState(0, dict(shared), memory=memory | under(_MEANS, aux or {}))
 
     def participants(self, state: ServerState, sites: Sequence[str]) -> tuple[str, ...]:
-        """The sites of this round, sorted; drawn by hash, so the order of ``sites`` does not matter."""
+        """The sites of this round, sorted. A hash draws them, so that the order of ``sites`` does not matter."""
         count = max(1, round(self.participation * len(sites)))
         if self.schedule == "cyclic":
             ordered = sorted(sites)
             drawn = [ordered[(state.round * count + i) % len(ordered)] for i in range(count)]
         else:
             drawn = sorted(sites, key=lambda site: (derive_seed(self.seed, state.round, site), site))[:count]
-        absent = {site: derive_seed(self.seed, state.round, site, "absent") / 2**63 for site in drawn}
-        present = [site for site in drawn if absent[site] >= self.drop_out]
-        return tuple(sorted(present or [max(drawn, key=lambda site: (absent[site], site))]))
+        return tuple(sorted(drawn))
 
     def broadcast(self, state: ServerState, site: str, *, evaluate_only: bool = False) -> Broadcast:
-        """The message that opens the round at ``site``."""
+        """Message to ``site`` at the start of the round."""
         best = state.best
         payload = below(_PAYLOAD, state.memory)
         accepted = state.accepted.get(site)
@@ -123,20 +117,19 @@ class FederatedAlgorithm:
     def aggregate(
         self, state: ServerState, updates: Sequence[SiteUpdate], *, n_sites: int | None = None
     ) -> ServerState:
-        """The state before the next round.
+        """State before the next round, from the updates of this one.
 
         Parameters
         ----------
         updates
-            With decoded parameters.
+            Updates with decoded parameters.
         n_sites
-            Sites of the federation, the participants and the others; as many as updates by default.
+            Number of all sites of the federation, participants or not; by default the number of updates.
 
         Raises
         ------
         ValueError
-            If there is no update, one is of another round or of a site that has one already, or there are fewer
-            than the rule needs.
+            If an update is of another round, a site has two, or there are fewer than the rule needs.
         """
         scored = self.score(state, updates)
         exact = below(_EXACT, state.memory)
@@ -170,7 +163,7 @@ class FederatedAlgorithm:
         return replace(scored, round=state.round + 1, shared=new, memory=memory, accepted=accepted)
 
     def _encode(self, state: ServerState, exact: State) -> tuple[State, dict[str, Tensor]]:
-        """What the sites will have of ``exact``, and what the server keeps for it."""
+        """Parameters that the sites decode from a lossy broadcast of ``exact``, and the server's memory of it."""
         assert self.chain is not None
         generator = torch.Generator().manual_seed(derive_seed(self.seed, state.round, "broadcast"))
         change = {name: exact[name] - state.shared[name] for name in state.shared}
@@ -182,12 +175,12 @@ class FederatedAlgorithm:
         return {**self.rule.aux_down(below(_RULE, state.memory)), **below(_MEANS, state.memory)}
 
     def score(self, state: ServerState, reports: Sequence[SiteReport]) -> ServerState:
-        """The same round with the sites' scores of its parameters in the history.
+        """The same state, with the mean of the sites' scores of its parameters in the history.
 
         Raises
         ------
         ValueError
-            If a report is of another round or its site has one already.
+            If a report is of another round, or a site has two.
         """
         sites = sorted(report.site for report in reports)
         twice = sorted({site for site in sites if sites.count(site) > 1})
@@ -206,7 +199,7 @@ class FederatedAlgorithm:
 
 
 class _Moved(Mapping[str, Tensor]):
-    """A site's parameters as if it had started from the exact ones; read tensor by tensor."""
+    """A site's parameters plus the difference between the exact and the broadcast ones; read tensor by tensor."""
 
     def __init__(self, state: State, sent: State, exact: State) -> None:
         self.state, self.sent, self.exact = state, sent, exact
@@ -218,7 +211,7 @@ class _Moved(Mapping[str, Tensor]):
         return iter(self.state)
 
     def items(self) -> ItemsView[str, Tensor]:
-        # Mapping's own would read the site's file once per name.
+        # The inherited method would read the site's file once per name.
         moved = {name: self.exact[name] + (tensor - self.sent[name]) for name, tensor in self.state.items()}
         return moved.items()
 
@@ -227,7 +220,7 @@ class _Moved(Mapping[str, Tensor]):
 
 
 def _means(before: State, contributions: Sequence[Contribution]) -> dict[str, Tensor]:
-    """Means over the sites, each counted alike, in float64."""
+    """Unweighted means over the sites, summed in float64."""
     return {
         name: (sum(c.aux[name].double() for c in contributions) / len(contributions)).to(tensor.dtype)  # type: ignore[union-attr]
         for name, tensor in before.items()
@@ -239,6 +232,5 @@ def _described(choice: Weighting | ServerRule | Transform) -> list[Any]:
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:
-    """A seed in [0, 2**63) from a seed and what it is for (round, site), by SHA-256."""
-    text = json.dumps([seed, *parts])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    """A seed in [0, 2**63) from the seed of the run and its purpose, such as round and site."""
+    return seed_from(json.dumps([seed, *parts]))

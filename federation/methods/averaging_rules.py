@@ -1,4 +1,4 @@
-"""Server rules that average: the weighted mean, adaptive optimizers on it, control variates, normalized steps."""
+"""Server rules that average: weighted mean, adaptive optimizers, control variates, normalized averaging."""
 
 import math
 from abc import abstractmethod
@@ -28,21 +28,20 @@ class Mean(ServerRule):
 
 @dataclass(frozen=True)
 class FedOpt(ServerRule):
-    r"""An adaptive optimizer takes the mean change of the parameters for a gradient [FedOpt]_, Algorithm 2.
+    r"""An adaptive optimizer at the server, with the mean change as its gradient [FedOpt]_, Algorithm 2.
 
     With the pseudo-gradient :math:`\Delta = \sum_s w_s (x_s - x) / \sum_s w_s`, element by element,
 
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \Delta, \qquad x \leftarrow x + \eta\, m / (\sqrt v + \tau),
 
-    without bias correction. Subclasses differ in how :math:`v` follows :math:`\Delta^2`. It starts at
-    :math:`\tau^2`, the smallest value that Algorithm 2 allows, so the first rounds are damped no more than its
-    analysis needs; a start from zero lies outside of that.
+    without bias correction. Subclasses define the update of :math:`v` by :math:`\Delta^2`. It starts at :math:`\tau^2`,
+    the smallest value that Algorithm 2 allows: a larger one would damp the first rounds.
 
     Parameters
     ----------
     learning_rate, beta1, tau
-        :math:`\eta`, :math:`\beta_1` and :math:`\tau`. Best learning rates differ by orders of magnitude between
-        networks: tune it.
+        :math:`\eta`, :math:`\beta_1` and :math:`\tau`. Tune the learning rate: its best value differs by orders of
+        magnitude between networks.
 
     References
     ----------
@@ -68,7 +67,7 @@ class FedOpt(ServerRule):
         return momentum | second
 
     def _combine(self, round_: RoundInput) -> tuple[State, State]:
-        # Of differences: the pseudo-gradient of what no site has changed is exactly zero.
+        # The mean of differences is exactly zero where no site has changed a parameter.
         change = round_.mean(round_.weights, origin=round_.shared)
         new, memory = {}, {}
         for name, x in round_.shared.items():
@@ -80,7 +79,7 @@ class FedOpt(ServerRule):
 
     @abstractmethod
     def _second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
-        """The next second moment from the last one and the squared pseudo-gradient."""
+        """Next second moment, from the current one and the squared pseudo-gradient."""
 
 
 @dataclass(frozen=True)
@@ -119,19 +118,19 @@ class FedYogi(FedAdam):
 class Scaffold(ServerRule):
     r"""Control variates against the drift of sites whose data differ [SCAFFOLD]_, Algorithm 1.
 
-    Each of the :math:`N` sites keeps a control variate :math:`c_s` (first zero), corrects its gradients by
-    :math:`c - c_s`, and sends the change of :math:`c_s` beside its parameters. From the participants :math:`S`,
+    Each of the :math:`N` sites keeps a control variate :math:`c_s`, at first zero, corrects its gradients by
+    :math:`c - c_s`, and sends the change of :math:`c_s` beside its parameters. With the participants :math:`S`,
 
     .. math:: x \leftarrow x + \eta \frac{\sum_s w_s (x_s - x)}{\sum_s w_s}, \qquad
               c \leftarrow c + \frac{|S|}{N} \cdot \frac{1}{|S|} \sum_{s \in S} \Delta c_s,
 
-    so :math:`c` stays the mean of all :math:`c_s`, if each site adds to its own exactly what it sent, and
-    :math:`N` stays what it was. The weights of the paper are uniform. Control variates travel as float32.
+    so :math:`c` stays the mean of all :math:`c_s`, if each site changes its :math:`c_s` by exactly what it sends and
+    :math:`N` is constant. The paper's weights are uniform. Control variates travel as float32.
 
     Parameters
     ----------
     learning_rate
-        The server's step :math:`\eta`; with 1 the parameters are the weighted mean.
+        The server's step :math:`\eta`; 1 gives the weighted mean.
 
     References
     ----------
@@ -166,8 +165,8 @@ class FedNova(ServerRule):
     .. math:: x \leftarrow x - \Big(\sum_s p_s \tau_s\Big) \sum_s p_s \frac{x - x_s}{\tau_s},
               \qquad p_s = w_s / \sum_t w_t,
 
-    with :math:`\tau_s` the local steps, as for sites that run plain gradient descent. The mean where all
-    :math:`\tau_s` are equal.
+    with :math:`\tau_s` the number of local steps, exact for sites with plain gradient descent. For equal :math:`\tau_s`
+    it is the weighted mean.
 
     References
     ----------
@@ -184,7 +183,7 @@ class FedNova(ServerRule):
             raise ValueError(f"FedNova: no steps at {none}, expected at least one at each site")
         total = math.fsum(round_.weights.values())
         p = {site: round_.weights[site] / total for site in steps}
-        # The sum is this many times the mean of the changes with weights p / tau.
+        # The double sum is `length` times the mean of the changes with weights p / tau.
         per_step = {site: p[site] / steps[site] for site in steps}
         length = math.fsum(p[site] * steps[site] for site in steps) * math.fsum(per_step.values())
         return round_.step(per_step, length), {}

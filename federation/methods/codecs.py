@@ -1,4 +1,4 @@
-"""Transforms that shorten what travels: the largest entries, two factors of low rank, 8 bits per number."""
+"""Codecs, transforms that shorten an update: largest entries, factors of low rank, 8 bits per number."""
 
 import math
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ from .transform import Transform, check_tensors, is_number, n_entries, some_of, 
 
 @dataclass(frozen=True)
 class TopK(Transform):
-    r"""Send the entries of the largest magnitude over all tensors together, as float32 [Mem]_.
+    r"""Send the entries of largest magnitude among all tensors, as float32 [Mem]_.
 
-    ``values`` holds them in the order of their places in the concatenation of the tensors, sorted by name; ``gaps``
-    the number of entries skipped before each, one byte as a rule. The highest number of the dtype says that so many
-    are skipped and the gap goes on. That is 1.1 bytes per place at 1 % of places at random; the entropy is 1.0.
+    ``values`` holds them in the order of their places in the concatenation of the tensors, sorted by name. ``gaps``
+    holds the number of skipped entries before each, usually as one byte; the highest number of the dtype means that
+    many skipped entries and a gap that continues. 1 % of places, drawn at random, cost 1.1 bytes each; their entropy
+    is 1.0.
 
     Parameters
     ----------
     fraction
-        Of all entries, in (0, 1]; rounded, at least one entry. Of equal magnitudes the first is sent.
+        Part of all entries, in (0, 1]; at least one entry. Of equal magnitudes the first is sent.
 
     References
     ----------
@@ -39,7 +40,7 @@ class TopK(Transform):
             raise ValueError(f"TopK: fraction is {self.fraction!r}, expected 0 < fraction <= 1")
 
     def count(self, layout: Layout) -> int:
-        """How many entries of an update travel."""
+        """Number of entries that travel."""
         return max(1, round(self.fraction * n_entries(layout)))
 
     def carries(self, layout: Layout) -> Layout:
@@ -79,7 +80,7 @@ _GAP_DTYPES = (torch.uint8, torch.int16)
 
 
 def _gaps_of(places: Tensor, dtype: torch.dtype) -> Tensor:
-    """Code ascending places as gaps; the inverse of :func:`_places_of`."""
+    """Ascending places as gaps; the inverse of :func:`_places_of`."""
     limit = torch.iinfo(dtype).max
     skipped = places.diff(prepend=places.new_tensor([-1])) - 1
     ends = (skipped // limit + 1).cumsum(0)
@@ -89,7 +90,7 @@ def _gaps_of(places: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _places_of(gaps: Tensor) -> tuple[Tensor, int]:
-    """Ascending places, and how many entries the gaps span."""
+    """Ascending places, and the number of entries that the gaps span."""
     is_place = gaps < torch.iinfo(gaps.dtype).max
     spans = (gaps.to(torch.int64) + is_place).cumsum(0)
     return spans[is_place] - 1, int(spans[-1]) if len(spans) else 0
@@ -97,17 +98,17 @@ def _places_of(gaps: Tensor) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True)
 class LowRank(Transform):
-    r"""Send tensors of two and more axes as two factors of ``rank`` columns, where these are fewer numbers.
+    r"""Send each tensor of two or more axes as two factors of rank ``rank``, where these are fewer numbers.
 
-    A tensor is read as a matrix ``(out, rest)``; its truncated singular value decomposition :math:`U S V^T` is the
-    closest of that rank (Eckart and Young) and travels as :math:`U S^{1/2}` and :math:`S^{1/2} V^T`, whose numbers
-    are of one order for a quantizer. All other tensors travel whole. ``factors`` holds all of it as float32, the
-    tensors sorted by name.
+    A tensor is a matrix ``(out, rest)``. Its truncated singular value decomposition :math:`U S V^T` is the closest
+    matrix of that rank (Eckart and Young). It travels as :math:`U S^{1/2}` and :math:`S^{1/2} V^T`, which have numbers
+    of one order of magnitude, for a quantizer that follows. All other tensors travel whole. ``factors`` holds the
+    numbers as float32, with the tensors sorted by name.
 
     Parameters
     ----------
     rank
-        At least 1.
+        Rank, at least 1.
 
     References
     ----------
@@ -153,7 +154,7 @@ class LowRank(Transform):
         return decoded
 
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Numbers in each of the two factors; in the tensor where it travels whole."""
+        """Number of entries of each of the two factors; of the tensor, if it travels whole."""
         total = math.prod(shape)
         if len(shape) < 2 or self.rank * (shape[0] + total // max(1, shape[0])) >= total:
             return (total,)
@@ -162,21 +163,21 @@ class LowRank(Transform):
 
 @dataclass(frozen=True)
 class Int8(Transform):
-    r"""Send every number as 8 bits, rounded at random so that its mean is exact [QSGD]_.
+    r"""Send every number as 8 bits, with unbiased random rounding [QSGD]_.
 
-    Blocks of ``block`` numbers of the concatenation of the tensors, sorted by name, share the scale s, their largest
-    magnitude. A number x becomes one of the two neighbors of :math:`127 x / s`, the nearer the likelier. Its error
-    is below s/127, hence the contraction q = block/127^2. After another codec its floating-point tensors are coded
-    and its integer ones pass. ``codes`` is int8, ``scales`` float32.
+    The tensors, sorted by name, are concatenated and cut into blocks of ``block`` numbers. The scale s of a block is
+    its largest magnitude. A number x becomes one of the two integers next to :math:`127 x / s`, with probabilities that
+    make the mean exact. The error is below s/127, hence the contraction q = block/127^2. After another codec, its
+    floating-point tensors are quantized and its integer tensors pass. ``codes`` is int8, ``scales`` float32.
 
     Parameters
     ----------
     block
-        1 to 16128. Smaller blocks cost 4/block bytes per number and lose less.
+        Numbers per block, 1 to 16128. Smaller blocks lose less; scales cost 4/block bytes per number.
 
     References
     ----------
-    .. [QSGD] Alistarh et al., QSGD, NeurIPS 2017; blocks are its buckets, scaled by the maximum instead of the norm.
+    .. [QSGD] Alistarh et al., QSGD, NeurIPS 2017; its buckets are the blocks, but scaled by the norm.
     """
 
     invariants: ClassVar[frozenset[str]] = frozenset({"unbiased", "zero", "scale", "name_order", "contraction"})
@@ -196,7 +197,7 @@ class Int8(Transform):
         flat = _flatten({name: tensor for name, tensor in delta.items() if name not in passed})
         blocks = self._blocks(flat)
         scales = blocks.abs().amax(dim=1)
-        # Divided first: the quotient is at most 1, so no code exceeds 127. A block of zeros has any divisor.
+        # Divide first: the quotient is at most 1, so no code exceeds 127. Any divisor serves a block of zeros.
         levels = blocks / torch.where(scales > 0, scales, 1.0)[:, None] * 127
         lower = levels.floor()
         codes = lower + (torch.rand(levels.shape, generator=generator) < levels - lower)

@@ -1,4 +1,4 @@
-"""Transforms that map an update to another: a bounded norm, a step out of the prompt's main directions."""
+"""Dense transforms, from update to update: a bounded norm, a projection of the step of prompts."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from .transform import Transform, is_number, some_of
 
 @dataclass(frozen=True)
 class Clip(Transform):
-    r"""Shorten the update to the L2 norm ``max_norm``, taken over all tensors together.
+    r"""Bound the L2 norm of the update, over all tensors, by ``max_norm``.
 
-    :math:`d \min(1, C / \lVert d \rVert)` as in [DPSGD]_, here of a whole update.
+    :math:`d \min(1, C / \lVert d \rVert)` as in [DPSGD]_, applied to a whole update.
 
     References
     ----------
@@ -32,7 +32,7 @@ class Clip(Transform):
             raise ValueError(f"Clip: max_norm is {self.max_norm!r}, expected a positive finite number")
 
     def encode(self, delta: State, generator: torch.Generator, context: State) -> State:
-        # An exactly rounded sum, so that the order of the tensors does not matter.
+        # fsum rounds once, so that the order of the tensors does not matter.
         norm = math.sqrt(math.fsum(float(tensor.to(torch.float64).square().sum()) for tensor in delta.values()))
         if norm <= self.max_norm:
             return delta
@@ -43,21 +43,21 @@ class Clip(Transform):
 
 @dataclass(frozen=True)
 class NullSpace(Transform):
-    r"""Keep the step of a prompt out of the directions that the global prompt uses most [FedPR]_.
+    r"""Project the step of a prompt onto the directions that the global prompt uses least [FedPR]_.
 
     With the global prompt :math:`P` (tokens x features) and the eigenvectors of its uncentered covariance
-    :math:`P^T P` in falling order, the step becomes :math:`\Delta U_0 U_0^T`, where :math:`U_0` are all but the
-    leading ones. As in the authors' program the leading ones are counted: ``drop`` times the number of features,
-    rounded down, at least one. Directions that the prompt does not have are never dropped, so that the result does
-    not depend on the basis of an exact null space, and the step of a prompt of zeros passes unchanged. Their program
-    divides :math:`U_0 U_0^T` by its norm, which only rescales the step; here it stays a projection.
+    :math:`P^T P`, the step becomes :math:`\Delta U_0 U_0^T`, where :math:`U_0` holds all eigenvectors except those of
+    the largest eigenvalues. Their number is ``drop`` times the number of features, rounded down, at least one, as in
+    the authors' program. Directions with eigenvalue zero are never dropped: so the result does not depend on the basis
+    of the null space, and the step of a prompt of zeros passes unchanged. The authors' program divides
+    :math:`U_0 U_0^T` by its norm, which only rescales the step; here it stays a projection.
 
     Parameters
     ----------
     drop
-        Fraction of the directions, in (0, 1).
+        Part of the directions that is dropped, in (0, 1).
     pattern
-        Shell pattern of the names of the prompts, tensors of shape ``(tokens, ...)``; all others pass unchanged.
+        Shell pattern of the names of the prompts, tensors of shape ``(tokens, ...)``; all other tensors pass unchanged.
 
     References
     ----------
@@ -93,22 +93,22 @@ class NullSpace(Transform):
         return (flat - flat @ directions @ directions.T).reshape(step.shape).to(step.dtype)
 
     def directions(self, prompt: Tensor, name: str = "prompt") -> Tensor:
-        """The orthonormal directions that are dropped, float64, ``(directions, features)``, the leading one first.
+        """The dropped orthonormal directions, float64, ``(directions, features)``, largest eigenvalue first.
 
         Raises
         ------
         ValueError
-            If ``prompt`` is not tokens by at least two features; with one, nothing of a step would be left.
+            If ``prompt`` is not ``(tokens, features)`` with at least two features; one feature would leave no step.
         """
         features = math.prod(prompt.shape[1:])
         if prompt.ndim < 2 or len(prompt) < 1 or features < 2:
             raise ValueError(
                 f"NullSpace: {name} has shape {tuple(prompt.shape)}, expected (tokens, features), 2 features or more"
             )
-        # The right singular vectors are the eigenvectors of the covariance, without squaring the rounding errors.
+        # The right singular vectors are the eigenvectors of P^T P, without its squared rounding errors.
         _, sizes, vectors = torch.linalg.svd(prompt.to(torch.float64).reshape(len(prompt), -1), full_matrices=False)
         rank = int((sizes > sizes[0] * max(len(prompt), features) * torch.finfo(prompt.dtype).eps).sum())
-        # 0.29 * 100 is a little less than 29.
+        # 1e-9: in floating point, 0.29 * 100 is a little less than 29.
         count = max(1, math.floor(self.drop * features + 1e-9))
         leading: Tensor = vectors[: min(count, rank)]
         return leading

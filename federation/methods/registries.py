@@ -6,7 +6,7 @@ from .averaging_rules import FedAdagrad, FedAdam, FedNova, FedYogi, Mean, Scaffo
 from .codecs import Int8, LowRank, TopK
 from .dense_transforms import Clip, NullSpace
 from .robust_rules import Krum, Median, NormClip, TrimmedMean
-from .server_rule import INVARIANTS, Contribution, ServerRule, check_number, weighted_mean
+from .server_rule import INVARIANTS, Contribution, ServerRule, check_number
 from .transform import Transform
 from .weighting import Fairness, Samples, Softmax, Uncertainty, Uniform, Weighting
 
@@ -26,7 +26,6 @@ __all__ = [
     "ServerRule",
     "TrimmedMean",
     "check_number",
-    "weighted_mean",
 ]
 
 #: Server rules by the name used in recipes.

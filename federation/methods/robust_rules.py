@@ -1,4 +1,4 @@
-"""Server rules that hold while some sites send anything: median, trimmed mean, Krum, changes of bounded length."""
+"""Server rules that withstand some faulty sites: median, trimmed mean, Krum, changes of bounded length."""
 
 import math
 from abc import abstractmethod
@@ -15,7 +15,7 @@ from .server_rule import INVARIANTS, RoundInput, ServerRule, cast_like, check_nu
 
 @dataclass(frozen=True)
 class _ByCoordinate(ServerRule):
-    """A rule on the sorted values of each coordinate [Robust]_; ignores the weights.
+    """A rule on the sorted values of each parameter [Robust]_; ignores the weights.
 
     References
     ----------
@@ -30,14 +30,14 @@ class _ByCoordinate(ServerRule):
 
     @abstractmethod
     def _middle(self, ascending: Tensor) -> Tensor:
-        """From ``(sites, ...)``, ascending along the sites, to one value in float64."""
+        """One float64 value per parameter, from values ``(sites, ...)`` that ascend along the sites."""
 
 
 @dataclass(frozen=True)
 class Median(_ByCoordinate):
-    """Median of each coordinate, the mean of the two middle values where the number of sites is even.
+    """Median of each parameter; for an even number of sites, the mean of the two middle values.
 
-    Within the range of the honest sites while these are the majority. Ignores the weights.
+    Within the range of the honest sites if these are the majority. Ignores the weights.
     """
 
     def minimum_sites(self) -> int:
@@ -50,14 +50,14 @@ class Median(_ByCoordinate):
 
 @dataclass(frozen=True)
 class TrimmedMean(_ByCoordinate):
-    """Mean of each coordinate without its largest and smallest values. Ignores the weights.
+    """Mean of each parameter without its largest and smallest values. Ignores the weights.
 
-    Within the range of the honest sites while no more than ``trim`` are not.
+    Within the range of the honest sites if at most ``trim`` sites are faulty.
 
     Parameters
     ----------
     trim
-        How many values are left out at each end: a count, or a fraction of the sites, rounded down.
+        Number of values left out at each end: a count, or a fraction of the sites, rounded down.
     """
 
     trim: int | float = 1
@@ -67,7 +67,7 @@ class TrimmedMean(_ByCoordinate):
         check_number(self, "trim", lambda value: value >= 1 if isinstance(value, int) else 0 < value < 0.5, wanted)
 
     def minimum_sites(self) -> int:
-        """So many that at least one value is left out at each end, and one remains."""
+        """Enough sites to leave out one value at each end and keep one."""
         return 2 * self.trim + 1 if isinstance(self.trim, int) else math.ceil(1 / self._fraction())
 
     def _middle(self, ascending: Tensor) -> Tensor:
@@ -76,17 +76,17 @@ class TrimmedMean(_ByCoordinate):
         return ascending[cut : n - cut].to(torch.float64).mean(dim=0)
 
     def _fraction(self) -> Fraction:
-        # As it is written: 0.29 of 100 is 29, which the product of floats misses.
+        # The decimal number as written: 0.29 of 100 is 29, but the product of floats is less.
         return Fraction(repr(self.trim))
 
 
 @dataclass(frozen=True)
 class Krum(ServerRule):
-    r"""The parameters of the one site that is nearest to its nearest neighbors [Krum]_.
+    r"""The parameters of one site, the one nearest to its neighbors [Krum]_.
 
-    Of :math:`n` sites of which :math:`f` may be faulty, the one with the smallest sum of squared distances to its
-    :math:`n - f - 2` nearest others; of equals, the first by name. Ignores the weights. Reads all sites twice, one
-    tensor of all at a time.
+    Among :math:`n` sites, of which :math:`f` may be faulty, it has the smallest sum of squared distances to its
+    :math:`n - f - 2` nearest others; ties go to the first name. Ignores the weights. Reads all sites twice, one tensor
+    of all sites at a time.
 
     Parameters
     ----------
@@ -113,10 +113,10 @@ class Krum(ServerRule):
         squared = torch.zeros(n, n, dtype=torch.float64)
         for name in round_.shared:
             rows = round_.stack(name).to(torch.float64).reshape(n, -1)
-            # Not by inner products, whose difference loses the digits that tell near sites apart.
+            # Inner products would be faster, but their difference loses the digits that distinguish near sites.
             for i in range(n):
                 squared[i] += (rows - rows[i]).square().sum(dim=1)
-        # The nearest of all is the site itself.
+        # The nearest one, at distance zero, is the site itself.
         scores = squared.sort(dim=1).values[:, 1 : n - self.faulty - 1].sum(dim=1).tolist()
         chosen = round_.contributions[scores.index(min(scores))]
         return {name: tensor.to(round_.shared[name].dtype, copy=True) for name, tensor in chosen.shared.items()}, {}
@@ -128,19 +128,19 @@ class NormClip(ServerRule):
 
     .. math:: x \leftarrow x + \frac{\sum_s w_s \min(1, b / \lVert x_s - x \rVert) (x_s - x)}{\sum_s w_s}
 
-    with the Euclidean norm over all tensors, so that no site moves the parameters by more than its weight's part
-    of :math:`b`. Reads all sites twice, one at a time.
+    with the Euclidean norm over all tensors. So a site moves the parameters by at most :math:`b` times its part of the
+    weights. Reads all sites twice, one at a time.
 
     Parameters
     ----------
     max_norm
-        :math:`b`; ``"median"``: that of the norms of this round, the lower one where their number is even. While
-        at least half of the sites are honest it is at most the norm of one of these.
+        :math:`b`; ``"median"``: the median of the norms of this round, for an even number the lower of the two middle
+        ones. If at least half of the sites are honest, it is at most the norm of an honest one.
 
     References
     ----------
-    .. [Backdoor] Sun et al., Can You Really Backdoor Federated Learning?, 2019. The median as bound follows
-       Andrew et al., Differentially Private Learning with Adaptive Clipping, 2021, without its privacy.
+    .. [Backdoor] Sun et al., Can You Really Backdoor Federated Learning?, 2019. The median as the bound follows
+       Andrew et al., Differentially Private Learning with Adaptive Clipping, 2021, without its noise.
     """
 
     max_norm: float | Literal["median"] = "median"

@@ -1,4 +1,4 @@
-"""Which parameters of a network travel, which stay at a site, which are frozen, and how much of a broadcast counts."""
+"""Scope of the parameters of a network: shared, kept or frozen; and mixtures of a broadcast with a site's values."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,20 +16,21 @@ from ..serialization import State
 
 @dataclass(frozen=True)
 class ScopeRules:
-    """Entries of a scope map: shell patterns (``*``, ``?``, ``[...]``) of parameter names.
+    """Rules for the scope of parameters, by shell patterns (``*``, ``?``, ``[...]``) of their names.
 
     Parameters
     ----------
     keep, share
-        Stay at the site; travel.
+        Parameters that stay at the site; parameters that travel.
     freeze
-        Neither travel nor train: the base of a network, the same everywhere.
+        Parameters that neither travel nor train, and are the same everywhere.
     delta
-        All that is shared but these is frozen: only adapters or prompts travel.
+        Parameters that travel, such as adapters or prompts; all other shared ones are frozen.
     mix
-        Part of the broadcast value in what a site starts from; the rest is its own of the round before.
+        Weight of the broadcast value at the start of a round; the rest is the site's value after its last training.
     channels
-        Part of the output channels that a site keeps: those in which it differs most from the broadcast.
+        Part of the output channels in which a site continues with its values after its last training: the channels that
+        differ most from the broadcast.
     """
 
     keep: tuple[str, ...] = ()
@@ -44,7 +45,7 @@ class ScopeRules:
 class Scope:
     """Names of the shared, the kept and the frozen parameters, each sorted.
 
-    ``mix`` and ``channels`` give numbers to some of the shared ones, see :class:`ScopeRules`.
+    ``mix`` and ``channels`` hold the numbers of some shared ones, see :class:`ScopeRules`.
     """
 
     shared: tuple[str, ...]
@@ -54,45 +55,38 @@ class Scope:
     channels: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def is_personal(self) -> bool:
-        """Whether a site starts a round from more than the broadcast and its kept parameters."""
+    def needs_previous(self) -> bool:
+        """Whether a site also starts from its shared parameters of the round before."""
         return bool(self.mix or self.channels)
 
-    def blend(self, shared: State, own: State) -> dict[str, Tensor]:
-        """What a site with the parameters ``own`` makes of a broadcast; nothing of its own if it has none."""
+    def blend(self, shared: State, previous: State) -> dict[str, Tensor]:
+        """Start of a round: the broadcast, mixed with the site's shared parameters after its last training, if any."""
         blended = dict(shared)
-        for name, part in self.mix.items() if own else ():
-            blended[name] = part * shared[name] + (1 - part) * own[name]
-        for name, part in self.channels.items() if own else ():
-            blended[name] = _keep_channels(shared[name], own[name], part)
+        for name, part in self.mix.items() if previous else ():
+            blended[name] = part * shared[name] + (1 - part) * previous[name]
+        for name, part in self.channels.items() if previous else ():
+            blended[name] = _keep_channels(shared[name], previous[name], part)
         return blended
 
 
 def parameter_scope(network: nn.Module, rules: ScopeRules | None = None) -> Scope:
     """Decide for every parameter whether it is shared, kept or frozen.
 
-    By default what lies below a :class:`recon.SitePart` (data consistency) is kept and all else shared; the rules
-    override that. A tensor registered under several names counts once, under its first name: it is kept if
-    one of its places is, and a pattern may use any of its names.
-
-    Parameters
-    ----------
-    network
-        The network, as every site builds it.
-    rules
-        Overrides.
+    By default the parameters of every :class:`recon.SitePart` (data consistency) are kept and all others shared; the
+    rules override that. A tensor with several names counts once, under its first name. It is kept if any of its modules
+    is a :class:`recon.SitePart`, and patterns may match any of its names.
 
     Raises
     ------
     ConfigError
-        If a pattern matches nothing, a parameter is matched twice, nothing is shared, a share is out of range, or the
-        network holds state that cannot be averaged (buffers with state, parameters that are not floating point).
+        If a pattern matches nothing, two match one parameter, nothing is shared, a number is out of range, or the
+        network has state that cannot be averaged (buffers with state, parameters that are not floating point).
     """
     rules = ScopeRules() if rules is None else rules
     aliases = _aliases(network)
     _check_state(network, aliases)
     matches = _Matches(aliases)
-    keep, share, freeze = (matches.of(table, getattr(rules, table)) for table in ("keep", "share", "freeze"))
+    keep, share, freeze = (matches.of(key, getattr(rules, key)) for key in ("keep", "share", "freeze"))
     kept = (_kept_by_default(network) | keep) - share - freeze
     shared = aliases.keys() - kept - freeze
     if rules.delta:
@@ -103,25 +97,25 @@ def parameter_scope(network: nn.Module, rules: ScopeRules | None = None) -> Scop
         shared = travel
     if not shared:
         raise ConfigError(
-            "[scope]: every parameter is kept and nothing is shared; share some, or train each site on its "
-            "own with the arm `local`"
+            "[scope]: every parameter is kept and nothing is shared; share some, or train each site alone with the "
+            "arm `local`"
         )
     mixed = _Matches(aliases)
-    mix, channels = (mixed.numbers(table, getattr(rules, table), shared) for table in ("mix", "channels"))
+    mix, channels = (mixed.numbers(key, getattr(rules, key), shared) for key in ("mix", "channels"))
     return Scope(tuple(sorted(shared)), tuple(sorted(kept)), tuple(sorted(freeze)), mix, channels)
 
 
 class _Matches:
-    """Names by pattern; every pattern must match, and no name twice."""
+    """Parameter names by pattern; each pattern must match, and no name may match twice."""
 
     def __init__(self, aliases: Mapping[str, Sequence[str]]) -> None:
         self.aliases = aliases
         self.matched: dict[str, str] = {}
 
-    def of(self, table: str, patterns: Iterable[str]) -> set[str]:
+    def of(self, key: str, patterns: Iterable[str]) -> set[str]:
         found: set[str] = set()
         for pattern in patterns:
-            entry = f"[scope] {table} = {pattern!r}"
+            entry = f"[scope] {key} = {pattern!r}"
             names = [
                 name for name, others in self.aliases.items() if any(fnmatchcase(other, pattern) for other in others)
             ]
@@ -136,27 +130,28 @@ class _Matches:
             found |= set(names)
         return found
 
-    def numbers(self, table: str, patterns: Mapping[str, float], shared: Iterable[str]) -> dict[str, float]:
+    def numbers(self, key: str, patterns: Mapping[str, float], shared: Iterable[str]) -> dict[str, float]:
         found: dict[str, float] = {}
         for pattern, part in patterns.items():
             if not 0 < part < 1:
-                raise ConfigError(f"[scope] {table}: {pattern!r} is {part}, expected 0 < part < 1; keep or share it")
-            names = self.of(table, [pattern])
+                raise ConfigError(f"[scope] {key}: {pattern!r} is {part}, expected 0 < part < 1; keep or share it")
+            names = self.of(key, [pattern])
             if others := sorted(names - set(shared)):
-                raise ConfigError(f"[scope] {table} = {pattern!r}: {_some(others)} do not travel; share them first")
+                raise ConfigError(f"[scope] {key} = {pattern!r}: {_some(others)} do not travel; share them first")
             found |= dict.fromkeys(names, part)
         return found
 
 
-def _keep_channels(shared: Tensor, own: Tensor, part: float) -> Tensor:
-    """The broadcast with the ``part`` of its output channels (at least one) that differ most from it replaced."""
-    difference = (own - shared).flatten(1).norm(dim=1) if shared.ndim > 1 else (own - shared).abs()
+def _keep_channels(shared: Tensor, previous: Tensor, part: float) -> Tensor:
+    """The broadcast, but ``previous`` in the ``part`` of the output channels (at least one) that differs most."""
+    change = previous - shared
+    difference = change.flatten(1).norm(dim=1) if change.ndim > 1 else change.abs()
     size = shared.flatten(1).norm(dim=1) if shared.ndim > 1 else shared.abs()
-    # Relative to the channel, so that small channels count; a channel of zeros counts by its difference.
+    # Relative to the size of the channel, so that small channels count; for a channel of zeros, absolute.
     order = (difference / torch.where(size > 0, size, 1.0)).argsort(descending=True, stable=True)
     kept = order[: math.ceil(part * len(order))]
     blended = shared.clone()
-    blended[kept] = own[kept]
+    blended[kept] = previous[kept]
     return blended
 
 
@@ -174,7 +169,7 @@ def load_parameters(network: nn.Module, state: State) -> None:
     KeyError
         If the network has no such parameter.
     ValueError
-        If shape or dtype differ.
+        If a shape or dtype differs.
     """
     parameters = dict(network.named_parameters())
     with torch.no_grad():
@@ -189,7 +184,7 @@ def load_parameters(network: nn.Module, state: State) -> None:
 
 
 def _aliases(network: nn.Module) -> dict[str, list[str]]:
-    """All names of each parameter by its first name."""
+    """All names of each parameter, by its first name."""
     first: dict[int, str] = {}
     aliases: dict[str, list[str]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""What a server rule sees of a round and what it gives: the base class of all rules, and means in float64."""
+"""Base class of the server rules, with their input and means in float64."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..serialization import State
 
-#: What a rule or weighting may promise of itself with its default options:
-#: ``order`` of the contributions does not matter; ``one_site`` alone gives its own parameters, local training;
-#: ``equal_sites``, all with the same parameters, give these; the broadcast is a ``fixed_point`` where all sites
-#: return it unchanged; ``scale_free_weights`` times a constant change nothing; ``memory_round_trip``: memory that
-#: was saved and loaded gives the same next round.
+#: Properties that a rule or weighting may declare, with its default options:
+#: ``order``: the order of the contributions does not matter;
+#: ``one_site``: with one site, the result is that site's parameters, so that a federation of one is local training;
+#: ``equal_sites``: sites with equal parameters give these parameters;
+#: ``fixed_point``: if all sites return the broadcast unchanged, the result is the broadcast;
+#: ``scale_free_weights``: a constant factor on all weights changes nothing;
+#: ``memory_round_trip``: saved and loaded memory gives the same next round.
 INVARIANTS = frozenset(
     {"order", "one_site", "equal_sites", "fixed_point", "scale_free_weights", "memory_round_trip"},
 )
@@ -23,20 +25,20 @@ INVARIANTS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """What a rule sees of one site.
+    """Update of one site, as input of a rule or weighting.
 
     Parameters
     ----------
     shared
-        The site's parameters after training; may be read from disk when asked for.
+        The site's shared parameters after training; may be read from disk on demand.
     n_samples, n_steps
-        Training samples of the site, and optimizer steps that it made in this round.
+        Number of training samples of the site, and of its optimizer steps in this round.
     score_before, score_after
-        Validation score of the broadcast parameters and of those after training, higher is better.
+        Validation score of the broadcast parameters, and of the trained ones; higher is better.
     loss
         Mean training loss.
     aux
-        What the method sends beside the parameters, at least the tensors of :meth:`ServerRule.aux_layout`.
+        Tensors beside the parameters, at least those of :meth:`ServerRule.aux_layout`.
     """
 
     site: str
@@ -51,7 +53,7 @@ class Contribution:
 
 @dataclass(frozen=True, eq=False)
 class RoundInput:
-    """What is combined, checked; the contributions in the order of their sites."""
+    """Checked input of a rule; contributions in the order of the sites' names."""
 
     shared: State
     memory: State
@@ -60,7 +62,7 @@ class RoundInput:
     n_sites: int
 
     def mean(self, weights: Mapping[str, float], origin: State | None = None) -> dict[str, Tensor]:
-        """Weighted mean of the parameters in float64, or of their differences to ``origin``."""
+        """Weighted mean in float64 of the sites' parameters, or of their differences to ``origin``."""
         return mean_state({c.site: c.shared for c in self.contributions}, weights, origin)
 
     def step(self, weights: Mapping[str, float], length: float = 1.0) -> dict[str, Tensor]:
@@ -71,16 +73,16 @@ class RoundInput:
         )
 
     def stack(self, name: str) -> Tensor:
-        """One tensor of all sites, ``(sites, ...)``."""
+        """The tensor ``name`` of all sites, ``(sites, ...)``."""
         return torch.stack([c.shared[name] for c in self.contributions])
 
 
 @dataclass(frozen=True)
 class ServerRule(ABC):
-    """From the broadcast parameters and the sites' own to those of the next round.
+    """Computes the parameters of the next round from the broadcast ones and those of the sites.
 
-    Pure and deterministic; sums over sites are float64, in the order of the sites' names. ``invariants`` are what
-    the rule promises with its default options, some of :data:`INVARIANTS`.
+    Pure and deterministic; sums over sites are float64, in the order of the sites' names. A subclass writes
+    :meth:`_combine`, and in ``invariants`` declares the :data:`INVARIANTS` that it has with its default options.
     """
 
     invariants: ClassVar[frozenset[str]]
@@ -94,11 +96,11 @@ class ServerRule(ABC):
         return {}
 
     def aux_down(self, memory: State) -> State:
-        """What is broadcast beside the parameters; of the same names, shapes and dtypes in every round."""
+        """Tensors to broadcast beside the parameters; same names, shapes and dtypes in every round."""
         return {}
 
     def aux_layout(self, shared: State) -> State:
-        """What is broadcast in round 0; the sites reply with tensors of the same names, shapes and dtypes."""
+        """Tensors beside the broadcast of round 0; replies hold tensors of the same names, shapes and dtypes."""
         return self.aux_down(self.start(shared))
 
     def combine(
@@ -115,20 +117,20 @@ class ServerRule(ABC):
         Parameters
         ----------
         shared
-            What was broadcast.
+            Broadcast parameters.
         memory
-            That of :meth:`start`, or of the round before.
+            Memory of :meth:`start` or of the round before.
         contributions
-            One of each participant, in any order.
+            One per participant, in any order.
         weights
             A positive number for each participant; only their ratios matter.
         n_sites
-            Sites of the federation, participants or not.
+            Number of sites of the federation, participants or not.
 
         Raises
         ------
         ValueError
-            If there are too few contributions, or if sites, weights, names or memory do not fit.
+            If contributions are too few, or if sites, weights, names or memory do not agree.
         """
         ordered = sorted(contributions, key=lambda contribution: contribution.site)
         round_ = RoundInput(shared, memory, ordered, weights, n_sites)
@@ -159,51 +161,25 @@ class ServerRule(ABC):
 
 
 def check_number(owner: object, name: str, is_right: Callable[[float], bool], expected: str) -> None:
-    """Check an option that is a number.
+    """Check a numerical option of a rule or weighting.
 
     Raises
     ------
     ValueError
-        If the field ``name`` of ``owner`` is no finite number, or not a right one.
+        If the field ``name`` of ``owner`` is not a finite number that passes ``is_right``.
     """
     value = getattr(owner, name)
     if type(value) not in (int, float) or not math.isfinite(value) or not is_right(value):
         raise ValueError(f"{type(owner).__name__}: {name} is {value!r}, expected {expected}")
 
 
-def weighted_mean(states: Mapping[str, State], weights: Mapping[str, float]) -> State:
-    r"""Average, :math:`\sum_s w_s x_s / \sum_s w_s`.
-
-    Summed in float64 in the order of the sites' names and cast once, so the order of arrival does not matter.
-    One state at a time is in memory.
-
-    Parameters
-    ----------
-    states
-        Tensors by site, all with the same names and shapes.
-    weights
-        A positive number for each site.
-
-    Raises
-    ------
-    ValueError
-        If there is no site, a weight is missing or not positive, or names differ.
-    """
-    _check_weights("weighted_mean", weights, states)
-    names = set().union(*states.values())
-    for site in sorted(states):
-        if states[site].keys() != names:
-            raise ValueError(f"weighted_mean: site {site} lacks {sorted(names - states[site].keys())}")
-    return cast_like(mean_state(states, weights), states[min(states)])
-
-
 def mean_state(
     states: Mapping[str, State], weights: Mapping[str, float], origin: State | None = None
 ) -> dict[str, Tensor]:
-    """Weighted mean in float64, or that of the differences to ``origin``."""
+    r"""Weighted mean :math:`\sum_s w_s x_s / \sum_s w_s` in float64, or that of the differences to ``origin``."""
     sums: dict[str, Tensor] = {}
     for site in sorted(states):
-        # By items: a state on disk is then read once.
+        # items() reads a state on disk once.
         for name, tensor in states[site].items():
             value = tensor.to(torch.float64)
             term = weights[site] * (value if origin is None else value - origin[name].to(torch.float64))
@@ -213,7 +189,7 @@ def mean_state(
 
 
 def cast_like(values: State, like: State) -> dict[str, Tensor]:
-    """Values in the order and the dtypes of ``like``."""
+    """The values in the order and with the dtypes of ``like``."""
     return {name: values[name].to(tensor.dtype) for name, tensor in like.items()}
 
 

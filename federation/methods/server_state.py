@@ -1,4 +1,4 @@
-"""The state of the server between rounds, and how a checkpoint holds it."""
+"""The server's state between rounds, and its checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,9 @@ from ..serialization import (
 
 
 class RoundScore(NamedTuple):
-    """Mean over ``n_sites`` sites of the validation score of the parameters that ``round`` started with.
+    """Validation score of the parameters at the start of ``round``, as mean over ``n_sites`` sites.
 
-    None where no site could score.
+    None if no site could score.
     """
 
     round: int
@@ -31,10 +31,10 @@ class RoundScore(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ServerState:
-    """All that the server knows when ``round`` begins.
+    """The server's state at the start of ``round``.
 
-    ``shared`` is what it broadcasts in that round, ``history`` one score per scored round, ``memory`` what its rules
-    remember, ``accepted`` the last round in which the reply of each site counted.
+    ``shared`` are the parameters to broadcast, ``history`` is one score per scored round, ``memory`` the tensors of the
+    server rule and the weighting, ``accepted`` the last round per site in which the server used its reply.
     """
 
     round: int
@@ -49,7 +49,7 @@ class ServerState:
 
     @property
     def best(self) -> RoundScore | None:
-        """The highest score, the earliest of equals. A mean over fewer sites never replaces one over more."""
+        """The highest score among means over the most sites; of equal scores the earliest."""
         scored = [(score.n_sites, score.mean, -score.round, score) for score in self.history if score.mean is not None]
         return max(scored)[-1] if scored else None
 
@@ -59,30 +59,27 @@ class ServerState:
         return any(score.round == self.round for score in self.history)
 
 
+#: Folder of the server's checkpoints in that of a run.
 CHECKPOINTS = "checkpoints"
-
-
-#: Before the names of the server's memory in a checkpoint.
+#: Prefix of the server's memory in a checkpoint.
 MEMORY_PREFIX = "memory/"
-
-
-#: What a checkpoint holds beside tensors.
+#: Entries of a checkpoint beside its tensors.
 _NUMBERS = frozenset({"history", "algorithm", "accepted"})
 
 
 def selected_state(folder: Path) -> ServerState:
-    """The state of the round with the best validation score; the last one where none could score or sites took turns.
+    """State of the round with the best validation score; without scores, or if sites took turns, of the last round.
 
     Raises
     ------
     DataError
-        If there is no run in ``folder``, or the checkpoint is damaged.
+        If ``folder`` holds no run, or the checkpoint is damaged.
     """
     newest = load_newest(folder / CHECKPOINTS)
     if newest is None:
         raise DataError(f"{folder}: no checkpoint found; train first")
     last = state_of_checkpoint(newest, folder)
-    # Where sites take turns their scores cannot be compared.
+    # Sites that take turns score in different rounds, which cannot be compared.
     in_turn = newest.numbers["algorithm"]["schedule"] == "cyclic"
     if in_turn or last.best is None or last.best.round == last.round:
         return last
@@ -91,6 +88,7 @@ def selected_state(folder: Path) -> ServerState:
 
 
 def state_of_checkpoint(checkpoint: Checkpoint, folder: Path) -> ServerState:
+    """The server's state from a checkpoint in ``folder``."""
     missing = _NUMBERS - checkpoint.numbers.keys()
     if missing:
         raise DataError(

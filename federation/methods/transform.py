@@ -1,4 +1,4 @@
-"""One step between a site's update and what travels: the base class of all transforms, and the checks they share."""
+"""Base class of the transforms of an update, with the checks that they share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,12 +14,13 @@ from ..serialization import Layout, MessageError, State, check_finite
 
 @dataclass(frozen=True)
 class Transform(ABC):
-    """One step between an update and what travels.
+    """One transform of a site's update before it travels.
 
-    An update is a ``State``: parameters after training minus those of the broadcast. Dense transforms (stage 0) map
-    an update to another. Codecs map it to a few flat tensors: stage 1 leaves out numbers, stage 2 shortens each.
+    An update is a ``State``: parameters after training minus broadcast parameters. Dense transforms (stage 0) map an
+    update to an update. Codecs map it to a payload of a few flat tensors: stage 1 leaves out numbers, stage 2 shortens
+    each number.
 
-    ``invariants`` says what holds for every update d, with D = decode(encode(d)):
+    ``invariants`` declares properties for every update d, with D = decode(encode(d)):
 
     - ``"lossless"``: D(d) = d
     - ``"unbiased"``: E D(d) = d over the generator
@@ -27,7 +28,7 @@ class Transform(ABC):
     - ``"zero"``: D(0) = 0
     - ``"scale"``: D(c d) = c D(d) for c > 0
     - ``"name_order"``: the order of the names in the state changes no bit
-    - ``"contraction"``: ||D(d) - d||^2 <= q ||d||^2 with a q < 1, which error feedback needs to converge
+    - ``"contraction"``: ||D(d) - d||^2 <= q ||d||^2 with q < 1; error feedback needs it to converge
     """
 
     invariants: ClassVar[frozenset[str]]
@@ -35,24 +36,24 @@ class Transform(ABC):
 
     @abstractmethod
     def encode(self, delta: State, generator: torch.Generator, context: State) -> State:
-        """Make what travels from an update, or from the payload of a codec before.
+        """The transformed update, or its payload.
 
         Parameters
         ----------
         delta
-            Tensors by name.
+            The update, or the payload of the codec before this one.
         generator
-            All randomness.
+            Source of all randomness.
         context
             The broadcast parameters.
         """
 
     def carries(self, layout: Layout) -> Layout:
-        """The floating-point tensors of the payload of an update of ``layout``."""
+        """Layout of the floating-point tensors of a payload, for an update of ``layout``."""
         return layout
 
     def check_payload(self, payload: State, layout: Layout) -> None:
-        """Refuse what no update of ``layout`` is encoded as.
+        """Refuse a payload that is not of an update of ``layout``.
 
         Raises
         ------
@@ -62,22 +63,22 @@ class Transform(ABC):
         check_tensors(payload, self.carries(layout), type(self).__name__)
 
     def decode(self, payload: State, layout: Layout) -> State:
-        """Read a payload that passed :meth:`check_payload`; :meth:`Chain.decode` sees to that."""
+        """The update, from a payload that passed :meth:`check_payload`."""
         return payload
 
 
 def is_number(value: object) -> bool:
-    """Whether an option is a number, which a truth value is not."""
+    """Whether an option is a number; a truth value is not."""
     return type(value) in (int, float)
 
 
 def n_entries(layout: Layout) -> int:
-    """How many numbers an update of ``layout`` has."""
+    """Number of entries of an update of ``layout``."""
     return sum(math.prod(shape) for shape, _ in layout.values())
 
 
 def check_tensors(found: State, expected: Layout, what: str) -> None:
-    """Refuse tensors with other names, shapes or dtypes than expected, or numbers that are not finite."""
+    """Refuse names, shapes or dtypes other than the expected ones, and numbers that are not finite."""
     if found.keys() != expected.keys():
         raise MessageError(f"{what}: found tensors {some_of(found)}, expected {some_of(expected)}")
     for name, (shape, dtype) in expected.items():
@@ -87,12 +88,12 @@ def check_tensors(found: State, expected: Layout, what: str) -> None:
 
 
 def tensor_text(tensor: Tensor) -> str:
-    """Dtype and shape, for messages."""
+    """Dtype and shape, for error texts."""
     return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def some_of(names: Iterable[str]) -> str:
-    """The first five names, and how many more there are, for messages."""
+    """The first five names and the number of further ones, for error texts."""
     ordered = sorted(names)
     more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
     return (", ".join(ordered[:5]) or "none") + more

@@ -1,35 +1,17 @@
-"""What happens to a site's update before it leaves, and how the receiver reads it: transforms by name, and chains."""
+"""Chains of transforms, which encode a site's update and decode it at the receiver; error feedback."""
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from ..serialization import Layout, State, check_finite, layout
-from .codecs import Int8, LowRank, TopK
-from .dense_transforms import Clip, NullSpace
-from .registries import TRANSFORMS
 from .transform import Transform, check_tensors, n_entries
-
-__all__ = [
-    "TRANSFORMS",
-    "Chain",
-    "Clip",
-    "Encoded",
-    "Int8",
-    "LowRank",
-    "NullSpace",
-    "TopK",
-    "Transform",
-    "encode_with_feedback",
-    "n_bytes",
-]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Transforms one after the other; without any, the update travels as it is.
+    """Transforms in sequence; without any, the update travels unchanged.
 
     Dense transforms come first, then at most one of ``topk`` and ``low_rank``, then at most ``int8``.
     """
@@ -46,21 +28,21 @@ class Chain:
 
     @property
     def dense(self) -> "Chain":
-        """The transforms that map an update to another."""
+        """The dense transforms, from update to update."""
         return Chain(tuple(transform for transform in self.transforms if transform.stage == 0))
 
     @property
     def codecs(self) -> "Chain":
-        """The transforms that shorten what travels."""
+        """The transforms that shorten the update."""
         return Chain(tuple(transform for transform in self.transforms if transform.stage > 0))
 
     def encode(self, delta: State, generator: torch.Generator, context: State) -> State:
-        """Make what travels.
+        """The payload of an update.
 
         Raises
         ------
         ValueError
-            If the update has no entry, is not finite, or does not fit a transform.
+            If the update has no entry, is not finite, or does not suit a transform.
         """
         if not n_entries(layout(delta)):
             raise ValueError("Chain: the update holds no entry, expected at least one")
@@ -71,12 +53,12 @@ class Chain:
         return payload
 
     def decode(self, payload: State, layout: Layout) -> State:
-        """Check what arrived and make the update of ``layout`` from it.
+        """Check a payload and decode it to an update of ``layout``.
 
         Raises
         ------
         MessageError
-            If it is not the payload of such an update, or does not decode to finite numbers.
+            If it is not the payload of such an update, or decodes to numbers that are not finite.
         """
         layouts = [layout]
         for transform in self.transforms:
@@ -84,45 +66,41 @@ class Chain:
         for transform, before in zip(reversed(self.transforms), reversed(layouts[:-1]), strict=True):
             transform.check_payload(payload, before)
             payload = transform.decode(payload, before)
-        # Finite factors can have a product that is not, and integer tensors pass a quantizer unread.
+        # The product of finite factors may overflow, and integer tensors pass a quantizer unchecked.
         check_tensors(payload, layout, "update")
         return payload
 
     def check_payload(self, payload: State, layout: Layout) -> None:
-        """Refuse what :meth:`decode` would refuse, by decoding it."""
+        """Refuse a payload that :meth:`decode` refuses."""
         self.decode(payload, layout)
-
-
-class Encoded(NamedTuple):
-    """What travels, what the receiver makes of it, and what is still owed."""
-
-    payload: State
-    decoded: State
-    residual: State
 
 
 def encode_with_feedback(
     chain: Chain, delta: State, residual: State, generator: torch.Generator, context: State
-) -> Encoded:
-    r"""Encode an update together with what the codecs lost of earlier ones.
+) -> tuple[State, State]:
+    r"""Encode an update plus the residual that the codecs lost of earlier updates.
 
     With the dense transforms :math:`T`, the codecs :math:`D` and the residual :math:`e_0 = 0`,
 
     .. math:: u_t = T(d_t + e_t), \quad e_{t+1} = u_t - D(u_t).
 
-    Without dense transforms the receiver's sum is that of the updates less the last residual. What a dense transform
-    removes is meant to be gone and is not made up for; that it acts on the sum keeps its promise (the norm, the null
-    space of the present prompt) for what is encoded.
+    Without dense transforms, the sum of all decoded updates is the sum of the updates minus the last residual. A part
+    that a dense transform removes is not sent later: it is removed on purpose. Dense transforms act on the sum
+    :math:`d_t + e_t`, so that the norm, or the null space of the present prompt, is right for the encoded update.
 
     Parameters
     ----------
     residual
-        That of the last call at this site, float64; empty at first.
+        Residual of the last call at this site, float64; empty at first.
+
+    Returns
+    -------
+        The payload and the new residual.
 
     Raises
     ------
     ValueError
-        If the residual is of other tensors than the update, and as for :meth:`Chain.encode`.
+        If the residual has other tensors than the update, and as for :meth:`Chain.encode`.
 
     References
     ----------
@@ -137,9 +115,4 @@ def encode_with_feedback(
     meant = chain.dense.encode(total, generator, context)
     payload = chain.codecs.encode({name: meant[name].to(delta[name].dtype) for name in delta}, generator, context)
     decoded = chain.decode(payload, layout(delta))
-    return Encoded(payload, decoded, {name: meant[name] - decoded[name].to(torch.float64) for name in delta})
-
-
-def n_bytes(payload: State) -> int:
-    """What the tensors weigh, without the header of a message."""
-    return sum(tensor.nbytes for tensor in payload.values())
+    return payload, {name: meant[name] - decoded[name].to(torch.float64) for name in delta}

@@ -1,4 +1,4 @@
-"""How much each site counts in the server's mean: one class per weighting, its fields the options of a recipe."""
+"""Weights of the sites in the server's mean: one class per weighting; its fields are the options in a recipe."""
 
 import math
 import sys
@@ -12,24 +12,24 @@ import torch
 from ..serialization import State
 from .server_rule import INVARIANTS, Contribution, check_number
 
-# What a vanishing weight is raised to: rules expect positive ones.
+# Lower bound of a weight: server rules expect positive weights.
 _TINY = sys.float_info.min
 
 
 def validation_loss(score: float) -> float:
-    """A loss from a validation score: squared error relative to its unit, lower is better.
+    """Validation loss, a squared error, from a validation score; lower is better.
 
     Parameters
     ----------
     score
-        A PSNR in dB (not negative), which becomes the squared error ``10 ** (-score / 10)`` relative to the square of
-        the data range; or, where there is no reference, the negative held-out residual, which becomes ``score ** 2``,
-        relative to the variance of the noise. The two have different units: compare losses of one kind only.
+        With references, a PSNR in dB, not negative: the loss is the squared error ``10 ** (-score / 10)``, relative to
+        the square of the data range. Without, the negative held-out residual: the loss is ``score ** 2``, relative to
+        the variance of the noise. Compare losses of one kind only: their units differ.
 
     Raises
     ------
     ValueError
-        If the score is so far from either that the loss is no positive number.
+        If the loss is not a positive finite number.
     """
     loss = 10 ** (-score / 10) if score >= 0 else score * score
     if not _TINY <= loss < math.inf:
@@ -39,12 +39,12 @@ def validation_loss(score: float) -> float:
 
 @dataclass(frozen=True)
 class Weighting(ABC):
-    """Weights of the sites from what they contribute; pure and deterministic.
+    """Weights of the sites, from their contributions; pure and deterministic.
 
-    ``invariants`` are what the weighting promises of the plain mean with its weights, some of :data:`INVARIANTS`.
+    A subclass writes :meth:`_weigh`. ``invariants`` declares the :data:`INVARIANTS` of the mean with these weights.
     """
 
-    # What a constant factor on the weights does is a matter of the rule.
+    # The effect of a constant factor on the weights depends on the rule.
     invariants: ClassVar[frozenset[str]] = INVARIANTS - {"scale_free_weights"}
 
     def start(self) -> State:
@@ -52,19 +52,19 @@ class Weighting(ABC):
         return {}
 
     def weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
-        """A positive weight for each site, not normalized, and the new memory.
+        """A positive weight per site, not normalized, and the new memory.
 
         Parameters
         ----------
         contributions
-            One of each participant, in any order.
+            One per participant, in any order.
         memory
-            That of :meth:`start`, or of the round before.
+            Memory of :meth:`start` or of the round before.
 
         Raises
         ------
         ValueError
-            If there is no contribution, or one lacks a score that is needed.
+            Without contributions, or if one lacks a score that the weighting needs.
         """
         if not contributions:
             raise ValueError(f"{type(self).__name__}: no contributions, expected at least one")
@@ -76,7 +76,7 @@ class Weighting(ABC):
 
 @dataclass(frozen=True)
 class Samples(Weighting):
-    """The number of training samples."""
+    """Weight by the number of training samples."""
 
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
         return {c.site: float(c.n_samples) for c in contributions}, {}
@@ -84,7 +84,7 @@ class Samples(Weighting):
 
 @dataclass(frozen=True)
 class Uniform(Weighting):
-    """All sites alike."""
+    """Equal weights."""
 
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
         return {c.site: 1.0 for c in contributions}, {}
@@ -96,13 +96,13 @@ class Softmax(Weighting):
 
     .. math:: w_s \propto \exp(-\ell_s / (T \bar\ell)), \qquad \bar\ell = \text{mean of } \ell_s
 
-    with :math:`\ell` the :func:`validation_loss`. Relative to its mean: the squared errors themselves are so
-    small that all weights would be alike.
+    with :math:`\ell` the :func:`validation_loss`. It is divided by its mean because squared errors are so small that
+    all weights would be nearly equal.
 
     Parameters
     ----------
     temperature
-        :math:`T`; towards 0 the best site takes all, towards infinity all count alike.
+        :math:`T`; towards 0, only the best site counts; towards infinity, weights are equal.
 
     References
     ----------
@@ -126,8 +126,8 @@ class Softmax(Weighting):
 class Uncertainty(Weighting):
     r"""Inverse uncertainty, :math:`w_s = 1 / \ell_s`, with :math:`\ell` the :func:`validation_loss` after training.
 
-    Our reading of [ProFed]_, which weighs and selects sites by the confidence of their predictions. Left out: an
-    estimate of that confidence, whose place the squared error on validation data takes, and the selection.
+    After [ProFed]_, which weighs and selects sites by the confidence of their predictions. Here the squared error on
+    validation data stands for that confidence, and no site is left out.
 
     References
     ----------
@@ -140,21 +140,21 @@ class Uncertainty(Weighting):
 
 @dataclass(frozen=True)
 class Fairness(Weighting):
-    r"""More weight for sites that lose by the averaging, after [GAutoMRI]_.
+    r"""More weight for sites whose score falls by the averaging, after [GAutoMRI]_.
 
-    The gap of a site is by how many dB its validation loss is higher with the averaged parameters than with its own
-    before the averaging,
+    The gap of a site is the increase of its validation loss, in dB, from its trained parameters to their average with
+    the other sites,
 
-    .. math:: g_s = \max(L_s^\text{averaged} - L_s^\text{own}, 0), \qquad L = 10 \log_{10} \ell,
+    .. math:: g_s = \max(L_s^\text{averaged} - L_s^\text{trained}, 0), \qquad L = 10 \log_{10} \ell,
 
-    with :math:`\ell` the :func:`validation_loss`; of a PSNR, :math:`L` is minus the PSNR. The server learns the first
-    term one round late, as the score of the next broadcast before training, and remembers the second. Then
+    with :math:`\ell` the :func:`validation_loss`; for a PSNR, :math:`L` is minus the PSNR. The first term is known one
+    round later, as the site's score of the next broadcast before training; the second is stored until then. Then
 
-    .. math:: w_s \leftarrow w_s + \gamma g_s / \max_t g_t
+    .. math:: w_s \leftarrow w_s + \gamma g_s / \max_t g_t,
 
-    and the weights are normalized to their sum before. They start uniform. A site that was absent keeps its weight,
-    and its gap is that to its parameters of the last round in which it took part. In the memory the weights of all
-    sites have mean 1, those that are returned sum to 1, and so do those to which :math:`\gamma` refers.
+    and the weights are normalized to their previous sum. They start uniform. An absent site keeps its weight; its gap
+    refers to its trained parameters of the last round in which it took part. :math:`\gamma` refers to weights that sum
+    to 1, as the returned ones do; stored weights have mean 1.
 
     Parameters
     ----------
@@ -173,22 +173,22 @@ class Fairness(Weighting):
         check_number(self, "step", lambda value: value > 0, "a positive number")
 
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
-        own = _scores(self, contributions, "score_after")
+        trained = _scores(self, contributions, "score_after")
         averaged = _scores(self, contributions, "score_before")
         before, gaps = {}, {}
-        for site in own:
+        for site in trained:
             known = f"weight.{site}" in memory
             before[site] = memory[f"weight.{site}"].item() if known else 1.0
             last = memory[f"score_after.{site}"].item() if known else averaged[site]
             gaps[site] = max(_decibels(averaged[site]) - _decibels(last), 0.0)
         total, largest = math.fsum(before.values()), max(gaps.values())
         raised = {
-            site: before[site] / total + (self.step * gaps[site] / largest if largest > 0 else 0.0) for site in own
+            site: before[site] / total + (self.step * gaps[site] / largest if largest > 0 else 0.0) for site in trained
         }
         scale = math.fsum(raised.values())
         weights = {site: max(value / scale, _TINY) for site, value in raised.items()}
         after = {f"weight.{site}": total * weight for site, weight in weights.items()}
-        after |= {f"score_after.{site}": score for site, score in own.items()}
+        after |= {f"score_after.{site}": score for site, score in trained.items()}
         tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in after.items()}
         return weights, {**memory, **tensors}
 
@@ -198,7 +198,7 @@ def _decibels(score: float) -> float:
 
 
 def _losses(weighting: Weighting, contributions: Sequence[Contribution]) -> dict[str, float]:
-    """Validation losses after training, of one kind."""
+    """Validation losses after training, all of one kind."""
     scores = _scores(weighting, contributions, "score_after")
     residuals = [site for site, score in scores.items() if score < 0]
     if residuals and len(residuals) < len(scores):

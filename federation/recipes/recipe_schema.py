@@ -248,9 +248,9 @@ class FederationSection(Section):
     """What the server does.
 
     ``weights`` and ``server_rule`` with their options combine the updates. ``participation`` is the fraction of sites
-    that take part in a round, drawn (``random``) or in turn (``cyclic``); ``drop_out`` the probability that one is
-    absent after all; ``least_work`` the least part of ``steps_per_round`` that a site makes; ``quorum`` the least
-    number of sites whose answers must be valid, all that take part by default.
+    that take part in a round, drawn (``random``) or in turn (``cyclic``); ``least_work`` the least part of
+    ``steps_per_round`` that a site makes; ``quorum`` the least number of sites whose answers must be valid, all that
+    take part by default.
     """
 
     rounds: int = Field(default=10, ge=1)
@@ -258,7 +258,6 @@ class FederationSection(Section):
     weight_options: Options = Field(default_factory=dict)
     participation: float = Field(default=1.0, gt=0, le=1)
     schedule: Literal["random", "cyclic"] = "random"
-    drop_out: float = Field(default=0.0, ge=0, lt=1)
     least_work: float = Field(default=1.0, gt=0, le=1)
     quorum: int | None = Field(default=None, ge=1)
     server_rule: Annotated[str, AfterValidator(one_of(SERVER_RULES))] = "mean"

@@ -1,4 +1,4 @@
-"""The round loop, the site that answers it, and what carries messages between the two."""
+"""The round loop, the site that answers it, and the transport between them."""
 
 from .local_transport import InProcessRuntime
 from .loop import QuorumError, RoundTime, RunResult, run_rounds

@@ -1,4 +1,4 @@
-"""Runs the sites of a federation in this process or in worker processes."""
+"""The transport of one machine: sites run in this process or in worker processes."""
 
 import logging
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from types import TracebackType
@@ -22,35 +22,33 @@ from .transport import ReplyStream, SiteFailure
 
 logger = logging.getLogger(__name__)
 
-
 _SECONDS_TO_END = 5.0
 
 
 class InProcessRuntime:
-    """Sites on this machine, each built, used and released in turn: memory does not grow with their number.
+    """Sites on this machine, each built for one request and released: memory does not grow with their number.
 
-    Every site computes with one thread, so the results do not depend on ``jobs``. A context manager: leaving
-    it ends the worker processes.
+    Every site computes with one thread, so that the results do not depend on ``jobs``. As a context manager it ends the
+    worker processes.
 
     Parameters
     ----------
     specs
         The sites.
     jobs
-        1: all in this process. More: so many spawned processes, each with one site at a time; a script that
-        does this needs ``if __name__ == "__main__"``.
+        1: all sites in this process. More: number of spawned processes, each with one site at a time; the calling
+        script then needs ``if __name__ == "__main__"``.
     """
 
-    def __init__(self, specs: Mapping[str, SiteSpec] | list[SiteSpec], jobs: int = 1) -> None:
-        listed = list(specs.values()) if isinstance(specs, Mapping) else specs
-        self._specs = {spec.name: spec for spec in listed}
-        if len(self._specs) < len(listed) or not listed:
-            raise ValueError(f"InProcessRuntime: sites are {[s.name for s in listed]}, expected some, all different")
+    def __init__(self, specs: Sequence[SiteSpec], jobs: int = 1) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        if len(self._specs) < len(specs) or not specs:
+            raise ValueError(f"InProcessRuntime: sites are {[s.name for s in specs]}, expected some, all different")
         if jobs < 1:
             raise ValueError(f"InProcessRuntime: jobs is {jobs}, expected at least 1")
-        self.jobs = min(jobs, len(listed))
+        self.jobs = min(jobs, len(specs))
         self._workers: set[_Worker] = set()
-        # Also at exit of the interpreter, which would otherwise wait for the workers.
+        # Runs at exit of the interpreter too, which would otherwise wait for the workers.
         self._finalizer = weakref.finalize(self, _stop_all, self._workers)
 
     def __enter__(self) -> Self:
@@ -62,7 +60,7 @@ class InProcessRuntime:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes, busy or not; a later exchange starts new ones."""
+        """End the worker processes, busy or idle; a later exchange starts new ones."""
         _stop_all(self._workers)
 
     def sites(self) -> list[str]:
@@ -101,7 +99,7 @@ class InProcessRuntime:
                     else:
                         yield site, _unwrap(reply)
         except BaseException:
-            # Ctrl-C, or the caller has lost interest: no worker may be left computing.
+            # After Ctrl-C or a closed generator no worker may continue.
             self.close()
             raise
 
@@ -115,11 +113,11 @@ class InProcessRuntime:
 
 
 class _Worker:
-    """A spawned process that answers one request after the other."""
+    """A spawned process that answers requests in turn."""
 
     def __init__(self, context: SpawnContext) -> None:
         self.connection, theirs = context.Pipe()
-        # Not daemonic: those may not have children, and a site may read its data with workers of its own.
+        # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
         self.process = context.Process(target=_serve, args=(theirs,), name="fedrecon-site")
         self.process.start()
         theirs.close()
@@ -128,7 +126,7 @@ class _Worker:
         try:
             self.connection.send((spec, request))
         except OSError:
-            # The process has died; its end of the pipe says so on receiving.
+            # The process has died; `receive` returns None then.
             logger.debug("worker %s is gone", self.process.pid)
 
     def receive(self) -> bytes | str | None:
@@ -154,7 +152,7 @@ def _stop_all(workers: set[_Worker]) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    """A worker process: one thread, no Ctrl-C of its own, ends with its parent."""
+    """Main loop of a worker process: one thread, deaf to Ctrl-C, ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -170,12 +168,12 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    # At once: a process that has lost its parent must not write into a state that a resumed run is using.
+    # Immediately: an orphan must not write into the kept state that a resumed run is using.
     os._exit(1)
 
 
 def _answer(spec: SiteSpec, request: bytes) -> bytes | str:
-    """Build the site, let it answer, release it. A failure becomes text: a traceback would hold the data."""
+    """Build the site and let it answer. A failure becomes text: a traceback would keep the data in memory."""
     try:
         return spec.build().handle(request)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The round loop: broadcast, collect, check, aggregate, checkpoint; resumable after a kill at any moment."""
+"""The round loop: broadcast, collect, check, aggregate, checkpoint. It resumes after a kill at any moment."""
 
 import contextlib
 import logging
@@ -31,18 +31,17 @@ logger = logging.getLogger(__name__)
 
 _INCOMING = "incoming"
 
-
-#: Called after each round with its number, the number of rounds and its rows.
+#: Called after each round with the number of the round, the number of rounds, and the rows of the round.
 Progress = Callable[[int, int, Sequence[Row]], None]
 
 
 class QuorumError(DataError):
-    """Too few sites answered; names each that did not, and why."""
+    """Too few sites answered; the text names each missing site with the reason."""
 
 
 @dataclass(frozen=True)
 class RoundTime:
-    """Wall time of a round, and the time in training and validation summed over its sites."""
+    """Wall time of a round, and the time of training and validation, summed over its sites."""
 
     round: int
     seconds: float
@@ -51,21 +50,16 @@ class RoundTime:
 
     @property
     def overhead(self) -> float:
-        """Fraction of the wall time in which no site trained or validated; idle workers count."""
+        """Fraction of the workers' wall time in which no site trained or validated."""
         return max(0.0, 1.0 - self.site_seconds / (self.seconds * self.jobs))
 
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """Outcome of :func:`run_rounds`: the last state, and the times of the rounds of this call."""
+    """Result of :func:`run_rounds`: the last state, and the times of the rounds of this call."""
 
     state: ServerState
-    seconds: float
     rounds: tuple[RoundTime, ...]
-
-    @property
-    def site_seconds(self) -> float:
-        return sum(time.site_seconds for time in self.rounds)
 
 
 def run_rounds(
@@ -81,38 +75,36 @@ def run_rounds(
     progress: Progress | None = None,
     check: Check | None = None,
 ) -> RunResult:
-    """Train for ``rounds`` rounds and score the result in one evaluate-only round.
+    """Train for ``rounds`` rounds, then score the result in one evaluate-only round.
 
     Parameters
     ----------
     algorithm, transport
-        What to do and who does it.
+        The server's computation; the way to the sites.
     shared
         The initial shared parameters.
     folder
-        Receives ``rounds.jsonl`` and ``checkpoints/``.
+        Output folder of ``rounds.jsonl`` and ``checkpoints/``.
     aux
-        First means of what the sites tell beside their parameters.
+        Initial means over the sites of the tensors that they send beside their parameters.
     quorum
-        Least number of sites that must answer a round validly; None means all that take part in it. A site
-        that fails is logged and left out of the round.
+        Least number of valid replies in a round; None: all participants. A site that fails is logged and left out
+        of the round.
     resume
-        Go on from the newest intact checkpoint, with the same bits as if nothing had happened; start where
-        there is none.
+        Continue from the newest intact checkpoint, with the bits of an uninterrupted run; without a checkpoint, start.
     progress
         Called after each round.
     check
-        Looks at every update beyond its form; what it refuses counts as not answered.
+        Further check of each update; a refused update counts as no reply.
 
     Raises
     ------
     QuorumError
         If too few sites answer.
     DataError
-        If ``folder`` holds a run and ``resume`` is not set, or one of another network or of more rounds; if
-        the disk is full.
+        If ``folder`` holds a run and ``resume`` is not set, or a run of another network or of more rounds; if the
+        disk is full.
     """
-    started = time.perf_counter()
     loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {}, check)
     state = loop.begin(shared, resume)
     times = []
@@ -123,7 +115,7 @@ def run_rounds(
         times.append(RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs))
         if progress is not None:
             progress(rows[0]["round"], rounds, rows)
-    return RunResult(state, time.perf_counter() - started, tuple(times))
+    return RunResult(state, tuple(times))
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ class _Loop:
             raise ValueError(f"run_rounds: quorum is {self.quorum}, expected 1 to {len(sites)}, the number of sites")
 
     def begin(self, shared: State, resume: bool) -> ServerState:
-        """The state to go on from; rows of rounds that will be run again are dropped."""
+        """The first state; drops the rows of rounds that will be run again."""
         checkpoints = self.folder / CHECKPOINTS
         if not resume and saved_rounds(checkpoints):
             raise DataError(f"{self.folder}: holds a run already; resume it with --resume, or choose another folder")
@@ -176,11 +168,11 @@ class _Loop:
         return state
 
     def is_finished(self, state: ServerState) -> bool:
-        """Whether the evaluate-only round is done."""
+        """Whether the evaluate-only round is complete."""
         return state.round >= self.rounds and state.is_scored
 
     def step(self, state: ServerState) -> tuple[ServerState, list[Row]]:
-        """One round, or the evaluate-only one at the end. The checkpoint, written last, completes it."""
+        """One round; after the last one, the evaluate-only round. It is complete once its checkpoint is written."""
         evaluate_only = state.round >= self.rounds
         replies = self._collect(state, evaluate_only)
         reports = list(replies.reports.values())
@@ -191,7 +183,7 @@ class _Loop:
             try:
                 after = self.algorithm.aggregate(state, updates, n_sites=len(self.transport.sites()))
                 check_finite({**after.shared, **after.memory}, "the aggregate")
-            except ValueError as error:  # a rule that needs more sites than there are, or one that diverges
+            except ValueError as error:  # too few sites for the rule, or an aggregate that diverges
                 raise QuorumError(f"round {state.round}: {error}") from None
         rows = replies.rows(after.digest)
         append_rows(self.folder, rows)
@@ -213,7 +205,7 @@ class _Loop:
                 if reason is not None:
                     logger.warning("round %d: reply of site %s refused: %s", state.round, site, reason)
                 if len(replies.failures) > len(sites) - needed:
-                    # No use in waiting for the others.
+                    # The quorum is out of reach, whatever the others reply.
                     break
         silent = [site for site in sites if site not in replies.reports and site not in replies.failures]
         if len(replies.reports) < needed:

@@ -1,4 +1,4 @@
-"""One exchange with the sites: requests packed when sent, replies checked and stored; rounds.jsonl."""
+"""Requests and replies of one round: packed when sent, checked and stored on arrival."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ from .transport import SiteFailure
 
 
 class Requests(Mapping[str, bytes]):
-    """Packs each site's broadcast when the transport takes it, and remembers its size."""
+    """Packs each broadcast when the transport reads it, and records its size."""
 
     def __init__(self, broadcasts: Mapping[str, Broadcast]) -> None:
         self.broadcasts = broadcasts
@@ -38,12 +38,12 @@ class Requests(Mapping[str, bytes]):
         return len(self.broadcasts)
 
 
-#: Refuses a decoded update, given what was broadcast, by a MessageError.
+#: Raises a MessageError for a decoded update that is refused; the second argument are the broadcast parameters.
 Check = Callable[[SiteUpdate, State], None]
 
 
 class Replies:
-    """The valid replies of a round; updates wait on disk, so memory stays flat in the number of sites."""
+    """The valid replies of a round. Updates wait on disk, so that memory does not grow with the number of sites."""
 
     def __init__(
         self, requests: Requests, incoming: Path, wire: Wire, shared: State, check: Check | None = None
@@ -56,7 +56,7 @@ class Replies:
         self.failures: dict[str, str] = {}
 
     def take(self, site: str, reply: bytes | Exception) -> str | None:
-        """Check a reply and store it; return why it is refused, None if it is not."""
+        """Check and store a reply; returns the reason if it is refused, else None."""
         try:
             self._take(site, reply)
         except (MessageError, SiteFailure) as error:

@@ -1,4 +1,4 @@
-"""`rounds.jsonl`: one line per round and site."""
+"""The log of a run, ``rounds.jsonl``: one line per round and site."""
 
 import json
 import os
@@ -10,13 +10,12 @@ from recon import DataError, write_atomically
 
 _ROWS = "rounds.jsonl"
 
-
 #: A line of rounds.jsonl.
 Row = dict[str, Any]
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The lines of ``rounds.jsonl``, one per round and site; a last one that a kill cut short is skipped."""
+    """Lines of ``rounds.jsonl``, without a last line that a kill cut short."""
     path = folder / _ROWS
     rows: list[Row] = []
     if not path.exists():
@@ -43,7 +42,7 @@ def append_rows(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def drop_rows(folder: Path, first: int) -> None:
-    """Drop the rows of ``first`` and later rounds, and a line that a kill cut short."""
+    """Remove the rows of round ``first`` and later, and a last line that a kill cut short."""
     path = folder / _ROWS
     if path.exists():
         kept = [row for row in read_rows(folder) if row["round"] < first]

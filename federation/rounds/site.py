@@ -1,4 +1,4 @@
-"""A site: loads a broadcast, trains on its own data, keeps its own state on disk, replies."""
+"""A site: loads a broadcast, trains on its data, replies, and stores its kept state on disk."""
 
 import copy
 import math
@@ -46,26 +46,26 @@ from .kept_state import KEPT_PREFIXES, KeptState, newest_version, valid_version
 
 @dataclass(frozen=True, eq=False)
 class RoundContext:
-    """What local training starts from, beside the network.
+    """Start of local training, beside the network.
 
-    ``shared`` was broadcast, with ``aux`` beside it; ``own`` are the shared parameters as the site's last training left
-    them, empty in its first round or if nothing needs them; ``optimizer_state`` and ``memory`` are those of its last
-    result, None and empty at first.
+    ``shared`` and ``aux`` are the tensors of the broadcast. ``previous`` holds the shared parameters after the site's
+    last training, if the method needs them. ``optimizer_state`` and ``memory`` come from the site's last result; in the
+    first round they are None and empty.
     """
 
     shared: State
     aux: State
-    own: State
+    previous: State
     optimizer_state: State | None
     memory: State
 
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
-    """What local training returns.
+    """Result of local training.
 
-    A loss per step, the optimizer's tensors by any name, the number of training samples of the site, the
-    weight of its update; what the method remembers at the site, and what it sends beside the parameters.
+    The loss of each step, the optimizer's tensors by any name, the number of training samples, which may weigh the
+    update; tensors that the method remembers at the site, and those that it sends beside the parameters.
     """
 
     losses: Sequence[float]
@@ -76,48 +76,51 @@ class LocalResult:
 
 
 class SiteTask(Protocol):
-    """The site's data and what is done with them; made for one round, then dropped with all its memory."""
+    """Training and validation on the data of a site; built for one round and released after it."""
 
     def network(self) -> nn.Module:
-        """A new network, drawn from torch's global generator alone."""
+        """A new network; random numbers come from torch's global generator alone."""
 
     def aux(self, network: nn.Module, shared: State) -> Layout:
-        """What the method sends beside the parameters, the same up and down."""
+        """Layout of the tensors that travel beside the parameters, in both directions."""
 
     def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
-        """Train in place, all randomness from ``seed``; ``round`` is for schedules."""
+        """Train in place; ``seed`` decides all randomness, ``round`` the learning rate."""
 
     def validate(self, network: nn.Module) -> float | None:
-        """Score on the validation data, higher is better; None where there is no reference."""
+        """Score on the validation data, higher is better; None without a reference."""
 
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """All that makes a site, picklable: worker processes build it from this.
+    """Picklable description of a site, from which worker processes build it.
 
     Parameters
     ----------
     name
         Lower-case letters, digits, ``-`` and ``_``.
     task
-        Makes the :class:`SiteTask`; a module-level function, a ``functools.partial`` of one, or a class.
+        Builds the :class:`SiteTask`: a module-level function, a ``functools.partial`` of one, or a class.
     folder
-        Of the kept state, the site's own.
+        Folder of the site's kept state.
     seed
-        Of the run; that of the initial network too, so it is the same at every site.
+        Seed of the run, the same at every site: it also draws the initial network.
     steps
         Training steps per round.
     scope
         See :func:`parameter_scope`.
     least_work
-        The site makes between this part of ``steps`` and all of them, drawn per round; 1 makes all.
-    chain, feedback
-        Encodes the update; whether what that leaves out is added to the next one.
-    keep_own, keep_view
-        Whether local training needs the site's own shared parameters; whether broadcasts may be encoded.
+        Least part of ``steps`` that the site makes in a round; the part is drawn per round. 1: all steps.
+    chain
+        Encodes the update; None: parameters travel.
+    feedback
+        Whether the residual of a lossy update is added to the next update.
+    keep_previous
+        Whether local training needs the site's shared parameters after its last training.
+    keep_broadcast
+        Whether the site stores the broadcast parameters, to decode the next, encoded broadcast.
     optimizer_state
-        ``"keep"``: the optimizer's moments are part of the kept state. ``"reset"``: each round starts
-        without.
+        ``"keep"``: optimizer moments are part of the kept state. ``"reset"``: each round starts with new ones.
     """
 
     name: str
@@ -129,8 +132,8 @@ class SiteSpec:
     least_work: float = 1.0
     chain: Chain | None = None
     feedback: bool = True
-    keep_own: bool = False
-    keep_view: bool = False
+    keep_previous: bool = False
+    keep_broadcast: bool = False
     optimizer_state: Literal["keep", "reset"] = "keep"
 
     def __post_init__(self) -> None:
@@ -150,28 +153,28 @@ class SiteSpec:
 
     @property
     def encodes(self) -> bool:
-        """Whether updates travel encoded."""
+        """Whether updates are shortened on the way."""
         return self.chain is not None and bool(self.chain.codecs.transforms)
 
     def build(self) -> "Site":
-        """The site, with its data."""
+        """Build the site and read its data."""
         return Site(self)
 
 
 def initial_network(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Call ``factory`` under ``seed``, the same numbers everywhere; torch's global generator is as before."""
+    """Call ``factory`` with torch's global generator at ``seed``, then restore the generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return factory()
 
 
 class Site:
-    """One participant, made for a round and then dropped.
+    """One site of the federation, built for one round and then released.
 
-    Its kept state is versioned: a round starts from the version after the last one in which the site's reply
-    counted, so a round that is run again gives the same bits (on a GPU, to rounding), and a reply that was lost leaves
-    no trace. On disk are the versions that the server may still ask for: that one and the one before (a server whose
-    newest checkpoint is damaged goes back one), that of the best round, and the next.
+    The kept state has a version per round. A round starts from the version after the last round in which the server
+    used the site's reply. So a repeated round gives the same bits (on a GPU: up to rounding), and a lost reply leaves
+    no trace. The folder holds the versions that the server may still ask for: this one, the one before it (a server
+    with a damaged checkpoint goes back one round), the one of the best round, and the next.
     """
 
     def __init__(self, spec: SiteSpec) -> None:
@@ -187,12 +190,12 @@ class Site:
         self.initial_shared = parameters_of(self.network, self.scope.shared)
 
     def handle(self, request: bytes) -> bytes:
-        """Answer a packed :class:`Broadcast`; the one door for every transport.
+        """Answer a packed :class:`Broadcast`; every transport calls this.
 
         Raises
         ------
         MessageError
-            If the request is not what the scope allows.
+            If the request is damaged or of another network, scope or method.
         DataError
             If the kept state cannot be read or written, or training diverges.
         """
@@ -200,53 +203,40 @@ class Site:
 
     @property
     def wire(self) -> Wire:
-        """What a message to or from this site must hold."""
+        """Layout of the messages to and from this site."""
         shared = parameters_of(self.network, self.scope.shared)
         return Wire(layout(shared), self.task.aux(self.network, shared), self.spec.chain)
 
     def read(self, request: bytes) -> Broadcast:
-        """The broadcast with the parameters themselves; see :meth:`handle`."""
+        """Unpack and decode a broadcast; see :meth:`handle`."""
         wire = self.wire
         return self._decoded(Broadcast.from_bytes(request, site=self.spec.name, wire=wire), wire)
 
     def answer(self, broadcast: Broadcast) -> SiteReport:
-        """Train, or score where that is all that is asked; see :meth:`handle`."""
+        """Train, or only score if the broadcast is evaluate-only; see :meth:`handle`."""
         return self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
 
     def _decoded(self, broadcast: Broadcast, wire: Wire) -> Broadcast:
-        """The broadcast with the parameters themselves."""
+        """The broadcast with decoded parameters."""
         if not broadcast.encoded:
             return broadcast
-        view = self._load_kept(valid_version(broadcast)).view
-        if not view or newest_version(saved_rounds(self.spec.folder), broadcast.round) != broadcast.round:
+        last = self._load_kept(valid_version(broadcast)).broadcast
+        if not last or newest_version(saved_rounds(self.spec.folder), broadcast.round) != broadcast.round:
             raise MessageError(
-                f"site {self.spec.name}: has not the parameters of round {broadcast.round - 1}, expected to have "
-                "taken part in it"
+                f"site {self.spec.name}: lacks the parameters of round {broadcast.round - 1}, which the encoded "
+                "broadcast changes; expected a site that took part in it"
             )
-        return replace(broadcast, shared=wire.decode(view, broadcast.shared), encoded=False)
+        return replace(broadcast, shared=wire.decode(last, broadcast.shared), encoded=False)
 
     def train_round(self, broadcast: Broadcast) -> SiteUpdate:
-        """Load the broadcast, validate, train, validate again, save the kept state for the next round."""
+        """Load the broadcast, validate, train, validate again, store the kept state for the next round."""
         name, round_ = self.spec.name, broadcast.round
         self._prepare(broadcast)
         before = self._load_kept(valid_version(broadcast))
         loaded = self._load_shared(broadcast, before)
-        steps = self.spec.steps_in(round_)
-        seed = derive_seed(self.spec.seed, round_, name)
         started = time.perf_counter()
         score_before = self.task.validate(self.network)
-        with torch.random.fork_rng(devices=[]):
-            # For layers that draw from the global generator, such as dropout.
-            torch.manual_seed(seed)
-            result = self.task.train(
-                self.network,
-                round=round_,
-                steps=steps,
-                seed=seed,
-                context=RoundContext(
-                    broadcast.shared, broadcast.aux, before.own, before.optimizer_state or None, before.memory
-                ),
-            )
+        result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
         score_after = self.task.validate(self.network)
@@ -263,7 +253,7 @@ class Site:
             score_after=score_after,
             loss=sum(result.losses) / len(result.losses) if result.losses else None,
             seconds=round(seconds, 3),
-            n_steps=steps,
+            n_steps=self.spec.steps_in(round_),
             encoded=self.spec.encodes,
             aux=result.aux,
         )
@@ -274,31 +264,41 @@ class Site:
                 kept,
                 result.optimizer_state if self.spec.optimizer_state == "keep" else {},
                 result.memory,
-                shared if self.spec.keep_own or self.scope.is_personal else {},
+                shared if self.spec.keep_previous or self.scope.needs_previous else {},
                 residual,
-                broadcast.shared if self.spec.keep_view else {},
+                broadcast.shared if self.spec.keep_broadcast else {},
             ),
         )
         return update
 
+    def _train(self, broadcast: Broadcast, before: KeptState) -> LocalResult:
+        seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name)
+        context = RoundContext(
+            broadcast.shared, broadcast.aux, before.previous, before.optimizer_state or None, before.memory
+        )
+        with torch.random.fork_rng(devices=[]):
+            # For layers that draw from the global generator, such as dropout.
+            torch.manual_seed(seed)
+            steps = self.spec.steps_in(broadcast.round)
+            return self.task.train(self.network, round=broadcast.round, steps=steps, seed=seed, context=context)
+
     def _encoded(self, broadcast: Broadcast, shared: State, residual: State) -> tuple[State, State]:
-        """What travels of the trained parameters, and what a lossy chain leaves for the next round."""
+        """The parameters as they travel, and the residual of a lossy chain for the next round."""
         if self.spec.chain is None:
             return shared, {}
         change = {name: shared[name] - broadcast.shared[name] for name in shared}
         seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name, "update")
         generator = torch.Generator().manual_seed(seed)
         if not self.spec.encodes:
-            # A change that no codec shortens travels as the parameters that it leads to, in one piece.
+            # Without a codec the transformed change travels as parameters, like an update without a chain.
             transformed = self.spec.chain.encode(change, generator, broadcast.shared)
             return {name: broadcast.shared[name] + transformed[name] for name in shared}, {}
         if not self.spec.feedback:
             return self.spec.chain.encode(change, generator, broadcast.shared), {}
-        payload, _, left = encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
-        return payload, left
+        return encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
 
     def evaluate(self, broadcast: Broadcast) -> SiteReport:
-        """Score the broadcast parameters with the site's kept ones of that round; changes nothing on disk."""
+        """Score the broadcast parameters together with the kept parameters of that round; writes nothing."""
         loaded = self._load_shared(broadcast, self._load_kept(valid_version(broadcast)))
         started = time.perf_counter()
         score = self.task.validate(self.network)
@@ -313,22 +313,22 @@ class Site:
         )
 
     def network_at(self, shared: State, round: int) -> nn.Module:
-        """A network with these shared parameters and the site's kept ones of ``round``.
+        """The network with the given shared parameters and the site's kept parameters of ``round``.
 
-        A site that never took part has the initial kept parameters.
+        A site that never took part uses the initial kept parameters.
 
         Raises
         ------
         ValueError
-            If ``shared`` are not exactly the parameters that the scope shares.
+            If the names in ``shared`` are not those that the scope shares.
         """
         if shared.keys() != set(self.scope.shared):
             raise ValueError(f"Site {self.spec.name}: got {sorted(shared)}, expected {list(self.scope.shared)}")
         before = self._load_kept(round)
-        load_parameters(self.network, self.scope.blend(shared, before.own))
+        load_parameters(self.network, self.scope.blend(shared, before.previous))
         return copy.deepcopy(self.network)
 
-    def _load_shared(self, broadcast: Broadcast, before: "KeptState") -> str:
+    def _load_shared(self, broadcast: Broadcast, before: KeptState) -> str:
         load_parameters(self.network, broadcast.shared)
         self.network.zero_grad(set_to_none=True)
         loaded = digest(parameters_of(self.network, self.scope.shared))
@@ -337,26 +337,26 @@ class Site:
                 f"site {self.spec.name}: the loaded shared parameters have digest {loaded[:12]}, expected "
                 f"{broadcast.digest[:12]}, that of the broadcast"
             )
-        if self.scope.is_personal:
-            load_parameters(self.network, self.scope.blend(broadcast.shared, before.own))
+        if self.scope.needs_previous:
+            load_parameters(self.network, self.scope.blend(broadcast.shared, before.previous))
         return loaded
 
     def _prepare(self, broadcast: Broadcast) -> None:
-        """Save a first version at a new site; drop the versions that no broadcast will ask for any more."""
+        """At a new site, save the first version; else remove the versions that no broadcast needs any more."""
         folder = self.spec.folder
         versions, valid = saved_rounds(folder), valid_version(broadcast)
         if not versions or (valid == 0 and versions[0] > 0):
-            # No reply of this site ever counted in this run: what lies here is of a run that was begun anew.
+            # The server has used no reply of this site: the versions are of an earlier start of the run.
             self._save_kept(0, KeptState(self._initial))
             prune(folder, [0])
             return
-        # Newer versions are of a history that the server has abandoned, or of replies that never counted.
+        # Newer versions are of rounds that the server will repeat, or of replies that it has not used.
         wanted = (min(broadcast.round - 1, valid), valid, broadcast.best_round)
         newest = (newest_version(versions, min(version, valid)) for version in wanted if version is not None)
         prune(folder, [version for version in newest if version is not None])
 
-    def _load_kept(self, round: int) -> "KeptState":
-        """Load the kept parameters of the newest version up to ``round``, the initial ones at a new site."""
+    def _load_kept(self, round: int) -> KeptState:
+        """Load the newest version up to ``round``; at a new site, the initial kept parameters."""
         folder, name = self.spec.folder, self.spec.name
         versions = saved_rounds(folder)
         if not versions:
@@ -378,12 +378,12 @@ class Site:
         load_parameters(self.network, found.parameters)
         return found
 
-    def _save_kept(self, version: int, kept: "KeptState") -> None:
+    def _save_kept(self, version: int, kept: KeptState) -> None:
         tensors: dict[str, Tensor] = {}
         for prefix, state in kept.by_prefix():
             tensors |= under(prefix, state)
         save_checkpoint(self.spec.folder, version, tensors, self._numbers())
 
     def _numbers(self) -> dict[str, str | int]:
-        """What ties a kept state to its run."""
+        """Identity of the run, stored with each version."""
         return {"seed": self.spec.seed, "site": self.spec.name, "initial": digest(self._initial)}

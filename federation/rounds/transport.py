@@ -1,27 +1,27 @@
-"""Transport: brings requests to sites and their replies back."""
+"""Transport of requests to the sites and of their replies."""
 
 from collections.abc import Generator, Mapping
 from typing import Protocol
 
-#: Pairs ``(site, reply)``; an exception says why a site has no reply.
+#: Pairs ``(site, reply)``; an exception instead of bytes is the reason why there is no reply.
 ReplyStream = Generator[tuple[str, bytes | Exception], None, None]
 
 
 class SiteFailure(RuntimeError):
-    """Why a site did not answer, in one line."""
+    """A site did not answer; the text is the reason, in one line."""
 
 
 class Transport(Protocol):
-    """Takes requests to sites and brings the replies, in any order and unchecked."""
+    """Delivers requests to the sites and returns their replies unchecked, in any order."""
 
-    #: How many sites compute at the same time.
+    #: Number of sites that compute at the same time.
     jobs: int
 
     def sites(self) -> list[str]:
         """Names of the sites, sorted."""
 
     def exchange(self, requests: Mapping[str, bytes]) -> ReplyStream:
-        """Ask each site and yield the replies as they arrive; closing the generator ends the wait.
+        """Send each site its request and yield the replies as they arrive; closing the generator ends the wait.
 
-        Each request is taken from ``requests`` once, right before it is sent: they need not all be in memory.
+        Each request is read from ``requests`` once, right before it is sent, so that one is in memory at a time.
         """

@@ -1,11 +1,12 @@
-"""Named tensors, messages between server and site, checkpoints."""
+"""Named tensors as bytes, messages between server and sites, checkpoints."""
+
+from recon import State
 
 from .checkpoints import Checkpoint, StoredState, load_checkpoint, load_newest, prune, save_checkpoint, saved_rounds
 from .messages import Broadcast, SiteReport, SiteUpdate, Wire, round_of
 from .packing import (
     Layout,
     MessageError,
-    State,
     below,
     check_finite,
     digest,

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: safetensors with a JSON checksum beside it, written completely or not at all."""
+"""Checkpoints on disk: safetensors with a checksum file beside them, written completely or not at all."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from recon import DataError, write_atomically
+from recon import DataError, State, write_atomically
 
-from .packing import Layout, MessageError, State, check_finite, pack, unpack
+from .packing import Layout, MessageError, check_finite, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _FILE = re.compile(r"round_(\d{6,})\.(json|safetensors)")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Tensors and numbers as they were when ``round`` began."""
+    """Tensors and numbers at the start of ``round``."""
 
     round: int
     tensors: State
@@ -35,14 +35,14 @@ class Checkpoint:
 def save_checkpoint(folder: Path, round: int, tensors: State, numbers: Mapping[str, Any]) -> None:
     """Write ``round_000012.safetensors`` and, last, ``round_000012.json`` with its SHA-256.
 
-    A kill at any moment leaves either the new checkpoint or none of that round, and all others as they were.
+    A kill at any moment leaves either the complete checkpoint or none of that round; the others stay unchanged.
 
     Raises
     ------
     DataError
         If the disk is full or the folder cannot be written.
     MessageError
-        If a tensor is not finite; nothing is written then.
+        If a tensor is not finite; then nothing is written.
     """
     check_finite(tensors, f"checkpoint of round {round}")
     data = pack(_KIND, {"round": round, "numbers": dict(numbers)}, tensors)
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, round: int, tensors: State, numbers: Mapping[s
 
 
 def saved_rounds(folder: Path) -> list[int]:
-    """Rounds whose checkpoint was completed, ascending; whether it is intact shows on loading."""
+    """Rounds with a complete checkpoint, ascending; damage is found on loading."""
     if not folder.is_dir():
         return []
     matches = (_FILE.fullmatch(path.name) for path in folder.glob("*.json"))
@@ -66,7 +66,7 @@ def load_checkpoint(folder: Path, round: int, expected: Layout | None = None, be
     Raises
     ------
     DataError
-        If it is missing, its checksum differs, or it is not what :func:`save_checkpoint` writes.
+        If the checkpoint is missing or damaged, or has other tensors than ``expected``.
     """
     tensor_file, sum_file = _files(folder, round)
     try:
@@ -87,27 +87,25 @@ def load_checkpoint(folder: Path, round: int, expected: Layout | None = None, be
 def load_newest(
     folder: Path, *, at_most: int | None = None, expected: Layout | None = None, beside: str | None = None
 ) -> Checkpoint | None:
-    """Read the newest intact checkpoint, logging each damaged one that is passed over.
+    """Read the newest intact checkpoint; log each damaged one.
 
     Parameters
     ----------
-    folder
-        Where :func:`save_checkpoint` wrote.
     at_most
-        Newest round that counts.
+        Newest round to consider.
     expected
-        Names, shapes and dtypes that it must have.
+        Layout of the tensors.
     beside
-        Names that begin so may be there too.
+        Prefix of further tensors that are accepted.
 
     Returns
     -------
-        None if none was ever completed.
+        None without any complete checkpoint.
 
     Raises
     ------
     DataError
-        If there are checkpoints and all are damaged.
+        If all checkpoints are damaged.
     """
     damaged = None
     for round in reversed(saved_rounds(folder)):
@@ -124,8 +122,8 @@ def load_newest(
 
 
 def prune(folder: Path, keep: Collection[int]) -> None:
-    """Remove all checkpoints but those of the rounds in ``keep``, and what a kill left half-written."""
-    # The checksums first: without it a checkpoint does not exist.
+    """Remove all checkpoints except those of the rounds in ``keep``, and files that a kill left half-written."""
+    # The checksum first: without it a checkpoint does not exist.
     for suffix in ("json", "safetensors"):
         for path in sorted(folder.glob(f"round_*.{suffix}")):
             match = _FILE.fullmatch(path.name)
@@ -136,12 +134,12 @@ def prune(folder: Path, keep: Collection[int]) -> None:
 
 
 class StoredState(Mapping[str, Tensor]):
-    """Tensors of a message on disk, read when asked for: many updates need the memory of one.
+    """Tensors of a message, stored on disk and read on demand: many updates need the memory of one.
 
     Parameters
     ----------
     path
-        Where to write it.
+        File to write.
     message
         A packed message that has been checked.
     """
@@ -150,7 +148,7 @@ class StoredState(Mapping[str, Tensor]):
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Neither atomic nor durable: after a kill the round is run again.
+            # Neither atomic nor durable: after a kill the round is repeated.
             path.write_bytes(message)
         except OSError as error:
             raise _not_written(path, error) from None
@@ -170,7 +168,7 @@ class StoredState(Mapping[str, Tensor]):
         return len(self._names)
 
     def items(self) -> ItemsView[str, Tensor]:
-        # Mapping's own would read the file once per name.
+        # The inherited method would read the file once per name.
         return self._read().items()
 
     def _read(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What travels between server and sites: broadcasts and replies with fixed header fields, checked on arrival."""
+"""Messages between server and sites: broadcasts and replies with fixed header fields, checked on arrival."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,11 +7,12 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from recon import State
+
 from ..config import SITE_NAME
 from .packing import (
     Layout,
     MessageError,
-    State,
     below,
     join,
     largest_message,
@@ -23,7 +24,7 @@ from .packing import (
     unpack,
 )
 
-#: Before the names of tensors that a method sends beside the parameters.
+#: Prefix of the tensors that a method sends beside the parameters.
 _AUX = "aux/"
 
 
@@ -32,7 +33,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # Far beyond any score, loss or time; means of such numbers are finite too.
+    # Far above any score, loss or time, and means of such numbers stay finite.
     return type(value) in (int, float) and abs(value) < 1e12
 
 
@@ -40,7 +41,7 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
-#: What each header field of a message must be. A field that is not here cannot travel.
+#: Expected value of each header field, in words and as a check. No other field can travel.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "round": ("a count", _is_count),
     "site": ("a site's name", lambda v: isinstance(v, str) and SITE_NAME.fullmatch(v) is not None),
@@ -61,7 +62,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class _Fields:
-    """A dataclass whose fields, but for the tensors, are the header of a message."""
+    """A dataclass whose fields are the header of a message, except those that hold tensors."""
 
     def __post_init__(self) -> None:
         for name, value in self.header().items():
@@ -91,7 +92,7 @@ _TENSORS = ("shared", "aux")
 
 
 class Decoder(Protocol):
-    """What a codec does at the receiver; :class:`federation.methods.Chain` is one."""
+    """Decodes updates at the receiver, as :class:`federation.methods.Chain` does."""
 
     def check_payload(self, payload: State, layout: Layout, /) -> None: ...
 
@@ -100,10 +101,10 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Wire:
-    """What a message must hold, the same at server and site.
+    """Layout of the messages, the same at server and site.
 
-    ``shared`` is the layout of the shared parameters, ``aux`` that of what a method sends beside them in either
-    direction. ``chain`` encodes changes of the parameters; None sends them as they are.
+    ``shared`` is the layout of the shared parameters, ``aux`` the layout of the tensors beside them, in both
+    directions. ``chain`` decodes encoded changes of the parameters; None: parameters travel plain.
     """
 
     shared: Layout
@@ -111,7 +112,7 @@ class Wire:
     chain: Decoder | None = None
 
     def read(self, data: bytes, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-        """Header, parameters and the rest. Encoded parameters are checked, and left as they came.
+        """Header, parameters, and the tensors beside them; encoded parameters are checked but not decoded.
 
         Raises
         ------
@@ -132,7 +133,7 @@ class Wire:
         if not encoded:
             return header, split(shared, self.shared, kind), aux
         if self.chain is None:
-            raise MessageError(f"{kind}: its parameters are encoded, expected them as they are")
+            raise MessageError(f"{kind}: found encoded parameters, expected plain ones; use the same recipe everywhere")
         try:
             self.chain.check_payload(shared, self.shared)
         except ValueError as error:
@@ -140,14 +141,14 @@ class Wire:
         return header, shared, aux
 
     def decode(self, base: State, payload: State) -> dict[str, Tensor]:
-        """Parameters from those that the receiver has and an encoded change."""
+        """Parameters from the receiver's ``base`` and an encoded change."""
         assert self.chain is not None
         change = self.chain.decode(payload, self.shared)
         return {name: base[name] + change[name] for name in self.shared}
 
 
 def _packed(kind: str, header: Mapping[str, Any], shared: State, aux: State) -> bytes:
-    """A message whose tensors are joined, their names in the header as a digest; encoded parameters go as they are."""
+    """A message with joined tensors and the digest of their names in the header; encoded parameters are not joined."""
     described = _layout_digest(layout(shared), layout(aux), header["encoded"])
     tensors = {**(shared if header["encoded"] else join(shared)), **under(_AUX, join(aux))}
     return pack(kind, {**header, "layout": described}, tensors)
@@ -159,10 +160,11 @@ def _layout_digest(shared: Layout, aux: Layout, encoded: bool) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Broadcast(_Fields):
-    """What the server sends to a site: the shared tensors of a round, their digest, the best round so far.
+    """Message of the server to a site: the shared parameters of a round, their digest, the best round so far.
 
-    ``accepted_round`` is the last round in which the site's reply counted; what it kept in a later one is void. If
-    ``encoded``, ``shared`` is the encoded change of the parameters since the round before, which the site has.
+    ``accepted_round`` is the last round in which the server used the site's reply; the site drops kept state of later
+    rounds. If ``encoded``, ``shared`` is the encoded change since the parameters of the round before, which the site
+    has stored.
     """
 
     round: int
@@ -184,12 +186,12 @@ class Broadcast(_Fields):
 
     @classmethod
     def from_bytes(cls, data: bytes, *, site: str, wire: Wire) -> Self:
-        """Read at ``site``, which expects exactly the tensors that its scope shares.
+        """Read a broadcast at ``site``.
 
         Raises
         ------
         MessageError
-            If anything differs from that.
+            If it is of another site, or if its header, names, shapes, dtypes or values are wrong.
         """
         header, shared, aux = wire.read(data, cls.kind())
         cls.check_names(header)
@@ -202,9 +204,9 @@ class Broadcast(_Fields):
 class SiteReport(_Fields):
     """A site's reply to an evaluate-only broadcast.
 
-    ``loaded_digest`` is that of the shared parameters after loading, ``kept_digest`` that of the kept ones at
-    the end of the round, ``score_before`` the validation score of the broadcast parameters (higher is better,
-    None where none is possible), ``seconds`` the time in training and validation.
+    ``loaded_digest`` is the digest of the shared parameters after loading, ``kept_digest`` the digest of the kept
+    parameters at the end of the round. ``score_before`` is the validation score of the broadcast parameters, higher is
+    better, None without references. ``seconds`` is the time of training and validation.
     """
 
     round: int
@@ -228,7 +230,7 @@ class SiteReport(_Fields):
         Raises
         ------
         MessageError
-            If it answers another round or site, or if the site did not load what was broadcast.
+            If it is of another round or site, or if the site loaded other parameters than were broadcast.
         """
         header, _ = unpack(data, kind=cls.kind(), expected={})
         _check_reply(header, cls, broadcast)
@@ -237,9 +239,9 @@ class SiteReport(_Fields):
 
 @dataclass(frozen=True, eq=False)
 class SiteUpdate(SiteReport):
-    """A site's reply after training: shared tensors, their weight, the score after it and the mean loss.
+    """A site's reply after training: shared parameters, number of training samples, new score, mean loss.
 
-    If ``encoded``, ``shared`` is the encoded change of the parameters that were broadcast.
+    If ``encoded``, ``shared`` is the encoded change of the broadcast parameters.
     """
 
     shared: State
@@ -259,12 +261,12 @@ class SiteUpdate(SiteReport):
 
     @classmethod
     def from_bytes(cls, data: bytes, *, broadcast: Broadcast, wire: Wire | None = None) -> Self:
-        """Read the reply to ``broadcast``; without ``wire`` it must hold exactly the tensors that were broadcast.
+        """Read the reply to ``broadcast``; without ``wire``, its tensors have the layout of the broadcast.
 
         Raises
         ------
         MessageError
-            As for :class:`SiteReport`, and if names, shapes, dtypes, values or the weight are wrong.
+            As for :class:`SiteReport`, and if names, shapes, dtypes or values are wrong.
         """
         wire = Wire(layout(broadcast.shared), layout(broadcast.aux)) if wire is None else wire
         header, shared, aux = wire.read(data, cls.kind())
@@ -284,6 +286,6 @@ def _check_reply(header: Mapping[str, Any], cls: type[SiteReport], broadcast: Br
 
 
 def round_of(request: bytes) -> int:
-    """The round of a packed broadcast of our own."""
+    """The round of a broadcast that this server has packed."""
     header, _ = unpack(request, kind=Broadcast.kind())
     return int(header["round"])

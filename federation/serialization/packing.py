@@ -1,4 +1,4 @@
-"""Named tensors, their digests, and safetensors bytes with a JSON header, checked on arrival."""
+"""Named tensors: their digests, and their safetensors bytes with a JSON header, checked on arrival."""
 
 import hashlib
 import json
@@ -11,15 +11,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-#: Named tensors: parameters, optimizer moments.
-State = Mapping[str, Tensor]
+from recon import State
+
 #: Shape and dtype of every tensor of a state.
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 Entry = TypeVar("Entry")
 
 FORMAT = 1
-# A broadcast's or update's fields, padded: the size of a message then does not depend on the digits of a
-# number.
+# Length of the padded header fields: the size of a message then does not depend on the digits of its numbers.
 _PADDED_FIELDS = 640
 _MAX_HEADER = 16 * 2**20
 _MAX_BYTES = 2**32
@@ -39,7 +38,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class MessageError(ValueError):
-    """A message that is refused, with the reason in one line."""
+    """A refused message; the text is the reason, in one line."""
 
 
 class Message(NamedTuple):
@@ -50,7 +49,7 @@ class Message(NamedTuple):
 
 
 def digest(state: State) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes; the order of the names in ``state`` does not matter."""
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the sorted names."""
     tensors = dict(sorted(state.items()))
     entries = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()]
     sha = hashlib.sha256(json.dumps(entries).encode() + b"\n")
@@ -69,19 +68,19 @@ def layout(state: State) -> Layout:
 
 
 def under(prefix: str, state: Mapping[str, Entry]) -> dict[str, Entry]:
-    """A state or a layout with ``prefix`` before its names."""
+    """The same state or layout, with ``prefix`` before each name."""
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def below(prefix: str, state: State) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it; the inverse of :func:`under`."""
+    """The tensors whose names begin with ``prefix``, without the prefix; the inverse of :func:`under`."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def join(state: State) -> dict[str, Tensor]:
-    """One flat tensor per dtype, named by it, of all tensors in the order of their names.
+    """Concatenate all tensors of one dtype, in the order of their names, to one flat tensor named by the dtype.
 
-    A table of names would be most of a small update; :func:`layout_digest` says what they are.
+    The names would take most of the bytes of a small update; their :func:`layout_digest` travels instead.
     """
     by_dtype: dict[str, list[Tensor]] = {}
     for name in sorted(state):
@@ -90,12 +89,12 @@ def join(state: State) -> dict[str, Tensor]:
 
 
 def split(joined: State, expected: Layout, kind: str) -> dict[str, Tensor]:
-    """The tensors that :func:`join` made one of.
+    """The named tensors of ``expected`` from flat ones; the inverse of :func:`join`.
 
     Raises
     ------
     MessageError
-        If there are more or fewer numbers than ``expected``.
+        If the flat tensors have more or fewer numbers.
     """
     counts: dict[str, int] = {}
     for shape, dtype in expected.values():
@@ -122,9 +121,9 @@ def check_finite(state: State, what: str) -> None:
     Raises
     ------
     MessageError
-        Naming ``what`` and the tensor.
+        The text names ``what`` and the tensor.
     """
-    # NaN and infinity survive a sum; one that overflows is looked at tensor by tensor, like a wrong one.
+    # NaN and infinity survive one fast sum. Finite numbers may overflow in it: then each tensor is checked.
     flat = [tensor.detach().reshape(-1) for tensor in state.values()]
     if not flat or bool(torch.cat(flat).sum().isfinite()):
         return
@@ -134,9 +133,9 @@ def check_finite(state: State, what: str) -> None:
 
 
 def pack(kind: str, header: Mapping[str, Any], tensors: State) -> bytes:
-    """Write a message as safetensors bytes; ``header`` holds what JSON can say, no NaN.
+    """Write a message as safetensors bytes; ``header`` holds JSON values without NaN.
 
-    Written here and not by the library, whose time per tensor is most of a round's overhead.
+    The safetensors library would need most of a round's overhead for this.
     """
     content = json.dumps({"format": FORMAT, "kind": kind, "header": dict(header)}, allow_nan=False, sort_keys=True)
     table: dict[str, Any] = {"__metadata__": {_METADATA: content.ljust(_PADDED_FIELDS)}}
@@ -160,25 +159,23 @@ def unpack(
     beside: str | None = None,
     max_bytes: int = _MAX_BYTES,
 ) -> Message:
-    """Read a message; nothing in it is ever executed or unpickled.
+    """Read a message; nothing of it is executed or unpickled.
 
     Parameters
     ----------
-    data
-        What arrived.
     kind
-        The kind of message that is due.
+        Expected kind of the message.
     expected
-        Exactly the tensors that it must hold; None accepts any.
+        Layout of its tensors; None accepts any.
     beside
-        Tensors whose names begin so may be there too.
+        Prefix of further tensors that are accepted.
     max_bytes
-        Largest message where any tensors are accepted.
+        Largest size, where any or further tensors are accepted.
 
     Raises
     ------
     MessageError
-        If it is too large, not safetensors, of another kind, or if names, shapes, dtypes or values are wrong.
+        If the bytes are too many, not safetensors or of another kind, or if names, shapes, dtypes or values are wrong.
     """
     limit = max_bytes if expected is None or beside is not None else largest_message(expected)
     if len(data) > limit:
@@ -191,14 +188,14 @@ def unpack(
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise MessageError(f"{kind}: damaged safetensors ({error})") from None
-    # Two JSON parsers read the header; a message on which they differ is refused.
+    # Two JSON parsers have read the header, ours and the library's; a message on which they differ is refused.
     check_layout(layout(tensors), entries, kind)
     check_finite(tensors, kind)
     return Message(header, tensors)
 
 
 def _parse(data: bytes, kind: str) -> tuple[dict[str, Any], Layout]:
-    """Header fields and layout, before a single tensor is read."""
+    """Header fields and layout, read before any tensor."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
         raise MessageError(f"{kind}: {len(data)} bytes that are not safetensors")
@@ -220,12 +217,12 @@ def _refuse_constant(text: str) -> float:
 
 
 def check_layout(found: Layout, expected: Layout, kind: str) -> None:
-    """Refuse other names, shapes or dtypes than expected.
+    """Refuse names, shapes or dtypes other than the expected ones.
 
     Raises
     ------
     MessageError
-        Naming ``kind``, what is missing, and what was not expected.
+        The text names ``kind`` and the missing and unexpected tensors.
     """
     if found.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -242,10 +239,6 @@ def _text(entry: tuple[tuple[int, ...], torch.dtype]) -> str:
     return f"{str(entry[1]).removeprefix('torch.')} {entry[0]}"
 
 
-def _n_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return math.prod(shape) * dtype.itemsize
-
-
 def largest_message(expected: Layout) -> int:
-    """The most bytes that a message with these tensors can have."""
-    return _MAX_HEADER + sum(_n_bytes(*entry) for entry in expected.values())
+    """Upper bound of the size of a message with these tensors, in bytes."""
+    return _MAX_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())

@@ -1,8 +1,9 @@
 """Deal subjects to training, validation and test."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+
+from recon import seed_from
 
 from .manifest_schema import SPLITS, Split
 
@@ -33,7 +34,7 @@ def assign_splits(
         names = set(groups[group])
         wanted = dict(zip(SPLITS, split_counts(len(names), fractions), strict=True))
         have = Counter(assigned[name] for name in names if name in assigned)
-        for name in sorted(names - assigned.keys(), key=lambda name: _shuffled(seed, name)):
+        for name in sorted(names - assigned.keys(), key=lambda name: seed_from(f"{seed} {name}", bits=256)):
             # SPLITS is in order of importance, and max takes the first of equals.
             assigned[name] = max(SPLITS, key=lambda split: wanted[split] - have[split])
             have[assigned[name]] += 1
@@ -60,7 +61,3 @@ def split_counts(n: int, fractions: tuple[float, float, float]) -> tuple[int, in
         else:
             n_test -= 1
     return n - n_validation - n_test, n_validation, n_test
-
-
-def _shuffled(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed} {name}".encode()).digest()

@@ -1,14 +1,11 @@
 """Write manifests with their lock files; what the makers of sites share."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recon import (
-    write_atomically,
-)
+from recon import seed_from, write_atomically
 
 from ..config import config_error
 from .lock_file import LockedFile, lock_file, lock_path, write_lock
@@ -55,8 +52,7 @@ def require_room(out: Path, volumes: Mapping[str, Sequence[tuple[Split, str]]], 
 
 def seed_of(seed: int, name: str, purpose: str) -> int:
     """A seed of its own for every file and purpose."""
-    digest = hashlib.sha256(f"{seed} {name} {purpose}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+    return seed_from(f"{seed} {name} {purpose}", bits=32)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .scan_features import (
     mri_features,
     split_condition,
 )
-from .slices import Seed, Volume, VolumeSlices, generator_for
+from .slices import Seed, Volume, VolumeSlices, generator_for, seed_from
 
 __all__ = [
     "CONDITION_DIM",
@@ -64,6 +64,7 @@ __all__ = [
     "read_header",
     "read_images",
     "require_fraction",
+    "seed_from",
     "simulate_volume",
     "simulated_header",
     "split_condition",

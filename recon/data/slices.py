@@ -123,7 +123,11 @@ def _require_different_names(paths: Sequence[Path]) -> None:
             raise data_error(path, "file name", "a second file of this name", "one", "rename it")
 
 
+def seed_from(text: str, bits: int = 63) -> int:
+    """The first ``bits`` bits of the SHA-256 of ``text``: a seed depends on its purpose, not on the order of calls."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big") >> (256 - bits)
+
+
 def generator_for(*parts: object) -> torch.Generator:
     """A generator of its own for every purpose, file and slice."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(seed_from(repr(parts)))

@@ -5,7 +5,7 @@ from .local_training import TrainingResult, cosine_learning_rate, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
 from .objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
 from .penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Proximal
-from .penalty import Penalty, RoundStart
+from .penalty import Penalty, RoundStart, State
 
 __all__ = [
     "LOSSES",
@@ -20,6 +20,7 @@ __all__ = [
     "Proximal",
     "RoundStart",
     "SelfSupervised",
+    "State",
     "Supervised",
     "TaskTerm",
     "TrainingResult",

@@ -101,12 +101,12 @@ def test_delta_freezes_all_else_that_would_travel():
         parameter_scope(ToyNetwork(), ScopeRules(delta=("consistency.*",)))
 
 
-def test_a_mixed_parameter_starts_between_the_broadcast_and_the_own():
+def test_a_mixed_parameter_starts_between_the_broadcast_and_that_of_the_round_before():
     scope = parameter_scope(ToyNetwork(), ScopeRules(mix={"regularizer.0.bias": 0.25}))
     shared = {name: torch.full((4,), 4.0) for name in scope.shared}
-    own = {name: torch.zeros(4) for name in scope.shared}
-    blended = scope.blend(shared, own)
-    assert torch.equal(blended["regularizer.0.bias"], torch.ones(4)) and scope.is_personal
+    previous = {name: torch.zeros(4) for name in scope.shared}
+    blended = scope.blend(shared, previous)
+    assert torch.equal(blended["regularizer.0.bias"], torch.ones(4)) and scope.needs_previous
     assert torch.equal(blended["regularizer.2.bias"], shared["regularizer.2.bias"])
     assert scope.blend(shared, {}) == shared  # in its first round a site has nothing of its own
 
@@ -114,8 +114,8 @@ def test_a_mixed_parameter_starts_between_the_broadcast_and_the_own():
 def test_the_channels_that_differ_most_stay():
     scope = parameter_scope(ToyNetwork(), ScopeRules(channels={"regularizer.2.weight": 0.5}))
     shared = {name: torch.ones(4, 3) for name in scope.shared}
-    own = {name: torch.ones(4, 3) * torch.tensor([1.0, 9.0, 1.1, 3.0])[:, None] for name in scope.shared}
-    blended = scope.blend(shared, own)["regularizer.2.weight"]
+    previous = {name: torch.ones(4, 3) * torch.tensor([1.0, 9.0, 1.1, 3.0])[:, None] for name in scope.shared}
+    blended = scope.blend(shared, previous)["regularizer.2.weight"]
     assert blended[:, 0].tolist() == [1.0, 9.0, 1.0, 3.0]
 
 

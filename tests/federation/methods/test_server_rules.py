@@ -27,7 +27,6 @@ from federation.methods.registries import (
     Scaffold,
     ServerRule,
     TrimmedMean,
-    weighted_mean,
 )
 from federation.serialization.packing import layout
 
@@ -246,65 +245,22 @@ def test_memory_is_that_of_one_state_or_of_one_tensor_of_all_sites(kind):
         assert {state.reads for state in by_site.values()} == {2 if kind is NormClip else 1}
 
 
+def mean(by_site: Mapping[str, State], weights: Mapping[str, float]) -> State:
+    """The rule's mean of states that all have the names of the first."""
+    shared = next(iter(by_site.values()))
+    return Mean().combine(shared, {}, contribute(Mean(), by_site), weights, n_sites=len(by_site))[0]
+
+
 def test_mean_is_that_of_exact_arithmetic():
     by_site = {"a": {"w": torch.tensor([1.0, 2.0])}, "b": {"w": torch.tensor([4.0, 8.0])}}
-    assert_same_bits(weighted_mean(by_site, {"a": 3, "b": 1}), {"w": torch.tensor([1.75, 3.5])})
+    assert_same_bits(mean(by_site, {"a": 3, "b": 1}), {"w": torch.tensor([1.75, 3.5])})
 
 
 def test_sum_is_accumulated_in_float64():
     # In float32 the small one is lost.
     big, small = torch.tensor([2.0**25]), torch.tensor([1.0])
-    result = weighted_mean({"a": {"w": big}, "b": {"w": small}, "c": {"w": -big}}, {"a": 1, "b": 1, "c": 1})
+    result = mean({"a": {"w": big}, "b": {"w": small}, "c": {"w": -big}}, {"a": 1, "b": 1, "c": 1})
     assert result["w"].item() == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize("weight", [1, 50, 12345])
-def test_one_site_is_returned_bit_for_bit(weight):
-    single = states(1)
-    assert_same_bits(weighted_mean(single, {"s0": weight}), single["s0"])
-
-
-def test_equal_sites_are_a_fixed_point():
-    state = states(1)["s0"]
-    assert_same_bits(weighted_mean(dict.fromkeys("abc", state), {"a": 7, "b": 3, "c": 11}), state)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_order_of_arrival_does_not_matter(dtype):
-    # In float64 the last bit shows the order of the sum.
-    by_site, weights = states(4, dtype), {"s0": 3, "s1": 17, "s2": 5, "s3": 2}
-    reference = weighted_mean(by_site, weights)
-    for order in itertools.permutations(by_site):
-        result = weighted_mean(
-            {site: by_site[site] for site in order}, {site: weights[site] for site in reversed(order)}
-        )
-        assert_same_bits(result, reference)
-
-
-@pytest.mark.parametrize("factor", [2, 3, 0.25, 1000])
-def test_weights_are_scale_invariant(factor):
-    by_site, weights = states(3), {"s0": 3, "s1": 17, "s2": 5}
-    scaled = {site: factor * weight for site, weight in weights.items()}
-    assert_same_bits(weighted_mean(by_site, scaled), weighted_mean(by_site, weights))
-
-
-def test_wrong_input_is_named():
-    with pytest.raises(ValueError, match="positive"):
-        weighted_mean(states(2), {"s0": 1, "s1": 0})
-    with pytest.raises(ValueError, match="weights of"):
-        weighted_mean(states(2), {"s0": 1})
-    with pytest.raises(ValueError, match="weights of"):
-        weighted_mean({}, {})
-    for site in ("s0", "s1"):
-        uneven = states(2)
-        del uneven[site]["b"]
-        with pytest.raises(ValueError, match=rf"{site} lacks \['b'\]"):
-            weighted_mean(uneven, {"s0": 1, "s1": 1})
-
-
-def test_the_rule_mean_is_the_weighted_mean():
-    by_site = states(4)
-    assert_same_bits(combine(Mean(), by_site)[0], weighted_mean(by_site, weights_of(by_site)))
 
 
 def run_rounds(rule: ServerRule, changes: Tensor) -> tuple[Tensor, State]:
@@ -426,10 +382,10 @@ def test_fednova_follows_the_mean_gradient_whatever_the_number_of_steps():
         for (site, gradient), count in zip(gradients.items(), steps, strict=True)
     ]
     result, _ = FedNova().combine(shared, {}, contributions, weights, n_sites=3)
-    mean = weighted_mean(gradients, weights)
+    direction = mean(gradients, weights)
     effective = (2 * 1 + 10 + 4) / 4
     for name, x in shared.items():
-        torch.testing.assert_close(result[name], x - rate * effective * mean[name], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(result[name], x - rate * effective * direction[name], rtol=1e-12, atol=1e-12)
 
 
 def stacked(by_site: Mapping[str, State], name: str) -> np.ndarray:
@@ -503,7 +459,7 @@ def test_norm_clip_bounds_each_change_over_all_tensors(max_norm, n):
         site: {name: x * min(1, bound / norms[site]) for name, x in change.items()} for site, change in changes.items()
     }
     result, _ = combine(NormClip(max_norm), by_site)
-    expected = weighted_mean(clipped, weights)
+    expected = mean(clipped, weights)
     for name, x in shared.items():
         torch.testing.assert_close(result[name], x + expected[name], rtol=1e-12, atol=1e-12)
 

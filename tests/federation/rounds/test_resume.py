@@ -148,7 +148,7 @@ def test_ctrl_c_in_a_round_is_resumable(tmp_path, undisturbed, moment):
 SCRIPT = """
     import os, pathlib, sys
     sys.path.insert(0, sys.argv[2])
-    from tests.federation.test_resume import Slow
+    from tests.federation.rounds.test_resume import Slow
     from tests.federation.toy_federation import run_toy, toy_specs
 
     if __name__ == "__main__":
