@@ -261,7 +261,7 @@ class KSpaceSlices(VolumeSlices):
     def _coil_maps(self, volume: Volume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
         if self.maps == "true":
             return volume.read_maps(i)
-        return estimate_maps(measured, mask, method=self.maps, cache=self.cache)
+        return estimate_maps(measured, mask, method=self.maps, maps_folder=self.cache)
 
 
 def _drawn_mask(volume: Volume, simulate: Simulation) -> Tensor:
