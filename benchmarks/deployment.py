@@ -1,11 +1,11 @@
-"""What a round costs across processes: 3 sites on this machine over TLS, its parts, bytes, and how fast a site refuses.
+"""Time and bytes of a round over TLS with 3 site processes on this machine, and the time until a site refuses.
 
-The parts are read from the audit logs of server and sites, so they are what any deployment can read from its own:
+The times come from the audit logs of server and sites, which every deployment has:
 
-- *to the site*: sealing, the site's poll, a new process that imports torch, until the request is opened there;
-- *at the site*: everything that the site does, its training and validation among it;
-- *back*: the reply's way until the server has opened it;
-- *at the server*: checks, aggregation, checkpoint, until the next request goes out.
+- *to the site*: signing, polling and the start of a process with torch, until the site opens the request;
+- *at the site*: everything at the site, including training and validation;
+- *back*: until the server opens the reply;
+- *at the server*: checks, aggregation and checkpoint, until the next request is sent.
 
     OMP_NUM_THREADS=1 python benchmarks/deployment.py
 """
@@ -27,7 +27,7 @@ from federation.rounds.round_log import read_rows
 from recon import Simulation
 
 RECIPE = LIBRARY / "fedavg.toml"
-#: The network is the recipe's own.
+#: Options that differ from the recipe.
 CHOICES = ("federation.rounds=4", "training.steps_per_round=4", "evaluation.arms=[]")
 NAMES = ("east", "north", "south")
 PARTS = ("to the site", "at the site", "back", "at the server")
@@ -42,9 +42,9 @@ def main() -> None:
             begin = time.monotonic()
             deploy("run", server, RECIPE, *overrides(CHOICES))
             print(f"\nrun of 4 rounds and a last scoring: {time.monotonic() - begin:.1f} s")
-            tell_rounds(path, server)
-            tell_bytes(server)
-            tell_refusals(path, server, port)
+            print_rounds(path, server)
+            print_bytes(server)
+            print_refusals(path, server, port)
         finally:
             for name in NAMES:
                 fedrecon(["deploy", "site", "stop", str(path / name)])
@@ -69,8 +69,8 @@ def set_up(path: Path, server: Path, port: int) -> None:
         deploy("site", "start", site)
 
 
-def tell_rounds(path: Path, server: Path) -> None:
-    """Seconds of every round by part; where sites differ, those of the slowest."""
+def print_rounds(path: Path, server: Path) -> None:
+    """Print the seconds of every round by part, for the slowest site."""
     here = list(read_log(server / "audit.jsonl"))
     there = {name: list(read_log(path / name / "audit.jsonl")) for name in NAMES}
     rounds = sorted({entry.facts["round"] for entry in here if entry.event == "request"})
@@ -85,8 +85,8 @@ def tell_rounds(path: Path, server: Path) -> None:
         print(f"{round:5d} " + "".join(f"{part:14.1f}s" for part in parts) + f"{after - begin:9.1f}s (bar 20 s)")
 
 
-def tell_bytes(server: Path) -> None:
-    """What went over the wire against the numbers alone."""
+def print_bytes(server: Path) -> None:
+    """Print the bytes of the messages relative to the bytes of the shared parameters."""
     run = server / "runs" / "fedavg"
     shared, _ = initial_state(load_recipe(run / "app" / "recipe.toml"))
     raw = sum(tensor.nbytes for tensor in shared.values())
@@ -96,15 +96,15 @@ def tell_bytes(server: Path) -> None:
     assert read_rows(run / "train")
 
 
-def tell_refusals(path: Path, server: Path, port: int) -> None:
-    """A bundle that nobody approved, and a stranger who has the authority's certificate."""
+def print_refusals(path: Path, server: Path, port: int) -> None:
+    """Refusal of a bundle that no site approved, and of a client that has only the certificate of the server."""
     begin = time.time()
     fedrecon(
         ["deploy", "run", str(server), str(RECIPE), "--name", "other", *overrides((*CHOICES, "federation.seed=1"))]
     )
     sent = min(since(server, "request", begin))
     refused: list[float] = []
-    while len(refused) < len(NAMES):  # the run has ended with the first refusal, the others are on their way
+    while len(refused) < len(NAMES):  # the first refusal ends the run, before the other sites have refused
         refused = [time - sent for name in NAMES for time in since(path / name, "bundle refused", begin)[:1]]
     print("unapproved bundle refused after " + ", ".join(f"{seconds:.1f} s" for seconds in refused) + " (bar 10 s)")
     with httpx.Client(verify=str(server / "ca.crt"), base_url=f"https://localhost:{port}") as client:

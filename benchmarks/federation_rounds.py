@@ -1,6 +1,7 @@
-"""Overhead of a round in process; memory with 4 and with 40 sites, and of 20 rounds with 10 and with 100.
+"""Overhead of a round in one process; peak memory of 2 rounds with 4 and 40 sites, of 20 rounds with 10 and 100.
 
-Overhead is all but local training and validation: messages, digests, checks, aggregation, checkpoints, kept state.
+Overhead is everything except local training and validation: messages, digests, checks, aggregation, checkpoints, kept
+state.
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
         python benchmarks/federation_rounds.py
@@ -23,7 +24,7 @@ from federation.rounds.loop import run_rounds
 from federation.rounds.site import initial_network
 
 RECIPE = LIBRARY / "fedavg.toml"
-#: The smallest network that a recipe can name.
+#: The smallest network that a recipe can have.
 SMALLEST = ("network.cascades=1", "network.channels=1", "network.depth=2")
 
 
@@ -44,7 +45,7 @@ def compare_memory(folder: Path, counts: tuple[int, int], *, rounds: int, overri
 
 
 def run(root: Path, sites: Path, *, steps: int, rounds: int, overrides: tuple[str, ...] = ()) -> list[float]:
-    """Overhead of each round after the first, which also estimates the coil maps."""
+    """Overhead of each round without the first, which also estimates the coil maps."""
     settings = [f"training.steps_per_round={steps}", f"federation.rounds={rounds}", *overrides]
     recipe = load_recipe(RECIPE, settings)
     manifests = [manifest for manifest in load_federation(sites) if manifest.trains]
@@ -62,7 +63,7 @@ def measure_overhead(folder: Path) -> float:
 
 
 def measure_memory(folder: Path, n_sites: int, rounds: int, overrides: tuple[str, ...]) -> float:
-    """Peak resident MB of a process of its own that trains so many small sites."""
+    """Peak resident memory in MB of a separate process that trains ``n_sites`` small sites."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (folder, n_sites, rounds, overrides))
 
@@ -72,7 +73,7 @@ def _peak(folder: Path, n_sites: int, rounds: int, overrides: tuple[str, ...]) -
     sites = [SimulatedSite(f"site{number:03d}", 4, "t1", simulate) for number in range(n_sites)]
     make_demo_sites(folder / f"sites{n_sites}", size=64, train=1, validation=1, test=1, slices=2, sites=sites)
     run(folder / f"run{n_sites}", folder / f"sites{n_sites}", steps=2, rounds=rounds, overrides=overrides)
-    # Not ru_maxrss: that of a spawned process starts at what its parent had.
+    # Not ru_maxrss: a spawned process starts with the value of its parent.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

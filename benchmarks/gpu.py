@@ -1,12 +1,11 @@
-"""One GPU against all cores of its machine: a training step of the MRI network, projections and a CT step.
+"""One GPU against all CPU cores of its machine: a training step of the MRI network, projections and a CT step.
 
-First a round of a site at 320x320 with all that belongs to it (files, validation), there against the one thread of the
-CPU that `fedrecon train` gives a site.
+First a complete round of a site at 320x320 with files and validation, against one CPU thread as in `fedrecon train`.
 
     python benchmarks/gpu.py
 
-On the CPU the projections are compiled kernels, on a GPU the same formula in plain torch. Ratios above 1 say that the
-GPU is slower; the images are compared in the same run.
+Projections are compiled kernels on the CPU and the same formula in plain torch on the GPU. A ratio above 1 means that
+the GPU is slower. The images of both are compared in the same run.
 """
 
 import copy
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def compare_step(title: str, consistency: type, cascades: int, A: LinearOperator, x: Tensor) -> None:
-    """A step on both, with PyTorch's own settings: convolutions in TF32 on the GPU."""
+    """Training step on CPU and GPU with the default settings of PyTorch: convolutions in TF32 on the GPU."""
     torch.manual_seed(0)
     network = UnrolledNetwork(cascades, consistency, lambda: ConvRegularizer(12, 3))
     y = A(x).contiguous()
@@ -87,7 +86,7 @@ def compare(title: str, here: Callable[[], Tensor], there: Callable[[], Tensor])
 
 
 def compare_rounds() -> None:
-    """The second and third round of one of the demo's sites; the first also estimates coil maps."""
+    """Second and third round of one demo site; the first round also estimates the coil maps."""
     recipe = load_recipe(LIBRARY / "fedavg.toml", ["federation.rounds=3", "evaluation.arms=[]"])
     seconds, scores = {}, {}
     for device in ("cpu", "cuda"):

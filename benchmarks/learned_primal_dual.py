@@ -1,10 +1,10 @@
-"""Where the time of a learned primal-dual training step goes: 10 iterations, LoDoPaB size, batch 1, two threads.
+"""Share of projections in a learned primal-dual training step: 10 iterations, LoDoPaB size, batch 1, two threads.
 
     OMP_NUM_THREADS=2 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
         python benchmarks/learned_primal_dual.py
 
-Published widths: 3 layers of 32 channels in the image and in the sinogram. Time in the projector and its transpose is
-measured around every call, forward and backward; the rest of the step is convolutions and what little there is besides.
+Published widths: 3 layers of 32 channels in image and sinogram. Every call of the projector and its transpose is timed,
+in the forward and the backward pass; the rest of the step is almost only convolutions.
 """
 
 import time

@@ -1,12 +1,12 @@
-"""Networks trained on phantoms, on measured k-space and sinograms that no simulation touched but to drop samples.
+"""Networks trained on phantoms, applied to measured k-space and sinograms that were only undersampled.
 
     make demo demo-ct     # or other runs: --mri, --ct
     FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/measured_data.py [--mri RUN] [--ct RUN] [--csv FILE]
 
-Every scanner is a site that took part in nothing: the shared regularizer, the data consistency as it was drawn. MRI:
-the sites of data_manifests/real_mri with a reference, that is all samples of the same scan. CT: the discs of the
-Helsinki challenge, some of their 720 views; the reference is the filtered back-projection of all, so its noise is in
-the score. Weights of TV and of filtered back-projection are tuned on one scan, which is not in the table.
+Every scanner is an unseen site: shared regularizer, initial data consistency. MRI: the sites of
+data_manifests/real_mri with a reference, the image of all samples of the same scan. CT: discs of the Helsinki
+challenge with some of their 720 views; the reference is the filtered back-projection of all views, so its noise is
+part of the score. TV and filtered back-projection are tuned on one scan, which is not in the table.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from federation.sites.writing import write_sites
 from recon import CT_SCALE, SinogramSlices, write_sinograms
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Sites by what their measurement is: the first is for tuning.
+#: Sites with a reference; the first is for tuning.
 MRI = ("prisma-fit", "triotim", "cima-x", "skyra", "larsonlab")
 DISCS = ("solid_disc", "ta", "tb")
 VIEWS = (120, 60, 30)
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     missing = [str(run) for run in (arguments.mri, arguments.ct) if not (run / "run.json").exists()]
     if missing or "FEDRECON_DATA" not in os.environ:
-        print(f"left out: it needs FEDRECON_DATA, the folder of measured data, and trained runs (missing: {missing})")
+        print(f"left out: needs FEDRECON_DATA, the folder of measured data, and trained runs (missing: {missing})")
         return
     rows = table(arguments.mri, measured_mri()) + table(arguments.ct, measured_ct(arguments.work))
     if arguments.csv is not None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measured_mri() -> list[SiteManifest]:
-    """The sites with a reference; the file of the first is what the others tune on."""
+    """The sites with a reference; the others tune on the file of the first."""
     tuning, *others = (load_manifest(ROOT / "data_manifests" / "real_mri" / f"{name}.toml") for name in MRI)
     return [_tuned_on(manifest, tuning.files("test")[0]) for manifest in others]
 

@@ -1,10 +1,10 @@
-"""Two MRI and two CT sites that share one regularizer, beside MRI alone and CT alone at equal steps per site.
+"""Two MRI and two CT sites with one shared regularizer, against MRI alone and CT alone at equal steps per site.
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
         python benchmarks/mixed_modalities.py [folder]
 
-The recipe is scripts/recipes/demos/fedavg_mixed.toml; runs and reports are kept in the folder (default runs/mixed).
-Positive differences speak for sharing across modalities.
+Runs and reports are written to the folder (default runs/mixed). A positive difference is a gain from sharing across
+modalities.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Speed, memory and accuracy of RadonOperator against ASTRA's CPU projectors (pip install astra-toolbox), same run.
+"""Speed, memory and accuracy of RadonOperator against ASTRA's CPU projectors (pip install astra-toolbox).
 
     OMP_NUM_THREADS=2 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 python benchmarks/radon.py
 
-Ratios are medians of five pairs, per image, higher is faster; ASTRA has no batches. Memory and the time of the first
-call are those of processes of their own.
+Ratios are medians of five pairs of runs, ASTRA's time per image divided by ours; ASTRA has no batches. Memory and the
+time of the first call are measured in separate processes.
 """
 
 import math
@@ -68,7 +68,7 @@ class Peer:
         (h, w), mm = grid.shape, grid.pixel_mm
         volume = astra.create_vol_geom(h, w, -w * mm / 2, w * mm / 2, -h * mm / 2, h * mm / 2)
         if isinstance(geometry, ParallelBeam):
-            # An offset is not needed for speed, and ASTRA's simple geometries have none.
+            # Without offset: ASTRA's simple geometries have none, and it does not matter for speed.
             scan = astra.create_proj_geom("parallel", geometry.pitch_mm, geometry.detectors, geometry.angles)
         else:
             R, D = geometry.source_to_axis_mm, geometry.source_to_detector_mm
@@ -158,7 +158,7 @@ print(time.perf_counter() - begin)
 
 
 def first_calls() -> None:
-    """Of forward and adjoint together, batch 1, the import of numba included."""
+    """Time of the first forward and adjoint together, batch 1, including the import of numba."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "XDG_CACHE_HOME": folder}
         for name, bar in (("first call, cold cache, s", 20.0), ("first call of a later process, s", 1.0)):

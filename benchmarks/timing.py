@@ -1,4 +1,4 @@
-"""Paired timing for the benchmarks: candidates and peer run in turn, so that a noisy machine slows all alike."""
+"""Paired timing for the benchmarks: candidates and peer alternate, so that a noisy machine slows all equally."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 
 def paired_medians(candidates: Mapping[str, Callable[[], object]], *, repeats: int = 31) -> dict[str, float]:
-    """Median seconds per candidate; all of them run once in every repeat, after three warm-up rounds."""
+    """Median seconds per candidate; every repeat runs all of them once, after three warm-up repeats."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats + 3):
         for name, run in candidates.items():
@@ -18,7 +18,7 @@ def paired_medians(candidates: Mapping[str, Callable[[], object]], *, repeats: i
 
 
 def print_ratios(title: str, medians: Mapping[str, float], peer: str, bars: Mapping[str, float]) -> None:
-    """One row per candidate: milliseconds, ratio to ``peer``, and the bar it must stay under."""
+    """Print one row per candidate: milliseconds, ratio to ``peer``, and the largest allowed ratio."""
     print(f"{title}\n{'':36s} {'ms':>9s} {'ratio':>7s} {'bar':>6s}")
     for name, value in medians.items():
         bar = f"{bars[name]:6.2f}" if name in bars else "      "

@@ -1,7 +1,7 @@
 """The demo's network against fastMRI's VarNet (4 cascades of 8 channels): time of a step, PSNR after equal time.
 
-The step is one slice at 320x320 with 8 coils. Equal time is training on the demo's first site with one thread, the
-recipe's loss and batch; VarNet trains once per learning rate and its best result counts, our network only once.
+The step is one slice at 320x320 with 8 coils. For equal time, both train on the first demo site with one thread and the
+loss and batch size of the recipe: our network once, VarNet once per learning rate, of which the best result counts.
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
         python benchmarks/training_step.py [seconds]
@@ -27,7 +27,7 @@ VARNET_LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 
 
 class VarNetMethod(nn.Module):
-    """VarNet behind the call ``method(y, A)``; its sensitivity network maps the coils itself.
+    """VarNet called as ``method(y, A)``; its own sensitivity network estimates the coil maps.
 
     ``low_frequencies`` is the number of columns of the fully sampled center, the same in every mask of a site.
     """
@@ -91,7 +91,7 @@ def compare_after(seconds: float) -> None:
 
 
 def train(network: nn.Module, samples: list[Sample], learning_rate: float, seconds: float) -> nn.Module:
-    """Adam with a cosine over the time that it has."""
+    """Train with Adam for ``seconds``, with a cosine schedule over this time."""
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     generator = torch.Generator().manual_seed(0)
     endless = itertools.chain.from_iterable(batches(samples, 1, generator) for _ in itertools.count())

@@ -1,11 +1,11 @@
-"""Bytes, error and time of the codecs of an update, twelve cascades of a small CNN, one thread.
+"""Bytes, error and time of update codecs for twelve cascades of a small CNN, one thread.
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
         python benchmarks/update_codecs.py
 
-``tensors`` and ``message`` are how many times fewer bytes the tensors and the whole message with its header have than
-the float32 update; ``error`` is that of the decoded update relative to its norm, without error feedback. Time is that
-of encoding and decoding, its ratio to packing the float32 update into a message.
+``tensors`` and ``message`` are the compression ratios of the tensors and of the whole message with its header, against
+the float32 update. ``error`` is the error of the decoded update relative to the norm of the update, without error
+feedback. ``ms`` is the time of encoding and decoding, ``/ pack`` its ratio to packing the float32 update.
 """
 
 import math
@@ -30,7 +30,7 @@ CHAINS = {
     "topk 10 %, int8": Chain((TopK(0.1), Int8())),
     "topk 1 %, int8": Chain((TopK(), Int8())),
 }
-# Fewest times fewer bytes of the tensors.
+#: Lowest allowed compression ratio of the tensors.
 BARS = {"int8": 3.9, "topk 1 %": 75, "topk 1 %, int8": 180}
 
 

@@ -1,8 +1,9 @@
-"""What the facts of an MRI volume cost at first and in every later round of the same process.
+"""Time to scale an MRI volume and estimate its noise: first round and later rounds of one process.
 
     OMP_NUM_THREADS=1 python benchmarks/volume_facts.py
 
-A volume of fastMRI's size, noise for k-space: 20 slices, 15 coils, 640x368. A round makes its data set anew.
+The volume has the size of fastMRI's, 20 slices, 15 coils, 640x368, with noise as k-space. Every round makes a new data
+set.
 """
 
 import tempfile

@@ -10,9 +10,9 @@
 # %% [markdown]
 # # MRI operators: from a phantom to an unrolled network
 #
-# Every acquisition here is an *operator* `A`: `A(x)` is the k-space that a scanner would measure of the image `x`,
-# `A.adjoint(y)` goes back, and both are differentiable. A network is called as `network(y, A)`: the physics is an
-# argument, never part of the weights. Axes are `(coils, readout, phase)`; transforms are centered and orthonormal.
+# Every acquisition is an *operator* `A`: `A(x)` is the k-space of the image `x`, `A.adjoint(y)` applies the adjoint,
+# and both are differentiable. A network is called as `network(y, A)`: the physics is an argument, not part of the
+# weights. Axes are `(coils, readout, phase)`; Fourier transforms are centered and orthonormal.
 
 # %%
 import math
@@ -72,7 +72,7 @@ def show(images: dict[str, torch.Tensor], columns: int = 4, **options: object) -
 
 # %% [markdown]
 # ## An object, its coils, its k-space
-# Phantoms are drawn by seed; their contrast comes from a family, their phase is smooth.
+# Phantoms are random: the seed sets the anatomy, the family the contrast. Their phase is smooth.
 
 # %%
 volume = phantom_volume(12, (size, size), 3, "t1")
@@ -81,9 +81,9 @@ maps = birdcage_maps(4, (size, size), seed=1)
 show({"phantom": image, **{f"coil {c}": maps[c] * image for c in range(3)}})
 
 # %% [markdown]
-# ## The operator, and the test that every operator must pass
-# The same acquisition can be composed of parts; `CartesianMRI` does it faster. `check_operator` measures linearity,
-# the adjoint on white noise, the closed-form Gram, the norm bound, gradients, batching, and that nothing is stored.
+# ## The operator and its test
+# The same acquisition can be composed of simpler operators; `CartesianMRI` is faster. `check_operator` measures the
+# errors of linearity, adjoint, closed-form Gram, norm bound, gradients and batches, and checks that no state is stored.
 
 # %%
 mask = random_mask(size, acceleration=4, center_fraction=0.08, seed=7)
@@ -97,9 +97,9 @@ for name, error in check_operator(A).items():
 
 # %% [markdown]
 # ## Masks and their point-spread functions
-# The point-spread function is what the acquisition makes of a single bright pixel. Equispaced sampling folds the image
-# onto itself a few times, random sampling spreads the same energy like noise. The 2-D families belong to slices of 3-D
-# scans, whose both axes are phase-encoded: they are not interchangeable with the column masks.
+# The point-spread function is the zero-filled image of a single bright pixel. Equispaced sampling folds the image onto
+# itself a few times; random sampling spreads the same energy like noise. The 2-D masks are for slices of 3-D scans, in
+# which both axes are phase-encoded: they do not replace column masks.
 
 # %%
 masks = {
@@ -120,7 +120,7 @@ show({f"spread: {name}": (psf / psf.max()) ** 0.5 for name, psf in spread.items(
 
 # %% [markdown]
 # ## Coil maps from the measurement itself
-# Maps are estimated from the samples that the mask keeps and from no others.
+# Maps are estimated from the measured samples alone.
 
 # %%
 noise_std = 0.01
@@ -136,13 +136,13 @@ for name, estimate in estimates.items():
         estimate * (estimate.conj() * coil_images).sum(0) / root_sum_of_squares(estimate).square().clamp_min(1e-6)
     )
     error = ((coil_images - explained)[:, inside].norm() / coil_images[:, inside].norm()).item()
-    print(f"{name:15s} part of the coil images inside the object that the maps cannot explain: {error:.1%}")
+    print(f"{name:15s} relative error of the coil images projected onto the maps, inside the object: {error:.1%}")
 show({"true, coil 0": maps[0], **{f"{name}, coil 0": estimate[0] for name, estimate in estimates.items()}}, 3)
 
 # %% [markdown]
 # ## CG-SENSE and TV against an unrolled network
-# All are called as `method(y, A)`. The network is trained here for a minute on other slices of other phantoms; it ends
-# in the regularizer, and its data consistency is what a site would keep.
+# All are called as `method(y, A)`. The network is trained for a minute on slices of other phantoms. In a federation,
+# its regularizers would be shared and its data-consistency layers kept at the site.
 
 
 # %%
@@ -153,7 +153,7 @@ def sample(picture: torch.Tensor, number: int) -> Sample:
     measured = CartesianMRI(true_maps, sampling.mask)(picture)
     measured = measured + complex_noise((4, size, size), noise_std, generator) * sampling.mask
     operator = CartesianMRI(espirit_maps(measured, sampling.center_lines), sampling.mask)
-    # The reference carries the phase of the estimated maps, as one combined from measured coil images would.
+    # The reference has the phase of the estimated maps, like one combined from measured coil images.
     reference = (operator.maps.conj() * (true_maps * picture)).sum(0)
     meta = SampleMeta("notebook", f"slice_{number}", 0, sampling.effective_acceleration, "coil_combined")
     return Sample(measured, operator, torch.tensor(noise_std), reference, torch.tensor(1.0), None, (meta,))
@@ -198,8 +198,8 @@ show(
 
 # %% [markdown]
 # ## The same network, another scanner
-# The operator is an argument: the network that never saw this mask is called with it all the same. What it makes of
-# it is another question, and the reason why sites keep data consistency of their own.
+# The operator is an argument, so the network can be called with a mask that it has never seen. Its data-consistency
+# parameters were trained for the old mask; therefore every site keeps its own.
 
 # %%
 other = [

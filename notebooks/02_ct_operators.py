@@ -10,9 +10,9 @@
 # %% [markdown]
 # # CT operators: from a geometry to an unrolled network
 #
-# A scan is a *value*: an image grid and a beam. `RadonOperator(grid, beam)` takes an image of attenuation (1/mm) to
-# line integrals `(views, detectors)`; its adjoint is the exact transpose, and either is the other's derivative. Row 0
-# is at the top (+y); a parallel ray of view angle t and detector position u is `x cos t + y sin t = u`.
+# A scan is a *value*: an image grid and a beam. `RadonOperator(grid, beam)` maps an image of attenuation (1/mm) to line
+# integrals `(views, detectors)`. Its adjoint is the exact transpose; each is the derivative of the other. Row 0 is at
+# the top (+y); a parallel ray at view angle t and detector position u is `x cos t + y sin t = u`.
 
 # %%
 import math
@@ -55,11 +55,11 @@ size, fov = 128, 340.0
 grid = ImageGrid((size, size), fov / size)
 
 
-def show(images, titles, low=-160.0, high=240.0):
-    """Hounsfield units in the soft-tissue window."""
+def show(images, titles):
+    """Attenuation in the soft-tissue window, -160 to 240 HU."""
     _, axes = plt.subplots(1, len(images), figsize=(3.2 * len(images), 3.4))
     for ax, image, title in zip(axes, images, titles, strict=True):
-        ax.imshow(attenuation_to_hu(image), cmap="gray", vmin=low, vmax=high)
+        ax.imshow(attenuation_to_hu(image), cmap="gray", vmin=-160, vmax=240)
         ax.set_title(title, fontsize=9)
         ax.axis("off")
     plt.tight_layout()
@@ -72,7 +72,7 @@ def psnr(image, truth):
 
 # %% [markdown]
 # ## Geometry
-# The repr of a geometry is the call that makes it. `subset` takes slices, indices or a mask.
+# The repr of a geometry is a valid constructor call. `subset` takes a slice, indices or a mask of views.
 
 # %%
 parallel = ParallelBeam(evenly_spaced(180, math.pi / 180), 184, fov * math.sqrt(2) / 184)
@@ -82,7 +82,7 @@ print(fan.subset(slice(None, None, 6)).shape, "sparse views;", fan.subset(range(
 
 # %% [markdown]
 # ## Sinogram
-# Of a body that does not exist. It is drawn twice as fine as it is reconstructed.
+# The object is a random abdomen. Its grid is twice as fine as that of the reconstruction.
 
 # %%
 fine_grid = grid.refined(2)
@@ -98,7 +98,7 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Every property that an operator must have is checked by one call. Small scans also show the matrix itself.
+# `check_operator` checks every property that an operator must have. For a small scan the matrix can be written down.
 
 # %%
 small = RadonOperator(ImageGrid((12, 12), 1.0), ParallelBeam(evenly_spaced(7, 0.4), 17, 1.0))
@@ -108,23 +108,23 @@ transpose = torch.stack([small.adjoint(e.reshape(1, 7, 17)).flatten() for e in t
 print("adjoint is the exact transpose:", torch.equal(matrix, transpose))
 
 # %% [markdown]
-# The images of a batch share the work of finding pixels; a single image uses the symmetry of its views instead, where
-# they have one. The scan of LoDoPaB-CT, 1000 views of 513 elements:
+# In a batch, pixel indices and weights are computed once for all images; a single image uses symmetries of the scan
+# instead. The scan of LoDoPaB-CT, 1000 views of 513 elements:
 
 # %%
 preset = lodopab()
 A = RadonOperator(preset.grid, preset.geometry)
 for batch in (1, 8):
     x = torch.ones(batch, *preset.grid.shape)
-    A(x)  # compiles, or reads what was compiled before
+    A(x)  # compiles the kernels, or loads compiled ones
     begin = time.perf_counter()
     A(x)
     print(f"batch {batch}: {1e3 * (time.perf_counter() - begin) / batch:.0f} ms per image")
 
 # %% [markdown]
 # ## Filtered back-projection
-# From the *analytic* sinogram of the Shepp-Logan head, so that no projector of ours has made it. The ramp is sharp;
-# windows trade sharpness for noise.
+# Input is the *analytic* sinogram of the Shepp-Logan head, independent of our projector. The ramp filter is sharp;
+# windows exchange sharpness for less noise.
 
 # %%
 lines = shepp_logan().line_integrals(fan, fov)
@@ -134,8 +134,8 @@ for window in ("ramp", "shepp_logan", "cosine", "hann"):
 
 # %% [markdown]
 # ## Dose
-# Photons are counted: Poisson noise, electronic noise, several rays per detector element. The line integrals of few
-# photons are noisy where much is absorbed, and every ray's weight says so.
+# The detector counts photons: Poisson noise, electronic noise, several rays per detector element. Line integrals are
+# noisy where few photons arrive; the weight of each ray is the inverse of its noise.
 
 # %%
 images, titles = [truth], ["truth"]
@@ -149,7 +149,7 @@ show(images, titles)
 
 # %% [markdown]
 # ## Sparse views and limited angles
-# Weights of the rays go into the operator and the measurement: `RadonOperator(grid, scan, weights)`.
+# Operator and measurement are both multiplied by the weights of the rays: `RadonOperator(grid, scan, weights)`.
 
 # %%
 model = Transmission(5e4, electronic_noise=10.0)
@@ -165,16 +165,16 @@ for method in (FilteredBackprojection(), PenalizedTV(1e-3)):
     show(found, [f"{type(method).__name__}, {n}\n{psnr(x, truth):.1f} dB" for n, x in zip(scans, found, strict=True)])
 
 # %% [markdown]
-# ## Unrolled, against total variation
-# The network of the MRI notebook with another operator: filtered back-projection, then six times a step towards the
-# data (normalized by row and column sums, as SIRT does) and a small CNN. Image values are attenuation over that of
-# water. Sixteen training slices, a minute.
+# ## Total variation against an unrolled network
+# The network class of the MRI notebook with another operator: filtered back-projection, then six times a
+# data-consistency step (normalized by row and column sums, as in SIRT) and a small CNN. Image values are attenuation
+# relative to water. Training takes a minute, on sixteen slices.
 
 
 # %%
-def measured(seed: int, family: str = "abdomen") -> Sample:
+def measured(seed: int) -> Sample:
     scan = scans["30 views"]
-    body = hu_to_attenuation(body_phantom(fine_grid.shape, seed, family))
+    body = hu_to_attenuation(body_phantom(fine_grid.shape, seed, "abdomen"))
     counts = simulate_counts(body, fine_grid, scan, model, torch.Generator().manual_seed(seed))
     weights = model.ray_weights(counts)
     return Sample(

@@ -1,4 +1,4 @@
-"""Iterative solvers on operators: conjugate gradients, normal equations with two kinds of gradient, power iteration."""
+"""Iterative solvers: conjugate gradients, normal equations with two kinds of gradient, power iteration."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -19,23 +19,23 @@ def conjugate_gradient(
 ) -> Tensor:
     r"""Solve :math:`M x = b` for a Hermitian positive (semi-)definite :math:`M`.
 
-    Every sample of a batch has step sizes of its own and stops moving once it has converged, so a sample's
-    result does not depend on its neighbors.
+    Every sample of a batch has its own step sizes and stops once it has converged, so its result does not depend on
+    the other samples.
 
     Parameters
     ----------
     apply
-        The matrix. A :class:`LinearOperator` says which trailing axes form one vector; for a plain function the
-        whole of ``b`` is one vector.
+        The matrix M. The domain of a :class:`LinearOperator` tells which trailing axes form one vector; for a plain
+        function all of ``b`` is one vector.
     b
         Right-hand side, real or complex.
     max_iterations
-        Upper bound of the number of applications of ``apply``.
+        Largest number of applications of M.
     tolerance
         Stop once :math:`\|r\| \le` ``tolerance`` :math:`\|b\|` in every sample. 0 runs all iterations and never
         waits for the device.
     x0
-        Start, zero by default.
+        Start image, zero by default.
 
     Returns
     -------
@@ -55,14 +55,14 @@ def conjugate_gradient(
     r = b if x0 is None else b - apply(x0)
     p = r
     energy = inner(r, r)
-    # Below rounding the residual is noise, and its square may be subnormal: its reciprocal would be infinite.
+    # Below rounding the residual is noise, and the reciprocal of its square may be infinite.
     target = max(tolerance, torch.finfo(b.dtype).eps) ** 2 * inner(b, b)
     for _ in range(max_iterations):
         active = energy > target
         if tolerance > 0 and not bool(active.any()):
             break
         Mp = apply(p)
-        # A finished or exactly solved sample takes steps of size zero: no division by zero, no drift.
+        # A converged sample takes steps of size zero: no division by zero, no drift.
         alpha = torch.where(active, energy * reciprocal(inner(p, Mp)), 0.0)
         x = x + alpha * p
         r = r - alpha * Mp
@@ -86,16 +86,16 @@ def solve_normal(
     Parameters
     ----------
     A
-        Operator; its closed-form Gram is used where it has one.
+        Operator; its closed-form Gram is used if it has one.
     b
         Right-hand side, shape ``(*batch, *A.domain_shape)``.
     weight
         Damping :math:`w > 0`, a number or shape ``(*batch,)``.
     gradient
-        ``"unrolled"`` differentiates the iterations as they ran. ``"implicit"`` solves the same system once more
-        in the backward pass: memory does not grow with the iterations, but the gradient is exact only at
-        convergence (8 coils, 4x: 22 / 10 / 1.7 % off after 4 / 6 / 10 iterations at a weight of 0.05). Both reach
-        ``b``, ``weight`` and the operator's own tensors.
+        ``"unrolled"`` differentiates the iterations. ``"implicit"`` solves the same system once more in the backward
+        pass: its memory does not grow with the iterations, but the gradient is exact only at convergence (8 coils,
+        4x: 22 / 10 / 1.7 % off after 4 / 6 / 10 iterations at a weight of 0.05). Both give gradients for ``b``,
+        ``weight`` and the operator's own tensors.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def solve_normal(
 
 
 class _Damped(LinearOperator):
-    """``gram + w I`` without the bookkeeping of the algebra: this is the inner loop."""
+    """``gram + w I``, faster in this inner loop than the same sum in operator algebra."""
 
     def __init__(self, gram: LinearOperator, w: Tensor) -> None:
         super().__init__(gram.domain_shape, gram.domain_shape)
@@ -152,7 +152,7 @@ class _ImplicitSolve(torch.autograd.Function):
 
 
 def power_iteration(A: LinearOperator, *, iterations: int = 50, generator: torch.Generator | None = None) -> Tensor:
-    """Estimate the largest singular value per sample, shape of ``A.norm``; approaches it from below."""
+    """Estimate of the largest singular value per sample, from below; shape of ``A.norm``."""
     real = torch.randn((*A.norm.shape, *A.domain_shape, 2), generator=generator, dtype=torch.float64)
     x = torch.view_as_complex(real).to(A.norm.device)
     x = x.to(A.dtype) if A.dtype.is_complex else x.real.to(A.dtype)

@@ -1,10 +1,10 @@
-"""The error that a user's data can cause."""
+"""The error for data that cannot be used."""
 
 from pathlib import Path
 
 
 class DataError(ValueError):
-    """Data that cannot be used, in one line: where it is, what was found, what was expected, what to do."""
+    """Data that cannot be used. One line: file, what was found, what was expected, what to do."""
 
 
 def data_error(path: Path | str, key: str, found: str, expected: str, advice: str) -> DataError:
@@ -17,7 +17,7 @@ def data_error(path: Path | str, key: str, found: str, expected: str, advice: st
     key
         Dataset, attribute or element inside the file.
     found, expected, advice
-        The three parts of the sentence; line breaks in them (library messages) become spaces.
+        The three parts of the message; line breaks in them become spaces.
     """
     line = f"{path}: {key}: found {found}, expected {expected}; {advice}"
     return DataError(" ".join(line.split()))

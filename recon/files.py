@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Write files completely or not at all."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ from .errors import DataError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file, creating its folder; a reader sees the old content or the new, never a part.
+    """Write a file and its folder; a reader sees the old content or the new one, never a part.
 
     Raises
     ------
     DataError
-        If the disk is full or the folder cannot be written; an existing file is then left as it was.
+        If the disk is full or the folder cannot be written; an existing file is then left unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -30,20 +30,20 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); make room or choose another folder") from None
     finally:
-        # Gone already where all went well.
+        # After a failure only: os.replace has moved the file.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """Write datasets (``/`` in a name makes groups) and attributes of the root as one HDF5 file, atomically.
+    """Write datasets (``/`` in a name makes groups) and root attributes as one HDF5 file, atomically.
 
     Raises
     ------
     DataError
         As :func:`write_atomically`.
     """
-    # Built in memory: HDF5 cannot close a file properly on a full disk.
+    # In memory first: HDF5 cannot close a file properly on a full disk.
     with h5py.File("volume", "w", driver="core", backing_store=False) as file:
         for key, array in arrays.items():
             file.create_dataset(key, data=array)

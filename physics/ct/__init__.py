@@ -1,6 +1,7 @@
 """CT: geometries, projector, filtered back-projection, measurement model."""
 
-from .fbp import WINDOWS, filtered_backprojection, redundancy_weights, view_angles
+from .fbp import WINDOWS, filtered_backprojection
+from .fbp_weights import redundancy_weights, view_angles
 from .geometry import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced, field_of_view_radius_mm, rays_of
 from .radon import RadonOperator
 from .scans import ScanPreset, htc2022, hyperfed, lodopab

@@ -12,15 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .geometry import Geometry, ImageGrid, ParallelBeam
+from .fbp_weights import redundancy_weights, view_angles
+from .geometry import Array, Geometry, ImageGrid, ParallelBeam
 from .rays import PAD, by_lanes
 from .transpose_pair import Transposed
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[np.floating[Any]]
-
-#: Windows of the ramp filter by name, over the frequency in parts of the cut-off.
+#: Windows of the ramp filter by name, functions of the frequency in units of the cut-off.
 WINDOWS: dict[str, Callable[[Array], Array]] = {
     "ramp": np.ones_like,
     "shepp_logan": lambda f: np.sinc(f / 2),
@@ -28,11 +27,7 @@ WINDOWS: dict[str, Callable[[Array], Array]] = {
     "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
     "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
 }
-#: A gap so many times larger than the usual one between views is an angle that was not measured.
-_MISSING = 4.0
-#: Angle over which the weights of a short scan rise at its ends, at most.
-_TAPER_RAD = math.radians(10)
-#: Most values that the torch reference interpolates at a time.
+#: Largest number of values that the torch reference interpolates at a time.
 _VALUES_AT_ONCE = 2**22
 
 
@@ -41,10 +36,10 @@ def filtered_backprojection(
 ) -> Tensor:
     r"""Reconstruct attenuation from line integrals with the ramp filter.
 
-    Neither the adjoint nor an exact inverse of `RadonOperator`: every pixel takes the linearly interpolated filtered
-    value of every view. Views are weighted by the angles that they stand for, rays that are measured twice (short and
-    full scans, displaced detectors) by smooth weights that add up to one [N]_, which for a short scan do what Parker's
-    do. Differentiable to any order.
+    Neither the adjoint nor an exact inverse of `RadonOperator`: every pixel sums the filtered views, interpolated
+    linearly at its projection. Views are weighted by their angular width. Lines measured twice (short and full scans,
+    displaced detectors) have smooth weights that add up to one [N]_; for a short scan these act as Parker's weights.
+    Differentiable to any order.
 
     Parameters
     ----------
@@ -53,7 +48,7 @@ def filtered_backprojection(
     window
         Key of :data:`WINDOWS`.
     cutoff
-        Highest frequency, in parts of the detector's Nyquist frequency.
+        Highest frequency, in units of the detector's Nyquist frequency.
 
     Returns
     -------
@@ -62,7 +57,7 @@ def filtered_backprojection(
     Raises
     ------
     ValueError
-        If sinogram and geometry disagree in shape, or window or cut-off are not what they should be.
+        If sinogram and geometry disagree in shape, the window is unknown or the cut-off is not in (0, 1].
 
     References
     ----------
@@ -88,58 +83,20 @@ def filtered_backprojection(
     response = torch.from_numpy(plan.response(window, cutoff)).to(sinogram)
     n = 2 * (len(response) - 1)
     filtered = torch.fft.irfft(torch.fft.rfft(weighted, n=n) * response, n=n)[..., : weighted.shape[-1]]
-    image: Tensor = Transposed.apply(filtered, plan.smear, plan.collect)
+    image: Tensor = Transposed.apply(filtered, plan.backproject, plan.transpose)
     return image
-
-
-def view_angles(geometry: Geometry) -> Array:
-    """The angle that every view stands for in rad, ``(views,)``: half of the gaps to its neighbors.
-
-    Angles count modulo half a turn for parallel beams, modulo a turn for fan beams. A gap that is far larger than the
-    others, as in a limited-angle or short scan, counts for no view.
-    """
-    order, gaps, missing = _gaps(geometry, math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi)
-    gaps = np.where(missing, _usual(gaps), gaps)
-    angles = np.empty(len(order))
-    angles[order] = (gaps + np.roll(gaps, 1)) / 2
-    return angles
-
-
-def redundancy_weights(geometry: Geometry) -> Array:
-    """Weights of the rays, ``(views, detectors)``, that add up to one over the measurements of a line in a fan beam.
-
-    A ray of a fan is measured again by the view at ``t + pi - 2 fan angle``, from the other end of the detector. In a
-    full turn a displaced detector sees some rays once, others twice. Views of a parallel beam that see the same lines
-    share their angle already, so there the weights of two such views add up to two.
-    """
-    u = geometry.u_mm
-    here, opposite = _rise_of_detector(geometry, u), _rise_of_detector(geometry, -u)
-    across = np.broadcast_to(here / (here + opposite), geometry.shape)
-    order, gaps, missing = _gaps(geometry, 2 * math.pi)
-    if isinstance(geometry, ParallelBeam):
-        return np.ones(geometry.shape) if missing.any() else 2 * across
-    if not missing.any():
-        return across
-    # From the middle of the first gap to that of the last: what the scan covers.
-    usual, after = _usual(gaps), order[(int(gaps.argmax()) + 1) % len(order)]
-    arc = 2 * math.pi - float(gaps.max()) + usual
-    turned = (geometry.angles - geometry.angles[after] + usual / 2)[:, None] % (2 * math.pi)
-    back = (turned + math.pi - 2 * geometry.fan_angles) % (2 * math.pi)
-    there = (opposite > 0) * _rise_of_scan(back, arc)
-    weights: Array = _rise_of_scan(turned, arc) / (_rise_of_scan(turned, arc) + there)
-    return weights
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What a scan and a grid need: weights before and the ramp's kernel, and the place of every pixel in every view."""
+    """Everything that depends only on scan and grid: ray weights, filter, back-projection and its transpose."""
 
     geometry: Geometry
     grid: ImageGrid
 
     @cached_property
     def weights(self) -> Array:
-        """Of the rays, with the angles of the views: all factors that do not depend on the pixel."""
+        """All factors of a ray that do not depend on the pixel, ``(views, detectors)``."""
         geometry = self.geometry
         weights = redundancy_weights(geometry) * view_angles(geometry)[:, None]
         if isinstance(geometry, ParallelBeam):
@@ -149,30 +106,30 @@ class _Plan:
 
     @cached_property
     def margins(self) -> tuple[int, int]:
-        """Elements to add at both ends, where a displaced detector measures nothing and the filter still has values."""
+        """Elements added at either end of a displaced detector, where the filtered view is not zero."""
         u, pitch = self.geometry.u_mm, self.geometry.pitch_mm
         excess = round(float(u[0] + u[-1]) / pitch)
         return max(excess, 0), max(-excess, 0)
 
     @property
     def elements(self) -> int:
-        """Of the detector with its margins."""
+        """Detector elements, margins included."""
         return self.geometry.detectors + sum(self.margins)
 
     def response(self, window: str, cutoff: float) -> Array:
-        """The filter over the non-negative frequencies of a padded row."""
+        """Windowed ramp filter at the non-negative frequencies of a zero-padded view."""
         geometry = self.geometry
         size = 2 ** math.ceil(math.log2(2 * self.elements))
         n = np.arange(1, self.elements, 2)
         pitch, curvature = geometry.pitch_mm, np.ones(len(n))
         if not isinstance(geometry, ParallelBeam):
             flat = geometry.detector == "flat"
-            # A flat detector is filtered as if it stood on the axis, an arc over its angles.
+            # A flat detector is filtered in its pitch at the axis, a curved one in angles.
             pitch *= (geometry.source_to_axis_mm if flat else 1.0) / geometry.source_to_detector_mm
             curvature = curvature if flat else (n * pitch / np.sin(n * pitch)) ** 2
         kernel = np.zeros(size)
         kernel[0] = 1 / (4 * pitch)
-        # Given in space and not as |f|, whose zero at the origin would lower the whole image.
+        # Sampled in space: sampling |f| would make the zero frequency 0 and lower the whole image.
         kernel[n] = kernel[-n] = -curvature / (math.pi**2 * n**2 * pitch)
         response = np.fft.rfft(kernel).real
         frequency = np.linspace(0, 1, len(response)) / cutoff
@@ -186,7 +143,10 @@ class _Plan:
 
     @cached_property
     def detector(self) -> tuple[int, Array]:
-        """Kind of detector, and ``(R, gain, shift, elements)`` with which a pixel's place in elements is found."""
+        """Kind of detector, and ``(R, gain, shift, elements)``: a pixel projects to element ``gain * place + shift``.
+
+        ``place`` is a position u, a ratio u / depth or an angle, for parallel, flat and curved detectors.
+        """
         geometry = self.geometry
         shift = PAD + self.margins[0] - geometry.u_mm[0] / geometry.pitch_mm
         if isinstance(geometry, ParallelBeam):
@@ -195,12 +155,13 @@ class _Plan:
         kind = 1 if geometry.detector == "flat" else 2
         return kind, np.array([geometry.source_to_axis_mm, gain, shift, self.elements])
 
-    def smear(self, views: Tensor) -> Tensor:
-        """Back-project filtered views, ``(batch, views, detectors) -> (batch, height, width)``."""
-        return by_lanes(self._smear_compiled, views) if views.device.type == "cpu" else self.smear_reference(views)
+    def backproject(self, views: Tensor) -> Tensor:
+        """Back-project filtered views, ``(batch, views, elements) -> (batch, height, width)``."""
+        compiled = views.device.type == "cpu"
+        return by_lanes(self._backproject_compiled, views) if compiled else self.backproject_reference(views)
 
-    def smear_reference(self, views: Tensor) -> Tensor:
-        """:meth:`smear` in plain torch: any device, and the oracle of the kernels."""
+    def backproject_reference(self, views: Tensor) -> Tensor:
+        """:meth:`backproject` in plain torch: for any device, and the reference of the kernels' tests."""
         images = views.new_zeros(len(views), self.grid.shape[0] * self.grid.shape[1])
         for some, index, weight, scale in self._places(views):
             flat = torch.nn.functional.pad(views[:, some], (PAD, PAD)).flatten(1)
@@ -208,14 +169,13 @@ class _Plan:
             images += ((left + weight * (right - left)) * scale).sum(1)
         return images.reshape(len(views), *self.grid.shape)
 
-    def collect(self, images: Tensor) -> Tensor:
-        """Transpose of :meth:`smear`."""
-        return (
-            by_lanes(self._collect_compiled, images) if images.device.type == "cpu" else self.collect_reference(images)
-        )
+    def transpose(self, images: Tensor) -> Tensor:
+        """Transpose of :meth:`backproject`, ``(batch, height, width) -> (batch, views, elements)``."""
+        compiled = images.device.type == "cpu"
+        return by_lanes(self._transpose_compiled, images) if compiled else self.transpose_reference(images)
 
-    def collect_reference(self, images: Tensor) -> Tensor:
-        """:meth:`collect` in plain torch."""
+    def transpose_reference(self, images: Tensor) -> Tensor:
+        """:meth:`transpose` in plain torch."""
         views = images.new_zeros(len(images), len(self.directions), self.elements)
         for some, index, weight, scale in self._places(images):
             value = images.flatten(1).unsqueeze(1) * scale
@@ -226,9 +186,12 @@ class _Plan:
         return views
 
     def _places(self, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Some views: where every pixel meets them, flat ``(views, pixels)``, weight of the right element, scale."""
+        """In parts: views, flat index of the element left of each pixel, weight of the right element, scale.
+
+        All but the views have shape ``(views, pixels)``.
+        """
         kind, (R, gain, shift, _) = self.detector
-        # In double precision where the images are: on a GPU the places of all pixels in all views are most of the work.
+        # In double precision, on the device of the images: on a GPU these places are most of the work.
         x, y = (
             torch.from_numpy(part.reshape(-1)).to(like.device) for part in np.meshgrid(self.grid.x_mm, self.grid.y_mm)
         )
@@ -245,7 +208,7 @@ class _Plan:
             index = left.long() + rows * (self.elements + 2 * PAD)
             yield slice(first, first + len(cos)), index, (place - left).to(like), scale.to(like)
 
-    def _smear_compiled(self, views: Tensor) -> Tensor:
+    def _backproject_compiled(self, views: Tensor) -> Tensor:
         from .kernels import compiled, pixel_kernels
 
         count, (height, width) = len(views), self.grid.shape
@@ -255,10 +218,10 @@ class _Plan:
         kind, beam = self.detector
         common = (kind, sinogram, self.directions, beam, image, xs, self.grid.y_mm)
         jobs = [(*common, rows, (0.0,) * count) for rows in compiled.parts(height)]
-        compiled.run_threads(pixel_kernels.smear, jobs)
+        compiled.run_threads(pixel_kernels.backproject, jobs)
         return torch.from_numpy(image.reshape(height, len(xs), count)[:, :width]).movedim(-1, 0)
 
-    def _collect_compiled(self, images: Tensor) -> Tensor:
+    def _transpose_compiled(self, images: Tensor) -> Tensor:
         from .kernels import compiled, pixel_kernels
 
         views, count, xs = len(self.directions), len(images), self._columns
@@ -266,12 +229,13 @@ class _Plan:
         sinogram = np.zeros(views * (self.elements + 2 * PAD) * count, image.dtype)
         kind, beam = self.detector
         common = (kind, sinogram, self.directions, beam, image, xs, self.grid.y_mm)
-        compiled.run_threads(pixel_kernels.collect, [(*common, part, (0.0,) * count) for part in compiled.parts(views)])
+        jobs = [(*common, part, (0.0,) * count) for part in compiled.parts(views)]
+        compiled.run_threads(pixel_kernels.transpose, jobs)
         return torch.from_numpy(sinogram.reshape(views, -1, count)[:, PAD:-PAD]).movedim(-1, 0)
 
     @cached_property
     def _columns(self) -> Array:
-        """Centers of the columns, filled up to whole blocks of the kernels."""
+        """Centers of the columns in mm, continued to a multiple of the kernels' block."""
         from .kernels.lanes import ROWS
 
         width = self.grid.shape[1]
@@ -289,33 +253,6 @@ def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
             math.degrees(arc),
         )
     return _Plan(geometry, grid)
-
-
-def _gaps(geometry: Geometry, period: float) -> tuple[npt.NDArray[np.intp], Array, npt.NDArray[np.bool_]]:
-    """Order of the views by angle, the gap after each of them in that order, and which gaps were not measured."""
-    angles = geometry.angles % period
-    order = np.argsort(angles, kind="stable")
-    gaps = np.diff(angles[order], append=angles[order[0]] + period)
-    return order, gaps, gaps > _MISSING * _usual(gaps)
-
-
-def _usual(gaps: Array) -> float:
-    """Median of the gaps between different views."""
-    return float(np.median(gaps[gaps > 1e-6 * gaps.max()]))
-
-
-def _rise_of_detector(geometry: Geometry, u: Array) -> Array:
-    """Zero off the detector, rising at its ends over at most a quarter of it to one."""
-    low, high = geometry.u_mm[0] - geometry.pitch_mm / 2, geometry.u_mm[-1] + geometry.pitch_mm / 2
-    inside = np.minimum(u - low, high - u) / min(max(min(-low, high), geometry.pitch_mm), (high - low) / 4)
-    rise: Array = np.sin(math.pi / 2 * np.clip(inside, 0, 1)) ** 2
-    return rise
-
-
-def _rise_of_scan(angle: Array, arc: float) -> Array:
-    """Zero outside the scan, rising at its ends to one; nowhere zero inside."""
-    inside = np.clip(np.minimum(angle, arc - angle) / min(_TAPER_RAD, arc / 4), 0, 1)
-    return np.where(angle <= arc, np.sin(math.pi / 2 * inside) ** 2 + 1e-9, 0.0)
 
 
 def _batch_last(tensor: Tensor) -> npt.NDArray[Any]:

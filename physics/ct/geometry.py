@@ -1,8 +1,8 @@
-"""CT geometries as values: image grid, parallel and fan beams, and the presets of published data sets.
+"""CT geometries as values: image grid, parallel beam, fan beam.
 
-Row 0 of an image is at the top (+y). A ray of detector position u in view t of a parallel beam is
-``x cos t + y sin t = u``. The source of a fan beam is at ``R (sin t, -cos t)``, its detector's center at
-``(D - R) (-sin t, cos t)``, the detector axis u along ``(cos t, sin t)``.
+Row 0 of an image is at the top (+y). In view t of a parallel beam, the ray at detector position u is
+``x cos t + y sin t = u``. A fan beam has its source at ``R (sin t, -cos t)``, the center of its detector at
+``(D - R) (-sin t, cos t)`` and its detector axis u along ``(cos t, sin t)``.
 """
 
 import math
@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
 
-#: More turns than this are taken for a mistake: angles in degrees.
-MOST_TURNS = 3
+#: Angles that span more turns are rejected: they are most likely in degrees.
+_MOST_TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class ImageGrid:
 
     @property
     def x_mm(self) -> Array:
-        """Centers of the columns, growing to the right."""
+        """Centers of the columns, increasing to the right."""
         return (np.arange(self.shape[1]) - (self.shape[1] - 1) / 2) * self.pixel_mm
 
     @property
     def y_mm(self) -> Array:
-        """Centers of the rows, falling from the top."""
+        """Centers of the rows, decreasing from the top."""
         return ((self.shape[0] - 1) / 2 - np.arange(self.shape[0])) * self.pixel_mm
 
     @property
     def inscribed_radius_mm(self) -> float:
-        """Radius of the largest circle around the axis inside the image."""
+        """Radius of the inscribed circle of the image around the axis."""
         return min(self.shape) * self.pixel_mm / 2
 
     @property
@@ -67,14 +67,14 @@ class ImageGrid:
         return math.hypot(*self.shape) * self.pixel_mm / 2
 
     def refined(self, factor: int) -> "ImageGrid":
-        """The same field of view in pixels ``factor`` times as fine, for simulation."""
+        """The same field of view with pixels ``factor`` times smaller, for simulation."""
         if not _is_count(factor):
             raise ValueError(f"ImageGrid: refinement is {factor!r}, expected a positive whole number")
         return ImageGrid((self.shape[0] * factor, self.shape[1] * factor), self.pixel_mm / factor)
 
 
 class _Scan:
-    """What both beams have in common; each declares these fields in its own order."""
+    """Common part of both beams; each declares these fields in its own order."""
 
     angles_rad: tuple[float, ...]
     detectors: int
@@ -83,7 +83,7 @@ class _Scan:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the sinogram, ``(views, detectors)``."""
+        """Shape of the sinogram, ``(views, detectors)``."""
         return len(self.angles_rad), self.detectors
 
     @property
@@ -93,11 +93,11 @@ class _Scan:
 
     @property
     def u_mm(self) -> Array:
-        """Centers of the detector elements along the detector."""
+        """Centers of the detector elements along u."""
         return (np.arange(self.detectors) - (self.detectors - 1) / 2) * self.pitch_mm + self.offset_mm
 
     def subset(self, views: slice | Sequence[int] | Sequence[bool] | npt.NDArray[Any]) -> Self:
-        """The scan with some of its views only, in the order given: sparse views, limited angles.
+        """The scan with some of its views, in the given order: sparse views, limited angles.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class _Scan:
         if not _is_count(self.detectors):
             raise ValueError(f"{who}: detectors is {self.detectors!r}, expected a positive whole number")
         _set(self, "detectors", int(self.detectors))
-        _set(self, "pitch_mm", _length(who, "pitch_mm", self.pitch_mm, "the distance of neighboring elements"))
+        _set(self, "pitch_mm", _length(who, "pitch_mm", self.pitch_mm, "the distance between neighboring elements"))
         if not math.isfinite(self.offset_mm):
             raise ValueError(f"{who}: offset_mm is {self.offset_mm}, expected a finite number")
         _set(self, "offset_mm", float(self.offset_mm))
@@ -142,16 +142,16 @@ class ParallelBeam(_Scan):
     angles_rad
         Any finite angles in any order, see :func:`evenly_spaced`; at least one.
     detectors
-        Number of detector elements, independent of the image's size.
+        Number of detector elements, independent of the image size.
     pitch_mm
-        Distance of neighboring elements.
+        Distance between neighboring elements.
     offset_mm
-        Shift of the detector towards +u, as a wrong axis of rotation or a quarter-element offset make it.
+        Shift of the detector towards +u: an error of the rotation axis, or a quarter-element offset.
 
     Raises
     ------
     ValueError
-        If a number is not what it should be; angles that span many turns are taken for degrees.
+        If an argument is invalid, or the angles span more than three turns (degrees?).
     """
 
     angles_rad: tuple[float, ...]
@@ -165,27 +165,27 @@ class ParallelBeam(_Scan):
 
 @dataclass(frozen=True, repr=False)
 class FanBeam(_Scan):
-    """Rays of a point source onto a line or arc of detector elements.
+    """Rays from a point source to a line or an arc of detector elements.
 
     Parameters
     ----------
     angles_rad, detectors
         As for :class:`ParallelBeam`.
     pitch_mm
-        Distance of neighboring elements at the detector, along the arc for a curved one.
+        Distance between neighboring elements at the detector; along the arc for a curved detector.
     source_to_axis_mm
-        R, from the source to the axis of rotation.
+        Distance R from the source to the axis of rotation.
     source_to_detector_mm
-        D, from the source to the detector, at least R.
+        Distance D from the source to the detector, at least R.
     detector
         ``"flat"``, or ``"curved"``: an equiangular arc about the source.
     offset_mm
-        Shift of the detector towards +u, at the detector (along the arc).
+        Shift of the detector towards +u, measured at the detector; along the arc for a curved detector.
 
     Raises
     ------
     ValueError
-        As for :class:`ParallelBeam`, and if the distances or the detector make no sense.
+        As for :class:`ParallelBeam`; if D is less than R, the detector is unknown or rays leave at 90 degrees or more.
     """
 
     angles_rad: tuple[float, ...]
@@ -215,7 +215,7 @@ class FanBeam(_Scan):
 
     @property
     def fan_angles(self) -> Array:
-        """Angle of each ray with the central one in rad, positive towards +u."""
+        """Angle between each ray and the central ray in rad, positive towards +u."""
         return _fan_angles(self, self.u_mm)
 
 
@@ -223,7 +223,7 @@ Geometry = ParallelBeam | FanBeam
 
 
 class Rays(NamedTuple):
-    """Lines in the plane: a point and a unit direction each, arrays ``(views, detectors)``, lengths in mm."""
+    """Lines in the plane, each given by a point and a unit direction; arrays ``(views, detectors)``, lengths in mm."""
 
     point_x: Array
     point_y: Array
@@ -239,7 +239,7 @@ def rays_of(geometry: Geometry) -> Rays:
         rays = (u * cos, u * sin, -sin, cos)
     else:
         R, fan = geometry.source_to_axis_mm, _fan_angles(geometry, u)
-        # The central ray runs along (-sin, cos); one at a fan angle above zero turns towards (cos, sin).
+        # The central ray runs along (-sin, cos); a positive fan angle turns it towards (cos, sin).
         toward_x = cos * np.sin(fan) - sin * np.cos(fan)
         toward_y = sin * np.sin(fan) + cos * np.cos(fan)
         rays = (R * sin, -R * cos, toward_x, toward_y)
@@ -247,7 +247,7 @@ def rays_of(geometry: Geometry) -> Rays:
 
 
 def field_of_view_radius_mm(geometry: Geometry) -> float:
-    """Radius of the circle around the axis that every view covers on both sides; 0 if there is none."""
+    """Radius of the largest circle around the axis that every view covers; 0 if there is none."""
     u, half = geometry.u_mm, geometry.pitch_mm / 2
     reach = max(min(half - float(u[0]), float(u[-1]) + half), 0.0)
     if isinstance(geometry, ParallelBeam):
@@ -256,7 +256,7 @@ def field_of_view_radius_mm(geometry: Geometry) -> float:
 
 
 def evenly_spaced(views: int, step_rad: float, start_rad: float = 0.0) -> tuple[float, ...]:
-    """Angles ``start + k * step`` for ``k`` in ``range(views)``, as the geometries take them."""
+    """View angles ``start + k * step`` for ``k`` in ``range(views)``."""
     if not _is_count(views):
         raise ValueError(f"evenly_spaced: views is {views!r}, expected a positive whole number")
     return tuple((start_rad + np.arange(views) * step_rad).tolist())
@@ -278,19 +278,19 @@ def _angles(who: str, given: Any) -> tuple[float, ...]:
     if not np.isfinite(angles).all():
         raise ValueError(f"{who}: angles_rad holds NaN or infinity, expected finite angles in rad")
     turns = np.ptp(angles) / (2 * math.pi)
-    if turns > MOST_TURNS:
+    if turns > _MOST_TURNS:
         raise ValueError(
-            f"{who}: angles_rad spans {np.ptp(angles):.4g}, which are {turns:.0f} turns if in rad; convert degrees "
-            "with numpy.deg2rad, or take views of several turns modulo 2 pi"
+            f"{who}: angles_rad spans {np.ptp(angles):.4g} rad, {turns:.0f} turns, expected at most {_MOST_TURNS}; "
+            "convert degrees with numpy.deg2rad, or take angles modulo 2 pi"
         )
     return tuple(angles.tolist())
 
 
 def _angles_text(angles: tuple[float, ...]) -> str:
-    """Python that gives the very same angles."""
+    """Python expression that gives exactly these angles."""
     views = len(angles)
     if views > 2:
-        # The mean step is closer to the one meant than the first.
+        # Rounding of the angles is smaller in the mean step than in the first step.
         for step in (angles[1] - angles[0], (angles[-1] - angles[0]) / (views - 1)):
             if evenly_spaced(views, step, angles[0]) == angles:
                 start = f", {angles[0]!r}" if angles[0] else ""
@@ -309,4 +309,4 @@ def _length(who: str, name: str, value: Any, meaning: str) -> float:
 
 
 def _set(instance: object, name: str, value: Any) -> None:
-    object.__setattr__(instance, name, value)  # the instance is frozen, and being made
+    object.__setattr__(instance, name, value)  # a frozen dataclass, in its __post_init__

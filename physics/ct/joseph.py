@@ -1,8 +1,8 @@
-"""Joseph's model of line integrals: every ray as a line over the rows of the image or of its transpose.
+"""Joseph's model of line integrals: every ray is sampled in the rows of the image or of its transpose.
 
-A ray that is steeper than 45 degrees meets every row once, between two pixels: the integral is the sum over rows of
-the linearly interpolated values, times the length of the ray between two rows. A flatter ray does the same on the
-transposed image. Forward and adjoint read the same table, so they are the same matrix.
+A ray steeper than 45 degrees crosses every row once, between two pixels. Its integral is the sum over rows of the
+linearly interpolated values, times the length of the ray between two rows. A flatter ray does the same in columns.
+Forward and adjoint read the same table, so they are one matrix.
 
 References
 ----------
@@ -17,7 +17,7 @@ from .rays import RayTable
 
 
 def project(table: RayTable, images: Tensor) -> Tensor:
-    """Line integrals, ``(batch, height, width) -> (batch, views, rays)``, on the CPU; the batch is one of `LANES`."""
+    """Line integrals on the CPU, ``(batch, height, width) -> (batch, views, rays)``, for a batch size in `LANES`."""
     from .kernels import compiled, ray_kernels
 
     array = images.detach().numpy()

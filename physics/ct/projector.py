@@ -1,4 +1,4 @@
-"""A grid and a scan as a matrix: batches of any size, and the symmetries of a scan that make small ones fast."""
+"""The projection matrix of a scan for batches of any size; symmetries of the scan make small batches fast."""
 
 import itertools
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from .rays import LANES, RayTable, backproject_reference, by_lanes, project_refe
 
 Indices = npt.NDArray[np.intp]
 
-#: Angles that differ by less are one view: rounding, far below what the weights resolve.
-SAME_ANGLE_RAD = 1e-13
+#: Angles that differ by less are equal up to rounding.
+_SAME_ANGLE_RAD = 1e-13
 
 
 class Move(NamedTuple):
-    """One of the eight ways to lay a square on itself: transpose, then turn rows and columns round."""
+    """One of the eight symmetries of a square: transpose, then flip rows and columns."""
 
     transpose: bool
     flip_rows: bool
@@ -32,7 +32,7 @@ class Move(NamedTuple):
         return (images.transpose(-2, -1) if self.transpose else images).flip(self._axes)
 
     def undo(self, images: Tensor) -> Tensor:
-        """The inverse, and the transpose, of :meth:`apply`."""
+        """Inverse and transpose of :meth:`apply`."""
         images = images.flip(self._axes)
         return images.transpose(-2, -1) if self.transpose else images
 
@@ -42,14 +42,14 @@ class Move(NamedTuple):
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
-        """Takes a point (x, y) of the moved image to the point of the image that is seen there."""
+        """Maps a point (x, y) of the moved image to its origin in the image."""
         flips = np.diag([-1.0 if self.flip_columns else 1.0, -1.0 if self.flip_rows else 1.0])
-        # Row i is at y = c - i, column j at x = j - c: a transpose exchanges x and -y.
+        # Row i is at y = c - i and column j at x = j - c: a transpose exchanges x and -y.
         return np.array([[0.0, -1.0], [-1.0, 0.0]]) @ flips if self.transpose else flips
 
 
-class _Seen(NamedTuple):
-    """For every view the one that sees the image as it sees the moved one, and whether from the other end."""
+class _Matches(NamedTuple):
+    """For every view of the moved image the equal view of the image, and whether its rays run backwards."""
 
     views: Indices
     backwards: npt.NDArray[np.bool_]
@@ -57,9 +57,9 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Symmetry:
-    """Moves that lay the rays of a scan on themselves: some of its rays through all moved images are all its rays.
+    """Symmetries of a scan: some of its rays through all moved images are all of its rays.
 
-    ``table`` holds those rays, ``source`` for every ray of the scan its place in ``(moves, *table)``, flat.
+    ``table`` holds these rays. ``source`` is the flat index in ``(moves, *table)`` of every ray of the scan.
     """
 
     moves: tuple[Move, ...]
@@ -68,35 +68,35 @@ class Symmetry:
 
     @classmethod
     def of(cls, grid: ImageGrid, geometry: Geometry, table: RayTable) -> Self | None:
-        """The symmetry of a scan, None where it has none."""
+        """The symmetries of a scan, None if it has none."""
         transposes = (False, True) if grid.shape[0] == grid.shape[1] else (False,)
         every = (Move(*flags) for flags in itertools.product(transposes, (False, True), (False, True)))
-        seen = {move: found for move in every if (found := _seen_views(geometry, move.matrix)) is not None}
-        if len(seen) == 1:
+        matches = {move: found for move in every if (found := _matches(geometry, move.matrix)) is not None}
+        if len(matches) == 1:
             return None
         views, rays = geometry.shape
-        # Half a turn shows a parallel view from behind: half of its rays are enough.
+        # Half a turn reverses every parallel view: half of its rays are enough.
         itself = np.arange(views)
-        halved = any(found.backwards.all() and np.array_equal(found.views, itself) for found in seen.values())
+        halved = any(found.backwards.all() and np.array_equal(found.views, itself) for found in matches.values())
         some = np.arange((rays + 1) // 2 if halved else rays)
         chosen, done = [], np.zeros(views, dtype=bool)
         for view in range(views):
             if not done[view]:
                 chosen.append(view)
-                done[[found.views[view] for found in seen.values()]] = True
+                done[[found.views[view] for found in matches.values()]] = True
         target = np.stack(
             [
                 found.views[chosen, None] * rays + np.where(found.backwards[chosen, None], rays - 1 - some, some)
-                for found in seen.values()
+                for found in matches.values()
             ]
         )
         source = np.empty(views * rays, dtype=np.intp)
-        # A ray may be reached in several ways; one of them counts, the same in both directions.
+        # Several moves may give the same ray; forward and adjoint use the same one of them.
         source[target.reshape(-1)] = np.arange(target.size)
-        return cls(tuple(seen), table.select(np.array(chosen), slice(len(some))), source)
+        return cls(tuple(matches), table.select(np.array(chosen), slice(len(some))), source)
 
     def project(self, images: Tensor) -> Tensor:
-        """Line integrals of the whole scan, flat, ``(batch, views * rays)``."""
+        """Line integrals of the whole scan, ``(batch, height, width) -> (batch, views * rays)``."""
         moved = torch.stack([move.apply(images) for move in self.moves], dim=1).flatten(0, 1)
         parts = by_lanes(lambda some: project(self.table, some), moved)
         return parts.reshape(len(images), -1)[:, torch.from_numpy(self.source)]
@@ -146,26 +146,26 @@ class Projector:
 
 @lru_cache(maxsize=16)
 def projector_of(grid: ImageGrid, geometry: Geometry) -> Projector:
-    """The projector of a scan, shared by all operators that use it: its tables are large."""
+    """The projector of a scan, shared by all operators of the scan because its tables are large."""
     return Projector(grid, geometry)
 
 
 def rays_are_ordered(grid: ImageGrid, geometry: Geometry) -> bool:
-    """Whether the rays of a view keep their order within any block of rows: the source is away from the image."""
+    """Whether the rays of a view cross nowhere in a block of rows: the source is far enough from the image."""
     if isinstance(geometry, ParallelBeam):
         return True
     return geometry.source_to_axis_mm > grid.corner_radius_mm + 32 * grid.pixel_mm
 
 
-def _seen_views(geometry: Geometry, matrix: npt.NDArray[np.float64]) -> _Seen | None:
-    """How the views of a scan see a moved image, None where a view sees it as none sees the image itself."""
+def _matches(geometry: Geometry, matrix: npt.NDArray[np.float64]) -> _Matches | None:
+    """Equal views of the image for all views of the moved image, None unless every view has one."""
     angles = geometry.angles
     direction = matrix @ np.stack((-np.sin(angles), np.cos(angles)))
     seen_from = np.arctan2(-direction[0], direction[1])
     mirrored = bool(np.linalg.det(matrix) < 0)
     views = np.full(len(angles), -1)
     backwards = np.zeros(len(angles), dtype=bool)
-    # A parallel view seen from behind is the same view, its rays counted from the other end.
+    # A parallel view at t + pi is the view at t with its rays in reverse order.
     turns = ((0.0, mirrored), (np.pi, not mirrored)) if isinstance(geometry, ParallelBeam) else ((0.0, mirrored),)
     for turn, reverse in turns:
         if reverse and geometry.offset_mm != 0:
@@ -173,11 +173,11 @@ def _seen_views(geometry: Geometry, matrix: npt.NDArray[np.float64]) -> _Seen | 
         missing = np.flatnonzero(views < 0)
         found = _nearest_view(angles, seen_from[missing] + turn)
         views[missing], backwards[missing] = found, reverse & (found >= 0)
-    return None if (views < 0).any() else _Seen(views, backwards)
+    return None if (views < 0).any() else _Matches(views, backwards)
 
 
 def _nearest_view(angles: npt.NDArray[np.floating[Any]], wanted: npt.NDArray[np.floating[Any]]) -> Indices:
-    """Views at the wanted angles modulo a turn, -1 where there is none."""
+    """Indices of the views at the wanted angles modulo a turn, -1 where there is none."""
     turn = 2 * np.pi
     order = np.argsort(angles % turn)
     ring = (angles % turn)[order]
@@ -185,5 +185,5 @@ def _nearest_view(angles: npt.NDArray[np.floating[Any]], wanted: npt.NDArray[np.
     found = np.full(len(wanted), -1)
     for position in ((after - 1) % len(ring), after % len(ring)):
         distance = np.abs((ring[position] - wanted + np.pi) % turn - np.pi)
-        found = np.where(distance < SAME_ANGLE_RAD, order[position], found)
+        found = np.where(distance < _SAME_ANGLE_RAD, order[position], found)
     return found

@@ -1,4 +1,4 @@
-"""every ray over the rows of the image."""
+"""Table of rays for Joseph's method, and its projections in plain torch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,26 +14,21 @@ from .geometry import ImageGrid, Rays
 
 Indices = npt.NDArray[np.intp]
 
-
-#: Columns of zeros at both ends of a row: rays that leave the image go on there.
+#: Columns of zeros at either end of a row, for the rays that leave the image.
 PAD = 2
-
-
-#: Sizes of a batch that the kernels are compiled for.
+#: Batch sizes for which kernels are compiled.
 LANES = (1, 2, 4, 8)
-
-
-#: Most pixels that the torch reference interpolates at a time.
+#: Largest number of pixels that the torch reference interpolates at a time.
 _PIXELS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, eq=False)
 class RayTable:
-    """Rays over an image of a shape: arrays ``(views, rays)`` in double precision, and who is driven by what.
+    """Rays through an image of ``shape``: arrays ``(views, rays)``.
 
-    In row r a ray is at column ``base + r * slope``; its ``length`` between two rows is in mm. For rays driven by
-    columns rows and columns change places. ``by_rows`` says which they are, ``ordered`` whether neighboring rays keep
-    their order over any few rows of the image.
+    In row r, a ray is at column ``base + r * slope``; ``length`` is its length between two rows in mm. Where
+    ``by_rows`` is False, rows and columns change places. ``ordered``: the rays of a view do not cross within a block of
+    rows of the image.
     """
 
     shape: tuple[int, int]
@@ -45,7 +40,7 @@ class RayTable:
 
     @cached_property
     def segments(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Runs ``(view, first ray, ray after the last)`` of rays driven by rows, and by columns."""
+        """Runs ``(view, first ray, ray after the last)`` of rays by rows, and of rays by columns."""
         views, rays = self.by_rows.shape
         change = np.ones((views, rays + 1), dtype=bool)
         change[:, 1:-1] = self.by_rows[:, 1:] != self.by_rows[:, :-1]
@@ -56,7 +51,7 @@ class RayTable:
         return runs[driven], runs[~driven]
 
     def arrays(self, dtype: npt.DTypeLike) -> tuple[Any, ...]:
-        """``base`` in the padded image, ``slope``, ``length`` in the type of the data, ``ordered``: for the kernels."""
+        """Arguments of a kernel: padded ``base``, ``slope``, ``length`` cast to ``dtype``, ``ordered``."""
         if dtype not in self._cast:
             self._cast[dtype] = self.length.astype(dtype)
         return self._shifted, self.slope, self._cast[dtype], self.ordered
@@ -70,7 +65,7 @@ class RayTable:
         return self.base + PAD
 
     def select(self, views: Indices, rays: slice) -> "RayTable":
-        """Some of the rays."""
+        """Table of some of the views and rays."""
         base, slope, length = (np.ascontiguousarray(a[views, rays]) for a in (self.base, self.slope, self.length))
         return RayTable(self.shape, base, slope, length, self.by_rows[views, rays], self.ordered)
 
@@ -82,7 +77,7 @@ def trace(grid: ImageGrid, rays: Rays, *, ordered: bool) -> RayTable:
     along = np.where(by_rows, rays.direction_y, rays.direction_x)
     across = np.where(by_rows, rays.direction_x, rays.direction_y)
     tangent = across / along
-    # Where the ray meets the first row (column), in pixels from the center; rows go down, columns to the right.
+    # Intersection with the first row (column) in mm, then in pixels; rows go down, columns to the right.
     x = rays.point_x + (grid.y_mm[0] - rays.point_y) * tangent
     y = rays.point_y + (grid.x_mm[0] - rays.point_x) * tangent
     base = np.where(by_rows, x / grid.pixel_mm + (width - 1) / 2, (height - 1) / 2 - y / grid.pixel_mm)
@@ -90,7 +85,7 @@ def trace(grid: ImageGrid, rays: Rays, *, ordered: bool) -> RayTable:
 
 
 def project_reference(table: RayTable, images: Tensor) -> Tensor:
-    """:func:`project` in plain torch: any device, any batch; slow, and the oracle of the kernels."""
+    """`joseph.project` in plain torch: for any device and batch, and the reference of the kernels' tests."""
     sinograms = images.new_zeros(len(images), table.base.size)
     for by_rows, rays, index, weight, length in _chunks(table, images):
         flat = _padded(images, by_rows).flatten(1)
@@ -100,7 +95,7 @@ def project_reference(table: RayTable, images: Tensor) -> Tensor:
 
 
 def backproject_reference(table: RayTable, sinograms: Tensor) -> Tensor:
-    """:func:`backproject` in plain torch."""
+    """`joseph.backproject` in plain torch."""
     images = sinograms.new_zeros(len(sinograms), *table.shape)
     for by_rows, rays, index, weight, length in _chunks(table, sinograms):
         value = (sinograms.flatten(1)[:, rays] * length).unsqueeze(-1)
@@ -114,7 +109,7 @@ def backproject_reference(table: RayTable, sinograms: Tensor) -> Tensor:
 
 
 def by_lanes(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Call a kernel with batches that it is compiled for, the last one filled up with zeros."""
+    """Call a kernel on parts of a batch whose sizes are in `LANES`; the last part is padded with zeros."""
     if len(batch) in LANES:
         return function(batch).contiguous()
     results = []
@@ -122,7 +117,7 @@ def by_lanes(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         count = next(lanes for lanes in LANES if lanes >= len(part))
         filled = part if count == len(part) else torch.cat((part, part.new_zeros(count - len(part), *part.shape[1:])))
         results.append(function(filled)[: len(part)])
-    # A new tensor in any case, the batch outermost again.
+    # A kernel returns the batch innermost; torch expects it outermost.
     return torch.cat(results).contiguous()
 
 
@@ -131,7 +126,7 @@ def _padded(images: Tensor, by_rows: bool) -> Tensor:
 
 
 def _chunks(table: RayTable, like: Tensor) -> Iterator[tuple[bool, Tensor, Tensor, Tensor, Tensor]]:
-    """Rays in parts: driven by what, their numbers, left pixels and weights ``(rays, rows)``, and lengths."""
+    """In parts: whether by rows, indices of the rays, left pixels and weights ``(rays, rows)``, lengths."""
     for by_rows in (True, False):
         height, width = table.shape if by_rows else table.shape[::-1]
         numbers = np.flatnonzero(table.by_rows == by_rows)

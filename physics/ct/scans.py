@@ -9,7 +9,7 @@ from .geometry import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced
 
 
 class ScanPreset(NamedTuple):
-    """A published scan: grid, geometry, and the photons per ray of its measurement model (None: measured data)."""
+    """A published scan: grid, geometry, and photons per ray of its noise model (None: measured data)."""
 
     grid: ImageGrid
     geometry: Geometry
@@ -17,7 +17,7 @@ class ScanPreset(NamedTuple):
 
 
 def lodopab() -> ScanPreset:
-    """LoDoPaB-CT: 362x362 pixels on 26 cm, parallel beam, 1000 views in the middle of equal parts of half a turn.
+    """LoDoPaB-CT: 362x362 pixels on 26 cm, parallel beam, 1000 views centered in equal parts of half a turn.
 
     References
     ----------
@@ -29,7 +29,7 @@ def lodopab() -> ScanPreset:
     return ScanPreset(grid, ParallelBeam(evenly_spaced(1000, step, step / 2), 513, 260 * math.sqrt(2) / 513), 4096.0)
 
 
-#: views, detectors, pixel, pitch, source to axis, axis to detector (one unit is 100 mm), photons, angle step.
+#: Views, detectors, pixel, pitch, source to axis, axis to detector (lengths in 100 mm), photons, angle step in rad.
 _HYPERFED = (
     (512, 368, 0.0133, 0.025716, 5.95, 4.906, 5.0e4, 0.012268),
     (512, 315, 0.014, 0.03, 4.5, 3.5, 6.875e4, 0.012268),
@@ -42,8 +42,8 @@ _HYPERFED = (
 def hyperfed(protocol: int) -> ScanPreset:
     """One of the five fan-beam protocols of HyperFed, 256x256 pixels.
 
-    The views of protocols 3 and 5 overlap a little beyond a turn. The detectors cover the inscribed circle of the
-    image and not its corners. Taken as flat.
+    The views of protocols 3 and 5 extend a little beyond a turn. The detectors cover the inscribed circle of the image
+    and not its corners; they are assumed flat.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def hyperfed(protocol: int) -> ScanPreset:
 
 
 def htc2022() -> ScanPreset:
-    """Helsinki Tomography Challenge 2022: the center row of a cone beam, 721 views of which the last repeats the first.
+    """Helsinki Tomography Challenge 2022: central row of a cone beam, 721 views, the last a repetition of the first.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What an X-ray detector counts: photons, electronic noise, starvation; counts to line integrals and their weights."""
+"""Photon counts of an X-ray detector, and the line integrals and statistical weights that follow from them."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from torch import Tensor
 from .geometry import Geometry, ImageGrid
 from .projector import projector_of
 
-#: Attenuation of water and air in 1/mm, those of LoDoPaB-CT.
+#: Attenuation of water and air in 1/mm, as in LoDoPaB-CT.
 MU_WATER = 0.02
 MU_AIR = 2e-5
-#: Largest attenuation of LoDoPaB-CT in 1/mm, that of 3071 HU: its images and sinograms are in units of it.
+#: Attenuation at 3071 HU in 1/mm: unit of LoDoPaB-CT's images and sinograms.
 LODOPAB_MU_MAX = MU_WATER + 3.071 * (MU_WATER - MU_AIR)
 
 
 def hu_to_attenuation(hu: Tensor) -> Tensor:
-    """Hounsfield units to 1/mm; the values of air and water are :data:`MU_AIR` and :data:`MU_WATER`."""
+    """Hounsfield units to 1/mm, linear between :data:`MU_AIR` at -1000 and :data:`MU_WATER` at 0."""
     return MU_WATER + hu / 1000 * (MU_WATER - MU_AIR)
 
 
@@ -34,17 +34,17 @@ class Transmission:
     Parameters
     ----------
     photons
-        N per ray before the object: a number, or a tensor that broadcasts to ``(views, detectors)``, as a bow-tie
-        filter and the modulation of the tube current make it.
+        N, photons per ray before the object: a number, or a tensor that broadcasts to ``(views, detectors)`` for a
+        bow-tie filter or a modulated tube current.
     electronic_noise
-        Standard deviation in counts.
+        Standard deviation :math:`\sigma` in counts.
     floor
-        Smallest count that a logarithm is taken of; LoDoPaB-CT's 0.1.
+        Lower bound of the counts in the logarithm; 0.1 as in LoDoPaB-CT.
 
     Raises
     ------
     ValueError
-        If there are no photons, or a number is negative.
+        If photons or floor are not positive, or the noise is negative.
     """
 
     photons: float | Tensor
@@ -54,7 +54,7 @@ class Transmission:
     def __post_init__(self) -> None:
         photons = torch.as_tensor(self.photons, dtype=torch.float64)
         if not bool((photons > 0).all()) or not bool(photons.isfinite().all()):
-            raise ValueError(f"Transmission: photons reach {float(photons.min())}, expected finite numbers above zero")
+            raise ValueError(f"Transmission: photons reach {float(photons.min())}, expected finite numbers above 0")
         if not 0 <= self.electronic_noise < math.inf:
             raise ValueError(f"Transmission: electronic_noise is {self.electronic_noise}, expected 0 or more")
         if not 0 < self.floor < math.inf:
@@ -65,11 +65,11 @@ class Transmission:
         return self.detected((-line_integrals).exp(), generator)
 
     def expected_counts(self, line_integrals: Tensor) -> Tensor:
-        """Mean counts that belong to line integrals."""
+        """Mean counts for these line integrals."""
         return self._photons(line_integrals) * (-line_integrals).exp()
 
     def detected(self, transmitted: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw counts from the transmitted part of the beam."""
+        """Draw counts from the transmitted fraction of the beam."""
         counts = torch.poisson(self._photons(transmitted) * transmitted, generator=generator)
         if self.electronic_noise > 0:
             noise = torch.randn(counts.shape, dtype=counts.dtype, device=counts.device, generator=generator)
@@ -77,12 +77,12 @@ class Transmission:
         return counts
 
     def line_integrals(self, counts: Tensor) -> Tensor:
-        r""":math:`-\log(\max(I, \mathrm{floor}) / N)`, finite for any counts, and so is its gradient."""
+        r""":math:`-\log(\max(I, \mathrm{floor}) / N)`; value and gradient are finite for any counts."""
         self._require_counts(counts)
         return (self._photons(counts) / counts.clamp_min(self.floor)).log()
 
     def ray_weights(self, counts: Tensor) -> Tensor:
-        r"""Square roots of the statistical weights of line integrals, root mean square 1 over the last two axes.
+        r"""Square roots of the statistical weights of the line integrals, with root mean square 1 per sinogram.
 
         The variance of :math:`-\log(I/N)` is about :math:`(I + \sigma^2) / I^2` [TW]_.
 
@@ -95,7 +95,7 @@ class Transmission:
         return weights / weights.square().mean((-2, -1), keepdim=True).sqrt()
 
     def noise_std(self, counts: Tensor) -> Tensor:
-        """Standard deviation of the line integrals that belong to these counts."""
+        """Standard deviation of the line integrals for these counts."""
         self._require_counts(counts)
         counted = counts.clamp_min(max(self.floor, 1.0))
         return (counted + self.electronic_noise**2).sqrt() / counted
@@ -105,7 +105,7 @@ class Transmission:
 
     def _require_counts(self, counts: Tensor) -> None:
         if bool(counts.isnan().any()):
-            raise ValueError("Transmission: counts hold NaN, expected photon counts; mark dead elements by weight zero")
+            raise ValueError("Transmission: counts hold NaN, expected photon counts; give dead elements weight zero")
 
 
 def lodopab_observation(attenuation: Tensor, project: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
@@ -120,8 +120,8 @@ def lodopab_observation(attenuation: Tensor, project: Callable[[Tensor], Tensor]
 
     Returns
     -------
-        ``(..., views, detectors)`` in mm: divided by the attenuation :data:`LODOPAB_MU_MAX`, as the images are. The
-        data set gives them in m.
+        ``(..., views, detectors)`` in mm, because line integrals are divided by :data:`LODOPAB_MU_MAX`. The data set
+        stores them in m.
     """
     model = Transmission(4096.0)
     return model.line_integrals(model.counts(project(attenuation), generator)) / LODOPAB_MU_MAX
@@ -138,7 +138,7 @@ def simulate_counts(
 ) -> Tensor:
     """Counts of an object on a fine grid; a detector element averages the intensities of several rays.
 
-    What reconstructs on a coarser grid with one ray per element then never meets its own projections.
+    No inverse crime: reconstruction uses a coarser grid and one ray per element.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def simulate_counts(
     grid
         At least twice as fine as the image to be reconstructed, see :meth:`ImageGrid.refined`.
     rays_per_detector
-        Evenly spread over an element.
+        Rays, evenly spread over an element.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def simulate_counts(
 
 
 def transmitted(attenuation: Tensor, grid: ImageGrid, geometry: Geometry, rays_per_detector: int = 3) -> Tensor:
-    """Part of the beam that each element sees, averaged over several rays; parameters as :func:`simulate_counts`."""
+    """Transmitted fraction of the beam per element, mean of several rays; parameters as :func:`simulate_counts`."""
     if tuple(attenuation.shape[-2:]) != grid.shape:
         raise ValueError(
             f"transmitted: attenuation has trailing shape {tuple(attenuation.shape[-2:])}, expected {grid.shape}"

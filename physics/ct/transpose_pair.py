@@ -1,4 +1,4 @@
-"""A linear map and its transpose that autograd does not see into: kernels, and their derivatives of any order."""
+"""Derivatives of any order for a linear map and its transpose that autograd cannot differentiate, such as kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 class Transposed(torch.autograd.Function):
-    """Apply a map of ``(batch, rows, columns)``; its derivative is its transpose, and the other way round.
+    """Apply a linear map of ``(batch, rows, columns)``; the backward pass applies its transpose, and vice versa.
 
     Called as ``Transposed.apply(tensor, forward, transpose)``; leading axes of the tensor are batch.
     """

@@ -1,4 +1,4 @@
-"""Coil sensitivity maps: simulated ones, and estimates from the fully sampled center of k-space."""
+"""Coil sensitivity maps: simulated, or estimated from the fully sampled center of k-space."""
 
 import hashlib
 import os
@@ -15,8 +15,8 @@ from .cartesian import root_sum_of_squares
 from .fourier import ifft2c
 from .sampling import calibration_block
 
-#: Part of every cache key: raise it when an estimate changes.
-CACHE_VERSION = "1"
+#: Part of the name of every stored file of maps: raise it when an estimate changes.
+_VERSION = "1"
 
 
 def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5) -> Tensor:
@@ -29,10 +29,10 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
     shape
         ``(height, width)``.
     seed
-        Moves the coils along and across the ring and turns their phases, as no two head arrays are alike.
-        None: equally spaced.
+        Random changes of the coils' positions and phases, so that each seed is another head array. None:
+        equally spaced coils of equal phase.
     radius
-        Of the ring, in halves of the field of view. Below 1.3 a coil may lie within the image.
+        Radius of the ring in halves of the field of view. Below 1.3 a coil may lie within the image.
 
     Returns
     -------
@@ -41,11 +41,7 @@ def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None,
     if n_coils < 1 or min(shape) < 1:
         raise ValueError(f"birdcage_maps: {n_coils} coils on {shape}, expected at least one coil and one pixel")
     index = torch.arange(n_coils, dtype=torch.float64)
-    angle, distance, phase = (
-        2 * torch.pi * index / n_coils,
-        torch.full_like(index, radius),
-        torch.zeros_like(index),
-    )
+    angle, distance, phase = 2 * torch.pi * index / n_coils, torch.full_like(index, radius), torch.zeros_like(index)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
         jitter = torch.rand(3, n_coils, generator=generator, dtype=torch.float64) - 0.5
@@ -69,31 +65,30 @@ def espirit_maps(
 ) -> Tensor:
     r"""Coil maps as the dominant eigenvectors of the calibration matrix's image-space operator (ESPIRiT).
 
-    The algorithm and settings of sigpy's ``EspiritCalib``, whose maps these equal within rounding and a
-    phase per pixel, several times faster: its sum over kernels of image-sized outer products is here the
-    Fourier series of the kernels' autocorrelation, its power iteration an eigendecomposition.
+    Algorithm and settings are those of sigpy's ``EspiritCalib``; the maps agree within rounding and a phase
+    per pixel. Several times faster: the sum over kernels of image-sized outer products is computed as the
+    Fourier series of the kernels' autocorrelation, and an eigendecomposition replaces the power iteration.
 
     Parameters
     ----------
     kspace
         complex, shape ``(coils, height, width)``, fully sampled in the calibration region. Any scale.
     calibration_width
-        Edge of the centered calibration region in samples, or ``(height, width)`` of it. Edges longer than
-        k-space are cut to it.
+        Edge of the centered calibration region in samples, or its ``(height, width)``; at most the size of
+        k-space.
     kernel_width
-        Edge of the kernels. Along an edge of the region shorter than 3 kernels it is a third of that edge,
-        at least 3: fewer positions of the kernel would leave its noise space too large (measured: error
-        halved at width 8).
+        Edge of the kernels. Where the region is shorter than 3 kernels, a third of the region's edge but at
+        least 3: with fewer kernel positions the noise space would be too large (measured: error halved at
+        width 8).
     threshold
         Singular values of the calibration matrix below this part of the largest count as noise.
 
     Returns
     -------
-        complex64, shape ``(coils, height, width)``, unit root sum of squares at every pixel: nothing is
-        cropped, so the object has no hole and its values need no division; where there is no signal a map
-        has no meaning, but nothing to encode either. The phase is relative to the principal component of the
-        coils (as BART's), smoother than relative to the first coil, which may be blind somewhere. Coils
-        without any data give the constant map.
+        complex64, shape ``(coils, height, width)``, unit root sum of squares at every pixel. Nothing is
+        cropped, so the object has no holes; the maps are meaningless where there is no signal, which does no
+        harm. The phase is relative to the principal component of the coils, as in BART: smoother than
+        relative to the first coil, which may be blind somewhere. Coils without any data give constant maps.
 
     References
     ----------
@@ -113,7 +108,7 @@ def espirit_maps(
 
 
 def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
-    """Coil maps as low-resolution coil images over their root sum of squares: fast, biased at edges.
+    """Coil maps as low-resolution coil images divided by their root sum of squares: fast, biased at edges.
 
     Parameters
     ----------
@@ -125,8 +120,8 @@ def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
 
     Returns
     -------
-        complex64, shape ``(coils, height, width)``, unit root sum of squares. Coils without any data give the
-        constant map.
+        complex64, shape ``(coils, height, width)``, unit root sum of squares. Coils without any data give
+        constant maps.
     """
     _require_kspace("low_resolution_maps", kspace)
     rows, columns = _calibration_region(kspace, mask)
@@ -144,28 +139,28 @@ def _espirit_from_mask(kspace: Tensor, mask: Tensor) -> Tensor:
     return _espirit(_in_double("estimate_maps", kspace[:, rows, columns]), (kspace.shape[-2], kspace.shape[-1]))
 
 
-#: How :func:`estimate_maps` finds maps, by name.
+#: Methods of :func:`estimate_maps` by name.
 MAP_ESTIMATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "espirit": _espirit_from_mask,
     "low_resolution": low_resolution_maps,
 }
 
 
-def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", cache: Path | None = None) -> Tensor:
-    """Coil maps from the samples that the mask keeps and no others, optionally kept on disk.
+def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_folder: Path | None = None) -> Tensor:
+    """Coil maps from the measured samples alone, optionally stored on disk.
 
     Parameters
     ----------
     kspace
         complex, shape ``(coils, height, width)``.
     mask
-        ``(width,)``, ``(1, width)`` or ``(height, width)``. Its fully sampled center, at most 24 wide,
-        calibrates.
+        Measured samples, ``(width,)``, ``(1, width)`` or ``(height, width)``. The maps are estimated from
+        its fully sampled center, at most 24 wide.
     method
         ``"espirit"`` or ``"low_resolution"``.
-    cache
-        Folder of safetensors files, named by the SHA-256 of samples, mask and method. A damaged file is
-        computed anew.
+    maps_folder
+        Folder of stored maps, one safetensors file for each SHA-256 of samples, mask and method. Maps whose
+        file is missing or damaged are estimated and stored.
 
     Returns
     -------
@@ -180,11 +175,11 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", cache: 
     if method not in MAP_ESTIMATES:
         raise ValueError(f"estimate_maps: no method {method!r}, expected one of {', '.join(MAP_ESTIMATES)}")
     mask = mask.to(kspace.device) != 0
-    # where, not a product: a sample that was not measured may hold anything, NaN included.
+    # where, not a product: samples that were not measured may be NaN.
     measured = torch.where(mask, kspace, 0)
-    if cache is None:
+    if maps_folder is None:
         return MAP_ESTIMATES[method](measured, mask)
-    path = cache / f"{_key(measured, mask, method)}.safetensors"
+    path = maps_folder / f"{_digest(measured, mask, method)}.safetensors"
     maps = _read(path, measured)
     if maps is None:
         maps = MAP_ESTIMATES[method](measured, mask)
@@ -192,25 +187,26 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", cache: 
     return maps
 
 
-def _calibration_region(kspace: Tensor, mask: Tensor, longest: int = 24) -> tuple[slice, slice]:
+def _calibration_region(kspace: Tensor, mask: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of the fully sampled center, at most 24 each."""
     if mask.shape[-1] != kspace.shape[-1] or (mask.ndim > 1 and mask.shape[-2] not in (1, kspace.shape[-2])):
         raise ValueError(
-            f"calibration: mask has shape {tuple(mask.shape)}, k-space {tuple(kspace.shape)}; expected a "
-            f"mask "
+            f"calibration: mask has shape {tuple(mask.shape)}, k-space {tuple(kspace.shape)}; expected a mask "
             f"({kspace.shape[-1]},) or ({kspace.shape[-2]} | 1, {kspace.shape[-1]})"
         )
     block = calibration_block(mask)
     rows = block[0] if len(block) == 2 else slice(0, kspace.shape[-2])
-    return _middle(rows, longest), _middle(block[-1], longest)
+    return _middle(rows, 24), _middle(block[-1], 24)
 
 
 def _middle(part: slice, width: int) -> slice:
+    """The middle of a slice, at most ``width`` long."""
     first = max((part.start + part.stop) // 2 - width // 2, part.start)
     return slice(first, min(first + width, part.stop))
 
 
 def _in_double(who: str, block: Tensor) -> Tensor:
-    """The block in double precision: the squares of k-space of any scale neither under- nor overflow."""
+    """The block in double precision, in which squares of k-space neither underflow nor overflow."""
     if not block.isfinite().all():
         raise ValueError(f"{who}: the calibration region holds NaN or infinite samples; leave this k-space out")
     return block.to(torch.complex128)
@@ -237,11 +233,10 @@ def _espirit(block: Tensor, shape: tuple[int, int], kernel_width: int = 6, thres
 
 
 def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
-    r"""Per pixel :math:`\sum_k a_k a_k^H` of the kernels' images :math:`a_k`, ``(height, width, coils,
-    coils)``.
+    r"""Matrix :math:`\sum_k a_k a_k^H` of every pixel, with :math:`a_k` the image of kernel k.
 
     A product of images is a convolution of their spectra, so the sum is the Fourier series of the kernels'
-    autocorrelation, which has (2 * width - 1) terms per axis whatever the image's size.
+    autocorrelation, with (2 * width - 1) terms per axis for any image size. Shape ``(height, width, coils, coils)``.
     """
     height, width = kernels.shape[-2:]
     padded = torch.fft.fft2(kernels, s=(2 * height - 1, 2 * width - 1))
@@ -253,7 +248,7 @@ def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _fourier_series(n: int, reach: int, like: Tensor) -> Tensor:
-    """exp(2 pi i d r / n) for pixels r around the center and shifts d in (-reach, reach)."""
+    """``exp(2 pi i d r / n)`` for pixels r counted from the center and shifts d in ``(-reach, reach)``."""
     pixels = torch.arange(n, device=like.device, dtype=torch.float64) - n // 2
     shifts = torch.arange(1 - reach, reach, device=like.device, dtype=torch.float64)
     angle = 2 * torch.pi / n * pixels[:, None] * shifts
@@ -261,7 +256,7 @@ def _fourier_series(n: int, reach: int, like: Tensor) -> Tensor:
 
 
 def _hann(n: int, like: Tensor) -> Tensor:
-    # n + 2 with the zero ends left out: every sample of a narrow block counts.
+    # n + 2 samples without the two zero ends: every sample of a narrow block has a weight.
     return torch.hann_window(n + 2, periodic=False, device=like.device)[1:-1]
 
 
@@ -276,8 +271,8 @@ def _require_kspace(who: str, kspace: Tensor) -> None:
         raise ValueError(f"{who}: k-space has shape {tuple(kspace.shape)}, expected (coils, height, width)")
 
 
-def _key(kspace: Tensor, mask: Tensor, method: str) -> str:
-    digest = hashlib.sha256(f"{CACHE_VERSION} {method} {tuple(kspace.shape)} {tuple(mask.shape)}".encode())
+def _digest(kspace: Tensor, mask: Tensor, method: str) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {method} {tuple(kspace.shape)} {tuple(mask.shape)}".encode())
     digest.update(kspace.cpu().contiguous().to(torch.complex64).numpy().tobytes())
     digest.update(mask.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -295,7 +290,7 @@ def _read(path: Path, kspace: Tensor) -> Tensor | None:
 
 def _write(path: Path, maps: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A file of its own, then one rename: two processes may compute the same maps, none may read half of them.
+    # Write a temporary file, then rename: two processes may store the same maps, none may read half a file.
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
     try:

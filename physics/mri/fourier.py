@@ -1,4 +1,4 @@
-"""Centered orthonormal Fourier transforms over the last two axes, and the phase ramps that make them shift-free."""
+"""Centered orthonormal Fourier transforms over the last two axes, with shifts or with phase ramps."""
 
 import math
 
@@ -45,14 +45,15 @@ def centering_phases(n: int, dtype: torch.dtype, device: torch.device) -> tuple[
 
     Returns
     -------
-        ``(a, b)``, complex, shape ``(n,)``. Integer arithmetic modulo ``n`` keeps them exact to rounding.
+        ``(a, b)``, complex, shape ``(n,)`` each.
     """
     center = n // 2
+    # Integer arithmetic modulo n: the phases are exact to rounding at any n.
     index = torch.arange(n, dtype=torch.int64)
     turns = torch.stack(((center * index) % n, (center * (index - center)) % n)).to(torch.float64)
     angle = turns * (2.0 * math.pi / n)
     phases = torch.complex(angle.cos(), angle.sin())
-    if n % 2 == 0:  # cos and sin of pi leave 1e-16 behind; the signs are exact
+    if n % 2 == 0:  # cos(pi) and sin(pi) are off by 1e-16; signs are exact
         phases = torch.complex(phases.real.round(), torch.zeros_like(phases.imag))
     phases = phases.to(dtype=dtype, device=device)
     return phases[0], phases[1]

@@ -1,4 +1,4 @@
-"""Cartesian sampling masks: fastMRI's column families, partial Fourier, and 2-D variable density."""
+"""Cartesian sampling masks: fastMRI's column masks, partial Fourier, and 2-D masks of variable density."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: An int, or fastMRI's sequence of ints made of a file name, see :func:`file_seed`.
+#: An int, or the sequence of ints that fastMRI makes of a file name, see :func:`file_seed`.
 Seed = int | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingMask:
-    """Which positions of k-space are measured.
+    """The measured positions of k-space.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ class SamplingMask:
     family
         Key of :data:`SAMPLINGS`.
     center_lines
-        Width of the fully sampled center that was asked for, in columns; for the 2-D families the shorter
-        edge of the calibration rectangle.
+        Requested width of the fully sampled center in columns; for the 2-D families the shorter edge of the
+        calibration rectangle.
 
     Raises
     ------
@@ -45,27 +45,26 @@ class SamplingMask:
 
     @property
     def effective_acceleration(self) -> float:
-        """Positions per measured position; with a dense center it differs from the nominal acceleration."""
+        """All positions divided by measured positions; a dense center makes it lower than the nominal value."""
         return self.mask.numel() / int(self.mask.sum())
 
 
 def file_seed(name: str) -> tuple[int, ...]:
-    """Seed that fastMRI derives from a file name, the code point of each character: one mask per volume."""
+    """fastMRI's seed of a volume: the code points of the characters of its file name."""
     return tuple(map(ord, name))
 
 
 def random_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Columns drawn independently so that ``width / acceleration`` are expected, bit-equal to fastMRI's
-    random mask.
+    """Columns drawn independently, ``width / acceleration`` on average; bit-equal to fastMRI's ``RandomMaskFunc``.
 
     Parameters
     ----------
     width
         Columns along the phase axis.
     acceleration
-        Nominal acceleration, at least 1. The effective one scatters: 3.1 to 5.3 for a nominal 4.
+        Nominal acceleration, at least 1. The effective acceleration scatters: 3.1 to 5.3 for a nominal 4.
     center_fraction
-        Part of the columns that forms the fully sampled center, 0 to 1.
+        Fraction of the columns in the fully sampled center, 0 to 1.
     seed
         An int or a sequence of ints; :func:`file_seed` gives fastMRI's seed of a file.
     """
@@ -76,10 +75,9 @@ def random_mask(width: int, acceleration: float, center_fraction: float, seed: S
 
 
 def equispaced_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Every ``acceleration``-th column from a random offset, plus the center; fastMRI's
-    ``EquiSpacedMaskFunc``.
+    """Every ``acceleration``-th column from a random offset, plus the center; fastMRI's ``EquiSpacedMaskFunc``.
 
-    The center comes on top, so the effective acceleration is lower: a nominal 4 with 8 % center is 3.23.
+    The center is added, so the effective acceleration is lower: 3.23 for a nominal 4 with a center of 8 %.
     Parameters as in :func:`random_mask`; the acceleration must be a whole number.
     """
     step = _whole("equispaced_mask", acceleration)
@@ -90,9 +88,9 @@ def equispaced_mask(width: int, acceleration: float, center_fraction: float, see
 
 
 def equispaced_fraction_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Nearly equispaced columns, thinned to reach the acceleration; fastMRI's ``EquispacedMaskFractionFunc``.
+    """Nearly equispaced columns, spaced to reach the acceleration; fastMRI's ``EquispacedMaskFractionFunc``.
 
-    Parameters as in :func:`random_mask`. A center that alone exceeds the budget is a ValueError.
+    Parameters as in :func:`random_mask`. A ValueError if the center alone has ``width / acceleration`` columns.
     """
     center, generator = _center("equispaced_fraction_mask", width, acceleration, center_fraction, seed)
     n_center = int(center.sum())
@@ -106,9 +104,10 @@ def equispaced_fraction_mask(width: int, acceleration: float, center_fraction: f
 
 
 def magic_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Equispaced columns whose offsets on the two sides of k-space interleave under conjugate symmetry.
+    """Equispaced columns with other offsets on either side of k-space, which interleave under conjugate symmetry.
 
-    Bit-equal to fastMRI's ``MagicMaskFunc``. Parameters as in :func:`random_mask`; whole-number acceleration.
+    Bit-equal to fastMRI's ``MagicMaskFunc``. Parameters as in :func:`random_mask`; the acceleration must be a
+    whole number.
 
     References
     ----------
@@ -121,11 +120,10 @@ def magic_mask(width: int, acceleration: float, center_fraction: float, seed: Se
 
 
 def magic_fraction_mask(width: int, acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """:func:`magic_mask` with the spacing adjusted to reach the acceleration; fastMRI's
-    ``MagicMaskFractionFunc``.
+    """:func:`magic_mask` spaced to reach the acceleration; fastMRI's ``MagicMaskFractionFunc``.
 
-    The center is cut to the budget of ``width / acceleration`` columns and has at least one. Parameters as in
-    :func:`random_mask`. A center that leaves nothing of the budget is a ValueError.
+    The center has at least one and at most ``width / acceleration`` columns. Parameters as in
+    :func:`random_mask`. A ValueError if the center leaves no other columns to measure.
     """
     wanted, generator = _center("magic_fraction_mask", width, acceleration, center_fraction, seed)
     n_budget = round(width / acceleration)
@@ -139,11 +137,10 @@ def magic_fraction_mask(width: int, acceleration: float, center_fraction: float,
 def partial_fourier_mask(
     width: int, acceleration: float, center_fraction: float, seed: Seed, fraction: float = 0.75
 ) -> SamplingMask:
-    """Equispaced columns inside the acquired ``fraction`` of k-space; the lowest phase frequencies are left
-    out.
+    """Equispaced columns in the acquired ``fraction`` of k-space; the most negative frequencies are left out.
 
-    Parameters as in :func:`random_mask`. The acceleration is the spacing inside the acquired part, so a
-    nominal 3 with fraction 0.75 approaches 4.
+    Parameters as in :func:`random_mask`. The acceleration is the spacing inside the acquired fraction: a nominal
+    3 with fraction 0.75 approaches an effective 4.
 
     Raises
     ------
@@ -157,8 +154,7 @@ def partial_fourier_mask(
     n_center = equispaced.center_lines
     if n_center and first > (width - n_center + 1) // 2:
         raise ValueError(
-            f"partial_fourier_mask: fraction {fraction} of {width} columns cuts into the center of "
-            f"{n_center}; "
+            f"partial_fourier_mask: fraction {fraction} of {width} columns cuts into the center of {n_center}; "
             "raise the fraction or lower the center fraction"
         )
     mask = equispaced.mask.clone()
@@ -167,10 +163,10 @@ def partial_fourier_mask(
 
 
 def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Variable-density Poisson-disc pattern in the plane of two phase axes (ky, kz), from sigpy.
+    """Variable-density Poisson-disc mask in the plane of two phase axes (ky, kz), from sigpy.
 
-    For slices of 3-D acquisitions, whose both axes are phase-encoded. Corners outside the ellipse are not
-    sampled.
+    For slices of 3-D acquisitions, in which both axes are phase-encoded. The corners outside the inscribed
+    ellipse are not sampled.
 
     Parameters
     ----------
@@ -179,12 +175,12 @@ def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: f
     acceleration
         Effective acceleration, above 1, reached within 0.1.
     center_fraction
-        Edge of the calibration rectangle as a part of height and width.
+        Edges of the calibration rectangle as a fraction of height and width.
     seed
         An int or a sequence of ints.
     """
     _require("poisson_mask", shape, acceleration, center_fraction)
-    import sigpy.mri  # Imports numba, 1.5 s: only for those who draw such a mask.
+    import sigpy.mri  # late: it imports numba, 1.5 s
 
     center = (round(shape[0] * center_fraction), round(shape[1] * center_fraction))
     number = int(np.random.RandomState(seed).randint(2**31 - 1))
@@ -192,18 +188,17 @@ def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: f
         mask = sigpy.mri.poisson(shape, acceleration, calib=center, dtype=bool, seed=number)
     except ValueError as error:
         raise ValueError(
-            f"poisson_mask: {error} Shape {shape}, center {center}: choose an acceleration above 1 that "
-            f"leaves more "
-            "than the center"
+            f"poisson_mask: {error} Shape {shape}, center {center}: choose an acceleration above 1 that leaves "
+            "more than the center"
         ) from None
     return SamplingMask(torch.from_numpy(mask), "poisson", min(center))
 
 
 def gaussian_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:
-    """Points drawn without repetition with Gaussian density in the plane of two phase axes (ky, kz).
+    """Points drawn without replacement from a Gaussian density in the plane of two phase axes (ky, kz).
 
-    The density has a standard deviation of a fifth of each edge; with the calibration rectangle exactly
-    ``round(height * width / acceleration)`` points are measured. Parameters as in :func:`poisson_mask`.
+    The standard deviation is a fifth of each edge. Exactly ``round(height * width / acceleration)`` points are
+    measured, those of the calibration rectangle included. Parameters as in :func:`poisson_mask`.
     """
     _require("gaussian_mask", shape, acceleration, center_fraction)
     n_points = round(shape[0] * shape[1] / acceleration)
@@ -214,7 +209,7 @@ def gaussian_mask(shape: tuple[int, int], acceleration: float, center_fraction: 
     y, x = ((np.arange(n) - n // 2) / (0.2 * n) for n in shape)
     density = np.exp(-0.5 * (y[:, None] ** 2 + x**2)) * ~center
     generator = np.random.RandomState(seed)
-    # Keys u**(1/density), the largest kept, sample without repetition proportional to the density.
+    # The points with the largest keys u**(1/density) are a draw without replacement from the density.
     keys = np.log(generator.uniform(size=shape)) / np.maximum(density, 1e-300)
     chosen = np.argsort(np.where(center, -np.inf, keys), axis=None)[::-1][: n_points - center.sum()]
     mask = center.copy()
@@ -234,7 +229,7 @@ PLANE_SAMPLINGS: dict[str, Callable[[tuple[int, int], float, float, Seed], Sampl
     "poisson": poisson_mask,
     "gaussian": gaussian_mask,
 }
-#: Every family by name. Those of `COLUMN_SAMPLINGS` take a width, those of `PLANE_SAMPLINGS` a shape.
+#: Every family by name. Families in `COLUMN_SAMPLINGS` take a width, those in `PLANE_SAMPLINGS` a shape.
 SAMPLINGS: dict[str, Callable[..., SamplingMask]] = {**COLUMN_SAMPLINGS, **PLANE_SAMPLINGS}
 
 
@@ -257,12 +252,11 @@ def samples_center(mask: Tensor) -> bool:
 
 
 def calibration_block(mask: Tensor) -> tuple[slice, ...]:
-    """Fully sampled block that contains the center of k-space, one slice per axis of the mask.
+    """Fully sampled block around the center of k-space, one slice per axis of the mask.
 
-    For a column mask the longest run round the center index; for a plane the rectangle grown from the center
-    side by side. Sampled neighbors of the intended center belong to it: they are just as usable. The
-    slices say where the block lies, which its width alone does not: fastMRI's centers of even width in
-    k-space of odd width lie one column to the right of where a crop would look.
+    For a column mask the longest run of sampled columns around the center; for a plane a rectangle grown from
+    the center one side at a time. Sampled neighbors of the requested center belong to it. Slices and not widths:
+    fastMRI's centers of even width in k-space of odd width lie one column to the right of a centered crop.
 
     Parameters
     ----------
@@ -282,9 +276,8 @@ def calibration_block(mask: Tensor) -> tuple[slice, ...]:
     low, high = [n // 2 for n in plane.shape], [n // 2 + 1 for n in plane.shape]
     if not plane[low[0], low[1]]:
         raise ValueError(
-            "calibration_block: the mask does not sample the center of k-space, so nothing can be "
-            "calibrated from it; "
-            "use a mask with a center fraction above 0"
+            "calibration_block: the mask does not sample the center of k-space, so nothing can be calibrated "
+            "from it; use a mask with a center fraction above 0"
         )
     grown = True
     while grown:
@@ -322,7 +315,7 @@ def _center_columns(width: int, n_center: int) -> np.ndarray:
 
 def _offset_columns(width: int, step: int, generator: np.random.RandomState) -> np.ndarray:
     offset = int(generator.randint(0, high=step))
-    # Conjugate symmetry pairs column p with -p: an odd sum of the two offsets makes the pairs interleave.
+    # Conjugate symmetry pairs columns p and -p: the pairs interleave if the sum of the two offsets is odd.
     positive_offset, negative_offset = (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
     positive = np.zeros((width + 1) // 2, dtype=bool)
     negative = np.zeros(width // 2, dtype=bool)
@@ -337,7 +330,7 @@ def _columns(family: str, mask: np.ndarray, n_center: int) -> SamplingMask:
 
 def _whole(who: str, acceleration: float) -> int:
     if acceleration != round(acceleration):
-        raise ValueError(f"{who}: acceleration is {acceleration}, expected a whole number: it is a spacing of columns")
+        raise ValueError(f"{who}: acceleration is {acceleration}, expected a whole number of columns")
     return round(acceleration)
 
 

@@ -1,4 +1,4 @@
-"""Test objects drawn by seed."""
+"""Digital phantoms: random heads and bodies, ellipses with analytic transforms."""
 
 from .bodies import BODY_FAMILIES, body_phantom, body_volume
 from .ellipses import EllipsePhantom, shepp_logan

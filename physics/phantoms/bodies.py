@@ -1,4 +1,4 @@
-"""CT test objects: textured slices of bodies that do not exist, in Hounsfield units, drawn by seed."""
+"""Random CT phantoms: textured slices of fictitious bodies in Hounsfield units."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from .painting import Canvas, Field, coverage, ellipse, pixel_centers, resolved
 
 AIR_HU = -1000.0
-#: Value in Hounsfield units and standard deviation of the texture of each tissue.
+#: Mean and standard deviation of the texture of each tissue, in Hounsfield units.
 _TISSUES: dict[str, tuple[float, float]] = {
     "air": (AIR_HU, 0.0),
     "skin": (20.0, 10.0),
@@ -30,7 +30,7 @@ _TISSUES: dict[str, tuple[float, float]] = {
 
 
 def body_phantom(shape: tuple[int, int], seed: int, family: str = "chest") -> Tensor:
-    """One slice of :func:`body_volume`, at a height that the seed draws."""
+    """One slice of :func:`body_volume` at a random height."""
     body = _Body(seed)
     return body.slice(float(body.position), shape, family)
 
@@ -38,15 +38,15 @@ def body_phantom(shape: tuple[int, int], seed: int, family: str = "chest") -> Te
 def body_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str = "chest") -> Tensor:
     """Neighboring slices of a body with organs, bones, vessels and texture.
 
-    The seed draws the anatomy, the family the region. One seed shows the same body at every size. Trabecular bone,
-    vessels of the lung, strands of fat and texture reach the resolution of a 256x256 image.
+    The seed sets the anatomy, the family the region of the body. One seed gives the same body at every image size.
+    Trabecular bone, lung vessels, strands of fat and texture reach the resolution of a 256x256 image.
 
     Parameters
     ----------
     n_slices, shape
         Number and ``(height, width)`` of the slices; the body lies within the inscribed circle, face up.
     seed
-        Of the anatomy.
+        Seed of the anatomy.
     family
         Key of :data:`BODY_FAMILIES`.
 
@@ -57,7 +57,7 @@ def body_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str = 
     Raises
     ------
     ValueError
-        If the family is unknown or there is nothing to draw.
+        If the family is unknown, or there is no slice or no pixel to draw.
     """
     if n_slices < 1:
         raise ValueError(f"body_volume: n_slices is {n_slices}, expected at least 1")
@@ -67,7 +67,7 @@ def body_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str = 
 
 
 class _Body:
-    """Everything that the seed draws; coordinates run from -1 to 1, x right, y down."""
+    """Random anatomy of a seed; coordinates run from -1 to 1, x right, y down."""
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -113,7 +113,7 @@ class _Scene:
         self.outline = torch.zeros(shape)
 
     def trunk(self, width: float, height: float, fat: float, power: float = 2.4) -> Tensor:
-        """Skin, fat and muscle of a rounded body; returns the depth below the muscle's surface."""
+        """Paint skin, fat and muscle of a rounded body; return the depth below the surface of the muscle."""
         radius = ((self.x.abs() / width) ** power + (self.y.abs() / height) ** power) ** (1 / power)
         self.outline = (1 - radius) * min(width, height) + 0.006 * self.bend
         self.canvas.paint("skin", self.outline)
@@ -127,20 +127,20 @@ class _Scene:
     def blob(
         self, tissue: str, x: float, y: float, a: float, b: float, angle: float = 0.0, rough: float = 0.0
     ) -> Tensor:
-        """An ellipse of a tissue, its edge as rough as wanted; returns the distance to its edge."""
+        """Paint an ellipse with an edge of roughness ``rough``; return the distance to its edge."""
         inside = ellipse(self.x, self.y, x, y, a, b, angle) + rough * self.wave
         self.canvas.paint(tissue, inside)
         return inside
 
     def bone(self, x: float, y: float, a: float, b: float, angle: float = 0.0, shell: float = 0.022) -> Tensor:
-        """Cortical bone around trabecular bone."""
+        """Paint cortical bone around trabecular bone; return the distance to its edge."""
         inside = self.blob("bone", x, y, a, b, angle, 0.003)
         self.canvas.paint("marrow", inside - shell - 0.004 * self.bend)
         self.canvas.paint("bone", torch.minimum((0.12 - self.twigs.abs()) / 60, inside - shell), softness=0.014)
         return inside
 
     def spine(self, y: float, size: float) -> None:
-        """A vertebra with its canal and processes."""
+        """Paint a vertebra with its canal and processes."""
         for side in (-1, 1):
             self.bone(side * 0.15 * size / 0.2, y + 0.55 * size, 0.35 * size, 0.10 * size, side * 0.5, 0.012)
         self.bone(0.0, y + 1.2 * size, 0.08 * size, 0.4 * size, 0.0, 0.012)
@@ -150,7 +150,7 @@ class _Scene:
         self.blob("gray", 0.0, y + 0.82 * size, 0.20 * size, 0.16 * size)
 
     def lesions(self, tissue: str, inside: Tensor, count: int, scale: float) -> None:
-        """Small round spots within a region."""
+        """Paint small round lesions within a region."""
         for x, y, r, shape in self.body.spots[:count]:
             radius = scale * (0.4 + r)
             spot = ellipse(
@@ -166,14 +166,11 @@ def _chest(scene: _Scene) -> None:
     cavity = torch.hypot(scene.x / (0.80 * width), scene.y / (0.76 * height))
     angle = torch.atan2(scene.y, scene.x)
     ring = 0.045 - (cavity - 1.0).abs()
-    for shift in (0.0, 0.5):
-        # Ribs run obliquely: neighboring slices meet them at other angles.
-        phase = 11 * angle / (2 * math.pi) + 2.6 * scene.z + shift + a
-        ribs = (phase - phase.round()).abs()
-        rib = torch.minimum(ring * 0.6, (0.21 - ribs) * 0.22)
-        if shift == 0.0:
-            scene.canvas.paint("bone", rib)
-            scene.canvas.paint("marrow", rib - 0.013)
+    # Ribs run obliquely: neighboring slices meet them at other angles.
+    phase = 11 * angle / (2 * math.pi) + 2.6 * scene.z + a
+    rib = torch.minimum(ring * 0.6, (0.21 - (phase - phase.round()).abs()) * 0.22)
+    scene.canvas.paint("bone", rib)
+    scene.canvas.paint("marrow", rib - 0.013)
     scene.canvas.paint("fat", (0.93 - cavity) * 0.5)
     for side in (-1, 1):
         lung = ellipse(scene.x, scene.y, side * 0.46 * width, -0.02, 0.33 * width, 0.64 * height, side * 0.12)

@@ -11,7 +11,7 @@ from ..ct import Geometry, ImageGrid, rays_of
 
 
 class Ellipse(NamedTuple):
-    """Uniform ellipse; lengths in fields of view, x right, y down, origin at the center, angle x to y."""
+    """Uniform ellipse; lengths in fields of view, x right, y down, origin at the center, angle from x to y."""
 
     value: float
     center_x: float
@@ -23,12 +23,12 @@ class Ellipse(NamedTuple):
 
 @dataclass(frozen=True)
 class EllipsePhantom:
-    """A sum of ellipses with its exact Fourier and Radon transforms: data that no discrete transform has made."""
+    """A sum of ellipses with exact Fourier and Radon transforms: test data that need no discrete transform."""
 
     ellipses: tuple[Ellipse, ...]
 
     def image(self, shape: tuple[int, int], supersampling: int = 4) -> Tensor:
-        """Pixel means from ``supersampling**2`` points each, float64, centers as in :func:`fft2c`."""
+        """Pixel means over ``supersampling**2`` points each, float64, pixel centers as in :func:`fft2c`."""
         if min(shape) < 1 or supersampling < 1:
             raise ValueError(f"EllipsePhantom: shape {tuple(shape)}, supersampling {supersampling}, expected positive")
         y, x = (
@@ -42,7 +42,7 @@ class EllipsePhantom:
         return torch.nn.functional.avg_pool2d(fine[None], supersampling)[0]
 
     def attenuation(self, grid: ImageGrid, extent_mm: float, supersampling: int = 8) -> Tensor:
-        """Pixel means on the grid of a CT scan, float64, with the field of view ``extent_mm`` wide."""
+        """Pixel means on the grid of a CT scan, float64, for a field of view ``extent_mm`` wide."""
         fine = grid.refined(supersampling)
         x, y = torch.from_numpy(fine.x_mm / extent_mm), torch.from_numpy(-fine.y_mm / extent_mm)
         image = torch.zeros(fine.shape, dtype=torch.float64)
@@ -52,11 +52,11 @@ class EllipsePhantom:
         return torch.nn.functional.avg_pool2d(image[None], supersampling)[0]
 
     def line_integrals(self, geometry: Geometry, extent_mm: float) -> Tensor:
-        """Exact integrals along the rays of a scan, float64, ``(views, detectors)``: no projector has made them."""
+        """Exact integrals along the rays of a scan, float64, ``(views, detectors)``."""
         rays = [torch.from_numpy(part) for part in rays_of(geometry)]
         total = torch.zeros(geometry.shape, dtype=torch.float64)
         for e in self.ellipses:
-            # A chord in the coordinates in which the ellipse is the unit circle; y of the table grows downwards.
+            # A chord of the unit circle, in coordinates scaled by the semi-axes; y of an ellipse points down.
             x, y = _turned(rays[0] / extent_mm - e.center_x, -rays[1] / extent_mm - e.center_y, e.angle_rad)
             along_x, along_y = _turned(rays[2], -rays[3], e.angle_rad)
             x, y, along_x, along_y = x / e.semi_x, y / e.semi_y, along_x / e.semi_x, along_y / e.semi_y
@@ -68,16 +68,16 @@ class EllipsePhantom:
     def kspace(self, shape: tuple[int, int]) -> Tensor:
         r"""Samples of the continuous Fourier transform in the convention of :func:`fft2c`, complex128.
 
-        An ellipse of semi-axes a, b contributes :math:`v\,ab\,J_1(2\pi\rho)/\rho` times the ramp of its
-        center, :math:`\rho^2 = (a k_u)^2 + (b k_v)^2` in cycles per field of view along its axes, times
-        :math:`\sqrt{HW}`: the transform of point samples but for their aliases.
+        An ellipse of value v and semi-axes a, b contributes :math:`\sqrt{HW}\,v\,ab\,J_1(2\pi\rho)/\rho` times the
+        phase ramp of its center, with :math:`\rho^2 = (a k_u)^2 + (b k_v)^2` and k in cycles per field of view along
+        its axes. Equal to :func:`fft2c` of point samples up to aliasing.
         """
         q, p = (torch.arange(n, dtype=torch.float64) - n // 2 for n in shape)
         total = torch.zeros(shape, dtype=torch.complex128)
         for e in self.ellipses:
             along, across = _turned(p[None, :], q[:, None], e.angle_rad)
             rho = torch.hypot(e.semi_x * along, e.semi_y * across)
-            # J1(2 pi rho) / rho tends to pi.
+            # J1(2 pi rho) / rho tends to pi at 0.
             safe = rho.clamp_min(1e-9)
             disc = torch.where(rho > 1e-9, torch.special.bessel_j1(2 * torch.pi * safe) / safe, torch.pi)
             shift = -2 * torch.pi * (p[None, :] * e.center_x + q[:, None] * e.center_y)
@@ -104,7 +104,7 @@ def shepp_logan() -> EllipsePhantom:
         (0.1, 0.023, 0.023, 0.0, -0.606, 0),
         (0.1, 0.023, 0.046, 0.06, -0.605, 0),
     )
-    # The table has y up and spans -1 to 1; rows grow downwards and the field of view is 1.
+    # The table has y up and a width of 2; an ellipse has y down and a field of view of 1.
     return EllipsePhantom(
         tuple(Ellipse(v, x / 2, -y / 2, a / 2, b / 2, -math.radians(degrees)) for v, a, b, x, y, degrees in table)
     )

@@ -1,4 +1,4 @@
-"""Test objects: textured head slices drawn by seed, and ellipses whose transforms are known exactly."""
+"""Random MRI phantoms: textured slices of fictitious heads in four contrasts."""
 
 import math
 from collections.abc import Mapping
@@ -39,24 +39,23 @@ EXTENT = (-0.40, 0.55)
 
 
 def brain_phantom(shape: tuple[int, int], seed: int, family: str = "t1") -> Tensor:
-    """One slice of a head that does not exist, with skull, folded cortex, ventricles, lesions and texture.
+    """One slice of a fictitious head with skull, folded cortex, ventricles, lesions and texture.
 
-    The seed draws anatomy, slice position, shading and phase; the family sets the contrast. It is rendered
-    at twice the resolution. Fine structure and texture reach the resolution of a 128x128 image, so no method
-    that assumes piecewise constant images is at its best here.
+    The seed sets anatomy, slice position, shading and phase; the family sets the contrast. Fine structure and
+    texture reach the resolution of a 128x128 image, so the image is not piecewise constant.
 
     Parameters
     ----------
     shape
-        ``(height, width)``; the head fills it, face up. One seed shows the same head at every size.
+        ``(height, width)``; the head fills it, face up. One seed gives the same head at every size.
     seed
-        Of the anatomy.
+        Seed of the anatomy.
     family
         Key of :data:`PHANTOM_FAMILIES`.
 
     Returns
     -------
-        complex64 image, largest magnitude 1, exactly 0 outside the head, smooth phase.
+        complex64 image of smooth phase, largest magnitude 1, exactly 0 outside the head.
     """
     head = _Head(seed)
     low, high = EXTENT
@@ -74,7 +73,7 @@ def phantom_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str
 
 
 class _Head:
-    """Everything that the seed draws; coordinates run from -1 to 1, x right, y down, z up."""
+    """Random anatomy of a seed; coordinates run from -1 to 1, x right, y down, z up."""
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -153,7 +152,7 @@ class _Head:
 
     def _paint_cortex(self, canvas: "Canvas", z: float, x: Tensor, y: Tensor, depth: Tensor, sulcal: Tensor) -> None:
         folds, vessels = self.folds.at(z, canvas.shape)
-        # Zero lines of band-limited noise wind like sulci; they thin out and end at a depth that varies.
+        # Zero lines of band-limited noise wind like sulci; they become thinner and end at a varying depth.
         open_ = ((float(self.gyrus_depth) + 0.07 * sulcal - depth) / 0.16).clamp(0, 1)
         midline = (x + 0.012 * folds).abs()
         outer = (y.abs() - 0.30 + 0.5 * max(z, 0)).clamp(0, 0.1) * 10

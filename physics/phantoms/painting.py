@@ -1,4 +1,4 @@
-"""What drawn test objects are made of: random fields, soft-edged shapes, layers of tissue."""
+"""Parts of the phantoms: random fields, shapes with soft edges, layers of tissue."""
 
 import math
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-#: Standard deviation of the point spread, in halves of the field of view: 0.6 pixels of a 128x128 image.
+#: Standard deviation of the point spread in halves of the field of view: 0.6 pixels of a 128x128 image.
 POINT_SPREAD = 0.009
 
 
 class Field:
-    """Two unit-variance random fields with wavelengths around ``1 / cycles``, drifting with z."""
+    """Two random fields of unit variance with wavelengths around ``1 / cycles``, varying smoothly with z."""
 
     def __init__(self, generator: torch.Generator, cycles: float, bandwidth: float) -> None:
         reach = math.ceil(cycles + 2 * bandwidth)
@@ -20,7 +20,7 @@ class Field:
         weight[reach, reach] = 0
         drawn = torch.randn(2, len(mode), len(mode), dtype=torch.complex64, generator=generator)
         self.mode = mode
-        # Real and imaginary part of one transform are independent fields; each carries half of the power.
+        # Real and imaginary part of one transform are independent fields of half the power each.
         self.coefficients = drawn * (weight / weight.square().sum().sqrt() * math.sqrt(2))
 
     def at(self, z: float, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ class Field:
         mixed = math.cos(turn) * self.coefficients[0] + math.sin(turn) * self.coefficients[1]
         height, width = shape
         reach = len(self.mode) // 2
-        # Grid points are pixel centers, half a pixel from the edge: the same field at every resolution.
+        # Grid points are pixel centers, half a pixel from the edge, so that every resolution has the same field.
         rows, columns = (torch.polar(torch.ones_like(self.mode), math.pi / n * self.mode) for n in shape)
         mixed = mixed * rows[:, None] * columns
         cut_y, cut_x = min(reach, (height - 1) // 2), min(reach, (width - 1) // 2)
@@ -57,9 +57,9 @@ class Canvas:
         self.covered: dict[str, Tensor] = {}
 
     def paint(self, tissue: str, inside: Tensor, softness: float = 0.008, only: str | None = None) -> None:
-        """Cover with a tissue where ``inside`` (about a signed distance to its edge) is positive.
+        """Cover the image with a tissue where ``inside``, about the signed distance to its edge, is positive.
 
-        ``only`` paints over one other tissue, which :meth:`watch` was told of before.
+        ``only`` limits it to one other tissue, whose position :meth:`watch` records.
         """
         cover = coverage(inside, softness)
         if only is not None:
@@ -70,32 +70,34 @@ class Canvas:
             self.covered[watched] = torch.maximum(before, cover) if tissue == watched else before * (1 - cover)
 
     def watch(self, tissue: str) -> None:
-        """Keep track of where a tissue lies, for ``only``."""
+        """Record from now on where a tissue lies, for ``only`` of :meth:`paint`."""
         self.covered[tissue] = torch.zeros(self.shape)
 
 
 def resolved(layers: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Signal, texture and coverage at half the grid; tissue is blurred by a point spread, the outline not."""
+    """Signal, texture and coverage at half the resolution; a point spread blurs signal and texture only."""
     rows, columns = (_blur(n) for n in inside.shape)
     signal, texture = rows @ layers @ columns.T
     return signal, texture, torch.nn.functional.avg_pool2d(inside[None], 2)[0]
 
 
 def _blur(n: int) -> Tensor:
-    """Matrix ``(n // 2, n)``: mean of neighbors of the Gaussian-blurred samples."""
+    """Matrix ``(n // 2, n)`` of Gaussian blur followed by the mean of two neighbors."""
     position = (torch.arange(n) + 0.5) * (2 / n)
     weight = torch.exp(-0.5 * ((position[:, None] - position) / POINT_SPREAD) ** 2)
-    # Denormal tails would make the products ten times slower.
+    # Denormal numbers would make the products ten times slower.
     weight = torch.where(weight > 1e-6, weight, 0)
     weight = weight / weight.sum(1, keepdim=True)
     return (weight[0::2] + weight[1::2]) / 2
 
 
 def coverage(inside: Tensor, softness: float) -> Tensor:
+    """Covered fraction of a pixel at a signed distance from a soft edge, 0 to 1."""
     return (inside / softness + 0.5).clamp(0, 1)
 
 
 def ellipse(x: Tensor, y: Tensor, cx: float, cy: float, rx: float, ry: float, angle: float) -> Tensor:
+    """Approximate signed distance to the edge of an ellipse, positive inside."""
     c, s = math.cos(angle), math.sin(angle)
     u, v = (c * (x - cx) + s * (y - cy)) / rx, (c * (y - cy) - s * (x - cx)) / ry
     return (1 - torch.hypot(u, v)) * min(rx, ry)

@@ -293,7 +293,7 @@ class KSpaceSlices(VolumeSlices):
     def _coil_maps(self, volume: KSpaceVolume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
         if self.maps == "true":
             return volume.read_maps(i)
-        return estimate_maps(measured, mask, method=self.maps, cache=self.maps_folder)
+        return estimate_maps(measured, mask, method=self.maps, maps_folder=self.maps_folder)
 
 
 def _drawn_mask(volume: KSpaceVolume, simulate: Simulation) -> Tensor:

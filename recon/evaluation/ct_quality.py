@@ -1,8 +1,8 @@
-"""What a reading room asks of CT images: bias and noise in Hounsfield units, noise texture, sharpness, small contrasts.
+"""Image quality of CT: bias and noise in Hounsfield units, noise texture, sharpness, contrast of a small disc.
 
-A network is not linear, so its resolution and its noise depend on the object. They are measured around one: the same
-slice is measured again with other noise, and with a small disc added at equal noise; differences of the reconstructions
-show what the method does to noise and to a detail.
+A network is not linear, so its resolution and noise depend on the object. They are measured around one slice, which is
+simulated three times: with two draws of noise, and with a small disc added at the first draw. The differences of the
+reconstructions are the noise and the image of the disc.
 """
 
 import itertools
@@ -22,25 +22,26 @@ from ..method import apply, beside, require_operator
 
 Array = npt.NDArray[np.floating[Any]]
 
-#: Regions by the Hounsfield units of the reference.
+#: Ranges of Hounsfield units of the reference, by region.
 REGIONS: dict[str, tuple[float, float]] = {
     "lung": (-950.0, -600.0),
     "soft tissue": (0.0, 200.0),
     "bone": (350.0, 3000.0),
 }
-#: Contrast of the inserted disc in Hounsfield units, and its radius in pixels.
+#: Contrast of the disc in Hounsfield units, and its radius in pixels.
 DISC_HU, DISC_PIXELS = 100.0, 6.0
-#: The probe is measured on a grid so many times as fine, with so many rays per detector element.
+#: Refinement of the grid on which the probe is simulated, and rays per detector element.
 _REFINED, _RAYS = 2, 3
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one method at one site; Hounsfield units, frequencies in line pairs per cm.
+    """Image quality of one method at one site; Hounsfield units, frequencies in line pairs per cm.
 
-    ``bias`` and ``noise`` are mean and standard deviation of the error by region, those that the images hold. ``nps``
-    is the radial noise power spectrum ``(frequencies, power in HU^2 mm^2)``, ``mtf`` the modulation transfer function
-    at the edge of the inserted disc, ``mtf50`` where it falls to one half. ``cnr`` is the disc's contrast over noise.
+    ``bias`` and ``noise`` are mean and standard deviation of the error by region, for the regions in the images.
+    ``nps`` is the radial noise power spectrum as pairs ``(frequency, power in HU^2 mm^2)``, ``mtf`` the modulation
+    transfer function at the edge of the disc as pairs ``(frequency, value)``, ``mtf50`` the frequency at which it falls
+    to one half, ``cnr`` the contrast of the disc divided by the noise.
     """
 
     bias: dict[str, float]
@@ -52,7 +53,7 @@ class Quality:
     cnr: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """The values as plain numbers."""
         return {
             "bias_hu": self.bias,
             "noise_hu": self.noise,
@@ -67,7 +68,7 @@ class Quality:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One slice measured three times: as it is, with other noise, and with a disc at the noise of the first time."""
+    """One slice simulated three times: plain, with another draw of noise, and with a disc at the first draw."""
 
     plain: Sample
     again: Sample
@@ -75,12 +76,12 @@ class Probe:
     center: tuple[float, float]
 
     @classmethod
-    def of(cls, sample: Sample, transmission: Transmission, seed: int = 0) -> "Probe | None":
-        """Make the probe from a single slice with a reference; None where no place for a disc is uniform enough."""
+    def of(cls, sample: Sample, transmission: Transmission) -> "Probe | None":
+        """Simulate the probe from a slice with a reference; None if no region is uniform enough for the disc."""
         operator, reference = require_operator("Probe", sample.operator, RadonOperator), sample.reference
         if reference is None:
             return None
-        center = _quiet_place(reference)
+        center = _most_uniform(reference)
         if center is None:
             return None
         grid = operator.grid
@@ -90,13 +91,13 @@ class Probe:
         )[0, 0]
         height = DISC_HU / 1000 * (MU_WATER - MU_AIR)
         disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * grid.pixel_mm) * height
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         drawn = [torch.randn(operator.range_shape, generator=generator) for _ in range(2)]
         samples = []
         for image, noise in ((fine, drawn[0]), (fine, drawn[1]), (fine + disc, drawn[0])):
             photons = torch.as_tensor(transmission.photons, dtype=torch.float32)
             mean = photons * transmitted(image, fine_grid, operator.geometry, _RAYS)
-            # Gaussian with the variance of the counts: only so two objects can be measured at equal noise.
+            # Gaussian noise with the variance of the counts: Poisson noise cannot be equal for two objects.
             counts = mean + (mean + transmission.electronic_noise**2).sqrt() * noise
             lines = transmission.line_integrals(counts) / CT_SCALE
             weights = None if operator.ray_weights is None else transmission.ray_weights(counts)
@@ -109,16 +110,16 @@ class Probe:
 def measure_quality(
     method: nn.Module, probe: Probe | None, images: Array, references: Array, pixel_mm: float
 ) -> Quality:
-    """Measure one method.
+    """Image quality of one method.
 
     Parameters
     ----------
     method
         Called as ``method(y, A)``.
     probe
-        None leaves out noise power, sharpness and contrast.
+        Slice for noise power, sharpness and contrast; None leaves these out.
     images, references
-        Of the test set in scaled units, ``(slices, height, width)``: bias and noise by region.
+        Reconstructions and references of the test set in scaled units, ``(slices, height, width)``, for bias and noise.
     """
     error = (images - references) * (1000 * CT_SCALE / (MU_WATER - MU_AIR))
     hu = attenuation_to_hu(torch.from_numpy(references * CT_SCALE)).numpy()
@@ -145,8 +146,8 @@ def measure_quality(
     return Quality(bias, noise, nps, mtf, _half(mtf), contrast, contrast / spread if spread > 0 else None)
 
 
-def _quiet_place(reference: Tensor) -> tuple[float, float] | None:
-    """Row and column where the surroundings of a disc are soft tissue and vary least, None where there is none."""
+def _most_uniform(reference: Tensor) -> tuple[float, float] | None:
+    """Row and column of the most uniform square of soft tissue that holds the disc, None if there is none."""
     side = 2 * int(2 * DISC_PIXELS) + 1
     if min(reference.shape) < 2 * side:
         return None
@@ -180,13 +181,13 @@ def _radius(shape: tuple[int, ...], center: tuple[float, float]) -> Array:
 
 
 def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Without the pixels at the border, whose reference is a mixture."""
+    """The mask without its border pixels, which are mixtures of two regions."""
     padded = np.pad(mask, 1)
     return padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def _noise_power(noise: Array, pixel_mm: float) -> tuple[tuple[float, float], ...]:
-    """Radial mean of the noise power spectrum over the central half of the image, mean of overlapping tiles."""
+    """Radial mean of the noise power spectrum, averaged over overlapping tiles of the central half of the image."""
     height, width = noise.shape
     side = min(height, width) // 4
     power = np.zeros((side, side))
@@ -208,13 +209,13 @@ def _noise_power(noise: Array, pixel_mm: float) -> tuple[tuple[float, float], ..
 
 
 def _mean_frequency(nps: tuple[tuple[float, float], ...]) -> float | None:
-    # Power in a ring grows with its radius.
+    # The power in a ring grows with its radius.
     total = math.fsum(power * frequency for frequency, power in nps)
     return math.fsum(power * frequency**2 for frequency, power in nps) / total if total > 0 else None
 
 
 def _edge_response(added: Array, radius: Array, pixel_mm: float) -> tuple[tuple[float, float], ...]:
-    """MTF from the edge of the disc: mean over its rim in quarter-pixel bins, differentiated, transformed."""
+    """MTF at the edge of the disc: radial profile in quarter-pixel bins, differentiated, Fourier transformed."""
     step, reach = 0.25, DISC_PIXELS - 1
     edges = np.arange(-reach, reach + step / 2, step)
     distance = radius - DISC_PIXELS
@@ -225,7 +226,7 @@ def _edge_response(added: Array, radius: Array, pixel_mm: float) -> tuple[tuple[
     number = np.bincount(which[valid], minlength=count)
     centers = (edges[:-1] + edges[1:]) / 2
     profile = np.interp(centers, centers[number > 0], total[number > 0] / number[number > 0])
-    from scipy.signal.windows import tukey  # half a second: only for those who measure sharpness
+    from scipy.signal.windows import tukey  # late: half a second
 
     line = -np.diff(profile) * tukey(count - 1, 0.3)
     spectrum = np.abs(np.fft.rfft(line, 8 * count))
@@ -237,6 +238,7 @@ def _edge_response(added: Array, radius: Array, pixel_mm: float) -> tuple[tuple[
 
 
 def _half(mtf: tuple[tuple[float, float], ...]) -> float | None:
+    """Frequency at which the MTF falls to one half, by linear interpolation."""
     for (low, a), (high, b) in itertools.pairwise(mtf):
         if a >= 0.5 > b:
             return low + (high - low) * (a - 0.5) / (a - b)

@@ -1,4 +1,4 @@
-"""Scores of a method on a site's slices, per volume; without a reference, the residual on held-out measurements."""
+"""Scores of a method per volume; without a reference, the residual on held-out measurements."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from ..errors import DataError
 from ..method import apply, beside
 from .metrics import foreground_ssim, nmse, psnr, ssim
 
-#: Part of the sampled positions outside the calibration block that is held out where there is no reference.
+#: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.
 HELD_OUT_FRACTION = 0.1
-#: An image so many times brighter than its reference (or than 1, in scaled units) is no image any more.
+#: Training has diverged if the image is this many times brighter than its reference (than 1, without reference).
 DIVERGED = 1e6
 
 
 @dataclass(frozen=True)
 class VolumeScore:
-    """Scores of one volume; those that its data do not allow are None, never made up.
+    """Scores of one volume; None for scores that need a reference or a noise level that the volume does not have.
 
-    ``residual`` is the root mean square of ``A x - y`` on held-out samples in units of the noise: 1 is perfect.
+    ``residual`` is the root mean square of ``A x - y`` on held-out samples in units of the noise; 1 is ideal.
     """
 
     volume: str
@@ -42,14 +42,14 @@ class SiteScores:
     volumes: tuple[VolumeScore, ...]
 
     def mean(self, name: str) -> float | None:
-        """Mean of one score over the volumes that have it, None where none has."""
+        """Mean of one score over the volumes that have it, None if none has."""
         values = [value for volume in self.volumes if (value := getattr(volume, name)) is not None]
         return math.fsum(values) / len(values) if values else None
 
     def selection_score(self) -> float | None:
-        """Higher is better: mean PSNR, or the negative held-out residual where there is no reference.
+        """Mean PSNR, or the negative held-out residual without references; higher is better.
 
-        The sign tells them apart: a PSNR below zero, that of a network which has diverged, counts as zero.
+        The sign tells them apart: a negative PSNR, which only a diverged network has, counts as zero.
         """
         value = self.mean("psnr")
         if value is not None:
@@ -58,7 +58,7 @@ class SiteScores:
         return None if residual is None else -residual
 
     def to_json(self) -> dict[str, Any]:
-        """Means and per-volume rows as plain numbers."""
+        """Means and scores per volume as plain numbers."""
         names = ("psnr", "ssim", "nmse", "foreground_ssim", "residual")
         means: dict[str, Any] = {name: self.mean(name) for name in names}
         rows = [{key: value for key, value in asdict(v).items() if value is not None} for v in self.volumes]
@@ -67,7 +67,7 @@ class SiteScores:
 
 @dataclass(frozen=True)
 class VolumeImages:
-    """What a method made of one volume, in scaled units: magnitudes ``(slices, height, width)``."""
+    """Reconstruction of one volume: magnitudes ``(slices, height, width)`` in scaled units."""
 
     volume: str
     samples: tuple[Sample, ...]
@@ -78,16 +78,16 @@ class VolumeImages:
 def evaluate(
     method: nn.Module, samples: Samples, *, on_volume: Callable[[VolumeImages], None] | None = None
 ) -> SiteScores:
-    """Score a method, called as ``method(y, A)``, volume by volume; one volume is in memory at a time.
+    """Score a method volume by volume, with one volume in memory at a time.
 
     Parameters
     ----------
     method
-        A network or a classical method.
+        A network or a classical method, called as ``method(y, A)``.
     samples
-        Slices; those of one volume follow each other. They may lie on another device than the network.
+        Slices in the order of their volumes, on any device.
     on_volume
-        Receives the images of every volume, for pictures and files.
+        Called with the images of every volume, for pictures and files.
     """
     method.eval()
     scores = []
@@ -98,6 +98,7 @@ def evaluate(
 
 
 def _volumes(samples: Samples) -> Iterator[list[Sample]]:
+    """Slices grouped by volume."""
     group: list[Sample] = []
     for index in range(len(samples)):
         sample = samples[index]
@@ -122,7 +123,8 @@ def _score_volume(
     peak = float(images.amax()) / (brightest or 1.0)
     if not peak < DIVERGED:
         raise DataError(
-            f"{name}: the reconstruction reaches {peak:.1e}: training has diverged; lower the learning rate"
+            f"{name}: the reconstruction reaches {peak:.1e} times its expected maximum: training has diverged; "
+            "lower the learning rate"
         )
     if reference is None:
         return VolumeScore(name, len(group), residual=_held_out_residual(method, group))
@@ -144,12 +146,12 @@ def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
 
 
 def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
-    """Complex image of a single slice, ``(height, width)``, in scaled units; on the device of the sample."""
+    """Complex image of a single slice, ``(height, width)``, in scaled units, on the device of the sample."""
     return apply(method, beside(method, collate([sample])))[0].to(sample.measurement.device)
 
 
 def _held_out_residual(method: nn.Module, group: list[Sample]) -> float | None:
-    """Root mean square of the prediction error on samples that the method did not see, in units of the noise."""
+    """Root mean square error of predicted held-out samples, in units of the noise; None if none has noise."""
     squares, count = 0.0, 0
     for sample in group:
         noise = float(sample.noise_std)

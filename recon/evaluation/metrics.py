@@ -1,4 +1,4 @@
-"""Image quality of magnitude volumes, as fastMRI defines it, and the card that says how it was computed."""
+"""Metrics of magnitude volumes as fastMRI defines them, and the metric card with their definitions."""
 
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-Volume = npt.NDArray[np.floating[Any]]
+Magnitudes = npt.NDArray[np.floating[Any]]
 
 #: Side of the uniform SSIM window in pixels.
 SSIM_WINDOW = 7
@@ -16,11 +16,10 @@ SSIM_WINDOW = 7
 FOREGROUND_LEVEL = 0.05
 
 
-def psnr(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+def psnr(reference: Magnitudes | Tensor, image: Magnitudes | Tensor) -> float:
     r"""Peak signal-to-noise ratio in dB, :math:`10 \log_{10}(\max(r)^2 / \mathrm{mean}((r - x)^2))`.
 
-    The maximum is that of the whole reference volume, the mean runs over the whole volume: bit-equal to
-    ``fastmri.evaluate.psnr``. Equal volumes give infinity.
+    Maximum and mean are over the whole volume: bit-equal to ``fastmri.evaluate.psnr``. Equal volumes give infinity.
 
     Parameters
     ----------
@@ -39,10 +38,10 @@ def psnr(reference: Volume | Tensor, image: Volume | Tensor) -> float:
         return float(_skimage().peak_signal_noise_ratio(truth, estimate, data_range=truth.max()))
 
 
-def ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+def ssim(reference: Magnitudes | Tensor, image: Magnitudes | Tensor) -> float:
     """Structural similarity: 7x7 uniform window, data range of the whole volume, mean over slices.
 
-    Bit-equal to ``fastmri.evaluate.ssim``. Parameters and errors as in :func:`psnr`; a slice is at least 7x7.
+    Bit-equal to ``fastmri.evaluate.ssim``. Parameters and errors as in :func:`psnr`; slices of at least 7x7 pixels.
     """
     truth, estimate = _volumes("ssim", reference, image)
     data_range = truth.max()
@@ -52,7 +51,7 @@ def ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
     return float((total / truth.shape[0])[0])
 
 
-def nmse(reference: Volume | Tensor, image: Volume | Tensor) -> float:
+def nmse(reference: Magnitudes | Tensor, image: Magnitudes | Tensor) -> float:
     r"""Normalized mean squared error :math:`\|r - x\|^2 / \|r\|^2`, bit-equal to ``fastmri.evaluate.nmse``.
 
     Parameters and errors as in :func:`psnr`.
@@ -61,16 +60,16 @@ def nmse(reference: Volume | Tensor, image: Volume | Tensor) -> float:
     return float(np.linalg.norm(truth - estimate) ** 2 / np.linalg.norm(truth) ** 2)
 
 
-def foreground_ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float:
-    """SSIM averaged over the pixels that hold signal, so that empty background neither flatters nor punishes.
+def foreground_ssim(reference: Magnitudes | Tensor, image: Magnitudes | Tensor) -> float:
+    """SSIM averaged over the foreground, so that empty background neither raises nor lowers it.
 
-    The SSIM map is that of :func:`ssim`. A pixel counts if the reference exceeds 5 % of the volume's maximum
-    and its window lies inside the image. Parameters and errors as in :func:`psnr`.
+    The SSIM map is that of :func:`ssim`. A pixel is foreground if the reference exceeds 5 % of the maximum of the
+    volume and its window lies inside the image. Parameters and errors as in :func:`psnr`.
 
     Raises
     ------
     ValueError
-        Also if no pixel counts.
+        Also if there is no foreground.
     """
     truth, estimate = _volumes("foreground_ssim", reference, image)
     data_range = truth.max()
@@ -92,16 +91,16 @@ def foreground_ssim(reference: Volume | Tensor, image: Volume | Tensor) -> float
 def metric_card(
     reference_kinds: Iterable[str], crops: Iterable[tuple[int, ...]], coil_maps: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Say how the numbers of a table were computed; printed with every table.
+    """Definitions of the metrics of a table, printed with every table.
 
     Parameters
     ----------
     reference_kinds
-        The kinds of reference that occur, ``SampleMeta.reference_kind``.
+        All kinds of reference in the table, ``SampleMeta.reference_kind``.
     crops
-        The image sizes that occur after cropping, ``(height, width)``.
+        All image sizes after cropping, ``(height, width)``.
     coil_maps
-        How the maps were obtained, where more than the default is worth saying.
+        Methods that estimated the coil maps, if the card shall name them.
     """
     names = {
         "coil_combined": "coil-combined complex image of the full k-space before simulated noise",
@@ -125,7 +124,7 @@ def metric_card(
     return card
 
 
-def _volumes(who: str, reference: Volume | Tensor, image: Volume | Tensor) -> tuple[Volume, Volume]:
+def _volumes(who: str, reference: Magnitudes | Tensor, image: Magnitudes | Tensor) -> tuple[Magnitudes, Magnitudes]:
     truth, estimate = _array(who, "reference", reference), _array(who, "image", image)
     if truth.shape != estimate.shape:
         raise ValueError(f"{who}: image has shape {estimate.shape}, expected the reference's {truth.shape}")
@@ -134,7 +133,7 @@ def _volumes(who: str, reference: Volume | Tensor, image: Volume | Tensor) -> tu
     return truth, estimate
 
 
-def _array(who: str, name: str, volume: Volume | Tensor) -> Volume:
+def _array(who: str, name: str, volume: Magnitudes | Tensor) -> Magnitudes:
     array = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{who}: {name} has dtype {array.dtype}, expected float32 or 64; pass magnitudes")
@@ -146,6 +145,6 @@ def _array(who: str, name: str, volume: Volume | Tensor) -> Volume:
 
 
 def _skimage() -> Any:
-    import skimage.metrics  # imports scipy.stats, a second: only for those who measure
+    import skimage.metrics  # late: it imports scipy.stats, one second
 
     return skimage.metrics

@@ -1,12 +1,11 @@
-"""Small trainable parts on a frozen network: low-rank updates, channel scales and prompts. Only they need to travel.
+"""Adapters: small trainable parts on a frozen network, so that only few parameters travel.
 
-Each function changes a network in place, once it has its final parts and before or after its base is loaded: the
-adapted network computes exactly what the base computes until it is trained.
+Low-rank updates, channel scales and prompts of the regularizers. Each function changes a complete network in place,
+before or after the base is loaded. Before training, the adapted network gives exactly the image of the base.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,12 @@ from torch.nn import functional as F
 
 from .data_consistency import SitePart
 
-#: Last part of the names of the parameters that adapters add.
+#: Last component of the names of adapter parameters.
 ADAPTER_PARAMETERS = ("lora_down", "lora_up", "own_down", "own_up", "channel_scale", "prompt")
 
 
 class AdaptedConv(nn.Module):
-    """A frozen convolution under ``base`` whose kernel is changed by few parameters."""
+    """A frozen convolution ``base`` whose kernel a few parameters change."""
 
     def __init__(self, base: nn.Conv2d) -> None:
         super().__init__()
@@ -37,12 +36,11 @@ class AdaptedConv(nn.Module):
 
 
 class LoRAConv2d(AdaptedConv):
-    r"""A convolution with kernel :math:`W + \frac{\alpha}{r} B A` of a low-rank update, which starts at zero.
+    r"""A convolution with the kernel :math:`W + \frac{1}{r} U D`, whose low-rank update starts at zero.
 
-    A convolution with :math:`A` makes ``rank`` channels of the input, one with :math:`B` the output of these. The
-    one on the narrower side of the base has its spatial extent, the other is 1x1 [C]_: from 16 channels to 2 that takes
-    34 parameters per rank where the other way takes 146. The two are multiplied into one kernel, so that an image is
-    convolved once.
+    D maps the input to r channels and U maps these to the output. The factor on the side of fewer channels has the
+    spatial extent of the base, the other is 1x1 [C]_: from 16 channels to 2 this needs 34 parameters per rank, the
+    opposite choice 146. U and D are multiplied into one kernel, so that an image is convolved once.
 
     Parameters
     ----------
@@ -50,60 +48,47 @@ class LoRAConv2d(AdaptedConv):
         The convolution, frozen.
     rank
         r, at least 1.
-    alpha
-        Factor of the update.
     dual
-        A second pair ``own_down``, ``own_up``, added to the first: one is shared, the other stays at the site [D]_.
-    generator
-        Draws ``lora_down`` and ``own_down``; None is torch's own.
+        Add a second pair ``own_down``, ``own_up``: one pair is shared, the other stays at the site [D]_.
 
     References
     ----------
     .. [L] Hu et al., LoRA: Low-rank adaptation of large language models, ICLR 2022, eq. (3).
     .. [C] Yeh et al., Navigating text-to-image customization: From LyCORIS fine-tuning to model evaluation, ICLR 2024,
-       for convolutions; there the first of the two has the spatial extent always.
+       for convolutions; there D always has the spatial extent.
     .. [D] Perramon-Llussà et al., Med-DualLoRA: Local adaptation of foundation models for 3D cardiac MRI, 2026.
     """
 
-    def __init__(
-        self,
-        base: nn.Conv2d,
-        rank: int,
-        alpha: float = 1.0,
-        *,
-        dual: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
+    def __init__(self, base: nn.Conv2d, rank: int, *, dual: bool = False) -> None:
         super().__init__(base)
         if rank < 1:
             raise ValueError(f"LoRAConv2d: rank is {rank}, expected at least 1")
-        self.rank, self.alpha, self.dual = rank, alpha, dual
+        self.rank, self.dual = rank, dual
         n_out, n_in, *kernel = base.weight.shape
         wide_input = n_in > n_out
         down_shape = (rank, n_in, *((1, 1) if wide_input else kernel))
         up_shape = (n_out, rank, *(kernel if wide_input else (1, 1)))
 
         def down() -> nn.Parameter:
-            drawn = base.weight.new_empty(down_shape)
-            return nn.Parameter(nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator))
+            return nn.Parameter(nn.init.kaiming_uniform_(base.weight.new_empty(down_shape), math.sqrt(5)))
 
         self.lora_down, self.lora_up = down(), nn.Parameter(base.weight.new_zeros(up_shape))
         if dual:
             self.own_down, self.own_up = down(), nn.Parameter(base.weight.new_zeros(up_shape))
 
     def update(self) -> Tensor:
-        """What is added to the base's kernel."""
+        """Update of the kernel, shape of the base's kernel."""
         change = _product(self.lora_up, self.lora_down)
         if self.dual:
             change = change + _product(self.own_up, self.own_down)
-        return self.alpha / self.rank * change
+        return 1 / self.rank * change
 
     def forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.base.weight + self.update(), self.base.bias)
 
 
 class ScaledConv2d(AdaptedConv):
-    r"""A convolution whose output channels are scaled, :math:`l \odot (W x + b)`, from ones: the idea of (IA)^3.
+    r"""A convolution with scaled output channels, :math:`l \odot (W x + b)` with l = 1 at the start: idea of (IA)^3.
 
     Parameters
     ----------
@@ -113,7 +98,7 @@ class ScaledConv2d(AdaptedConv):
     References
     ----------
     .. [I] Liu et al., Few-shot parameter-efficient fine-tuning is better and cheaper than in-context learning, NeurIPS
-       2022. There keys, values and hidden activations of transformers are scaled.
+       2022. There the scales act on keys, values and hidden activations of transformers.
     """
 
     def __init__(self, base: nn.Conv2d) -> None:
@@ -126,25 +111,25 @@ class ScaledConv2d(AdaptedConv):
 
 
 class PromptedActivation(nn.Module):
-    r"""An activation whose features read from learned tokens, :math:`h + \mathrm{softmax}(q K^T / \sqrt{C})\, P`.
+    r"""An activation with attention to learned tokens, :math:`h + \mathrm{softmax}(q K^T / \sqrt{C})\, P`.
 
-    At every pixel the query q is the feature vector after layer normalization, the values are the prompt P, zero at
-    the start, and the keys are :math:`P + K_0`. The constant :math:`K_0`, cosines of another frequency for each
-    token, is to the tokens what a positional encoding is in a transformer: without it all tokens would start alike,
-    get the same gradient and stay alike.
+    h are the features after the activation. At every pixel the query q is the feature vector after layer
+    normalization, the values are the prompt P, zero at the start, and the keys are :math:`K = P + K_0`. The constant
+    :math:`K_0` holds cosines of another frequency for each token, like a positional encoding: without it all tokens
+    would start equal, have the same gradient and remain equal.
 
-    In FedPR [P]_ prompts are further tokens in the self-attention of every Swin transformer layer of a pre-trained
-    network, behind its frozen projections. Here a convolutional network is prompted, so there is a cross-attention
-    from pixels to prompts and nothing else: no projections, no heads, no windows, no transformer layers.
+    In FedPR [P]_ prompts are additional tokens in the self-attention of a pre-trained Swin transformer. Here the
+    network is convolutional, so this is cross-attention from pixels to prompts alone, without projections, heads or
+    windows.
 
     Parameters
     ----------
     activation
-        What makes the features, without parameters.
+        The activation, without parameters.
     channels
-        Width C of the features.
+        Number C of feature channels.
     tokens
-        Rows of the prompt, ``(tokens, channels)``.
+        Number of tokens; the prompt has the shape ``(tokens, channels)``.
 
     References
     ----------
@@ -171,68 +156,56 @@ class PromptedActivation(nn.Module):
         return features + (scores.softmax(dim=-1) @ self.prompt).movedim(-1, 1)
 
 
-def add_lora(
-    network: nn.Module,
-    rank: int,
-    *,
-    pattern: str = "regularizers.*",
-    alpha: float = 1.0,
-    dual: bool = False,
-    generator: torch.Generator | None = None,
-) -> list[str]:
-    """Give convolutions a low-rank update, see :class:`LoRAConv2d`, and freeze the base.
+def add_lora(network: nn.Module, rank: int, *, dual: bool = False) -> list[str]:
+    """Give all convolutions of the regularizers a low-rank update, see :class:`LoRAConv2d`, and freeze the base.
 
     Parameters
     ----------
     network
-        Changed in place: what was ``<name>.weight`` is now ``<name>.base.weight``, see :func:`base_name`.
-    rank, alpha, dual, generator
+        Changed in place: ``<name>.weight`` becomes ``<name>.base.weight``, see :func:`base_name`.
+    rank, dual
         As for :class:`LoRAConv2d`.
-    pattern
-        Shell pattern of the names of the convolutions. Calls with disjoint patterns add up.
 
     Returns
     -------
-        Names of the parameters that were added. With ``dual``, keep ``*.own_*``.
+        Names of the new parameters. With ``dual``, ``*.own_*`` are those to keep at the site.
 
     Raises
     ------
     ValueError
-        If the pattern matches no convolution, or one that is adapted already.
+        If the regularizers have no convolution, or one is adapted already.
     """
-    return _adapt_convolutions(
-        "add_lora", network, pattern, lambda base: LoRAConv2d(base, rank, alpha, dual=dual, generator=generator)
-    )
+    return _adapt_convolutions("add_lora", network, lambda base: LoRAConv2d(base, rank, dual=dual))
 
 
-def add_scales(network: nn.Module, *, pattern: str = "regularizers.*") -> list[str]:
-    """Give convolutions one scale per output channel, see :class:`ScaledConv2d`, and freeze the base.
+def add_scales(network: nn.Module) -> list[str]:
+    """Give all convolutions of the regularizers one scale per output channel and freeze the base.
 
-    Parameters, return value and errors as for :func:`add_lora`.
+    See :class:`ScaledConv2d`; parameters, return value and errors as for :func:`add_lora`.
     """
-    return _adapt_convolutions("add_scales", network, pattern, ScaledConv2d)
+    return _adapt_convolutions("add_scales", network, ScaledConv2d)
 
 
-def add_prompts(network: nn.Module, tokens: int = 20, *, pattern: str = "regularizers.*") -> list[str]:
-    """Give every hidden layer a prompt, see :class:`PromptedActivation`, and freeze the base.
+def add_prompts(network: nn.Module, tokens: int = 20) -> list[str]:
+    """Give every activation behind a convolution of the regularizers a prompt and freeze the base.
+
+    See :class:`PromptedActivation`.
 
     Parameters
     ----------
     network
         Changed in place; the names of its parameters stay.
     tokens
-        Per layer. The published 20 are for wide transformers; fewer suit narrow networks.
-    pattern
-        Shell pattern of the names of the activations that follow a convolution in a sequence.
+        Tokens per layer. The published 20 are for wide transformers; narrow networks need fewer.
 
     Returns
     -------
-        Names of the parameters that were added.
+        Names of the new parameters.
 
     Raises
     ------
     ValueError
-        If the pattern matches no such activation, or one that has a prompt already.
+        If there is no such activation, or one has a prompt already.
     """
     found: dict[str, nn.Module] = {}
     widths: dict[str, int] = {}
@@ -244,7 +217,7 @@ def add_prompts(network: nn.Module, tokens: int = 20, *, pattern: str = "regular
             elif channels and isinstance(child, nn.ReLU | nn.LeakyReLU | PromptedActivation):
                 place = f"{name}.{key}" if name else key
                 found[place], widths[place] = child, channels
-    chosen = _chosen("add_prompts", pattern, "activation behind a convolution", found)
+    chosen = _of_regularizers("add_prompts", "activation behind a convolution", found)
     for name, activation in chosen.items():
         _replace(network, name, PromptedActivation(activation, widths[name], tokens))
     freeze_base(network)
@@ -252,10 +225,10 @@ def add_prompts(network: nn.Module, tokens: int = 20, *, pattern: str = "regular
 
 
 def freeze_base(network: nn.Module) -> None:
-    """Let only adapters and the site's own parts be trained."""
-    own = {id(p) for module in network.modules() if isinstance(module, SitePart) for p in module.parameters()}
+    """Freeze all parameters except adapters and site parts."""
+    kept = {id(p) for module in network.modules() if isinstance(module, SitePart) for p in module.parameters()}
     for name, parameter in network.named_parameters():
-        if not is_adapter(name) and id(parameter) not in own:
+        if not is_adapter(name) and id(parameter) not in kept:
             parameter.requires_grad_(False)
 
 
@@ -265,9 +238,9 @@ def is_adapter(name: str) -> bool:
 
 
 def base_name(name: str) -> str | None:
-    """Name that a parameter of an adapted network has in the plain one; None if it belongs to an adapter.
+    """Name of a parameter of an adapted network in the network without adapters; None for adapter parameters.
 
-    A checkpoint ``plain`` of the plain network loads into the adapted one as
+    A checkpoint ``plain`` of the network without adapters loads into the adapted network as
     ``{name: plain[base] for name in adapted if (base := base_name(name)) is not None}``.
     """
     if is_adapter(name):
@@ -277,13 +250,11 @@ def base_name(name: str) -> str | None:
 
 
 def _product(up: Tensor, down: Tensor) -> Tensor:
-    """Kernel ``(n_out, n_in, height, width)`` of convolving with ``down`` and then ``up``, one of which is 1x1."""
+    """Kernel ``(n_out, n_in, height, width)`` of a convolution with ``down`` and then ``up``, one of which is 1x1."""
     return (up[:, :, None] * down[None]).sum(dim=1)
 
 
-def _adapt_convolutions(
-    who: str, network: nn.Module, pattern: str, adapt: Callable[[nn.Conv2d], AdaptedConv]
-) -> list[str]:
+def _adapt_convolutions(who: str, network: nn.Module, adapt: Callable[[nn.Conv2d], AdaptedConv]) -> list[str]:
     inside = {id(module.base) for module in network.modules() if isinstance(module, AdaptedConv)}
     found = {
         name: module
@@ -291,24 +262,23 @@ def _adapt_convolutions(
         if isinstance(module, nn.Conv2d | AdaptedConv) and id(module) not in inside
     }
     added: list[str] = []
-    for name, module in _chosen(who, pattern, "convolution", found).items():
+    for name, module in _of_regularizers(who, "convolution", found).items():
         assert isinstance(module, nn.Conv2d)
         adapted = adapt(module)
         _replace(network, name, adapted)
-        added += [f"{name}.{own}" for own, _ in adapted.named_parameters() if is_adapter(own)]
+        added += [f"{name}.{parameter}" for parameter, _ in adapted.named_parameters() if is_adapter(parameter)]
     freeze_base(network)
     return added
 
 
-def _chosen(who: str, pattern: str, what: str, found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """The modules whose names match, none of which may be adapted already."""
-    chosen = {name: module for name, module in found.items() if fnmatchcase(name, pattern)}
+def _of_regularizers(who: str, what: str, found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules below ``regularizers``, none of which may be adapted already."""
+    chosen = {name: module for name, module in found.items() if name.startswith("regularizers.")}
     if not chosen:
-        names = ", ".join(list(found)[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
-        raise ValueError(f"{who}: pattern {pattern!r} matches no {what}; there is {names or 'none'}")
+        raise ValueError(f"{who}: found no {what} below 'regularizers' of the network, expected at least one")
     taken = [name for name, module in chosen.items() if isinstance(module, AdaptedConv | PromptedActivation)]
     if taken:
-        raise ValueError(f"{who}: {taken[0]} is adapted already; use patterns that do not overlap")
+        raise ValueError(f"{who}: {taken[0]} is adapted already; use one such adapter")
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""Site data consistency: the half of an unrolled network that knows the physics and stays at the site."""
+"""Data-consistency layers: the part of an unrolled network that applies the forward operator and stays at the site."""
 
 import itertools
 import math
@@ -12,13 +12,13 @@ from physics import LinearOperator, per_sample, reciprocal, solve_normal
 
 
 class SitePart(nn.Module):
-    """A part of a network that belongs to a site: parameters below this class are kept there by default."""
+    """A part of a network that belongs to a site: its parameters are kept there by default."""
 
 
 class SiteStrength(SitePart):
-    r"""How far a site follows the regularizer R, :math:`x + \gamma (R(x) - x)` with a learned :math:`\gamma = e^g`.
+    r"""Learned strength of the regularizer R at a site, :math:`x + \gamma (R(x) - x)` with :math:`\gamma = e^g`.
 
-    The weight of prior against data depends on dose and sampling, so it is the site's own as the step is.
+    The balance of prior and data depends on dose and sampling, so every site keeps its own strength.
     """
 
     def __init__(self) -> None:
@@ -31,16 +31,16 @@ class SiteStrength(SitePart):
 
 
 class SiteDataConsistency(SitePart, ABC):
-    """Pulls an image towards its measurement.
+    """A layer that moves an image towards agreement with its measurement.
 
-    ``uses_backprojection`` says whether a network should compute :math:`A^H y` for its layers.
+    ``uses_backprojection``: the layer needs :math:`A^H y`, which a network computes once for all layers.
     """
 
     uses_backprojection = True
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
-        r"""Return an image that explains ``y`` better, shape of ``x``.
+        r"""Image in better agreement with ``y``, shape of ``x``.
 
         Parameters
         ----------
@@ -51,19 +51,19 @@ class SiteDataConsistency(SitePart, ABC):
         A
             Forward operator of the batch.
         backprojection
-            :math:`A^H y`, where the caller has it already: it is the same in every cascade.
+            :math:`A^H y`, if the caller has computed it: it is the same in every cascade.
         """
 
 
 class GradientStep(SiteDataConsistency):
     r"""One gradient step, :math:`x - \frac{\alpha}{\|A\|^2} A^H (A x - y)`, with a learned :math:`\alpha = e^a > 0`.
 
-    In units of the operator norm one value serves every scanner, and no hand-set bound is needed.
+    In units of the operator norm one initial value suits every scanner.
 
     Parameters
     ----------
     step
-        Initial :math:`\alpha`; below 2 the plain iteration converges.
+        Initial :math:`\alpha`; gradient descent alone converges below 2.
     """
 
     def __init__(self, step: float = 1.0) -> None:
@@ -87,7 +87,7 @@ class ProximalStep(SiteDataConsistency):
     iterations
         Conjugate-gradient iterations.
     gradient
-        ``"implicit"`` or ``"unrolled"``; see :func:`physics.solve_normal` for the accuracy of either.
+        ``"implicit"`` or ``"unrolled"``; for their accuracy see :func:`physics.solve_normal`.
 
     References
     ----------
@@ -108,17 +108,17 @@ class ProximalStep(SiteDataConsistency):
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         b = A.adjoint(y) if backprojection is None else backprojection
         norm = A.norm
-        # An empty slice has a zero operator: any positive damping then returns x unchanged.
+        # The operator of an empty slice is zero: any positive damping returns x unchanged.
         weight = self.log_weight.exp() * torch.where(norm > 0, norm**2, 1.0)
         rhs = b + per_sample(weight, len(A.domain_shape)) * x
         return solve_normal(A, rhs, weight, x0=x, max_iterations=self.iterations, gradient=self.gradient)
 
 
 class FilteredStep(SiteDataConsistency):
-    r"""Preconditioned step, :math:`x - \alpha\, S(A x - y)`, where S is the operator's own first image.
+    r"""Preconditioned step, :math:`x - \alpha\, S(A x - y)`, where S is ``A.start``.
 
-    For CT that is filtered back-projection: every frequency converges at the same rate, where plain gradients need
-    hundreds of steps for fine detail. For MRI it is a few iterations of CG-SENSE.
+    In CT, S is filtered back-projection: all frequencies converge at the same rate, whereas gradient descent needs
+    hundreds of steps for fine detail. In MRI, S is a few iterations of CG-SENSE.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ class FilteredStep(SiteDataConsistency):
 
 
 class NormalizedStep(SiteDataConsistency):
-    r"""Step :math:`x - \alpha\, P (A x - y)` and the operator's normalized adjoint P, in CT SIRT's row and column sums.
+    r"""Step :math:`x - \alpha\, P (A x - y)` with the normalized adjoint P of the operator; in CT the step of SIRT.
 
     Parameters
     ----------
     step
-        Initial :math:`\alpha > 0`, learned on a logarithmic scale; below 2 the plain iteration converges.
+        Initial :math:`\alpha > 0`, learned on a logarithmic scale; the iteration alone converges below 2.
     """
 
     uses_backprojection = False
@@ -160,22 +160,22 @@ class NormalizedStep(SiteDataConsistency):
         return x
 
     def weights(self, y: Tensor) -> Tensor | None:
-        """What the residual is multiplied by, broadcastable to the measurement; None for nothing."""
+        """Weights of the residual, broadcastable to the measurement; None for no weights."""
         return None
 
 
 class ChebyshevStep(NormalizedStep):
-    r"""Several normalized steps of sizes that help each other: a single one hardly moves what few views see least.
+    r"""Several normalized steps of different sizes: a single step hardly changes the directions that few views measure.
 
-    The initial sizes are one over the roots of a Chebyshev polynomial [V]_, learned from there: the error then shrinks
-    fastest among all steps of their number, for eigenvalues of :math:`P A` from the smallest that matters to 1.
+    The initial sizes are one over the roots of a Chebyshev polynomial [V]_. Among all sequences of this length they
+    give the smallest error bound for eigenvalues of :math:`P A` between ``smallest`` and 1. The sizes are learned.
 
     Parameters
     ----------
     iterations
-        Number of steps, each a projection and a back-projection; a single one is of size one.
+        Number of steps, each with one projection and one back-projection; a single step has the initial size 1.
     smallest
-        The smallest eigenvalue that matters, between 0 and 1.
+        Lower end of the eigenvalue range, between 0 and 1.
 
     References
     ----------
@@ -193,15 +193,15 @@ class ChebyshevStep(NormalizedStep):
 
 
 class WeightedStep(ChebyshevStep):
-    r"""Normalized steps :math:`x - \alpha_k\, P W (A x - y)` with a learned positive profile W of what was measured.
+    r"""Normalized steps :math:`x - \alpha_k\, P W (A x - y)` with a learned positive profile W of the measurement.
 
-    In MRI W depends on the distance from the center of k-space, in CT on the detector element: what a site measures
-    well counts more. W is one at the start.
+    W depends on the distance from the center of k-space in MRI, on the detector element in CT. It can give more weight
+    to samples that a site measures well; it is 1 at the start.
 
     Parameters
     ----------
     knots
-        Values of the logarithm of W, linear in between.
+        Number of values of log W, with linear interpolation in between.
     iterations, smallest
         As for :class:`ChebyshevStep`.
     """
@@ -227,15 +227,16 @@ class WeightedStep(ChebyshevStep):
 
 
 class DualStep(SiteDataConsistency):
-    r"""The dual half of learned primal-dual: a small CNN in the space of sinograms that remembers what it said before.
+    r"""The dual step of learned primal-dual: a small CNN in sinogram space with a dual variable h as its memory.
 
-    :math:`h' = A x - y + \Gamma(h, A x, y)` and :math:`x' = x - \alpha P h'` with the operator's normalized adjoint P.
-    The CNN starts at zero, so that the untrained layer is a :class:`NormalizedStep`. Real measurements only.
+    :math:`h' = A x - y + \Gamma(h, A x, y)` and :math:`x' = x - \alpha P h'` with the normalized adjoint P of the
+    operator. The CNN :math:`\Gamma` is zero at the start: the untrained layer is a :class:`NormalizedStep`. Real
+    measurements only.
 
     Parameters
     ----------
     channels, layers
-        Of the CNN.
+        Channels and layers of the CNN.
     step
         Initial :math:`\alpha > 0`, learned on a logarithmic scale.
 
@@ -257,7 +258,7 @@ class DualStep(SiteDataConsistency):
         return self.update(x, y, A, None)[0]
 
     def update(self, x: Tensor, y: Tensor, A: LinearOperator, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One step; ``memory`` is the dual variable of the step before, None in the first.
+        """New image and dual variable; ``memory`` is the dual variable of the previous step, None in the first.
 
         Raises
         ------
@@ -265,12 +266,10 @@ class DualStep(SiteDataConsistency):
             If the measurement is complex.
         """
         if y.is_complex():
-            raise TypeError(
-                "DualStep: the measurement is complex, expected a sinogram; use another consistency for MRI"
-            )
+            raise TypeError("DualStep: measurement is complex, expected a sinogram; use another data consistency")
         projected = A(x)
         previous = torch.zeros_like(y) if memory is None else memory
-        # A line integral sums over the image; the CNN sees numbers of order one.
+        # Line integrals are sums over the image; the norm scales them to order one for the CNN.
         norm = per_sample(A.norm, 2)
         stacked = torch.stack((previous, projected, y), dim=-3) * per_sample(reciprocal(A.norm), 3)
         learned = self.dual(stacked.reshape(-1, *stacked.shape[-3:])).reshape(y.shape)
@@ -280,7 +279,7 @@ class DualStep(SiteDataConsistency):
 
 
 def cnn_from_zero(n_in: int, channels: int, layers: int, n_out: int) -> nn.Sequential:
-    """A plain CNN whose last layer starts at zero: what it is added to is at first as it was."""
+    """A plain CNN whose output is zero at the start, because its last layer is."""
     parts: list[nn.Module] = []
     for before, after in itertools.pairwise([n_in] + [channels] * (layers - 1)):
         parts += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
@@ -291,10 +290,10 @@ def cnn_from_zero(n_in: int, channels: int, layers: int, n_out: int) -> nn.Seque
 
 
 def _chebyshev_steps(iterations: int, smallest: float) -> Tensor:
-    """One over the roots of the Chebyshev polynomial on [smallest, 1]."""
+    """One over the roots of the Chebyshev polynomial on ``[smallest, 1]``."""
     angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
     roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
-    # Large and small steps in turn, the largest first: a large one at the end would enlarge rounding errors.
+    # Large and small steps alternate, the largest first: a large last step would amplify rounding errors.
     ordered = torch.stack((roots.flip(0), roots), dim=1).flatten()[:iterations]
     return ordered.reciprocal()
 
@@ -306,7 +305,7 @@ def _log(value: float, what: str) -> Tensor:
 
 
 class NoStep(SiteDataConsistency):
-    """Leaves the image as it is: the control of what physics brings."""
+    """No data consistency: the control that shows the effect of the physics."""
 
     uses_backprojection = False
 

@@ -15,37 +15,37 @@ from .regularizers import Regularizer
 
 
 class UnrolledNetwork(nn.Module):
-    r"""``cascades`` times data consistency, then regularizer, from the start image ``A.start(y)``.
+    r"""Start image, then ``cascades`` times data consistency followed by a regularizer.
 
-    The network normalizes: it divides by a robust maximum of the start image and multiplies the result back, so
-    :math:`f(a y) = a f(y)` whatever the units of the scanner. Where the operator is quantitative (CT) it does not: bone
-    and water then look the same at every site, whatever else is in the image.
+    The network divides by a robust maximum of the start image and multiplies the result back: :math:`f(a y) = a f(y)`
+    for any units of the scanner. It does not for quantitative operators (CT), so that bone and water have the same
+    values at every site.
 
     Parameters
     ----------
     cascades
         Number of iterations.
     consistency, regularizer
-        Functions that make one layer, called once per cascade (the regularizer once if shared).
+        Constructors of one layer, called once per cascade (the regularizer once if shared).
     share_regularizer
-        One regularizer for all cascades, registered and therefore sent once.
+        One regularizer for all cascades; it is registered and sent once.
     ends_in
         ``"regularizer"``, or ``"consistency"``: one more data-consistency layer at the end, which restores the
-        measured samples and, with them, the noise of the background.
+        measured samples together with the noise of the background.
     combine
-        ``"sequence"``: the regularizer sees what data consistency made. ``"sum"``: both see the image before and
-        their changes add up, as in a gradient step on a regularized cost (LEARN [L]_, the variational network).
+        ``"sequence"``: the regularizer gets the image after data consistency. ``"sum"``: both get the same image and
+        their changes are added, as in a gradient step on a regularized cost (LEARN [L]_, the variational network).
     site_strength
         Every cascade has a :class:`SiteStrength`, kept at the site.
     start
-        ``"operator"``: the operator's own first image (filtered back-projection; a few steps of CG-SENSE).
+        ``"operator"``: ``A.start(y)``, which is filtered back-projection or a few iterations of CG-SENSE.
         ``"adjoint"``: the scaled adjoint, which is the zero-filled image in MRI.
     step_scale
-        Makes a layer, one per cascade, from the scan's condition to the factor of what data consistency changes.
+        Constructor of one layer per cascade that maps the condition to a factor of the data-consistency step.
     correction
-        Makes an :class:`OperatorCorrection`, which comes before all else.
+        Constructor of an :class:`OperatorCorrection`, applied first.
     uses_condition
-        Whether the regularizers take the condition; they and ``step_scale`` need one then.
+        Whether the regularizers take the condition.
 
     References
     ----------
@@ -80,7 +80,7 @@ class UnrolledNetwork(nn.Module):
         self.cascades, self.combine, self.start = cascades, combine, start
         self._regularizers_use_condition = uses_condition
         n_consistency = cascades + (ends_in == "consistency")
-        # Drawn first: what sites share starts alike, whatever parts of their own they have.
+        # Shared parts are drawn first: they start equal at all sites, whatever kept parts a site has.
         regularizers = [regularizer() for _ in range(1 if share_regularizer else cascades)]
         scales = [] if step_scale is None else [step_scale() for _ in range(n_consistency)]
         self.correction = None if correction is None else correction()
@@ -91,7 +91,7 @@ class UnrolledNetwork(nn.Module):
 
     @property
     def uses_condition(self) -> bool:
-        """Whether the network must be called with the scan's condition."""
+        """Whether the network must be called with a condition."""
         return self._regularizers_use_condition or len(self.scales) > 0
 
     @property
@@ -104,7 +104,7 @@ class UnrolledNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If the network uses a condition and gets none, or the other way round.
+            If the network uses a condition and gets none, or gets a condition and uses none.
         """
         if (condition is not None) != self.uses_condition:
             found = "none" if condition is None else f"one of shape {tuple(condition.shape)}"

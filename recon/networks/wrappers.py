@@ -1,4 +1,4 @@
-"""Networks around networks: a private one beside a shared one, one fixed condition, data consistency at test time."""
+"""Networks around networks: data consistency at inference, a private beside a shared network, a fixed condition."""
 
 from torch import Tensor, nn
 
@@ -8,22 +8,21 @@ from ..method import call
 
 
 class DataConsistent(nn.Module):
-    r"""A method whose image :math:`x_0` is made to explain the measurement.
+    r"""A method whose image :math:`x_0` is made consistent with the measurement at inference, without training.
 
     :math:`\arg\min_x \|A x - y\|^2 + \lambda \|A\|^2 \|x - x_0\|^2` by conjugate gradients from :math:`x_0`. In units
-    of the operator norm one weight serves every scanner; samples are whitened, so rays and coils count as their
-    noise deserves. A trained network is wrapped as it is and gains no parameter. The methods that meet the
-    operator at inference only [G]_ do the same to the weights of a network; in the image the problem is convex and a
-    few iterations solve it.
+    of the operator norm one weight suits every scanner; samples are whitened, so rays and coils are weighted by their
+    noise. Methods that apply the operator only at inference [G]_ minimize over the weights of a network instead; over
+    the image the problem is convex and a few iterations solve it.
 
     Parameters
     ----------
     network
         Any method, called as ``network(y, A)`` or ``network(y, A, condition)``.
     weight
-        :math:`\lambda > 0`: small trusts the measurement, large the network.
+        :math:`\lambda > 0`: a small value trusts the measurement, a large one the network.
     iterations
-        Conjugate-gradient iterations, each one application of :math:`A^H A`.
+        Conjugate-gradient iterations, each with one application of :math:`A^H A`.
 
     References
     ----------
@@ -41,23 +40,23 @@ class DataConsistent(nn.Module):
 
     @property
     def uses_condition(self) -> bool:
-        """Whether the network does."""
+        """Whether the wrapped network uses a condition."""
         return bool(getattr(self.network, "uses_condition", False))
 
     def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
         """Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``."""
         x = call(self.network, y, A, condition)
-        # Zero for an empty slice, whose operator is zero: nothing moves its image then.
+        # The operator of an empty slice is zero, and so is its damping: its image stays unchanged.
         damping = self.weight * A.norm**2
         rhs = A.adjoint(y) + per_sample(damping, len(A.domain_shape)) * x
         return solve_normal(A, rhs, damping, x0=x, max_iterations=self.iterations, gradient="unrolled")
 
 
 class TwinNetwork(nn.Module):
-    """A site's own network beside one that all sites share; they teach each other (:class:`MutualDistillation`).
+    """A private network of a site beside the shared network; each learns from the other (:class:`MutualDistillation`).
 
-    The two need not be alike: the private one may have any architecture, another one at every site. Parameters are
-    named ``private.*`` and ``shared.*``, so a scope keeps the first with ``keep = ["private.*"]``.
+    The private network may have any architecture, which may differ between sites. Parameters are named ``private.*``
+    and ``shared.*``; a scope keeps the private ones with ``keep = ["private.*"]``.
     """
 
     def __init__(self, private: nn.Module, shared: nn.Module) -> None:
@@ -66,16 +65,16 @@ class TwinNetwork(nn.Module):
 
     @property
     def uses_condition(self) -> bool:
-        """Whether one of the two does; each gets the condition only if it does itself."""
+        """Whether one of the two networks uses a condition; only that network gets it."""
         return any(getattr(network, "uses_condition", False) for network in (self.private, self.shared))
 
     def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
-        """Image of the private network: what the site uses."""
+        """Image of the private network."""
         return call(self.private, y, A, condition)
 
 
 class FixedCondition(nn.Module):
-    """A network that sees one condition whatever the scan: an unseen site uses that of the most similar known one."""
+    """A network with one condition for all scans: an unseen site uses the condition of the most similar known site."""
 
     def __init__(self, network: nn.Module, condition: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The report of a run: scores as JSON, one self-contained page, and a table for the terminal."""
+"""Report of a run: scores as JSON, a self-contained HTML page, a table for the terminal."""
 
 from .page import document as html_page
 from .page import line_panel

@@ -1,11 +1,11 @@
-"""Small line charts and the dot plot of scores as inline SVG; colors come from the page's style."""
+"""Line charts and dot plots as inline SVG; the style sheet of the page sets the colors."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-#: Colors in the page's style (``--c0`` ...); further series repeat them with the next dash.
+#: Number of colors in the style sheet (``--c0`` ...); further series repeat them with another dash.
 N_COLORS = 8
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MARKS = ("circle", "square", "diamond", "triangle")
@@ -15,7 +15,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 36
 
 @dataclass(frozen=True)
 class Series:
-    """A named line; ``style`` selects color, dash and mark."""
+    """A named line; ``style`` is the number of its color, dash and mark."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -23,7 +23,7 @@ class Series:
 
 
 def nice_ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> list[float]:
-    """About ``count`` round numbers that enclose ``low`` to ``high``; whole numbers only if asked."""
+    """About ``count`` equally spaced round numbers from ``low`` or below to ``high`` or above."""
     if high <= low:
         spread = max(abs(low) * 0.1, 1e-6)
         low, high = low - spread / 2, high + spread / 2
@@ -38,12 +38,12 @@ def nice_ticks(low: float, high: float, count: int = 4, *, whole: bool = False) 
 
 
 def line_chart(title: str, series: Sequence[Series], y_label: str, x_label: str = "round") -> str:
-    """One panel with axes, grid and a mark at every value; readable at 260 px and above.
+    """One chart with axes, grid and a mark at every value, for widths of 260 px and above; empty without values.
 
     Parameters
     ----------
     title
-        Read aloud in place of the picture, with the series' last values.
+        Text for screen readers; the first and last values of the series are added.
     series
         Lines; values that are not finite are left out.
     """
@@ -64,7 +64,7 @@ def line_chart(title: str, series: Sequence[Series], y_label: str, x_label: str 
 
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], arms: Sequence[str], x_label: str) -> str:
-    """One line per row with a mark per arm, in the order and styles of ``arms``."""
+    """One horizontal line per row with one mark per arm; styles follow the order of ``arms``."""
     values = [v for _, entries in rows for v in entries if v is not None and math.isfinite(v)]
     if not values:
         return ""
@@ -96,7 +96,7 @@ def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], arm
 
 
 def mark(style: int, x: float, y: float, radius: float) -> str:
-    """A filled mark; shape and color go with the style, so that neither alone carries the meaning."""
+    """A filled mark; shape and color both follow the style, so that it is readable without color."""
     color = f'class="f{style % N_COLORS}"'
     shape = MARKS[style % len(MARKS)]
     if shape == "circle":
@@ -110,7 +110,7 @@ def mark(style: int, x: float, y: float, radius: float) -> str:
 
 
 def legend(names: Sequence[str], *, lines: bool) -> str:
-    """Names beside their marks, in the styles 0, 1, 2 ...; with a piece of line for line charts."""
+    """Names beside their marks, in the styles 0, 1, 2 ...; ``lines``: for a line chart."""
     items = []
     for style, name in enumerate(names):
         stroke = _stroke(style)
@@ -120,8 +120,15 @@ def legend(names: Sequence[str], *, lines: bool) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
+def panel(title: str, chart: str) -> str:
+    """A chart with its title; empty for an empty chart."""
+    return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>" if chart else ""
+
+
 @dataclass(frozen=True)
 class _Plane:
+    """Ranges of both axes of a line chart."""
+
     x: tuple[float, float]
     y: tuple[float, float]
 

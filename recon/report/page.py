@@ -1,31 +1,29 @@
-"""The report as one HTML page that loads nothing: styles, curves and pictures are inside."""
+"""The report as one self-contained HTML page with styles, curves and pictures."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from ..modalities import MODALITIES
-from .charts import Series, dot_plot, legend, line_chart
-from .pictures import ERROR_MAGNIFICATION, REFERENCE, SOFT_TISSUE_HU, Picture, site_pictures
+from .charts import Series, dot_plot, legend, line_chart, panel
+from .picture_section import picture_section, site_strips
 from .quality import quality_section
-from .results import Results, facts, is_open, method_of, score_rows, sites_by_role, volume_rows
+from .results import Results, is_open, method_of, score_rows, sites_by_role, volume_rows
 from .style import STYLE
 from .tables import bytes_table, card, round_table, score_table, scroll, site_note, site_table
 from .text import byte_count, duration, number
 
-#: The page may load nothing, so that opening it tells nobody.
+#: The page must load nothing: opening it sends no request.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def run_page(results: Results) -> str:
-    """The shared report of a run, from results that went through ``shared_part``."""
+    """The shared report of a run; ``results`` must come from ``shared_part``."""
     sections = [
         _headline(results),
         _claims(results),
         _table(results),
-        _pictures_of_all(results),
+        picture_section(results),
         quality_section(results, [site for role in sites_by_role(results) for site in role]),
         _curves(results),
         "<h2>Sites</h2>" + site_table(results),
@@ -36,27 +34,26 @@ def run_page(results: Results) -> str:
 
 
 def site_page(site: str, results: Results) -> str:
-    """The report of one site, with its volumes and pictures; it is the site's own."""
+    """The report of one site, with volumes and pictures, which stays at the site."""
     rows = volume_rows(results, site)
     caption = f"{site}: every volume of the test set. {_reading(results)}"
     sections = [
         "<h2>Volumes</h2>",
-        score_table(rows, results, caption, "volume") if rows else "<p>No volume was scored.</p>",
+        score_table(rows, results, caption, "volume") if rows else "<p>No volumes.</p>",
         "<h3>How these numbers were computed</h3>" + card(results.get("metric_card", {})),
-        "<h2>Pictures</h2>" + _strip_of(results, site),
+        "<h2>Pictures</h2>" + site_strips(results, site),
         quality_section(results, [site]),
         "<h2>Versions</h2>" + card(results.get("versions", {})),
     ]
     lead = (
-        f"The site measures with {escape(site_note(results, site) or 'its own protocol')}. "
-        "This page shows single volumes and pictures of them: it is the site's own and does not belong "
-        "in the shared report."
+        f"Acquisition: {escape(site_note(results, site) or 'see the manifest of the site')}. "
+        "This page shows single volumes and pictures: it stays at the site and is not part of the shared report."
     )
     return document(f"{site}: report of the site", lead, sections)
 
 
 def document(title: str, lead: str, sections: Sequence[str], style: str = "") -> str:
-    """A page in the style of the report; ``style`` is CSS of its own, ``lead`` and ``sections`` are HTML."""
+    """A page in the style of the report; ``style`` is additional CSS, ``lead`` and ``sections`` are HTML."""
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -74,8 +71,8 @@ def document(title: str, lead: str, sections: Sequence[str], style: str = "") ->
 def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y_label: str) -> str:
     """A chart of named lines over the rounds with its legend, for a page of :func:`document`."""
     series = [Series(name, points, i) for i, (name, points) in enumerate(lines.items())]
-    panel = _panel(title, line_chart(title, series, y_label))
-    return legend(list(lines), lines=True) + f'<div class="panels">{panel}</div>' if panel else ""
+    chart = panel(title, line_chart(title, series, y_label))
+    return legend(list(lines), lines=True) + f'<div class="panels">{chart}</div>' if chart else ""
 
 
 def _what_was_run(results: Results) -> str:
@@ -88,9 +85,9 @@ def _what_was_run(results: Results) -> str:
         "the regularizer was shared."
     ]
     if (steps := results.get("personal_steps")) is not None:
-        sentences.append(f"Then every site went on for itself, {steps} steps on all parameters.")
+        sentences.append(f"Then every site trained all parameters on its own data for {steps} more steps.")
     if unseen:
-        sentences.append(f"Not among them and scored only at the end: {', '.join(unseen)}.")
+        sentences.append(f"Unseen sites, scored only at the end: {', '.join(unseen)}.")
     closed = [site for site in took_part + unseen if not is_open(results, site)]
     if not closed:
         sentences.append("All data are simulated.")
@@ -113,13 +110,13 @@ def _headline(results: Results) -> str:
         tiles.append((number(mean["residual"], 2), f"mean residual of {method} on held-out data, noise = 1"))
     total = sum(float(row.get(way) or 0) for row in results.get("curves", ()) for way in ("bytes_up", "bytes_down"))
     if total:
-        tiles.append((byte_count(total), "all messages, both ways, all sites"))
+        tiles.append((byte_count(total), "all messages of all sites, both directions"))
     items = (f"<li><strong>{escape(value)}</strong> <span>{escape(text)}</span></li>" for value, text in tiles)
     return f'<ul class="tiles">{"".join(items)}</ul>' if tiles else ""
 
 
 def _gain(results: Results, arm: str) -> tuple[str, str]:
-    """Mean gain of the method over an arm, and the site where it is smallest."""
+    """Mean gain of the method over an arm, and the site with the smallest gain."""
     method, took_part = results["arms"][method_of(results)], sites_by_role(results)[0]
     other = results["arms"][arm]
     gains = {
@@ -130,7 +127,7 @@ def _gain(results: Results, arm: str) -> tuple[str, str]:
     text = f"mean PSNR against {arm}"
     if gains:
         least = min(gains, key=lambda site: gains[site])
-        text += f"; least at {least}, {number(gains[least], 2, sign=True)} dB"
+        text += f"; smallest at {least}, {number(gains[least], 2, sign=True)} dB"
     return f"{number(method['mean']['psnr'] - other['mean']['psnr'], 2, sign=True)} dB", text
 
 
@@ -151,7 +148,7 @@ def _table(results: Results) -> str:
     arms = list(results["arms"])
     sites = [row for row in rows if row.kind != "summary"]
     dots = dot_plot(
-        "PSNR of every arm at every site; the numbers stand in the table above",
+        "PSNR of every arm at every site; numbers in the table above",
         [(row.name, [cell.scores.get("psnr") for cell in row.cells]) for row in sites],
         arms,
         "PSNR (dB)",
@@ -163,79 +160,6 @@ def _table(results: Results) -> str:
         + (plot if dots else "")
         + "<h3>How these numbers were computed</h3>"
         + card(results.get("metric_card", {}))
-    )
-
-
-def _pictures_of_all(results: Results) -> str:
-    took_part, unseen = sites_by_role(results)
-    pictured = [site for site in took_part + unseen if site in results.get("pictures", {})]
-    closed = [site for site in took_part + unseen if not is_open(results, site)]
-    parts = []
-    for site in pictured:
-        note = site_note(results, site)
-        parts.append(f"<h3>{escape(site)}</h3>" + (f'<p class="note">{escape(note)}</p>' if note else ""))
-        parts.append(_strip_of(results, site))
-    if closed:
-        where = ", ".join(f"<code>sites/{escape(site)}/report.html</code>" for site in closed)
-        parts.append(
-            f"<p>Pictures and per-volume rows of {escape(', '.join(closed))} are the sites' own. "
-            f"They are written at the sites, as {where}, and are not part of this report.</p>"
-        )
-    return "<h2>Pictures</h2>" + "".join(parts) if parts else ""
-
-
-def _strip_of(results: Results, site: str) -> str:
-    images: Mapping[str, Any] = results.get("pictures", {}).get(site, {})
-    if not images:
-        return "<p>No picture was kept.</p>"
-    modality = MODALITIES.get(facts(results, site).get("modality", ""))
-    if modality is None or not modality.window_hu:
-        return _strip(site, images, None)
-    low, high = SOFT_TISSUE_HU
-    return (
-        '<p class="note">Full range of attenuation.</p>'
-        + _strip(site, images, None)
-        + f'<p class="note">Soft-tissue window, {number(low, 0)} to {number(high, 0)} HU.</p>'
-        + _strip(site, images, SOFT_TISSUE_HU)
-    )
-
-
-def _strip(site: str, images: Mapping[str, Any], window_hu: tuple[float, float] | None) -> str:
-    cells = []
-    for picture in site_pictures(images, window_hu):
-        cells.append(_figure(site, picture, error=False))
-        cells.append(_scale(window_hu) if picture.name == REFERENCE else _figure(site, picture, error=True))
-    strip = f'<div class="strip">{"".join(cells)}</div>'
-    return scroll(strip, f"Pictures of {site}" + ("" if window_hu is None else ", soft-tissue window"))
-
-
-def _figure(site: str, picture: Picture, *, error: bool) -> str:
-    data = picture.error if error else picture.image
-    if data is None:
-        return "<div></div>"
-    name = escape(picture.name)
-    what = f"Error of {name}, magnified {ERROR_MAGNIFICATION} times" if error else f"Image of {name}"
-    source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    if error:
-        below = f"|error| × {ERROR_MAGNIFICATION}"  # noqa: RUF001 - the sign of multiplication
-    elif picture.psnr is None:
-        below = f"<b>{name}</b>"
-    else:
-        below = f"<b>{name}</b><br>{number(picture.psnr, 2)} dB in this slice"
-    image = f'<img src="{source}" alt="{what}, site {escape(site)}">'
-    return f"<figure>{image}<figcaption>{below}</figcaption></figure>"
-
-
-def _scale(window_hu: tuple[float, float] | None) -> str:
-    share = f"max / {ERROR_MAGNIFICATION}"
-    ends = ("0", "max of reference")
-    if window_hu is not None:
-        low, high = window_hu
-        share, ends = f"{(high - low) / ERROR_MAGNIFICATION:g} HU", (f"{number(low, 0)} HU", f"{number(high, 0)} HU")
-    return (
-        '<div class="scale"><div>one gray scale for all</div><div class="ramp"></div>'
-        f'<div class="ends"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
-        f"<div>error maps, magnified {ERROR_MAGNIFICATION} times: white is {share} or more</div></div>"
     )
 
 
@@ -251,16 +175,16 @@ def _curves(results: Results) -> str:
             Series("as received from the server", _points(own, "score_before"), 0),
             Series("after training at the site", _points(own, "score_after"), 1),
         ]
-        panels.append(_panel(site, line_chart(f"Validation score of {site}", series, _score_label(results, site))))
+        panels.append(panel(site, line_chart(f"Validation score of {site}", series, _score_label(results, site))))
     losses = [
         Series(site, _points([row for row in curves if str(row["site"]) == site], "loss"), index)
         for index, site in enumerate(sites)
     ]
-    loss = _panel("mean of the round", line_chart("Training loss", losses, "loss"))
+    loss = panel("mean of the round", line_chart("Training loss", losses, "loss"))
     return (
         "<h2>Round by round</h2>"
-        '<p class="note">Validation scores. The round whose shared parameters score best as received, on '
-        "average over the sites, is the one in the table. Axes differ from site to site.</p>"
+        '<p class="note">Validation scores. The table shows the round whose shared parameters have the best mean '
+        "score as received, over the sites. Axes differ between sites.</p>"
         + legend([series.name for series in series], lines=True)
         + f'<div class="panels">{"".join(panels)}</div>'
         + "<h3>Training loss</h3>"
@@ -283,9 +207,9 @@ def _messages(results: Results) -> str:
         )
         for i, (name, key) in enumerate((("from server to sites", "bytes_down"), ("from sites to server", "bytes_up")))
     ]
-    chart = _panel("all sites together", line_chart("Bytes per round, all sites", series, "KiB per round"))
+    chart = panel("all sites together", line_chart("Bytes per round, all sites", series, "KiB per round"))
     return (
-        "<h2>What traveled</h2>"
+        "<h2>Bytes</h2>"
         + bytes_table(curves)
         + legend([s.name for s in series], lines=True)
         + f'<div class="panels">{chart}</div>'
@@ -300,10 +224,6 @@ def _reproduce(results: Results) -> str:
             f'<pre tabindex="0" aria-label="Resolved recipe">{escape(str(recipe))}</pre></details>'
         )
     return "".join(parts)
-
-
-def _panel(title: str, chart: str) -> str:
-    return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>" if chart else ""
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Magnitude images and error maps as gray PNG bytes on one stated scale."""
+"""Magnitude images and error maps as gray PNG files on one common scale."""
 
 import io
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from physics import hu_to_attenuation
 from ..data import CT_SCALE
 from ..evaluation import psnr
 
-#: The key of the reference among a site's pictures.
+#: Key of the reference among the pictures of a site.
 REFERENCE = "reference"
-#: Error maps show this multiple of the error on the gray scale of the images.
+#: Factor of the error in error maps, shown on the gray scale of the images.
 ERROR_MAGNIFICATION = 5
-#: Black and white of the second strip of CT images.
+#: Black and white of the soft-tissue window of CT images.
 SOFT_TISSUE_HU = (-160.0, 240.0)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One arm's image and error map as PNG bytes; ``error`` and ``psnr`` are None without a reference."""
+    """Image and error map of an arm as PNG bytes; ``error`` and ``psnr`` are None without a reference."""
 
     name: str
     image: bytes
@@ -42,21 +42,21 @@ def gray_png(image: npt.NDArray[np.floating[Any]], white: float, black: float = 
 
 
 def site_pictures(images: Mapping[str, Any], window_hu: tuple[float, float] | None = None) -> list[Picture]:
-    """Draw a site's slice: the reference, then every arm with its error map.
+    """Pictures of one slice: the reference, then every arm with its error map.
 
-    White is the maximum of the reference in all of them; without a reference, the maximum over the arms.
+    White is the maximum of the reference; without a reference, the maximum over the arms.
 
     Parameters
     ----------
     images
-        Name of the arm (or ``"reference"``) to its image, ``(height, width)``, complex or real.
+        Image of every arm and of ``"reference"``, ``(height, width)``, complex or real.
     window_hu
-        Black and white in Hounsfield units, for images of attenuation over that of water.
+        Black and white in Hounsfield units, for images of attenuation relative to water.
 
     Raises
     ------
     ValueError
-        If an image does not have two axes, disagrees in shape or is not finite.
+        If an image does not have two axes, images differ in shape, or values are not finite.
     """
     magnitudes = {name: _magnitude(name, image) for name, image in images.items()}
     shapes = {image.shape for image in magnitudes.values()}

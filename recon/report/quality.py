@@ -1,10 +1,10 @@
-"""What is measured of CT images, per site: a table by arm, and curves of noise power and sharpness."""
+"""CT image quality per site as HTML: a table over arms, curves of noise power and sharpness."""
 
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from .charts import Series, legend, line_chart
+from .charts import Series, legend, line_chart, panel
 from .results import Results, method_of
 from .tables import plain_table
 from .text import number
@@ -12,15 +12,15 @@ from .text import number
 _FREQUENCY = "line pairs per cm"
 _NOTE = (
     "Bias and noise: mean and standard deviation of the error in HU by region of the reference (lung, soft tissue, "
-    "bone; pixels at a border left out). The rest from one slice measured three times: with two draws of noise, and "
-    "with a disc of +100 HU and 6 pixels radius at the noise of the first. Mean noise frequency: of the noise power "
-    "spectrum, higher is finer grain. MTF 50 %: sharpness at the edge of the disc. Disc: the contrast that is left of "
-    "100 HU, and contrast to noise. A network is not linear: these hold near this object."
+    "bone; without border pixels). All else is measured on one slice, simulated three times: with two draws of noise, "
+    "and with the first draw and a disc of +100 HU and 6 pixels radius. Mean noise frequency: mean of the noise power "
+    "spectrum; higher is finer grain. MTF 50 %: sharpness at the edge of the disc. Disc contrast: remaining part of "
+    "the 100 HU; CNR: contrast to noise. A network is not linear: these values hold near this object only."
 )
 
 
 def quality_section(results: Results, sites: list[str]) -> str:
-    """One part per site that has CT images; empty where none has."""
+    """One part per site with CT images; empty if there is none."""
     known: Mapping[str, Any] = results.get("quality", {})
     parts = [_site(results, site, known[site]) for site in sites if site in known]
     if not parts:
@@ -49,7 +49,7 @@ def _site(results: Results, site: str, by_arm: Mapping[str, Mapping[str, Any]]) 
             ]
         rows.append((arm + (" (method)" if arm == method_of(results) else ""), cells))
     table = plain_table(f"CT image quality at {site}", columns, rows)
-    charts = "" if probed else "<p>Not measured anew: no quiet place for the disc, or no single number of photons.</p>"
+    charts = "" if probed else "<p>No slice simulated: no uniform region for the disc, or photons per ray unknown.</p>"
     if probed:
         arms = [arm for arm, entry in by_arm.items() if entry["nps"]]
         power = [Series(arm, _points(by_arm[arm]["nps"], 1e-3), i) for i, arm in enumerate(arms)]
@@ -57,8 +57,8 @@ def _site(results: Results, site: str, by_arm: Mapping[str, Mapping[str, Any]]) 
         charts = (
             legend(arms, lines=True)
             + '<div class="panels">'
-            + _panel("noise power spectrum", line_chart(f"Noise power at {site}", power, "1000 HU² mm²", _FREQUENCY))
-            + _panel("modulation transfer at the disc", line_chart(f"MTF at {site}", sharp, "MTF", _FREQUENCY))
+            + panel("noise power spectrum", line_chart(f"Noise power at {site}", power, "1000 HU² mm²", _FREQUENCY))
+            + panel("modulation transfer at the disc", line_chart(f"MTF at {site}", sharp, "MTF", _FREQUENCY))
             + "</div>"
         )
     return f"<h3>{escape(site)}</h3>{table}{charts}"
@@ -66,7 +66,3 @@ def _site(results: Results, site: str, by_arm: Mapping[str, Mapping[str, Any]]) 
 
 def _points(pairs: Any, factor: float = 1.0) -> list[tuple[float, float]]:
     return [(float(x), factor * float(y)) for x, y in pairs]
-
-
-def _panel(title: str, chart: str) -> str:
-    return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>" if chart else ""

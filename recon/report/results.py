@@ -1,4 +1,4 @@
-"""The results of a run as the report needs them: summaries, the best of each row, what may leave a site."""
+"""Results of a run for the report: means over sites, best scores, and the part that may leave the sites."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,15 @@ from typing import Any
 
 Results = Mapping[str, Any]
 
-#: Scores of an arm, with +1 where more is better. ``residual`` stands alone where there is no reference.
+#: Scores of an arm: +1 if higher is better, -1 if lower is. Without a reference there is only ``residual``.
 METRICS: Mapping[str, int] = {"psnr": 1, "ssim": 1, "nmse": -1, "foreground_ssim": 1, "residual": -1}
-#: Keys of the results that become report.json.
+#: Keys of the results that are written to report.json.
 PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "quality")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Scores of one arm in one row, those that are the best of the row, and the differences to the method."""
+    """Scores of one arm in one row, the names of those that are best in the row, differences to the method."""
 
     scores: Mapping[str, float]
     best: frozenset[str]
@@ -25,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table, cells in arm order; ``kind`` is ``"site"``, ``"summary"`` or ``"unseen"``."""
+    """One row of the table, cells in the order of the arms; ``kind`` is ``"site"``, ``"summary"`` or ``"unseen"``."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class Row:
 
 
 def check_results(results: Results) -> None:
-    """Refuse results that would make a misleading table.
+    """Check that all arms have the same sites and that ``method`` is one of the arms.
 
     Raises
     ------
@@ -58,20 +58,20 @@ def method_of(results: Results) -> str:
 
 
 def facts(results: Results, site: str) -> Mapping[str, Any]:
-    """What is known of a site; empty where nothing is."""
+    """Properties of a site; empty if none are known."""
     known: Mapping[str, Any] = results.get("sites", {}).get(site, {})
     return known
 
 
 def sites_by_role(results: Results) -> tuple[list[str], list[str]]:
-    """Sites that took part, and those that did not, in the order of the first arm."""
+    """Sites that took part and unseen sites, in the order of the first arm."""
     names = list(next(iter(results["arms"].values()))["sites"])
     unseen = [name for name in names if facts(results, name).get("unseen", False)]
     return [name for name in names if name not in unseen], unseen
 
 
 def summarize(scores: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and worst over sites, metric by metric; a site without a metric does not count for it.
+    """Mean and worst of every metric over the sites that have it.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def summarize(scores: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]
 def with_summaries(results: Results) -> dict[str, Any]:
     """The results with ``mean`` and ``worst`` of every arm over the sites that took part.
 
-    Where no site took part (a folder of unseen sites only), over all.
+    If all sites are unseen, over all of them.
     """
     check_results(results)
     took_part, unseen = sites_by_role(results)
@@ -108,7 +108,7 @@ def with_summaries(results: Results) -> dict[str, Any]:
 
 
 def score_rows(results: Results) -> list[Row]:
-    """Rows of the table: sites that took part, their mean and worst, then the unseen sites."""
+    """Rows of the table: sites that took part, their mean and worst, unseen sites."""
     complete = with_summaries(results)
     arms = complete["arms"]
     took_part, unseen = sites_by_role(complete)
@@ -119,7 +119,7 @@ def score_rows(results: Results) -> list[Row]:
 
 
 def volume_rows(results: Results, site: str) -> list[Row]:
-    """Rows of a site's own table, one per volume; empty where the arms hold no volumes."""
+    """Rows of the table of one site, one per volume; empty if the arms hold no volumes."""
     arms = results["arms"]
     by_arm = [{str(v["volume"]): v for v in entry["sites"][site].get("volumes", ())} for entry in arms.values()]
     names = list(dict.fromkeys(name for volumes in by_arm for name in volumes))
@@ -143,12 +143,12 @@ def _row(results: Results, name: str, kind: str, entries: list[Mapping[str, Any]
 
 
 def is_open(results: Results, site: str) -> bool:
-    """Whether a site's pictures and volumes may be shown to others: only data declared synthetic."""
+    """Whether pictures and volumes of a site may be shown to others: only if its data are declared synthetic."""
     return facts(results, site).get("synthetic", False) is True
 
 
 def shared_part(results: Results) -> dict[str, Any]:
-    """What leaves the sites: no pictures, no per-volume rows and no CT image quality of measured data."""
+    """The results that may leave the sites: no pictures, per-volume rows or CT image quality of measured data."""
     shared = with_summaries(results)
     for arm, entry in shared["arms"].items():
         sites = {
@@ -159,13 +159,13 @@ def shared_part(results: Results) -> dict[str, Any]:
     pictures = results.get("pictures", {})
     shared["pictures"] = {site: images for site, images in pictures.items() if is_open(results, site)}
     if "quality" in results:
-        # It is measured on one slice of a patient.
+        # Image quality is measured on one slice of a patient.
         shared["quality"] = {site: found for site, found in results["quality"].items() if is_open(results, site)}
     return shared
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: numbers of numpy and torch as Python's, infinity and NaN as null."""
+    """A value for JSON: numbers of numpy and torch as Python numbers, infinity and NaN as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The style sheet of the report: light and dark, screen, phone and print."""
+"""Style sheet of the report: light and dark; screen, phone and print."""
 
 from collections.abc import Mapping
 

@@ -1,11 +1,11 @@
-"""The tables of the report as HTML; every word that came from outside is escaped here."""
+"""Tables of the report as HTML; all external text is escaped here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from .results import Cell, Results, Row, facts, method_of, sites_by_role
-from .text import DIGITS, byte_count, duration, number
+from .text import DIGITS, NO_VALUE, byte_count, duration, number
 
 NAMES = {
     "psnr": "PSNR",
@@ -17,12 +17,12 @@ NAMES = {
 
 
 def scroll(content: str, label: str) -> str:
-    """A part that may be wider than a phone; it scrolls by itself, with the keyboard too."""
+    """Content that may be wider than the screen, with a horizontal scroll bar of its own."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
 
 
 def score_table(rows: Sequence[Row], results: Results, caption: str, first: str) -> str:
-    """Rows by arms: PSNR in dB, SSIM, NMSE, and the difference to the method."""
+    """Table with one column per arm: PSNR in dB, SSIM, NMSE, and the difference to the method."""
     method = method_of(results)
     arms = list(results["arms"])
     head = "".join(f'<th scope="col"{_method_class(arm == method)}>{escape(arm)}</th>' for arm in arms)
@@ -39,7 +39,7 @@ def score_table(rows: Sequence[Row], results: Results, caption: str, first: str)
 
 
 def site_note(results: Results, site: str) -> str:
-    """How a site measures, in one line."""
+    """Acquisition of a site in one line."""
     known = facts(results, site)
     parts = []
     if sampling := known.get("sampling"):
@@ -56,7 +56,7 @@ def site_note(results: Results, site: str) -> str:
 
 
 def site_table(results: Results) -> str:
-    """What was measured where, how it was split, and whose parameters are whose."""
+    """Table of the sites: acquisition, volumes per split, numbers of shared and kept parameters."""
     columns = (
         "site",
         "data",
@@ -79,17 +79,17 @@ def site_table(results: Results) -> str:
         split = known.get("volumes", {})
         values = (
             "simulated" if known.get("synthetic") is True else "measured",
-            str(known.get("sampling", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
+            str(known.get("sampling", NO_VALUE)).replace("_", " "),
             number(known.get("effective_acceleration"), 2),
             _fact(known.get("coils")),
             _fact(known.get("noise_std")),
-            str(known.get("maps", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
-            str(known.get("consistency", "–")).replace("_", " "),  # noqa: RUF001 - a dash is meant
+            str(known.get("maps", NO_VALUE)).replace("_", " "),
+            str(known.get("consistency", NO_VALUE)).replace("_", " "),
             " / ".join(_fact(split.get(part)) for part in ("train", "validation", "test")),
             _fact(known.get("parameters_shared")),
             _fact(known.get("parameters_kept")),
         )
-        note = '<span class="soft">took part in nothing</span>' if site in unseen else ""
+        note = '<span class="soft">unseen site</span>' if site in unseen else ""
         cells = "".join(
             f"<td{_number_class(name in numbers)}>{escape(value)}</td>"
             for name, value in zip(columns[1:], values, strict=True)
@@ -100,7 +100,7 @@ def site_table(results: Results) -> str:
 
 
 def bytes_table(curves: Sequence[Mapping[str, Any]]) -> str:
-    """Bytes of the packed messages per site: in a round and in all."""
+    """Bytes of the packed messages per site, per round and in total."""
     lines = []
     for site in dict.fromkeys(str(row["site"]) for row in curves):
         rows = [row for row in curves if str(row["site"]) == site]
@@ -109,14 +109,14 @@ def bytes_table(curves: Sequence[Mapping[str, Any]]) -> str:
         values = [_span(down), _span(up), byte_count(sum(down)), byte_count(sum(up))]
         cells = "".join(f'<td class="number">{escape(value)}</td>' for value in values)
         lines.append(f'<tr><th scope="row">{escape(site)}</th>{cells}</tr>')
-    names = ("to the site, per round", "from the site, per round", "to the site, all", "from the site, all")
+    names = ("to the site, per round", "from the site, per round", "to the site, total", "from the site, total")
     head = '<th scope="col">site</th>' + "".join(f'<th scope="col" class="number">{name}</th>' for name in names)
     caption = "Counted from the packed messages, headers included; the last round only evaluates."
     return _table(caption, head, lines)
 
 
 def round_table(curves: Sequence[Mapping[str, Any]]) -> str:
-    """The numbers behind the curves, one line per round and site."""
+    """The numbers of the curves, one row per round and site."""
     columns = ("round", "site", "score as received", "score after training", "loss", "down", "up", "time")
     head = "".join(f'<th scope="col"{_number_class(name != "site")}>{name}</th>' for name in columns)
     lines = []
@@ -130,24 +130,24 @@ def round_table(curves: Sequence[Mapping[str, Any]]) -> str:
             number(row.get("loss"), 5),
             _bytes(row.get("bytes_down")),
             _bytes(row.get("bytes_up")),
-            "–" if seconds is None else duration(float(seconds)),  # noqa: RUF001 - a dash is meant
+            NO_VALUE if seconds is None else duration(float(seconds)),
         )
         cells = "".join(
             f"<td{_number_class(name != 'site')}>{escape(value)}</td>"
             for name, value in zip(columns, values, strict=True)
         )
         lines.append(f"<tr>{cells}</tr>")
-    return _table("Scores on validation, bytes of the packed messages, time at the site.", head, lines)
+    return _table("Validation scores, bytes of the packed messages, time at the site.", head, lines)
 
 
 def card(entries: Mapping[str, Any]) -> str:
-    """Names and values, one line each."""
+    """List of names and values, one line each."""
     lines = (f"<dt>{escape(str(k).replace('_', ' '))}</dt><dd>{escape(_fact(v))}</dd>" for k, v in entries.items())
     return f'<dl class="card">{"".join(lines)}</dl>'
 
 
 def plain_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table of numbers: the first column names the row."""
+    """A table of numbers; the first column holds the names of the rows."""
     head = "".join(f'<th scope="col"{_number_class(i > 0)}>{escape(name)}</th>' for i, name in enumerate(columns))
     lines = [
         f'<tr><th scope="row">{escape(name)}</th>'
@@ -159,7 +159,7 @@ def plain_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, 
 
 
 def _table(caption: str, head: str, lines: Sequence[str], style: str = "plain") -> str:
-    # Not a <caption>: it would be as wide as the table, wider than a phone.
+    # Not a <caption>: it would be as wide as the table, and so wider than a phone.
     table = f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<p class="note">{escape(caption)}</p>{scroll(table, caption)}'
 
@@ -190,11 +190,11 @@ def _score_cell(cell: Cell, method: str) -> str:
 
 def _row_note(row: Row, results: Results) -> str:
     if row.kind == "summary":
-        note = {"mean": "of the sites that took part", "worst": "of them, each score by itself"}[row.name]
+        note = {"mean": "over the sites that took part", "worst": "each score over the sites that took part"}[row.name]
     else:
         note = site_note(results, row.name)
     if row.kind == "unseen":
-        note = "took part in nothing; " + note if note else "took part in nothing"
+        note = "unseen site; " + note if note else "unseen site"
     return f'<span class="soft">{escape(note)}</span>' if note else ""
 
 
@@ -208,7 +208,7 @@ def _number_class(is_number: bool) -> str:
 
 def _fact(value: Any) -> str:
     if value is None:
-        return "–"  # noqa: RUF001 - a dash is meant
+        return NO_VALUE
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_fact(entry)}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
@@ -219,10 +219,10 @@ def _fact(value: Any) -> str:
 
 
 def _bytes(value: float | None) -> str:
-    return "–" if value is None else byte_count(float(value))  # noqa: RUF001 - a dash is meant
+    return NO_VALUE if value is None else byte_count(float(value))
 
 
 def _span(values: Iterable[float]) -> str:
-    """The usual amount; the smallest and largest where rounds differ."""
+    """Smallest and largest amount of a round, as one text if they are equal."""
     shown = list(dict.fromkeys(byte_count(value) for value in sorted(values) if value > 0))
     return " to ".join(dict.fromkeys((shown[0], shown[-1]))) if shown else byte_count(0)

@@ -1,23 +1,26 @@
-"""Numbers and the table of scores as plain text."""
+"""Numbers and the score table as plain text."""
 
 import math
 
 from .results import Cell, Results, score_rows
 
+#: Decimals of every score.
 DIGITS = {"psnr": 2, "ssim": 3, "nmse": 4, "foreground_ssim": 3, "residual": 2}
+#: Text for a value that is not known.
+NO_VALUE = "\N{EN DASH}"
 
 
 def number(value: float | None, digits: int, *, sign: bool = False) -> str:
-    """A number with a fixed count of digits, a true minus, and a dash where there is none."""
+    """A number with ``digits`` decimals and a true minus sign; a dash for None and NaN."""
     if value is None or math.isnan(value):
-        return "–"  # noqa: RUF001 - a dash is meant
+        return NO_VALUE
     text = "∞" if math.isinf(value) else f"{abs(value):.{digits}f}"
     negative = value < 0 and text.strip("0.") != ""
     return ("\N{MINUS SIGN}" if negative else "+" if sign else "") + text
 
 
 def byte_count(value: float) -> str:
-    """Bytes in the largest binary unit that keeps the number above one."""
+    """Bytes in the largest binary unit that gives a number of at least one."""
     if value < 1024:
         return f"{value:.0f} B"
     power = min(int(math.log(value, 1024)), 4)
@@ -25,7 +28,7 @@ def byte_count(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``8 min 12 s``."""
+    """Seconds as text, such as ``8 min 12 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -34,9 +37,9 @@ def duration(seconds: float) -> str:
 
 
 def text_table(results: Results) -> str:
-    """Rows are sites, columns arms, cells PSNR in dB and SSIM; ``*`` marks the best PSNR of a row.
+    """Table of scores: rows are sites, columns are arms, cells are PSNR in dB and SSIM; ``*`` marks the best of a row.
 
-    Sites without a reference show the residual on held-out k-space in units of the noise instead.
+    Sites without a reference show the residual on held-out measurements in units of the noise.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Write the report of a run, and the report that stays at a site."""
+"""Write the report of a run and the reports of its sites."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from .results import PUBLISHED, Results, plain, shared_part, with_summaries
 def write_report(folder: Path | str, results: Results) -> Path:
     """Write ``report.json`` and the self-contained page ``report.html``.
 
-    Only sites declared synthetic show pictures and volumes; those of every other site are left out, whatever
-    ``results`` hold. Mean and worst are over the sites that took part.
+    Pictures and per-volume scores are written only for sites whose data are declared synthetic. Mean and worst are
+    over the sites that took part.
 
     Parameters
     ----------
@@ -21,26 +21,26 @@ def write_report(folder: Path | str, results: Results) -> Path:
     results
         Only ``arms`` is required.
 
-        - ``arms``: ``{arm: {"sites": {site: scores}}}``, scores as of ``SiteScores.to_json``.
-        - ``method``: the arm that the others are compared with, by default the last.
+        - ``arms``: ``{arm: {"sites": {site: scores}}}``, scores from ``SiteScores.to_json``.
+        - ``method``: the arm with which the others are compared, by default the last.
         - ``metric_card``, ``bytes``, ``seconds``, ``versions``, ``recipe`` (TOML text), ``claims`` (lines).
         - ``sites``, per site: ``sampling, effective_acceleration, coils, noise_std, maps, parameters_shared,
-          parameters_kept, synthetic, unseen`` and ``volumes``, how many in ``train, validation, test``.
+          parameters_kept, synthetic, unseen`` and ``volumes``, their number in ``train, validation, test``.
         - ``curves``: the rows of ``rounds.jsonl``.
-        - ``personal_steps``: steps of every site for itself after the rounds, where there were any.
-        - ``quality``: per CT site and arm what :meth:`recon.Quality.to_json` gives.
-        - ``pictures``: per site and arm, or ``"reference"``, an image ``(height, width)``.
+        - ``personal_steps``: steps of the personal stage.
+        - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
+        - ``pictures``: per site, an image ``(height, width)`` for every arm and ``"reference"``.
 
     Returns
     -------
-        The path of the page.
+        Path of the page.
 
     Raises
     ------
     ValueError
-        If arms disagree about the sites or pictures about their shape.
+        If arms disagree about the sites, or pictures of a site differ in shape.
     DataError
-        If a file cannot be written; what stood there before is then left as it was.
+        If a file cannot be written; an older file is then left unchanged.
     """
     shared = shared_part(results)
     page = run_page(shared)
@@ -52,21 +52,21 @@ def write_report(folder: Path | str, results: Results) -> Path:
 
 
 def write_site_report(folder: Path | str, results: Results, site: str) -> Path:
-    """Write what is a site's own: ``report.html`` with volumes and pictures, and ``scores.json`` beside it.
+    """Write the report that stays at a site: ``report.html`` with volumes and pictures, and ``scores.json``.
 
     Parameters
     ----------
     folder
-        The site's own folder.
+        Folder at the site.
     results
         As for :func:`write_report`.
     site
-        A site of every arm.
+        Name of the site.
 
     Raises
     ------
     ValueError
-        If no arm knows the site.
+        If the arms have no such site.
     DataError
         If a file cannot be written.
     """

@@ -1,1 +1,1 @@
-"""Compiled kernels; they import numba."""
+"""Kernels compiled by numba."""

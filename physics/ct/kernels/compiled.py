@@ -1,4 +1,4 @@
-"""Kernels that numba compiles: where they are kept, and the threads that run them. Imports numba: import it late."""
+"""Compile kernels with numba, store them on disk, run them on threads. Import late: importing numba is slow."""
 
 import hashlib
 import logging
@@ -15,12 +15,12 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-#: The files that kernels are made of. numba looks for changes in one of them only.
+#: Source files of the kernels. numba alone notices changes only in the file of the function itself.
 _SOURCES = ("lanes.py", "ray_kernels.py", "pixel_kernels.py")
 
 
 def _cache_folder() -> Path | None:
-    """A private folder for compiled kernels, None where there is none: what lies there is executed."""
+    """Folder of compiled kernels, which must be private because its files are executed; None if there is none."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedrecon"
     sources = b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES)
     folder = root / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
@@ -28,10 +28,10 @@ def _cache_folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
     except OSError as error:
-        logger.info("compiled kernels are not kept: %s", error)
+        logger.info("compiled kernels are not stored: %s", error)
         return None
     if not hasattr(os, "getuid") or facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
-        logger.info("compiled kernels are not kept: %s is not this user's alone", folder)
+        logger.info("compiled kernels are not stored: other users may own or write %s", folder)
         return None
     return folder
 
@@ -40,10 +40,10 @@ _FOLDER = _cache_folder()
 
 
 def kernel(function: Any) -> Any:
-    """Compile a function at its first call, without the interpreter's lock, and keep the result on disk."""
+    """Compile a function at its first call and store it on disk; it runs without the interpreter's lock."""
     before = numba.config.CACHE_DIR
     try:
-        # Where a function is kept is decided when it is decorated; other users of numba keep their folder.
+        # numba reads the folder when it decorates a function; other code that uses numba keeps its own folder.
         numba.config.CACHE_DIR = str(_FOLDER or before)
         return numba.njit(nogil=True, cache=_FOLDER is not None)(function)
     finally:
@@ -51,7 +51,7 @@ def kernel(function: Any) -> Any:
 
 
 def run_threads(function: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
-    """Call a kernel once per job, on as many threads as torch uses."""
+    """Call a kernel once per job on as many threads as torch uses."""
     threads = min(torch.get_num_threads(), len(jobs))
     if threads <= 1:
         for job in jobs:
@@ -62,7 +62,10 @@ def run_threads(function: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) 
 
 
 def parts(count: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """``range(count)`` cut for the threads, several parts each, because parts differ in work."""
+    """Split ``range(count)`` into several parts per thread, because parts differ in work.
+
+    Parts begin at multiples of ``multiple``.
+    """
     wanted = 4 * torch.get_num_threads() if torch.get_num_threads() > 1 else 1
     size = -(-count // (wanted * multiple)) * multiple
     return [(first, min(first + size, count)) for first in range(0, count, size)]
@@ -70,5 +73,5 @@ def parts(count: int, multiple: int = 1) -> list[tuple[int, int]]:
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # By process: a forked DataLoader worker has none of its parent's threads.
+    # One pool per process: a forked DataLoader worker has none of its parent's threads.
     return ThreadPoolExecutor(threads, thread_name_prefix="fedrecon-kernels")

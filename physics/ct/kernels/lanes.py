@@ -1,8 +1,8 @@
-"""Vectors for numba: one value per image of a batch, which lie next to each other in memory.
+"""Vector instructions for numba: a vector holds one value per image of a batch, adjacent in memory.
 
-numba has no vector type, and what LLVM's vectorizer makes of a loop over the batch is three times slower than the
-plain vector instructions that these functions emit. They are generic LLVM, so that any processor may compile them; a
-vector of one value is a scalar. Only the kernels use them.
+numba has no vector type, and LLVM's automatic vectorization of a loop over the batch is three times slower than the
+vector instructions that these functions emit. The instructions are generic LLVM, for any processor. Used only by the
+kernels.
 
 All arrays are flat; offsets count elements. A block is `ROWS` neighboring rows of one image.
 """
@@ -14,16 +14,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-#: Rows that one call handles: enough to hide the latency of the additions, few enough for the registers.
+#: Rows per call: enough to hide the latency of the additions, few enough for the registers.
 ROWS = 16
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-# Products may be fused with sums; the order of a sum is never changed.
+# Products may be fused with sums; the order of summation never changes.
 _FLAGS = ("contract", "nsz")
 
 
 class Lanes(types.Type):
-    """``count`` numbers of one type, kept in vector registers."""
+    """``count`` numbers of one type in a vector register."""
 
     def __init__(self, dtype: types.Float, count: int) -> None:
         self.dtype, self.count = dtype, count
@@ -40,11 +40,11 @@ class _LanesModel(models.PrimitiveModel):
 def place(
     typing: Any, x: Any, slope: Any, start: Any, last: Any, stride: Any, lanes: Any, offsets: Any, weights: Any
 ) -> Any:
-    """Offsets and weights of the pixels that a line meets in a block.
+    """Offsets and interpolation weights of the pixels on a line through a block.
 
-    In row r the line is at column ``start + x + r * slope``, confined to ``[0, last]``. ``offsets[r]`` is that of the
-    pixel to its left, ``weights[r]`` the part of its right neighbor; ``start`` keeps ``x`` small, and so exact in
-    single precision.
+    In row r the line is at column ``start + x + r * slope``, clamped to ``[0, last]``. ``offsets[r]`` is the offset of
+    the pixel left of the line, ``weights[r]`` the weight of the pixel right of it. ``start`` keeps ``x`` small, so that
+    single precision suffices.
     """
     real = weights.dtype
     signature = types.void(real, real, types.int64, types.int64, types.int64, types.int64, offsets, weights)
@@ -75,13 +75,13 @@ def place(
 
 @intrinsic
 def gather(typing: Any, image: Any, start: Any, offsets: Any, weights: Any, like: Any) -> Any:
-    """Sum over a block's rows of the interpolated values; ``like`` is a tuple as long as the vectors."""
+    """Sum of the interpolated values over the rows of a block; ``like`` is a tuple of the length of the batch."""
     signature = Lanes(image.dtype, like.count)(image, types.int64, offsets, weights, like)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         block = _Block(context, builder, signature, args, like.count)
         zero = ir.Constant(block.vector, [0.0] * like.count)
-        # Eight sums: one would wait for the addition before it.
+        # Eight partial sums: in a single sum, every addition would wait for the one before.
         plain, sloped = [zero] * 4, [zero] * 4
         for r in range(ROWS):
             weight, left, right = block.row(r)
@@ -97,7 +97,7 @@ def gather(typing: Any, image: Any, start: Any, offsets: Any, weights: Any, like
 
 @intrinsic
 def scatter(typing: Any, image: Any, start: Any, offsets: Any, weights: Any, value: Any) -> Any:
-    """The transpose of :func:`gather`: add ``value`` to the pixels with the same weights."""
+    """Transpose of :func:`gather`: add ``value`` to the pixels with the same weights."""
     signature = types.void(image, types.int64, offsets, weights, value)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -105,7 +105,7 @@ def scatter(typing: Any, image: Any, start: Any, offsets: Any, weights: Any, val
         one = ir.Constant(block.vector, [1.0] * value.count)
         for r in range(ROWS):
             weight, left, right = block.row(r)
-            # Rounded like the weights of the gather: the transpose is exact.
+            # Rounded like the weights in gather, so that the transpose is exact.
             rest = builder.fsub(one, weight)
             a, b = block.load(left), block.load(right)
             block.store(builder.fadd(a, builder.fmul(rest, args[4], flags=_FLAGS), flags=_FLAGS), left)
@@ -149,10 +149,10 @@ def place_pixels(
     typing: Any, lateral: Any, lateral_step: Any, depth: Any, depth_step: Any, gain: Any, shift: Any, last: Any,
     lanes: Any, offsets: Any, weights: Any, scales: Any,
 ) -> Any:  # fmt: skip
-    """Where the rays through `ROWS` neighboring pixels of a row meet a detector.
+    """Detector positions of the rays through `ROWS` neighboring pixels of a row.
 
-    Pixel r is at ``gain * (lateral + r * lateral_step) / (depth + r * depth_step) + shift`` in elements, confined to
-    ``[0, last]``, and ``scales[r]`` is one over its depth squared. Offsets and weights as in :func:`place`.
+    Pixel r projects to element ``gain * (lateral + r * lateral_step) / (depth + r * depth_step) + shift``, clamped to
+    ``[0, last]``; ``scales[r]`` is one over its depth squared. Offsets and weights as in :func:`place`.
     """
     double, real = types.float64, weights.dtype
     numbers = (double,) * 6
@@ -190,7 +190,7 @@ def place_pixels(
 def interpolate(
     typing: Any, sinogram: Any, start: Any, offsets: Any, weights: Any, scales: Any, image: Any, pixel: Any, like: Any
 ) -> Any:
-    """Add to `ROWS` pixels, from ``pixel`` on, the interpolated values of one view, times ``scales``."""
+    """Add the interpolated values of one view, times ``scales``, to `ROWS` pixels from ``pixel`` on."""
     signature = types.void(sinogram, types.int64, offsets, weights, scales, image, types.int64, like)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -208,14 +208,14 @@ def interpolate(
 def spread(
     typing: Any, sinogram: Any, start: Any, offsets: Any, weights: Any, scales: Any, image: Any, pixel: Any, like: Any
 ) -> Any:
-    """The transpose of :func:`interpolate`: add `ROWS` pixels to one view."""
+    """Transpose of :func:`interpolate`: add `ROWS` pixels to one view."""
     signature = types.void(sinogram, types.int64, offsets, weights, scales, image, types.int64, like)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         for weight, scale, left, right, pixel, block in _pixels(context, builder, signature, args, like.count):
             value = builder.fmul(scale, block.load(pixel))
             part = builder.fmul(weight, value, flags=_FLAGS)
-            # One after the other: neighboring pixels meet the same elements.
+            # One pixel after the other: neighboring pixels meet the same elements.
             block.store(builder.fadd(block.load(left), builder.fsub(value, part), flags=_FLAGS), left)
             block.store(builder.fadd(block.load(right), part, flags=_FLAGS), right)
         return context.get_dummy_value()
@@ -234,7 +234,7 @@ class _Block:
         self.weights = _data(context, builder, signature, args, 3)
 
     def row(self, r: int) -> tuple[Any, Any, Any]:
-        """Weight of the right pixel, and pointers to the left and to the right one."""
+        """Weight of the right pixel, pointers to the left and the right pixel."""
         builder = self.builder
         offset = builder.zext(builder.load(builder.gep(self.offsets, [_I64(r)])), _I64)
         weight = _splat(builder, builder.load(builder.gep(self.weights, [_I64(r)])), self.vector)
@@ -270,12 +270,12 @@ def _at(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, vector: 
 
 
 def _load(builder: ir.IRBuilder, pointer: Any, dtype: types.Float) -> Any:
-    # What the batch lies next to is not aligned to whole vectors.
+    # Aligned to single values only, not to whole vectors.
     return builder.load(pointer, align=dtype.bitwidth // 8)
 
 
 def _pixels(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, lanes: int) -> Iterator[Any]:
-    """Per pixel: weight, scale, pointers to the left and right element and to the pixel, and the block."""
+    """Per pixel: weight, scale, pointers to the left element, the right element and the pixel, the block."""
     block = _Block(context, builder, signature, args, lanes)
     image = builder.gep(_data(context, builder, signature, args, 5), [args[6]])
     scales = _data(context, builder, signature, args, 4)

@@ -1,8 +1,8 @@
-"""Pixel-driven back-projection of filtered views on the CPU, and its transpose; only :mod:`.fbp` calls them.
+"""Pixel-driven back-projection of filtered views on the CPU, and its transpose; used only by :mod:`physics.ct.fbp`.
 
-Every pixel takes from every view the linearly interpolated value at the place where its ray meets the detector. Views
-have `PAD` zeros at both ends, rows of the image are filled up to whole blocks. The back-projection is shared between
-threads by rows of the image, its transpose by views.
+Every pixel takes from every view the linearly interpolated value at the point where its ray meets the detector. Views
+have `PAD` zeros at both ends, rows of the image are padded to whole blocks. Threads share the back-projection by image
+rows, its transpose by views.
 """
 
 import math
@@ -16,7 +16,7 @@ from .lanes import ROWS, interpolate, place_pixels, spread
 
 #: Kinds of detector.
 PARALLEL, FLAT, CURVED = 0, 1, 2
-#: Rows of an image that share one pass over the views.
+#: Image rows for which a view is read once.
 _TILE = 8
 
 
@@ -25,7 +25,10 @@ def _place(
     kind: int, x: float, y: float, step: float, cos: float, sin: float, beam: Any, offsets: Any, weights: Any,
     scales: Any, count: int,
 ) -> None:  # fmt: skip
-    """Place the pixels at ``x + r * step`` of a row; ``beam`` is ``(R, D / pitch or 1 / pitch, shift, elements)``."""
+    """Offsets, weights and scales of the pixels at ``x + r * step``, see `lanes.place_pixels`.
+
+    ``beam`` is ``(R, gain, shift, elements)`` with the gain 1 / pitch for a parallel beam, D / pitch for a fan.
+    """
     R, gain, shift, last = beam[0], beam[1], beam[2], int(beam[3]) + PAD
     across, across_step = x * cos + y * sin, step * cos
     if kind == PARALLEL:
@@ -44,10 +47,10 @@ def _place(
 
 
 @kernel
-def smear(
+def backproject(
     kind: int, sinogram: Any, angles: Any, beam: Any, image: Any, xs: Any, ys: Any, rows: Any, like: Any
 ) -> None:  # fmt: skip
-    """Add the views to the rows (first, after the last) of the image.
+    """Add all views to the image rows ``range(*rows)``.
 
     Parameters
     ----------
@@ -61,6 +64,8 @@ def smear(
         Flat, ``(height, width, batch)``, the width a multiple of `ROWS`.
     xs, ys
         Centers of columns and rows in mm.
+    like
+        A tuple of the length of the batch.
     """
     count, width = len(like), len(xs)
     offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
@@ -77,10 +82,10 @@ def smear(
 
 
 @kernel
-def collect(
+def transpose(
     kind: int, sinogram: Any, angles: Any, beam: Any, image: Any, xs: Any, ys: Any, views: Any, like: Any
 ) -> None:  # fmt: skip
-    """Add to the views (first, after the last) the transpose of :func:`smear`."""
+    """Add the image to ``range(*views)`` with the transpose of :func:`backproject`."""
     count, width = len(like), len(xs)
     offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
     scales = np.empty(ROWS, image.dtype)

@@ -1,9 +1,9 @@
-"""Forward and adjoint of a table of rays on the CPU, compiled by numba; only :mod:`.joseph` calls them.
+"""Forward and adjoint of a table of rays on the CPU; used only by :mod:`physics.ct.joseph`.
 
-The image lies in memory row by row, pixels next to pixels, the images of a batch innermost, with `PAD` columns of zeros
-at both ends, so that no ray needs a test for the border. Index and weight of a pixel are computed once for the batch.
-Both directions walk over blocks of `ROWS` rows that fit the cache: the forward is shared between threads by rays, the
-adjoint by blocks, so that no two threads write to one place.
+Memory layout of an image: rows, columns, images of the batch (innermost), with `PAD` columns of zeros at both ends of a
+row, so that rays need no border test. Index and weight of a pixel are computed once for the batch. Both directions work
+on blocks of `ROWS` rows that fit the cache. Threads share the forward by rays and the adjoint by blocks, so that no two
+threads write to the same values.
 """
 
 import math
@@ -16,13 +16,17 @@ from ..rays import PAD
 from .compiled import kernel
 from .lanes import ROWS, add_scaled, gather, load_scaled, place, scatter
 
-#: Views that share one pass over the blocks of an image.
+#: Views for which a block of the image is read once.
 VIEWS = 8
 
 
 @kernel
 def _first(base: Any, slope: Any, start: int, stop: int, row: int, growing: bool, limit: float, leaving: bool) -> int:
-    """First ray from ``start`` on that is past the limit in some row of the block (``leaving``: not yet there)."""
+    """Ray in ``range(start, stop)`` at which the test of a limit changes its result, by bisection.
+
+    The test is whether the ray's largest column in the block is above the limit; with ``leaving``, whether its smallest
+    column is below. ``growing``: columns increase with the index of the ray.
+    """
     while start < stop:
         middle = (start + stop) // 2
         top = base[middle] + row * slope[middle]
@@ -37,7 +41,7 @@ def _first(base: Any, slope: Any, start: int, stop: int, row: int, growing: bool
 
 @kernel
 def _covered(base: Any, slope: Any, start: int, stop: int, row: int, width: int, ordered: bool) -> tuple[int, int]:
-    """The rays of a segment that meet a block; all of them where they may cross inside a block."""
+    """Range of the rays of a segment that meet a block; the whole segment if rays may cross."""
     if not ordered:
         return start, stop
     last = stop - 1
@@ -58,7 +62,7 @@ def _place(x: float, slope: float, width: int, count: int, offsets: Any, weights
 def project(
     image: Any, width: int, segments: Any, base: Any, slope: Any, length: Any, ordered: bool, sinogram: Any, like: Any
 ) -> None:
-    """Add to ``sinogram`` the integrals of the rays in ``segments``.
+    """Add the integrals of the rays in ``segments`` to ``sinogram``.
 
     Parameters
     ----------
@@ -69,11 +73,11 @@ def project(
     segments
         Rows ``(view, first ray, ray after the last)``.
     base, slope, length, ordered
-        Of the rays, see :class:`.joseph.RayTable`; ``length`` has the type of the image.
+        The rays, see :class:`physics.ct.rays.RayTable`; ``length`` has the dtype of the image.
     sinogram
         Flat, ``(views, rays, batch)``.
     like
-        A tuple as long as the batch.
+        A tuple of the length of the batch.
     """
     count, rays = len(like), base.shape[1]
     offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
@@ -93,18 +97,10 @@ def project(
 
 @kernel
 def backproject(
-    image: Any,
-    width: int,
-    blocks: Any,
-    segments: Any,
-    base: Any,
-    slope: Any,
-    length: Any,
-    ordered: bool,
-    sinogram: Any,
-    like: Any,
-) -> None:
-    """Add to the ``blocks`` (first, after the last) of ``image`` the transpose of :func:`project`."""
+    image: Any, width: int, blocks: Any, segments: Any, base: Any, slope: Any, length: Any, ordered: bool,
+    sinogram: Any, like: Any,
+) -> None:  # fmt: skip
+    """Add the sinogram to blocks ``range(*blocks)`` of ``image`` with the transpose of :func:`project`."""
     count, rays = len(like), base.shape[1]
     offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
     block = ROWS * (width + 2 * PAD) * count
@@ -121,19 +117,19 @@ def backproject(
 
 
 def padded(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Images ``(height, width, batch)`` with zeros at the sides and below, flat, as the kernels take them."""
+    """Flat copy of images ``(height, width, batch)`` with zeros at the sides and below, as the kernels need them."""
     out = blank(images.shape, images.dtype)
     unpadded(out, images.shape)[:] = images
     return out
 
 
 def blank(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray[Any, Any]:
-    """:func:`padded` images of zeros."""
+    """Padded images of zeros, see :func:`padded`."""
     height, width, count = shape
     return np.zeros(-(-height // ROWS) * ROWS * (width + 2 * PAD) * count, dtype)
 
 
 def unpadded(flat: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """The images ``(height, width, batch)`` in what :func:`padded` made."""
+    """View of the images ``(height, width, batch)`` in the flat array of :func:`padded`."""
     height, width, count = shape
     return flat.reshape(-1, width + 2 * PAD, count)[:height, PAD : PAD + width]

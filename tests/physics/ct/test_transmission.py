@@ -95,8 +95,8 @@ def test_simulation_averages_intensities_over_a_detector_element() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Transmission(0.0), "above zero"),
-        (lambda: Transmission(torch.tensor([1.0, math.nan])), "above zero"),
+        (lambda: Transmission(0.0), "above 0"),
+        (lambda: Transmission(torch.tensor([1.0, math.nan])), "above 0"),
         (lambda: Transmission(1.0, electronic_noise=-1.0), "electronic_noise is -1.0"),
         (lambda: Transmission(1.0, floor=0.0), "floor is 0.0"),
         (lambda: Transmission(1.0).line_integrals(torch.tensor([math.nan])), "counts hold NaN"),

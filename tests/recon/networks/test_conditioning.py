@@ -181,14 +181,14 @@ def test_film_starts_as_the_identity_and_can_be_trained_away_from_it():
 
 
 def test_film_scales_and_shifts_channels_as_its_hypernetwork_says():
-    film = FiLM(2, 1, hidden=1)
+    film = FiLM(2, 1)
     with torch.no_grad():
         film.hyper[0].weight.fill_(2.0)
         film.hyper[0].bias.fill_(1.0)
-        film.hyper[2].weight.copy_(torch.tensor([[1.0], [0.0], [0.0], [10.0]]))
+        film.hyper[2].weight[:, 0] = torch.tensor([1.0, 0.0, 0.0, 10.0])
         film.hyper[2].bias.copy_(torch.tensor([0.0, -1.0, 5.0, 0.0]))
     features = torch.randn(2, 2, 3, 3)
-    out = film(features, torch.tensor([[0.5], [-4.0]]))  # hidden unit: 2 and, cut off, 0
+    out = film(features, torch.tensor([[0.5], [-4.0]]))  # first hidden unit: 2 and, rectified, 0
     torch.testing.assert_close(out[0, 0], 3 * features[0, 0] + 5)
     torch.testing.assert_close(out[0, 1], torch.full((3, 3), 20.0))
     torch.testing.assert_close(out[1, 0], features[1, 0] + 5)

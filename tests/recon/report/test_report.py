@@ -337,7 +337,7 @@ def test_page_says_what_was_run(results, tmp_path):
         "scored only at the end: unseen.",
         "Data of clinic are measured, the others simulated.",
         "The run took 8 min 12 s.",
-        "+1.50 dB mean PSNR against tv; least at",
+        "+1.50 dB mean PSNR against tv; smallest at",
         "fedavg is above tv at every site",
         "maximum of the reference volume",
         'name = "fedavg"',
