@@ -278,8 +278,8 @@ def _central(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> 
     trained = tuple(manifest for manifest in manifests if manifest.trains)
     kind: Updates = "sequential" if job.arm.kind == "sequential" else "joint"
     begin = time.monotonic()
-    caches = {manifest.name: job.maps / manifest.name for manifest in manifests}
-    networks = CentralArm(job.recipe, trained, folder, caches, kind).train()
+    maps = {manifest.name: job.maps / manifest.name for manifest in manifests}
+    networks = CentralArm(job.recipe, trained, folder, maps, kind).train()
     seconds = time.monotonic() - begin
     first = next(iter(networks.values()))
     shared = parameters_of(first, parameter_scope(first, job.recipe.scope.rules()).shared)

@@ -1,21 +1,24 @@
 """Local training: losses, objectives, penalties, optimizers."""
 
 from .feature_moments import MomentAlignment, measure_moments, moment_layout
-from .local_training import TrainingResult, cosine_learning_rate, train_locally
+from .local_training import Learner, TrainingResult, cosine_learning_rate, train_in_turns, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
 from .objectives import MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
+from .optimizers import Stepper
 from .penalties import ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
 
 __all__ = [
     "LOSSES",
     "ContrastiveRatio",
     "Distillation",
+    "Learner",
     "MeasurementResidual",
     "MomentAlignment",
     "MutualDistillation",
     "Penalty",
     "Proximal",
     "SelfSupervised",
+    "Stepper",
     "Supervised",
     "TaskTerm",
     "TrainingResult",
@@ -26,5 +29,6 @@ __all__ = [
     "measure_moments",
     "moment_layout",
     "ssim_loss",
+    "train_in_turns",
     "train_locally",
 ]

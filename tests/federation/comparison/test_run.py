@@ -18,7 +18,6 @@ from federation import ConfigError, build_network, load_recipe, make_ct_demo_sit
 from federation.cli.main import main
 from federation.comparison.arm_runs import TRIAL_SEED, ArmJob, Tuned
 from federation.comparison.arms import Arm, Budget, arm_of, every_recipe, with_same_modules
-from federation.comparison.centralized import CentralArm
 from federation.comparison.hypotheses import CLAIMS
 from federation.comparison.own_sites import at_sites
 from federation.comparison.plan import Plan, companion, extra_arms
@@ -142,30 +141,6 @@ def test_another_preset_and_a_foreign_folder_are_refused(compared: tuple[Path, l
         run_comparison(tiny(), tmp_path, modalities=("mri",), jobs=1, say=print)
     with pytest.raises(DataError, match="holds no comparison"):
         write_tables(tmp_path / "none", print)
-
-
-def test_the_centralized_arm_shares_the_regularizer_and_keeps_the_steps(
-    compared: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    out, _ = compared
-    manifests = tuple(m for m in load_federation(out / "mri" / "together" / "sites") if m.trains)
-    caches = {m.name: out / "mri" / "together" / "maps" / m.name for m in manifests}
-    recipe = BUDGET.recipe(Arm("joint", kind="joint"), "mri", 0)
-    arm = CentralArm(recipe, manifests, tmp_path, caches, "joint")
-    tasks = {m.name: ReconstructionTask(m, recipe, caches[m.name]) for m in manifests}
-    built = [dict(network.named_parameters()) for network in arm._networks(tasks).values()]
-    for name, tensor in built[0].items():
-        assert {other[name] is tensor for other in built[1:]} == {name.startswith("regularizers")}
-    networks = arm.train()
-    states = {site: dict(network.named_parameters()) for site, network in networks.items()}
-    first = next(iter(states.values()))
-    assert all(state[name].equal(first[name]) for state in states.values() for name in first if "regul" in name)
-    again = CentralArm(recipe, manifests, tmp_path, caches, "joint").train()
-    assert all(
-        tensor.equal(dict(again[site].named_parameters())[name])
-        for site, state in states.items()
-        for name, tensor in state.items()
-    )
 
 
 def test_a_budget_lays_the_parts_of_a_method_over_one_network() -> None:
