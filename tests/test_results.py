@@ -1,13 +1,15 @@
 """What stands in benchmarks/results is what follows from the scores beside it, and can be gone on from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from federation.comparison.plan import Plan, extra_arms
 from federation.comparison.presets import PRESETS
-from federation.comparison.published import read_published
+from federation.comparison.published import publish, read_published
+from federation.comparison.tables import write_tables
 from federation.comparison.verdicts import judge
 from recon import read_scores
 
@@ -23,6 +25,19 @@ def test_hypotheses_follow_from_the_scores(scores: Path) -> None:
 
 def test_there_are_results() -> None:
     assert FOLDERS
+
+
+@pytest.mark.parametrize("folder", [path.parent for path in FOLDERS], ids=lambda path: path.name)
+def test_published_results_are_published_again_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    preset = json.loads((folder / "preset.json").read_text())
+    out, again = tmp_path / "out", tmp_path / "again"
+    read_published(folder, preset).put(out, ("mri", "ct"))
+    shutil.copy(folder / "preset.json", out)
+    write_tables(out, lambda text: None)
+    publish(out, again)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
 
 
 def test_published_arms_are_those_of_today(tmp_path: Path) -> None:

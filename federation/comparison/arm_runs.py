@@ -1,7 +1,6 @@
-"""One arm of a comparison, trained and scored: a job for a process of its own."""
+"""Train and score one arm of a comparison, in a process of its own."""
 
 import contextlib
-import json
 import logging
 import resource
 import shutil
@@ -9,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
@@ -18,7 +17,6 @@ from torch import nn
 
 from recon import DataError, ScoreRow, write_atomically, write_scores
 
-from ..config import read_json
 from ..experiment import (
     DEVICE_FAILED,
     ReconstructionTask,
@@ -33,32 +31,28 @@ from ..methods import load_parameters, parameter_scope, parameters_of
 from ..recipes import Recipe, TuningSection
 from ..rounds import initial_network, read_rows
 from ..sites import SiteManifest, load_federation
+from .arm_result import ArmResult
 from .arms import Arm
 from .centralized import CentralArm, Updates
 
-#: Training seed of the trials; the tables count from 0.
+#: Training seed of the trials; seeds of the tables count from 0.
 TRIAL_SEED = 900
-#: What is known of an arm, written last: with it the arm is done.
-FACTS = "facts.json"
-
-
-def known_of(arm: Path) -> dict[str, Any]:
-    """What is known of the arm in a folder.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged.
-    """
-    return read_json(arm / FACTS, "delete it, and the arm is run again")
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What trials chose for an arm.
+    """Values that trials chose for an arm.
 
-    ``rate`` is a factor on its learning rate, ``value`` one of its ``[tuning]`` by number, None is its own; the others
-    say how often it was tried, and whether the best is an end of what was.
+    Parameters
+    ----------
+    rate
+        Factor on the learning rate.
+    value
+        Number of a value in the recipe's ``[tuning]``; None: the recipe's own value.
+    trials
+        How many combinations were tried.
+    rate_at_end, value_at_end
+        Whether the best is the smallest or largest tried.
     """
 
     rate: float = 1.0
@@ -68,11 +62,11 @@ class Tuned:
     value_at_end: bool = False
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any], tuning: TuningSection) -> Self | None:
-        """What was chosen for an arm that was run; None where other values of its own are tuned now."""
-        if facts.get("tuning") != _described(tuning):
+    def of_result(cls, result: ArmResult, tuning: TuningSection) -> Self | None:
+        """Values chosen for an arm that has run; None if its recipe tunes other values now."""
+        if result.tuning != _described(tuning) or result.rate is None or result.trials is None:
             return None
-        return cls(*(facts[name] for name in ("rate", "value", "trials", "at_end", "value_at_end")))
+        return cls(result.rate, result.value, result.trials, bool(result.at_end), bool(result.value_at_end))
 
 
 def _described(tuning: TuningSection) -> dict[str, Any]:
@@ -81,7 +75,7 @@ def _described(tuning: TuningSection) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ArmJob:
-    """One arm of one table with one seed; everything that a process needs."""
+    """One arm of one table with one seed: everything that a process needs to run it."""
 
     folder: Path
     sites: Path
@@ -92,99 +86,112 @@ class ArmJob:
     recipe: Recipe
     seed: int
     tuned: Tuned = Tuned()
-    #: What an arm of the federation is there to test.
+    #: Purpose of a federated arm.
     label: str = ""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What is known of the arm; empty until it was run with this recipe."""
-        found = known_of(self.folder) if (self.folder / FACTS).exists() else {}
-        return found if found.get("recipe") == self.recipe.method_digest() else {}
+    def result(self) -> ArmResult | None:
+        """Result of the arm; None until it has run with this recipe."""
+        found = ArmResult.read(self.folder)
+        return found if found is not None and found.recipe == self.recipe.method_digest() else None
 
     @property
     def is_done(self) -> bool:
-        """Whether it was run, with this recipe. An arm that failed is tried again."""
-        return bool(self.facts) and "failed" not in self.facts
+        """Whether the arm has run with this recipe. An arm that failed is tried again."""
+        return (found := self.result) is not None and found.failed is None
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What a reader is told of the arm that does not come from running it."""
+    def chosen(self) -> dict[str, Any]:
+        """Learning rate and tuned value by key of the recipe."""
         key = self.recipe.tuning.key
-        chosen = {"learning_rate": self.recipe.training.learning_rate}
-        told = {
-            "rate": self.tuned.rate,
-            "value": self.tuned.value,
-            "tuning": _described(self.recipe.tuning),
-            "trials": self.tuned.trials,
-            "at_end": self.tuned.rate_at_end,
-            "value_at_end": self.tuned.value_at_end,
-            "chosen": chosen | ({key: self.recipe.tuned_value} if key else {}),
-        }
-        return told | ({"label": self.label} if self.arm.kind == "federated" else {})
+        return {"learning_rate": self.recipe.training.learning_rate} | ({key: self.recipe.tuned_value} if key else {})
 
-    def tell_again(self) -> None:
-        """Write what a reader is told where that has changed since the arm was run: more was tried, say."""
-        known = self.facts
-        if self.is_done and self.arm.kind != "classical" and known != known | self.told:
-            self.finish(known | self.told)
+    def with_plan(self, result: ArmResult) -> ArmResult:
+        """The result with metadata known before the arm runs: the values that trials chose, and the label."""
+        return replace(
+            result,
+            rate=self.tuned.rate,
+            value=self.tuned.value,
+            tuning=_described(self.recipe.tuning),
+            trials=self.tuned.trials,
+            at_end=self.tuned.rate_at_end,
+            value_at_end=self.tuned.value_at_end,
+            chosen=self.chosen,
+            label=self.label if self.arm.kind == "federated" else result.label,
+        )
+
+    def update_plan(self) -> None:
+        """Rewrite the metadata of an arm that has run if it changed since, for example after more trials."""
+        found = self.result
+        if found is not None and found.failed is None and self.arm.kind != "classical":
+            updated = self.with_plan(found)
+            if updated != found:
+                self.finish(updated)
 
     def start(self) -> None:
-        """Drop what another recipe of the same name has left."""
+        """Delete the folder if another recipe of the same name has run in it."""
         record, digest = self.folder / "recipe.txt", self.recipe.digest()
         if self.folder.exists() and (not record.exists() or record.read_text() != digest):
             shutil.rmtree(self.folder)
         write_atomically(record, digest.encode())
 
-    def finish(self, facts: dict[str, Any]) -> str:
-        """Write what is known; the reason if the arm failed."""
-        write_atomically(
-            self.folder / FACTS, json.dumps({**facts, "recipe": self.recipe.method_digest()}, indent=1).encode()
-        )
-        return f"failed: {facts['failed']}" if "failed" in facts else ""
+    def finish(self, result: ArmResult) -> str:
+        """Write the result; returns the reason if the arm failed."""
+        replace(result, recipe=self.recipe.method_digest()).write(self.folder)
+        return "" if result.failed is None else f"failed: {result.failed}"
 
 
 def run_trial(job: ArmJob) -> tuple[float, str]:
-    """Train one arm with one learning rate and score it on validation data alone; what was trained is dropped."""
+    """Train an arm with one choice of values, score it on validation data only, and discard the networks.
+
+    Returns
+    -------
+        Seconds, and the reason if the arm failed.
+    """
     begin = time.monotonic()
     job.start()
-    facts: dict[str, Any]
     try:
-        with _said_before(), tempfile.TemporaryDirectory() as scratch:
+        with _without_scan_warnings(), tempfile.TemporaryDirectory() as scratch:
             networks = _train(job, Path(scratch), tuple(load_federation(job.sites))).networks
-            facts = {"validation": _validation(job, networks), "chosen": job.told["chosen"]}
+            result = ArmResult(validation=_validation(job, networks), chosen=job.chosen)
     except DataError as error:
-        facts = _failed(error)
-    return time.monotonic() - begin, job.finish(facts)
+        result = _failed(error)
+    return time.monotonic() - begin, job.finish(result)
 
 
 def run_arm(job: ArmJob) -> tuple[float, str]:
-    """Train and score one arm; seconds, and why it failed if it did."""
+    """Train and score an arm.
+
+    Returns
+    -------
+        Seconds, and the reason if the arm failed.
+    """
     begin = time.monotonic()
-    _forget_peak()
+    _reset_peak_memory()
     job.start()
     try:
-        with _said_before():
-            rows, facts = _scored(job, tuple(load_federation(job.sites)))
+        with _without_scan_warnings():
+            rows, result = _scored(job, tuple(load_federation(job.sites)))
     except DataError as error:
-        # One arm that cannot be run (a rule that needs more sites) is a result, not the end of the others.
-        facts, rows = _failed(error), []
+        # An arm that cannot run (a rule that needs more sites) is a result; the other arms go on.
+        result, rows = _failed(error), []
     if rows:
         write_scores(job.folder / "scores.csv", rows)
-    return time.monotonic() - begin, job.finish(facts)
+    return time.monotonic() - begin, job.finish(result)
 
 
-def _failed(error: DataError) -> dict[str, Any]:
-    """What is known of an arm that failed; a device that did is no fault of the arm's, and ends the comparison."""
+def _failed(error: DataError) -> ArmResult:
+    """Result of an arm that failed. A failed device is no fault of the arm: it ends the comparison."""
     if DEVICE_FAILED in str(error):
         raise error
-    return {"failed": " ".join(str(error).split())}
+    return ArmResult(failed=" ".join(str(error).split()))
 
 
 def measurement_scores(job: ArmJob) -> list[ScoreRow]:
-    """Scores, at the hospitals of an arm, of the method that does no more than invert the measurement."""
+    """Scores, at the sites of an arm, of the method that only inverts the measurement."""
     rows: list[ScoreRow] = []
     arm = {"mri": "zero_filled", "ct": "fbp"}[job.modality]
-    with _said_before():
+    with _without_scan_warnings():
         for manifest in load_federation(job.sites):
             task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
             result = score_methods(task, {arm: classical_method(arm, task, {})})
@@ -194,20 +201,21 @@ def measurement_scores(job: ArmJob) -> list[ScoreRow]:
 
 @dataclass(frozen=True)
 class _Trained:
-    """What an arm brought: a network per site, seconds of training, and what is told of it."""
+    """Outcome of training an arm: a network per site, and its cost."""
 
     networks: dict[str, nn.Module]
-    seconds: float
-    facts: dict[str, Any]
+    cost: ArmResult
 
 
-def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], dict[str, Any]]:
+def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[ScoreRow], ArmResult]:
+    """Train an arm and score it at every site."""
     tasks = {m.name: ReconstructionTask(m, job.recipe, job.maps / m.name) for m in manifests}
     rows: list[ScoreRow] = []
-    quality: dict[str, Any] = {}
-    sites: dict[str, Any] = {}
-    trained = _Trained({}, 0.0, {}) if job.arm.kind == "classical" else _train(job, job.folder / "run", manifests)
-    peak = _peak_mb()  # of training: scoring is the same for all
+    quality: dict[str, dict[str, dict[str, float | None]]] = {}
+    sites: dict[str, dict[str, Any]] = {}
+    is_classical = job.arm.kind == "classical"
+    trained = _Trained({}, ArmResult()) if is_classical else _train(job, job.folder / "run", manifests)
+    peak = _peak_memory_mb()  # of training: scoring is the same for all
     for name, task in tasks.items():
         tuned: dict[str, float] = {}
         methods = {arm: classical_method(arm, task, tuned) for arm in job.recipe.evaluation.arms}
@@ -223,64 +231,64 @@ def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[Scor
             for arm, measured in result.quality.items()
         }
         sites[name] = result.facts | {"references": result.references, "crops": result.crops}
-    if job.arm.kind == "classical":
-        return rows, {"quality": quality, "sites": sites}
-    return rows, {
-        "parameters_shared": max(facts["parameters_shared"] for facts in sites.values()),
-        "parameters_kept": max(facts["parameters_kept"] for facts in sites.values()),
-        **trained.facts,
-        "seconds": round(trained.seconds, 1),
-        "peak_memory_mb": peak,
-        **job.told,
-        "validation": _validation(job, trained.networks),
-        "quality": quality,
-        "sites": sites,
-    }
+    if is_classical:
+        return rows, ArmResult(quality=quality, sites=sites)
+    return rows, replace(
+        job.with_plan(trained.cost),
+        parameters_shared=max(site["parameters_shared"] for site in sites.values()),
+        parameters_kept=max(site["parameters_kept"] for site in sites.values()),
+        peak_memory_mb=peak,
+        validation=_validation(job, trained.networks),
+        quality=quality,
+        sites=sites,
+    )
 
 
 def _train(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
     """Train an arm in ``folder``, or go on where it stopped."""
     if job.arm.kind in ("joint", "sequential"):
-        return _central(job, folder, manifests)
+        return _centralized(job, folder, manifests)
     return (_local if job.arm.kind == "local" else _federated)(job, folder, manifests)
 
 
 def _federated(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
     run = train_run(job.recipe, manifests, folder, jobs=1, resume=True, say=quiet, maps=job.maps)
     training = [row for row in read_rows(run.path) if row["n_samples"] is not None]
-    steps = {name: 0 for name in (m.name for m in run.participants)}
+    steps = {m.name: 0 for m in run.participants}
     for row in training:
         steps[row["site"]] += row["n_steps"]
     personal = job.recipe.personal.steps
-    facts = {
-        "bytes_up": sum(row["bytes_up"] for row in training),
-        "bytes_down": sum(row["bytes_down"] for row in training),
-        "bytes_base": _base_bytes(run),
-        "steps": max(steps.values()) + personal,
-        "least_steps": min(steps.values()) + personal,
-    }
-    return _Trained({m.name: site_network(run, m) for m in manifests}, sum(run.seconds().values()), facts)
+    cost = ArmResult(
+        bytes_up=sum(row["bytes_up"] for row in training),
+        bytes_down=sum(row["bytes_down"] for row in training),
+        bytes_base=_base_bytes(run),
+        steps=max(steps.values()) + personal,
+        least_steps=min(steps.values()) + personal,
+        seconds=round(sum(run.seconds().values()), 1),
+    )
+    return _Trained({m.name: site_network(run, m) for m in manifests}, cost)
 
 
 def _local(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
-    """Every site on its own, as many rounds and steps as in the federation; one that took part in nothing too."""
+    """Train every site alone, as many rounds and steps as in the federation; unseen sites too."""
     run = RunFolder.create(folder, job.recipe, manifests, resume=True, maps=job.maps)
     begin = time.monotonic()
     for manifest in run.learners:
         train_alone((run, manifest.name))
     networks = {m.name: site_network(run, m, local=True) for m in run.learners}
-    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round
-    facts = {"steps": steps, "least_steps": steps, "label": "every site on its own"}
-    return _Trained(networks, time.monotonic() - begin, facts)
+    return _Trained(networks, _cost_without_federation(job, begin, "every site on its own"))
 
 
-def _central(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
+def _centralized(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
+    """Train with all data in one place. Unseen sites get the shared parameters, and their own as initialized."""
     trained = tuple(manifest for manifest in manifests if manifest.trains)
     kind: Updates = "sequential" if job.arm.kind == "sequential" else "joint"
     begin = time.monotonic()
-    caches = {manifest.name: job.maps / manifest.name for manifest in manifests}
-    networks = CentralArm(job.recipe, trained, folder, caches, kind).train()
-    seconds = time.monotonic() - begin
+    maps = {manifest.name: job.maps / manifest.name for manifest in manifests}
+    networks = CentralArm(job.recipe, trained, folder, maps, kind).train()
+    cost = _cost_without_federation(
+        job, begin, "all data in one place", turns=len(trained) if kind == "sequential" else 1
+    )
     first = next(iter(networks.values()))
     shared = parameters_of(first, parameter_scope(first, job.recipe.scope.rules()).shared)
     for manifest in manifests:
@@ -288,13 +296,17 @@ def _central(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> 
             task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
             networks[manifest.name] = initial_network(task.network, job.recipe.federation.seed)
             load_parameters(networks[manifest.name], shared)
-    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round
-    steps *= len(trained) if kind == "sequential" else 1
-    return _Trained(networks, seconds, {"steps": steps, "least_steps": steps, "label": "all data in one place"})
+    return _Trained(networks, cost)
+
+
+def _cost_without_federation(job: ArmJob, begin: float, label: str, turns: int = 1) -> ArmResult:
+    """Label and cost of an arm that sends nothing and began at ``begin``; ``turns`` steps for each of a site."""
+    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round * turns
+    return ArmResult(steps=steps, least_steps=steps, label=label, seconds=round(time.monotonic() - begin, 1))
 
 
 def _validation(job: ArmJob, networks: Mapping[str, nn.Module]) -> float | None:
-    """Mean validation score over the sites that train; learning rates and personalized arms are chosen by it."""
+    """Mean validation score over the sites that train; it selects learning rates and personalized arms."""
     scores = []
     for manifest in load_federation(job.sites):
         if manifest.trains:
@@ -305,7 +317,7 @@ def _validation(job: ArmJob, networks: Mapping[str, nn.Module]) -> float | None:
 
 
 def _base_bytes(run: RunFolder) -> int:
-    """The frozen base is sent to every site once."""
+    """Bytes of the frozen base, sent to every site once."""
     task = ReconstructionTask(run.participants[0], run.recipe, Path())
     network = initial_network(task.network, run.recipe.federation.seed)
     frozen = set(parameter_scope(network, run.recipe.scope.rules()).frozen)
@@ -333,8 +345,8 @@ def _rows(job: ArmJob, arm: str, manifest: SiteManifest, volumes: Sequence[Mappi
 
 
 @contextlib.contextmanager
-def _said_before() -> Iterator[None]:
-    """What is remarkable about the scans was said when the hospitals were made, and is not said again by every arm."""
+def _without_scan_warnings() -> Iterator[None]:
+    """Silence scan warnings: they were logged when the sites were created."""
     logger = logging.getLogger("physics.ct.fbp")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -344,13 +356,13 @@ def _said_before() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _forget_peak() -> None:
-    """Let the peak of this process's memory begin anew, where the system can."""
+def _reset_peak_memory() -> None:
+    """Begin a new peak of this process's memory, if the system can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_mb() -> float:
+def _peak_memory_mb() -> float:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -360,4 +372,4 @@ def _peak_mb() -> float:
 
 
 def quiet(text: str) -> None:
-    """Progress of an arm is one line of the comparison's."""
+    """Discard an arm's progress: the comparison prints one line per arm."""

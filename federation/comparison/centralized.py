@@ -1,8 +1,7 @@
-"""The centralized arms: the data of all sites in one place, one regularizer, every site's own data consistency."""
+"""Centralized arms: training on the data of all sites at once, with one regularizer and a data consistency per site."""
 
 import copy
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from recon import LOSSES, DataError, Sample, VolumeSlices, apply, batches, cosine_learning_rate
+from recon import DataError, Learner, Stepper, Supervised, cosine_learning_rate, train_in_turns
 
 from ..experiment import ReconstructionTask
 from ..methods import derive_seed, load_parameters, parameter_scope, parameters_of
@@ -19,40 +18,42 @@ from ..rounds import initial_network
 from ..serialization import load_newest, save_checkpoint
 from ..sites import SiteManifest
 
-#: ``joint``: as many steps as a site makes, each on a batch of every site. ``sequential``: a step per site and batch,
-#: as many as all sites make together.
+#: ``joint``: a step uses a batch of every site; as many steps as a site makes in the federation. ``sequential``: a step
+#: uses a batch of one site, and sites take turns; as many steps as all sites make together.
 Updates = Literal["joint", "sequential"]
 
 
 @dataclass(frozen=True)
 class CentralArm:
-    """Training with all data in one place, the bound that a federation is measured against.
+    """Training with all data in one place, the reference for a federation.
 
-    The regularizer is one and the same; each site keeps its data consistency, as in the federation.
+    All sites have the same regularizer; each keeps its data consistency, as in the federation. Training runs on the
+    device of the first site.
 
     Parameters
     ----------
     recipe
-        Network, loss, learning rate, rounds and steps; Adam on the references. Its other choices are not used.
-    caches
+        Network, scope, loss, optimizer, learning rate, rounds and steps are used; objective, transform and personal
+        stage are not.
+    maps
         Folder of the estimated coil maps by site.
     """
 
     recipe: Recipe
     manifests: tuple[SiteManifest, ...]
     folder: Path
-    caches: Mapping[str, Path]
+    maps: Mapping[str, Path]
     updates: Updates
 
     def train(self) -> dict[str, nn.Module]:
-        """Networks by site, those of the round with the best mean validation score; done once, then read.
+        """Networks by site from the round with the best mean validation score; stored in the folder and read again.
 
         Raises
         ------
         DataError
             If training diverges.
         """
-        tasks = {m.name: ReconstructionTask(m, self.recipe, self.caches[m.name]) for m in self.manifests}
+        tasks = {m.name: ReconstructionTask(m, self.recipe, self.maps[m.name]) for m in self.manifests}
         networks = self._networks(tasks)
         done = load_newest(self.folder)
         if done is None:
@@ -65,49 +66,54 @@ class CentralArm:
         return {site: copy.deepcopy(network) for site, network in networks.items()}
 
     def _networks(self, tasks: Mapping[str, ReconstructionTask]) -> dict[str, nn.Module]:
-        """One network per site; their shared parameters are the same tensors."""
+        """One network per site; their shared and frozen parameters are the same tensors."""
         seed = self.recipe.federation.seed
         networks = {site: initial_network(task.network, seed) for site, task in tasks.items()}
         first = next(iter(networks.values()))
-        shared = dict(first.named_parameters())
-        names = parameter_scope(first, self.recipe.scope.rules()).shared
+        scope, parameters = parameter_scope(first, self.recipe.scope.rules()), dict(first.named_parameters())
+        for name in scope.frozen:
+            parameters[name].requires_grad_(False)
         for network in list(networks.values())[1:]:
-            for name in names:
+            for name in (*scope.shared, *scope.frozen):
                 parent, _, leaf = name.rpartition(".")
-                setattr(network.get_submodule(parent), leaf, shared[name])
+                setattr(network.get_submodule(parent), leaf, parameters[name])
         return networks
 
     def _best(
         self, tasks: Mapping[str, ReconstructionTask], networks: Mapping[str, nn.Module]
     ) -> dict[str, torch.Tensor]:
-        training, federation = self.recipe.training, self.recipe.federation
-        parameters = {id(p): p for network in networks.values() for p in network.parameters() if p.requires_grad}
-        optimizer = torch.optim.Adam(parameters.values(), lr=training.learning_rate)
-        streams = {site: _endless(task.dataset("train"), training.batch_size, federation.seed, site)
-                   for site, task in tasks.items()}  # fmt: skip
+        """Train; parameters of the best round by site and name, as :func:`_state` gives them."""
+        training, rounds, seed = self.recipe.training, self.recipe.federation.rounds, self.recipe.federation.seed
+        learners = [
+            Learner(
+                networks[site],
+                task.dataset("train"),
+                batch_size=training.batch_size,
+                seed=derive_seed(seed, "central", site),
+                objective=Supervised(training.loss),
+            )
+            for site, task in tasks.items()
+        ]
+        turns = [learners] if self.updates == "joint" else [[learner] for learner in learners]
+        together = nn.ModuleList(networks.values())  # names a shared parameter once
+        stepper = Stepper(
+            dict(together.named_parameters()), training.optimizer, training.learning_rate, training.momentum
+        )
+        first_site = next(iter(tasks.values()))
         best: dict[str, torch.Tensor] = {}
         best_score = -float("inf")
-        turns = itertools.cycle([[site] for site in tasks] if self.updates == "sequential" else [list(tasks)])
-        n_steps = training.steps_per_round * (len(tasks) if self.updates == "sequential" else 1)
-        for round_ in range(federation.rounds + 1):
+        for round_ in range(rounds + 1):
             scores = [score for site, task in tasks.items() if (score := task.validate(networks[site])) is not None]
             if not best or sum(scores) > best_score:
                 best, best_score = _state(networks), sum(scores)
-            if round_ == federation.rounds:
+            if round_ == rounds:
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = cosine_learning_rate(training.learning_rate, round_ / federation.rounds)
-            for network in networks.values():
-                network.train()
-            for sites in itertools.islice(turns, n_steps):
-                optimizer.zero_grad(set_to_none=True)
-                for site in sites:
-                    batch = next(streams[site])
-                    loss = LOSSES[training.loss](batch.magnitude(apply(networks[site], batch)), batch.target())
-                    if not bool(loss.isfinite()):
-                        raise DataError(f"central arm, site {site}: training has diverged; lower the learning rate")
-                    (loss / len(sites)).backward()
-                optimizer.step()
+            stepper.set_learning_rate(cosine_learning_rate(training.learning_rate, round_ / rounds))
+            try:
+                with first_site.at_work(together):
+                    train_in_turns(stepper, turns * training.steps_per_round)
+            except DataError as error:
+                raise DataError(f"{self.updates} arm: {error}") from None
         return best
 
 
@@ -117,14 +123,3 @@ def _state(networks: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
         for site, network in networks.items()
         for name, tensor in parameters_of(network, [name for name, _ in network.named_parameters()]).items()
     }
-
-
-def _endless(samples: VolumeSlices, batch_size: int, seed: int, site: str) -> Iterator[Sample]:
-    generator = torch.Generator().manual_seed(derive_seed(seed, "central", site))
-    while True:
-        yield from batches(samples, batch_size, generator)
-
-
-def caches_of(manifests: Sequence[SiteManifest], folder: Path) -> dict[str, Path]:
-    """Folders of coil maps below one folder, by site."""
-    return {manifest.name: folder / manifest.name for manifest in manifests}

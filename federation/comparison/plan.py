@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError
-from .arm_runs import FACTS, TRIAL_SEED, ArmJob, Tuned, known_of
+from .arm_result import RESULT_FILE, ArmResult
+from .arm_runs import TRIAL_SEED, ArmJob, Tuned
 from .arms import Arm, every_recipe, with_same_modules
 from .presets import Preset, TableSpec
 
@@ -93,7 +94,7 @@ class Plan:
         """What is known of, of the arms of a table, with any seed."""
         jobs = []
         for arm in self._arms(modality, table):
-            known = (self.out / modality / slug(table.name)).glob(f"seed*/{arm.name}/{FACTS}")
+            known = (self.out / modality / slug(table.name)).glob(f"seed*/{arm.name}/{RESULT_FILE}")
             seeds = sorted(int(path.parents[1].name.removeprefix("seed")) for path in known)
             jobs += self._of_seeds(modality, table, arm, seeds, base) if seeds else []
         return jobs
@@ -107,7 +108,7 @@ class Plan:
                 for modality in modalities
                 for arm in self._arms(modality, first)
                 if arm.kind != "classical"
-                and (self.out / modality / slug(first.name) / "seed0" / arm.name / FACTS).exists()
+                and (self.out / modality / slug(first.name) / "seed0" / arm.name / RESULT_FILE).exists()
                 and self._as_run(modality, arm, self.base(modality)) is None
             }
         )
@@ -146,7 +147,7 @@ class Plan:
                 missing += [self._trial(modality, arm, base, Tuned(rate)) for rate in wanted]
             else:
                 values = self._value_trials(modality, arm, base, _best_rate(tried))
-                missing += [job for job in values if not job.facts]
+                missing += [job for job in values if job.result is None]
         return missing
 
     def _tuned(self, modality: str, arm: Arm, base: Path | None) -> Tuned:
@@ -173,8 +174,8 @@ class Plan:
     def _as_run(self, modality: str, arm: Arm, base: Path | None) -> Tuned | None:
         """What was chosen for an arm that is done in the first table, with this recipe; its trials may be elsewhere."""
         job = self._job("seed0", modality, self.preset.tables[0], arm, 0, base, Tuned())
-        known = known_of(job.folder) if (job.folder / FACTS).exists() else {}
-        chosen = None if "failed" in known else Tuned.of_facts(known, job.recipe.tuning)
+        found = ArmResult.read(job.folder)
+        chosen = None if found is None or found.failed is not None else Tuned.of_result(found, job.recipe.tuning)
         if chosen is None or not self._job("seed0", modality, self.preset.tables[0], arm, 0, base, chosen).is_done:
             return None
         return chosen
@@ -183,10 +184,10 @@ class Plan:
         """Validation scores by factor on the learning rate, with the recipe's own value."""
         folder = self.out / modality / slug(self.preset.tables[0].name)
         found = {}
-        for path in folder.glob(f"trial_*/{arm.name}/{FACTS}"):
+        for path in folder.glob(f"trial_*/{arm.name}/{RESULT_FILE}"):
             rate = float(path.parents[1].name.removeprefix("trial_"))
             job = self._trial(modality, arm, base, Tuned(rate))
-            if job.facts:
+            if job.result is not None:
                 found[rate] = _score(job)
         return found
 
@@ -238,8 +239,8 @@ class Plan:
 
 def _score(trial: ArmJob) -> float:
     """The validation score of a trial, minus infinity where training failed."""
-    score = trial.facts.get("validation")
-    return -math.inf if score is None or not math.isfinite(score) else float(score)
+    score = None if trial.result is None else trial.result.validation
+    return -math.inf if score is None or not math.isfinite(score) else score
 
 
 def _best_rate(tried: Mapping[float, float]) -> float:

@@ -1,21 +1,22 @@
 """Tables of a comparison in a folder of their own, to be read by others, who can go on where they end."""
 
 import gzip
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from recon import DataError, ScoreRow, data_error, read_scores, write_atomically, write_scores
 
 from ..config import Name, Section, read_json
 from ..recipes import CLASSICAL_ARMS, NetworkSection
-from .arm_runs import FACTS, known_of
+from .arm_result import ArmResult, explained
 from .plan import slug
 
+#: Results by modality and table, by arm and by seed.
+Results = Mapping[tuple[str, str], Mapping[str, Mapping[int, ArmResult]]]
 #: Name of the file: an arm, with one seed, a line.
 ARMS = "arms.jsonl"
 #: Name of the arm that scores all classical methods.
@@ -26,26 +27,8 @@ _FILES = ("preset.json", ARMS, "beside.json", "hypotheses.json", "comparison.csv
 _ADVICE = "choose results that are whole"
 
 
-class TrainedFacts(BaseModel):
-    """What must be known of an arm that was trained; there may be more."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    rate: float
-    value: int | None
-    tuning: dict[str, Any]
-    trials: int
-    at_end: bool
-    value_at_end: bool
-    chosen: dict[str, Any]
-    seconds: float
-    peak_memory_mb: float
-    steps: int
-    least_steps: int
-
-
 class ArmRecord(Section):
-    """One line of the file: an arm of a table with one seed, the digest of its method, and what is known of it."""
+    """One line of the file: an arm of a table with one seed, the digest of its method, and its result."""
 
     modality: str
     table: str
@@ -54,33 +37,30 @@ class ArmRecord(Section):
     recipe: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     facts: dict[str, Any]
 
+    @property
+    def result(self) -> ArmResult:
+        """The result, with the digest."""
+        return replace(ArmResult.from_json(self.facts), recipe=self.recipe)
+
     @model_validator(mode="after")
-    def _whole(self) -> "ArmRecord":
-        if self.arm != CLASSICAL_RUN:
-            TrainedFacts.model_validate(self.facts)
+    def _complete(self) -> "ArmRecord":
+        if (missing := self.result.missing) and self.arm != CLASSICAL_RUN:
+            raise ValueError(f"facts of an arm that was trained, without {', '.join(missing)}")
         return self
 
 
-def write_arms(out: Path, known: Mapping[tuple[str, str], Mapping[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """Write what is known of every arm, by modality and table and by arm; facts of the sites, which are long, not."""
+def write_arms(out: Path, results: Results) -> None:
+    """Write the results of all arms, without metadata of the sites, which is long."""
     lines = []
-    for key, arms in sorted(known.items()):
-        for arm, runs in sorted(arms.items()):
-            for run in runs:
-                facts = {name: value for name, value in run.items() if name not in ("seed", "sites", "recipe")}
+    for (modality, table), arms in sorted(results.items()):
+        for arm, by_seed in sorted(arms.items()):
+            for seed, result in by_seed.items():
+                facts = replace(result, sites=None, recipe=None).to_json()
                 record = ArmRecord(
-                    modality=key[0], table=key[1], arm=arm, seed=run["seed"], recipe=run["recipe"], facts=facts
+                    modality=modality, table=table, arm=arm, seed=seed, recipe=result.recipe or "", facts=facts
                 )
                 lines.append(record.model_dump_json() + "\n")
     write_atomically(out / ARMS, "".join(lines).encode())
-
-
-def is_known(arm: str, facts: Mapping[str, Any]) -> bool:
-    """Whether enough is known of an arm to tell of it; of one that an older fedrecon has run it may not be."""
-    try:
-        return arm == CLASSICAL_RUN or bool(TrainedFacts.model_validate(facts))
-    except ValidationError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -94,11 +74,10 @@ class Published:
         count = 0
         for record, scores in self.arms:
             folder = out / record.modality / slug(record.table) / f"seed{record.seed}" / record.arm
-            known = known_of(folder) if (folder / FACTS).exists() else {"failed": "not run"}
-            if record.modality in modalities and "failed" in known:
+            found = ArmResult.read(folder)
+            if record.modality in modalities and (found is None or found.failed is not None):
                 write_scores(folder / "scores.csv", scores)
-                facts = {**record.facts, "recipe": record.recipe}
-                write_atomically(folder / FACTS, json.dumps(facts, indent=1).encode())
+                record.result.write(folder)
                 count += 1
         return count
 
@@ -243,5 +222,4 @@ def _record(path: Path, number: int, line: bytes) -> ArmRecord:
     try:
         return ArmRecord.model_validate_json(line)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, entry['loc']))} {entry['msg']}" for entry in error.errors())
-        raise data_error(path, f"line {number}", found, "the record of an arm", _ADVICE) from None
+        raise data_error(path, f"line {number}", explained(error), "the record of an arm", _ADVICE) from None

@@ -100,7 +100,7 @@ def run_comparison(
         tried += more
     for modality, table in tables:
         for job in plan.run_before(modality, table, bases[modality]):
-            job.tell_again()
+            job.update_plan()
     return write_tables(out, say)
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from recon import (
+    ArmDetails,
     ComparedTable,
     DataError,
     ScoreRow,
@@ -25,10 +26,11 @@ from recon import (
 from ..config import read_json
 from ..experiment import Say, measurement_text
 from ..recipes import CLASSICAL_ARMS, LOCAL
-from .arm_runs import FACTS, TRIAL_SEED, known_of, quiet
+from .arm_result import RESULT_FILE, ArmResult
+from .arm_runs import TRIAL_SEED, quiet
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
 from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
-from .published import CLASSICAL_RUN, is_known, write_arms
+from .published import CLASSICAL_RUN, Results, write_arms
 from .verdicts import judge, short_of_seeds
 
 #: Arms that every other is compared with; without the first there is no table.
@@ -37,14 +39,14 @@ REFERENCES = ("fedavg", LOCAL)
 DAMAGED_PRESET = "the same command with another --out begins with writing one: copy it here"
 #: Modality and name of a table.
 Key = tuple[str, str]
-#: What is known of every run of an arm, by table and arm.
-Known = Mapping[Key, Mapping[str, Sequence[Mapping[str, Any]]]]
+#: Results of one table by arm and seed.
+ByArm = Mapping[str, Mapping[int, ArmResult]]
 
 
 def write_tables(out: Path, say: Say) -> Path:
     """Write the tables of all arms that were run.
 
-    ``scores.csv``, ``arms.jsonl`` (what is known of every arm), ``beside.json`` (what verdicts need beside the scores),
+    ``scores.csv``, ``arms.jsonl`` (result of every arm), ``beside.json`` (what verdicts need beside the scores),
     ``hypotheses.json``, ``comparison.*``.
 
     Raises
@@ -54,14 +56,14 @@ def write_tables(out: Path, say: Say) -> Path:
     """
     if not (out / "preset.json").exists():
         raise DataError(f"{out}: holds no comparison; run one with --out")
-    rows, known = _gather(out, say)
+    rows, results = _gather(out, say)
     if not rows:
         raise DataError(f"{out}: no arm was scored; run the comparison first")
     write_scores(out / "scores.csv", rows)
-    write_arms(out, known)
+    write_arms(out, results)
     preset = read_json(out / "preset.json", DAMAGED_PRESET)
-    compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(known.items())]
-    beside = _all_beside(known)
+    compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(results.items())]
+    beside = _all_beside(results)
     write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())
     hypotheses = judge(rows, beside)
     write_atomically(out / "hypotheses.json", json.dumps(hypotheses, indent=1).encode())
@@ -72,51 +74,65 @@ def write_tables(out: Path, say: Say) -> Path:
 
 
 def small_effects(out: Path) -> dict[Key, set[str]]:
-    """Arms by table that take more seeds, as a difference that a claim needs is small; with the table's references."""
-    rows, known = _gather(out, quiet)
+    """Arms by table that need more seeds for a claim, as their difference is small; with the table's references."""
+    rows, results = _gather(out, quiet)
     try:
-        short = short_of_seeds(rows, _all_beside(known))
+        short = short_of_seeds(rows, _all_beside(results))
     except ValueError as error:
         raise DataError(f"{out}: {error}; run what is missing with the same --out") from None
-    return {key: {*arms, *(arm for arm in REFERENCES if arm in known[key])} for key, arms in short.items()}
+    return {key: {*arms, *(arm for arm in REFERENCES if arm in results[key])} for key, arms in short.items()}
 
 
-def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Known]:
-    """Scores and facts of all arms, with the seeds that both references have."""
+def _gather(out: Path, say: Say) -> tuple[list[ScoreRow], Results]:
+    """Scores and results of all arms, with the seeds that both references have."""
     rows: dict[Key, list[ScoreRow]] = {}
-    known: dict[Key, dict[str, list[dict[str, Any]]]] = {}
-    for path in sorted(out.glob(f"*/*/seed*/*/{FACTS}"), key=lambda path: (len(path.parents[1].name), path)):
-        facts = known_of(path.parent)
-        scores = path.parent / "scores.csv"
-        if "failed" in facts or not scores.exists():
-            say(f"left out: {path.parent.relative_to(out)} ({facts.get('failed', 'no scores')})")
+    results: dict[Key, dict[str, dict[int, ArmResult]]] = {}
+    for folder in _folders_by_seed(out):
+        result, scores = ArmResult.read(folder), folder / "scores.csv"
+        if result is None or result.failed is not None or not scores.exists():
+            reason = "no scores" if result is None or result.failed is None else result.failed
+            say(f"left out: {folder.relative_to(out)} ({reason})")
             continue
         found = [_rounded(row) for row in read_scores(scores)]
-        key = (found[0].modality, found[0].table)
-        if not is_known(path.parent.name, facts):
-            say(f"left out: {path.parent.relative_to(out)} (run by an older fedrecon; name its recipe to run it again)")
+        key, seed, arm = (found[0].modality, found[0].table), found[0].seed, folder.name
+        if result.missing and arm != CLASSICAL_RUN:
+            say(f"left out: {folder.relative_to(out)} (run by an older fedrecon; name its recipe to run it again)")
             continue
-        runs = known.setdefault(key, {}).setdefault(path.parent.name, [])
-        if runs and runs[0]["recipe"] != facts["recipe"]:
-            say(f"left out: {path.parent.relative_to(out)} (of another recipe than seed {runs[0]['seed']})")
+        by_seed = results.setdefault(key, {}).setdefault(arm, {})
+        first = next(iter(by_seed), seed)
+        if by_seed and by_seed[first].recipe != result.recipe:
+            say(f"left out: {folder.relative_to(out)} (of another recipe than seed {first})")
             continue
         rows.setdefault(key, []).extend(found)
-        runs.append({**facts, "seed": found[0].seed})
+        by_seed[seed] = result
+    return _of_common_seeds(rows, results, say)
+
+
+def _folders_by_seed(out: Path) -> list[Path]:
+    """Folders of all arms that have run, seed 2 before seed 10."""
+    paths = out.glob(f"*/*/seed*/*/{RESULT_FILE}")
+    return [path.parent for path in sorted(paths, key=lambda path: (len(path.parents[1].name), path))]
+
+
+def _of_common_seeds(
+    rows: Mapping[Key, Sequence[ScoreRow]], results: Results, say: Say
+) -> tuple[list[ScoreRow], Results]:
+    """Scores and results of the seeds that both references have; tables without the first reference are left out."""
     complete: list[ScoreRow] = []
-    for key in list(known):
-        references = [known[key].get(arm) for arm in REFERENCES if arm in known[key] or arm == REFERENCES[0]]
-        seeds = set.intersection(*({run["seed"] for run in runs or ()} for runs in references))
+    whole: dict[Key, dict[str, Mapping[int, ArmResult]]] = {}
+    for key, arms in results.items():
+        references = [arms.get(arm, {}) for arm in REFERENCES if arm in arms or arm == REFERENCES[0]]
+        seeds = set.intersection(*(set(by_seed) for by_seed in references))
         if not seeds:
             say(f"left out: {key[0]}, table '{key[1]}', until its arm {REFERENCES[0]} is there")
-            del known[key]
             continue
         complete += _for_seeds(rows[key], seeds)
-        known[key] = {
-            arm: kept
-            for arm, runs in known[key].items()
-            if (kept := [run for run in runs if run["seed"] in seeds or arm == CLASSICAL_RUN])
+        kept = {
+            arm: {seed: result for seed, result in by_seed.items() if seed in seeds or arm == CLASSICAL_RUN}
+            for arm, by_seed in arms.items()
         }
-    return complete, known
+        whole[key] = {arm: by_seed for arm, by_seed in kept.items() if by_seed}
+    return complete, whole
 
 
 def _rounded(row: ScoreRow) -> ScoreRow:
@@ -139,25 +155,29 @@ def _for_seeds(rows: Sequence[ScoreRow], seeds: set[int]) -> list[ScoreRow]:
     ]
 
 
-def _all_beside(known: Known) -> dict[str, dict[str, Any]]:
-    return {"/".join(key): _beside(arms) for key, arms in sorted(known.items())}
+def _all_beside(results: Results) -> dict[str, dict[str, Any]]:
+    return {"/".join(key): _beside(arms) for key, arms in sorted(results.items())}
 
 
-def _beside(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _beside(arms: ByArm) -> dict[str, Any]:
     """What verdicts need beside the scores: the arms that are best on validation data, and the bytes of every arm."""
     best = {BEST_PERSONAL: _best(arms, PERSONAL_ARMS), BEST_FEDERATED: _best(arms, FEDERATED_ARMS)}
-    sizes = {
-        arm: sum(runs[0][way] for way in ("bytes_up", "bytes_down"))
-        for arm, runs in arms.items()
-        if "bytes_up" in runs[0]
-    }
+    sizes = {}
+    for arm, by_seed in arms.items():
+        first = _first(by_seed)
+        if first.bytes_up is not None and first.bytes_down is not None:
+            sizes[arm] = first.bytes_up + first.bytes_down
     return {**best, "bytes": sizes}
 
 
-def _best(arms: Mapping[str, Sequence[Mapping[str, Any]]], among: Sequence[str]) -> str | None:
-    """The arm with the best mean validation score, over the seeds that all of them have; those with none are out."""
+def _first(by_seed: Mapping[int, ArmResult]) -> ArmResult:
+    return next(iter(by_seed.values()))
+
+
+def _best(arms: ByArm, among: Sequence[str]) -> str | None:
+    """The arm with the best mean validation score over the seeds that all have; arms without any score are left out."""
     scores = {
-        arm: {facts["seed"]: facts["validation"] for facts in arms[arm] if facts.get("validation") is not None}
+        arm: {seed: result.validation for seed, result in arms[arm].items() if result.validation is not None}
         for arm in among
         if arm in arms
     }
@@ -167,71 +187,73 @@ def _best(arms: Mapping[str, Sequence[Mapping[str, Any]]], among: Sequence[str])
     return max(means, key=lambda arm: means[arm]) if means else None
 
 
-_SUMMED = ("chosen", "parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "least_steps",
-           "steps", "trials")  # fmt: skip
-
-
-def _table(
-    key: tuple[str, str],
-    rows: Sequence[ScoreRow],
-    known: Mapping[str, Sequence[Mapping[str, Any]]],
-    preset: Mapping[str, Any],
-) -> ComparedTable:
-    """One table with what is known of its arms."""
-    facts: dict[str, dict[str, Any]] = {arm: {} for arm in ("zero_filled", "fbp", "tv")}
-    facts = {arm: {} for arm in facts if arm in {row.arm for row in rows}}
-    order = [arm["name"] for arm in preset["arms"]]
-    for arm in sorted(
-        known.keys() - {CLASSICAL_RUN}, key=lambda arm: (order.index(arm) if arm in order else len(order), arm)
-    ):
-        runs = known[arm]
-        entry: dict[str, Any] = {name: runs[0][name] for name in _SUMMED if name in runs[0]}
-        entry |= {
-            "seconds": min(run["seconds"] for run in runs),
-            "peak_memory_mb": max(run["peak_memory_mb"] for run in runs),
-        }
-        if runs[0].get("label"):
-            entry["label"] = runs[0]["label"]
-        if flags := _flags(arm, rows, known):
-            entry["flags"] = flags
-        facts[arm] = entry
-    against = [arm for arm in REFERENCES if arm in {row.arm for row in rows}]
+def _table(key: Key, rows: Sequence[ScoreRow], results: ByArm, preset: Mapping[str, Any]) -> ComparedTable:
+    """One table: classical methods, then the arms in the order of the preset."""
+    scored = {row.arm for row in rows}
+    details: dict[str, ArmDetails] = {arm: ArmDetails() for arm in ("zero_filled", "fbp", "tv") if arm in scored}
+    trained = results.keys() - {CLASSICAL_RUN}
+    in_preset = dict.fromkeys(arm["name"] for arm in preset["arms"])
+    for arm in [*(arm for arm in in_preset if arm in trained), *sorted(trained - in_preset.keys())]:
+        details[arm] = _details(arm, rows, results)
+    against = [arm for arm in REFERENCES if arm in scored]
     try:
-        sites = known[REFERENCES[0]][0].get("sites", {})
-        return compare_arms(rows, facts, _card(key, rows, preset, sites), against=against)
+        sites = _first(results[REFERENCES[0]]).sites or {}
+        return compare_arms(rows, details, _card(key, rows, preset, sites), against=against)
     except ValueError as error:
         raise DataError(f"{key[0]}, table '{key[1]}': {error}; run what is missing with the same --out") from None
 
 
-def _flags(arm: str, rows: Sequence[ScoreRow], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What a reader must know of an arm's row."""
-    flags, runs = _lost(arm, rows, known), known[arm]
-    if any(run["least_steps"] < run["steps"] for run in runs):
+def _details(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> ArmDetails:
+    """Values of the first seed; the fewest seconds and most memory of all seeds."""
+    runs = list(results[arm].values())
+    first = runs[0]
+    return ArmDetails(
+        chosen=first.chosen or {},
+        parameters_shared=first.parameters_shared,
+        parameters_kept=first.parameters_kept,
+        bytes_up=first.bytes_up,
+        bytes_down=first.bytes_down,
+        bytes_base=first.bytes_base,
+        least_steps=first.least_steps,
+        steps=first.steps,
+        trials=first.trials,
+        seconds=min(run.seconds for run in runs if run.seconds is not None),
+        peak_memory_mb=max(run.peak_memory_mb for run in runs if run.peak_memory_mb is not None),
+        label=first.label or "",
+        flags=tuple(_flags(arm, rows, results)),
+    )
+
+
+def _flags(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> list[str]:
+    """Warnings beside the name of an arm."""
+    flags, runs = _lost(arm, rows, results), results[arm].values()
+    if any(run.least_steps != run.steps for run in runs):
         flags.append("sites make unequal steps")
-    if any(run["at_end"] for run in runs):
+    if any(run.at_end for run in runs):
         flags.append("best learning rate is the last one tried")
-    if any(run.get("value_at_end") for run in runs):
+    if any(run.value_at_end for run in runs):
         flags.append("best value of its own is the last one tried")
     return flags
 
 
-def _lost(arm: str, rows: Sequence[ScoreRow], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def _lost(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> list[str]:
     """Sharpness or contrast that a CT arm lost against TV while PSNR rose: by a tenth, in the mean over its sites.
 
-    Of runs whose quality was not kept it is known what was found then.
+    Results without quality hold the flags that were found when they were published.
     """
     if "tv" not in {row.arm for row in rows} or summarize_arm(rows, arm).mean <= summarize_arm(rows, "tv").mean:
         return []
-    tv = known[CLASSICAL_RUN][0].get("quality", {})  # the same for all seeds
-    flags = [flag for run in known[arm] if "quality" not in run for flag in run.get("lost", ())]
+    tv = _first(results[CLASSICAL_RUN]).quality or {}  # the same for all seeds
+    runs = list(results[arm].values())
+    flags = [flag for run in runs if run.quality is None for flag in run.lost or ()]
     for name, text in (("mtf50_lp_per_cm", "MTF"), ("disc_cnr", "contrast to noise")):
         pairs = [
             (measured[arm][name], tv[site]["tv"][name])
-            for run in known[arm]
-            for site, measured in run.get("quality", {}).items()
+            for run in runs
+            for site, measured in (run.quality or {}).items()
             if arm in measured and "tv" in tv.get(site, {})
         ]
-        whole = [pair for pair in pairs if None not in pair]
+        whole = [(own, other) for own, other in pairs if own is not None and other is not None]
         if whole and fmean(own for own, _ in whole) < 0.9 * fmean(other for _, other in whole):
             flags.append(f"{text} below TV")
     return list(dict.fromkeys(flags))

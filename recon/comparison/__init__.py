@@ -4,12 +4,13 @@ from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, Aim, Hypothesis, seeds_nee
 from .files import comparison_text, write_comparison
 from .scores import ScoreRow, read_scores, select_table, summarize_arm, write_scores
 from .statistics import Interval, holm, paired_difference
-from .table import Comparison, compare
+from .table import ArmDetails, Comparison, compare
 
 __all__ = [
     "MIN_SEEDS",
     "SEEDS_OF_SMALL_EFFECT",
     "Aim",
+    "ArmDetails",
     "Comparison",
     "Hypothesis",
     "Interval",

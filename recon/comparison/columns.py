@@ -1,8 +1,7 @@
 """The columns of a comparison's table, the same cells in text, LaTeX and on the page, and the words beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..report.text import byte_count, duration, number
 from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, SMALL_EFFECT_DB
@@ -65,18 +64,18 @@ def cost_columns() -> list[Column]:
     """What an arm took: bytes, time, parameters, trials, seeds."""
 
     def traveled(entry: ArmEntry) -> tuple[str, ...]:
-        base = entry.facts.get("bytes_base")
-        total = DASH if entry.bytes is None else byte_count(entry.bytes)
+        base, whole = entry.details.bytes_base, entry.details.bytes
+        total = DASH if whole is None else byte_count(whole)
         return (total, f"base {byte_count(base)}") if base else (total,)
 
     def parameters(entry: ArmEntry) -> tuple[str, ...]:
-        shared, kept = entry.facts.get("parameters_shared"), entry.facts.get("parameters_kept")
+        shared, kept = entry.details.parameters_shared, entry.details.parameters_kept
         if shared is None and kept is None:
             return (DASH,)
         return f"{whole_number(shared)} /", whole_number(kept)
 
     def effort(entry: ArmEntry) -> tuple[str, ...]:
-        seconds, memory = entry.facts.get("seconds"), entry.facts.get("peak_memory_mb")
+        seconds, memory = entry.details.seconds, entry.details.peak_memory_mb
         time = DASH if seconds is None else duration(seconds)
         return (time,) if memory is None else (time, f"{memory:.0f} MB")
 
@@ -84,7 +83,7 @@ def cost_columns() -> list[Column]:
         Column("bytes", "up + down + base", traveled),
         Column("time", "peak memory", effort),
         Column("parameters", "shared / kept", parameters),
-        Column("trials", "", lambda entry: (whole_number(entry.facts.get("trials")),)),
+        Column("trials", "", lambda entry: (whole_number(entry.details.trials),)),
         Column("seeds", "", lambda entry: (str(entry.psnr.seeds),)),
     ]
 
@@ -96,8 +95,8 @@ def whole_number(value: int | None) -> str:
 
 def chosen_by(entry: ArmEntry) -> str:
     """The values that an arm's tuning chose."""
-    chosen: Mapping[str, Any] = entry.facts.get("chosen") or {}
-    return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in chosen.items())
+    chosen = entry.details.chosen.items()
+    return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in chosen)
 
 
 def legend_of(comparison: Comparison) -> str:
@@ -110,11 +109,6 @@ def legend_of(comparison: Comparison) -> str:
         f"the difference is below {SMALL_EFFECT_DB:g} dB."
     )
     return text + (" The interval of an arm with one seed covers subjects only." if single else "")
-
-
-def flags_of(entry: ArmEntry) -> list[str]:
-    """The warnings beside an arm's name."""
-    return [str(flag) for flag in entry.facts.get("flags", ())]
 
 
 def card_lines(comparison: Comparison) -> list[str]:

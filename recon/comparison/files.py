@@ -15,14 +15,13 @@ from .columns import (
     chosen_by,
     cost_columns,
     difference_columns,
-    flags_of,
     legend_of,
     site_columns,
     summary_columns,
 )
 from .latex import comparison_tex
 from .page import comparison_page
-from .table import FACTS, ArmEntry, Comparison, check_tables
+from .table import ArmEntry, Comparison, check_tables
 
 
 def write_comparison(
@@ -93,7 +92,7 @@ def _text(comparison: Comparison) -> str:
         table.append([entry.arm, *cells])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     written = []
-    for line, flags in zip(table, [[], *map(flags_of, comparison.arms)], strict=True):
+    for line, flags in zip(table, [(), *(entry.details.flags for entry in comparison.arms)], strict=True):
         cells = [text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)]
         warning = f"  ! {', '.join(flags)}" if flags else ""
         written.append("  ".join([line[0].ljust(widths[0]), *cells]).rstrip() + warning)
@@ -142,10 +141,15 @@ def _entry_json(entry: ArmEntry) -> dict[str, Any]:
         | dict(entry.means)
         | {
             "differences": differences,
-            "bytes": entry.bytes,
-            "facts": entry.facts,
+            "bytes": entry.details.bytes,
+            "facts": entry.details.to_json(),
         }
     )
+
+
+#: Columns of a CSV file that hold details of an arm, in this order.
+_NUMBERS = ("parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "bytes_base", "seconds", "peak_memory_mb",
+            "least_steps", "steps", "trials")  # fmt: skip
 
 
 def comparison_csv(comparisons: Sequence[Comparison]) -> str:
@@ -170,8 +174,6 @@ def _csv_line(comparison: Comparison, entry: ArmEntry) -> dict[str, Any]:
         line |= {f"vs_{name}_seeds": interval.seeds, f"vs_{name}_marked": str(difference.marked).lower()}
     line |= {f"psnr_at_{site}": value for site, value in entry.psnr.sites.items()}
     line |= {f"psnr_at_unseen_{site}": value for site, value in entry.psnr.unseen.items()}
-    line["bytes"] = entry.bytes
-    known = {name: entry.facts.get(name) for name in FACTS}
-    known["flags"] = "; ".join(flags_of(entry))
-    known["chosen"] = chosen_by(entry)
-    return line | known | {"metric_card": "; ".join(card_lines(comparison))}
+    line |= {"bytes": entry.details.bytes, "label": entry.details.label, "flags": "; ".join(entry.details.flags)}
+    line |= {name: getattr(entry.details, name) for name in _NUMBERS} | {"chosen": chosen_by(entry)}
+    return line | {"metric_card": "; ".join(card_lines(comparison))}

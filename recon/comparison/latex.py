@@ -10,7 +10,6 @@ from .columns import (
     card_lines,
     cost_columns,
     difference_columns,
-    flags_of,
     legend_of,
     site_columns,
     summary_columns,
@@ -62,7 +61,7 @@ def _tex_table(comparison: Comparison) -> str:
     below = ["", *(tex(column.below) for column in columns)]
     body = []
     for entry in comparison.arms:
-        flags = "".join(f" \\emph{{({tex(flag)})}}" for flag in flags_of(entry))
+        flags = "".join(f" \\emph{{({tex(flag)})}}" for flag in entry.details.flags)
         body.append([tex(entry.arm) + flags, *(" ".join(map(tex, column.lines(entry))) for column in columns)])
     lines = [" & ".join(cells) + r" \\" for cells in (heads, below, *body)]
     notes = " ".join(f"{tex(line)}." for line in card_lines(comparison))

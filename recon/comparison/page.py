@@ -15,7 +15,6 @@ from .columns import (
     chosen_by,
     cost_columns,
     difference_columns,
-    flags_of,
     legend_of,
     site_columns,
     summary_columns,
@@ -151,8 +150,8 @@ def _arm_table(comparison: Comparison) -> str:
             "<td>" + "".join(f"<div>{_unbroken(line)}</div>" for line in column.lines(entry)) + "</td>"
             for column in columns
         )
-        label = f'<span class="soft">{escape(str(entry.facts["label"]))}</span>' if entry.facts.get("label") else ""
-        flags = "".join(f'<span class="flag">{escape(flag)}</span>' for flag in flags_of(entry))
+        label = f'<span class="soft">{escape(entry.details.label)}</span>' if entry.details.label else ""
+        flags = "".join(f'<span class="flag">{escape(flag)}</span>' for flag in entry.details.flags)
         style = ' class="against"' if entry.arm in comparison.against else ""
         body.append(f'<tr{style}><th scope="row">{_unbroken(entry.arm)}{label}{flags}</th>{cells}</tr>')
     return (
@@ -163,12 +162,12 @@ def _arm_table(comparison: Comparison) -> str:
 
 def _tuning(comparison: Comparison, name: str) -> str:
     """Steps, trials and what they chose; hidden until asked for."""
-    known = [entry for entry in comparison.arms if entry.facts.get("steps") is not None or entry.facts.get("chosen")]
+    known = [entry for entry in comparison.arms if entry.details.steps is not None or entry.details.chosen]
     if not known:
         return ""
     lines = [
-        f'<tr><th scope="row">{escape(entry.arm)}</th><td>{whole_number(entry.facts.get("steps"))}</td>'
-        f"<td>{whole_number(entry.facts.get('trials'))}</td><td>{escape(chosen_by(entry) or DASH)}</td></tr>"
+        f'<tr><th scope="row">{escape(entry.arm)}</th><td>{whole_number(entry.details.steps)}</td>'
+        f"<td>{whole_number(entry.details.trials)}</td><td>{escape(chosen_by(entry) or DASH)}</td></tr>"
         for entry in known
     ]
     table = _claim_table(("arm", "steps at each site", "trials", "chosen on validation"), lines)

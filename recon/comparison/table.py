@@ -1,30 +1,13 @@
 """The comparison of arms, one per modality and table: every arm against those of reference."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .claims import seeds_needed
 from .scores import METRICS, ArmSummary, ScoreRow, site_roles, summarize_arm, tables_of
 from .statistics import Interval, holm, paired_difference
 
-#: What may be known of an arm. ``chosen`` maps knobs to the values that tuning chose, ``label`` says what the arm is
-#: there to test, ``flags`` are warnings beside its name (a gain in PSNR with MTF or contrast lost).
-FACTS = (
-    "label",
-    "flags",
-    "parameters_shared",
-    "parameters_kept",
-    "bytes_up",
-    "bytes_down",
-    "bytes_base",
-    "seconds",
-    "peak_memory_mb",
-    "least_steps",
-    "steps",
-    "trials",
-    "chosen",
-)
 #: Adjusted p-values below it are marked.
 LEVEL = 0.05
 
@@ -47,6 +30,50 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class ArmDetails:
+    """Cost, tuning and warnings of an arm, printed beside its scores. None: unknown, or none, as for classical methods.
+
+    Parameters
+    ----------
+    chosen
+        Values that tuning chose, by name.
+    bytes_base
+        Bytes of a frozen base that was trained before, sent once.
+    least_steps, steps
+        Optimizer steps of the site with the fewest and with the most.
+    label
+        Purpose of the arm.
+    flags
+        Warnings beside its name, such as a gain in PSNR with sharpness or contrast lost.
+    """
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    parameters_shared: int | None = None
+    parameters_kept: int | None = None
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    bytes_base: int | None = None
+    least_steps: int | None = None
+    steps: int | None = None
+    trials: int | None = None
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    label: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes up, down and of the base; None if all are unknown."""
+        parts = (self.bytes_up, self.bytes_down, self.bytes_base)
+        return None if all(part is None for part in parts) else sum(part for part in parts if part is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Known values by name."""
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in known.items() if value not in (None, "", (), {})}
+
+
+@dataclass(frozen=True)
 class ArmEntry:
     """One row of the table; ``means`` holds the other metrics' means over the sites that took part."""
 
@@ -54,13 +81,7 @@ class ArmEntry:
     psnr: ArmSummary
     means: Mapping[str, float]
     differences: Mapping[str, Difference]
-    facts: Mapping[str, Any]
-
-    @property
-    def bytes(self) -> int | None:
-        """Bytes up, down and of a base that was trained before, once; None where nothing is known."""
-        parts = [self.facts.get(name) for name in ("bytes_up", "bytes_down", "bytes_base")]
-        return None if all(part is None for part in parts) else sum(int(part) for part in parts if part is not None)
+    details: ArmDetails
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ class Comparison:
 
 def compare(
     rows: Iterable[ScoreRow],
-    facts: Mapping[str, Mapping[str, Any]],
+    details: Mapping[str, ArmDetails],
     metric_card: Mapping[str, Any],
     *,
     against: Sequence[str] = ("fedavg", "local"),
@@ -92,8 +113,8 @@ def compare(
     ----------
     rows
         Scores of one modality and table.
-    facts
-        Per arm what is known of it, keys of ``FACTS``; arms stand in this order, those without facts after them.
+    details
+        By arm. Arms have this order; those without details come last.
     metric_card
         How the scores were computed; printed with the table.
     against
@@ -104,19 +125,16 @@ def compare(
     Raises
     ------
     ValueError
-        If rows are of several tables, a pair is missing, an arm has facts but no scores, or a fact is unknown.
+        If rows belong to several tables, a pair is missing, or an arm has details but no scores.
     """
     listed = list(rows)
     if len(tables := tables_of(listed)) != 1:
         raise ValueError(f"compare: rows are of the tables {tables}, expected one table; select_table picks it")
-    by_arm: dict[str, list[ScoreRow]] = {arm: [] for arm in facts}
+    by_arm: dict[str, list[ScoreRow]] = {arm: [] for arm in details}
     for row in listed:
         by_arm.setdefault(row.arm, []).append(row)
-    if idle := [arm for arm in dict.fromkeys((*facts, *against)) if not by_arm.get(arm)]:
+    if idle := [arm for arm in dict.fromkeys((*details, *against)) if not by_arm.get(arm)]:
         raise ValueError(f"compare: arms {idle} have no scores in {tables[0]}; evaluate them or leave them out")
-    for arm, known in facts.items():
-        if unknown := sorted(set(known) - set(FACTS)):
-            raise ValueError(f"compare: facts of {arm} hold {unknown}, expected among {list(FACTS)}")
     took_part, unseen = site_roles(listed)
     intervals = {
         reference: {
@@ -140,7 +158,7 @@ def compare(
             for reference in against
             if reference != arm
         }
-        entries.append(ArmEntry(arm, summarize_arm(own, arm), means, differences, dict(facts.get(arm, {}))))
+        entries.append(ArmEntry(arm, summarize_arm(own, arm), means, differences, details.get(arm, ArmDetails())))
     subjects = len({(row.site, row.volume) for row in listed if not row.unseen})
     return Comparison(*tables[0], dict(metric_card), tuple(against), took_part, unseen, subjects, tuple(entries))
 

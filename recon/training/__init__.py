@@ -1,11 +1,17 @@
 """Local training: losses, objectives, penalties, optimizers."""
 
 from .feature_moments import MomentAlignment, measure_moments, moment_layout
-from .local_training import TrainingResult, cosine_learning_rate, train_locally
+from .local_training import Learner, TrainingResult, cosine_learning_rate, train_in_turns, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
+<<<<<<< HEAD
 from .objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
 from .penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Proximal
 from .penalty import Penalty, RoundStart, State
+=======
+from .objectives import MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
+from .optimizers import Stepper
+from .penalties import ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
+>>>>>>> comparison
 
 __all__ = [
     "LOSSES",
@@ -13,6 +19,7 @@ __all__ = [
     "PENALTIES",
     "ContrastiveRatio",
     "Distillation",
+    "Learner",
     "MeasurementResidual",
     "MomentAlignment",
     "MutualDistillation",
@@ -20,7 +27,11 @@ __all__ = [
     "Proximal",
     "RoundStart",
     "SelfSupervised",
+<<<<<<< HEAD
     "State",
+=======
+    "Stepper",
+>>>>>>> comparison
     "Supervised",
     "TaskTerm",
     "TrainingResult",
@@ -31,5 +42,6 @@ __all__ = [
     "measure_moments",
     "moment_layout",
     "ssim_loss",
+    "train_in_turns",
     "train_locally",
 ]

@@ -1,9 +1,10 @@
-"""Local training: some optimizer steps on one site's samples. The same loop serves federated and local arms."""
+"""Training: one loop of optimizer steps, for a network at its site and for networks that share parameters."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,88 @@ from .optimizers import Stepper
 from .penalty import Penalty
 
 
+class Learner:
+    """A network, its endless stream of batches and its loss.
+
+    Parameters
+    ----------
+    network
+        Called as ``network(y, A)``, or with the condition, see :func:`recon.apply`.
+    samples
+        Slices on any device; a batch moves to the device of the network. The objective may need references.
+    seed
+        Seeds the order of the batches and, separately, the draws of the objective: no objective changes the order.
+    objective, penalties
+        The loss is the task plus the sum of the penalties.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        samples: Samples,
+        *,
+        batch_size: int,
+        seed: int,
+        objective: TaskTerm,
+        penalties: Sequence[Penalty] = (),
+    ) -> None:
+        self.network, self.objective, self.penalties = network, objective, penalties
+        self._batches = _endless(samples, batch_size, seed)
+        self._generator = generator_for("objective", seed)
+
+    def add_gradient(self, count: int, step: int) -> float:
+        """Add the gradient of the next batch's loss, divided by ``count``, to the parameters; return the loss.
+
+        Raises
+        ------
+        DataError
+            If a sample lacks what the objective needs, or the loss is not finite at this ``step``.
+        """
+        batch = beside(self.network, next(self._batches))
+        loss, image = self.objective(self.network, batch, self._generator)
+        for penalty in self.penalties:
+            loss = loss + penalty(self.network, batch, image)
+        number = float(loss.detach())
+        if not math.isfinite(number):
+            raise DataError(f"{batch.meta[0].volume}: the loss is {number} at step {step}; lower the learning rate")
+        (loss / count).backward()
+        return number
+
+
+def train_in_turns(stepper: Stepper, turns: Sequence[Sequence[Learner]]) -> tuple[float, ...]:
+    """Make one optimizer step per turn, in place, on the mean loss of its learners; return these losses.
+
+    Learners may share parameters, and continue their streams of batches from call to call.
+
+    Raises
+    ------
+    DataError
+        As :meth:`Learner.add_gradient`; the caller names the site.
+    """
+    losses = []
+    with ExitStack() as stack:
+        for learner in dict.fromkeys(learner for turn in turns for learner in turn):
+            learner.network.train()
+            stack.enter_context(watching(learner.network, learner.penalties))
+        for step, turn in enumerate(turns):
+            stepper.zero_gradients()
+            # One backward pass per learner: its graph is freed before the next one is built.
+            losses.append(sum(learner.add_gradient(len(turn), step) for learner in turn) / len(turn))
+            stepper.step()
+    return tuple(losses)
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """Outcome of :func:`train_locally`.
 
-    Loss per step, penalties included; slices seen; the optimizer's moments as flat tensors; and, where it was asked
-    for, the mean of the gradients over the steps by name of the parameter, before any correction.
+    Loss per step, penalties included; the optimizer's moments as flat tensors; the mean gradient over the steps by
+    name of the parameter, before any correction, empty unless asked for.
     """
 
     losses: tuple[float, ...]
-    n_samples: int
     optimizer_state: dict[str, Tensor]
-    mean_gradient: dict[str, Tensor] = field(default_factory=dict)
+    mean_gradient: dict[str, Tensor]
 
 
 def train_locally(
@@ -41,7 +112,6 @@ def train_locally(
     loss: str | None = None,
     seed: int = 0,
     optimizer_state: Mapping[str, Tensor] | None = None,
-    progress: Callable[[int, float], None] | None = None,
     objective: TaskTerm | None = None,
     penalties: Sequence[Penalty] = (),
     correction: Mapping[str, Tensor] | None = None,
@@ -49,45 +119,42 @@ def train_locally(
     optimizer: str = "adam",
     momentum: float = 0.0,
 ) -> TrainingResult:
-    """Run ``steps`` optimizer steps in place, on batches drawn by ``seed``, going over the samples again and again.
+    """Make ``steps`` optimizer steps in place; passes over the samples follow each other.
 
-    Frozen parameters stay as they are. The order of the batches depends on the seed alone, not on the objective.
+    Frozen parameters stay as they are.
 
     Parameters
     ----------
-    network
-        Called as ``network(y, A)``, or with the condition, see :func:`recon.apply`.
-    samples
-        Slices, on any device: batches go to the network's. With a reference where the objective needs one.
+    network, samples, seed, penalties
+        As for :class:`Learner`.
     learning_rate
         Constant; a schedule belongs to the caller.
+    objective
+        The task, by default :class:`recon.Supervised`.
     loss
         Short for ``objective=Supervised(loss)``.
     optimizer_state
         ``optimizer_state`` of an earlier result: the optimizer goes on as if it had never stopped.
-    progress
-        Called after every step with its number and loss.
-    objective, penalties
-        What is minimized: the task, by default :class:`recon.Supervised`, plus the sum of the penalties.
     correction
         Added to the gradients by name before every step: in SCAFFOLD the server's control minus the site's.
     collect_gradients
         Whether the result has the mean gradient.
     optimizer, momentum
-        A name in :data:`recon.training.optimizers.OPTIMIZERS`; the momentum is that of ``sgd``.
+        A name in :data:`recon.training.optimizers.OPTIMIZERS`; the momentum belongs to ``sgd``.
 
     Raises
     ------
     DataError
-        If a sample lacks what the objective needs, or the loss is not finite (a diverging site is named by its caller).
+        If a sample lacks what the objective needs, or the loss is not finite; the caller names the site.
     ValueError
         If the optimizer state or the correction does not belong to this network, or options contradict each other.
     """
     if objective is not None and loss is not None:
         raise ValueError(f"train_locally: got loss {loss!r} and an objective, expected one of the two")
     task = objective or Supervised(loss or "l1")
+    learner = Learner(network, samples, batch_size=batch_size, seed=seed, objective=task, penalties=penalties)
     stepper = Stepper(
-        {name: p for name, p in network.named_parameters() if p.requires_grad},
+        dict(network.named_parameters()),
         optimizer,
         learning_rate,
         momentum,
@@ -95,23 +162,8 @@ def train_locally(
         correction=correction or {},
         collect=collect_gradients,
     )
-    # What the objective draws is apart from the order of the batches, which no objective may change.
-    generator = generator_for("objective", seed)
-    network.train()
-    losses: list[float] = []
-    n_samples = 0
-    with watching(network, penalties):
-        for step, drawn in zip(range(steps), _endless(samples, batch_size, seed), strict=False):
-            batch = beside(network, drawn)
-            value, image = task(network, batch, generator)
-            for penalty in penalties:
-                value = value + penalty(network, batch, image)
-            losses.append(_finite(value, batch, step))
-            stepper.step(value)
-            n_samples += len(batch.meta)
-            if progress is not None:
-                progress(step, losses[-1])
-    return TrainingResult(tuple(losses), n_samples, stepper.moments(), stepper.mean_gradient())
+    losses = train_in_turns(stepper, [[learner]] * steps)
+    return TrainingResult(losses, stepper.moments(), stepper.mean_gradient())
 
 
 def cosine_learning_rate(base: float, progress: float) -> float:
@@ -125,10 +177,3 @@ def _endless(samples: Samples, batch_size: int, seed: int) -> Iterator[Sample]:
         if isinstance(samples, VolumeSlices):
             samples.epoch = epoch  # another draw of the augmentation in every pass
         yield from batches(samples, batch_size, generator)
-
-
-def _finite(value: Tensor, batch: Sample, step: int) -> float:
-    number = float(value.detach())
-    if not math.isfinite(number):
-        raise DataError(f"{batch.meta[0].volume}: the loss is {number} at step {step}; lower the learning rate")
-    return number

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from federation import ConfigError, build_network, load_recipe, make_ct_demo_sites, make_demo_sites, parameter_scope
 from federation.cli.main import main
+from federation.comparison.arm_result import ArmResult
 from federation.comparison.arm_runs import TRIAL_SEED, ArmJob, Tuned
 from federation.comparison.arms import Arm, Budget, arm_of, every_recipe, with_same_modules
-from federation.comparison.centralized import CentralArm
 from federation.comparison.hypotheses import CLAIMS
 from federation.comparison.own_sites import at_sites
 from federation.comparison.plan import Plan, companion, extra_arms
@@ -144,30 +144,6 @@ def test_another_preset_and_a_foreign_folder_are_refused(compared: tuple[Path, l
         write_tables(tmp_path / "none", print)
 
 
-def test_the_centralized_arm_shares_the_regularizer_and_keeps_the_steps(
-    compared: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    out, _ = compared
-    manifests = tuple(m for m in load_federation(out / "mri" / "together" / "sites") if m.trains)
-    caches = {m.name: out / "mri" / "together" / "maps" / m.name for m in manifests}
-    recipe = BUDGET.recipe(Arm("joint", kind="joint"), "mri", 0)
-    arm = CentralArm(recipe, manifests, tmp_path, caches, "joint")
-    tasks = {m.name: ReconstructionTask(m, recipe, caches[m.name]) for m in manifests}
-    built = [dict(network.named_parameters()) for network in arm._networks(tasks).values()]
-    for name, tensor in built[0].items():
-        assert {other[name] is tensor for other in built[1:]} == {name.startswith("regularizers")}
-    networks = arm.train()
-    states = {site: dict(network.named_parameters()) for site, network in networks.items()}
-    first = next(iter(states.values()))
-    assert all(state[name].equal(first[name]) for state in states.values() for name in first if "regul" in name)
-    again = CentralArm(recipe, manifests, tmp_path, caches, "joint").train()
-    assert all(
-        tensor.equal(dict(again[site].named_parameters())[name])
-        for site, state in states.items()
-        for name, tensor in state.items()
-    )
-
-
 def test_a_budget_lays_the_parts_of_a_method_over_one_network() -> None:
     plain, conditioned = (BUDGET.recipe(Arm(name, name), "ct", 3) for name in ("fedavg", "hyperfed"))
     assert plain.network == NETWORK and plain.federation.seed == 3
@@ -271,23 +247,21 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
     def rows(arm: str, psnr: float) -> list[ScoreRow]:
         return [ScoreRow("ct", "together", arm, 0, "a", False, "v", psnr, 0.9, 0.1)]
 
-    def run(**mtf: float) -> dict[str, object]:
-        known: dict[str, object] = {"least_steps": 32, "steps": 32, "at_end": False}
-        return known | {
-            "quality": {"a": {arm: {"mtf50_lp_per_cm": value, "disc_cnr": None} for arm, value in mtf.items()}}
-        }
+    def run(**mtf: float) -> ArmResult:
+        quality = {"a": {arm: {"mtf50_lp_per_cm": value, "disc_cnr": None} for arm, value in mtf.items()}}
+        return ArmResult(least_steps=32, steps=32, at_end=False, quality=quality)
 
-    def found(rows: list[ScoreRow], *runs: dict[str, object]) -> list[str]:
-        return _flags("mine", rows, {"classical": [run(tv=5.0)], "mine": runs})
+    def found(rows: list[ScoreRow], *runs: ArmResult) -> list[str]:
+        return _flags("mine", rows, {"classical": {0: run(tv=5.0)}, "mine": dict(enumerate(runs))})
 
     better = rows("tv", 30.0) + rows("mine", 31.0)
     assert found(better, run(mine=4.0)) == ["MTF below TV"]
     assert found(better, run(mine=4.9)) == []
     assert found(rows("tv", 30.0) + rows("mine", 29.0), run(mine=4.0)) == []
     # Of what was published it is known what was lost then.
-    published = {name: value for name, value in run().items() if name != "quality"} | {"lost": ["MTF below TV"]}
+    published = replace(run(), quality=None, lost=["MTF below TV"])
     assert found(better, published) == found(better, published, run(mine=4.0)) == ["MTF below TV"]
-    unequal = {**run(mine=5.0), "least_steps": 16, "at_end": True, "value_at_end": True}
+    unequal = replace(run(mine=5.0), least_steps=16, at_end=True, value_at_end=True)
     assert found(better, unequal) == [
         "sites make unequal steps",
         "best learning rate is the last one tried",
@@ -307,11 +281,8 @@ def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path:
     def finish(jobs: list[ArmJob], best: float) -> None:
         for job in jobs:
             job.start()
-            job.finish(
-                {"validation": 30 - abs(math.log2(job.tuned.rate / best))}
-                if job.arm.name != "joint"
-                else {"failed": ""}
-            )
+            score = 30 - abs(math.log2(job.tuned.rate / best))
+            job.finish(ArmResult(failed="") if job.arm.name == "joint" else ArmResult(validation=score))
 
     finish(first, best=8.0)
     second = plan.trials("mri", None)
@@ -338,7 +309,7 @@ def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
     plan = Plan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
     for job in plan.trials("mri", None):
         assert job.recipe.objective.proximal == 1e-3
-        job.finish({"validation": 30 - abs(math.log2(job.tuned.rate / 2))})
+        job.finish(ArmResult(validation=30 - abs(math.log2(job.tuned.rate / 2))))
     second = plan.trials("mri", None)
     # Each other value once.
     assert [(job.tuned.rate, job.recipe.objective.proximal) for job in second] == [(2.0, 0.1), (2.0, 0.2), (2.0, 0.3)]
@@ -346,10 +317,10 @@ def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
 
     def chosen(*scores: float) -> tuple[float, Tuned]:
         for job, score in zip(second, scores, strict=True):
-            job.finish({"validation": score} if score else {"failed": "it diverged"})
+            job.finish(ArmResult(validation=score) if score else ArmResult(failed="it diverged"))
         assert plan.trials("mri", None) == []
         (job,) = plan.jobs("mri", plan.preset.tables[0], None)
-        assert job.told["chosen"] == {
+        assert job.chosen == {
             "learning_rate": 2 * BUDGET.learning_rate,
             "objective.proximal": job.recipe.objective.proximal,
         }
@@ -369,20 +340,21 @@ def test_a_table_that_is_tuned_replaces_the_recipes_own(tmp_path: Path) -> None:
     assert BUDGET.recipe(mixed, "mri", 0, value=0).scope.mix == {"regularizers.0.*": 0.5}
 
 
-def test_what_is_told_of_an_arm_follows_what_was_tried_since(tmp_path: Path) -> None:
+def test_metadata_of_an_arm_follow_later_trials(tmp_path: Path) -> None:
     near = recipe_file(tmp_path / "near.toml", "", "fedprox.toml")
     plan = Plan(tiny(rates=(1.0,), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
     (job,) = plan.jobs("mri", plan.preset.tables[0], None)
-    job.finish({**job.told, "validation": 30.0, "seconds": 3.0})
+    job.finish(job.with_plan(ArmResult(validation=30.0, seconds=3.0)))
     written = (job.folder / "facts.json").stat().st_mtime_ns
-    job.tell_again()
+    job.update_plan()
     assert (job.folder / "facts.json").stat().st_mtime_ns == written
     later = replace(job, tuned=Tuned(trials=5, value_at_end=True), label="new")
-    later.tell_again()
-    assert later.facts["seconds"] == 3.0 and later.facts["chosen"] == job.facts["chosen"]
-    assert (later.facts["trials"], later.facts["value_at_end"], later.facts["label"]) == (5, True, "new")
-    replace(later, recipe=BUDGET.recipe(Arm("other"), "mri", 0), label="other").tell_again()  # not what was run
-    assert job.facts["label"] == "new"
+    later.update_plan()
+    found = later.result
+    assert found is not None and found.seconds == 3.0 and found.chosen == job.chosen
+    assert (found.trials, found.value_at_end, found.label) == (5, True, "new")
+    replace(later, recipe=BUDGET.recipe(Arm("other"), "mri", 0), label="other").update_plan()  # not what was run
+    assert job.result == found
 
 
 @pytest.mark.parametrize(
@@ -643,24 +615,24 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
     job = next(job for job in plan.jobs("mri", plan.preset.tables[0], None) if job.arm.name == "finetune")
     job.start()
     (job.folder / "scores.csv").write_text("old")
-    job.finish({"validation": 1.0})
+    job.finish(ArmResult(validation=1.0))
     assert job.is_done
     reworded = replace(job, recipe=job.recipe.model_copy(update={"paper": "another", "left_out": "nothing"}))
     moved = replace(job, recipe=_with(job.recipe, "network", base="elsewhere"))
     assert reworded.is_done and moved.is_done and replace(job, recipe=_with(job.recipe, "federation", seed=5)).is_done
     edited = replace(job, recipe=_with(job.recipe, "training", batch_size=3))
-    assert not edited.is_done and edited.facts == {}
+    assert not edited.is_done and edited.result is None
     job.start()
     assert (job.folder / "scores.csv").exists()
     edited.start()
     assert not (job.folder / "scores.csv").exists() and not (job.folder / "facts.json").exists()
-    assert edited.finish({"failed": "disk full"}) == "failed: disk full" and not edited.is_done
+    assert edited.finish(ArmResult(failed="disk full")) == "failed: disk full" and not edited.is_done
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     plan = Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
     job = plan.jobs("mri", plan.preset.tables[0], None)[0]
-    job.finish({"validation": 1.0})
+    job.finish(ArmResult(validation=1.0))
     facts = job.folder / "facts.json"
     facts.write_bytes(facts.read_bytes()[:20])
     with pytest.raises(DataError, match=r"facts.json: is not JSON .*; delete it, and the arm is run again"):
@@ -835,7 +807,7 @@ def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_a
     plan = Plan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1)  # type: ignore[arg-type]
     chosen = Tuned(0.25, None, 4, True)
     job = plan._job("seed0", "mri", plan.preset.tables[0], Arm("fedavg"), 0, None, chosen)
-    job.finish(job.told)
+    job.finish(job.with_plan(ArmResult()))
     names = {arm.name for arm in plan.preset.arms if "mri" in arm.modalities}
     assert {trial.arm.name for trial in plan.trials("mri", Path("base"))} == names - {"fedavg", "classical"}
     assert plan._as_run("mri", Arm("fedavg"), None) == chosen and plan.of_another_recipe(("mri",)) == []
@@ -844,7 +816,7 @@ def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_a
     # Nor is it known what is best of values that nobody tried.
     tuning = '[tuning]\nkey = "federation.quorum"\nvalues = [1]'
     assert plan._as_run("mri", recipe_file(tmp_path / "fedavg.toml", tuning), None) is None
-    job.finish(job.told | {"tuning": {"key": "objective.proximal", "values": [1]}})
+    job.finish(replace(job.with_plan(ArmResult()), tuning={"key": "objective.proximal", "values": [1]}))
     assert plan.of_another_recipe(("mri",)) == ["fedavg"]
 
 
@@ -881,6 +853,11 @@ def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]],
             "line 1: found table 'x' of 'mri'",
         ),
         ("arms.jsonl", lambda text: text.replace('"at_end":false', '"at_end":0'), "line 2: found at_end Input"),
+        (
+            "arms.jsonl",
+            lambda text: text.replace('"seconds":', '"second":'),
+            "line 2: found Value error, facts of an arm that was trained, without seconds, expected the record",
+        ),
         ("scores.csv", lambda text: text.splitlines()[0] + "\n", "classical, seed 0, mri, together: found scores of 0"),
         (
             "scores.csv",

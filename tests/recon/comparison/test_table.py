@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,18 +21,27 @@ from recon.comparison.files import comparison_csv, comparison_text, write_compar
 from recon.comparison.latex import comparison_tex, tex
 from recon.comparison.scores import ScoreRow
 from recon.comparison.statistics import Interval, holm, paired_difference
-from recon.comparison.table import FACTS, Difference, compare
+from recon.comparison.table import ArmDetails, Difference, compare
 
 GAINS = {"zero_filled": -8.0, "local": -1.0, "fedavg": 0.0, "fedmri": 0.25, "fedpr": 0.75}
 SITES = ("north", "south", "west")
 CARD = {"data_range": "maximum of the reference volume", "crop": "16x12"}
-FACTS_OF = {
-    "zero_filled": {"seconds": 4},
-    "fedavg": {"bytes_up": 1024, "bytes_down": 2048, "seconds": 61.0, "peak_memory_mb": 612.4, "trials": 9}
-    | {"parameters_shared": 27648, "parameters_kept": 36, "steps": 600, "chosen": {"learning_rate": 0.002}},
-    "local": {"bytes_up": 0, "bytes_down": 0},
-    "fedmri": {"flags": ["MTF 50 % lower"], "label": "kept decoder"},
-    "fedpr": {"bytes_up": 100, "bytes_down": 100, "bytes_base": 824},
+DETAILS = {
+    "zero_filled": ArmDetails(seconds=4),
+    "fedavg": ArmDetails(
+        bytes_up=1024,
+        bytes_down=2048,
+        seconds=61.0,
+        peak_memory_mb=612.4,
+        trials=9,
+        parameters_shared=27648,
+        parameters_kept=36,
+        steps=600,
+        chosen={"learning_rate": 0.002},
+    ),
+    "local": ArmDetails(bytes_up=0, bytes_down=0),
+    "fedmri": ArmDetails(flags=("MTF 50 % lower",), label="kept decoder"),
+    "fedpr": ArmDetails(bytes_up=100, bytes_down=100, bytes_base=824),
 }
 
 
@@ -52,7 +61,7 @@ def scores(modality="mri", table="together", gains=GAINS, seeds=8):
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare(scores(), FACTS_OF, CARD)
+    return compare(scores(), DETAILS, CARD)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +112,7 @@ def words(html):
 
 def test_entries_are_those_of_the_statistics(compared):
     rows = scores()
-    assert [entry.arm for entry in compared.arms] == list(FACTS_OF)
+    assert [entry.arm for entry in compared.arms] == list(DETAILS)
     assert (compared.sites, compared.unseen, compared.subjects) == (("north", "south"), ("west",), 12)
     entries = {entry.arm: entry for entry in compared.arms}
     p_values = {}
@@ -124,14 +133,14 @@ def test_entries_are_those_of_the_statistics(compared):
 
 
 def test_bytes_count_the_base_once(compared):
-    totals = {entry.arm: entry.bytes for entry in compared.arms}
+    totals = {entry.arm: entry.details.bytes for entry in compared.arms}
     assert totals == {"zero_filled": None, "local": 0, "fedavg": 3072, "fedmri": None, "fedpr": 1024}
 
 
 def test_order_of_rows_does_not_matter(compared):
     rows = scores()
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
-    assert compare(shuffled, FACTS_OF, CARD) == compared
+    assert compare(shuffled, DETAILS, CARD) == compared
 
 
 def marked(comparison):
@@ -162,9 +171,7 @@ def test_unfit_input_is_refused(compared, tmp_path):
     with pytest.raises(ValueError, match=r"tables \[\], expected one"):
         compare([], {}, CARD)
     with pytest.raises(ValueError, match=r"arms \['fedbn', 'central'\] have no scores in \('mri', 'together'\)"):
-        compare(rows, {"fedbn": {}}, CARD, against=("fedavg", "central"))
-    with pytest.raises(ValueError, match=r"facts of fedavg hold \['byte_up'\], expected among \['label'"):
-        compare(rows, {"fedavg": {"byte_up": 1}}, CARD)
+        compare(rows, {"fedbn": ArmDetails()}, CARD, against=("fedavg", "central"))
     with pytest.raises(ValueError, match="missing are local at south, volume v5, seed 7"):
         compare([r for r in rows if (r.arm, r.site, r.volume, r.seed) != ("local", "south", "v5", 7)], {}, CARD)
     for tables in ([], [compared, compared]):
@@ -191,20 +198,26 @@ def test_json_holds_every_number(compared, both, tmp_path):
     assert arm["differences"]["local"]["interval"] == [interval.low, interval.high]
     assert arm["differences"]["local"]["p_holm"] == entry.differences["local"].p_holm
     assert arm["psnr"]["sites"] == entry.psnr.sites
-    assert (arm["bytes"], arm["facts"]) == (1024, FACTS_OF["fedpr"])
+    assert (arm["bytes"], arm["facts"]) == (1024, {"bytes_up": 100, "bytes_down": 100, "bytes_base": 824})
+    # The order of the published tables.
+    assert list(found["tables"][0]["arms"]["fedavg"]["facts"]) == [
+        *("chosen", "parameters_shared", "parameters_kept", "bytes_up", "bytes_down"),
+        *("steps", "trials", "seconds", "peak_memory_mb"),
+    ]
+    assert found["tables"][0]["arms"]["local"]["facts"] == {"bytes_up": 0, "bytes_down": 0}
     assert found["tables"][0]["arms"]["fedmri"]["differences"]["fedavg"]["note"].startswith("1 of 8 seeds in common")
 
 
 def test_no_volume_leaves_the_sites(both, tmp_path):
     named = [replace(row, volume=f"patient {row.volume}") for row in scores()]
-    write_comparison(tmp_path, [compare(named, FACTS_OF, CARD), both[1]])
+    write_comparison(tmp_path, [compare(named, DETAILS, CARD), both[1]])
     assert not any("patient" in path.read_text() for path in tmp_path.iterdir())
 
 
 def test_csv_has_a_row_per_arm(compared, both):
     rows = list(csv.DictReader(io.StringIO(comparison_csv(both))))
     assert [(r["modality"], r["table"], r["arm"]) for r in rows] == [
-        *(("mri", "together", arm) for arm in FACTS_OF),
+        *(("mri", "together", arm) for arm in DETAILS),
         ("ct", "noise only", "fedavg"),
         ("ct", "noise only", "local"),
     ]
@@ -228,7 +241,7 @@ def test_text_table():
     # Differences without spread: every number is known.
     rows = [replace(r, psnr=30 + GAINS[r.arm], ssim=0.9) for r in scores()]
     rows = [replace(r, psnr=r.psnr - 2) if r.site == "south" else r for r in rows]
-    assert comparison_text([compare(rows, FACTS_OF, CARD)]).splitlines() == [
+    assert comparison_text([compare(rows, DETAILS, CARD)]).splitlines() == [
         "MRI, together: PSNR in dB",
         "                           Δ fedavg                 Δ local   mean        worst   SSIM  west (unseen)"
         "             bytes              time  seeds",
@@ -275,8 +288,8 @@ def test_tex_has_no_command_from_outside():
 
 def test_tex_tables_are_whole(both):
     rows = [replace(r, site=r.site + " & $x_1$", arm=r.arm + "_%") for r in scores()]
-    facts = {f"{arm}_%": known | {"flags": ["a}b"]} for arm, known in FACTS_OF.items()}
-    hard = compare(rows, facts, {"a_b": "50 % & more"}, against=("fedavg_%", "local_%"))
+    details = {f"{arm}_%": replace(known, flags=("a}b",)) for arm, known in DETAILS.items()}
+    hard = compare(rows, details, {"a_b": "50 % & more"}, against=("fedavg_%", "local_%"))
     for tables in (both, [hard]):
         written = comparison_tex(tables)
         assert written.isascii()
@@ -340,8 +353,8 @@ def test_everything_from_outside_is_escaped(tmp_path):
         replace(r, modality=r.modality + mark, table=r.table + mark, arm=r.arm + mark, site=r.site + mark)
         for r in scores()
     ]
-    facts = {arm + mark: {"label": mark, "flags": [mark], "chosen": {mark: mark}} for arm in GAINS}
-    table = compare(rows, facts, {mark: mark}, against=("fedavg" + mark, "local" + mark))
+    details = {arm + mark: ArmDetails(label=mark, flags=(mark,), chosen={mark: mark}) for arm in GAINS}
+    table = compare(rows, details, {mark: mark}, against=("fedavg" + mark, "local" + mark))
     claim = claims()["H8"]["mri"] | {"aim": mark, "verdict": mark, "note": mark}
     path = write_comparison(tmp_path, [table], hypotheses={mark: {mark: claim}}, statements={mark: mark}, title=mark)
     page = Page(path.read_text())
@@ -349,14 +362,16 @@ def test_everything_from_outside_is_escaped(tmp_path):
     assert page.text.replace("\xa0", " ").lower().count("<b onload=x>") > 30
 
 
-def test_facts_are_known_by_name(compared, tmp_path):
-    every = dict.fromkeys(FACTS, 1) | {"label": "l", "flags": ["f"], "chosen": {"mu": 0.5, "name": "x"}}
-    table = compare(scores(), {"fedavg": every}, CARD)
+def test_every_detail_is_written(tmp_path):
+    numbers = {each.name: 1 for each in fields(ArmDetails) if each.name not in ("label", "flags", "chosen")}
+    details = ArmDetails(label="l", flags=("f",), chosen={"mu": 0.5, "name": "x"}, **numbers)
+    table = compare(scores(), {"fedavg": details}, CARD)
     text = words(write_comparison(tmp_path, [table]).read_text())
     assert "mu 0.5, name x" in text
     row = next(csv.DictReader(io.StringIO(comparison_csv([table]))))
-    assert set(FACTS) <= row.keys()
-    assert row["steps"] == "1"
+    assert {each.name for each in fields(ArmDetails)} <= row.keys()
+    assert {row[name] for name in numbers} == {"1"}
+    assert (row["label"], row["flags"], row["chosen"]) == ("l", "f", "mu 0.5, name x")
 
 
 # The chart

@@ -24,8 +24,9 @@ from recon import (
     tune,
 )
 from recon.training.feature_moments import MomentAlignment, measure_moments
-from recon.training.local_training import cosine_learning_rate, train_locally
+from recon.training.local_training import Learner, cosine_learning_rate, train_in_turns, train_locally
 from recon.training.objectives import SelfSupervised, Supervised
+from recon.training.optimizers import Stepper
 from recon.training.penalties import Proximal
 
 SHAPE = (32, 30)
@@ -79,7 +80,7 @@ def test_it_overfits_one_slice() -> None:
     assert before is not None and after is not None
     assert after > before + 6
     assert result.losses[-1] < 0.5 * result.losses[0]
-    assert result.n_samples == 60
+    assert len(result.losses) == 60
 
 
 def test_it_beats_zero_filling_on_slices_it_has_not_seen() -> None:
@@ -146,6 +147,66 @@ def test_the_default_is_adam_on_l1() -> None:
     assert result.mean_gradient == {}
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_learners_that_share_parameters_train_as_a_loop_by_hand_does(joint: bool) -> None:
+    """Two calls of two turns; streams of batches, moments and the shared parameters continue."""
+
+    def networks() -> nn.ModuleList:
+        first, second = toy_network(), toy_network()
+        second.regularizers = first.regularizers
+        return nn.ModuleList([first, second])
+
+    ours, theirs, parts = networks(), networks(), (SAMPLES[:3], SAMPLES[3:])
+    learners = [
+        Learner(network, samples, batch_size=2, seed=seed, objective=Supervised())
+        for seed, (network, samples) in enumerate(zip(ours, parts, strict=True))
+    ]
+    stepper = Stepper(dict(ours.named_parameters()), "adam", 1e-3, 0.0)
+    losses: list[float] = []
+    for rate in (1e-3, 5e-4):
+        stepper.set_learning_rate(rate)
+        losses += train_in_turns(stepper, [learners] * 2 if joint else [[learner] for learner in learners])
+
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    streams = [[*batches(p, 2, g), *batches(p, 2, g)] for p, g in zip(parts, generators, strict=True)]
+    expected = []
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = 1e-3 if step < 2 else 5e-4
+        optimizer.zero_grad()
+        turn = (
+            [(theirs[k], streams[k][step]) for k in range(2)]
+            if joint
+            else [(theirs[step % 2], streams[step % 2][step // 2])]
+        )
+        total = 0.0
+        for network, batch in turn:
+            image = network(batch.measurement, batch.operator)
+            loss = (batch.magnitude(image) - batch.target()).abs().mean()
+            (loss / len(turn)).backward()
+            total += float(loss.detach())
+        expected.append(total / len(turn))
+        optimizer.step()
+    assert losses == expected
+    assert all(torch.equal(value, state(theirs)[name]) for name, value in state(ours).items())
+    assert not torch.equal(ours[0].consistency[0].log_step, ours[1].consistency[0].log_step)  # type: ignore[union-attr]
+
+
+def test_penalties_of_several_learners_are_minimized_and_let_out() -> None:
+    first, second = toy_network(), toy_network()
+    second.regularizers = first.regularizers
+    pattern = "regularizers.*.down.0"
+    target = {name: 2 * value for name, value in measure_moments(first, SAMPLES, pattern).items()}
+    learners = [
+        Learner(network, SAMPLES, batch_size=2, seed=0, objective=Supervised(), penalties=penalties)
+        for network, penalties in ((first, [MomentAlignment(10.0, target, pattern)]), (second, []))
+    ]
+    stepper = Stepper(dict(nn.ModuleList([first, second]).named_parameters()), "sgd", 1e-9, 0.0)
+    penalized, plain = train_in_turns(stepper, [[learner] for learner in learners])
+    assert penalized > plain + 0.01
+    assert not any(module._forward_hooks for module in first.modules())
+
+
 def test_self_supervision_learns_without_any_reference() -> None:
     samples = [toy_sample(number, noise_std=0.002) for number in range(4)]
     torch.manual_seed(0)
@@ -209,7 +270,6 @@ def test_penalties_that_look_inside_are_let_in_and_out() -> None:
         batch_size=2,
         learning_rate=5e-3,
         penalties=[MomentAlignment(10.0, target, pattern)],
-        progress=lambda step, loss: None if step else float(evaluate(network, SAMPLES[:1]).mean("psnr") or 0),  # type: ignore[arg-type, return-value]
     )
     after = measure_moments(network, SAMPLES, pattern)
     far = [sum(float((found[n] - target[n]).square().sum()) for n in target) for found in (moments, after)]
