@@ -61,7 +61,8 @@ def software_digest() -> str:
 def _files() -> Iterator[tuple[str, str]]:
     root = Path(__file__).resolve().parents[2]
     for package in _PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
+        # A stub decides which object a name of its facade stands for.
+        for path in sorted(file for kind in ("*.py", "*.pyi") for file in (root / package).rglob(kind)):
             yield path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -208,12 +208,12 @@ def _penalties(table: ObjectiveSection, network: nn.Module, context: RoundContex
     return penalties
 
 
-def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, cache: Path) -> SiteSpec:
+def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path | str, cache: Path | str) -> SiteSpec:
     """All that makes this site; ``folder`` is that of its kept state."""
     return SiteSpec(
         name=manifest.name,
-        task=partial(ReconstructionTask, manifest, recipe, cache),
-        folder=folder,
+        task=partial(ReconstructionTask, manifest, recipe, Path(cache)),
+        folder=Path(folder),
         seed=recipe.federation.seed,
         steps=recipe.training.steps_per_round,
         scope=recipe.scope.rules(),

@@ -72,7 +72,7 @@ def run_rounds(
     algorithm: FederatedAlgorithm,
     transport: Transport,
     shared: State,
-    folder: Path,
+    folder: Path | str,
     *,
     rounds: int,
     aux: State | None = None,
@@ -113,7 +113,7 @@ def run_rounds(
         the disk is full.
     """
     started = time.perf_counter()
-    loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {}, check)
+    loop = _Loop(algorithm, transport, Path(folder), rounds, quorum, aux or {}, check)
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):

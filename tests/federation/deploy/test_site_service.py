@@ -17,14 +17,10 @@ from federation import (
     Broadcast,
     Recipe,
     RunFolder,
-    SimulatedSite,
-    digest,
-    load_checkpoint,
     load_recipe,
     make_demo_sites,
     reconstruct_file,
     run_rounds,
-    selected_state,
     train_run,
 )
 from federation.deploy.approval import Approval
@@ -39,9 +35,12 @@ from federation.deploy.site_service import SiteService, objection
 from federation.deploy.status import site_status
 from federation.experiment.personal_stage import site_network
 from federation.experiment.train import algorithm_of, initial_state
+from federation.methods import selected_state
 from federation.recipes.frozen_base import carried, placed
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.loop import QuorumError
+from federation.serialization import digest, load_checkpoint
+from federation.sites import SimulatedSite
 from federation.sites.manifest import load_federation
 from recon import DataError, Simulation, base_name, evaluate
 

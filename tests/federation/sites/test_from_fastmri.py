@@ -12,15 +12,14 @@ import torch
 
 from federation import (
     ConfigError,
-    SimulatedSite,
     check_sites,
-    facts_table,
     load_federation,
     load_manifest,
     make_demo_sites,
     make_fastmri_sites,
     make_image_sites,
 )
+from federation.sites import SimulatedSite, facts_table
 from federation.sites.from_fastmri import slug
 from federation.sites.lock_file import lock_path, read_lock
 from federation.sites.splits import assign_splits, split_counts
