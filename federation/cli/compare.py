@@ -6,8 +6,10 @@ from pathlib import Path
 
 from recon import DataError
 
-from ..comparison import PRESETS, arm_of, at_sites, extra_arms, publish, require_place, run_comparison, write_tables
 from .arguments import Commands, add_jobs, positive_count, say
+
+#: Names in `PRESETS`, which loads PyTorch.
+PRESET_NAMES = ("laptop", "full")
 
 
 def add_compare(commands: Commands) -> None:
@@ -17,7 +19,7 @@ def add_compare(commands: Commands) -> None:
     compare.add_argument("recipes", type=Path, nargs="*", help="recipes beside those of the preset (TOML)")
     compare.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=PRESET_NAMES,
         default="laptop",
         help="laptop: 15 to 40 minutes; full: hours (%(default)s)",
     )
@@ -52,6 +54,17 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from ..comparison import (
+        PRESETS,
+        arm_of,
+        at_sites,
+        extra_arms,
+        publish,
+        require_place,
+        run_comparison,
+        write_tables,
+    )
+
     preset = PRESETS[arguments.preset]
     out = arguments.out or Path("runs") / (
         f"compare_{preset.name}"

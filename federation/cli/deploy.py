@@ -202,7 +202,12 @@ def _server_start(arguments: argparse.Namespace) -> None:
 
 
 def _server_stop(arguments: argparse.Namespace) -> None:
-    say("stopped" if _flower("run_server").stop_server(_server(arguments)) else "did not run")
+    _stop(_server(arguments))
+
+
+def _stop(folder: Any) -> None:
+    processes = _flower("processes")
+    say("stopped" if processes.stop(folder.path / processes.STATE) else "did not run")
 
 
 def _server_status(arguments: argparse.Namespace) -> int:
@@ -327,7 +332,7 @@ def _site_start(arguments: argparse.Namespace) -> None:
 
 
 def _site_stop(arguments: argparse.Namespace) -> None:
-    say("stopped" if _flower("run_site").stop_site(_site(arguments)) else "did not run")
+    _stop(_site(arguments))
 
 
 def _site_status(arguments: argparse.Namespace) -> int:

@@ -11,10 +11,9 @@ from recon import DataError, write_atomically
 from ..config import Name, Section, parse_section, read_toml
 from ..sites import SiteManifest, load_manifest
 from .approval import Approvals
-from .audit_log import AuditLog
+from .audit_log import SERVER, AuditLog
 from .keys import PublicKey, SigningKey, read_certificate
 from .policy import Policy
-from .signed_message import SERVER
 
 #: HOST:PORT; an HTTP proxy, or nothing.
 _ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"

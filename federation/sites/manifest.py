@@ -1,29 +1,18 @@
 """Site manifests: a hospital is a TOML file. Manifests never travel."""
 
+from __future__ import annotations  # reading a manifest must not load PyTorch
+
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-import torch
 from pydantic import AfterValidator, PrivateAttr
 
-from recon import (
-    DATA_CONSISTENCY,
-    Augmentation,
-    KSpaceSlices,
-    ScanSetup,
-    ScanSimulation,
-    Simulation,
-    SinogramSlices,
-    SinogramVolume,
-    Volume,
-    open_sinograms,
-    open_volume,
-)
+import recon
 
 from ..config import Name, Section, config_error, nearest, one_of, parse_section, read_toml
 from .lock_file import LockedFile, lock_path, read_lock, sha256_file
@@ -37,13 +26,16 @@ from .manifest_schema import (
     Split,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 
 class _Reading(NamedTuple):
     """How the slices of a site are read, see :meth:`SiteManifest.samples`."""
 
     degraded: bool
     cache: Path | None
-    augment: Augmentation | None
+    augment: recon.Augmentation | None
     seed: int
 
 
@@ -65,7 +57,7 @@ class SiteManifest(Section, ABC):
     modality: str
     synthetic: bool = False
     unseen: bool = False
-    consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
+    consistency: Annotated[str, AfterValidator(one_of(lambda: recon.DATA_CONSISTENCY))] | None = None
     device: Annotated[str, AfterValidator(_device)] | None = None
     acquisition: AcquisitionSection = AcquisitionSection()
     simulate: Section | None = None
@@ -102,6 +94,8 @@ class SiteManifest(Section, ABC):
         ConfigError
             If this machine has no such device.
         """
+        import torch
+
         device = torch.device(self.device or "cpu")
         if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
             found = f"{self.device!r} where PyTorch sees {count} GPU{'' if count == 1 else 's'}"
@@ -114,7 +108,7 @@ class SiteManifest(Section, ABC):
         return tuple(self.root / name for name in names)
 
     @abstractmethod
-    def open(self, file: Path) -> Volume | SinogramVolume:
+    def open(self, file: Path) -> recon.Volume | recon.SinogramVolume:
         """What a file of this site holds.
 
         Raises
@@ -129,9 +123,9 @@ class SiteManifest(Section, ABC):
         *,
         degraded: bool = True,
         cache: Path | None = None,
-        augment: Augmentation | None = None,
+        augment: recon.Augmentation | None = None,
         seed: int = 0,
-    ) -> KSpaceSlices | SinogramSlices:
+    ) -> recon.KSpaceSlices | recon.SinogramSlices:
         """Slices of some files, as the site measures.
 
         Parameters
@@ -153,11 +147,11 @@ class SiteManifest(Section, ABC):
         return self._slices(files, _Reading(degraded, cache, augment, seed))
 
     @abstractmethod
-    def _slices(self, files: Sequence[Path], how: _Reading) -> KSpaceSlices | SinogramSlices: ...
+    def _slices(self, files: Sequence[Path], how: _Reading) -> recon.KSpaceSlices | recon.SinogramSlices: ...
 
     def dataset(
-        self, split: Split, cache: Path | None = None, augment: Augmentation | None = None, seed: int = 0
-    ) -> KSpaceSlices | SinogramSlices:
+        self, split: Split, cache: Path | None = None, augment: recon.Augmentation | None = None, seed: int = 0
+    ) -> recon.KSpaceSlices | recon.SinogramSlices:
         """Slices of one split; parameters as of :meth:`samples`.
 
         Raises
@@ -235,15 +229,15 @@ class MRISite(SiteManifest):
     simulate: MRISimulateSection | None = None
     data: MRIDataSection
 
-    def open(self, file: Path) -> Volume:
-        return open_volume(file)
+    def open(self, file: Path) -> recon.Volume:
+        return recon.open_volume(file)
 
-    def simulation(self) -> Simulation | None:
+    def simulation(self) -> recon.Simulation | None:
         """The retrospective degradation, None where the data are used as measured."""
-        return None if self.simulate is None else Simulation(**self.simulate.model_dump())
+        return None if self.simulate is None else recon.Simulation(**self.simulate.model_dump())
 
-    def _slices(self, files: Sequence[Path], how: _Reading) -> KSpaceSlices:
-        return KSpaceSlices(
+    def _slices(self, files: Sequence[Path], how: _Reading) -> recon.KSpaceSlices:
+        return recon.KSpaceSlices(
             files,
             self.name,
             simulate=self.simulation() if how.degraded else None,
@@ -263,23 +257,23 @@ class CTSite(SiteManifest):
     data: CTDataSection
 
     @property
-    def setup(self) -> ScanSetup:
+    def setup(self) -> recon.ScanSetup:
         """What the files do not say."""
-        return ScanSetup(self.data.pitch_mm, self.data.axis_column, self.data.size)
+        return recon.ScanSetup(self.data.pitch_mm, self.data.axis_column, self.data.size)
 
-    def open(self, file: Path) -> SinogramVolume:
-        return open_sinograms(file, self.data.format, self.setup)
+    def open(self, file: Path) -> recon.SinogramVolume:
+        return recon.open_sinograms(file, self.data.format, self.setup)
 
-    def simulation(self) -> ScanSimulation | None:
+    def simulation(self) -> recon.ScanSimulation | None:
         """The retrospective degradation, None where the data are used as measured."""
-        return None if self.simulate is None else ScanSimulation(**self.simulate.model_dump())
+        return None if self.simulate is None else recon.ScanSimulation(**self.simulate.model_dump())
 
-    def _slices(self, files: Sequence[Path], how: _Reading) -> SinogramSlices:
+    def _slices(self, files: Sequence[Path], how: _Reading) -> recon.SinogramSlices:
         if how.augment is not None:
             raise config_error(
                 self.path, "modality", "ct with training.augment", "a recipe without", "set training.augment=false"
             )
-        return SinogramSlices(
+        return recon.SinogramSlices(
             files,
             self.name,
             format=self.data.format,

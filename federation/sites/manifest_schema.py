@@ -6,12 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from physics import SAMPLINGS
+import physics
 
 from ..config import Names, Section, Seed, one_of
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+#: Names in `physics.SAMPLINGS`, which loads PyTorch: it is asked for other names only.
+SAMPLINGS = (
+    "random",
+    "equispaced",
+    "equispaced_fraction",
+    "magic",
+    "magic_fraction",
+    "partial_fourier",
+    "poisson",
+    "gaussian",
+)
 
 
 class AcquisitionSection(Section):
@@ -28,7 +39,7 @@ class AcquisitionSection(Section):
 class MRISimulateSection(Section):
     """Retrospective degradation, the fields of :class:`recon.Simulation`. Only this degrades data."""
 
-    sampling: Annotated[str, AfterValidator(one_of(SAMPLINGS))]
+    sampling: Annotated[str, AfterValidator(one_of(lambda: physics.SAMPLINGS, known=SAMPLINGS))]
     acceleration: float = Field(ge=1)
     center_fraction: float = Field(gt=0, le=1)
     noise_std: float = Field(default=0.0, ge=0)

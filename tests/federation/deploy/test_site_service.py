@@ -24,11 +24,10 @@ from federation import (
     train_run,
 )
 from federation.deploy.approval import Approval
-from federation.deploy.audit_log import AuditLog, heads_seen, read_log, verify_log
+from federation.deploy.audit_log import SERVER, AuditLog, heads_seen, read_log, verify_log
 from federation.deploy.change_bounds import UpdateGuard
 from federation.deploy.export import export_run
 from federation.deploy.keys import PublicKey, SigningKey, create_authority
-from federation.deploy.signed_message import SERVER
 from federation.deploy.signed_transport import Hub
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import SiteService, objection
