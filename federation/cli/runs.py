@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recon import DataError
 
-from .arguments import Commands, add_jobs, say
+from .arguments import RECIPE, Commands, add_jobs, say
 
 #: Kinds of demo, each with its recipe.
 DEMOS = {"mri": "fedavg", "ct": "demos/fedavg_ct", "mixed": "demos/fedavg_mixed"}
@@ -16,7 +16,7 @@ def add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
     demo.add_argument("--kind", choices=DEMOS, default="mri", help="which hospitals (default: %(default)s)")
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
-    demo.add_argument("--recipe", type=Path, help="recipe to train (default: that of the kind in scripts/recipes)")
+    demo.add_argument("--recipe", help=f"{RECIPE} (default: the recipe of the kind)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
     demo.set_defaults(run=_demo)
@@ -25,7 +25,7 @@ def add_demo(commands: Commands) -> None:
 
 def add_train(commands: Commands) -> None:
     train = commands.add_parser("train", help="train a recipe on a federation")
-    train.add_argument("recipe", type=Path, help="TOML file, see scripts/recipes/")
+    train.add_argument("recipe", help=RECIPE)
     train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")

@@ -55,7 +55,7 @@ def leaves(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iter
 def test_help_and_version_load_no_library() -> None:
     commands = [[*words, "--help"] for words in leaves(_parser())]
     assert ["deploy", "site", "init", "--help"] in commands and len(commands) > 30
-    for command, code, found, errors in outcomes([["--version"], *commands]):
+    for command, code, found, errors in outcomes([["--version"], *commands, ["recipes"], ["recipes", "fedavg"]]):
         assert (code, found, errors) == (0, [], ""), command
 
 
