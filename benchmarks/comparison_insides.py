@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from federation import RunFolder, load_federation, selected_state
+from federation import RunFolder, load_federation
 from federation.experiment.train import initial_state
+from federation.methods import selected_state
 from federation.serialization.checkpoints import load_newest
 
 MODALITIES = ("mri", "ct")

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import httpx
 
-from federation import SimulatedSite, load_recipe, make_demo_sites
+from federation import load_recipe, make_demo_sites
 from federation.cli.main import main as fedrecon
 from federation.deploy.audit_log import Entry, read_log
 from federation.experiment.train import initial_state
 from federation.flower.processes import free_port
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.round_log import read_rows
+from federation.sites import SimulatedSite
 from recon import Simulation
 
 RECIPE = LIBRARY / "fedavg.toml"

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from federation import DEMO_SITES, SimulatedSite, load_federation, load_recipe, make_demo_sites
+from federation import load_federation, load_recipe, make_demo_sites
 from federation.experiment.run_folder import RunFolder
 from federation.methods.algorithm import FederatedAlgorithm
 from federation.methods.scope import parameter_scope, parameters_of
@@ -22,6 +22,7 @@ from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.local_transport import InProcessRuntime
 from federation.rounds.loop import run_rounds
 from federation.rounds.site import initial_network
+from federation.sites import DEMO_SITES, SimulatedSite
 
 RECIPE = LIBRARY / "fedavg.toml"
 #: The smallest network that a recipe can have.

@@ -17,10 +17,11 @@ import torch
 from timing import paired_medians, print_ratios
 from torch import Tensor, nn
 
-from federation import DEMO_SITES, load_federation, load_recipe, make_demo_sites
+from federation import load_federation, load_recipe, make_demo_sites
 from federation.experiment.train import train_run
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.round_log import read_rows
+from federation.sites import DEMO_SITES
 from physics import CartesianMRI, LinearOperator, RadonOperator, birdcage_maps, lodopab, random_mask
 from recon import ConvRegularizer, GradientStep, NormalizedStep, UnrolledNetwork
 

@@ -10,10 +10,11 @@ modalities.
 import sys
 from pathlib import Path
 
-from federation import CT_DEMO_SITES, load_federation, load_recipe, make_ct_demo_sites, make_demo_sites
+from federation import load_federation, load_recipe, make_ct_demo_sites, make_demo_sites
 from federation.experiment.evaluate import evaluate_run
 from federation.experiment.train import train_run
 from federation.recipes.recipe_library import LIBRARY
+from federation.sites import CT_DEMO_SITES
 from federation.sites.simulated_mri import DEMO_SITES
 
 RECIPE = LIBRARY / "demos" / "fedavg_mixed.toml"

@@ -17,8 +17,9 @@ from fastmri.models import VarNet
 from timing import paired_medians, print_ratios
 from torch import Tensor, nn
 
-from federation import DEMO_SITES, build_network, load_federation, load_recipe, make_demo_sites
+from federation import build_network, load_federation, load_recipe, make_demo_sites
 from federation.recipes.recipe_library import LIBRARY
+from federation.sites import DEMO_SITES
 from physics import CartesianMRI, birdcage_maps, fft2c, random_mask
 from recon import LOSSES, Sample, batches, cosine_learning_rate, evaluate
 

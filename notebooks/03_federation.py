@@ -20,8 +20,8 @@
 # | what happens to an update before it leaves | `[transform]` | nothing |
 # | what a site does for itself afterwards | `[personal]` | nothing |
 #
-# Every key stands in `scripts/recipes/README.md`. The hospitals here are tiny and the training is seconds long: the
-# notebook shows how methods are made and compared, its numbers say nothing about which is good.
+# Every key stands in `federation/recipes/library/README.md`. The hospitals here are tiny and the training takes
+# seconds: the notebook shows how methods are made and compared, its numbers say nothing about which is good.
 
 # %%
 import math
@@ -34,28 +34,27 @@ import matplotlib.pyplot as plt
 import torch
 
 from federation import (
-    DEMO_SITES,
+    INVARIANTS,
+    PRESETS,
     SERVER_RULES,
-    Contribution,
+    Arm,
     FederatedAlgorithm,
     ServerRule,
     SiteUpdate,
+    TableSpec,
+    arm_of,
     build_network,
     evaluate_run,
-    initial_network,
     load_federation,
     load_recipe,
     make_demo_sites,
-    parameter_scope,
-    parameters_of,
-    read_rows,
+    run_comparison,
     site_spec,
     train_run,
 )
-from federation.comparison.arms import RECIPES, Arm, arm_of
-from federation.comparison.presets import PRESETS, TableSpec
-from federation.comparison.run import run_comparison
-from federation.methods.registries import INVARIANTS
+from federation.methods import Contribution, parameter_scope, parameters_of
+from federation.rounds import initial_network, read_rows
+from federation.sites import DEMO_SITES
 from recon import text_table
 
 torch.set_num_threads(1)
@@ -63,7 +62,7 @@ work = Path(tempfile.mkdtemp(prefix="fedrecon_"))
 make_demo_sites(work / "sites", size=32, slices=2, train=2, validation=1, test=1, sites=DEMO_SITES[:4])
 hospitals = load_federation(work / "sites")
 small = ["network.cascades=3", "network.channels=8", "training.steps_per_round=8", "federation.rounds=4"]
-fedavg = load_recipe(RECIPES / "fedavg.toml", small)
+fedavg = load_recipe("fedavg", small)
 print(", ".join(f"{site.name}: {site.simulate.sampling}" for site in hospitals))
 
 # %% [markdown]
@@ -95,10 +94,10 @@ print(f"server: round {after.round}, digest {after.digest[:12]}")
 # %% [markdown]
 # ## Keeping a part
 # A scope is a list of patterns of parameter names. With the last layer of every cascade kept at its site this is FedPer
-# (`scripts/recipes/fedper.toml`). Below, `local` is every site on its own, for as many steps.
+# (`fedrecon recipes fedper` prints it). Below, `local` is every site on its own, for as many steps.
 
 # %%
-recipe = load_recipe(RECIPES / "fedper.toml", [*small, "evaluation.arms=['local']"])
+recipe = load_recipe("fedper", [*small, "evaluation.arms=['local']"])
 run = train_run(recipe, hospitals, work / "fedper", jobs=1, resume=False, say=lambda text: None)
 bytes_up = [row["bytes_up"] for row in read_rows(run.path) if row["round"] == 0]
 print(f"{recipe.scope.keep} stay: {bytes_up[0]} bytes up per site and round, {len(reply)} with FedAvg")
@@ -139,11 +138,11 @@ class GeometricMedian(ServerRule):
 SERVER_RULES["geometric_median"] = GeometricMedian
 
 # %% [markdown]
-# In the package the class stands in `federation/robust_rules.py`, and the last line is an entry of the registry in
-# `federation/server_rules.py`. `tests/federation/test_server_rules.py` then checks that the rule has the `invariants`
-# that it declares (the order of the sites does not matter, one site gives local training, ...) and no others. One test
-# there also counts how often a rule reads the sites' updates, which wait on disk; a rule that reads them more than
-# once, as this one, is named in it.
+# In the package the class stands in `federation/methods/robust_rules.py`, and the last line is an entry of the
+# registry in `federation/methods/registries.py`. `tests/federation/methods/test_server_rules.py` then checks that the
+# rule has the `invariants` that it declares (the order of the sites does not matter, one site gives local training,
+# ...) and no others. One test there also counts how often a rule reads the sites' updates, which wait on disk; a rule
+# that reads them more than once, as this one, is named in it.
 #
 # The round from above once more, with one site whose change is many times too large:
 
@@ -177,17 +176,17 @@ plt.show()
 # updates of eight bits per number.
 
 # %%
-(work / "geometric_median.toml").write_text(f'''
-extends = "{RECIPES.as_posix()}/fedavg.toml"
+(work / "geometric_median.toml").write_text("""
+extends = "fedavg"
 name = "geometric_median"
 paper = "Pillutla et al., Robust Aggregation for Federated Learning, 2022"
 
 [federation]
 server_rule = "geometric_median"
-server_options = {{ iterations = 8 }}
-''')
-(work / "mixture.toml").write_text(f'''
-extends = "{RECIPES.as_posix()}/fedper.toml"
+server_options = { iterations = 8 }
+""")
+(work / "mixture.toml").write_text("""
+extends = "fedper"
 name = "mixture"
 
 [objective]
@@ -195,7 +194,7 @@ proximal = 1e-3
 
 [transform]
 chain = ["int8"]
-''')
+""")
 mine = [arm_of(work / f"{name}.toml") for name in ("geometric_median", "mixture")]
 
 # %% [markdown]

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from .operator import LinearOperator
+from .ct import RadonOperator
+from .mri import CartesianGram, CartesianMRI, CoilMaps, FourierTransform
+from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum
+from .registry import Registry
 from .solvers import power_iteration
 
 
@@ -91,3 +94,19 @@ def _require_shape_error(A: LinearOperator, wrong: Tensor) -> None:
 def _relative(found: Tensor, expected: Tensor) -> float:
     scale = max(float(expected.norm()), torch.finfo(torch.float32).tiny)
     return float((found - expected).norm()) / scale
+
+
+#: Operators by class name. Each gets the property tests; manifests name those that are made from maps and mask (MRI) or
+#: from grid, geometry and ray weights (CT).
+OPERATORS: Registry[LinearOperator] = Registry("operator", {
+    "Adjoint": Adjoint,
+    "CartesianGram": CartesianGram,
+    "CartesianMRI": CartesianMRI,
+    "CoilMaps": CoilMaps,
+    "Composition": Composition,
+    "FourierTransform": FourierTransform,
+    "RadonOperator": RadonOperator,
+    "Sampling": Sampling,
+    "Scaled": Scaled,
+    "Sum": Sum,
+})  # fmt: skip

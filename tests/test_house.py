@@ -1,20 +1,25 @@
-"""The house: what is installed, which way imports point, the guard against a foreign package, the doors."""
+"""The packages: installation, direction of imports, lazy facades, the guard against a foreign package, scripts."""
 
 import configparser
+import importlib
+import inspect
 import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 from setuptools import find_packages
 
+import federation
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["federation", "physics", "recon"]
-DOORS = ["train.py", "evaluate.py", "reconstruct.py", "make_sites.py", "compare.py"]
+SCRIPTS = ["train.py", "evaluate.py", "reconstruct.py", "make_sites.py", "compare.py"]
 
 
 def run(*command: str | Path, folder: Path, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -46,7 +51,13 @@ def test_exactly_three_packages_are_installed(settings):
 
 
 def test_every_third_party_import_is_declared(settings):
-    modules = {"annotated-types": "annotated_types", "pillow": "PIL", "scikit-image": "skimage", "tomli-w": "tomli_w"}
+    modules = {
+        "annotated-types": "annotated_types",
+        "lazy-loader": "lazy_loader",
+        "pillow": "PIL",
+        "scikit-image": "skimage",
+        "tomli-w": "tomli_w",
+    }
     extras = settings["options.extras_require"]
     lines = (settings["options"]["install_requires"] + extras["deploy"]).split("\n")
     declared = [re.split(r"[<>=!~ ]", line)[0] for line in lines if line]
@@ -104,17 +115,70 @@ def test_foreign_physics_is_named(tmp_path, package, file):
     assert str(foreign) in error
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_script_doors_open(door, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / door), "--help"])
+@pytest.mark.parametrize("package", PACKAGES)
+def test_import_of_a_facade_loads_no_library(package, tmp_path):
+    code = f"import sys, {package}; print({{'torch', 'numba', 'numpy', 'scipy', 'h5py'}} & sys.modules.keys())"
+    result = run(sys.executable, "-c", code, folder=tmp_path, path=(ROOT,))
+    assert result.stdout.strip() == "set()", result.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_name_of_a_facade_is_there(package):
+    facade = importlib.import_module(package)
+    assert dir(facade) == sorted(facade.__all__)
+    assert all(getattr(facade, name) is not None for name in facade.__all__)
+    with pytest.raises(ImportError, match="cannot import name 'no_such_name'"):
+        exec(f"from {package} import no_such_name")
+
+
+def test_threads_may_import_from_facades_at_once(tmp_path):
+    code = """
+import threading
+import federation, physics, recon
+
+names = [(facade, name) for facade in (federation, physics, recon) for name in facade.__all__]
+start, found = threading.Barrier(8), []
+
+def look_up(first):
+    start.wait()
+    found.append([getattr(*pair) for pair in names[first:] + names[:first]])
+
+threads = [threading.Thread(target=look_up, args=(n * len(names) // 8,), daemon=True) for n in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(120)
+print(len(found))
+"""
+    result = run(sys.executable, "-c", code, folder=tmp_path, path=(ROOT,))
+    assert result.stdout.strip() == "8", result.stderr
+
+
+def test_functions_of_the_federation_take_a_path_as_text():
+    functions = [getattr(federation, name) for name in federation.__all__]
+    functions = [function for function in functions if inspect.isfunction(function)]
+    hints = {
+        f"{function.__qualname__}({name})": str(kind)
+        for function in (*functions, federation.RunFolder.open, federation.RunFolder.create)
+        for name, kind in typing.get_type_hints(function).items()
+        if name != "return"
+    }
+    paths = {name for name, kind in hints.items() if "pathlib.Path" in kind}
+    assert {"load_recipe(path)", "load_federation(folder)", "train_run(out)", "RunFolder.open(path)"} <= paths
+    assert [name for name in paths if "str" not in hints[name]] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_run(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / script), "--help"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(sys.argv[0], run_name="__main__")
     assert stop.value.code in (0, None)
     assert "usage: fedrecon" in capsys.readouterr().out
 
 
-def test_every_script_is_a_tested_door():
-    assert sorted(file.name for file in (ROOT / "scripts").glob("*.py")) == sorted(DOORS)
+def test_every_script_is_tested():
+    assert sorted(file.name for file in (ROOT / "scripts").glob("*.py")) == sorted(SCRIPTS)
 
 
 def test_makefile_lists_its_targets():

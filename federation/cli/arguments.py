@@ -7,6 +7,9 @@ from typing import TypeAlias
 #: A group of commands; argparse has no public name for its type.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+#: Help of an argument that `recipe_path` reads.
+RECIPE = "name of a recipe (see `fedrecon recipes`) or a TOML file"
+
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     default = os.cpu_count() or 1

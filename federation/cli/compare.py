@@ -6,25 +6,27 @@ from pathlib import Path
 
 from recon import DataError
 
-from ..comparison import PRESETS, arm_of, at_sites, extra_arms, publish, require_place, run_comparison, write_tables
-from .arguments import Commands, add_jobs, positive_count, say
+from .arguments import RECIPE, Commands, add_jobs, positive_count, say
+
+#: Names in `PRESETS`, which loads PyTorch.
+PRESET_NAMES = ("laptop", "full")
 
 
 def add_compare(commands: Commands) -> None:
     compare = commands.add_parser(
         "compare", help="train and score methods on the same hospitals, network and steps; tables with intervals"
     )
-    compare.add_argument("recipes", type=Path, nargs="*", help="recipes beside those of the preset (TOML)")
+    compare.add_argument("recipes", nargs="*", help=f"recipes beside those of the preset, each the {RECIPE}")
     compare.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=PRESET_NAMES,
         default="laptop",
         help="laptop: 15 to 40 minutes; full: hours (%(default)s)",
     )
     compare.add_argument(
         "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
     )
-    compare.add_argument("--all", action="store_true", help="also every recipe of scripts/recipes, with one seed")
+    compare.add_argument("--all", action="store_true", help="also every recipe of `fedrecon recipes`, with one seed")
     compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
     compare.add_argument(
         "--from",
@@ -52,6 +54,17 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from ..comparison import (
+        PRESETS,
+        arm_of,
+        at_sites,
+        extra_arms,
+        publish,
+        require_place,
+        run_comparison,
+        write_tables,
+    )
+
     preset = PRESETS[arguments.preset]
     out = arguments.out or Path("runs") / (
         f"compare_{preset.name}"
@@ -73,7 +86,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         if arguments.sites is not None:
             preset = at_sites(preset, arguments.sites, modalities)
             modalities = tuple(preset.budgets)
-        extra = extra_arms(preset, [arm_of(path) for path in arguments.recipes], every=arguments.all)
+        extra = extra_arms(preset, [arm_of(recipe) for recipe in arguments.recipes], every=arguments.all)
         page = run_comparison(
             preset,
             out,

@@ -8,7 +8,7 @@ from typing import Any
 
 from recon import DataError
 
-from .arguments import Commands, say
+from .arguments import RECIPE, Commands, say
 
 #: Exit code of `status` where nothing runs, as systemctl has it.
 STOPPED = 3
@@ -72,7 +72,7 @@ def _add_runs(actions: Commands) -> None:
     run = _command(actions, "run", "run a recipe at the sites that approved it", _run)
     for command in (propose, run):
         command.add_argument("folder", type=Path, metavar="DIR")
-        command.add_argument("recipe", type=Path, help="a recipe's TOML file")
+        command.add_argument("recipe", help=RECIPE)
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
         command.add_argument("--name", help="of the run (default: the recipe's)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
@@ -202,7 +202,12 @@ def _server_start(arguments: argparse.Namespace) -> None:
 
 
 def _server_stop(arguments: argparse.Namespace) -> None:
-    say("stopped" if _flower("run_server").stop_server(_server(arguments)) else "did not run")
+    _stop(_server(arguments))
+
+
+def _stop(folder: Any) -> None:
+    processes = _flower("processes")
+    say("stopped" if processes.stop(folder.path / processes.STATE) else "did not run")
 
 
 def _server_status(arguments: argparse.Namespace) -> int:
@@ -327,7 +332,7 @@ def _site_start(arguments: argparse.Namespace) -> None:
 
 
 def _site_stop(arguments: argparse.Namespace) -> None:
-    say("stopped" if _flower("run_site").stop_site(_site(arguments)) else "did not run")
+    _stop(_site(arguments))
 
 
 def _site_status(arguments: argparse.Namespace) -> int:

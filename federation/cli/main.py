@@ -10,6 +10,7 @@ from recon import DataError
 
 from .compare import add_compare
 from .deploy import add_deploy
+from .recipes import add_recipes
 from .runs import add_demo, add_evaluate, add_reconstruct, add_train
 from .sites import add_sites
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_demo(commands)
     add_sites(commands)
+    add_recipes(commands)
     add_train(commands)
     add_evaluate(commands)
     add_reconstruct(commands)

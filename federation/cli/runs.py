@@ -4,18 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from recon import DataError, text_table
+from recon import DataError
 
-from ..experiment import evaluate_run, reconstruct_file, train_run
-from ..recipes import load_recipe
-from ..sites import (
-    CT_DEMO_SITES,
-    DEMO_SITES,
-    load_federation,
-    make_ct_demo_sites,
-    make_demo_sites,
-)
-from .arguments import Commands, add_jobs, say
+from .arguments import RECIPE, Commands, add_jobs, say
 
 #: Kinds of demo, each with its recipe.
 DEMOS = {"mri": "fedavg", "ct": "demos/fedavg_ct", "mixed": "demos/fedavg_mixed"}
@@ -25,7 +16,7 @@ def add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
     demo.add_argument("--kind", choices=DEMOS, default="mri", help="which hospitals (default: %(default)s)")
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
-    demo.add_argument("--recipe", type=Path, help="recipe to train (default: that of the kind in scripts/recipes)")
+    demo.add_argument("--recipe", help=f"{RECIPE} (default: the recipe of the kind)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
     demo.set_defaults(run=_demo)
@@ -34,7 +25,7 @@ def add_demo(commands: Commands) -> None:
 
 def add_train(commands: Commands) -> None:
     train = commands.add_parser("train", help="train a recipe on a federation")
-    train.add_argument("recipe", type=Path, help="TOML file, see scripts/recipes/")
+    train.add_argument("recipe", help=RECIPE)
     train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
@@ -68,6 +59,12 @@ def add_reconstruct(commands: Commands) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
+    from recon import text_table
+
+    from ..experiment import evaluate_run, train_run
+    from ..recipes import load_recipe
+    from ..sites import load_federation
+
     begin = time.monotonic()
     recipe = load_recipe(arguments.recipe or DEMOS[arguments.kind], arguments.set)
     if arguments.out is None:
@@ -88,6 +85,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _simulate(kind: str, out: Path, jobs: int) -> None:
     """Write the hospitals of a demo; the mixed one has two of each modality."""
+    from ..sites import CT_DEMO_SITES, DEMO_SITES, make_ct_demo_sites, make_demo_sites
+
     if kind == "ct":
         make_ct_demo_sites(out, jobs=jobs, overwrite=True)
         return
@@ -97,6 +96,10 @@ def _simulate(kind: str, out: Path, jobs: int) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from ..experiment import train_run
+    from ..recipes import load_recipe
+    from ..sites import load_federation
+
     recipe = load_recipe(arguments.recipe, arguments.set)
     sites = load_federation(arguments.sites)
     train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
@@ -104,12 +107,18 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from recon import text_table
+
+    from ..experiment import evaluate_run
+
     results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=say)
     say("\n" + text_table(results))
     say(f"\nreport: {arguments.folder / 'report.html'}")
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
+    from ..experiment import reconstruct_file
+
     if arguments.out.exists() and not arguments.overwrite:
         raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
     shape, scores = reconstruct_file(

@@ -3,20 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..sites import (
-    FASTMRI_4X,
-    GROUPINGS,
-    MadeSite,
-    SiteFacts,
-    check_sites,
-    make_ct_demo_sites,
-    make_ct_image_sites,
-    make_demo_sites,
-    make_fastmri_sites,
-    make_image_sites,
-)
 from .arguments import Commands, add_jobs, say
+
+if TYPE_CHECKING:
+    from ..sites import MadeSite, SiteFacts
+
+#: Names in `GROUPINGS`, which loads PyTorch.
+GROUPING_NAMES = ("vendor", "model", "field", "contrast", "coils")
 
 
 def add_sites(commands: Commands) -> None:
@@ -28,7 +23,7 @@ def add_sites(commands: Commands) -> None:
     fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
     fastmri.add_argument("folder", type=str, help="folder of *.h5; may hold ${VARIABLES}, which the manifests keep")
     fastmri.add_argument(
-        "--by", default="model,field,contrast", help=f"any of {','.join(GROUPINGS)} (default: %(default)s)"
+        "--by", default="model,field,contrast", help=f"any of {','.join(GROUPING_NAMES)} (default: %(default)s)"
     )
     fastmri.add_argument(
         "--measured", action="store_true", help="use fully sampled files as they are, not undersampled 4x"
@@ -62,6 +57,8 @@ def add_sites(commands: Commands) -> None:
 
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:
+    from ..sites import FASTMRI_4X, make_fastmri_sites
+
     by = tuple(part.strip() for part in arguments.by.split(","))
     simulate = None if arguments.measured else FASTMRI_4X
     made = make_fastmri_sites(arguments.folder, arguments.out, by=by, simulate=simulate, overwrite=arguments.overwrite)
@@ -69,24 +66,32 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
 
 
 def _make_images(arguments: argparse.Namespace) -> None:
+    from ..sites import make_image_sites
+
     _say_made(make_image_sites(arguments.images, arguments.out, overwrite=arguments.overwrite), arguments.out)
 
 
 def _make_demo(arguments: argparse.Namespace) -> None:
+    from ..sites import make_demo_sites
+
     _say_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
 
 
 def _make_ct_images(arguments: argparse.Namespace) -> None:
+    from ..sites import make_ct_image_sites
+
     made = make_ct_image_sites(arguments.images, arguments.out, size=arguments.size, overwrite=arguments.overwrite)
     _say_made(made, arguments.out)
 
 
 def _make_demo_ct(arguments: argparse.Namespace) -> None:
+    from ..sites import make_ct_demo_sites
+
     made = make_ct_demo_sites(arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite)
     _say_made(made, arguments.out)
 
 
-def _say_made(made: Sequence[MadeSite], out: Path) -> None:
+def _say_made(made: Sequence["MadeSite"], out: Path) -> None:
     for site in made:
         counts = ", ".join(f"{count} {split}" for split, count in site.subjects.items())
         missing = f"   no subject left for: {', '.join(site.missing)}" if site.missing else ""
@@ -95,12 +100,14 @@ def _say_made(made: Sequence[MadeSite], out: Path) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from ..sites import check_sites
+
     for site in check_sites(arguments.folder):
         _say_facts(site)
     say(f"all files are as the manifests say: {arguments.folder}")
 
 
-def _say_facts(site: SiteFacts) -> None:
+def _say_facts(site: "SiteFacts") -> None:
     say(f"{site.name}  ({site.role}; checksums {site.lock})")
     for split in site.splits:
         low, high = split.accelerations

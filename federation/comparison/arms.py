@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..recipes import LIBRARY, NetworkSection, Recipe, load_recipe
+from ..recipes import LIBRARY, NetworkSection, Recipe, load_recipe, recipe_path
 
 Kind = Literal["federated", "local", "classical", "joint", "sequential"]
 
@@ -126,14 +126,15 @@ class Budget:
         return own.model_copy(update=tables)
 
 
-def arm_of(path: Path) -> Arm:
-    """The arm of a recipe file, named as the recipe; on the modality that its data consistency is made for.
+def arm_of(path: Path | str) -> Arm:
+    """The arm of a recipe, a file or a name in the library; for CT alone where its data consistency is.
 
     Raises
     ------
     ConfigError
         If the file cannot be used.
     """
+    path = recipe_path(path)
     recipe = load_recipe(path)
     only_ct = recipe.network.consistency == "primal_dual"
     return Arm(recipe.name, str(path), modalities=("ct",) if only_ct else ("mri", "ct"))

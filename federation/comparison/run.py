@@ -23,12 +23,12 @@ from .tables import DAMAGED_PRESET, small_effects, write_tables
 
 def run_comparison(
     preset: Preset,
-    out: Path,
+    out: Path | str,
     *,
     modalities: Sequence[str] | None = None,
     extra: Sequence[Arm] = (),
     seeds: int | None = None,
-    published: Path | None = None,
+    published: Path | str | None = None,
     more_seeds: bool = True,
     jobs: int,
     say: Say,
@@ -63,11 +63,11 @@ def run_comparison(
         If the folder holds another comparison, two arms have one name, published tables cannot be used, or no arm of a
         table could be run.
     """
-    out = out.resolve()  # a frozen base is named in recipes by its path
+    out = Path(out).resolve()  # a frozen base is named in recipes by its path
     modalities = tuple(preset.budgets) if modalities is None else modalities
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
-    came = None if published is None else read_published(published, preset.described())
+    came = None if published is None else read_published(Path(published), preset.described())
     _claim_folder(preset, out)
     if came is not None:
         say(f"{came.put(out, modalities)} arms from {published}")

@@ -6,18 +6,15 @@ import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import ConfigError, config_error
 
-if TYPE_CHECKING:
-    pass
-
-
 Model = TypeVar("Model", bound="Section")
 KeyPath = tuple[str, ...]
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def safe_name(value: str) -> str:
@@ -96,17 +93,17 @@ def parse_section(
     raise ConfigError("\n".join(lines))
 
 
-def one_of(registry: Iterable[str]) -> Callable[[str], str]:
+def one_of(registry: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], str]:
     """A validator that accepts the names in a registry and suggests the nearest one.
 
     Parameters
     ----------
     registry
-        The names; read at validation, so that what was registered meanwhile counts.
+        The names, or a function that imports and returns them. They are read at validation: later entries count.
     """
 
     def check(value: str) -> str:
-        names = sorted(registry)
+        names = sorted(registry() if callable(registry) else registry)
         if value not in names:
             raise ValueError(f"one of {', '.join(names)}{nearest(value, names)}")
         return value
@@ -193,6 +190,3 @@ def _as_section(annotation: Any) -> type[Section] | None:
     """The model behind ``Model`` or ``Model | None``."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
-
-
-SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

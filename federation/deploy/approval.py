@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recon import DataError, write_atomically
 
-from ..methods import parameter_scope, parameters_of
-from ..recipes import Recipe, build_network, load_recipe, placed, without_base
-from ..rounds import initial_network
-from ..serialization import layout, layout_digest
+if TYPE_CHECKING:
+    from ..recipes import Recipe
 
 #: Our own packages, whose every file counts.
 _PACKAGES = ("physics", "recon", "federation")
@@ -36,13 +35,19 @@ class Approval:
         return hashlib.sha256(f"{self.bundle}\n{self.recipe}\n{self.architecture}\n".encode()).hexdigest()
 
     @classmethod
-    def of(cls, bundle: bytes, recipe: Recipe) -> "Approval":
+    def of(cls, bundle: bytes, recipe: "Recipe") -> "Approval":
         """What would run here, now."""
         return cls(hashlib.sha256(bundle).hexdigest(), recipe.digest(), architecture_digest(recipe), software_digest())
 
 
-def architecture_digest(recipe: Recipe) -> str:
+def architecture_digest(recipe: "Recipe") -> str:
     """Names, dtypes and shapes of what the recipe shares."""
+    # Imported here: most commands of a deployment need no network, and start in a tenth of the time without PyTorch.
+    from ..methods import parameter_scope, parameters_of
+    from ..recipes import build_network, without_base
+    from ..rounds import initial_network
+    from ..serialization import layout, layout_digest
+
     network = initial_network(partial(build_network, without_base(recipe).network), recipe.federation.seed)
     shared = parameter_scope(network, recipe.scope.rules()).shared
     return layout_digest(layout(parameters_of(network, shared)))
@@ -61,7 +66,8 @@ def software_digest() -> str:
 def _files() -> Iterator[tuple[str, str]]:
     root = Path(__file__).resolve().parents[2]
     for package in _PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
+        # A stub decides which object a name of its facade stands for.
+        for path in sorted(file for kind in ("*.py", "*.pyi") for file in (root / package).rglob(kind)):
             yield path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -79,7 +85,7 @@ class Approvals:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, approval: Approval, recipe: Recipe, base: bytes | None = None) -> None:
+    def add(self, approval: Approval, recipe: "Recipe", base: bytes | None = None) -> None:
         """Approve; the same run once more replaces what was said of the software."""
         place = self.folder / approval.run
         if base is not None:
@@ -112,7 +118,7 @@ class Approvals:
         """Whether code with this SHA-256 may be installed here; no when nothing can be read."""
         return any(approval.bundle == digest for approval in self.all())
 
-    def recipe_of(self, run: str) -> Recipe:
+    def recipe_of(self, run: str) -> "Recipe":
         """The recipe of an approved run, with its base, after everything that was approved was looked at again.
 
         Raises
@@ -120,6 +126,8 @@ class Approvals:
         DataError
             If the run is not approved, or what would run now is not what was approved.
         """
+        from ..recipes import load_recipe, placed
+
         place = self.folder / run
         if not (place / "approval.json").is_file():
             raise DataError(f"{self.folder}: run {run[:12]} is not approved")

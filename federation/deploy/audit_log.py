@@ -15,6 +15,8 @@ from recon import DataError
 
 from .keys import PublicKey
 
+#: The server's name in audit logs; no site may have it.
+SERVER = "server"
 #: What the first line follows.
 START = "0" * 64
 #: The event of a line that holds another party's signature of one of this log's heads.

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tomli_w
 from pydantic import Field
 
 from ..config import Names, NonNegative, Section, parse_section, read_toml
-from ..recipes import Recipe
+
+if TYPE_CHECKING:
+    from ..recipes import Recipe
 
 
 class PolicyError(Exception):
@@ -60,7 +63,7 @@ class Policy(Section):
         """
         return parse_section(cls, read_toml(path), path)
 
-    def check_recipe(self, recipe: Recipe, shared: Iterable[str], aux: Iterable[str]) -> None:
+    def check_recipe(self, recipe: "Recipe", shared: Iterable[str], aux: Iterable[str]) -> None:
         """Refuse a method.
 
         Raises

@@ -13,9 +13,8 @@ from pydantic import Field
 from recon import DataError, write_atomically
 
 from ..config import SITE_NAME, Section, parse_section, read_toml
-from .audit_log import AuditLog
+from .audit_log import SERVER, AuditLog
 from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
-from .signed_message import SERVER
 
 #: Days before its end from which a certificate is warned of.
 WARN_DAYS = 30

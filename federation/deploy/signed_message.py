@@ -12,8 +12,6 @@ from ..serialization import MessageError
 from .audit_log import Head
 from .keys import PublicKey, SigningKey
 
-#: The server's name in audit logs; no site may have it.
-SERVER = "server"
 #: Why a site did not do what it was asked, the only words about it that leave. The site's own log says more.
 REASONS = {
     "": "",

@@ -9,12 +9,11 @@ from pydantic import Field
 from recon import DataError, write_atomically
 
 from ..config import Name, Section, parse_section, read_toml
-from ..sites import SiteManifest, load_manifest
+from ..sites import SiteManifest, load_manifest, read_site_name
 from .approval import Approvals
-from .audit_log import AuditLog
+from .audit_log import SERVER, AuditLog
 from .keys import PublicKey, SigningKey, read_certificate
 from .policy import Policy
-from .signed_message import SERVER
 
 #: HOST:PORT; an HTTP proxy, or nothing.
 _ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"
@@ -48,14 +47,14 @@ class SiteFolder:
         Raises
         ------
         DataError
-            If the folder holds something, the manifest cannot be used, or its name is the server's.
+            If the folder holds something, the manifest has no usable name, or its name is the server's.
         """
-        manifest = load_manifest(data)
-        if manifest.name == SERVER:
+        name = read_site_name(data)
+        if name == SERVER:
             raise DataError(f"{data}: name is {SERVER!r}, which is that of the server; choose another")
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
-        facts = {"name": manifest.name, "server": server, "data": str(data.resolve()), "proxy": proxy}
+        facts = {"name": name, "server": server, "data": str(data.resolve()), "proxy": proxy}
         table = parse_section(SiteSection, facts, "site init")
         public = PublicKey.read(server_key)
         certificate = read_certificate(authority)

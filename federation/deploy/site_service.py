@@ -26,10 +26,10 @@ from ..serialization import (
 )
 from ..sites import SiteManifest
 from .approval import software_digest
-from .audit_log import Head, read_log
+from .audit_log import SERVER, Head, read_log
 from .change_bounds import largest_change
 from .policy import PolicyError
-from .signed_message import SERVER, Countersignature, Envelope
+from .signed_message import Countersignature, Envelope
 from .site_folder import SiteFolder
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recon import html_page, html_table, line_panel
-
 from .audit_log import read_log
 from .server_folder import ServerFolder
 from .site_folder import SiteFolder
@@ -91,6 +89,8 @@ def server_status(folder: ServerFolder) -> Iterator[str]:
 
 def server_page(folder: ServerFolder) -> str:
     """The same as one page that loads nothing: sites, runs with their scores, updates that were refused."""
+    from recon import html_page, html_table, line_panel
+
     sites, runs = sites_of(folder), runs_of(folder)
     columns = ("site", "state", "last answer", "MB up", "MB down", "refused")
     rows = [

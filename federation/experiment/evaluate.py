@@ -35,7 +35,7 @@ _PACKAGES = (
 )
 
 
-def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
+def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
     """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
 
     Pictures and per-volume rows of measured data stay at their site: they are written to
@@ -78,7 +78,7 @@ def evaluate_run(path: Path, *, jobs: int, say: Say, begin: float | None = None)
     for manifest in tested:
         if not manifest.synthetic:
             write_site_report(run.site_folder(manifest.name), results, manifest.name)
-    write_report(path, results)
+    write_report(run.path, results)
     return results
 
 

@@ -12,7 +12,7 @@ from .task import ReconstructionTask
 
 
 def reconstruct_file(
-    path: Path, site: str, scan: Path, out: Path, *, simulate: bool = False
+    path: Path | str, site: str, scan: Path | str, out: Path | str, *, simulate: bool = False
 ) -> tuple[tuple[int, ...], SiteScores]:
     """Reconstruct a scan with the selected shared parameters and the kept ones of a site.
 
@@ -45,7 +45,7 @@ def reconstruct_file(
         raise DataError(f"{manifest.path}: has no [simulate] to apply; leave out --simulate")
     state = run.selected()
     network = site_network(run, manifest)
-    samples = manifest.samples([scan], degraded=simulate, maps_folder=run.maps_folder(site))
+    samples = manifest.samples([Path(scan)], degraded=simulate, maps_folder=run.maps_folder(site))
     magnitudes, images = [], []
     network.eval()
     with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
@@ -63,5 +63,5 @@ def reconstruct_file(
         "recipe_digest": run.recipe.digest(),
         "round": state.round,
     }
-    write_hdf5(out, {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
+    write_hdf5(Path(out), {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
     return reconstruction.shape, scores

@@ -46,12 +46,12 @@ class RunFolder:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | str,
         recipe: Recipe,
         manifests: Sequence[SiteManifest],
         *,
         resume: bool,
-        maps: Path | None = None,
+        maps: Path | str | None = None,
     ) -> "RunFolder":
         """Open the folder for training; ``maps`` holds the sites' coil maps where several runs share them.
 
@@ -60,6 +60,7 @@ class RunFolder:
         DataError
             If it holds a run and ``resume`` is not set, or a run of another recipe or other sites.
         """
+        path = Path(path)
         record = path / "run.json"
         facts: dict[str, Any] = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
         if record.exists():
@@ -75,14 +76,14 @@ class RunFolder:
                 )
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
-        run = cls(path, recipe, tuple(manifests), maps)
+        run = cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
         seconds = read_json(record, _DAMAGED).get("seconds", {}) if record.exists() else {}
         write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path | str) -> "RunFolder":
         """Open the folder of a run that was trained.
 
         Raises
@@ -90,6 +91,7 @@ class RunFolder:
         DataError
             If it is not one.
         """
+        path = Path(path)
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
         facts = read_json(path / "run.json", _DAMAGED)

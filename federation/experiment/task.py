@@ -187,12 +187,12 @@ def _penalties_of_round(
     return [penalty for penalty in made if penalty is not None]
 
 
-def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path, maps_folder: Path) -> SiteSpec:
+def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path | str, maps_folder: Path | str) -> SiteSpec:
     """All that makes this site; ``folder`` is that of its kept state."""
     return SiteSpec(
         name=manifest.name,
-        task=partial(ReconstructionTask, manifest, recipe, maps_folder),
-        folder=folder,
+        task=partial(ReconstructionTask, manifest, recipe, Path(maps_folder)),
+        folder=Path(folder),
         seed=recipe.federation.seed,
         steps=recipe.training.steps_per_round,
         scope=recipe.scope.rules(),

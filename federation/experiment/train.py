@@ -23,12 +23,12 @@ from .task import aux_layout
 def train_run(
     recipe: Recipe,
     manifests: Sequence[SiteManifest],
-    out: Path,
+    out: Path | str,
     *,
     jobs: int,
     resume: bool,
     say: Say,
-    maps: Path | None = None,
+    maps: Path | str | None = None,
 ) -> RunFolder:
     """Train the recipe on its sites, and every site on its own where the recipe compares with the local arm.
 

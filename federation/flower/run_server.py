@@ -24,7 +24,6 @@ from .processes import (
     program,
     running,
     start_detached,
-    stop,
 )
 
 _START_SECONDS = 90.0
@@ -90,11 +89,6 @@ def page_port(folder: ServerFolder) -> int | None:
     """Where the status page is, if the server runs."""
     state = running(folder.path / STATE)
     return None if state is None else int(str(state["page_port"]))
-
-
-def stop_server(folder: ServerFolder) -> bool:
-    """Stop it; whether it ran."""
-    return stop(folder.path / STATE)
 
 
 def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:

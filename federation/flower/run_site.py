@@ -20,7 +20,7 @@ from ..deploy.site_folder import SiteFolder
 from ..recipes import Recipe, placed
 from . import client_process
 from .bundle import base_beside, read_bundle
-from .processes import STATE, Child, Supervisor, environment, free_port, program, running, start_detached, stop
+from .processes import STATE, Child, Supervisor, environment, free_port, program, running, start_detached
 from .proxy import NOT_FOR_SITES
 
 _START_SECONDS = 90.0
@@ -199,8 +199,3 @@ def start_site(folder: SiteFolder) -> bool:
             )
         time.sleep(0.3)
     return False
-
-
-def stop_site(folder: SiteFolder) -> bool:
-    """Stop it; whether it ran."""
-    return stop(folder.path / STATE)

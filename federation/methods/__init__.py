@@ -1,7 +1,7 @@
 """Parts of a federated method: scope, server rules, weights of the sites, transforms of updates."""
 
 from .algorithm import FederatedAlgorithm, derive_seed
-from .registries import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Contribution, ServerRule
+from .registries import INVARIANTS, SERVER_RULES, TRANSFORMS, WEIGHTINGS, Contribution, ServerRule
 from .scope import Scope, ScopeRules, load_parameters, parameter_scope, parameters_of
 from .server_state import CHECKPOINTS, MEMORY_PREFIX, RoundScore, ServerState, selected_state, state_of_checkpoint
 from .transform import Transform
@@ -10,6 +10,7 @@ from .weighting import Weighting
 
 __all__ = [
     "CHECKPOINTS",
+    "INVARIANTS",
     "MEMORY_PREFIX",
     "SERVER_RULES",
     "TRANSFORMS",

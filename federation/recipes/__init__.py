@@ -1,48 +1,6 @@
 """Recipes: one TOML file per method, and the network that it describes."""
 
-from .frozen_base import carried, digest_of_base, placed, require_base, without_base
-from .network import build_network, consistency_at
-from .recipe import Recipe, load_recipe
-from .recipe_library import LIBRARY, library_entries, recipe_names, recipe_path
-from .recipe_schema import (
-    CLASSICAL_ARMS,
-    LOCAL,
-    SHARED,
-    AugmentSection,
-    EvaluationSection,
-    FederationSection,
-    NetworkSection,
-    ObjectiveSection,
-    ScopeSection,
-    TrainingSection,
-    TransformSection,
-    TuningSection,
-)
+import lazy_loader
 
-__all__ = [
-    "CLASSICAL_ARMS",
-    "LIBRARY",
-    "LOCAL",
-    "SHARED",
-    "AugmentSection",
-    "EvaluationSection",
-    "FederationSection",
-    "NetworkSection",
-    "ObjectiveSection",
-    "Recipe",
-    "ScopeSection",
-    "TrainingSection",
-    "TransformSection",
-    "TuningSection",
-    "build_network",
-    "carried",
-    "consistency_at",
-    "digest_of_base",
-    "library_entries",
-    "load_recipe",
-    "placed",
-    "recipe_names",
-    "recipe_path",
-    "require_base",
-    "without_base",
-]
+# As `federation` itself: `fedrecon recipes` lists the library without loading PyTorch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -38,12 +38,10 @@ def recipe_path(recipe: Path | str, beside: Path | None = None) -> Path:
     name = Path(recipe).as_posix().removesuffix(".toml")
     if (found := LIBRARY / f"{name}.toml").is_file() and not Path(recipe).is_absolute() and ".." not in found.parts:
         return found
-    if path.suffix == ".toml" or path.exists():
-        return path  # reading it says what is wrong
-    names = recipe_names()
-    raise config_error(
-        path, "", "no such file", f"a TOML file, or a recipe of `fedrecon recipes`{nearest(name, names)}", "correct it"
-    )
+    if path.exists():
+        return path  # a folder; reading it gives the error
+    expected = f"a TOML file, or a recipe of `fedrecon recipes`{nearest(Path(name).name, recipe_names())}"
+    raise config_error(path, "", "no such file", expected, "correct it")
 
 
 def recipe_names() -> list[str]:

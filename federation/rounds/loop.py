@@ -66,7 +66,7 @@ def run_rounds(
     algorithm: FederatedAlgorithm,
     transport: Transport,
     shared: State,
-    folder: Path,
+    folder: Path | str,
     *,
     rounds: int,
     aux: State | None = None,
@@ -105,7 +105,7 @@ def run_rounds(
         If ``folder`` holds a run and ``resume`` is not set, or a run of another network or of more rounds; if the
         disk is full.
     """
-    loop = _Loop(algorithm, transport, folder, rounds, quorum, aux or {}, check)
+    loop = _Loop(algorithm, transport, Path(folder), rounds, quorum, aux or {}, check)
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):

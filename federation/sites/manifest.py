@@ -1,17 +1,18 @@
 """Site manifests: a hospital is a TOML file. Manifests never travel."""
 
+from __future__ import annotations  # types of recon load PyTorch; the name of a site is read without
+
 import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tomli_w
-import torch
 from pydantic import AfterValidator, PrivateAttr
 
-from recon import DATA_CONSISTENCY, MODALITIES, Augmentation, Modality, Volume, VolumeSlices
+import recon
 
 from ..config import (
     Name,
@@ -28,8 +29,8 @@ from ..config import (
 from .lock_file import LockedFile, lock_path, read_lock, sha256_file
 from .manifest_schema import AcquisitionSection, DataSection, Split, data_section
 
-#: Modality of a manifest that names none.
-_DEFAULT = next(iter(MODALITIES))
+if TYPE_CHECKING:
+    import torch
 
 
 def _device(value: str) -> str:
@@ -51,7 +52,7 @@ class SiteManifest(Section):
     modality: str
     synthetic: bool = False
     unseen: bool = False
-    consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
+    consistency: Annotated[str, AfterValidator(one_of(lambda: recon.DATA_CONSISTENCY))] | None = None
     device: Annotated[str, AfterValidator(_device)] | None = None
     acquisition: AcquisitionSection = AcquisitionSection()
     simulate: Section | None = None
@@ -88,6 +89,8 @@ class SiteManifest(Section):
         ConfigError
             If this machine has no such device.
         """
+        import torch
+
         device = torch.device(self.device or "cpu")
         if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
             found = f"{self.device!r} where PyTorch sees {count} GPU{'' if count == 1 else 's'}"
@@ -100,11 +103,11 @@ class SiteManifest(Section):
         return tuple(self.root / name for name in names)
 
     @property
-    def kind(self) -> Modality:
+    def kind(self) -> recon.Modality:
         """The modality of the site."""
-        return MODALITIES[self.modality]
+        return recon.MODALITIES[self.modality]
 
-    def open(self, file: Path) -> Volume:
+    def open(self, file: Path) -> recon.Volume:
         """Check a file of this site and return what it holds.
 
         Raises
@@ -113,7 +116,7 @@ class SiteManifest(Section):
             If it cannot be used.
         """
         keys = self.kind.reader_options(self.data.format)
-        volume: Volume = self.kind.open(file, self.data.format, **{key: getattr(self.data, key) for key in keys})
+        volume: recon.Volume = self.kind.open(file, self.data.format, **{key: getattr(self.data, key) for key in keys})
         return volume
 
     def simulation(self) -> Any:
@@ -126,9 +129,9 @@ class SiteManifest(Section):
         *,
         degraded: bool = True,
         maps_folder: Path | None = None,
-        augment: Augmentation | None = None,
+        augment: recon.Augmentation | None = None,
         seed: int = 0,
-    ) -> VolumeSlices:
+    ) -> recon.VolumeSlices:
         """Slices of some files, as the site measures.
 
         Parameters
@@ -138,7 +141,7 @@ class SiteManifest(Section):
         maps_folder
             Folder for estimated coil maps; None estimates them anew.
         augment, seed
-            Augmentation of the images, for training.
+            recon.Augmentation of the images, for training.
 
         Raises
         ------
@@ -162,8 +165,8 @@ class SiteManifest(Section):
         )
 
     def dataset(
-        self, split: Split, maps_folder: Path | None = None, augment: Augmentation | None = None, seed: int = 0
-    ) -> VolumeSlices:
+        self, split: Split, maps_folder: Path | None = None, augment: recon.Augmentation | None = None, seed: int = 0
+    ) -> recon.VolumeSlices:
         """Slices of one split; parameters as of :meth:`samples`.
 
         Raises
@@ -238,14 +241,14 @@ class SiteManifest(Section):
         return tomli_w.dumps({key: value for key, value in table.items() if value != {}})
 
 
-def _rebuilt(table: dict[str, Any], path: Path) -> "SiteManifest":
+def _rebuilt(table: dict[str, Any], path: Path) -> SiteManifest:
     return parse_manifest(table, path)
 
 
 @lru_cache(maxsize=16)
 def _manifest_model(modality: str, readers: tuple[str, ...]) -> type[SiteManifest]:
     """The manifest of a modality, with the keys of its sections."""
-    kind = MODALITIES[modality]
+    kind = recon.MODALITIES[modality]
     keys = {
         "modality": (Literal[modality], modality),
         "simulate": (section_of(kind.simulation) | None, None),
@@ -262,11 +265,13 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     ConfigError
         If a key or value cannot be used.
     """
-    modality = table.get("modality", _DEFAULT)
-    if modality not in MODALITIES:
-        hint = nearest(str(modality), MODALITIES)
-        raise config_error(path, "modality", repr(modality), " or ".join(MODALITIES) + hint, "correct it")
-    manifest: SiteManifest = parse_section(_manifest_model(modality, tuple(MODALITIES[modality].readers)), table, path)
+    modality = table.get("modality", next(iter(recon.MODALITIES)))
+    if modality not in recon.MODALITIES:
+        hint = nearest(str(modality), recon.MODALITIES)
+        raise config_error(path, "modality", repr(modality), " or ".join(recon.MODALITIES) + hint, "correct it")
+    manifest: SiteManifest = parse_section(
+        _manifest_model(modality, tuple(recon.MODALITIES[modality].readers)), table, path
+    )
     manifest._path = path.absolute()
     return manifest
 
@@ -298,6 +303,22 @@ def expand_variables(text: str, path: Path | str, key: str, environment: Mapping
         return environment[name]
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
+
+
+def read_site_name(path: Path | str) -> str:
+    """The name in a manifest, without a look at its other keys: fast, as PyTorch is not loaded.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or its name cannot be used.
+    """
+    path = Path(path)
+    return parse_section(_Named, {"name": read_toml(path).get("name", "")}, path).name
+
+
+class _Named(Section):
+    name: Name
 
 
 def load_manifest(path: Path | str) -> SiteManifest:

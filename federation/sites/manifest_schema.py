@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from recon import MODALITIES
+import recon
 
 from ..config import Names, Section, section_with
 
@@ -72,7 +72,7 @@ def data_section(modality: str, readers: tuple[str, ...]) -> type[DataSection]:
 
     ``readers`` are the names of its readers now: one that is registered later brings keys of its own.
     """
-    kind = MODALITIES[modality]
+    kind = recon.MODALITIES[modality]
     options = kind.data_options()
 
     def known_to_the_file(section: DataSection) -> DataSection:

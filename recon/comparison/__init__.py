@@ -4,18 +4,20 @@ from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, Aim, Hypothesis, seeds_nee
 from .files import comparison_text, write_comparison
 from .scores import ScoreRow, read_scores, select_table, summarize_arm, write_scores
 from .statistics import Interval, holm, paired_difference
-from .table import ArmDetails, Comparison, compare
+from .table import ArmDetails
+from .table import Comparison as ComparedTable
+from .table import compare as compare_arms
 
 __all__ = [
     "MIN_SEEDS",
     "SEEDS_OF_SMALL_EFFECT",
     "Aim",
     "ArmDetails",
-    "Comparison",
+    "ComparedTable",
     "Hypothesis",
     "Interval",
     "ScoreRow",
-    "compare",
+    "compare_arms",
     "comparison_text",
     "holm",
     "paired_difference",

@@ -3,15 +3,10 @@
 from .feature_moments import MomentAlignment, measure_moments, moment_layout
 from .local_training import Learner, TrainingResult, cosine_learning_rate, train_in_turns, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
-<<<<<<< HEAD
 from .objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
+from .optimizers import Stepper
 from .penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Proximal
 from .penalty import Penalty, RoundStart, State
-=======
-from .objectives import MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
-from .optimizers import Stepper
-from .penalties import ContrastiveRatio, Distillation, MeasurementResidual, Penalty, Proximal
->>>>>>> comparison
 
 __all__ = [
     "LOSSES",
@@ -27,11 +22,8 @@ __all__ = [
     "Proximal",
     "RoundStart",
     "SelfSupervised",
-<<<<<<< HEAD
     "State",
-=======
     "Stepper",
->>>>>>> comparison
     "Supervised",
     "TaskTerm",
     "TrainingResult",

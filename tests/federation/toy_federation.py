@@ -9,20 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from federation import (
-    FederatedAlgorithm,
-    InProcessRuntime,
-    Layout,
-    LocalResult,
-    RoundContext,
-    RunResult,
-    SiteSpec,
-    State,
-    initial_network,
-    parameter_scope,
-    parameters_of,
-    run_rounds,
-)
+from federation import FederatedAlgorithm, run_rounds
+from federation.methods import parameter_scope, parameters_of
+from federation.rounds import InProcessRuntime, LocalResult, RoundContext, RunResult, SiteSpec, initial_network
+from federation.serialization import Layout, State
 from recon import SiteDataConsistency
 
 SEED = 7

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from federation import DEMO_SITES, make_demo_sites
+from federation import make_demo_sites
 from federation.cli.deploy import STOPPED
 from federation.cli.main import _parser, main
 from federation.deploy.keys import SigningKey
 from federation.recipes.recipe_library import LIBRARY
+from federation.sites import DEMO_SITES
 
 PAGES = Path(__file__).parents[3] / "federation" / "deploy"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports

@@ -1,6 +1,7 @@
 """The command line end to end on tiny phantoms, and one clear line for everything that can be wrong."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import federation.rounds
 from federation import make_demo_sites
 from federation.cli.main import main
-from federation.recipes.recipe_library import LIBRARY
+from federation.recipes import LIBRARY, library_entries
 from physics import CartesianMRI
 from recon import nmse, psnr, ssim
 
@@ -36,7 +37,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["train", str(RECIPE), "--sites", str(sites), "--out", str(out), "--jobs", "1", *TINY]) == 0
+    assert main(["train", "fedavg", "--sites", str(sites), "--out", str(out), "--jobs", "1", *TINY]) == 0
     assert main(["evaluate", str(out), "--jobs", "1"]) == 0
     return out
 
@@ -180,6 +181,34 @@ def test_reports_of_measured_data_stay_at_the_site(sites: Path, copied: Path, tm
     assert not (out / "test").exists()
     assert "north_test_000" in (out / "sites" / "north" / "report.html").read_text()
     assert "east_test_000" not in (out / "sites" / "north" / "report.html").read_text()
+
+
+def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str], fails: Callable[..., str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [tuple(re.split(r"  +", line, maxsplit=1)) for line in lines] == library_entries()
+    assert main(["recipes", "fedprox"]) == 0
+    assert capsys.readouterr().out == (LIBRARY / "fedprox.toml").read_text()
+    assert "did you mean 'fedprox'" in fails("recipes", "fedprx")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "fedavgg", "--sites", "s", "--out", "o"],
+        ["demo", "--recipe", "fedavgg", "--out", "o"],
+        ["compare", "fedavgg", "--out", "o"],
+        ["deploy", "propose", "fed", "fedavgg"],
+        ["deploy", "run", "fed", "fedavgg"],
+    ],
+    ids=lambda command: "_".join(command[:2]),
+)
+def test_a_wrong_recipe_is_one_line_with_the_nearest_name(
+    command: list[str], fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "fedavgg: found no such file" in (error := fails(*command)) and "did you mean 'fedavg'" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation import ConfigError, build_network, load_recipe, make_ct_demo_sites, make_demo_sites, parameter_scope
+from federation import ConfigError, build_network, load_recipe, make_ct_demo_sites, make_demo_sites
 from federation.cli.main import main
 from federation.comparison.arm_result import ArmResult
 from federation.comparison.arm_runs import TRIAL_SEED, ArmJob, Tuned
@@ -36,6 +36,7 @@ from federation.comparison.run import run_comparison
 from federation.comparison.tables import _flags, write_tables
 from federation.comparison.verdicts import judge, short_of_seeds
 from federation.experiment.task import DEVICE_FAILED, ReconstructionTask
+from federation.methods import parameter_scope
 from federation.recipes.recipe import Recipe
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection

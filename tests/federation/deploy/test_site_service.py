@@ -17,31 +17,29 @@ from federation import (
     Broadcast,
     Recipe,
     RunFolder,
-    SimulatedSite,
-    digest,
-    load_checkpoint,
     load_recipe,
     make_demo_sites,
     reconstruct_file,
     run_rounds,
-    selected_state,
     train_run,
 )
 from federation.deploy.approval import Approval
-from federation.deploy.audit_log import AuditLog, heads_seen, read_log, verify_log
+from federation.deploy.audit_log import SERVER, AuditLog, heads_seen, read_log, verify_log
 from federation.deploy.change_bounds import UpdateGuard
 from federation.deploy.export import export_run
 from federation.deploy.keys import PublicKey, SigningKey, create_authority
-from federation.deploy.signed_message import SERVER
 from federation.deploy.signed_transport import Hub
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import SiteService, objection
 from federation.deploy.status import site_status
 from federation.experiment.personal_stage import site_network
 from federation.experiment.train import algorithm_of, initial_state
+from federation.methods import selected_state
 from federation.recipes.frozen_base import carried, placed
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.loop import QuorumError
+from federation.serialization import digest, load_checkpoint
+from federation.sites import SimulatedSite
 from federation.sites.manifest import load_federation
 from recon import DataError, Simulation, base_name, evaluate
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from federation import CT_DEMO_SITES, DEMO_SITES, ConfigError, load_manifest, make_ct_demo_sites, make_demo_sites
+from federation import ConfigError, load_manifest, make_ct_demo_sites, make_demo_sites
 from federation.cli.main import main
 from federation.experiment.task import ReconstructionTask
 from federation.recipes.recipe import load_recipe
 from federation.recipes.recipe_library import LIBRARY
+from federation.sites import CT_DEMO_SITES, DEMO_SITES
 from recon import DataError
 
 from ..fake_sites import write_site

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation import CT_DEMO_SITES, RunFolder, load_federation, load_recipe, make_ct_demo_sites
+from federation import RunFolder, load_federation, load_recipe, make_ct_demo_sites
 from federation.experiment.personal_stage import personalize, site_network
 from federation.experiment.task import ReconstructionTask
 from federation.experiment.train import train_run
 from federation.recipes.recipe_library import LIBRARY
 from federation.serialization.checkpoints import load_checkpoint, saved_rounds
+from federation.sites import CT_DEMO_SITES
 
 RECIPE = LIBRARY / "demos" / "fedavg_ct.toml"
 TINY = [

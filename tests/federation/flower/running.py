@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from federation import SimulatedSite, make_demo_sites
+from federation import make_demo_sites
 from federation.cli.main import main
 from federation.flower.processes import free_port, listens
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.round_log import read_rows
+from federation.sites import SimulatedSite
 from recon import Simulation
 
 RECIPE = LIBRARY / "fedavg.toml"

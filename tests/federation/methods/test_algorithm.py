@@ -4,19 +4,9 @@ import random
 import pytest
 import torch
 
-from federation import (
-    SERVER_RULES,
-    TRANSFORMS,
-    WEIGHTINGS,
-    Chain,
-    FederatedAlgorithm,
-    RoundScore,
-    ServerState,
-    SiteUpdate,
-    State,
-    derive_seed,
-    digest,
-)
+from federation import SERVER_RULES, TRANSFORMS, WEIGHTINGS, FederatedAlgorithm, SiteUpdate
+from federation.methods import Chain, RoundScore, ServerState, derive_seed
+from federation.serialization import State, digest
 from recon import seed_from
 
 SHARED = {"w": torch.zeros(3)}

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from federation import ConfigError, ScopeRules, load_parameters, parameter_scope, parameters_of
+from federation import ConfigError
+from federation.methods import ScopeRules, load_parameters, parameter_scope, parameters_of
 
 from ..toy_federation import ToyConsistency, ToyNetwork
 

@@ -20,32 +20,29 @@ from federation import (
     Broadcast,
     ConfigError,
     FederatedAlgorithm,
-    InProcessRuntime,
     Recipe,
-    ReconstructionTask,
-    RoundContext,
     RunFolder,
-    ServerState,
-    SimulatedScanner,
-    SimulatedSite,
     SiteManifest,
     SiteUpdate,
     build_network,
     evaluate_run,
-    load_checkpoint,
     load_federation,
     load_recipe,
     make_ct_demo_sites,
     make_demo_sites,
-    parameter_scope,
     run_rounds,
     train_run,
 )
+from federation.experiment import ReconstructionTask
 from federation.experiment.personal_stage import personalize, site_network
 from federation.experiment.train import algorithm_of, initial_state
+from federation.methods import ServerState, parameter_scope
 from federation.methods.scope import parameters_of
 from federation.recipes.recipe_library import LIBRARY
+from federation.rounds import InProcessRuntime, RoundContext
+from federation.serialization import load_checkpoint
 from federation.serialization.packing import below, digest, split, under
+from federation.sites import SimulatedScanner, SimulatedSite
 from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate
 
 RECIPES = LIBRARY

@@ -10,18 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from federation import (
-    SERVER_RULES,
-    TRANSFORMS,
-    WEIGHTINGS,
-    NetworkSection,
-    Recipe,
-    ScopeSection,
-    build_network,
-    load_recipe,
-    parameter_scope,
-)
+from federation import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Recipe, build_network, load_recipe
 from federation.config.schema import Section
+from federation.methods import parameter_scope
+from federation.recipes import NetworkSection, ScopeSection
 from federation.recipes.recipe_library import LIBRARY
 from recon import DATA_CONSISTENCY, LOSSES, MODALITIES, REGULARIZERS
 from recon.training.objectives import OBJECTIVES

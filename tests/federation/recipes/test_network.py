@@ -6,18 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from federation import (
-    ConfigError,
-    SimulatedSite,
-    build_network,
-    load_recipe,
-    make_demo_sites,
-    parameter_scope,
-    selected_state,
-    train_run,
-)
+from federation import ConfigError, build_network, load_recipe, make_demo_sites, train_run
+from federation.methods import parameter_scope, selected_state
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection
+from federation.sites import SimulatedSite
 from federation.sites.manifest import load_federation
 from recon import MODALITIES, Simulation, TwinNetwork
 

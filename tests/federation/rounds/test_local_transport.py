@@ -4,7 +4,9 @@ import time
 import pytest
 import torch
 
-from federation import Broadcast, InProcessRuntime, SiteFailure, SiteSpec, SiteUpdate, digest
+from federation import Broadcast, SiteUpdate
+from federation.rounds import InProcessRuntime, SiteFailure, SiteSpec
+from federation.serialization import digest
 
 from ..toy_federation import ToyData, ToyTask, initial_shared, run_toy, toy_specs, traces
 

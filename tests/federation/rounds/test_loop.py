@@ -7,26 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation import (
-    WEIGHTINGS,
-    FederatedAlgorithm,
+from federation import WEIGHTINGS, FederatedAlgorithm, SiteUpdate, run_rounds
+from federation.methods import derive_seed, parameters_of, selected_state
+from federation.rounds import (
     InProcessRuntime,
     QuorumError,
     RoundContext,
     SiteFailure,
     SiteSpec,
-    SiteUpdate,
-    derive_seed,
-    digest,
     initial_network,
-    load_checkpoint,
-    pack,
-    parameters_of,
     read_rows,
-    run_rounds,
-    selected_state,
-    unpack,
 )
+from federation.serialization import digest, load_checkpoint, pack, unpack
 from federation.serialization.checkpoints import save_checkpoint, saved_rounds
 from recon import DataError
 

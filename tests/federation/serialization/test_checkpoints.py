@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from federation import MessageError, digest, load_checkpoint, load_newest, pack, save_checkpoint
+from federation.serialization import MessageError, digest, load_checkpoint, load_newest, pack, save_checkpoint
 from federation.serialization.checkpoints import StoredState, prune, saved_rounds
 from federation.serialization.packing import layout
 from recon import DataError, write_atomically

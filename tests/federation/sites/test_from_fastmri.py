@@ -12,7 +12,6 @@ import torch
 
 from federation import (
     ConfigError,
-    SimulatedSite,
     check_sites,
     load_federation,
     load_manifest,
@@ -20,6 +19,7 @@ from federation import (
     make_fastmri_sites,
     make_image_sites,
 )
+from federation.sites import SimulatedSite
 from federation.sites.from_fastmri import slug
 from federation.sites.lock_file import lock_path, read_lock
 from federation.sites.splits import assign_splits, split_counts

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from federation import ConfigError, SiteManifest, load_federation, load_manifest, sha256_file
+from federation import ConfigError, SiteManifest, load_federation, load_manifest
+from federation.sites import sha256_file
 from federation.sites.lock_file import lock_file, lock_path, read_lock, write_lock
 from federation.sites.manifest import expand_variables
 from recon import DataError

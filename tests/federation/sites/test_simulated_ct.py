@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from federation import (
-    CT_DEMO_SITES,
     ConfigError,
     check_sites,
     load_federation,
@@ -25,6 +24,7 @@ from federation.experiment.personal_stage import site_network
 from federation.experiment.run_folder import RunFolder
 from federation.recipes.network import consistency_at
 from federation.recipes.recipe_library import LIBRARY
+from federation.sites import CT_DEMO_SITES
 from federation.sites.manifest import read_federation
 from federation.sites.simulated_ct import scan_of
 from federation.sites.simulated_mri import DEMO_SITES
