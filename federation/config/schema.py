@@ -129,11 +129,21 @@ def _lines(
         siblings = [key[-1] for key in unknown if key[:-1] == loc[:-1]]
         if detail["type"] == "missing" and loc and difflib.get_close_matches(loc[-1], siblings, cutoff=0.6):
             continue
+        if (named := _key_in_sentence(detail)) is not None:
+            loc = (*loc, named)
         where = next((sources[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in sources), source)
         key = ".".join(loc)
         text = f"{where}: {key}: {_explain(model, loc, detail)}" if key else f"{where}: {_explain(model, loc, detail)}"
         lines.append(" ".join(text.split()))
     return lines
+
+
+def _key_in_sentence(detail: Any) -> str | None:
+    """The key that the check of a whole section names first, as in ``depth: found 1, expected ...``."""
+    if detail["type"] != "value_error" or not isinstance(detail["input"], Mapping):
+        return None
+    key, colon, _ = str(detail["ctx"]["error"]).partition(": ")
+    return key if colon and re.fullmatch(r"[a-z]\w*", key) else None
 
 
 def _explain(model: type[Section], loc: KeyPath, detail: Any) -> str:
@@ -146,7 +156,8 @@ def _explain(model: type[Section], loc: KeyPath, detail: Any) -> str:
     found = found if len(found) <= 60 else f"{found[:57]}..."
     if detail["type"] == "value_error":
         expected = str(detail["ctx"]["error"])
-        # Checks of a whole table are sentences of their own.
+        # Checks of a whole section are sentences of their own.
+        expected = expected.removeprefix(f"{_key_in_sentence(detail)}: ")
         return expected if isinstance(detail["input"], Mapping) else f"found {found}, expected {expected}"
     expected = detail["msg"].removeprefix("Input should be ")
     if expected.startswith(("greater", "less")):

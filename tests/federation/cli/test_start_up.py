@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import physics
 from federation import PRESETS, make_demo_sites
 from federation.cli import compare, runs, sites
 from federation.cli.main import _parser
 from federation.deploy.approval import Approval
 from federation.recipes import recipe_names
-from federation.sites import DEMO_SITES, GROUPINGS, manifest_schema
+from federation.sites import DEMO_SITES, GROUPINGS
 
 ROOT = Path(__file__).parents[3]
 #: Runs commands in turn; after each: exit code, and the libraries that were loaded so far.
@@ -98,7 +97,6 @@ def require(*expected: tuple[int, str, list[str]]) -> None:
     [
         (compare.PRESET_NAMES, PRESETS),
         (sites.GROUPING_NAMES, GROUPINGS),
-        (manifest_schema.SAMPLINGS, physics.SAMPLINGS),
     ],
     ids=["presets", "groupings", "samplings"],
 )
