@@ -50,6 +50,36 @@ def test_exactly_three_packages_are_installed(settings):
     assert all((ROOT / name / "py.typed").is_file() for name in PACKAGES)
 
 
+@pytest.mark.slow
+def test_a_wheel_holds_every_recipe_and_stub_and_runs_in_an_empty_folder(tmp_path):
+    source, installed, empty = (tmp_path / name for name in ("source", "installed", "empty"))
+    empty.mkdir()
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    built = run(sys.executable, "-m", "pip", "wheel", *options, tmp_path, source, folder=tmp_path)
+    assert built.returncode == 0, built.stderr
+    shutil.unpack_archive(next(tmp_path.glob("*.whl")), installed, "zip")
+    kinds = ("*.py", "*.pyi", "*.toml", "py.typed")
+    files = {file.relative_to(ROOT) for name in PACKAGES for kind in kinds for file in (ROOT / name).rglob(kind)}
+    assert {Path("recon/__init__.pyi"), Path("federation/recipes/library/demos/fedavg_ct.toml")} < files
+    assert [str(file) for file in files if not (installed / file).is_file()] == []
+
+    def fedrecon(*words):
+        command = (sys.executable, "-P", "-m", "federation.cli", *words)
+        return run(*command, folder=empty, path=(installed,))
+
+    listed = fedrecon("recipes").stdout.splitlines()
+    assert len(listed) == len([file for file in files if file.suffix == ".toml"])
+    assert fedrecon("train", "fedavg", "--help").returncode == 0
+    for kind in ("mri", "ct", "mixed"):
+        ended = fedrecon("demo", "--kind", kind, "--set", "network.no_such_setting=1")
+        assert (ended.returncode, "network.no_such_setting: unknown key" in ended.stderr) == (2, True)
+    assert list(empty.iterdir()) == []
+
+
 def test_every_third_party_import_is_declared(settings):
     modules = {
         "annotated-types": "annotated_types",
