@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.comparison.plan import Plan, extra_arms
+from federation.comparison.plan import ModalityPlan, extra_arms
 from federation.comparison.presets import PRESETS
 from federation.comparison.published import publish, read_published
 from federation.comparison.tables import write_tables
@@ -45,5 +45,6 @@ def test_published_arms_are_those_of_today(tmp_path: Path) -> None:
     preset = PRESETS["full"]
     published = read_published(RESULTS / "full", preset.described())
     assert published.put(tmp_path, tuple(preset.budgets)) == len(published.arms) > 200
-    plan = Plan(preset, tmp_path, tuple(extra_arms(preset, (), every=True)), None)
-    assert plan.of_another_recipe(tuple(preset.budgets)) == []
+    extra = tuple(extra_arms(preset, (), every=True))
+    for modality in preset.budgets:
+        assert ModalityPlan(preset, tmp_path, extra, None, modality).arms_of_another_recipe() == []

@@ -2,9 +2,8 @@
 
 import argparse
 import time
+from dataclasses import fields
 from pathlib import Path
-
-from recon import DataError
 
 from .arguments import RECIPE, Commands, add_jobs, positive_count, say
 
@@ -26,7 +25,9 @@ def add_compare(commands: Commands) -> None:
     compare.add_argument(
         "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
     )
-    compare.add_argument("--all", action="store_true", help="also every recipe of `fedrecon recipes`, with one seed")
+    compare.add_argument(
+        "--all", dest="every", action="store_true", help="also every recipe of `fedrecon recipes`, with one seed"
+    )
     compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
     compare.add_argument(
         "--from",
@@ -54,50 +55,9 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from ..comparison import (
-        PRESETS,
-        arm_of,
-        at_sites,
-        extra_arms,
-        publish,
-        require_place,
-        run_comparison,
-        write_tables,
-    )
+    from ..comparison import CompareOptions, compare
 
-    preset = PRESETS[arguments.preset]
-    out = arguments.out or Path("runs") / (
-        f"compare_{preset.name}"
-        if arguments.sites is None
-        else f"compare_{preset.name}_{arguments.sites.resolve().name}"
-    )
     begin = time.monotonic()
-    if arguments.published is not None and (arguments.tables or arguments.sites is not None):
-        other = "--tables" if arguments.tables else "--sites"
-        raise DataError(f"--from: found beside {other}, which goes on from no published tables; leave one of them out")
-    if arguments.publish is not None and arguments.sites is not None:
-        raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
-    if arguments.tables:
-        page = write_tables(out, say)
-    else:
-        modalities = tuple(preset.budgets) if arguments.modality is None else (arguments.modality,)
-        if arguments.publish is not None:
-            require_place(out, arguments.publish, preset.described(), modalities)
-        if arguments.sites is not None:
-            preset = at_sites(preset, arguments.sites, modalities)
-            modalities = tuple(preset.budgets)
-        extra = extra_arms(preset, [arm_of(recipe) for recipe in arguments.recipes], every=arguments.all)
-        page = run_comparison(
-            preset,
-            out,
-            modalities=modalities,
-            extra=extra,
-            seeds=arguments.seeds,
-            published=arguments.published,
-            more_seeds=not arguments.recipes,  # who names some wants these
-            jobs=arguments.jobs,
-            say=say,
-        )
-    if arguments.publish is not None:
-        say(f"\npublished: {publish(out, arguments.publish)} arms in {arguments.publish}")
+    known = {each.name: getattr(arguments, each.name) for each in fields(CompareOptions)}
+    page = compare(CompareOptions(**known), say)
     say(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")

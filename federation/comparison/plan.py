@@ -1,9 +1,10 @@
-"""What a comparison runs: arms by table and seed, and the trials that tune them."""
+"""Plan of a comparison: arms by table and seed, and the trials that tune them."""
 
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,26 @@ from .arms import Arm, every_recipe, with_same_modules
 from .presets import Preset, TableSpec
 
 
-def slug(name: str) -> str:
-    """A table's name as that of a folder."""
+def table_folder(name: str) -> str:
+    """Name of the folder of a table."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower())
 
 
 def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> list[Arm]:
-    """Arms beside those of a preset, and FedAvg with the modules that they add to the network.
+    """Arms beside those of a preset, each method with FedAvg on its network.
 
     Parameters
     ----------
     given
-        Those that the user names.
+        Arms that the user names.
     every
-        All recipes that come with fedrecon, too, and FedAvg with the modules of those that the preset has. Those with
-        adapters only where a base can be trained for them.
+        Also all recipes of the library, and FedAvg on the networks of the preset's methods. Recipes with adapters are
+        left out where no base can be trained for them.
 
     Raises
     ------
     ConfigError
-        If a recipe cannot be used, or has the name of what comes with another.
+        If a recipe cannot be used, or its name is also the name of a FedAvg arm made here.
     """
     own = [arm for arm in preset.arms if every and arm.kind == "federated" and not arm.overrides]
     known = {arm.path.stem for arm in own} | {arm.name for arm in (*preset.arms, *given)}
@@ -55,7 +56,7 @@ def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> 
 
 
 def companion(preset: Preset, arms: Sequence[Arm], arm: Arm, modality: str) -> Arm | None:
-    """FedAvg with the modules of an arm, that of ``arms`` where they have it; None where it adds none."""
+    """FedAvg on the network of an arm, taken from ``arms`` if it is there; None if the arm adds no modules."""
     alike = with_same_modules(arm, preset.budgets[modality], modality)
     if alike is None:
         return None
@@ -64,101 +65,129 @@ def companion(preset: Preset, arms: Sequence[Arm], arm: Arm, modality: str) -> A
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run: arms by table and seed, and the trials that tune them."""
+class ModalityPlan:
+    """Arms of a comparison in one modality, by table and seed, and the trials that tune them.
+
+    Parameters
+    ----------
+    out
+        Folder of the comparison.
+    extra
+        Arms beside those of the preset, in its first table.
+    seeds
+        Number of training seeds of every arm; None: as the preset says.
+    """
 
     preset: Preset
     out: Path
     extra: tuple[Arm, ...]
     seeds: int | None
+    modality: str
 
-    def base(self, modality: str) -> Path | None:
-        """Where the base of the adapters is, or will be trained; None where no arm has any."""
-        arms = [arm for arm in (*self.preset.arms, *self.extra) if modality in arm.modalities]
-        return self.out / modality / "base" / "run" if any(self.preset.needs_base(arm) for arm in arms) else None
+    @cached_property
+    def base(self) -> Path | None:
+        """Run that trains the frozen base of the adapters; None if no arm has adapters."""
+        needed = any(self.preset.needs_base(arm) for arm in self._arms)
+        return self.out / self.modality / "base" / "run" if needed else None
 
-    def jobs(self, modality: str, table: TableSpec, base: Path | None, more: Collection[str] = ()) -> list[ArmJob]:
-        """The arms of a table, as their trials chose; those named in ``more`` with the seeds of small effects."""
-        count = table.seeds if self.seeds is None else self.seeds
+    @property
+    def tables(self) -> list[TableSpec]:
+        """Tables of the preset in this modality."""
+        return [table for table in self.preset.tables if self.modality in table.modalities]
+
+    def jobs(self, table: TableSpec, more: Collection[str] = ()) -> list[ArmJob]:
+        """Jobs of a table, with the values that trials chose.
+
+        Parameters
+        ----------
+        more
+            Names of arms that get the preset's seeds for small effects.
+        """
         jobs = []
-        for arm in self._arms(modality, table):
-            seeds = self.preset.small_effect_seeds if arm.name in more else count
+        for arm in self._arms_in(table):
             if arm in self.extra:
                 seeds = self.seeds or 1
             elif arm.kind == "classical":
-                seeds = 1  # nothing is drawn in them: one run stands for all
-            jobs += self._of_seeds(modality, table, arm, range(seeds), base)
+                seeds = 1  # deterministic: one run holds for all seeds
+            elif arm.name in more:
+                seeds = self.preset.small_effect_seeds
+            else:
+                seeds = self.seeds or table.seeds
+            jobs += self._with_seeds(table, arm, range(seeds))
         return jobs
 
-    def run_before(self, modality: str, table: TableSpec, base: Path | None) -> list[ArmJob]:
-        """What is known of, of the arms of a table, with any seed."""
+    def jobs_with_results(self, table: TableSpec) -> list[ArmJob]:
+        """Jobs of a table that have a result, with any seed."""
         jobs = []
-        for arm in self._arms(modality, table):
-            known = (self.out / modality / slug(table.name)).glob(f"seed*/{arm.name}/{RESULT_FILE}")
-            seeds = sorted(int(path.parents[1].name.removeprefix("seed")) for path in known)
-            jobs += self._of_seeds(modality, table, arm, seeds, base) if seeds else []
+        for arm in self._arms_in(table):
+            found = self._folder(table).glob(f"seed*/{arm.name}/{RESULT_FILE}")
+            seeds = sorted(int(path.parents[1].name.removeprefix("seed")) for path in found)
+            jobs += self._with_seeds(table, arm, seeds) if seeds else []
         return jobs
 
-    def of_another_recipe(self, modalities: Sequence[str]) -> list[str]:
-        """Names of arms that the first table has, but of another recipe than now."""
-        first = self.preset.tables[0]
-        return sorted(
-            {
-                arm.name
-                for modality in modalities
-                for arm in self._arms(modality, first)
-                if arm.kind != "classical"
-                and (self.out / modality / slug(first.name) / "seed0" / arm.name / RESULT_FILE).exists()
-                and self._as_run(modality, arm, self.base(modality)) is None
-            }
-        )
-
-    def _arms(self, modality: str, table: TableSpec) -> list[Arm]:
-        own = [arm for arm in self.preset.arms if arm.name in table.arms]
-        return [
-            arm for arm in (*own, *(self.extra if table is self.preset.tables[0] else ())) if modality in arm.modalities
-        ]
-
-    def _of_seeds(
-        self, modality: str, table: TableSpec, arm: Arm, seeds: Iterable[int], base: Path | None
-    ) -> list[ArmJob]:
-        tuned = self._tuned(modality, arm, base)
-        jobs = [self._job(f"seed{seed}", modality, table, arm, seed, base, tuned) for seed in seeds]
-        return [replace(job, label=self._label(job)) for job in jobs]
-
-    def trials(self, modality: str, base: Path | None) -> list[ArmJob]:
+    def trials(self) -> list[ArmJob]:
         """Trials that are missing.
 
-        Every arm with every learning rate, then beyond an end where an arm is best there, then at the best rate with
-        the values that its recipe says are tuned.
+        First every arm is tried with every learning rate of the preset; then with half or twice the rate if its best
+        one is the smallest or largest tried; then, at the best rate, with the values that its recipe tunes.
         """
         missing = []
-        for arm in (*self.preset.arms, *self.extra):
-            if modality not in arm.modalities or not self._is_tuned(arm):
+        for arm in self._arms:
+            if not self._is_tuned(arm) or self._chosen_before(arm) is not None:
                 continue
-            if self._as_run(modality, arm, base) is not None:
-                continue
-            tried = self._tried_rates(modality, arm, base)
+            tried = self._tried_rates(arm)
             wanted = [rate for rate in self.preset.rates if rate not in tried]
             if not wanted and len(tried) < len(self.preset.rates) + self.preset.more_rates:
                 best = _best_rate(tried)
                 wanted = [best / 2] if best == min(tried) else [2 * best] if best == max(tried) else []
             if wanted:
-                missing += [self._trial(modality, arm, base, Tuned(rate)) for rate in wanted]
+                missing += [self._trial(arm, Tuned(rate)) for rate in wanted]
             else:
-                values = self._value_trials(modality, arm, base, _best_rate(tried))
-                missing += [job for job in values if job.result is None]
+                missing += [job for job in self._value_trials(arm, _best_rate(tried)) if job.result is None]
         return missing
 
-    def _tuned(self, modality: str, arm: Arm, base: Path | None) -> Tuned:
+    def arms_of_another_recipe(self) -> list[str]:
+        """Names of arms in the first table whose result belongs to another recipe than their present one."""
+        folder = self._folder(self._first) / "seed0"
+        return sorted(
+            arm.name
+            for arm in self._arms_in(self._first)
+            if arm.kind != "classical"
+            and (folder / arm.name / RESULT_FILE).exists()
+            and self._chosen_before(arm) is None
+        )
+
+    @property
+    def _first(self) -> TableSpec:
+        return self.preset.tables[0]
+
+    @property
+    def _arms(self) -> list[Arm]:
+        return [arm for arm in (*self.preset.arms, *self.extra) if self.modality in arm.modalities]
+
+    def _arms_in(self, table: TableSpec) -> list[Arm]:
+        return [arm for arm in self._arms if (table is self._first if arm in self.extra else arm.name in table.arms)]
+
+    def _folder(self, table: TableSpec) -> Path:
+        return self.out / self.modality / table_folder(table.name)
+
+    def _with_seeds(self, table: TableSpec, arm: Arm, seeds: Iterable[int]) -> list[ArmJob]:
+        tuned = self._tuned(arm)
+        jobs = [self._job(f"seed{seed}", table, arm, seed, tuned) for seed in seeds]
+        return [replace(job, label=self._label(job)) for job in jobs]
+
+    def _is_tuned(self, arm: Arm) -> bool:
+        return arm.kind != "classical" and len(self.preset.rates) > 1
+
+    def _tuned(self, arm: Arm) -> Tuned:
         if not self._is_tuned(arm):
             return Tuned(self.preset.rates[len(self.preset.rates) // 2])
-        if (known := self._as_run(modality, arm, base)) is not None:
+        if (known := self._chosen_before(arm)) is not None:
             return known
-        tried = self._tried_rates(modality, arm, base)
+        tried = self._tried_rates(arm)
         best = _best_rate(tried)
-        own, *others = self._value_trials(modality, arm, base, best)
-        chosen = max((own, *others), key=_score)  # the first of two alike: the recipe's own value
+        own, *others = self._value_trials(arm, best)
+        chosen = max((own, *others), key=_score)  # of equal scores the first: the recipe's own value
         ends = _ends([job.recipe.tuned_value for job in (own, *others)])
         return Tuned(
             best,
@@ -168,45 +197,41 @@ class Plan:
             value_at_end=bool(others) and chosen.recipe.tuned_value in ends,
         )
 
-    def _is_tuned(self, arm: Arm) -> bool:
-        return arm.kind != "classical" and len(self.preset.rates) > 1
-
-    def _as_run(self, modality: str, arm: Arm, base: Path | None) -> Tuned | None:
-        """What was chosen for an arm that is done in the first table, with this recipe; its trials may be elsewhere."""
-        job = self._job("seed0", modality, self.preset.tables[0], arm, 0, base, Tuned())
+    def _chosen_before(self, arm: Arm) -> Tuned | None:
+        """Values of an arm that is done in the first table with its present recipe, also without trials in ``out``."""
+        job = self._job("seed0", self._first, arm, 0, Tuned())
         found = ArmResult.read(job.folder)
         chosen = None if found is None or found.failed is not None else Tuned.of_result(found, job.recipe.tuning)
-        if chosen is None or not self._job("seed0", modality, self.preset.tables[0], arm, 0, base, chosen).is_done:
+        if chosen is None or not self._job("seed0", self._first, arm, 0, chosen).is_done:
             return None
         return chosen
 
-    def _tried_rates(self, modality: str, arm: Arm, base: Path | None) -> dict[float, float]:
+    def _tried_rates(self, arm: Arm) -> dict[float, float]:
         """Validation scores by factor on the learning rate, with the recipe's own value."""
-        folder = self.out / modality / slug(self.preset.tables[0].name)
         found = {}
-        for path in folder.glob(f"trial_*/{arm.name}/{RESULT_FILE}"):
+        for path in self._folder(self._first).glob(f"trial_*/{arm.name}/{RESULT_FILE}"):
             rate = float(path.parents[1].name.removeprefix("trial_"))
-            job = self._trial(modality, arm, base, Tuned(rate))
+            job = self._trial(arm, Tuned(rate))
             if job.result is not None:
                 found[rate] = _score(job)
         return found
 
-    def _value_trials(self, modality: str, arm: Arm, base: Path | None, rate: float) -> list[ArmJob]:
-        """Trials of the recipe's own value and of those that it says are tuned, each other one once."""
-        own = self._trial(modality, arm, base, Tuned(rate))
+    def _value_trials(self, arm: Arm, rate: float) -> list[ArmJob]:
+        """Trials of the recipe's own value and of the values that it tunes, without repetition."""
+        own = self._trial(arm, Tuned(rate))
         known = {own.recipe.digest(): own}
         for value in range(len(own.recipe.tuning.values)):
-            job = self._trial(modality, arm, base, Tuned(rate, value))
+            job = self._trial(arm, Tuned(rate, value))
             known.setdefault(job.recipe.digest(), job)
         return list(known.values())
 
-    def _trial(self, modality: str, arm: Arm, base: Path | None, tuned: Tuned) -> ArmJob:
-        """In the first table, with a seed that no table has."""
+    def _trial(self, arm: Arm, tuned: Tuned) -> ArmJob:
+        """A trial in the first table, with a seed that no table has."""
         part = f"trial_{tuned.rate:g}" if tuned.value is None else f"value{tuned.value}_{tuned.rate:g}"
-        return self._job(part, modality, self.preset.tables[0], arm, TRIAL_SEED, base, tuned)
+        return self._job(part, self._first, arm, TRIAL_SEED, tuned)
 
     def _label(self, job: ArmJob) -> str:
-        """What an arm is there to test."""
+        """Purpose of a federated arm."""
         if job.arm.kind != "federated":
             return ""
         if job.arm in self.extra and job.arm.overrides:
@@ -219,19 +244,17 @@ class Plan:
         beside = f"FedAvg with its modules: {alike.name}" if alike is not None and alike in arms else ""
         return "; ".join(filter(None, (job.recipe.evidence, beside)))
 
-    def _job(
-        self, part: str, modality: str, table: TableSpec, arm: Arm, seed: int, base: Path | None, tuned: Tuned
-    ) -> ArmJob:
-        folder = self.out / modality / slug(table.name)
-        budget = self.preset.budgets[modality].times(table.steps)
+    def _job(self, part: str, table: TableSpec, arm: Arm, seed: int, tuned: Tuned) -> ArmJob:
+        folder = self._folder(table)
+        budget = self.preset.budgets[self.modality].times(table.steps)
         return ArmJob(
             folder / part / arm.name,
             folder / "sites",
             folder / "maps",
-            modality,
+            self.modality,
             table.name,
             arm,
-            budget.recipe(arm, modality, seed, base=base, rate=tuned.rate, value=tuned.value),
+            budget.recipe(arm, self.modality, seed, base=self.base, rate=tuned.rate, value=tuned.value),
             seed,
             tuned,
         )
@@ -244,11 +267,11 @@ def _score(trial: ArmJob) -> float:
 
 
 def _best_rate(tried: Mapping[float, float]) -> float:
-    """The factor with the best score, the smaller of two alike."""
+    """The factor with the best score; of equal scores the smallest factor."""
     return max(tried, key=lambda rate: (tried[rate], -rate))
 
 
 def _ends(values: Sequence[Any]) -> list[Any]:
-    """The smallest and largest of numbers; other values have no end."""
+    """The smallest and largest of numbers; nothing for other values."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return [min(values), max(values)] if len(numbers) == len(values) else []

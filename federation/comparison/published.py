@@ -13,7 +13,7 @@ from recon import DataError, ScoreRow, data_error, read_scores, write_atomically
 from ..config import Name, Section, read_json
 from ..recipes import CLASSICAL_ARMS, NetworkSection
 from .arm_result import ArmResult, explained
-from .plan import slug
+from .plan import table_folder
 
 #: Results by modality and table, by arm and by seed.
 Results = Mapping[tuple[str, str], Mapping[str, Mapping[int, ArmResult]]]
@@ -73,7 +73,7 @@ class Published:
         """Write the arms of these modalities into a comparison's folder, but for those that it has; how many."""
         count = 0
         for record, scores in self.arms:
-            folder = out / record.modality / slug(record.table) / f"seed{record.seed}" / record.arm
+            folder = out / record.modality / table_folder(record.table) / f"seed{record.seed}" / record.arm
             found = ArmResult.read(folder)
             if record.modality in modalities and (found is None or found.failed is not None):
                 write_scores(folder / "scores.csv", scores)

@@ -1,24 +1,24 @@
-"""A comparison of methods: the arms of a preset on its hospitals, scored volume by volume, resumable arm by arm."""
+"""Run a comparison: arms of a preset at its sites, scored volume by volume; an interrupted one goes on arm by arm."""
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from recon import MIN_SEEDS, DataError, read_scores, write_atomically
+from recon import MIN_SEEDS, DataError, write_atomically
 
 from ..config import ConfigError, read_json
-from ..experiment import Say, initial_state, train_run
+from ..experiment import Say, initial_state
 from ..recipes import CLASSICAL_ARMS
-from ..sites import SPLITS, SiteManifest, load_federation, read_federation
 from ..worker_pool import run_jobs
-from .arm_runs import ArmJob, measurement_scores, quiet, run_arm, run_trial
+from .arm_runs import ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
-from .plan import Plan, slug
-from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
-from .published import CLASSICAL_RUN, read_published, without_seeds
-from .tables import DAMAGED_PRESET, small_effects, write_tables
+from .plan import ModalityPlan
+from .preparation import prepare
+from .presets import Preset
+from .published import read_published, without_seeds
+from .tables import DAMAGED_PRESET, Key, small_effects, write_tables
 
 
 def run_comparison(
@@ -33,23 +33,23 @@ def run_comparison(
     jobs: int,
     say: Say,
 ) -> Path:
-    """Run what is missing of a comparison in ``out`` and write its tables.
+    """Run the arms that are missing in ``out`` and write the tables.
 
     Parameters
     ----------
     out
-        Receives ``<modality>/<table>/`` with hospitals and arms, ``scores.csv``, ``hypotheses.json`` and the tables.
+        Receives ``<modality>/<table>/`` with sites and arms, ``scores.csv``, ``hypotheses.json`` and the tables.
     modalities
-        Which of the preset's; all by default.
+        By default all of the preset.
     extra
         Arms beside those of the preset, in its first table, with one seed unless ``seeds`` says more.
     seeds
-        Training seeds of every arm instead of the preset's.
+        Number of training seeds of every arm; None: as the preset says.
     published
-        Tables of the same preset that were published, to go on from: their arms are not run again.
+        Published tables of the same preset: their arms are copied and not run again.
     more_seeds
-        Whether arms whose difference a claim needs get the preset's ``small_effect_seeds`` where it is small; not with
-        ``seeds``.
+        Whether arms whose difference a claim needs get the preset's ``small_effect_seeds`` if it is small. Needs
+        ``seeds=None``.
     jobs
         Arms at a time, each in a process with one thread; results do not depend on it.
 
@@ -63,74 +63,92 @@ def run_comparison(
         If the folder holds another comparison, two arms have one name, published tables cannot be used, or no arm of a
         table could be run.
     """
-    out = Path(out).resolve()  # a frozen base is named in recipes by its path
+    out = Path(out).resolve()  # recipes hold the path of a frozen base
     modalities = tuple(preset.budgets) if modalities is None else modalities
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
-    came = None if published is None else read_published(Path(published), preset.described())
+    copied = None if published is None else read_published(Path(published), preset.described())
     _claim_folder(preset, out)
-    if came is not None:
-        say(f"{came.put(out, modalities)} arms from {published}")
-    plan = Plan(preset, out, tuple(extra), seeds)
-    bases = {modality: plan.base(modality) for modality in modalities}
-    tables = [(modality, table) for modality in modalities for table in preset.tables if modality in table.modalities]
-    if came is not None and (stale := plan.of_another_recipe(modalities)):
-        say(f"of another recipe than those that were published, so run again: {', '.join(stale)}")
-    while trials := [job for modality in modalities for job in plan.trials(modality, bases[modality])]:
-        _prepare(preset, out, trials, jobs, say)
-        _run("trial", trials, jobs, say, run_trial)
-
-    def planned(more: Mapping[tuple[str, str], Collection[str]]) -> list[ArmJob]:
-        return [
-            job
-            for modality, table in tables
-            for job in plan.jobs(modality, table, bases[modality], more.get((modality, table.name), ()))
-        ]
-
-    tried = planned({})
-    _run_missing(preset, out, tried, jobs, say)
-    while preset.small_effect_seeds and more_seeds and seeds is None:
-        write_tables(out, quiet)  # for who looks, or stops, meanwhile
-        folders = {job.folder for job in tried}  # one that failed is not tried for ever
-        more = [job for job in planned(small_effects(out)) if job.folder not in folders and not job.is_done]
-        if not more:
-            break
-        say(f"arms of claims whose difference is small, with up to {preset.small_effect_seeds} seeds:")
-        _run_missing(preset, out, more, jobs, say)
-        tried += more
-    for modality, table in tables:
-        for job in plan.run_before(modality, table, bases[modality]):
-            job.update_plan()
+    plans = [ModalityPlan(preset, out, tuple(extra), seeds, modality) for modality in modalities]
+    if copied is not None:
+        say(f"{copied.put(out, modalities)} arms from {published}")
+        if stale := sorted({name for plan in plans for name in plan.arms_of_another_recipe()}):
+            say(f"of another recipe than those that were published, so run again: {', '.join(stale)}")
+    runner = _Runner(preset, out, jobs, say)
+    runner.run_trials(plans)
+    runner.run_missing(planned := _planned(plans, {}))
+    if preset.small_effect_seeds and more_seeds and seeds is None:
+        runner.run_small_effects(plans, planned)
+    for plan in plans:
+        for table in plan.tables:
+            for job in plan.jobs_with_results(table):
+                job.update_plan()
     return write_tables(out, say)
 
 
-def _run_missing(preset: Preset, out: Path, work: list[ArmJob], jobs: int, say: Say) -> None:
-    # A comparison that is cut short has whole tables: first all with the seeds that a verdict needs at least.
-    work.sort(key=lambda job: (job.seed // MIN_SEEDS, preset_order(preset, job.table), job.seed))
-    missing = [job for job in work if not job.is_done]
-    say(f"{len(work)} arms, {len(work) - len(missing)} of them done before")
-    _prepare(preset, out, missing, jobs, say)
-    _run("", missing, jobs, say, run_arm)
+def _planned(plans: Sequence[ModalityPlan], more: Mapping[Key, set[str]]) -> list[ArmJob]:
+    """Jobs of all tables; arms named in ``more`` by table get the seeds of small effects."""
+    return [
+        job
+        for plan in plans
+        for table in plan.tables
+        for job in plan.jobs(table, more.get((plan.modality, table.name), ()))
+    ]
 
 
-def _run(
-    kind: str, work: Sequence[ArmJob], jobs: int, say: Say, function: Callable[[ArmJob], tuple[float, str]]
-) -> None:
-    """Run jobs in processes, one line each with the time that is left."""
-    begin = time.monotonic()
-    for number, (job, (seconds, failure)) in enumerate(zip(work, run_jobs(function, work, jobs), strict=True), 1):
-        left = (time.monotonic() - begin) / number * (len(work) - number)
-        what = f"{kind} {job.modality} {job.table}: {job.arm.name}, seed {job.seed}".strip()
-        say(f"[{number}/{len(work)}] {what}  {failure or f'{seconds:.0f} s'}   about {left / 60:.0f} min left")
+@dataclass(frozen=True)
+class _Runner:
+    """Prepares and runs jobs in processes, and prints a line for each."""
 
+    preset: Preset
+    out: Path
+    jobs: int
+    say: Say
 
-def preset_order(preset: Preset, table: str) -> int:
-    """Place of a table in its preset."""
-    return [spec.name for spec in preset.tables].index(table)
+    def run_trials(self, plans: Sequence[ModalityPlan]) -> None:
+        """Run the trials that are missing; their scores may ask for more trials."""
+        while trials := [job for plan in plans for job in plan.trials()]:
+            prepare(self.preset, self.out, trials, self.jobs, self.say)
+            self._run("trial", trials, run_trial)
+
+    def run_missing(self, work: Sequence[ArmJob]) -> None:
+        """Run the jobs that are not done.
+
+        Every table first gets the seeds that a verdict needs, so that an interrupted comparison has whole tables.
+        """
+        tables = [table.name for table in self.preset.tables]
+        ordered = sorted(work, key=lambda job: (job.seed // MIN_SEEDS, tables.index(job.table), job.seed))
+        missing = [job for job in ordered if not job.is_done]
+        self.say(f"{len(work)} arms, {len(work) - len(missing)} of them done before")
+        prepare(self.preset, self.out, missing, self.jobs, self.say)
+        self._run("", missing, run_arm)
+
+    def run_small_effects(self, plans: Sequence[ModalityPlan], tried: Sequence[ArmJob]) -> None:
+        """Run more seeds of arms whose difference a claim needs while it is small; ``tried`` were run before."""
+        folders = {job.folder for job in tried}  # a job that failed is not tried again
+        while True:
+            write_tables(self.out, quiet)  # readable while arms run, and after an interruption
+            more = [
+                job for job in _planned(plans, small_effects(self.out)) if job.folder not in folders and not job.is_done
+            ]
+            if not more:
+                return
+            self.say(f"arms of claims whose difference is small, with up to {self.preset.small_effect_seeds} seeds:")
+            self.run_missing(more)
+            folders |= {job.folder for job in more}
+
+    def _run(self, kind: str, work: Sequence[ArmJob], function: Callable[[ArmJob], tuple[float, str]]) -> None:
+        """Run jobs in processes; prints one line each with the time that is left."""
+        begin = time.monotonic()
+        results: Iterator[tuple[float, str]] = iter(run_jobs(function, work, self.jobs))
+        for number, (job, (seconds, failure)) in enumerate(zip(work, results, strict=True), 1):
+            left = (time.monotonic() - begin) / number * (len(work) - number)
+            what = f"{kind} {job.modality} {job.table}: {job.arm.name}, seed {job.seed}".strip()
+            self.say(f"[{number}/{len(work)}] {what}  {failure or f'{seconds:.0f} s'}   about {left / 60:.0f} min left")
 
 
 def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
-    """Every arm has a folder of its own by its name."""
+    """Refuse two arms of one name: it names the folder of an arm."""
     taken = {arm.name for arm in preset.arms} | CLASSICAL_ARMS
     for arm in extra:
         if arm.name in taken:
@@ -141,7 +159,7 @@ def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
 
 
 def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str], say: Say) -> None:
-    """Every recipe shares something, with every value that is tuned, before hours are spent."""
+    """Refuse recipes that share no parameter, with any of the values that they tune, before anything is trained."""
     for arm in extra:
         if not preset.has_base and preset.needs_base(arm):
             raise ConfigError(
@@ -167,6 +185,7 @@ def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence
 
 
 def _claim_folder(preset: Preset, out: Path) -> None:
+    """Write the preset into the folder; refuse a folder that holds anything else."""
     described = preset.described()
     record = out / "preset.json"
     if record.exists() and without_seeds(read_json(record, DAMAGED_PRESET)) != without_seeds(described):
@@ -174,73 +193,3 @@ def _claim_folder(preset: Preset, out: Path) -> None:
     if not record.exists() and out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and holds no comparison; choose another --out")
     write_atomically(record, json.dumps(described, indent=1).encode())
-
-
-def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: bool, jobs: int) -> Path:
-    """The hospitals of a table, simulated once."""
-    done = folder / "made"
-    if not done.exists():
-        if table.name == WRONG_OPERATOR:
-            write_wrong_operators(folder / "sites", folder.parent / slug(preset.tables[0].name) / "sites", preset.size)
-        else:
-            preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
-        write_atomically(done, b"")
-    return folder / "sites"
-
-
-def _prepare(preset: Preset, out: Path, work: Sequence[ArmJob], jobs: int, say: Say) -> None:
-    """Simulate the hospitals of these arms, and train the base of adapters on hospitals of another draw."""
-    needed = {(job.modality, job.table) for job in work}
-    # Those with wrong operators have the data of the first table.
-    needed |= {(modality, preset.tables[0].name) for modality, table in needed if table == WRONG_OPERATOR}
-    for modality, table in sorted(needed, key=lambda key: (key[0], preset_order(preset, key[1]))):
-        folder = out / modality / slug(table)
-        preset.refresh(folder / "sites")
-        if not (folder / "prepared").exists():
-            say(f"{modality}: hospitals of the table '{table}' ...")
-            spec = preset.tables[preset_order(preset, table)]
-            sites = _sites(preset, folder, modality, spec, False, jobs)
-            list(run_jobs(_estimate_maps, [(m, folder / "maps" / m.name) for m in read_federation(sites)], jobs))
-            like = next(job for job in work if job.modality == modality)
-            _require_published_data(replace(like, sites=sites, maps=folder / "maps"), folder)
-            write_atomically(folder / "prepared", b"")
-    for modality in sorted({job.modality for job in work if job.recipe.network.base is not None}):
-        folder = out / modality / "base"
-        if not (folder / "trained").exists():
-            say(f"{modality}: a base for the adapters, trained at hospitals of another draw ...")
-            sites = _sites(preset, folder, modality, preset.tables[0], True, jobs)
-            recipe = preset.budgets[modality].recipe(Arm("base"), modality, preset.base_seed)
-            train_run(recipe, load_federation(sites), folder / "run", jobs=jobs, resume=True, say=quiet)
-            write_atomically(folder / "trained", b"")
-
-
-#: Scores on other processors differ far less, those on other data far more.
-_SAME_DATA_DB = 1e-3
-
-
-def _require_published_data(job: ArmJob, folder: Path) -> None:
-    """Refuse to go on from tables whose hospitals had other data: their arms would be compared with those of today."""
-    published = folder / "seed0" / CLASSICAL_RUN / "scores.csv"
-    if not published.exists():
-        return
-    now = measurement_scores(job)
-    before = {(row.site, row.volume): row.psnr for row in read_scores(published) if row.arm == now[0].arm}
-    for row in now:
-        found = before.get((row.site, row.volume))
-        if found is None or abs(found - row.psnr) > _SAME_DATA_DB:
-            there = "nothing" if found is None else f"{found:.3f}"
-            raise DataError(
-                f"{folder}: {row.volume} at {row.site}: found other data than that of the published tables ({row.arm} "
-                f"scores {row.psnr:.3f} dB, there {there}), expected the same; use the version of fedrecon that "
-                "made them, or leave --from out and choose another --out"
-            )
-
-
-def _estimate_maps(job: tuple[SiteManifest, Path]) -> None:
-    """Read every slice once: coil maps are estimated and stored for all arms."""
-    manifest, cache = job
-    for split in SPLITS:
-        if getattr(manifest.data, split):
-            samples = manifest.dataset(split, cache)
-            for index in range(len(samples)):
-                samples[index]

@@ -98,7 +98,7 @@ def require(*expected: tuple[int, str, list[str]]) -> None:
         (compare.PRESET_NAMES, PRESETS),
         (sites.GROUPING_NAMES, GROUPINGS),
     ],
-    ids=["presets", "groupings", "samplings"],
+    ids=["presets", "groupings"],
 )
 def test_names_that_are_known_without_a_registry_are_its_names(names: tuple[str, ...], registry: object) -> None:
     assert names == tuple(registry)

@@ -21,7 +21,7 @@ from federation.comparison.arm_runs import TRIAL_SEED, ArmJob, Tuned
 from federation.comparison.arms import Arm, Budget, arm_of, every_recipe, with_same_modules
 from federation.comparison.hypotheses import CLAIMS
 from federation.comparison.own_sites import at_sites
-from federation.comparison.plan import Plan, companion, extra_arms
+from federation.comparison.plan import ModalityPlan, companion, extra_arms
 from federation.comparison.presets import (
     MRI_SITES,
     PRESETS,
@@ -271,9 +271,9 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
 
 
 def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path: Path) -> None:
-    plan = Plan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None)  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None, "mri")  # type: ignore[arg-type]
     table = plan.preset.tables[0]
-    first = plan.trials("mri", None)
+    first = plan.trials()
     tuned = {arm.name for arm in plan.preset.arms if arm.kind != "classical"}
     assert {job.arm.name for job in first} == tuned > {"local", "fedavg", "joint", "no_physics"}
     assert sorted(job.tuned.rate for job in first if job.arm.name == "local") == [0.5, 1.0, 2.0]
@@ -286,14 +286,14 @@ def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path:
             job.finish(ArmResult(failed="") if job.arm.name == "joint" else ArmResult(validation=score))
 
     finish(first, best=8.0)
-    second = plan.trials("mri", None)
+    second = plan.trials()
     assert {(job.arm.name, job.tuned.rate) for job in second} >= {("local", 4.0), ("fedavg", 4.0)}
     finish(second, best=8.0)
-    third = plan.trials("mri", None)
+    third = plan.trials()
     assert {job.tuned.rate for job in third if job.arm.name != "joint"} == {8.0}
     finish(third, best=8.0)
-    assert plan.trials("mri", None) == []
-    jobs = {job.arm.name: job for job in plan.jobs("mri", table, None)}
+    assert plan.trials() == []
+    jobs = {job.arm.name: job for job in plan.jobs(table)}
     assert jobs["local"].tuned == Tuned(8.0, trials=5, rate_at_end=True)
     assert jobs["local"].recipe.training.learning_rate == pytest.approx(8 * BUDGET.learning_rate)
     assert jobs["classical"].tuned == Tuned(1.0)
@@ -307,11 +307,11 @@ def recipe_file(path: Path, text: str, extends: str = "fedavg.toml") -> Arm:
 
 def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
     near = recipe_file(tmp_path / "near.toml", "[tuning]\nvalues = [0.1, 0.2, 0.1, 0.3, 1e-3]", "fedprox.toml")
-    plan = Plan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
-    for job in plan.trials("mri", None):
+    plan = ModalityPlan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None, "mri")  # type: ignore[arg-type]
+    for job in plan.trials():
         assert job.recipe.objective.proximal == 1e-3
         job.finish(ArmResult(validation=30 - abs(math.log2(job.tuned.rate / 2))))
-    second = plan.trials("mri", None)
+    second = plan.trials()
     # Each other value once.
     assert [(job.tuned.rate, job.recipe.objective.proximal) for job in second] == [(2.0, 0.1), (2.0, 0.2), (2.0, 0.3)]
     assert len({job.folder for job in second}) == 3
@@ -319,8 +319,8 @@ def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
     def chosen(*scores: float) -> tuple[float, Tuned]:
         for job, score in zip(second, scores, strict=True):
             job.finish(ArmResult(validation=score) if score else ArmResult(failed="it diverged"))
-        assert plan.trials("mri", None) == []
-        (job,) = plan.jobs("mri", plan.preset.tables[0], None)
+        assert plan.trials() == []
+        (job,) = plan.jobs(plan.preset.tables[0])
         assert job.chosen == {
             "learning_rate": 2 * BUDGET.learning_rate,
             "objective.proximal": job.recipe.objective.proximal,
@@ -343,8 +343,8 @@ def test_a_table_that_is_tuned_replaces_the_recipes_own(tmp_path: Path) -> None:
 
 def test_metadata_of_an_arm_follow_later_trials(tmp_path: Path) -> None:
     near = recipe_file(tmp_path / "near.toml", "", "fedprox.toml")
-    plan = Plan(tiny(rates=(1.0,), arms=()), tmp_path, (near,), None)  # type: ignore[arg-type]
-    (job,) = plan.jobs("mri", plan.preset.tables[0], None)
+    plan = ModalityPlan(tiny(rates=(1.0,), arms=()), tmp_path, (near,), None, "mri")  # type: ignore[arg-type]
+    (job,) = plan.jobs(plan.preset.tables[0])
     job.finish(job.with_plan(ArmResult(validation=30.0, seconds=3.0)))
     written = (job.folder / "facts.json").stat().st_mtime_ns
     job.update_plan()
@@ -598,8 +598,8 @@ def test_an_arm_whose_device_failed_is_not_taken_for_one_that_cannot_be_run(
 
 def test_labels_name_the_evidence_and_the_arm_with_the_same_modules(tmp_path: Path) -> None:
     preset = PRESETS["full"]
-    plan = Plan(replace(preset, rates=(1.0,)), tmp_path, tuple(extra_arms(preset, (), every=True)), 1)
-    labels = {job.arm.name: job.label for job in plan.jobs("mri", preset.tables[0], Path("base"))}
+    plan = ModalityPlan(replace(preset, rates=(1.0,)), tmp_path, tuple(extra_arms(preset, (), every=True)), 1, "mri")
+    labels = {job.arm.name: job.label for job in plan.jobs(preset.tables[0])}
     assert labels["fedprox"] == labels["fedavg"] == "defining property tested"
     assert labels["modfed"] == "defining property tested; FedAvg with its modules: fedavg_attention"
     assert labels["fedavg_attention"] == "FedAvg with the modules of other arms"
@@ -612,8 +612,8 @@ def _with(recipe: Recipe, table: str, **values: object) -> Recipe:
 
 
 def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Path) -> None:
-    plan = Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
-    job = next(job for job in plan.jobs("mri", plan.preset.tables[0], None) if job.arm.name == "finetune")
+    plan = ModalityPlan(tiny(), tmp_path, (), 1, "mri")  # type: ignore[arg-type]
+    job = next(job for job in plan.jobs(plan.preset.tables[0]) if job.arm.name == "finetune")
     job.start()
     (job.folder / "scores.csv").write_text("old")
     job.finish(ArmResult(validation=1.0))
@@ -631,8 +631,8 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
-    plan = Plan(tiny(), tmp_path, (), 1)  # type: ignore[arg-type]
-    job = plan.jobs("mri", plan.preset.tables[0], None)[0]
+    plan = ModalityPlan(tiny(), tmp_path, (), 1, "mri")  # type: ignore[arg-type]
+    job = plan.jobs(plan.preset.tables[0])[0]
     job.finish(ArmResult(validation=1.0))
     facts = job.folder / "facts.json"
     facts.write_bytes(facts.read_bytes()[:20])
@@ -805,20 +805,20 @@ def test_published_tables_of_other_data_are_refused(published: Path, tmp_path: P
 
 
 def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_anew(tmp_path: Path) -> None:
-    plan = Plan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1)  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1, "mri")  # type: ignore[arg-type]
     chosen = Tuned(0.25, None, 4, True)
-    job = plan._job("seed0", "mri", plan.preset.tables[0], Arm("fedavg"), 0, None, chosen)
+    job = plan._job("seed0", plan.preset.tables[0], Arm("fedavg"), 0, chosen)
     job.finish(job.with_plan(ArmResult()))
     names = {arm.name for arm in plan.preset.arms if "mri" in arm.modalities}
-    assert {trial.arm.name for trial in plan.trials("mri", Path("base"))} == names - {"fedavg", "classical"}
-    assert plan._as_run("mri", Arm("fedavg"), None) == chosen and plan.of_another_recipe(("mri",)) == []
+    assert {trial.arm.name for trial in plan.trials()} == names - {"fedavg", "classical"}
+    assert plan._chosen_before(Arm("fedavg")) == chosen and plan.arms_of_another_recipe() == []
     edited = recipe_file(tmp_path / "fedavg.toml", "[objective]\nproximal = 0.1")
-    assert plan._as_run("mri", edited, None) is None
+    assert plan._chosen_before(edited) is None
     # Nor is it known what is best of values that nobody tried.
     tuning = '[tuning]\nkey = "federation.quorum"\nvalues = [1]'
-    assert plan._as_run("mri", recipe_file(tmp_path / "fedavg.toml", tuning), None) is None
+    assert plan._chosen_before(recipe_file(tmp_path / "fedavg.toml", tuning)) is None
     job.finish(replace(job.with_plan(ArmResult()), tuning={"key": "objective.proximal", "values": [1]}))
-    assert plan.of_another_recipe(("mri",)) == ["fedavg"]
+    assert plan.arms_of_another_recipe() == ["fedavg"]
 
 
 def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:

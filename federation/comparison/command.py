@@ -1,0 +1,109 @@
+"""The command ``fedrecon compare``: what its options ask for, checked before anything is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recon import DataError
+
+from ..experiment import Say
+from .arms import arm_of
+from .own_sites import at_sites
+from .plan import extra_arms
+from .presets import PRESETS
+from .published import publish, require_place
+from .run import run_comparison
+from .tables import write_tables
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Options of ``fedrecon compare``, named as on the command line where that is a Python name.
+
+    Parameters
+    ----------
+    preset
+        A name in :data:`PRESETS`.
+    recipes
+        Files of recipes beside those of the preset.
+    every
+        ``--all``: also every recipe of the library.
+    sites
+        Folder of manifests: the user's own sites instead of simulated hospitals.
+    out
+        Folder of the comparison; None: :attr:`folder`.
+    published
+        ``--from``: published tables to go on from.
+    modality
+        One modality only.
+    seeds
+        Number of training seeds of every arm; None: as the preset says.
+    tables
+        Train nothing, write the tables of what is there.
+    publish
+        Folder that also receives the tables, without networks.
+    jobs
+        Arms at a time.
+    """
+
+    preset: str = "laptop"
+    recipes: Sequence[Path] = ()
+    every: bool = False
+    sites: Path | None = None
+    out: Path | None = None
+    published: Path | None = None
+    modality: str | None = None
+    seeds: int | None = None
+    tables: bool = False
+    publish: Path | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.published is not None and (self.tables or self.sites is not None):
+            other = "--tables" if self.tables else "--sites"
+            raise DataError(
+                f"--from: found beside {other}, which goes on from no published tables; leave one of them out"
+            )
+        if self.publish is not None and self.sites is not None:
+            raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the comparison; each preset, and each folder of sites, has its own by default."""
+        at_own_sites = "" if self.sites is None else f"_{self.sites.resolve().name}"
+        return self.out or Path("runs") / f"compare_{self.preset}{at_own_sites}"
+
+
+def compare(options: CompareOptions, say: Say) -> Path:
+    """Run a comparison, or only write its tables, and publish them if asked; returns the page.
+
+    Raises
+    ------
+    DataError
+        As :func:`run_comparison`, :func:`at_sites` and :func:`publish`.
+    """
+    page = write_tables(options.folder, say) if options.tables else _run(options, say)
+    if options.publish is not None:
+        say(f"\npublished: {publish(options.folder, options.publish)} arms in {options.publish}")
+    return page
+
+
+def _run(options: CompareOptions, say: Say) -> Path:
+    preset = PRESETS[options.preset]
+    modalities = tuple(preset.budgets) if options.modality is None else (options.modality,)
+    if options.publish is not None:
+        require_place(options.folder, options.publish, preset.described(), modalities)
+    if options.sites is not None:
+        preset = at_sites(preset, options.sites, modalities)
+        modalities = tuple(preset.budgets)
+    return run_comparison(
+        preset,
+        options.folder,
+        modalities=modalities,
+        extra=extra_arms(preset, [arm_of(path) for path in options.recipes], every=options.every),
+        seeds=options.seeds,
+        published=options.published,
+        more_seeds=not options.recipes,  # named recipes only: run those, without extra seeds
+        jobs=options.jobs,
+        say=say,
+    )
