@@ -417,6 +417,7 @@ def test_fedavg_is_run_with_the_modules_that_a_method_adds() -> None:
         "fedpr": "fedavg_adapter_prompt_adapter_size_3",
         "hyperfed": "fedavg_condition_both",
         "modfed": "fedavg_attention",
+        "modl": "fedavg_consistency_proximal_share_cascades",
         "profed": "fedavg_condition_consistency",
         "scan_physfed": "conditioned",
         "ssdu": "fedavg_ends_in_consistency",

@@ -43,7 +43,7 @@ from federation.rounds import InProcessRuntime, RoundContext
 from federation.serialization import load_checkpoint
 from federation.serialization.packing import below, digest, split, under
 from federation.sites import SimulatedScanner, SimulatedSite
-from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate
+from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate, cosine_learning_rate
 
 RECIPES = LIBRARY
 STEMS = sorted(path.stem for path in RECIPES.glob("*.toml"))
@@ -814,6 +814,75 @@ def icp2p(play: Play) -> None:
         assert not same(turn.start, turn.after, turn.update.shared)
 
 
+def fedpt(play: Play) -> None:
+    """The frozen layers are those that the seed draws, at every site and in every round, and never travel."""
+    names = [name for name, _ in play.network.named_parameters()]
+    frozen = matching(names, "regularizers.*.hidden.2.*")
+    assert travelled(play) == play.states[0].shared.keys() == set(names) - set(frozen) - site_parts(play.network)
+    drawn = everything(play.network)
+    for turns in play.turns:
+        for turn in turns.values():
+            assert same(turn.before, drawn, frozen) and same(turn.after, drawn, frozen)
+            assert not same(turn.before, turn.after, turn.update.shared)
+    assert size_of_message("fedpt") < 0.3 * size_of_message("fedavg")
+
+
+def fedpaq(play: Play) -> None:
+    """Half of the sites send eight bits per number; what rounding loses is forgotten, and the rate does not fall."""
+    acts(play, "training.schedule=cosine", from_round=1)
+    for round, turns in enumerate(play.turns):
+        assert 2 * len(turns) == len(play.sites())
+        assert close(play.states[round + 1].shared, average(play.updates(round), dict.fromkeys(turns, 1.0)))
+        for site, turn in turns.items():
+            assert safetensors.torch.load(turn.request).keys() == {"F32"}
+            assert safetensors.torch.load(turn.reply).keys() == {"codes", "scales"}
+            changes = [flat(state, turn.start) - flat(turn.start) for state in (turn.update.shared, turn.after)]
+            error, largest = (changes[0] - changes[1]).abs().max(), changes[1].abs().max()
+            assert 0 < error < largest / 127
+            assert not site_memory(play, site, "residual.")
+
+
+def local_adam(play: Play) -> None:
+    """Every round begins with new moments: Adam's first step is the learning rate wherever there is a gradient."""
+    shares_all_but(play)
+    rate = cosine_learning_rate(play.recipe.training.learning_rate, 1 / play.recipe.federation.rounds)
+    for site, turn in play.turns[1].items():
+        assert turn.context.optimizer_state is None and not site_memory(play, site, "optimizer.")
+        moved = (flat(play.again(1, site, steps=1)) - flat(turn.before)).abs()
+        assert moved.max() < 1.001 * rate and (moved > 0.9 * rate).double().mean() > 0.5
+
+
+def modl(play: Play) -> None:
+    """One regularizer serves every cascade and travels once; each site keeps its weights of data consistency."""
+    shares_all_but(play)
+    assert play.network.cascades == 2 and len(play.network.regularizers) == 1
+    own = matching(site_parts(play.network), "consistency.*")
+    for a, b in combinations(play.turns[-1].values(), 2):
+        assert not same(a.after, b.after, own)
+    assert size_of_message("modl") < 0.15 * size_of_message("fedavg")
+
+
+def varnet(play: Play) -> None:
+    """In every cascade x + (data consistency - x) + (U-Net - x), both of the same x; the first is zero-filled."""
+    shares_all_but(play)
+    manifest = play.run.participants[0]
+    network: Any = site_network(play.run, manifest)
+    seen: list[tuple[Tensor, Tensor]] = []
+    for part in (*network.consistency, *network.regularizers):
+        part.register_forward_hook(lambda _, arguments, after: seen.append((arguments[0], after)))
+    sample = slices(manifest.path, "test")[0]
+    image(network, sample)
+    batch = collate([sample])
+    assert len(seen) == 4
+    start, first = batch.operator.normalized_adjoint(batch.measurement), seen[0][0]
+    torch.testing.assert_close(first / first.abs().max(), start / start.abs().max())
+    for number in range(0, 4, 2):
+        (x, consistent), (same_x, refined) = seen[number : number + 2]
+        assert torch.equal(x, same_x) and not torch.equal(x, consistent) and not torch.equal(x, refined)
+    (x, consistent), (_, refined), (following, _) = seen[:3]
+    torch.testing.assert_close(following, consistent + refined - x)
+
+
 def lora(play: Play) -> None:
     adapters_only(play, "*.lora_*")
 
@@ -949,9 +1018,11 @@ PROPERTIES: dict[str, Callable[[Play], None]] = {
     "fedm2ct": fedm2ct,
     "fedmri": fedmri,
     "fednova": fednova,
+    "fedpaq": fedpaq,
     "fedper": keeps("regularizers.*.last.*"),
     "fedpr": fedpr,
     "fedprox": fedprox,
+    "fedpt": fedpt,
     "fedyogi": adaptive(lambda v, squared: v - 0.01 * squared * (v - squared).sign(), beta1=0.9),
     "fl_mrcm": aligned(),
     "gautomri": gautomri,
@@ -961,11 +1032,13 @@ PROPERTIES: dict[str, Callable[[Play], None]] = {
     "krum": robust(5),
     "levac": levac,
     "lg_fedavg": keeps("regularizers.*.hidden.0.*"),
+    "local_adam": local_adam,
     "low_rank": shortened(1.5),
     "med_dual_lora": dual_lora,
     "med_lora": lora,
     "median": robust(3),
     "modfed": modfed,
+    "modl": modl,
     "norm_clip": norm_clip,
     "profed": profed,
     "qsparse": shortened(10.0),
@@ -975,6 +1048,7 @@ PROPERTIES: dict[str, Callable[[Play], None]] = {
     "ssfedmri": ssfedmri,
     "topk": shortened(10.0),
     "trimmed_mean": robust(3),
+    "varnet": varnet,
 }
 
 
@@ -1038,7 +1112,10 @@ METHODS = {
     # Server rules and transforms of the five choices that no row names.
     "FedNova": ["fednova"],
     "Robust rules": ["median", "trimmed_mean", "krum", "norm_clip"],
-    "Transforms": ["int8", "topk", "low_rank"],
+    "Transforms": ["int8", "topk", "low_rank", "fedpaq"],
+    "FedPT": ["fedpt"],
+    "Local Adam": ["local_adam"],
+    "MoDL / VarNet": ["modl", "varnet"],
 }
 
 
