@@ -1,6 +1,6 @@
-"""Differentiable forward operators, sampling, coil maps, noise, phantoms and solvers. Knows nothing of networks.
+"""Differentiable forward operators, sampling, coil maps, noise, phantoms and solvers, without networks.
 
-Conventions, stated here once:
+Conventions:
 
 - Complex tensors are native. Fourier transforms are centered (zero frequency at ``n // 2``) and orthonormal.
 - Axes: k-space ``(*batch, coils, readout, phase)``, images ``(*batch, height, width)``, row 0 at the top. The

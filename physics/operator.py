@@ -1,4 +1,4 @@
-"""Linear operators as values: shapes that are checked, an exact adjoint, and a small algebra."""
+"""Linear operators with checked shapes, an exact adjoint and a small algebra."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,9 +14,9 @@ Scalar = float | complex | Tensor
 class LinearOperator(nn.Module, ABC):
     """A linear map :math:`y = A x`. Trailing axes belong to the operator, all leading axes are batch.
 
-    A subclass implements :meth:`_forward`, :meth:`_adjoint`, :attr:`norm` and :meth:`example`; shape checks,
-    algebra (``A @ B``, ``A + B``, ``scalar * A``), :attr:`H` and :attr:`gram` come from here. Tensors of an
-    operator are non-persistent buffers: they follow ``.to(device)`` and never enter a ``state_dict``.
+    A subclass implements :meth:`_forward`, :meth:`_adjoint`, :attr:`norm` and :meth:`example`; this class adds shape
+    checks, algebra (``A @ B``, ``A + B``, ``scalar * A``), :attr:`H` and :attr:`gram`. Tensors of an operator are
+    non-persistent buffers: they follow ``.to(device)`` and never enter a ``state_dict``.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ class LinearOperator(nn.Module, ABC):
 
     @classmethod
     def example(cls, generator: torch.Generator) -> Self:
-        """Small instance in double precision; the property tests run on it, for every operator in `OPERATORS`."""
-        raise NotImplementedError(f"{cls.__name__}: has no example to be tested on; write one to register it")
+        """Small instance in double precision for the property tests of every operator in `OPERATORS`."""
+        raise NotImplementedError(f"{cls.__name__}: found no example, expected one to test a registered operator")
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operator, ``(..., *domain_shape) -> (..., *range_shape)``.
@@ -81,23 +81,23 @@ class LinearOperator(nn.Module, ABC):
 
     @property
     def gram(self) -> "LinearOperator":
-        """The normal operator :math:`A^H A`; a closed form where the operator has one."""
+        """The normal operator :math:`A^H A`, in closed form if the operator has one."""
         return Composition(Adjoint(self), self)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the operator's own tensors (complex128 where it has none): what the checks draw."""
+        """Data type of the operator's own tensors, complex128 without any; test data have this type."""
         for buffer in self.buffers():
             if buffer.is_floating_point() or buffer.is_complex():
                 return buffer.dtype
         return torch.complex128
 
     def start(self, y: Tensor) -> Tensor:
-        """First image of an iterative method, ``(..., *domain_shape)``: the scaled adjoint unless overridden."""
+        """Start image of an iterative method, ``(..., *domain_shape)``: the scaled adjoint unless overridden."""
         return LinearOperator.normalized_adjoint(self, y)
 
     def normalized_adjoint(self, y: Tensor) -> Tensor:
-        r"""A preconditioned adjoint for steps of size one, :math:`A^H y / \|A\|^2` unless overridden."""
+        r"""Adjoint preconditioned for steps of size one, :math:`A^H y / \|A\|^2` unless overridden."""
         return self.adjoint(y) * reciprocal(per_sample(self.norm**2, len(self.domain_shape)))
 
     @property
@@ -198,7 +198,7 @@ class LinearOperator(nn.Module, ABC):
 
 
 class Adjoint(LinearOperator):
-    """``A.H``: forward and adjoint change places."""
+    """``A.H``: forward and adjoint are exchanged."""
 
     def __init__(self, operator: LinearOperator) -> None:
         super().__init__(operator.range_shape, operator.domain_shape)
@@ -273,7 +273,7 @@ class Sum(LinearOperator):
 
 
 class Scaled(LinearOperator):
-    """``scalar * A``; a tensor holds one scalar per sample, shape ``(*batch,)``."""
+    """``scalar * A``; a tensor of scalars has one per sample, shape ``(*batch,)``."""
 
     scalar: Tensor
 
@@ -303,7 +303,7 @@ class Scaled(LinearOperator):
 
 
 class Sampling(LinearOperator):
-    """Keep some samples of a measurement and set the others to zero; an orthogonal projection.
+    """Keep some samples of a measurement and set the others to zero: an orthogonal projection.
 
     Parameters
     ----------
@@ -343,17 +343,17 @@ class Sampling(LinearOperator):
 
 
 def per_sample(values: Tensor, n_axes: int) -> Tensor:
-    """Append ``n_axes`` singleton axes, so that one value per sample broadcasts over the operator's axes."""
+    """Append ``n_axes`` axes of size 1, so that one value per sample broadcasts over the operator's axes."""
     return values.reshape(*values.shape, *([1] * n_axes))
 
 
 def reciprocal(values: Tensor) -> Tensor:
-    """``1 / values``, and 0 where ``values`` is 0: the operator of an empty slice is zero, and so is its image."""
+    """``1 / values``, and 0 where ``values`` is 0, as for the zero operator of an empty slice."""
     return torch.where(values > 0, 1.0 / torch.where(values > 0, values, 1.0), 0.0)
 
 
 def _python_dtype(scalar: float | complex) -> torch.dtype:
     if not math.isfinite(abs(scalar)):
         raise ValueError(f"Scaled: scalar is {scalar}, expected a finite number")
-    # A 0-d tensor does not promote the data it multiplies, so double costs nothing in single precision.
+    # A 0-d tensor does not promote the data that it multiplies: double precision costs nothing.
     return torch.complex128 if isinstance(scalar, complex) else torch.float64

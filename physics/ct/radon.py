@@ -19,30 +19,30 @@ logger = logging.getLogger(__name__)
 class RadonOperator(LinearOperator):
     r"""Line integrals :math:`y_i = w_i \int_{L_i} x \, ds` by Joseph's method.
 
-    ``(height, width) -> (views, detectors)``, attenuation in 1/mm to numbers without a unit.
+    ``(height, width) -> (views, detectors)``, attenuation in 1/mm to dimensionless numbers.
 
-    Forward and adjoint are the same matrix. The backward pass of one is the other, to any order of derivatives.
+    Forward and adjoint are the same matrix; each is the backward pass of the other, for derivatives of any order.
 
     Parameters
     ----------
     grid
-        Pixels of the image; attenuation in 1/mm gives dimensionless line integrals.
+        Pixels of the image.
     geometry
-        The scan. Pixels that some views do not see are no error (they are logged).
+        The scan. Pixels that some views do not cover are logged and no error.
     ray_weights
-        Weights :math:`w \ge 0` of the rays, real, ``(*batch, views, detectors)``: square roots of statistical weights,
-        which the measurement carries too. They may require a gradient. None: all one.
+        Weights :math:`w_i \ge 0` of the rays, real, ``(*batch, views, detectors)``: square roots of the statistical
+        weights, by which the measurement is multiplied too. They may require a gradient. None: all one.
 
     Raises
     ------
     ValueError
-        If the field of view is less than half of the image's inscribed circle, the source lies within the image, or
-        the weights do not fit or are negative.
+        If the radius of the field of view is less than half that of the image's inscribed circle, the source is within
+        the image, or the weights are negative or have another shape.
 
     Notes
     -----
-    On the CPU compiled kernels on as many threads as torch uses, float32 or float64, positions and weights of the rays
-    in double precision. Any other device runs the same formula in plain torch.
+    Data are float32 or float64, positions along the rays are computed in double precision. Compiled kernels on as many
+    threads as torch uses on the CPU, the same formula in plain torch on other devices.
     """
 
     ray_weights: Tensor | None
@@ -58,7 +58,7 @@ class RadonOperator(LinearOperator):
             if not ray_weights.is_floating_point() or not bool((ray_weights >= 0).all()):
                 raise ValueError("RadonOperator: ray_weights hold NaN or negative values, expected real weights >= 0")
         self.register_buffer("ray_weights", ray_weights, persistent=False)
-        # Every layer of a network asks for them.
+        # Computed once: every layer of a network needs them.
         self._norm: Tensor | None = None
         self._sums: tuple[Tensor, Tensor] | None = None
 
@@ -103,10 +103,10 @@ class RadonOperator(LinearOperator):
 
     @property
     def norm(self) -> Tensor:
-        r"""Upper bound of the largest singular value, within a percent of it where the rays have no weights.
+        r"""Upper bound of the largest singular value, within one percent if the rays have no weights.
 
         The matrix :math:`G = A^T A` is non-negative, so :math:`\max_j (G v)_j / v_j` bounds its largest eigenvalue for
-        any positive v [CW]_; v comes from a few power iterations of the scan, two more with the weights.
+        any positive v [CW]_. The vector v comes from power iterations: a few without weights, then two with weights.
 
         References
         ----------
@@ -131,7 +131,7 @@ class RadonOperator(LinearOperator):
         return torch.minimum(*ratios).sqrt()
 
     def start(self, y: Tensor) -> Tensor:
-        """Filtered back-projection of the line integrals; views without any weight are left out."""
+        """Filtered back-projection of the line integrals, without the views whose weights are all zero."""
         if self.ray_weights is None:
             return filtered_backprojection(y, self.geometry, self.grid)
         weights = self.ray_weights
@@ -145,7 +145,7 @@ class RadonOperator(LinearOperator):
         return filtered_backprojection(lines[..., used, :], geometry, self.grid)
 
     def normalized_adjoint(self, y: Tensor) -> Tensor:
-        r"""SIRT's step :math:`C A^T R y` with the inverse row and column sums of A: no singular value is above 1."""
+        r"""SIRT's :math:`C A^T R y` with the inverse row sums R and column sums C of A; :math:`C A^T R A \le 1`."""
         if self._sums is None:
             like = y.detach()
             with torch.no_grad():
@@ -173,7 +173,7 @@ class RadonOperator(LinearOperator):
         return lines if self.ray_weights is None else self.ray_weights * lines
 
     def restrict(self, keep: Tensor) -> "RadonOperator":
-        """The operator whose rays where ``keep`` is False have weight zero."""
+        """The operator with weight zero for all rays where ``keep`` is False."""
         weights = keep if self.ray_weights is None else self.ray_weights * keep
         dtype = torch.float32 if self.ray_weights is None else self.ray_weights.dtype
         weights = weights.to(dtype).expand(*weights.shape[:-2], *self.range_shape)
@@ -185,7 +185,7 @@ class RadonOperator(LinearOperator):
 
     @classmethod
     def collate(cls, operators: Sequence["RadonOperator"]) -> "RadonOperator":
-        """Join operators of one scan: without weights they are one operator, else the weights are stacked."""
+        """Join operators of one scan: their weights are stacked; without weights they are the same operator."""
         first = operators[0]
         weights = [operator.ray_weights for operator in operators]
         for operator in operators:
@@ -205,13 +205,13 @@ class RadonOperator(LinearOperator):
 
 @lru_cache(maxsize=16)
 def _perron(grid: ImageGrid, geometry: Geometry) -> tuple[Tensor, float]:
-    """A positive vector near the leading one, and the bound of the norm that it gives."""
+    """A positive vector near the leading eigenvector of :math:`A^T A`, and its bound of the norm of A."""
     projector = projector_of(grid, geometry)
     vector = torch.ones(1, *grid.shape)
     for _ in range(8):
         product = projector.backproject(projector.project(vector))
         ratio = float((product / vector).max())
-        # A pixel that no ray meets would lose its positive value; its ratio is zero.
+        # The bound needs a positive vector; pixels that no ray meets would become zero.
         vector = (product / product.max()).clamp_min(1e-3)
     product = projector.backproject(projector.project(vector))
     ratio = min(ratio, float((product / vector).max()))
@@ -228,12 +228,12 @@ def _require_coverage(grid: ImageGrid, geometry: Geometry) -> None:
         )
     if not isinstance(geometry, ParallelBeam) and geometry.source_to_axis_mm <= grid.corner_radius_mm:
         raise ValueError(
-            f"RadonOperator: the source is {geometry.source_to_axis_mm:.4g} mm from the axis, within the image, whose "
-            f"corners are {grid.corner_radius_mm:.4g} mm away; check source_to_axis_mm and pixel_mm"
+            f"RadonOperator: the source is {geometry.source_to_axis_mm:.4g} mm from the axis, expected outside the "
+            f"image, whose corners are {grid.corner_radius_mm:.4g} mm away; check source_to_axis_mm and pixel_mm"
         )
     if radius < grid.corner_radius_mm:
         logger.info(
-            "some views do not see the corners of the image: field of view %.4g mm, corners %.4g mm from the axis",
+            "some views do not cover the corners of the image: field of view %.4g mm, corners %.4g mm from the axis",
             radius,
             grid.corner_radius_mm,
         )

@@ -45,17 +45,18 @@ class CoilMaps(LinearOperator):
 class CartesianMRI(LinearOperator):
     r"""Multi-coil Cartesian acquisition, :math:`y_c = M F (S_c x)`.
 
-    ``F`` is the centered orthonormal Fourier transform. Its centering is a phase ramp on either side of a plain
-    FFT (signs for even sizes); the ramps are folded into maps and mask once, so no call shifts an array. With a
-    mask that depends on the phase axis alone, :attr:`gram` needs 1-D transforms along that axis only.
+    F is the centered orthonormal Fourier transform, a plain FFT between two phase ramps (signs for even sizes). The
+    ramps are multiplied into maps and mask once, so that no call shifts an array. For a mask along the phase axis
+    alone, :attr:`gram` needs 1-D transforms only.
 
     Parameters
     ----------
     maps
-        Coil sensitivity maps, complex, shape ``(*batch, coils, height, width)``. They may require a gradient.
+        Coil sensitivity maps :math:`S_c`, complex, shape ``(*batch, coils, height, width)``. They may require a
+        gradient.
     mask
-        Boolean (or 0/1), shape ``(width,)`` along the phase axis, or ``(*batch, height | 1, width)`` without a
-        coil axis, its batch axes those of the maps. ``(*batch, 1, width)`` keeps the 1-D Gram.
+        Sampling mask M, boolean (or 0/1), shape ``(width,)`` along the phase axis, or ``(*batch, height | 1, width)``
+        with the batch axes of the maps and no coil axis. ``(*batch, 1, width)`` keeps the 1-D Gram.
 
     Raises
     ------
@@ -66,7 +67,7 @@ class CartesianMRI(LinearOperator):
 
     Notes
     -----
-    Axes are ``(batch, coils, readout, phase)``. Measurements of positions that the mask drops are zero.
+    Axes are ``(batch, coils, readout, phase)``. Measurements are zero where the mask is zero.
     """
 
     maps: Tensor
@@ -107,7 +108,7 @@ class CartesianMRI(LinearOperator):
         if mask.dtype != torch.bool:
             if not ((mask == 0) | (mask == 1)).all():
                 raise ValueError(
-                    "CartesianMRI: mask holds values other than 0 and 1; weights belong into maps and data"
+                    "CartesianMRI: mask holds values other than 0 and 1; multiply weights into maps and data"
                 )
             mask = mask != 0
         if not mask.any():
@@ -116,7 +117,7 @@ class CartesianMRI(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         self._require_batch(x, len(self.domain_shape), "image")
-        # In place: a transform does not need its output for the backward pass, and the mask has no gradient.
+        # In place: the backward pass needs neither the output of the transform nor a gradient of the mask.
         y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
         return y
 
@@ -128,7 +129,7 @@ class CartesianMRI(LinearOperator):
     def _require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
         mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
         if mine == other:
-            return  # torch's rule takes longer than a small transform
+            return  # torch.broadcast_shapes takes longer than a small transform
         try:
             torch.broadcast_shapes(mine, other)
         except RuntimeError:
@@ -189,7 +190,7 @@ class CartesianMRI(LinearOperator):
         if len({operator.range_shape for operator in operators}) != 1:
             shapes = sorted({operator.range_shape for operator in operators})
             raise ValueError(f"CartesianMRI.collate: operators have shapes {shapes}, expected one; batch by shape")
-        # A column mask and a 2-D mask may meet in one batch: the 1-D Gram is kept only if all are columns.
+        # A batch may hold column masks and 2-D masks; it has a 1-D Gram only if all are column masks.
         masks = torch.broadcast_tensors(*(operator.mask for operator in operators))
         return cls(torch.stack([operator.maps for operator in operators]), torch.stack(list(masks)))
 
@@ -200,7 +201,7 @@ class CartesianMRI(LinearOperator):
 
 
 class CartesianGram(LinearOperator):
-    r"""Closed form of :math:`A^H A` of :class:`CartesianMRI`; the centering ramps of k-space cancel."""
+    r"""Closed form of :math:`A^H A` of :class:`CartesianMRI`, in which the phase ramps of k-space cancel."""
 
     mask: Tensor
 
@@ -239,17 +240,17 @@ def root_sum_of_squares(coil_images: Tensor) -> Tensor:
     return coil_images.abs().square().sum(-3).sqrt()
 
 
-def combine_coils(kspace_images: Tensor, maps: Tensor) -> Tensor:
+def combine_coils(coil_images: Tensor, maps: Tensor) -> Tensor:
     r"""Least-squares coil combination :math:`\sum_c \bar S_c m_c / \sum_c |S_c|^2`, zero where the maps are zero.
 
     Parameters
     ----------
-    kspace_images
-        Coil images, complex, shape ``(..., coils, height, width)``.
+    coil_images
+        Images :math:`m_c`, complex, shape ``(..., coils, height, width)``.
     maps
-        Coil sensitivity maps of the same trailing shape.
+        Coil sensitivity maps :math:`S_c` of the same trailing shape.
     """
-    return (maps.conj() * kspace_images).sum(-3) * reciprocal(maps.abs().square().sum(-3))
+    return (maps.conj() * coil_images).sum(-3) * reciprocal(maps.abs().square().sum(-3))
 
 
 def _outside_calibration(mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a site learns of its own operator: where the rotation axis really is, how its coil maps really look."""
+"""Learned corrections of a site's operator: position of the rotation axis, coil maps."""
 
 from abc import ABC, abstractmethod
 
@@ -12,11 +12,11 @@ from .data_consistency import SitePart, cnn_from_zero
 
 
 class OperatorCorrection(SitePart, ABC):
-    """Makes measurement and operator agree; kept at the site, and the identity at first."""
+    """A learned correction of measurement or operator; kept at the site, the identity at the start."""
 
     @abstractmethod
     def forward(self, y: Tensor, A: LinearOperator) -> tuple[Tensor, LinearOperator]:
-        """Measurement and operator to reconstruct with, of the same shapes.
+        """Corrected measurement and operator, of the same shapes.
 
         Raises
         ------
@@ -26,10 +26,9 @@ class OperatorCorrection(SitePart, ABC):
 
 
 class AxisCorrection(OperatorCorrection):
-    """Moves a sinogram along the detector by a learned part of an element, for a rotation axis that is elsewhere.
+    """Shifts the sinogram along the detector by a learned number of elements, to correct the rotation axis.
 
-    The shift is linear interpolation, whose derivative is the difference of neighbors; ray weights are taken out before
-    and put back after.
+    The shift interpolates linearly between elements and acts on line integrals, without the ray weights.
     """
 
     def __init__(self) -> None:
@@ -46,27 +45,27 @@ class AxisCorrection(OperatorCorrection):
 
 
 def _rolled(lines: Tensor, elements: int) -> Tensor:
-    """Moved by whole elements towards higher numbers; the ends repeat their last value."""
+    """Line integrals shifted by whole elements towards higher indices; the ends repeat their last value."""
     width = lines.shape[-1]
     source = (torch.arange(width, device=lines.device) - elements).clamp(0, width - 1)
     return lines[..., source]
 
 
 class MapsCorrection(OperatorCorrection):
-    r"""Refines coil maps by a small CNN, one for all coils: :math:`S_c + \Gamma(S_c)` at the old root sum of squares.
+    r"""Coil maps :math:`S_c + \Gamma(S_c)` with a small CNN for all coils, scaled to the old root sum of squares.
 
-    A site whose calibration is poor (few lines, a low-resolution estimate) is wrong in the same way in every scan.
-    Where the maps were zero they stay so.
+    It corrects systematic errors of maps from a poor calibration (few lines, low resolution). Zeros of the maps remain
+    zero.
 
     Parameters
     ----------
     channels, layers
-        Of the CNN, whose last layer starts at zero.
+        Channels and layers of the CNN :math:`\Gamma`, which is zero at the start.
 
     References
     ----------
-    .. [S] Sriram et al., End-to-end variational networks for accelerated MRI reconstruction, MICCAI 2020, of which the
-       estimation of maps is a kin: there the CNN sees the calibration lines.
+    .. [S] Sriram et al., End-to-end variational networks for accelerated MRI reconstruction, MICCAI 2020; there a CNN
+       estimates the maps from the calibration lines.
     """
 
     def __init__(self, channels: int = 8, layers: int = 3) -> None:
@@ -81,7 +80,7 @@ class MapsCorrection(OperatorCorrection):
         seen = torch.view_as_real(maps).movedim(-1, -3)
         change = self.cnn(seen.reshape(-1, *seen.shape[-3:])).reshape(seen.shape).movedim(-3, -1).contiguous()
         refined = (maps + torch.view_as_complex(change)) * (maps != 0)
-        # Squares, not roots, whose slope at zero is infinite outside the object.
+        # Squares, not roots: the derivative of a root is infinite at zero, outside the object.
         old, new = (m.abs().square().sum(-3, keepdim=True) for m in (maps, refined))
         scale = torch.where(new > 0, old * reciprocal(new), 0).clamp_min(torch.finfo(old.dtype).tiny).sqrt()
         return y, scan.with_maps(refined * scale)

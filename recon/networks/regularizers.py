@@ -1,4 +1,4 @@
-"""Learned regularizers: image in, image out. The half of an unrolled network that all sites share."""
+"""Learned regularizers, image to image: the part of an unrolled network that all sites share."""
 
 import itertools
 import math
@@ -18,16 +18,16 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class Regularizer(nn.Module, ABC):
-    """Removes what does not look like an image. Complex numbers become two channels only in here.
+    """A learned map of images that removes artifacts and noise.
 
-    Subclasses implement :meth:`refine` on real tensors ``(batch, 2, height, width)``. A recipe gives a subclass the
-    arguments that it declares: ``channels`` and ``depth`` (its size), ``condition_dim`` if it can take a condition,
-    ``norm`` and ``attention`` if it has them, and any others as ``[network.regularizer_options]``.
+    Subclasses implement :meth:`refine` on real and imaginary part, real tensors ``(batch, 2, height, width)``. A recipe
+    gives a subclass the arguments that it declares: ``channels`` and ``depth`` (its size), ``condition_dim`` if it can
+    take a condition, ``norm`` and ``attention`` if it has them, and any others as ``[network.regularizer_options]``.
 
     Parameters
     ----------
     condition_dim
-        Length of the condition vector that the regularizer needs; 0 if it takes none.
+        Length of the condition vector; 0 for a regularizer without condition.
     """
 
     def __init__(self, condition_dim: int = 0) -> None:
@@ -37,22 +37,22 @@ class Regularizer(nn.Module, ABC):
         self.condition_dim = condition_dim
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the refined image, shape and dtype of ``x``, ``(*batch, height, width)``.
+        """Refined image, shape and dtype of ``x``, ``(*batch, height, width)``.
 
         Parameters
         ----------
         condition
-            ``(*batch, condition_dim)``, or ``(condition_dim,)`` for all samples alike.
+            ``(*batch, condition_dim)``, or ``(condition_dim,)`` for the whole batch.
 
         Raises
         ------
         ValueError
-            If a condition is given and none is taken, none is given and one is needed, or its shape does not fit.
+            If a condition is missing, unexpected, or of another shape.
         """
         flat_condition = self._flat(condition, x.shape[:-2])
         flat = x.reshape(-1, *x.shape[-2:])
-        # Real and imaginary part lie next to each other, which is what channels last means: no copy, and the
-        # convolutions run a fifth faster in that layout.
+        # Complex numbers in memory are real channels in the channels-last layout: no copy, and convolutions are a
+        # fifth faster in this layout.
         pairs = torch.view_as_real(flat) if flat.is_complex() else torch.stack((flat, torch.zeros_like(flat)), dim=-1)
         out = self.refine(pairs.movedim(-1, 1), flat_condition).movedim(1, -1)
         image = torch.view_as_complex(out.contiguous()) if x.is_complex() else out[..., 0]
@@ -60,7 +60,7 @@ class Regularizer(nn.Module, ABC):
 
     @abstractmethod
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        """Refined channels; the condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if not taken."""
+        """Refined channels; the condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if unused."""
 
     def _flat(self, condition: Tensor | None, batch: torch.Size) -> Tensor | None:
         who = type(self).__name__
@@ -75,23 +75,23 @@ class Regularizer(nn.Module, ABC):
 
 
 class ConvRegularizer(Regularizer):
-    """Plain residual CNN: ``depth`` 3x3 convolutions with ReLU, starting as the identity.
+    """Plain residual CNN: ``depth`` 3x3 convolutions with ReLU; the identity at the start.
 
-    Its parameters are ``hidden.0``, ``hidden.2``, ... and ``last``; with the options there are more, under
-    ``hidden.norm``, ``film`` and ``attention``.
+    Names of its parameters: ``hidden.0``, ``hidden.2``, ... and ``last``; with the options also ``hidden.norm``,
+    ``film`` and ``attention``.
 
     Parameters
     ----------
     channels
-        Width of the hidden layers.
+        Channels of the hidden layers.
     depth
         Number of convolutions, at least 2.
     condition_dim
-        Above 0, every hidden layer is followed by a :class:`FiLM` of a condition of that length.
+        Above 0: every hidden layer is followed by a :class:`FiLM` with a condition of this length.
     norm
         Normalization of every hidden layer before its ReLU, affine and without running statistics.
     attention
-        Weigh the channels before the last layer, see :class:`ChannelAttention`.
+        Whether a :class:`ChannelAttention` precedes the last layer.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ConvRegularizer(Regularizer):
         return out
 
     def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        """What :meth:`refine` adds."""
+        """The change that :meth:`refine` adds to the image."""
         features = channels
         for index in range(self.hidden.layers):
             features = _modulated(self.film, index, self.hidden.layer(index, features), condition)
@@ -125,19 +125,19 @@ class ConvRegularizer(Regularizer):
 
 
 class UNetRegularizer(Regularizer):
-    """Small residual U-Net, starting as the identity; any image size.
+    """Small residual U-Net for any image size; the identity at the start.
 
-    The encoder's parameters are ``first`` and ``down``, the decoder's ``reduce``, ``up`` and ``last``; with the options
-    there are more, under ``norm`` in each block, ``film`` and ``attention``.
+    Names of its parameters: ``first`` and ``down`` in the encoder, ``reduce``, ``up`` and ``last`` in the decoder; with
+    the options also ``norm`` in each block, ``film`` and ``attention``.
 
     Parameters
     ----------
     channels
-        Width at full resolution; doubled at every level.
+        Channels at full resolution; doubled at every level.
     depth
         Number of times the resolution is halved, at least 1.
     condition_dim
-        Above 0, every block is followed by a :class:`FiLM` of a condition of that length.
+        Above 0: every block is followed by a :class:`FiLM` with a condition of this length.
     norm, attention
         As for :class:`ConvRegularizer`; every convolution of a block is normalized.
     """
@@ -167,7 +167,7 @@ class UNetRegularizer(Regularizer):
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         height, width = channels.shape[-2:]
         multiple = 2**self.levels
-        # Zeros up to the next multiple, cut off again below.
+        # Pad with zeros to the next multiple; the padding is cut off below.
         padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple))
         features = [_modulated(self.film, 0, self.first(padded), condition)]
         for index, block in enumerate(self.down, start=1):
@@ -175,25 +175,25 @@ class UNetRegularizer(Regularizer):
         x = features.pop()
         for level in reversed(range(self.levels)):
             x = F.interpolate(self.reduce[level](x), scale_factor=2.0, mode="nearest")
-            x = self.up[level](x + features.pop())  # a sum costs a fifth less than joining channels
+            x = self.up[level](x + features.pop())  # a sum is a fifth faster than concatenated channels
             x = _modulated(self.film, self.levels + 1 + level, x, condition)
         out: Tensor = channels + self.last(self.attention(x))[..., :height, :width]
         return out
 
 
 class FrequencySplitRegularizer(Regularizer):
-    r"""One residual CNN for low frequencies, one for high ones, :math:`x + L(x_l) + H(x - x_l)`, as in FedFDD [F]_.
+    r"""One residual CNN for low and one for high frequencies, :math:`x + L(x_l) + H(x - x_l)`, as in FedFDD [F]_.
 
     :math:`x_l` is the image of the lowest coefficients of an orthonormal discrete cosine transform. The parameters of L
-    lie under ``low``, those of H under ``high``: keep ``*.low.*`` and the sites share how fine detail is restored,
-    while each restores its own contrast. The paper's branches are U-Nets for denoising.
+    are named ``low``, those of H ``high``. With ``keep = ["*.low.*"]`` the sites share the restoration of fine detail
+    and each keeps that of its contrast. The branches of the paper are U-Nets for denoising.
 
     Parameters
     ----------
     channels, depth
-        Of each of the two CNNs, as for :class:`ConvRegularizer`: together they have twice its parameters.
+        Size of each of the two CNNs, as for :class:`ConvRegularizer`.
     cutoff
-        Part of the coefficients along each axis that counts as low, above 0 and at most 1; at least one does.
+        Fraction of low coefficients along each axis, above 0 and at most 1; at least one coefficient is low.
     condition_dim, norm, attention
         As for :class:`ConvRegularizer`.
 
@@ -226,23 +226,23 @@ class FrequencySplitRegularizer(Regularizer):
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze and excitation: every channel times a number between 0 and 2 that their means decide, 1 at the start.
+    """Squeeze and excitation: scales channels by factors between 0 and 2 that depend on their means, 1 at the start.
 
     Parameters
     ----------
     channels
-        Width of the features; the hidden layer has a quarter of it.
+        Number of channels; the hidden layer has a quarter as many.
 
     References
     ----------
-    .. [H] Hu, Shen and Sun, Squeeze-and-excitation networks, CVPR 2018. There it is between 0 and 1, and the
-       hidden layer a ReLU.
+    .. [H] Hu, Shen and Sun, Squeeze-and-excitation networks, CVPR 2018. There the factors are between 0 and 1, and the
+       hidden layer has a ReLU.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(channels // 4, 1)
-        # Leaky: of so few hidden units all could be dead from the start.
+        # Leaky ReLU: with so few hidden units, all ReLUs could be inactive from the start.
         self.gate = nn.Sequential(nn.Linear(channels, hidden), _leaky(), _zero(nn.Linear(hidden, channels)))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ class ConvStack(nn.Sequential):
             parts += [nn.Conv2d(n_in, n_out, 3, padding=1), activation()]
         super().__init__(*parts)
         self.layers = len(widths) - 1
-        # Beside the numbered parts and not among them, so that these have the same names with and without norms.
+        # Not among the numbered parts, so that these have the same names with and without norms.
         self.norm = nn.ModuleList(_norm(norm, width) for width in widths[1:])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -271,13 +271,13 @@ class ConvStack(nn.Sequential):
         return x
 
     def layer(self, index: int, x: Tensor) -> Tensor:
-        """One layer alone."""
+        """Output of one layer: convolution, norm and activation."""
         out: Tensor = self[2 * index + 1](self.norm[index](self[2 * index](x)))
         return out
 
 
 def low_frequencies(image: Tensor, cutoff: float) -> Tensor:
-    r"""Part of an image in the lowest DCT coefficients, :math:`C_h^T C_h\, x\, C_w^T C_w`, an orthogonal projection.
+    r"""Projection of an image on its lowest DCT coefficients, :math:`C_h^T C_h\, x\, C_w^T C_w`.
 
     :math:`C_n` are the first ``round(cutoff * n)`` rows, at least one, of the orthonormal DCT-II matrix of size n.
 
@@ -286,7 +286,7 @@ def low_frequencies(image: Tensor, cutoff: float) -> Tensor:
     image
         Real, ``(..., height, width)``.
     cutoff
-        Part of the rows, above 0 and at most 1.
+        Fraction of the coefficients along each axis, above 0 and at most 1.
     """
     rows, columns = (_cosines(n, max(round(cutoff * n), 1), image.dtype, image.device) for n in image.shape[-2:])
     return rows.mT @ (rows @ image @ columns.mT) @ columns
@@ -294,8 +294,8 @@ def low_frequencies(image: Tensor, cutoff: float) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _cosines(n: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The first rows of the orthonormal DCT-II matrix, ``(count, n)``; constants, so no state of a network."""
-    # A tensor made in inference mode would be refused by autograd when it is used again.
+    """The first rows of the orthonormal DCT-II matrix, ``(count, n)``."""
+    # Autograd refuses tensors that were made in inference mode, and the cache may return this one later.
     with torch.inference_mode(False):
         phases = torch.arange(count, dtype=torch.float64)[:, None] * (torch.arange(n, dtype=torch.float64) + 0.5)
         cosines = (phases * (math.pi / n)).cos() * math.sqrt(2 / n)
@@ -333,7 +333,7 @@ def _leaky() -> nn.Module:
 
 
 def _zero(layer: Layer) -> Layer:
-    """A residual branch that starts at zero makes the untrained network equal to plain data consistency."""
+    """The layer with zero weights: the untrained residual branch is zero, the network plain data consistency."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -216,7 +216,10 @@ def test_collate_shares_one_scan_and_stacks_weights() -> None:
         (lambda A: RadonOperator(A.grid, A.geometry, -torch.ones(8, 19)), "NaN or negative"),
         (lambda A: RadonOperator(A.grid, A.geometry, torch.full((8, 19), math.nan)), "NaN or negative"),
         (lambda A: RadonOperator(ImageGrid((99, 99), 1.0), A.geometry), "less than half"),
-        (lambda A: RadonOperator(ImageGrid((9, 9), 10.0), FanBeam((0.0,), 99, 9.0, 40.0, 80.0)), "within the image"),
+        (
+            lambda A: RadonOperator(ImageGrid((9, 9), 10.0), FanBeam((0.0,), 99, 9.0, 40.0, 80.0)),
+            "expected outside the image",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(call: object, words: str) -> None:
@@ -228,7 +231,7 @@ def test_what_does_not_fit_is_said(call: object, words: str) -> None:
 def test_uncovered_corners_are_logged_not_refused(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "physics.ct.radon"):
         RadonOperator(ImageGrid((20, 20), 1.0), ParallelBeam((0.0,), 16, 1.0))
-    assert "do not see the corners" in caplog.text
+    assert "do not cover the corners" in caplog.text
 
 
 def test_threads_follow_torch_and_do_not_change_the_result() -> None:
