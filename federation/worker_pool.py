@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import torch
 
+from .config import Plugin, load_again, loaded_plugins
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -30,11 +32,12 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
             torch.set_num_threads(threads)
         return
     # At the end of the block the pool terminates its processes, even busy ones.
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _prepare) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _prepare, (loaded_plugins(),)) as pool:
         yield from pool.imap(function, jobs)
 
 
-def _prepare() -> None:
-    """Use one thread; leave Ctrl-C to the parent."""
+def _prepare(plugins: Sequence[Plugin]) -> None:
+    """Use one thread; leave Ctrl-C to the parent; register the parts that the parent has."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    load_again(plugins)

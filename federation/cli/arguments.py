@@ -11,6 +11,11 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 RECIPE = "name of a recipe (see `fedrecon recipes`) or a TOML file"
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    text = "Python file that registers parts of your own; repeat for several"
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help=text)
+
+
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     default = os.cpu_count() or 1
     text = "site processes at a time, one thread each; results do not depend on it (default: %(default)s)"

@@ -5,7 +5,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from .arguments import RECIPE, Commands, add_jobs, positive_count, say
+from .arguments import RECIPE, Commands, add_jobs, add_plugins, positive_count, say
 
 #: Names in `PRESETS`, which loads PyTorch.
 PRESET_NAMES = ("laptop", "full")
@@ -51,6 +51,7 @@ def add_compare(commands: Commands) -> None:
         help="also copy the tables, without networks, to a folder that --from goes on from; not those of own --sites",
     )
     compare.set_defaults(run=_compare)
+    add_plugins(compare)
     add_jobs(compare)
 
 

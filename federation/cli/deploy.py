@@ -8,7 +8,7 @@ from typing import Any
 
 from recon import DataError
 
-from .arguments import RECIPE, Commands, say
+from .arguments import RECIPE, Commands, add_plugins, say
 
 #: Exit code of `status` where nothing runs, as systemctl has it.
 STOPPED = 3
@@ -75,6 +75,7 @@ def _add_runs(actions: Commands) -> None:
         command.add_argument("recipe", help=RECIPE)
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
         command.add_argument("--name", help="of the run (default: the recipe's)")
+        add_plugins(command)
     run.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     run.add_argument("--quorum", type=int, help="sites that must answer a round (default: all)")
     run.add_argument("--wait", type=float, default=120, help="seconds to wait for sites (default: %(default)s)")
@@ -94,6 +95,7 @@ def _add_site(actions: Commands) -> None:
     approve.add_argument("folder", type=Path, metavar="DIR")
     approve.add_argument("bundle", type=Path, help="the .fab of a run")
     approve.add_argument("--yes", action="store_true", help="approve; without it, only show what would be approved")
+    add_plugins(approve)
     withdraw = _command(verbs, "withdraw", "take an approval back", _site_withdraw)
     withdraw.add_argument("folder", type=Path, metavar="DIR")
     withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
@@ -229,6 +231,8 @@ def _propose(arguments: argparse.Namespace) -> None:
     say(f"bundle: {bundle}\nrun:    {approval.run}")
     base = _flower("bundle").base_beside(bundle)
     what = f"the bundle and, beside it, {base.name}" if recipe.network.base is not None else "the bundle"
+    if recipe.plugins:
+        what += ", and by another way the plugins of the recipe (Python files, each site reads and approves them)"
     say(f"send {what} to the sites, and tell them the run by another way; they look at it, and approve it, with:")
     say(f"  fedrecon deploy site approve DIR {bundle.name}")
 
@@ -252,7 +256,7 @@ def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
     from ..config import safe_name
     from ..recipes import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin)
     try:
         return recipe, safe_name(arguments.name or recipe.name)
     except ValueError as error:
@@ -285,6 +289,8 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
     if ready.network.base is not None:
         say(f"frozen base {ready.network.base}: has the SHA-256 that the recipe names")
+    for name in recipe.plugins:
+        say(f"plugin {name}: the file that you gave; it runs at this site, so read it")
     if reason := objection(folder, approval.run, ready):
         say(f"warning: {folder.path / 'policy.toml'} would refuse every round of it: {reason}")
     if not arguments.yes:

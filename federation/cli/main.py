@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
+        for file in getattr(arguments, "plugin", ()):
+            from ..config import load_plugin
+
+            load_plugin(file)
         return run(arguments) or 0
     except DataError as error:
         print(f"fedrecon: error: {_one_line(error)}", file=sys.stderr)

@@ -6,20 +6,23 @@ from pathlib import Path
 
 from recon import DataError
 
-from .arguments import RECIPE, Commands, add_jobs, say
+from .arguments import RECIPE, Commands, add_jobs, add_plugins, say
 
-#: Kinds of demo, each with its recipe.
-DEMOS = {"mri": "fedavg", "ct": "demos/fedavg_ct", "mixed": "demos/fedavg_mixed"}
+#: Names in `DEMOS`, which loads PyTorch.
+DEMO_NAMES = ("mri", "ct", "mixed")
 
 
 def add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
-    demo.add_argument("--kind", choices=DEMOS, default="mri", help="which hospitals (default: %(default)s)")
+    demo.add_argument(
+        "--kind", choices=DEMO_NAMES, default=DEMO_NAMES[0], help="which hospitals (default: %(default)s)"
+    )
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
     demo.add_argument("--recipe", help=f"{RECIPE} (default: the recipe of the kind)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
     demo.set_defaults(run=_demo)
+    add_plugins(demo)
     add_jobs(demo)
 
 
@@ -31,6 +34,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     train.set_defaults(run=_train)
+    add_plugins(train)
     add_jobs(train)
 
 
@@ -40,6 +44,7 @@ def add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("folder", type=Path, help="run folder")
     evaluate.set_defaults(run=_evaluate)
+    add_plugins(evaluate)
     add_jobs(evaluate)
 
 
@@ -56,6 +61,7 @@ def add_reconstruct(commands: Commands) -> None:
     )
     reconstruct.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     reconstruct.set_defaults(run=_reconstruct)
+    add_plugins(reconstruct)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -63,36 +69,23 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     from ..experiment import evaluate_run, train_run
     from ..recipes import load_recipe
-    from ..sites import load_federation
+    from ..sites import DEMOS, load_federation
 
     begin = time.monotonic()
-    recipe = load_recipe(arguments.recipe or DEMOS[arguments.kind], arguments.set)
-    if arguments.out is None:
-        arguments.out = Path("runs") / ("demo" if arguments.kind == "mri" else f"demo_{arguments.kind}")
-    sites = arguments.out / "sites_data"
+    demo = DEMOS[arguments.kind]
+    recipe = load_recipe(arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin)
+    out: Path = arguments.out or demo.out
+    sites = out / "sites_data"
     going_on = arguments.resume and any(sites.glob("*.toml"))
     if not going_on:
-        if arguments.out.exists() and any(arguments.out.iterdir()) and not arguments.resume:
-            raise DataError(f"{arguments.out}: is not empty; remove it, choose another --out, or add --resume")
+        if out.exists() and any(out.iterdir()) and not arguments.resume:
+            raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
         say("simulating the hospitals ...")
-        _simulate(arguments.kind, sites, arguments.jobs)
-    train_run(recipe, load_federation(sites), arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
-    begin_or_records = None if going_on else begin
-    results = evaluate_run(arguments.out, jobs=arguments.jobs, say=say, begin=begin_or_records)
+        demo.make(sites, arguments.jobs)
+    train_run(recipe, load_federation(sites), out, jobs=arguments.jobs, resume=arguments.resume, say=say)
+    results = evaluate_run(out, jobs=arguments.jobs, say=say, begin=None if going_on else begin)
     say("\n" + text_table(results))
-    say(f"\nreport: {arguments.out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
-
-
-def _simulate(kind: str, out: Path, jobs: int) -> None:
-    """Write the hospitals of a demo; the mixed one has two of each modality."""
-    from ..sites import CT_DEMO_SITES, DEMO_SITES, make_ct_demo_sites, make_demo_sites
-
-    if kind == "ct":
-        make_ct_demo_sites(out, jobs=jobs, overwrite=True)
-        return
-    make_demo_sites(out, sites=DEMO_SITES if kind == "mri" else DEMO_SITES[:2], overwrite=True)
-    if kind == "mixed":
-        make_ct_demo_sites(out, sites=CT_DEMO_SITES[:2], jobs=jobs, overwrite=True)
+    say(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -100,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from ..recipes import load_recipe
     from ..sites import load_federation
 
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin)
     sites = load_federation(arguments.sites)
     train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
     say(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_jobs, say
+from .arguments import Commands, add_jobs, add_plugins, say
 
 if TYPE_CHECKING:
     from ..sites import MadeSite, SiteFacts
@@ -50,10 +50,12 @@ def add_sites(commands: Commands) -> None:
     for kind in (fastmri, images, ct_images, demo, demo_ct):
         kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
         kind.add_argument("--overwrite", action="store_true", help="replace files that exist")
+        add_plugins(kind)
 
     check = actions.add_parser("check", help="read every file, compare checksums, print what each site holds")
     check.add_argument("folder", type=Path, help="folder of manifests")
     check.set_defaults(run=_check)
+    add_plugins(check)
 
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:

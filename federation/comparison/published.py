@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from recon import DataError, ScoreRow, data_error, read_scores, write_atomically, write_scores
 
 from ..config import Name, Section, read_json
-from ..recipes import CLASSICAL_ARMS, NetworkSection
+from ..recipes import NetworkSection, classical_arms
 from .arm_result import ArmResult, explained
 from .plan import table_folder
 
@@ -187,7 +187,7 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
     tables = {table["name"] for table in preset["tables"]}
     rows: dict[tuple[str, str, str, int], list[ScoreRow]] = {}
     for row in read_scores(scores_file):
-        arm = CLASSICAL_RUN if row.arm in CLASSICAL_ARMS else row.arm
+        arm = CLASSICAL_RUN if row.arm in classical_arms() else row.arm
         rows.setdefault((row.modality, row.table, arm, row.seed), []).append(row)
     arms = []
     volumes: dict[tuple[str, str], set[tuple[str, str]]] = {}

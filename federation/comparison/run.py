@@ -10,7 +10,7 @@ from recon import MIN_SEEDS, DataError, write_atomically
 
 from ..config import ConfigError, read_json
 from ..experiment import Say, initial_state
-from ..recipes import CLASSICAL_ARMS
+from ..recipes import classical_arms
 from ..worker_pool import run_jobs
 from .arm_runs import ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
@@ -149,7 +149,7 @@ class _Runner:
 
 def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
     """Refuse two arms of one name: it names the folder of an arm."""
-    taken = {arm.name for arm in preset.arms} | CLASSICAL_ARMS
+    taken = {arm.name for arm in preset.arms} | classical_arms()
     for arm in extra:
         if arm.name in taken:
             raise DataError(

@@ -25,7 +25,7 @@ from recon import (
 
 from ..config import read_json
 from ..experiment import Say, measurement_text
-from ..recipes import CLASSICAL_ARMS, LOCAL
+from ..recipes import LOCAL, classical_arms
 from .arm_result import RESULT_FILE, ArmResult
 from .arm_runs import TRIAL_SEED, quiet
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
@@ -149,9 +149,12 @@ def _rounded(row: ScoreRow) -> ScoreRow:
 
 def _for_seeds(rows: Sequence[ScoreRow], seeds: set[int]) -> list[ScoreRow]:
     """Rows of these seeds; classical methods, in which nothing is drawn, have the same rows for each."""
-    drawn = [row for row in rows if row.arm not in CLASSICAL_ARMS and row.seed in seeds]
+    drawn = [row for row in rows if row.arm not in classical_arms() and row.seed in seeds]
     return drawn + [
-        replace(row, seed=seed) for seed in sorted(seeds) for row in rows if row.arm in CLASSICAL_ARMS and row.seed == 0
+        replace(row, seed=seed)
+        for seed in sorted(seeds)
+        for row in rows
+        if row.arm in classical_arms() and row.seed == 0
     ]
 
 

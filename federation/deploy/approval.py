@@ -87,7 +87,10 @@ class Approvals:
 
     def add(self, approval: Approval, recipe: "Recipe", base: bytes | None = None) -> None:
         """Approve; the same run once more replaces what was said of the software."""
+        from ..config import store_plugins
+
         place = self.folder / approval.run
+        store_plugins(recipe.plugins, place)
         if base is not None:
             write_atomically(self.base(approval.run), base)
         write_atomically(place / "recipe.toml", recipe.to_toml().encode())

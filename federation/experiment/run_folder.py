@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon import Codebook, DataError, write_atomically
 
-from ..config import read_json
+from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
 from ..recipes import LOCAL, Recipe, TransformSection, digest_of_base, load_recipe, placed
 from ..rounds import SiteSpec
@@ -35,7 +35,7 @@ class RunFolder:
     ``recipe.toml`` (resolved) · ``run.json`` (sites, recipe digest, seconds) · ``rounds.jsonl`` · ``checkpoints/`` of
     the server · ``sites/<name>/`` what is the site's own: kept state, personal network, coil maps, pictures of real
     data · ``local/<name>/`` the same for the local arm · ``test/<name>.h5`` of simulated sites · ``report.html``,
-    ``.json`` · ``base.safetensors``, the frozen base of a run that came from a deployment.
+    ``.json`` · ``plugins/`` of the recipe · ``base.safetensors``, the frozen base of a run that came from a deployment.
     """
 
     path: Path
@@ -77,6 +77,7 @@ class RunFolder:
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
         run = cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
+        store_plugins(recipe.plugins, path)
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
         seconds = read_json(record, _DAMAGED).get("seconds", {}) if record.exists() else {}
         write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
@@ -95,8 +96,8 @@ class RunFolder:
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
         facts = read_json(path / "run.json", _DAMAGED)
+        recipe = load_recipe(path / "recipe.toml")  # first: its plugins may bring readers
         manifests = tuple(load_manifest(facts["sites"][name]) for name in sorted(facts["sites"]))
-        recipe = load_recipe(path / "recipe.toml")
         return cls(path, placed(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
 
     @property

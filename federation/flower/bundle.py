@@ -9,7 +9,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from recon import DataError, write_atomically
 
-from ..config import parse_section
+from ..config import parse_section, require_plugins
 from ..deploy.approval import Approval
 from ..recipes import Recipe
 
@@ -80,7 +80,9 @@ def read_bundle(path: Path) -> tuple[bytes, Recipe, Approval]:
             if sum(info.file_size for info in files.values()) > 2**20:
                 raise DataError(f"{path}: unpacks to more than 1 MiB, expected a recipe and a few lines of code")
             texts = {name: archive.read(name).decode() for name in files if not name.startswith(".info/")}
-        recipe = parse_section(Recipe, tomllib.loads(texts["recipe.toml"]), f"{path}: recipe.toml")
+        table, source = tomllib.loads(texts["recipe.toml"]), f"{path}: recipe.toml"
+        require_plugins(table.get("plugins", ()), source)
+        recipe = parse_section(Recipe, table, source)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError):

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from recon import DataError, write_atomically
 
+from ..config import load_stored
 from ..deploy.change_bounds import UpdateGuard
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
@@ -59,6 +60,7 @@ def _run_alone(folder: Path, grid: Grid) -> None:
 def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_bytes())
     server = ServerFolder(Path(job["server"]))
+    load_stored(folder)
     recipe = placed(load_recipe(folder / "app" / "recipe.toml"), base_beside(bundle_of(folder)))
     end_with(server.path / STATE)  # a second driver of the same run must never be left
     members = server.members()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recon import DataError, write_atomically
 
+from ..config import store_plugins
 from ..deploy.approval import Approval
 from ..deploy.server_folder import ServerFolder
 from ..experiment import initial_state
@@ -42,6 +43,7 @@ def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Appr
     if bundle.exists() and read_bundle(bundle)[1].digest() != sent.digest():
         raise DataError(f"{place}: holds a run with another recipe or base; choose another --name{advice}")
     content = write_app(place / "app", sent)
+    store_plugins(recipe.plugins, place)
     if base is not None:
         write_atomically(kept, base)
     write_atomically(bundle, content)

@@ -11,7 +11,6 @@ from .recipe_library import LIBRARY as LIBRARY
 from .recipe_library import library_entries as library_entries
 from .recipe_library import recipe_names as recipe_names
 from .recipe_library import recipe_path as recipe_path
-from .recipe_schema import CLASSICAL_ARMS as CLASSICAL_ARMS
 from .recipe_schema import LOCAL as LOCAL
 from .recipe_schema import SHARED as SHARED
 from .recipe_schema import AugmentSection as AugmentSection
@@ -23,3 +22,4 @@ from .recipe_schema import ScopeSection as ScopeSection
 from .recipe_schema import TrainingSection as TrainingSection
 from .recipe_schema import TransformSection as TransformSection
 from .recipe_schema import TuningSection as TuningSection
+from .recipe_schema import classical_arms as classical_arms

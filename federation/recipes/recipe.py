@@ -9,10 +9,21 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, model_validator
 
-from ..config import KeyPath, Name, Section, assign, config_error, parse_override, parse_section, read_toml
+from ..config import (
+    KeyPath,
+    Name,
+    Names,
+    Section,
+    assign,
+    config_error,
+    load_plugin,
+    parse_override,
+    parse_section,
+    read_toml,
+    resolve_plugins,
+)
 from .recipe_library import recipe_path
 from .recipe_schema import (
-    CLASSICAL_ARMS,
     LOCAL,
     SHARED,
     EvaluationSection,
@@ -24,6 +35,7 @@ from .recipe_schema import (
     TrainingSection,
     TransformSection,
     TuningSection,
+    classical_arms,
 )
 
 #: Keys of ``[network]`` that belong to a method and not to the network that methods are compared on.
@@ -39,11 +51,19 @@ METHOD_PARTS = (
     "start",
 )
 #: The same, with what some methods replace.
-METHOD_NETWORK = (*METHOD_PARTS, "regularizer", "consistency", "ends_in", "combine")
+METHOD_NETWORK = (
+    *METHOD_PARTS,
+    "regularizer",
+    "regularizer_options",
+    "consistency",
+    "consistency_options",
+    "ends_in",
+    "combine",
+)
 
 
 def _own_arm(name: str) -> str:
-    if name in {*CLASSICAL_ARMS, LOCAL, SHARED}:
+    if name in {*classical_arms(), LOCAL, SHARED}:
         raise ValueError("a name that no other arm of the report has")
     return name
 
@@ -53,13 +73,14 @@ class Recipe(Section):
 
     ``name`` is the method's arm in the report, ``paper`` where it was published, ``left_out`` what of that is not here,
     ``evidence`` how we know that it is that method. A file may begin with ``extends = "fedavg.toml"`` and say only what
-    differs.
+    differs. ``plugins`` are Python files, relative to the recipe, that register parts which it names.
     """
 
     name: Annotated[Name, AfterValidator(_own_arm)]
     paper: str = ""
     left_out: str = ""
     evidence: Literal["", "defining property tested", "published ordering reproduced"] = ""
+    plugins: Names = ()
     network: NetworkSection = NetworkSection()
     training: TrainingSection = TrainingSection()
     federation: FederationSection = FederationSection()
@@ -116,8 +137,8 @@ class Recipe(Section):
         return parse_section(Recipe, table, path, {keys: where})
 
     def digest(self) -> str:
-        """SHA-256 of all values but ``[tuning]``, defaults included; the order of keys in the file does not matter."""
-        return _digest(self.model_dump(mode="json", exclude={"tuning"}))
+        """SHA-256 of all values but ``[tuning]`` and defaults; the order of keys in the file does not matter."""
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning"}))
 
     def method_digest(self) -> str:
         """SHA-256 of what makes it another method: neither words, the seed, nor where the base of its adapters lies.
@@ -140,13 +161,21 @@ def _digest(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: NetworkSection | None = None) -> Recipe:
+def load_recipe(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    network: NetworkSection | None = None,
+    plugins: Sequence[Path | str] = (),
+) -> Recipe:
     """Read a recipe.
 
     Parameters
     ----------
     path
         TOML file, see :class:`Recipe`, or the name of a recipe in the library.
+    plugins
+        Python files that register parts, beside those that the recipe names, see :func:`load_plugin`.
     overrides
         Assignments such as ``"federation.rounds=20"``; the last wins. Values are TOML or a bare word.
     network
@@ -159,6 +188,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: Net
     """
     path = recipe_path(path)
     table = _read_extended(path, (), network)
+    if plugins:
+        table["plugins"] = [*table.get("plugins", ()), *(load_plugin(plugin).name for plugin in plugins)]
     sources: dict[KeyPath, str] = {}
     for override in overrides:
         keys, value = parse_override(override)
@@ -171,6 +202,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, network: Net
 def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkSection | None) -> dict[str, Any]:
     """The table of a file, over that of the file which it extends."""
     table = read_toml(path)
+    names = table.get("plugins", [])
+    if isinstance(names, list) and all(isinstance(name, str) for name in names) and names:
+        table["plugins"] = list(resolve_plugins(names, path.parent, path))
     if "extends" not in table:
         return table if network is None else table | {"network": _standing_in(network, table.get("network"))}
     extended = table.pop("extends")
@@ -185,6 +219,8 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkSection 
     # Another method is not of the same paper.
     for claim in ("paper", "left_out", "evidence"):
         extended_table.pop(claim, None)
+    if both := [*extended_table.get("plugins", ()), *table.get("plugins", ())]:
+        table["plugins"] = list(dict.fromkeys(both))
     if "key" in table.get("tuning", {}):
         extended_table.pop("tuning", None)  # its values are of another key
     return _merged(extended_table, table)

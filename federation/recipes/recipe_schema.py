@@ -368,9 +368,12 @@ def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     return arms
 
 
-#: Classical methods of any modality; a site has those of its own.
-CLASSICAL_ARMS = {name for modality in MODALITIES.values() for name in modality.methods}
-Arm = Annotated[str, AfterValidator(one_of({*CLASSICAL_ARMS, LOCAL, SHARED}))]
+def classical_arms() -> set[str]:
+    """Names of the classical methods of any modality; a site has those of its own."""
+    return {name for modality in MODALITIES.values() for name in modality.methods}
+
+
+Arm = Annotated[str, AfterValidator(one_of(lambda: {*classical_arms(), LOCAL, SHARED}))]
 Weight = Annotated[float, Field(gt=0)]
 
 

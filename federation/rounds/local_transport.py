@@ -16,6 +16,7 @@ import torch
 
 from recon import DataError
 
+from ..config import Plugin, load_again, loaded_plugins
 from ..serialization import MessageError
 from .site import SiteSpec
 from .transport import ReplyStream, SiteFailure
@@ -118,7 +119,7 @@ class _Worker:
     def __init__(self, context: SpawnContext) -> None:
         self.connection, theirs = context.Pipe()
         # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
-        self.process = context.Process(target=_serve, args=(theirs,), name="fedrecon-site")
+        self.process = context.Process(target=_serve, args=(theirs, loaded_plugins()), name="fedrecon-site")
         self.process.start()
         theirs.close()
 
@@ -151,11 +152,12 @@ def _stop_all(workers: set[_Worker]) -> None:
         workers.pop().stop()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, plugins: Sequence[Plugin]) -> None:
     """Main loop of a worker process: one thread, deaf to Ctrl-C, ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    load_again(plugins)
     while True:
         try:
             spec, request = connection.recv()

@@ -1,6 +1,8 @@
 from .checking import SiteFacts as SiteFacts
 from .checking import SplitFacts as SplitFacts
 from .checking import check_sites as check_sites
+from .demos import DEMOS as DEMOS
+from .demos import Demo as Demo
 from .from_fastmri import FASTMRI_4X as FASTMRI_4X
 from .from_fastmri import GROUPINGS as GROUPINGS
 from .from_fastmri import make_fastmri_sites as make_fastmri_sites

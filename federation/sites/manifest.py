@@ -16,12 +16,14 @@ import recon
 
 from ..config import (
     Name,
+    Names,
     Section,
     config_error,
     nearest,
     one_of,
     parse_section,
     read_toml,
+    resolve_plugins,
     section_of,
     section_with,
     value_of,
@@ -44,7 +46,8 @@ class SiteManifest(Section):
 
     An ``unseen`` site takes part in nothing and is scored at the end. ``consistency`` is the site's own data
     consistency where it is not that of the recipe: it stays at the site, so a scanner that needs another may have it.
-    ``device`` is where its networks are trained and applied, by default the CPU. The keys of ``[simulate]`` and
+    ``device`` is where its networks are trained and applied, by default the CPU. ``plugins`` are Python files, relative
+    to the manifest, that register readers or operators of the site. The keys of ``[simulate]`` and
     ``[data]`` are those of the modality, see :class:`recon.Modality`.
     """
 
@@ -54,6 +57,7 @@ class SiteManifest(Section):
     unseen: bool = False
     consistency: Annotated[str, AfterValidator(one_of(lambda: recon.DATA_CONSISTENCY))] | None = None
     device: Annotated[str, AfterValidator(_device)] | None = None
+    plugins: Names = ()
     acquisition: AcquisitionSection = AcquisitionSection()
     simulate: Section | None = None
     data: DataSection
@@ -265,6 +269,9 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     ConfigError
         If a key or value cannot be used.
     """
+    names = table.get("plugins", ())
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        resolve_plugins(names, path.parent, path)
     modality = table.get("modality", next(iter(recon.MODALITIES)))
     if modality not in recon.MODALITIES:
         hint = nearest(str(modality), recon.MODALITIES)
