@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation import METRICS
+
 Results = Mapping[str, Any]
 
-#: Scores of an arm, with +1 where more is better. ``residual`` stands alone where there is no reference.
-METRICS: Mapping[str, int] = {"psnr": 1, "ssim": 1, "nmse": -1, "foreground_ssim": 1, "residual": -1}
 #: Keys of the results that become report.json.
 PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "quality")
 
