@@ -18,13 +18,11 @@ from .comparison import Interval as Interval
 from .comparison import ScoreRow as ScoreRow
 from .comparison import compare_arms as compare_arms
 from .comparison import comparison_text as comparison_text
-from .comparison import holm as holm
 from .comparison import paired_difference as paired_difference
 from .comparison import read_scores as read_scores
 from .comparison import seeds_needed as seeds_needed
 from .comparison import select_table as select_table
 from .comparison import summarize_arm as summarize_arm
-from .comparison import verdict as verdict
 from .comparison import write_comparison as write_comparison
 from .comparison import write_scores as write_scores
 from .data import CONDITION_DIM as CONDITION_DIM

@@ -1,9 +1,9 @@
-"""Arms compared: paired statistics, verdicts, tables."""
+"""Comparison of arms: paired statistics, verdicts, tables."""
 
-from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, Aim, Hypothesis, seeds_needed, verdict
+from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, Aim, Hypothesis, seeds_needed
 from .files import comparison_text, write_comparison
 from .scores import ScoreRow, read_scores, select_table, summarize_arm, write_scores
-from .statistics import Interval, holm, paired_difference
+from .statistics import Interval, paired_difference
 from .table import ArmDetails
 from .table import Comparison as ComparedTable
 from .table import compare as compare_arms
@@ -19,13 +19,11 @@ __all__ = [
     "ScoreRow",
     "compare_arms",
     "comparison_text",
-    "holm",
     "paired_difference",
     "read_scores",
     "seeds_needed",
     "select_table",
     "summarize_arm",
-    "verdict",
     "write_comparison",
     "write_scores",
 ]

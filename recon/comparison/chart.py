@@ -1,4 +1,4 @@
-"""The chart of a comparison: differences to one arm with their intervals, about a line at zero."""
+"""Forest plot of a comparison: differences to one arm with their intervals, and a line at zero."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from .table import Difference
 
 
 def forest_plot(title: str, rows: Sequence[tuple[str, Difference]], x_label: str) -> str:
-    """A dot and whiskers per row about a line at zero, the numbers at the right.
+    """A dot and whiskers per row, a line at zero, numbers at the right.
 
-    Ends far beyond the others (a start image among trained networks) are cut off, so that these can be told apart.
+    Ends far beyond the others (a start image among trained networks) are cut off, so that the others stay readable.
     """
     low, high = _range([difference.interval for _, difference in rows])
     ticks = nice_ticks(low, high, 8)
@@ -50,7 +50,7 @@ def forest_plot(title: str, rows: Sequence[tuple[str, Difference]], x_label: str
 
 
 def _range(intervals: Sequence[Interval]) -> tuple[float, float]:
-    """From the least to the largest end and zero, without the few intervals that lie far beyond most ends."""
+    """Range of all ends and zero, without the few intervals far beyond most ends."""
     limit = 4 * statistics.median(abs(end) for interval in intervals for end in (interval.low, interval.high))
     near = [interval for interval in intervals if abs(interval.found) <= limit]
     low = min([0.0, *(interval.low for interval in near)])

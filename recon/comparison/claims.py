@@ -1,7 +1,6 @@
-"""What was claimed of a difference, and what its interval decides.
+"""Claims about a difference, and the verdict that its interval gives.
 
-The rules are those of the comparison protocol: nothing is decided with fewer than 3 seeds, nor an effect below 0.5 dB
-with fewer than 8.
+No claim is decided with fewer than 3 seeds, nor a difference below 0.5 dB with fewer than 8.
 """
 
 import math
@@ -12,15 +11,15 @@ from .statistics import Interval
 
 Verdict = Literal["holds", "fails", "undecided"]
 
+#: Fewest seeds that decide a difference, and one below ``SMALL_EFFECT_DB``.
 MIN_SEEDS = 3
-#: Seeds that an effect below ``SMALL_EFFECT_DB`` takes.
 SEEDS_OF_SMALL_EFFECT = 8
 SMALL_EFFECT_DB = 0.5
 
 
 @dataclass(frozen=True)
 class Aim:
-    """The differences that satisfy a claim: ``low`` to ``high``, without these two where ``strict``."""
+    """Differences in dB that satisfy a claim: ``low`` to ``high``; ``strict`` excludes these two."""
 
     text: str
     low: float = -math.inf
@@ -52,11 +51,6 @@ class Aim:
         return cls(f"{_signed(low)} .. {_signed(high)} dB", low=low, high=high)
 
     @classmethod
-    def within(cls, bound: float) -> Self:
-        """Absolute difference <= bound."""
-        return cls(f"within {bound:g} dB", low=-bound, high=bound)
-
-    @classmethod
     def loss_within(cls, bound: float) -> Self:
         """Difference >= -bound: a loss of at most ``bound``, any gain."""
         return cls(f"loss <= {bound:g} dB", low=-bound)
@@ -68,7 +62,7 @@ class Aim:
 
     @classmethod
     def none(cls) -> Self:
-        """Nothing was claimed: the difference is reported."""
+        """No claim: the difference is only reported."""
         return cls("none")
 
 
@@ -77,20 +71,16 @@ def _signed(value: float) -> str:
 
 
 def seeds_needed(interval: Interval) -> int:
-    """How many seeds it takes to decide an effect of the size that was found."""
-    small = interval.metric == "psnr" and abs(interval.found) < SMALL_EFFECT_DB
-    return SEEDS_OF_SMALL_EFFECT if small else MIN_SEEDS
+    """Number of seeds that decide a difference of this size."""
+    return SEEDS_OF_SMALL_EFFECT if abs(interval.found) < SMALL_EFFECT_DB else MIN_SEEDS
 
 
-def verdict(interval: Interval, aim: Aim) -> Verdict:
-    """``"holds"`` if the whole interval satisfies the aim, ``"fails"`` if no part of it does, else ``"undecided"``.
+def decide(interval: Interval, aim: Aim) -> tuple[Verdict, str]:
+    """Verdict, and the reason if it does not follow from the interval.
 
-    Also undecided with fewer seeds than :func:`seeds_needed`, and where nothing was claimed.
+    ``"holds"`` if the whole interval satisfies the aim, ``"fails"`` if no part of it does, else ``"undecided"``; also
+    undecided with fewer seeds than :func:`seeds_needed`, and without a claim.
     """
-    return _judge(interval, aim)[0]
-
-
-def _judge(interval: Interval, aim: Aim) -> tuple[Verdict, str]:
     if aim.low == -math.inf and aim.high == math.inf:
         return "undecided", "nothing was claimed"
     if interval.seeds < (needed := seeds_needed(interval)):
@@ -107,24 +97,20 @@ def _judge(interval: Interval, aim: Aim) -> tuple[Verdict, str]:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A claim that was registered, and what was found."""
+    """A claim that was registered before the runs, and the difference that was found."""
 
     aim: Aim
     interval: Interval
     note: str = ""
 
-    @property
-    def verdict(self) -> Verdict:
-        """As :func:`verdict`."""
-        return verdict(self.interval, self.aim)
-
     def to_json(self) -> dict[str, Any]:
-        """``aim, found, interval, seeds, verdict``, and ``note`` where there is something to say."""
-        note = "; ".join(text for text in (_judge(self.interval, self.aim)[1], self.interval.note, self.note) if text)
+        """``aim, found, interval, seeds, verdict``, and ``note`` unless it is empty."""
+        verdict, reason = decide(self.interval, self.aim)
+        note = "; ".join(text for text in (reason, self.interval.note, self.note) if text)
         return {
             "aim": self.aim.text,
             "found": self.interval.found,
             "interval": [self.interval.low, self.interval.high],
             "seeds": self.interval.seeds,
-            "verdict": self.verdict,
+            "verdict": verdict,
         } | ({"note": note} if note else {})

@@ -1,4 +1,4 @@
-"""The columns of a comparison's table, the same cells in text, LaTeX and on the page, and the words beside it."""
+"""Columns and legend of a table, the same in text, LaTeX and on the page."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, SMALL_EFFECT_DB
 from .statistics import Interval
 from .table import LEVEL, ArmEntry, Comparison
 
-DASH = "–"  # noqa: RUF001 - a dash is meant
+DASH = "–"  # noqa: RUF001 - an en dash
 STAR = "\N{BLACK STAR}"
 DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, what stands below it, and the lines of a cell."""
+    """A heading, the line below it, and the lines of a cell."""
 
     head: str
     below: str
@@ -23,7 +23,7 @@ class Column:
 
 
 def difference_columns(comparison: Comparison) -> list[Column]:
-    """One column for each arm that the others are compared with."""
+    """A column for each reference arm."""
     return [Column(f"{DELTA} {name}", "dB, 95 %", _difference(name)) for name in comparison.against]
 
 
@@ -52,7 +52,7 @@ def summary_columns() -> list[Column]:
 
 
 def site_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]:
-    """One column for each of the sites ``names``."""
+    """A column for each of the sites ``names``."""
 
     def at(site: str) -> Callable[[ArmEntry], tuple[str, ...]]:
         return lambda entry: (number((dict(entry.psnr.sites) | dict(entry.psnr.unseen)).get(site), 2),)
@@ -61,7 +61,7 @@ def site_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]:
 
 
 def cost_columns() -> list[Column]:
-    """What an arm took: bytes, time, parameters, trials, seeds."""
+    """Columns of bytes, time, parameters, trials and seeds."""
 
     def traveled(entry: ArmEntry) -> tuple[str, ...]:
         base, whole = entry.details.bytes_base, entry.details.bytes
@@ -89,18 +89,18 @@ def cost_columns() -> list[Column]:
 
 
 def whole_number(value: int | None) -> str:
-    """A count with its thousands apart."""
+    """A count with thousands separated."""
     return DASH if value is None else f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def chosen_by(entry: ArmEntry) -> str:
-    """The values that an arm's tuning chose."""
+    """Values that tuning chose for an arm."""
     chosen = entry.details.chosen.items()
     return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in chosen)
 
 
 def legend_of(comparison: Comparison) -> str:
-    """How to read a table, in words that fit all of its forms."""
+    """How to read a table, in text, LaTeX and on the page."""
     single = any(entry.psnr.seeds == 1 for entry in comparison.arms)
     text = (
         f"Each site counts equally; worst is over the sites that took part. {DELTA}: paired difference in PSNR with "

@@ -1,4 +1,4 @@
-"""The comparison as files and for the terminal: JSON, CSV and plain text, with the page and LaTeX beside them."""
+"""Comparisons as files and for the terminal: JSON, CSV and plain text, with the page and LaTeX."""
 
 import csv
 import io
@@ -30,18 +30,17 @@ def write_comparison(
     *,
     hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     statements: Mapping[str, str] | None = None,
-    title: str = "Comparison of federated methods",
 ) -> Path:
-    """Write ``comparison.html``, ``.json``, ``.csv`` (a row per arm) and ``.tex`` (booktabs); no volume's scores.
+    """Write ``comparison.html``, ``.json``, ``.csv`` (a row per arm) and ``.tex`` (booktabs); no scores of volumes.
 
     Parameters
     ----------
     comparisons
-        What :func:`compare` gave, one per modality and table.
+        From :func:`recon.compare_arms`, one per modality and table.
     hypotheses
-        Per hypothesis and modality what :meth:`recon.claims.Hypothesis.to_json` gives.
+        By hypothesis and modality, from :meth:`recon.Hypothesis.to_json`.
     statements
-        What each hypothesis says.
+        Text of each hypothesis.
 
     Returns
     -------
@@ -50,13 +49,13 @@ def write_comparison(
     Raises
     ------
     ValueError
-        If there is nothing to compare, or a modality has a table twice.
+        If there is no table, or a modality has a table twice.
     DataError
-        If a file cannot be written; what stood there before is then left as it was.
+        If a file cannot be written; an older file is then kept.
     """
     check_tables(comparisons)
     results = hypotheses or {}
-    page = comparison_page(comparisons, results, statements or {}, title)
+    page = comparison_page(comparisons, results, statements or {})
     published = plain({"tables": [_json(each) for each in comparisons], "hypotheses": results})
     target = Path(folder) / "comparison.html"
     text = json.dumps(published, indent=2, allow_nan=False) + "\n"
@@ -71,12 +70,12 @@ def write_comparison(
 
 
 def comparison_text(comparisons: Sequence[Comparison]) -> str:
-    """The tables for a terminal: differences, mean, worst and unseen sites, SSIM, bytes, time, seeds; flags last.
+    """Tables for a terminal: differences, mean, worst site, SSIM, unseen sites, bytes, time, seeds and flags.
 
     Raises
     ------
     ValueError
-        If there is nothing to compare, or a modality has a table twice.
+        If there is no table, or a modality has a table twice.
     """
     check_tables(comparisons)
     return "\n\n".join(map(_text, comparisons))
@@ -153,7 +152,7 @@ _NUMBERS = ("parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "b
 
 
 def comparison_csv(comparisons: Sequence[Comparison]) -> str:
-    """A line per modality, table and arm; numbers with all their digits, empty where there is none."""
+    """A line per modality, table and arm; numbers with all digits, unknown ones empty."""
     lines = [_csv_line(comparison, entry) for comparison in comparisons for entry in comparison.arms]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     text = io.StringIO(newline="")

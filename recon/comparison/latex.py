@@ -1,4 +1,4 @@
-"""The comparison's tables as LaTeX, and text as LaTeX prints it."""
+"""Tables as LaTeX, and text escaped for LaTeX."""
 
 import re
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     '"': "''",
-    "[": "{[}",  # \\ would take it for its option
+    "[": "{[}",  # after \\ a bracket would begin an option
     "]": "{]}",
     "\n": " ",
     "\N{MINUS SIGN}": "$-$",
@@ -44,12 +44,12 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it, without a command of its own."""
+    """Text escaped for LaTeX: it contains no command."""
     return re.sub(f"[{re.escape(''.join(_TEX))}]", lambda match: _TEX[match.group()], text)
 
 
 def comparison_tex(comparisons: Sequence[Comparison]) -> str:
-    """One ``table*`` per table, for documents that load booktabs."""
+    """One ``table*`` per table; the document must load booktabs."""
     head = "% \\usepackage{booktabs}\n"
     return head + "\n".join(map(_tex_table, comparisons))
 

@@ -1,4 +1,4 @@
-"""The comparison as one page in the style of the run's report: hypotheses, and for every table chart, arms, metrics."""
+"""Comparisons as one HTML page: hypotheses, then chart, arms and metric card of every table."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -49,14 +49,14 @@ def comparison_page(
     comparisons: Sequence[Comparison],
     hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]],
     statements: Mapping[str, str],
-    title: str,
 ) -> str:
-    """All tables as one page that loads nothing, in the style of the run's report."""
+    """All tables on one page that loads nothing, in the style of a run's report."""
     lead = (
         "One part per modality and table; they are not comparable with each other. Differences are paired: the same "
         "test volumes, and training runs of the same seed."
     )
-    return document(title, lead, [_claims(hypotheses, statements), *map(_section, comparisons)], _STYLE)
+    parts = [_claims(hypotheses, statements), *map(_section, comparisons)]
+    return document("Comparison of federated methods", lead, parts, _STYLE)
 
 
 def _claims(hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]], statements: Mapping[str, str]) -> str:
@@ -94,7 +94,7 @@ def _claim_table(heads: Sequence[str], lines: Sequence[str]) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """Text that breaks at underscores only."""
+    """Text that wraps after underscores only."""
     return escape(text).replace(" ", "&nbsp;").replace("_", "_<wbr>")
 
 
@@ -161,7 +161,7 @@ def _arm_table(comparison: Comparison) -> str:
 
 
 def _tuning(comparison: Comparison, name: str) -> str:
-    """Steps, trials and what they chose; hidden until asked for."""
+    """Steps, trials and chosen values of every arm, folded."""
     known = [entry for entry in comparison.arms if entry.details.steps is not None or entry.details.chosen]
     if not known:
         return ""

@@ -1,4 +1,4 @@
-"""Scores per volume as a flat table, in memory and as CSV, and their means for each arm."""
+"""Scores per volume as rows in memory and in a CSV file, and their means per arm."""
 
 import csv
 import gzip
@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, data_error
+from ..evaluation import METRICS
 from ..files import write_atomically
 
-#: The metrics of a row; less is better for the error, more for the others.
-METRICS = ("psnr", "ssim", "nmse", "foreground_ssim")
+#: Metrics of a row: those that need a reference.
+ROW_METRICS = tuple(name for name in METRICS if name != "residual")
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one test volume, one volume per subject, by one trained arm.
+    """Scores of one test volume by one trained arm. Every subject has one volume.
 
-    ``modality`` and ``table`` (``"together"``, ``"noise only"`` ...) name the table that the row belongs to; rows of
-    different tables are never compared. ``seed`` numbers the training run, which all sites share; ``unseen`` marks
-    a site that took part in nothing.
+    ``modality`` and ``table`` (``"together"``, ``"noise only"`` ...) name the table of the row; rows of different
+    tables are never compared. ``seed`` is the seed of the training run, common to all sites; ``unseen`` marks a site
+    that did not train.
 
     Raises
     ------
     ValueError
-        If a name is not a single line or a score is not finite.
+        If a name has several lines or a score is not finite.
     """
 
     modality: str
@@ -48,7 +49,7 @@ class ScoreRow:
             text = getattr(self, name)
             if text.splitlines() != [text]:
                 raise ValueError(f"ScoreRow: {name} is {text!r}, expected a name on one line")
-        for name in METRICS:
+        for name in ROW_METRICS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 where = f"{self.arm} at {self.site}, volume {self.volume}, seed {self.seed}"
@@ -61,32 +62,32 @@ _COLUMNS = tuple(field.name for field in fields(ScoreRow))
 
 
 def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
-    """Write rows as CSV, one line each, floats with all their digits; the file stays where the volumes are.
+    """Write rows as CSV, one line each, floats with all digits. The file names volumes, so it stays at their sites.
 
     Raises
     ------
     DataError
-        If the file cannot be written; what stood there before is then left as it was.
+        If the file cannot be written; an older file is then kept.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for row in rows:
-        scores = ("" if getattr(row, name) is None else repr(float(getattr(row, name))) for name in METRICS)
+        scores = ("" if getattr(row, name) is None else repr(float(getattr(row, name))) for name in ROW_METRICS)
         unseen = "true" if row.unseen else "false"
         writer.writerow([row.modality, row.table, row.arm, int(row.seed), row.site, unseen, row.volume, *scores])
     write_atomically(path, text.getvalue().encode("utf-8"))
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
-    """Read what :func:`write_scores` wrote, bit for bit, packed by gzip where it ends in ``.gz``.
+    """Read the file of :func:`write_scores`, bit for bit; its columns may have any order.
 
-    Columns may stand in any order.
+    A name that ends in ``.gz`` is unpacked.
 
     Raises
     ------
     DataError
-        If the file cannot be read, a column is unknown or missing, or a value does not fit: with file and line.
+        If the file cannot be read, a column is unknown or missing, or a value is invalid: with file and line.
     """
     try:
         content = path.read_bytes()
@@ -120,7 +121,7 @@ def _parsed(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
     def bad(name: str, expected: str) -> DataError:
         return data_error(path, f"line {line}: {name}", repr(parsed[name]), expected, "mend the line")
 
-    for name in METRICS:
+    for name in ROW_METRICS:
         if name == "foreground_ssim" and parsed[name] == "":
             parsed[name] = None
             continue
@@ -142,7 +143,7 @@ def _parsed(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
 
 
 def tables_of(rows: Iterable[ScoreRow]) -> list[tuple[str, str]]:
-    """Modality and table of every table among the rows, in the order of their first rows."""
+    """Modality and name of every table among the rows, in the order of their first rows."""
     return list(dict.fromkeys((row.modality, row.table) for row in rows))
 
 
@@ -172,7 +173,7 @@ def site_roles(rows: Iterable[ScoreRow]) -> tuple[tuple[str, ...], tuple[str, ..
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """Means of one arm: per site over its volumes and seeds, then over the sites that took part, each equal."""
+    """Means of one arm: per site over volumes and seeds, then over the sites that took part with equal weights."""
 
     sites: Mapping[str, float]
     unseen: Mapping[str, float]
@@ -187,12 +188,12 @@ class ArmSummary:
 
 
 def summarize_arm(rows: Iterable[ScoreRow], arm: str, metric: str = "psnr") -> ArmSummary:
-    """Summarize one arm of one table; unseen sites stand apart from the mean and the worst site.
+    """Summarize one arm of one table; mean and worst site leave out unseen sites.
 
     Raises
     ------
     ValueError
-        If the arm has no scores at sites that took part, or the rows are not of one table.
+        If the arm has no scores at sites that took part, or the rows belong to several tables.
     """
     own = [row for row in rows if row.arm == arm]
     scores = arm_scores(own, arm, metric)
@@ -201,7 +202,7 @@ def summarize_arm(rows: Iterable[ScoreRow], arm: str, metric: str = "psnr") -> A
         raise ValueError(f"scores: arm {arm!r} has no score at a site that took part, expected at least one")
     means = {site: _mean(value for (where, _, _), value in scores.items() if where == site) for site in took_part}
     apart = {site: _mean(value for (where, _, _), value in scores.items() if where == site) for site in unseen}
-    pick = max if metric == "nmse" else min
+    pick = min if METRICS[metric] > 0 else max
     return ArmSummary(
         means, apart, _mean(means.values()), pick(means, key=means.__getitem__), len({seed for _, _, seed in scores})
     )
@@ -212,10 +213,10 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(listed) / len(listed)
 
 
-def arm_scores(rows: Iterable[ScoreRow], arm: str, metric: str) -> dict[tuple[str, str, int], float]:
-    """Scores of an arm by site, volume and seed; a row that stands twice counts once."""
-    if metric not in METRICS:
-        raise ValueError(f"scores: metric is {metric!r}, expected one of {list(METRICS)}")
+def arm_scores(rows: Iterable[ScoreRow], arm: str, metric: str = "psnr") -> dict[tuple[str, str, int], float]:
+    """Scores of an arm by site, volume and seed; a repeated row counts once."""
+    if metric not in ROW_METRICS:
+        raise ValueError(f"scores: metric is {metric!r}, expected one of {list(ROW_METRICS)}")
     own = [row for row in rows if row.arm == arm]
     if not own:
         raise ValueError(f"scores: no row of arm {arm!r}; evaluate it or leave it out")

@@ -1,6 +1,6 @@
-"""Paired differences of two arms with 95 % intervals, and p-values corrected for how many there are.
+"""Paired differences of two arms with 95 % intervals, and p-values corrected for their number.
 
-The rules are those of the comparison protocol: subjects are resampled within sites, crossed with seeds.
+Subjects are resampled within sites, crossed with seeds.
 """
 
 import math
@@ -18,10 +18,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean paired difference with its 95 % interval and two-sided p-value.
+    """A mean paired difference in PSNR with its 95 % interval, all in dB, and two-sided p-value.
 
-    ``seeds`` and ``subjects`` (over all ``sites``) are what was resampled: with one seed the interval covers subjects
-    only. ``note`` says so, and whatever else the interval does not cover.
+    ``seeds`` and ``subjects`` (of all ``sites``) were resampled. ``note`` names the spread that the interval does not
+    cover: with one seed it covers subjects only.
     """
 
     found: float
@@ -31,7 +31,6 @@ class Interval:
     seeds: int
     subjects: int
     sites: tuple[str, ...]
-    metric: str = "psnr"
     note: str = ""
 
 
@@ -39,24 +38,23 @@ def paired_difference(
     rows: Iterable[ScoreRow],
     arm: str,
     reference: str,
-    metric: str = "psnr",
     sites: Collection[str] | None = None,
     *,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    r"""Mean difference ``arm - reference``: over sites, each equal, of the mean over volumes and seeds.
+    r"""Mean difference ``arm - reference`` in PSNR: mean over volumes and seeds, then over sites with equal weights.
 
-    The differences :math:`d_{kvs}` of site, volume and seed are resampled as volumes within sites, crossed with
-    seeds [O]_: a draw is :math:`\sum_s w_s \frac1K \sum_k \sum_v u_{kv} d_{kvs}`. Sites stay: the claim is about them.
-    A seed is one training run that all sites share, so a draw takes the same seeds at every site.
+    The differences :math:`d_{kvs}` of site, volume and seed are resampled: volumes within sites, crossed with
+    seeds [O]_. A draw is :math:`\sum_s w_s \frac1K \sum_k \sum_v u_{kv} d_{kvs}`. Sites are not resampled: claims are
+    about these sites. A seed is one training run of all sites, so a draw has the same seeds at every site.
 
-    The interval runs from the 2.5 to the 97.5 % quantile of the draws. Two things keep it at its level with few
-    subjects or seeds, where the plain percentile interval is too narrow [H]_: where 3 seeds dominate it covers 75 %,
-    as it never reaches beyond the least and the largest of them, which BCa does not either.
+    The interval runs from the 2.5 to the 97.5 % quantile of the draws. The plain percentile interval is too narrow for
+    few subjects or seeds [H]_: where 3 seeds dominate it covers 75 %, as it never exceeds the range of these seeds, nor
+    does BCa. Two changes correct the level:
 
     - counts :math:`c` of a resample of :math:`n` become the weights
-      :math:`(1 + \sqrt{n/(n-1)}\,(c - 1)) / n`, which makes the variance of the draws unbiased [R]_;
+      :math:`(1 + \sqrt{n/(n-1)}\,(c - 1)) / n`, so that the variance of the draws is unbiased [R]_;
     - a draw's deviation from the mean is divided by :math:`\sqrt{\chi^2_\nu / \nu}`, as Student's t divides a normal
       deviate, with :math:`\nu` by Welch and Satterthwaite from the variances of seeds and of each site's subjects.
 
@@ -64,22 +62,22 @@ def paired_difference(
     seeds), 89 % for 6 strongly skewed subjects or where a site with 2 subjects dominates, and more than 96 % where
     single trainings on single subjects vary most: crossed resampling counts that more than once [O]_.
 
-    ``p_value`` is two-sided from the same draws: the smallest level whose interval leaves out zero,
+    ``p_value`` is two-sided from the same draws, the smallest level whose interval excludes zero:
     :math:`2 \min(\#\{\le 0\}, \#\{\ge 0\})` plus one each, over draws plus one [D]_.
 
     Parameters
     ----------
     rows
-        Scores of one table. Their order does not matter, and a row that stands twice counts once.
+        Scores of one table in any order; a repeated row counts once.
     sites
-        By default those that took part.
+        By default the sites that took part.
     draws, seed
-        How many draws, and the seed of their generator. Arms with the same volumes and seeds are resampled alike.
+        Number of draws, and the seed of their generator. Arms with equal volumes and seeds get equal resamples.
 
     Raises
     ------
     ValueError
-        If a pair is missing. The seeds of one arm may be a part of the other's; the interval's note then says so.
+        If a pair is missing. One arm may have some of the other's seeds only; the note of the interval then says so.
 
     References
     ----------
@@ -92,14 +90,9 @@ def paired_difference(
     if len(tables := tables_of(own)) > 1:
         raise ValueError(f"scores: rows are of the tables {tables}, expected one table; select_table picks it")
     names = tuple(sorted(set(site_roles(own)[0] if sites is None else sites)))
-    differences, note = _pairs(own, arm, reference, metric, names)
+    differences, note = _pairs(own, arm, reference, names)
     found = float(np.mean([part.mean() for part in differences]))
     seeds = differences[0].shape[1]
-    notes = [note] if note else []
-    if seeds == 1:
-        notes.append("one seed: the interval covers subjects only")
-    if single := [name for name, part in zip(names, differences, strict=True) if len(part) == 1]:
-        notes.append(f"one subject at {', '.join(single)}: the interval does not cover the spread there")
     deviations = _deviations(differences, draws, seed)
     low, high, p_value = found, found, 1.0
     if deviations is not None:
@@ -108,20 +101,18 @@ def paired_difference(
         fewer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
         p_value = min(1.0, 2 * (fewer + 1) / (draws + 1))
     subjects = sum(len(part) for part in differences)
-    return Interval(found, low, high, p_value, seeds, subjects, names, metric, "; ".join(notes))
+    return Interval(found, low, high, p_value, seeds, subjects, names, note)
 
 
-def _pairs(
-    rows: Sequence[ScoreRow], arm: str, reference: str, metric: str, sites: Sequence[str]
-) -> tuple[list[Array], str]:
-    """Differences per site, ``(volumes, seeds)``, all in sorted order, and a note about seeds that were left out."""
+def _pairs(rows: Sequence[ScoreRow], arm: str, reference: str, sites: Sequence[str]) -> tuple[list[Array], str]:
+    """Differences per site, ``(volumes, seeds)``, both sorted, and the note of the interval."""
     who = f"paired_difference: {arm} - {reference}"
-    first, second = arm_scores(rows, arm, metric), arm_scores(rows, reference, metric)
+    first, second = arm_scores(rows, arm), arm_scores(rows, reference)
     if not sites:
         raise ValueError(f"{who}: no site took part, expected at least one; name the sites")
     seeds_of = [{seed for site, _, seed in scores if site in sites} for scores in (first, second)]
     common = seeds_of[0] & seeds_of[1]
-    # One arm may have been run with fewer seeds; two that only overlap were not run as one experiment.
+    # One arm may have fewer seeds; seeds that only overlap come from two experiments.
     if not common or common not in seeds_of:
         raise ValueError(
             f"{who}: seeds are {sorted(seeds_of[0])} and {sorted(seeds_of[1])} at {list(sites)}, "
@@ -142,22 +133,27 @@ def _pairs(
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(f"{who}: missing are {'; '.join(missing[:3])}{more}; evaluate them or leave the site out")
     larger = max(seeds_of, key=len)
-    return parts, f"{len(common)} of {len(larger)} seeds in common" if larger != common else ""
+    notes = [f"{len(common)} of {len(larger)} seeds in common"] if larger != common else []
+    if len(common) == 1:
+        notes.append("one seed: the interval covers subjects only")
+    if single := [site for site, part in zip(sites, parts, strict=True) if len(part) == 1]:
+        notes.append(f"one subject at {', '.join(single)}: the interval does not cover the spread there")
+    return parts, "; ".join(notes)
 
 
 def _deviations(differences: Sequence[Array], draws: int, seed: int) -> Array | None:
-    """Resampled mean less the mean, with Student's tails; None where nothing was repeated."""
+    """Resampled mean less the mean, with Student's tails; None without repetition."""
     n_sites, n_seeds = len(differences), differences[0].shape[1]
     centered = [part - part.mean() for part in differences]
     by_seed: Array = np.mean([part.mean(axis=0) for part in centered], axis=0)
-    # What varies on its own, as its contribution to the mean over sites.
+    # Independent factors: seeds, and subjects of each site, as contributions to the mean over sites.
     factors = [by_seed, *(part.mean(axis=1) / n_sites for part in centered)]
     repeated = [values for values in factors if len(values) > 1]
     if not repeated:
         return None
     freedom = np.array([len(values) - 1 for values in repeated], dtype=np.float64)
     variances = np.array([values.var(ddof=1) / len(values) for values in repeated])
-    # Without any variance every number of degrees of freedom gives the same.
+    # Without variance the degrees of freedom do not matter.
     relative = variances / variances.max() if variances.any() else np.ones_like(variances)
     nu = relative.sum() ** 2 / (relative**2 / freedom).sum()
     *of_subjects, of_seeds = _weights((*(len(part) for part in centered), n_seeds), draws, seed)
@@ -169,10 +165,10 @@ def _deviations(differences: Sequence[Array], draws: int, seed: int) -> Array | 
     return deviations
 
 
-# Drawing is nearly all of the work, and a table compares many arms on the same volumes.
+# Cached: drawing takes most of the time, and many arms of a table have the same volumes.
 @lru_cache(maxsize=4)
 def _weights(sizes: tuple[int, ...], draws: int, seed: int) -> tuple[Array, ...]:
-    """Weights of resampled units, ``(draws, size)`` for each size; each line sums to one."""
+    """Weights of resampled units, ``(draws, size)`` for each size; each row sums to one."""
     rng = np.random.default_rng((seed, 0))
     weights = []
     for n in sizes:
@@ -184,9 +180,9 @@ def _weights(sizes: tuple[int, ...], draws: int, seed: int) -> tuple[Array, ...]
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values for how many there are; at a level, those below it wrongly reject any with that probability.
+    """Adjust p-values for their number: the probability of any false rejection stays below the level.
 
-    The i-th smallest of m is multiplied by m - i + 1, then by none less than one before it, at most 1.
+    The i-th smallest of m is multiplied by m - i + 1; the result is at least its predecessor and at most 1.
 
     Raises
     ------

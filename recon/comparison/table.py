@@ -1,23 +1,23 @@
-"""The comparison of arms, one per modality and table: every arm against those of reference."""
+"""Comparison of the arms of one modality and table: every arm against the reference arms."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .claims import seeds_needed
-from .scores import METRICS, ArmSummary, ScoreRow, site_roles, summarize_arm, tables_of
+from .scores import ROW_METRICS, ArmSummary, ScoreRow, site_roles, summarize_arm, tables_of
 from .statistics import Interval, holm, paired_difference
 
-#: Adjusted p-values below it are marked.
+#: Adjusted p-values below this level are marked.
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm less another, and its p-value adjusted for how many arms are compared with that one.
+    """An arm less a reference arm, and the p-value adjusted for the number of arms compared with it.
 
-    An arm with fewer seeds than its difference takes counts, with a p-value of 1: with one seed the interval's own
-    says nothing of training, and must not ease the correction for the others.
+    An arm with too few seeds for its difference has a p-value of 1, but counts: with one seed the p-value of the
+    interval ignores the spread of training, and must not relax the correction of the others.
     """
 
     interval: Interval
@@ -25,7 +25,7 @@ class Difference:
 
     @property
     def marked(self) -> bool:
-        """Whether the difference is told from zero."""
+        """Whether the difference is significant."""
         return self.p_holm < LEVEL
 
 
@@ -75,7 +75,7 @@ class ArmDetails:
 
 @dataclass(frozen=True)
 class ArmEntry:
-    """One row of the table; ``means`` holds the other metrics' means over the sites that took part."""
+    """One row of the table; ``means`` holds means of the other metrics over the sites that took part."""
 
     arm: str
     psnr: ArmSummary
@@ -104,10 +104,8 @@ def compare(
     metric_card: Mapping[str, Any],
     *,
     against: Sequence[str] = ("fedavg", "local"),
-    draws: int = 10_000,
-    seed: int = 0,
 ) -> Comparison:
-    """Compare every arm of one table with those of ``against``.
+    """Compare every arm of one table with the arms ``against``.
 
     Parameters
     ----------
@@ -118,9 +116,7 @@ def compare(
     metric_card
         How the scores were computed; printed with the table.
     against
-        Arms that the others are compared with; the chart shows the first.
-    draws, seed
-        As for :func:`recon.comparison.statistics.paired_difference`.
+        Reference arms of the differences; the chart shows the first.
 
     Raises
     ------
@@ -136,35 +132,33 @@ def compare(
     if idle := [arm for arm in dict.fromkeys((*details, *against)) if not by_arm.get(arm)]:
         raise ValueError(f"compare: arms {idle} have no scores in {tables[0]}; evaluate them or leave them out")
     took_part, unseen = site_roles(listed)
-    intervals = {
-        reference: {
-            arm: paired_difference([*own, *by_arm[reference]], arm, reference, sites=took_part, draws=draws, seed=seed)
-            for arm, own in by_arm.items()
-            if arm != reference
-        }
-        for reference in against
-    }
-    adjusted = {
-        reference: holm({arm: each.p_value if each.seeds >= seeds_needed(each) else 1.0 for arm, each in found.items()})
-        for reference, found in intervals.items()
-    }
+    differences = {reference: _differences(by_arm, reference, took_part) for reference in against}
     entries = []
     for arm, own in by_arm.items():
         # Foreground SSIM is optional; a mean over some of the volumes would not be comparable.
-        complete = [name for name in METRICS if all(getattr(row, name) is not None for row in own)]
+        complete = [name for name in ROW_METRICS if all(getattr(row, name) is not None for row in own)]
         means = {name: summarize_arm(own, arm, name).mean for name in complete if name != "psnr"}
-        differences = {
-            reference: Difference(intervals[reference][arm], adjusted[reference][arm])
-            for reference in against
-            if reference != arm
-        }
-        entries.append(ArmEntry(arm, summarize_arm(own, arm), means, differences, details.get(arm, ArmDetails())))
+        known = {reference: differences[reference][arm] for reference in against if reference != arm}
+        entries.append(ArmEntry(arm, summarize_arm(own, arm), means, known, details.get(arm, ArmDetails())))
     subjects = len({(row.site, row.volume) for row in listed if not row.unseen})
     return Comparison(*tables[0], dict(metric_card), tuple(against), took_part, unseen, subjects, tuple(entries))
 
 
+def _differences(
+    by_arm: Mapping[str, Sequence[ScoreRow]], reference: str, sites: Sequence[str]
+) -> dict[str, Difference]:
+    """Difference of every other arm to the reference; too few seeds count with a p-value of 1."""
+    intervals = {
+        arm: paired_difference([*own, *by_arm[reference]], arm, reference, sites=sites)
+        for arm, own in by_arm.items()
+        if arm != reference
+    }
+    adjusted = holm({arm: each.p_value if each.seeds >= seeds_needed(each) else 1.0 for arm, each in intervals.items()})
+    return {arm: Difference(each, adjusted[arm]) for arm, each in intervals.items()}
+
+
 def check_tables(comparisons: Sequence[Comparison]) -> None:
-    """Refuse to write no table, or one table twice."""
+    """Refuse to write no table, or the same table twice."""
     names = [(each.modality, each.table) for each in comparisons]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"comparison: the tables are {names}, expected at least one, each once")

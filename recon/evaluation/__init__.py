@@ -2,9 +2,10 @@
 
 from .ct_quality import Probe, Quality, measure_quality
 from .evaluate import SiteScores, VolumeImages, VolumeScore, evaluate, reconstruct
-from .metrics import foreground_ssim, metric_card, nmse, psnr, ssim
+from .metrics import METRICS, foreground_ssim, metric_card, nmse, psnr, ssim
 
 __all__ = [
+    "METRICS",
     "Probe",
     "Quality",
     "SiteScores",

@@ -1,6 +1,6 @@
 """Metrics of magnitude volumes as fastMRI defines them, and the metric card with their definitions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -9,6 +9,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 Magnitudes = npt.NDArray[np.floating[Any]]
+
+#: Scores of a volume: +1 if more is better, -1 if less is. ``residual`` is the only one without a reference.
+METRICS: Mapping[str, int] = {"psnr": 1, "ssim": 1, "nmse": -1, "foreground_ssim": 1, "residual": -1}
 
 #: Side of the uniform SSIM window in pixels.
 SSIM_WINDOW = 7

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation import METRICS
+
 Results = Mapping[str, Any]
 
-#: Scores of an arm: +1 if higher is better, -1 if lower is. Without a reference there is only ``residual``.
-METRICS: Mapping[str, int] = {"psnr": 1, "ssim": 1, "nmse": -1, "foreground_ssim": 1, "residual": -1}
-#: Keys of the results that are written to report.json.
+#: Keys of the results that become report.json.
 PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "quality")
 
 

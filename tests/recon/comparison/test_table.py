@@ -356,7 +356,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
     details = {arm + mark: ArmDetails(label=mark, flags=(mark,), chosen={mark: mark}) for arm in GAINS}
     table = compare(rows, details, {mark: mark}, against=("fedavg" + mark, "local" + mark))
     claim = claims()["H8"]["mri"] | {"aim": mark, "verdict": mark, "note": mark}
-    path = write_comparison(tmp_path, [table], hypotheses={mark: {mark: claim}}, statements={mark: mark}, title=mark)
+    path = write_comparison(tmp_path, [table], hypotheses={mark: {mark: claim}}, statements={mark: mark})
     page = Page(path.read_text())
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert page.text.replace("\xa0", " ").lower().count("<b onload=x>") > 30

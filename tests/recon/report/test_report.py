@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from recon import DataError, psnr, summarize, text_table, write_report, write_site_report
+from recon.evaluation.metrics import METRICS
 from recon.report.charts import Series, line_chart, nice_ticks
 from recon.report.pictures import ERROR_MAGNIFICATION, gray_png, site_pictures
-from recon.report.results import METRICS, PUBLISHED, score_rows
+from recon.report.results import PUBLISHED, score_rows
 from recon.report.style import _DARK, _LIGHT
 from recon.report.text import byte_count, duration, number
 
