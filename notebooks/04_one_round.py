@@ -138,8 +138,8 @@ for spec, update in zip(specs, updates, strict=True):
 
 # %% [markdown]
 # ## The same by `run_rounds`
-# `run_rounds` is this loop with checkpoints, a log of every round, a quorum of valid replies, and one last round in which
-# the sites only score. `InProcessRuntime` delivers the bytes on this machine; a deployment delivers them over the
+# `run_rounds` is this loop with checkpoints, a log of every round, a quorum of valid replies, and one last round in
+# which the sites only score. `InProcessRuntime` delivers the bytes on this machine; a deployment delivers them over the
 # network, to the same `handle`.
 
 # %%
@@ -148,6 +148,4 @@ with InProcessRuntime(specs_in(work / "by_loop")) as runtime:
 print(f"by hand {state.digest[:12]}, by run_rounds {result.state.digest[:12]}")
 assert result.state.digest == state.digest
 for row in read_rows(work / "by_loop"):
-    print(
-        f"round {row['round']}  {row['site']:6s} validation {row['score_before']:.2f} dB, kept {row['kept_digest'][:12]}"
-    )
+    print(f"round {row['round']}  {row['site']:6s} {row['score_before']:.2f} dB, kept {row['kept_digest'][:12]}")
