@@ -163,7 +163,7 @@ class _Loop:
             self._prune(state)
         if state.round > self.rounds:
             raise DataError(
-                f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}; set more rounds, or "
+                f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}; set more rounds or "
                 "choose another folder"
             )
         if not self.is_finished(state):
