@@ -25,7 +25,9 @@ _RULE, _WEIGHTS, _EXACT, _PAYLOAD, _MEANS = "rule/", "weights/", "exact/", "payl
 
 @dataclass(frozen=True)
 class FederatedAlgorithm:
-    """Federated averaging [FedAvg]_ and its relatives.
+    """Server of federated averaging [FedAvg]_ and its relatives.
+
+    It chooses the participants of a round, broadcasts the shared parameters and combines the sites' updates of them.
 
     Parameters
     ----------

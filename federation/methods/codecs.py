@@ -43,7 +43,7 @@ class TopK(Transform):
         """Number of entries that travel."""
         return max(1, round(self.fraction * n_entries(layout)))
 
-    def carries(self, layout: Layout) -> Layout:
+    def payload_layout(self, layout: Layout) -> Layout:
         return {"values": ((self.count(layout),), torch.float32)}
 
     def encode(self, delta: State, generator: torch.Generator, context: State) -> State:
@@ -57,7 +57,7 @@ class TopK(Transform):
         return {"gaps": min(candidates, key=lambda gaps: gaps.nbytes), "values": flat[places]}
 
     def check_payload(self, payload: State, layout: Layout) -> None:
-        expected = self.carries(layout)
+        expected = self.payload_layout(layout)
         if payload.keys() != {"gaps", "values"}:
             raise MessageError(f"TopK: payload holds {some_of(payload)}, expected gaps, values")
         check_tensors({"values": payload["values"]}, expected, "TopK")
@@ -125,7 +125,7 @@ class LowRank(Transform):
         if type(self.rank) is not int or self.rank < 1:
             raise ValueError(f"LowRank: rank is {self.rank!r}, expected a whole number of at least 1")
 
-    def carries(self, layout: Layout) -> Layout:
+    def payload_layout(self, layout: Layout) -> Layout:
         sizes = (sum(self._sizes(shape)) for shape, _ in layout.values())
         return {"factors": ((sum(sizes),), torch.float32)}
 
@@ -189,7 +189,7 @@ class Int8(Transform):
         if type(self.block) is not int or not 1 <= self.block < 127**2:
             raise ValueError(f"Int8: block is {self.block!r}, expected a whole number from 1 to {127**2 - 1}")
 
-    def carries(self, layout: Layout) -> Layout:
+    def payload_layout(self, layout: Layout) -> Layout:
         return {"scales": ((-(-n_entries(layout) // self.block),), torch.float32)}
 
     def encode(self, delta: State, generator: torch.Generator, context: State) -> State:
@@ -204,7 +204,7 @@ class Int8(Transform):
         return passed | {"codes": codes.to(torch.int8).reshape(-1)[: len(flat)], "scales": scales}
 
     def check_payload(self, payload: State, layout: Layout) -> None:
-        expected = {"codes": ((n_entries(layout),), torch.int8), **self.carries(layout)}
+        expected = {"codes": ((n_entries(layout),), torch.int8), **self.payload_layout(layout)}
         passed = {name: tensor for name, tensor in payload.items() if name not in expected}
         check_tensors({name: payload[name] for name in payload if name in expected}, expected, "Int8")
         wrong = sorted(name for name in passed if passed[name].is_floating_point() or name in layout)

@@ -48,7 +48,7 @@ class Transform(ABC):
             The broadcast parameters.
         """
 
-    def carries(self, layout: Layout) -> Layout:
+    def payload_layout(self, layout: Layout) -> Layout:
         """Layout of the floating-point tensors of a payload, for an update of ``layout``."""
         return layout
 
@@ -60,7 +60,7 @@ class Transform(ABC):
         MessageError
             If names, shapes, dtypes or values are wrong.
         """
-        check_tensors(payload, self.carries(layout), type(self).__name__)
+        check_tensors(payload, self.payload_layout(layout), type(self).__name__)
 
     def decode(self, payload: State, layout: Layout) -> State:
         """The update, from a payload that passed :meth:`check_payload`."""

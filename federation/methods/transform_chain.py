@@ -62,7 +62,7 @@ class Chain:
         """
         layouts = [layout]
         for transform in self.transforms:
-            layouts.append(transform.carries(layouts[-1]))
+            layouts.append(transform.payload_layout(layouts[-1]))
         for transform, before in zip(reversed(self.transforms), reversed(layouts[:-1]), strict=True):
             transform.check_payload(payload, before)
             payload = transform.decode(payload, before)

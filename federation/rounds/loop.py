@@ -162,7 +162,10 @@ class _Loop:
             logger.info("resuming at round %d", state.round)
             self._prune(state)
         if state.round > self.rounds:
-            raise DataError(f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}")
+            raise DataError(
+                f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}; set more rounds or "
+                "choose another folder"
+            )
         if not self.is_finished(state):
             drop_rows(self.folder, state.round)
         return state

@@ -88,7 +88,7 @@ class SiteTask(Protocol):
         """Train in place; ``seed`` decides all randomness, ``round`` the learning rate."""
 
     def validate(self, network: nn.Module) -> float | None:
-        """Score on the validation data, higher is better; None without a reference."""
+        """Score on the validation data, higher is better; None if there is no score."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class SiteSpec:
         return self.chain is not None and bool(self.chain.codecs.transforms)
 
     def build(self) -> "Site":
-        """Build the site and read its data."""
+        """Build the site: its task and its network."""
         return Site(self)
 
 

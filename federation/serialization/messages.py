@@ -206,7 +206,7 @@ class SiteReport(_Fields):
 
     ``loaded_digest`` is the digest of the shared parameters after loading, ``kept_digest`` the digest of the kept
     parameters at the end of the round. ``score_before`` is the validation score of the broadcast parameters, higher is
-    better, None without references. ``seconds`` is the time of training and validation.
+    better, None if there is none. ``seconds`` is the time of training and validation.
     """
 
     round: int

@@ -142,7 +142,7 @@ def test_what_a_lossy_broadcast_leaves_out_is_sent_later():
     state, goal = algorithm.start(start), torch.randn(1000, generator=generator)
     for round in range(12):
         first = algorithm.broadcast(state, "a")
-        assert first.encoded == (round > 0)  # the site has the round before
+        assert first.encoded == (round > 0)  # the site has stored the broadcast of the round before
         assert not algorithm.broadcast(state, "late").encoded
         change = goal if round == 0 else torch.zeros(1000)
         state = algorithm.aggregate(state, [update("a", round=round, shared={"w": state.shared["w"] + change})])

@@ -109,7 +109,7 @@ def test_a_mixed_parameter_starts_between_the_broadcast_and_that_of_the_round_be
     blended = scope.blend(shared, previous)
     assert torch.equal(blended["regularizer.0.bias"], torch.ones(4)) and scope.needs_previous
     assert torch.equal(blended["regularizer.2.bias"], shared["regularizer.2.bias"])
-    assert scope.blend(shared, {}) == shared  # in its first round a site has nothing of its own
+    assert scope.blend(shared, {}) == shared  # before its first training a site has no previous parameters
 
 
 def test_the_channels_that_differ_most_stay():

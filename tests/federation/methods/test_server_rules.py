@@ -49,7 +49,7 @@ def broadcast(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
 
 
 def contribute(rule: ServerRule, by_site: Mapping[str, State], *, aux: float = 1.0) -> list[Contribution]:
-    """Contributions that differ in all they can; ``aux`` scales what is sent beside the parameters."""
+    """Contributions that differ in every field; ``aux`` scales the tensors beside the parameters."""
     generator = torch.Generator().manual_seed(1)
     return [
         Contribution(
@@ -75,7 +75,7 @@ def weights_of(by_site: Mapping[str, State]) -> dict[str, float]:
 def combine(
     rule: ServerRule, by_site: Mapping[str, State], weights: Mapping[str, float] | None = None, *, aux: float = 1.0
 ) -> tuple[State, State]:
-    """The first round, from :func:`broadcast`."""
+    """The first round, with :func:`broadcast` as the broadcast parameters."""
     shared = broadcast(next(iter(by_site.values()))["w"].dtype)
     weights = weights_of(by_site) if weights is None else weights
     return rule.combine(
@@ -89,7 +89,7 @@ def assert_same_bits(a: State, b: State) -> None:
 
 
 def check_order(rule: ServerRule) -> None:
-    # In float64 the last bit shows the order of the sum.
+    # In float64 the last bit depends on the order of the sum.
     for dtype in (torch.float32, torch.float64):
         by_site, shared = states(max(rule.minimum_sites(), 4), dtype), broadcast(dtype)
         contributions = contribute(rule, by_site)
@@ -193,7 +193,7 @@ def test_a_rule_is_pure_and_keeps_names_shapes_and_dtypes(kind, dtype):
 
 
 class OnDisk(Mapping[str, Tensor]):
-    """A state whose tensors are made when they are asked for; counts how many are alive, and how often it is read."""
+    """A state that makes its tensors on demand; counts the tensors alive, and how often it is read."""
 
     alive, peak = 0, 0
 
@@ -246,7 +246,7 @@ def test_memory_is_that_of_one_state_or_of_one_tensor_of_all_sites(kind):
 
 
 def mean(by_site: Mapping[str, State], weights: Mapping[str, float]) -> State:
-    """The rule's mean of states that all have the names of the first."""
+    """The mean as the rule computes it."""
     shared = next(iter(by_site.values()))
     return Mean().combine(shared, {}, contribute(Mean(), by_site), weights, n_sites=len(by_site))[0]
 
@@ -374,7 +374,7 @@ def test_fednova_is_the_mean_where_all_sites_make_the_same_steps():
 
 
 def test_fednova_follows_the_mean_gradient_whatever_the_number_of_steps():
-    # With constant gradients the changes are proportional to the steps; the mean favors who makes more of them.
+    # With constant gradients a change is proportional to the number of steps, and the mean favors sites with more.
     gradients, steps, weights, rate = states(3, torch.float64), (1, 10, 4), {"s0": 2, "s1": 1, "s2": 1}, 0.01
     shared = broadcast(torch.float64)
     contributions = [
@@ -407,7 +407,7 @@ def test_trimmed_mean_is_scipys(trim, n, cut):
     by_site = states(n)
     result, _ = combine(TrimmedMean(trim), by_site)
     for name, x in result.items():
-        # Half a site more, so that scipy's own rounding has no say.
+        # Half a site more: then the rounding in scipy does not matter.
         expected = scipy.stats.trim_mean(stacked(by_site, name), (cut + 0.5) / n, axis=0)
         np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-7)
 
@@ -439,7 +439,7 @@ def test_krum_takes_the_first_of_equals():
 
 
 def test_krum_tells_near_sites_apart():
-    # Squares of numbers around 1e3 have lost the differences between the sites.
+    # The squares of numbers around 1e3 lose the differences between the sites.
     values = {"a": 0.0, "b": 0.5, "c": 1.2, "d": -3.0, "e": 4.0, "f": 7.0}
     by_site = {site: {"w": torch.tensor([1e3 + 1e-6 * x], dtype=torch.float64)} for site, x in values.items()}
     shared = {"w": torch.zeros(1, dtype=torch.float64)}

@@ -30,7 +30,7 @@ CHAINS = [
         (NullSpace(), Clip(2.0), TopK(0.05), Int8(8)),
     ]
 ]
-# Squared error at most this part of the squared norm. Where there is no bound below 1, any is refuted.
+# Upper bound of the squared error over the squared norm; for the other transforms every bound below 1 is wrong.
 CONTRACTION = {"topk": 1 - 28 / 285, "int8": 32 / 127**2, "low_rank": 1 - 2 / 6}
 
 
@@ -39,7 +39,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def state(seed: int = 0) -> dict[str, torch.Tensor]:
-    """285 entries: a kernel that has factors, a prompt of 5 tokens, what travels whole, a scalar."""
+    """285 entries: a kernel with low-rank factors, a prompt of 5 tokens, small tensors, a scalar."""
     g = generator(seed)
     shapes = {"net.weight": (6, 4, 3, 3), "net.bias": (6,), "net.prompt": (5, 12), "step": (), "thin": (1, 2)}
     return {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
@@ -84,7 +84,7 @@ def holds_lossless(transform):
 
 
 def holds_unbiased(transform):
-    # The mean of 100 unbiased results is 10 times nearer than one of them.
+    # The error of the mean of 100 unbiased results is a tenth of the error of one.
     results = torch.stack([flat(there_and_back(transform, state(), seed)) for seed in range(100)])
     truth = flat(state())
     return float((results.mean(0) - truth).norm()) < 0.2 * float((results[0] - truth).norm())
@@ -142,7 +142,7 @@ def test_every_transform_has_an_example_and_declares_known_invariants():
     assert all(transform.invariants <= INVARIANTS.keys() for transform in TRANSFORMS.values())
 
 
-# Rounding in float32 moves about one in 10^5 of the numbers on Int8's grid, too few to refute what it does not declare.
+# Int8 is idempotent up to float32 rounding, which moves one number in 10^5: too few for this test to notice.
 @pytest.mark.parametrize(
     ("name", "invariant"), [pair for pair in itertools.product(EXAMPLES, INVARIANTS) if pair != ("int8", "idempotent")]
 )
@@ -389,7 +389,7 @@ def test_wrong_options_are_named(make, reason):
         make()
 
 
-# Payloads from strangers
+# Payloads that are wrong or damaged
 
 VALUES = 0.1 * torch.ones(14)
 GAPS = torch.zeros(14, dtype=torch.uint8)

@@ -20,7 +20,7 @@ def contribution(
 
 
 def different(n: int, round: int = 0) -> list[Contribution]:
-    """Contributions that differ in all they can."""
+    """Contributions that differ in every field."""
     generator = torch.Generator().manual_seed(round)
     draws = torch.rand(n, 2, generator=generator, dtype=torch.float64).tolist()
     return [
@@ -108,7 +108,7 @@ every_weighting = pytest.mark.parametrize("kind", WEIGHTINGS.values(), ids=WEIGH
 
 @every_weighting
 def test_a_weighting_has_the_invariants_that_it_declares(kind):
-    # What a constant factor on the weights does is a matter of the rule.
+    # The effect of a constant factor on the weights depends on the rule.
     assert kind.invariants <= CHECKS.keys() == INVARIANTS - {"scale_free_weights"}
     for invariant in kind.invariants:
         CHECKS[invariant](kind())
@@ -196,7 +196,7 @@ def test_fairness_of_sites_that_are_absent_or_new():
     # a loses, b is absent: a cannot gain on b, with whom it is not compared.
     weights, memory = Fairness().weigh([contribution("a", 31.0, 32.0)], memory)
     assert weights == {"a": 1.0}
-    # A new site starts like the mean of the others; b is compared with its last own parameters.
+    # A new site starts like the mean of the others; b is compared with its last trained parameters.
     sent = [contribution("a", 32.0), contribution("b", 31.0), contribution("c", 20.0)]
     weights, memory = Fairness(step=0.1).weigh(sent, memory)
     expected = {"a": (1 / 3) / 1.1, "b": (1 / 3 + 0.1) / 1.1, "c": (1 / 3) / 1.1}

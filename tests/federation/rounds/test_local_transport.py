@@ -68,7 +68,7 @@ def test_sites_compute_with_one_thread_and_the_callers_number_comes_back(tmp_pat
 
 
 def test_only_one_sites_data_is_in_memory_with_40_sites(tmp_path):
-    # Sites of other tests may live on in the tracebacks that pytest keeps.
+    # Tracebacks that pytest keeps may hold sites of other tests.
     before = ToyData.most_alive = ToyData.alive
     run_toy(tmp_path, toy_specs(tmp_path, 40), rounds=2)
     assert ToyData.most_alive == before + 1

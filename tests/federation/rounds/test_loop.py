@@ -156,7 +156,7 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 
 class Meddling:
-    """A transport that passes on what ``meddle`` makes of the replies."""
+    """A transport that passes each reply through ``meddle``."""
 
     jobs = 1
 
@@ -329,7 +329,7 @@ class Absent(Meddling):
 
 
 def test_a_reply_that_was_lost_leaves_no_trace_at_its_site(tmp_path):
-    """What the site kept in that round is void, as if it had not been asked: the server knows nothing of it."""
+    """The site drops the kept state of that round, and continues as if it had not been asked."""
     lost = []
 
     def lose(site, reply):

@@ -1,4 +1,4 @@
-"""Kill a run whenever it touches the disk, resume it, and compare all that it leaves, bit by bit."""
+"""Kill a run before each file operation, resume it, and compare all its files, bit by bit."""
 
 import contextlib
 import errno
@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[3]
 
 
 class Killed(BaseException):
-    """Not an Exception, like a signal: no handler of the code under test may catch it."""
+    """Like a signal, not an Exception: no handler of the tested code may catch it."""
 
 
 class Disk:
-    """Counts file operations and kills the run right before one of them; a dead process does nothing more."""
+    """Counts file operations and kills the run before one of them; later ones fail too, as in a dead process."""
 
     def __init__(self, kill_at: int | None = None) -> None:
         self.kill_at = kill_at
@@ -42,7 +42,7 @@ class Disk:
             if self.count == self.kill_at:
                 self.is_dead = True
                 if operation is FSYNC:
-                    # In the middle of a write, of the first of two rows where it is rounds.jsonl.
+                    # A write that is cut short; in rounds.jsonl, within the first of two rows.
                     os.ftruncate(args[0], max(0, os.fstat(args[0]).st_size - 700))
                 raise Killed
             return operation(*args, **kwargs)
@@ -161,7 +161,7 @@ SCRIPT = """
 
 
 class Slow(ToyTask):
-    """Says who works on it, and leaves time to be killed."""
+    """Records the process id of its worker, and trains slowly enough to be killed."""
 
     def train(self, network, **kwargs):
         folder = Path(os.environ["TOY_PIDS"])
