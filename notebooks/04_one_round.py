@@ -24,20 +24,18 @@ from pathlib import Path
 import torch
 
 from federation import (
-    DEMO_SITES,
     FederatedAlgorithm,
-    InProcessRuntime,
     SiteUpdate,
-    digest,
-    load_checkpoint,
     load_federation,
     load_recipe,
     make_demo_sites,
-    parameters_of,
-    read_rows,
     run_rounds,
     site_spec,
 )
+from federation.methods import parameters_of
+from federation.rounds import InProcessRuntime, read_rows
+from federation.serialization import digest, load_checkpoint
+from federation.sites import DEMO_SITES
 
 torch.set_num_threads(1)  # the number of threads decides the last bits of a sum
 work = Path(tempfile.mkdtemp(prefix="fedrecon_"))
