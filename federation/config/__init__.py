@@ -1,4 +1,4 @@
-"""TOML files as checked models, overrides, and the error that a user can cause."""
+"""TOML files as checked models, overrides, and errors in configuration."""
 
 from .errors import ConfigError, config_error
 from .json_records import read_json
