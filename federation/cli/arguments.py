@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments and output shared by several commands."""
 
 import argparse
 import os
@@ -18,12 +18,12 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     default = os.cpu_count() or 1
-    text = "site processes at a time, one thread each; results do not depend on it (default: %(default)s)"
+    text = "site processes that run at once, one thread each; results do not depend on it (default: %(default)s)"
     parser.add_argument("--jobs", type=positive_count, default=default, help=text)
 
 
 def positive_count(text: str) -> int:
-    """One or more."""
+    """Parse a whole number of at least 1."""
     try:
         number = int(text)
     except ValueError:

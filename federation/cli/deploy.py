@@ -1,4 +1,4 @@
-"""`fedrecon deploy ...`: the commands; what they do is imported when one is called."""
+"""`fedrecon deploy ...`; each command imports its work when it is called."""
 
 import argparse
 import importlib
@@ -10,14 +10,14 @@ from recon import DataError
 
 from .arguments import RECIPE, Commands, add_plugins, say
 
-#: Exit code of `status` where nothing runs, as systemctl has it.
+#: Exit code of `status` if nothing runs, as for systemctl.
 STOPPED = 3
 _STOPPED_SO = f"; exit code {STOPPED} if it does not run"
 
 
 def add_deploy(commands: Commands) -> None:
     """Add the commands of server and site."""
-    deploy = commands.add_parser("deploy", help="the same federation across real machines, on Flower")
+    deploy = commands.add_parser("deploy", help="the same federation across real machines, with Flower")
     actions = deploy.add_subparsers(required=True, metavar="ACTION")
     _add_server(actions)
     _add_runs(actions)
@@ -34,32 +34,30 @@ def _command(
 
 
 def _add_server(actions: Commands) -> None:
-    init = _command(actions, "init", "make a server's folder: authority, certificate, keys", _init)
+    init = _command(actions, "init", "create a server's folder: authority, certificate, keys", _init)
     init.add_argument("folder", type=Path, metavar="DIR")
-    init.add_argument("--host", required=True, help="name or address by which sites reach this machine")
-    init.add_argument(
-        "--port", type=int, default=9092, help="the one port that is open to sites (default: %(default)s)"
-    )
+    init.add_argument("--host", required=True, help="name or address at which sites reach this machine")
+    init.add_argument("--port", type=int, default=9092, help="the only port open to sites (default: %(default)s)")
 
     enroll = _command(actions, "enroll", "bind a site's key to its name", _enroll)
     enroll.add_argument("folder", type=Path, metavar="DIR")
     enroll.add_argument("--site", required=True, help="name of the site")
-    enroll.add_argument("--key", type=Path, required=True, help="its site.key.pub")
+    enroll.add_argument("--key", type=Path, required=True, help="the site.key.pub of the site")
 
-    revoke = _command(actions, "revoke", "shut a site out", _revoke)
+    revoke = _command(actions, "revoke", "exclude a site", _revoke)
     revoke.add_argument("folder", type=Path, metavar="DIR")
     revoke.add_argument("--site", required=True, help="name of the site")
 
-    rotate = _command(actions, "rotate", "a new certificate for the server; restart it afterwards", _rotate)
+    rotate = _command(actions, "rotate", "renew the server's certificate; restart the server afterwards", _rotate)
     rotate.add_argument("folder", type=Path, metavar="DIR")
 
-    server = actions.add_parser("server", help="start, stop and look at the server")
+    server = actions.add_parser("server", help="start and stop the server, show its status")
     _add_service(server, {"start": _server_start, "stop": _server_stop, "status": _server_status})
 
 
 def _add_service(parser: argparse.ArgumentParser, runs: dict[str, Callable[[argparse.Namespace], int | None]]) -> None:
     verbs = parser.add_subparsers(required=True, metavar="ACTION")
-    abouts = {"start": "start it in the background", "stop": "stop it", "status": f"say what it does{_STOPPED_SO}"}
+    abouts = {"start": "start it in the background", "stop": "stop it", "status": f"show its status{_STOPPED_SO}"}
     for verb, about in abouts.items():
         command = _command(verbs, verb, about, runs[verb])
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -73,30 +71,30 @@ def _add_runs(actions: Commands) -> None:
     for command in (propose, run):
         command.add_argument("folder", type=Path, metavar="DIR")
         command.add_argument("recipe", help=RECIPE)
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
-        command.add_argument("--name", help="of the run (default: the recipe's)")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
+        command.add_argument("--name", help="name of the run (default: name of the recipe)")
         add_plugins(command)
-    run.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
-    run.add_argument("--quorum", type=int, help="sites that must answer a round (default: all)")
+    run.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    run.add_argument("--quorum", type=int, help="least number of sites that must answer a round (default: all)")
     run.add_argument("--wait", type=float, default=120, help="seconds to wait for sites (default: %(default)s)")
 
 
 def _add_site(actions: Commands) -> None:
-    site = actions.add_parser("site", help="what is done at a hospital")
+    site = actions.add_parser("site", help="commands for a hospital")
     verbs = site.add_subparsers(required=True, metavar="ACTION")
-    init = _command(verbs, "init", "make a site's folder: key, policy, whom it believes", _site_init)
+    init = _command(verbs, "init", "create a site's folder: key, policy, trusted server", _site_init)
     init.add_argument("folder", type=Path, metavar="DIR")
     init.add_argument("--server", required=True, metavar="HOST:PORT")
     init.add_argument("--ca", type=Path, required=True, help="the federation's ca.crt")
     init.add_argument("--server-key", type=Path, required=True, help="the server's signing.key.pub")
     init.add_argument("--data", type=Path, required=True, help="manifest of the site's data")
     init.add_argument("--proxy", default="", help="HTTP proxy to the outside, e.g. http://proxy:3128")
-    approve = _command(verbs, "approve", "look at a bundle and approve it", _site_approve)
+    approve = _command(verbs, "approve", "show a bundle and approve it", _site_approve)
     approve.add_argument("folder", type=Path, metavar="DIR")
     approve.add_argument("bundle", type=Path, help="the .fab of a run")
-    approve.add_argument("--yes", action="store_true", help="approve; without it, only show what would be approved")
+    approve.add_argument("--yes", action="store_true", help="approve; without it, only show the bundle")
     add_plugins(approve)
-    withdraw = _command(verbs, "withdraw", "take an approval back", _site_withdraw)
+    withdraw = _command(verbs, "withdraw", "withdraw an approval", _site_withdraw)
     withdraw.add_argument("folder", type=Path, metavar="DIR")
     withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
     export = _command(
@@ -108,7 +106,7 @@ def _add_site(actions: Commands) -> None:
     for verb, about, run in (
         ("start", "start the site in the background, after a self-test", _site_start),
         ("stop", "stop it", _site_stop),
-        ("status", f"say what it does, what it approved and what left{_STOPPED_SO}", _site_status),
+        ("status", f"show its status, approvals and sent replies{_STOPPED_SO}", _site_status),
     ):
         command = _command(verbs, verb, about, run)
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -119,26 +117,26 @@ def _add_site(actions: Commands) -> None:
 def _add_audit(actions: Commands) -> None:
     audit = actions.add_parser("audit", help="check audit logs, offline")
     verbs = audit.add_subparsers(required=True, metavar="ACTION")
-    verify = _command(verbs, "verify", "check a log's chain, its signatures, and what others saw of it", _audit_verify)
+    verify = _command(verbs, "verify", "check a log's hashes, signatures, and heads in other logs", _audit_verify)
     verify.add_argument("log", type=Path, help="audit.jsonl")
-    verify.add_argument("--owner", required=True, help="whose log it is: a site's name, or server")
+    verify.add_argument("--owner", required=True, help="owner of the log: name of a site, or server")
     verify.add_argument(
         "--key",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="public key of one who signed it; repeat, also for a site that got a new one",
+        help="public key of a signer; repeat for several signers or keys",
     )
     verify.add_argument("--seen", type=Path, action="append", default=[], help="log of another party; repeat")
 
 
 def _flower(module: str) -> Any:
-    """A module of this package: they import Flower, so each is imported when it is used.
+    """A module of `federation.flower`.
 
     Raises
     ------
     DataError
-        If the extra is not installed.
+        If the extra `deploy` is not installed.
     """
     try:
         return importlib.import_module(f"federation.flower.{module}")
@@ -147,7 +145,7 @@ def _flower(module: str) -> Any:
 
 
 def _require_extra() -> None:
-    """Say that the extra is missing before a module of `deploy` misses what it is made of."""
+    """Fail with advice if the extra is missing, before a module of `deploy` fails to import it."""
     _flower("run_server")
 
 
@@ -199,7 +197,7 @@ def _server_start(arguments: argparse.Namespace) -> None:
             raise DataError(ended)
         return
     page = _flower("run_server").start_server(folder)
-    say(f"server: open to sites at {folder.table.host}:{folder.table.port}; logs in {folder.path / 'logs'}")
+    say(f"server: open to sites at {folder.settings.host}:{folder.settings.port}; logs in {folder.path / 'logs'}")
     say(f"status: http://127.0.0.1:{page}/ on this machine")
 
 
@@ -219,7 +217,7 @@ def _server_status(arguments: argparse.Namespace) -> int:
     page = _flower("run_server").page_port(folder)
     say(f"server {'does not run' if page is None else 'runs'}: {folder.path}")
     if page is not None:
-        say(f"open to sites at {folder.table.host}:{folder.table.port}; this status: http://127.0.0.1:{page}/")
+        say(f"open to sites at {folder.settings.host}:{folder.settings.port}; this status: http://127.0.0.1:{page}/")
     for line in server_status(folder):
         say(line)
     return STOPPED if page is None else 0
@@ -232,8 +230,8 @@ def _propose(arguments: argparse.Namespace) -> None:
     base = _flower("bundle").base_beside(bundle)
     what = f"the bundle and, beside it, {base.name}" if recipe.network.base is not None else "the bundle"
     if recipe.plugins:
-        what += ", and by another way the plugins of the recipe (Python files, each site reads and approves them)"
-    say(f"send {what} to the sites, and tell them the run by another way; they look at it, and approve it, with:")
+        what += ", and by another way the plugins of the recipe (Python files; each site reads and approves them)"
+    say(f"send {what} to the sites, and the run's digest by another way; they show and approve it with:")
     say(f"  fedrecon deploy site approve DIR {bundle.name}")
 
 
@@ -249,7 +247,7 @@ def _run(arguments: argparse.Namespace) -> None:
         say=say,
     )
     say(f"trained: {out}")
-    say("sites take it home with: fedrecon deploy site export DIR RUN --out FOLDER")
+    say("sites export it with: fedrecon deploy site export DIR RUN --out FOLDER")
 
 
 def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -288,11 +286,11 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
     say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
     if ready.network.base is not None:
-        say(f"frozen base {ready.network.base}: has the SHA-256 that the recipe names")
+        say(f"frozen base {ready.network.base}: its SHA-256 agrees with the recipe")
     for name in recipe.plugins:
-        say(f"plugin {name}: the file that you gave; it runs at this site, so read it")
+        say(f"plugin {name}: the file that you gave; its code runs at this site")
     if reason := objection(folder, approval.run, ready):
-        say(f"warning: {folder.path / 'policy.toml'} would refuse every round of it: {reason}")
+        say(f"warning: {folder.path / 'policy.toml'} would refuse each round of this run: {reason}")
     if not arguments.yes:
         say("not approved yet; the same command with --yes approves it")
         return
@@ -318,7 +316,7 @@ def _site_export(arguments: argparse.Namespace) -> None:
 
 
 def _approved(folder: Any, begin: str) -> str:
-    """The one approved run that begins so."""
+    """The only approved run whose digest starts with these letters."""
     matching = [approval.run for approval in folder.approvals.all() if approval.run.startswith(begin)]
     if len(matching) != 1:
         raise DataError(f"{folder.path}: {len(matching)} approved runs begin with {begin!r}, expected one")
@@ -367,7 +365,7 @@ def _audit_verify(arguments: argparse.Namespace) -> None:
     for other in arguments.seen:
         seen |= heads_seen(other, arguments.owner)
     verified = verify_log(arguments.log, arguments.owner, signers, seen)
-    say(f"{arguments.log}: whole, {verified.head.count} entries, head {verified.head.hash}")
-    say(f"signed by others {verified.countersigned} times, the last time at {verified.last_countersigned} entries")
-    others = f"agrees with {len(seen)} heads that others saw" if seen else "an end cut off shows with --seen only"
+    say(f"{arguments.log}: unaltered, {verified.head.count} entries, head {verified.head.hash}")
+    say(f"countersigned {verified.countersigned} times, the last time at {verified.last_countersigned} entries")
+    others = f"agrees with {len(seen)} heads in other logs" if seen else "only --seen shows a removed end"
     say(others)

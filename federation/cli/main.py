@@ -1,4 +1,4 @@
-"""The command line: one line per error, exit code 2; Ctrl-C exits with 130 and says how to go on."""
+"""The command line: one line per error and exit code 2; Ctrl-C exits with 130 and a hint to `--resume`."""
 
 import argparse
 import logging
@@ -16,7 +16,7 @@ from .sites import add_sites
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code, 2 for an error of the user's or the data's, 130 for Ctrl-C."""
+    """Run one command. Returns its exit code: 2 for an error in arguments, files or data, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "\nfedrecon: interrupted; nothing is half-written. The same command with --resume goes on.",
+            "\nfedrecon: interrupted; no file is half-written. The same command with --resume continues.",
             file=sys.stderr,
         )
         return 130

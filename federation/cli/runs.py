@@ -15,12 +15,12 @@ DEMO_NAMES = ("mri", "ct", "mixed")
 def add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
     demo.add_argument(
-        "--kind", choices=DEMO_NAMES, default=DEMO_NAMES[0], help="which hospitals (default: %(default)s)"
+        "--kind", choices=DEMO_NAMES, default="mri", help="modalities of the hospitals (default: %(default)s)"
     )
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
     demo.add_argument("--recipe", help=f"{RECIPE} (default: the recipe of the kind)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
-    demo.add_argument("--resume", action="store_true", help="go on with a demo that was interrupted")
+    demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     demo.set_defaults(run=_demo)
     add_plugins(demo)
     add_jobs(demo)
@@ -32,7 +32,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
-    train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    train.add_argument("--resume", action="store_true", help="continue an interrupted run")
     train.set_defaults(run=_train)
     add_plugins(train)
     add_jobs(train)
@@ -40,7 +40,7 @@ def add_train(commands: Commands) -> None:
 
 def add_evaluate(commands: Commands) -> None:
     evaluate = commands.add_parser(
-        "evaluate", help="score every arm on the test data, write report.html and report.json"
+        "evaluate", help="score each arm on the test data, write report.html and report.json"
     )
     evaluate.add_argument("folder", type=Path, help="run folder")
     evaluate.set_defaults(run=_evaluate)
@@ -52,14 +52,14 @@ def add_reconstruct(commands: Commands) -> None:
     reconstruct = commands.add_parser("reconstruct", help="reconstruct a scan with a trained run")
     reconstruct.add_argument("folder", type=Path, help="run folder")
     reconstruct.add_argument(
-        "--site", required=True, help="whose data consistency to use; a site of the run or `unseen`"
+        "--site", required=True, help="site of the run whose data consistency is used, or `unseen`"
     )
-    reconstruct.add_argument("scan", type=Path, help="a file in the format of the site")
+    reconstruct.add_argument("scan", type=Path, help="file in the format of the site")
     reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
     reconstruct.add_argument(
-        "--simulate", action="store_true", help="first degrade the scan as the site's manifest does"
+        "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
     )
-    reconstruct.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    reconstruct.add_argument("--overwrite", action="store_true", help="replace an existing file")
     reconstruct.set_defaults(run=_reconstruct)
     add_plugins(reconstruct)
 
@@ -76,14 +76,14 @@ def _demo(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin)
     out: Path = arguments.out or demo.out
     sites = out / "sites_data"
-    going_on = arguments.resume and any(sites.glob("*.toml"))
-    if not going_on:
+    resumed = arguments.resume and any(sites.glob("*.toml"))
+    if not resumed:
         if out.exists() and any(out.iterdir()) and not arguments.resume:
             raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
         say("simulating the hospitals ...")
         demo.make(sites, arguments.jobs)
     train_run(recipe, load_federation(sites), out, jobs=arguments.jobs, resume=arguments.resume, say=say)
-    results = evaluate_run(out, jobs=arguments.jobs, say=say, begin=None if going_on else begin)
+    results = evaluate_run(out, jobs=arguments.jobs, say=say, begin=None if resumed else begin)
     say("\n" + text_table(results))
     say(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
 

@@ -21,12 +21,12 @@ def add_sites(commands: Commands) -> None:
     kinds = make.add_subparsers(required=True, metavar="KIND")
 
     fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
-    fastmri.add_argument("folder", type=str, help="folder of *.h5; may hold ${VARIABLES}, which the manifests keep")
+    fastmri.add_argument("folder", type=str, help="folder of *.h5; ${VARIABLES} in its path are kept in the manifests")
     fastmri.add_argument(
         "--by", default="model,field,contrast", help=f"any of {','.join(GROUPING_NAMES)} (default: %(default)s)"
     )
     fastmri.add_argument(
-        "--measured", action="store_true", help="use fully sampled files as they are, not undersampled 4x"
+        "--measured", action="store_true", help="use fully sampled files as measured; default: undersample them 4x"
     )
     fastmri.set_defaults(run=_make_fastmri)
 
@@ -49,10 +49,10 @@ def add_sites(commands: Commands) -> None:
     add_jobs(demo_ct)
     for kind in (fastmri, images, ct_images, demo, demo_ct):
         kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
-        kind.add_argument("--overwrite", action="store_true", help="replace files that exist")
+        kind.add_argument("--overwrite", action="store_true", help="replace existing files")
         add_plugins(kind)
 
-    check = actions.add_parser("check", help="read every file, compare checksums, print what each site holds")
+    check = actions.add_parser("check", help="read all files, compare checksums, print a summary of each site")
     check.add_argument("folder", type=Path, help="folder of manifests")
     check.set_defaults(run=_check)
     add_plugins(check)
@@ -64,36 +64,36 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
     by = tuple(part.strip() for part in arguments.by.split(","))
     simulate = None if arguments.measured else FASTMRI_4X
     made = make_fastmri_sites(arguments.folder, arguments.out, by=by, simulate=simulate, overwrite=arguments.overwrite)
-    _say_made(made, arguments.out)
+    _print_made(made, arguments.out)
 
 
 def _make_images(arguments: argparse.Namespace) -> None:
     from ..sites import make_image_sites
 
-    _say_made(make_image_sites(arguments.images, arguments.out, overwrite=arguments.overwrite), arguments.out)
+    _print_made(make_image_sites(arguments.images, arguments.out, overwrite=arguments.overwrite), arguments.out)
 
 
 def _make_demo(arguments: argparse.Namespace) -> None:
     from ..sites import make_demo_sites
 
-    _say_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
+    _print_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
 
 
 def _make_ct_images(arguments: argparse.Namespace) -> None:
     from ..sites import make_ct_image_sites
 
     made = make_ct_image_sites(arguments.images, arguments.out, size=arguments.size, overwrite=arguments.overwrite)
-    _say_made(made, arguments.out)
+    _print_made(made, arguments.out)
 
 
 def _make_demo_ct(arguments: argparse.Namespace) -> None:
     from ..sites import make_ct_demo_sites
 
     made = make_ct_demo_sites(arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite)
-    _say_made(made, arguments.out)
+    _print_made(made, arguments.out)
 
 
-def _say_made(made: Sequence["MadeSite"], out: Path) -> None:
+def _print_made(made: Sequence["MadeSite"], out: Path) -> None:
     for site in made:
         counts = ", ".join(f"{count} {split}" for split, count in site.subjects.items())
         missing = f"   no subject left for: {', '.join(site.missing)}" if site.missing else ""
@@ -105,11 +105,11 @@ def _check(arguments: argparse.Namespace) -> None:
     from ..sites import check_sites
 
     for site in check_sites(arguments.folder):
-        _say_facts(site)
-    say(f"all files are as the manifests say: {arguments.folder}")
+        _print_facts(site)
+    say(f"all files agree with the manifests: {arguments.folder}")
 
 
-def _say_facts(site: "SiteFacts") -> None:
+def _print_facts(site: "SiteFacts") -> None:
     say(f"{site.name}  ({site.role}; checksums {site.lock})")
     for split in site.splits:
         low, high = split.accelerations

@@ -1,4 +1,4 @@
-"""TOML files as checked models, overrides, and the error that a user can cause."""
+"""TOML files as checked models, overrides, and errors in configuration."""
 
 from .derived import section_of, section_with, value_of
 from .errors import ConfigError, config_error

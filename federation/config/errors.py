@@ -1,4 +1,4 @@
-"""The error that a user's manifest or recipe can cause."""
+"""Errors in manifests, recipes and policies."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from recon import DataError
 
 
 class ConfigError(DataError):
-    """A manifest or recipe that cannot be used. One line per mistake, each naming file and key."""
+    """A manifest, recipe or policy cannot be used. One line per mistake, each with file and key."""
 
 
 def config_error(path: Path | str, key: str, found: str, expected: str, advice: str) -> ConfigError:
@@ -17,7 +17,7 @@ def config_error(path: Path | str, key: str, found: str, expected: str, advice: 
     path
         The TOML file, or the option of the command line.
     key
-        Dotted path of the key; empty where the file as a whole is meant.
+        Dotted path of the key; empty for the file as a whole.
     found, expected, advice
         The three parts of the sentence; line breaks in them (library messages) become spaces.
     """

@@ -1,4 +1,4 @@
-"""Records in JSON that we have written ourselves."""
+"""JSON files written by fedrecon."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,17 @@ from recon import DataError
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """Read a record.
+    """Read a file that holds a JSON object.
 
     Raises
     ------
     DataError
-        If it is damaged, with ``advice``, what to do then.
+        If the file is damaged; the message ends with ``advice``.
     """
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error}); {advice}") from None
     if not isinstance(found, dict):
-        raise DataError(f"{path}: holds a {type(found).__name__}, expected a table; {advice}")
+        raise DataError(f"{path}: holds a {type(found).__name__}, expected an object; {advice}")
     return found

@@ -15,7 +15,7 @@ def parse_override(override: str) -> tuple[KeyPath, Any]:
     Raises
     ------
     ConfigError
-        If it has no ``=``, an empty key, or a value that is neither TOML nor a bare word.
+        If ``=`` is missing, the key is empty, or the value is neither TOML nor a bare word.
     """
     where = f"--set {override}"
     key, equals, text = override.partition("=")
@@ -24,31 +24,31 @@ def parse_override(override: str) -> tuple[KeyPath, Any]:
         raise config_error(where, "", repr(override), "key=value", "write for example federation.rounds=20")
     text = text.strip()
     try:
-        table = tomllib.loads(f"value = {text}")
+        content = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError as error:
         if re.fullmatch(r"[A-Za-z_][\w.*/+-]*", text):
             return keys, text
         raise config_error(
             where, "", f"{text!r} ({error})", "a TOML value", 'quote strings, as in ["a", "b"]'
         ) from None
-    if table.keys() != {"value"}:
+    if content.keys() != {"value"}:
         raise config_error(where, "", "several lines", "one TOML value", "use one --set per key")
-    return keys, table["value"]
+    return keys, content["value"]
 
 
-def assign(table: dict[str, Any], keys: KeyPath, value: Any, where: str, path: Path | str) -> None:
-    """Set a value in the table of a file, making tables on the way; ``where`` is what asks for it, for errors.
+def assign(content: dict[str, Any], keys: KeyPath, value: Any, where: str, path: Path | str) -> None:
+    """Set a value in the content of a file and create missing sections. Errors name ``where``, the origin of the value.
 
     Raises
     ------
     ConfigError
-        If a key on the way holds a value that is no table.
+        If a key on the path is no section.
     """
     for depth, key in enumerate(keys[:-1], start=1):
-        below = table.setdefault(key, {})
+        below = content.setdefault(key, {})
         if not isinstance(below, dict):
             raise ConfigError(
-                f"{where}: {'.'.join(keys[:depth])} is {below!r} in {path}, expected a table; set it as a whole"
+                f"{where}: {'.'.join(keys[:depth])} is {below!r} in {path}, expected a section; set it as a whole"
             )
-        table = below
-    table[keys[-1]] = value
+        content = below
+    content[keys[-1]] = value

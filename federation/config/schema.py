@@ -1,4 +1,4 @@
-"""TOML files as checked models: every mistake becomes one line with file, key and what would be right."""
+"""TOML files as checked models; each mistake becomes one line with file, key and expected value."""
 
 import difflib
 import re
@@ -18,7 +18,7 @@ SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def safe_name(value: str) -> str:
-    """Check a name that becomes a folder, a file name and a key of the report.
+    """Check a name that is used for folders, files and keys of the report.
 
     Raises
     ------
@@ -37,7 +37,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
-    """A table of a manifest or recipe: immutable, no unknown keys, no silent conversion of types."""
+    """A section of a manifest, recipe or policy: immutable, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -64,22 +64,22 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_section(
     model: type[Model],
-    table: Mapping[str, Any],
+    content: Mapping[str, Any],
     source: Path | str,
     sources: Mapping[KeyPath, str] | None = None,
 ) -> Model:
-    """Check a table against its model.
+    """Check a section against its model.
 
     Parameters
     ----------
     model
         The expected keys.
-    table
-        What was read.
+    content
+        Content of the section.
     source
-        The file it came from, for errors.
+        Its file, for errors.
     sources
-        Keys that came from elsewhere (the command line), for errors; they hold for all below them.
+        Other origins of keys (the command line), for errors; each holds for all keys below.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def parse_section(
         One line per mistake.
     """
     try:
-        return model.model_validate(dict(table))
+        return model.model_validate(dict(content))
     except ValidationError as error:
         lines = _lines(model, error, source, sources or {})
     raise ConfigError("\n".join(lines))
@@ -125,7 +125,7 @@ def _lines(
     lines = []
     for detail in details:
         loc = tuple(map(str, detail["loc"]))
-        # A mistyped required key is one mistake, not an unknown key and a missing one.
+        # A mistyped required key is one mistake, not two (an unknown key and a missing one).
         siblings = [key[-1] for key in unknown if key[:-1] == loc[:-1]]
         if detail["type"] == "missing" and loc and difflib.get_close_matches(loc[-1], siblings, cutoff=0.6):
             continue
@@ -147,7 +147,7 @@ def _key_in_sentence(detail: Any) -> str | None:
 
 
 def _explain(model: type[Section], loc: KeyPath, detail: Any) -> str:
-    """What is wrong with one value, and what would be right."""
+    """The mistake in one value, and the expected value."""
     if detail["type"] == "extra_forbidden":
         return f"unknown key{_nearest_key(model, loc)}"
     if detail["type"] == "missing":
@@ -156,27 +156,27 @@ def _explain(model: type[Section], loc: KeyPath, detail: Any) -> str:
     found = found if len(found) <= 60 else f"{found[:57]}..."
     if detail["type"] == "value_error":
         expected = str(detail["ctx"]["error"])
-        # Checks of a whole section are sentences of their own.
+        # Checks of a whole section write their own sentence.
         expected = expected.removeprefix(f"{_key_in_sentence(detail)}: ")
         return expected if isinstance(detail["input"], Mapping) else f"found {found}, expected {expected}"
     expected = detail["msg"].removeprefix("Input should be ")
     if expected.startswith(("greater", "less")):
         expected = f"a number {expected}"
-    expected = {"model_type": "a table", "tuple_type": "a list"}.get(detail["type"], expected)
+    expected = {"model_type": "a section", "tuple_type": "a list"}.get(detail["type"], expected)
     return f"found {found}, expected {expected}"
 
 
 def _nearest_key(model: type[Section], loc: KeyPath) -> str:
-    table = _section_at(model, loc[:-1])
-    if table is None:
+    section = _section_at(model, loc[:-1])
+    if section is None:
         return ""
-    suggestion = nearest(loc[-1], table.model_fields)
+    suggestion = nearest(loc[-1], section.model_fields)
     if suggestion:
         return suggestion
     elsewhere = [path for path in _key_paths(model) if path[-1] == loc[-1]]
     if elsewhere:
         return f"; did you mean '{'.'.join(elsewhere[0])}'?"
-    return f", expected one of {', '.join(table.model_fields)}"
+    return f", expected one of {', '.join(section.model_fields)}"
 
 
 def _section_at(model: type[Section], loc: KeyPath) -> type[Section] | None:

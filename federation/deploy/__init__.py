@@ -1,1 +1,1 @@
-"""What a deployed federation needs and no engine brings: keys, approval, policy, signed messages, the audit log."""
+"""A deployed federation without Flower: keys, approval, policy, signed messages, audit log."""

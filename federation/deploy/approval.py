@@ -1,4 +1,4 @@
-"""What a site has looked at and approved: the bundle, its recipe, the network, and the software that runs them."""
+"""Approvals of a site: digests of a bundle, its recipe, the network and the software that runs them."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ from recon import DataError, write_atomically
 if TYPE_CHECKING:
     from ..recipes import Recipe
 
-#: Our own packages, whose every file counts.
+#: Our packages: all their files are hashed.
 _PACKAGES = ("physics", "recon", "federation")
-#: Others that compute with the data: the list of files with their hashes that was installed with them counts.
+#: Other packages that compute with the data: their installed list of file hashes is hashed.
 _DEPENDENCIES = ("numpy", "scipy", "numba", "llvmlite", "torch", "torchvision", "sigpy", "h5py", "scikit-image", "flwr")
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Digests of all that runs at a site; one letter more anywhere is another approval."""
+    """Digests of everything that runs at a site; any change needs another approval."""
 
     bundle: str
     recipe: str
@@ -31,17 +31,17 @@ class Approval:
 
     @property
     def run(self) -> str:
-        """Names the federation that was approved; the same at every site, whose software may differ."""
+        """Digest that names the approved run; equal at all sites, whose software may differ."""
         return hashlib.sha256(f"{self.bundle}\n{self.recipe}\n{self.architecture}\n".encode()).hexdigest()
 
     @classmethod
     def of(cls, bundle: bytes, recipe: "Recipe") -> "Approval":
-        """What would run here, now."""
+        """The approval of a bundle with the software that is installed here now."""
         return cls(hashlib.sha256(bundle).hexdigest(), recipe.digest(), architecture_digest(recipe), software_digest())
 
 
 def architecture_digest(recipe: "Recipe") -> str:
-    """Names, dtypes and shapes of what the recipe shares."""
+    """SHA-256 of names, dtypes and shapes of the shared parameters."""
     # Imported here: most commands of a deployment need no network, and start in a tenth of the time without PyTorch.
     from ..methods import parameter_scope, parameters_of
     from ..recipes import build_network, without_base
@@ -54,7 +54,7 @@ def architecture_digest(recipe: "Recipe") -> str:
 
 
 def software_digest() -> str:
-    """Every file of our packages, and the installed versions of what they compute with."""
+    """SHA-256 of all files of our packages and of the installed packages that compute with the data."""
     sha = hashlib.sha256()
     for name, digest in _files():
         sha.update(f"{name} {digest}\n".encode())
@@ -66,7 +66,7 @@ def software_digest() -> str:
 def _files() -> Iterator[tuple[str, str]]:
     root = Path(__file__).resolve().parents[2]
     for package in _PACKAGES:
-        # A stub decides which object a name of its facade stands for.
+        # A stub decides which object a name in a facade stands for.
         for path in sorted(file for kind in ("*.py", "*.pyi") for file in (root / package).rglob(kind)):
             yield path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -80,13 +80,13 @@ def _installed(name: str) -> str:
 
 
 class Approvals:
-    """The approvals of a site, a folder ``<run>/`` each with ``approval.json``, ``recipe.toml`` and perhaps a base."""
+    """The approvals of a site: a folder ``<run>/`` each, with ``approval.json``, ``recipe.toml`` and any base."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def add(self, approval: Approval, recipe: "Recipe", base: bytes | None = None) -> None:
-        """Approve; the same run once more replaces what was said of the software."""
+        """Approve a run; approving it again replaces the digest of the software."""
         from ..config import store_plugins
 
         place = self.folder / approval.run
@@ -97,12 +97,12 @@ class Approvals:
         write_atomically(place / "approval.json", json.dumps(asdict(approval), indent=1).encode())
 
     def remove(self, run: str) -> None:
-        """Take an approval back.
+        """Withdraw an approval.
 
         Raises
         ------
         DataError
-            If there is none.
+            If the run is not approved.
         """
         try:
             (self.folder / run / "approval.json").unlink()
@@ -110,24 +110,24 @@ class Approvals:
             raise DataError(f"{self.folder}: run {run[:12]} is not approved") from None
 
     def all(self) -> list[Approval]:
-        """In no order."""
+        """All approvals, in no order."""
         return [_read(path) for path in self.folder.glob("*/approval.json")]
 
     def base(self, run: str) -> Path:
-        """Where the frozen base of a run lies, if it has one."""
+        """File of the frozen base of a run, if it has one."""
         return self.folder / run / "bundle.base"
 
     def has_bundle(self, digest: str) -> bool:
-        """Whether code with this SHA-256 may be installed here; no when nothing can be read."""
+        """Whether a bundle with this SHA-256 is approved."""
         return any(approval.bundle == digest for approval in self.all())
 
     def recipe_of(self, run: str) -> "Recipe":
-        """The recipe of an approved run, with its base, after everything that was approved was looked at again.
+        """The recipe of an approved run, with the path of its base, after all digests were compared again.
 
         Raises
         ------
         DataError
-            If the run is not approved, or what would run now is not what was approved.
+            If the run is not approved, or a digest differs from the approved one.
         """
         from ..recipes import load_recipe, placed
 
@@ -140,7 +140,7 @@ class Approvals:
         different = [key for key, value in asdict(now).items() if value != asdict(approved)[key]]
         if different or approved.run != run:
             raise DataError(
-                f"{place}: {' and '.join(different) or 'the name'} changed since the approval; look at what is new and "
+                f"{place}: {' and '.join(different) or 'the name'} changed since the approval; check the change and "
                 "approve again"
             )
         return placed(recipe, self.base(run))
@@ -150,4 +150,4 @@ def _read(path: Path) -> Approval:
     try:
         return Approval(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
-        raise DataError(f"{path}: is no approval; approve again") from None
+        raise DataError(f"{path}: is not an approval of fedrecon; approve again") from None

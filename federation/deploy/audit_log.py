@@ -1,4 +1,4 @@
-"""An append-only log, each line bound to the one before by its hash, whose head the other side signs."""
+"""An append-only log: each line holds the hash of the line before, and the other side signs its head."""
 
 import fcntl
 import hashlib
@@ -17,9 +17,9 @@ from .keys import PublicKey
 
 #: The server's name in audit logs; no site may have it.
 SERVER = "server"
-#: What the first line follows.
+#: Hash before the first line.
 START = "0" * 64
-#: The event of a line that holds another party's signature of one of this log's heads.
+#: Event of a line with the other party's signature of an earlier head of this log.
 COUNTERSIGNED = "countersigned"
 _LONGEST_LINE = 2**20
 
@@ -32,7 +32,7 @@ class Head:
     hash: str
 
     def statement(self, owner: str) -> bytes:
-        """What is signed: this log had this head."""
+        """The text to sign: the log of ``owner`` had this head."""
         return f"fedrecon audit\n{owner}\n{self.count}\n{self.hash}\n".encode()
 
 
@@ -50,33 +50,34 @@ class Entry:
 
     @property
     def head(self) -> Head:
-        """The head of the log once this was its last line."""
+        """The head of the log right after this line."""
         return Head(self.number + 1, self.hash)
 
 
 class AuditLog:
     """The log of one party, in one file; several processes may append.
 
-    A line that a kill cut off was never acknowledged: it is dropped, and the next line says so.
+    An incomplete last line, left by a killed process, was never acknowledged: it is dropped, and the next line records
+    that.
 
     Parameters
     ----------
     path
-        Made with the first line.
+        Created with the first line.
     owner
-        Name of the party, in every line.
+        Name of the party, written in each line.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
         self.path, self.owner = path, owner
 
     def append(self, event: str, **facts: Any) -> Head:
-        """Write a line, on disk before this returns.
+        """Write a line to disk. Returns the new head.
 
         Raises
         ------
         DataError
-            If the file cannot be written or its last line is not one of a log.
+            If the file cannot be written, or its last line is no line of a log.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,14 +91,14 @@ class AuditLog:
             raise DataError(f"{self.path}: the audit log cannot be written ({error.strerror})") from None
 
     def countersign(self, by: str, key: PublicKey, head: Head, signature: str) -> None:
-        """Put another party's signature of one of this log's heads on record, or that it is not valid."""
+        """Record the other party's signature of a head of this log, or that the signature is invalid."""
         if key.verifies(head.statement(self.owner), signature):
             self.append(COUNTERSIGNED, by=by, count=head.count, hash=head.hash, signature=signature)
         else:
             self.append("countersignature refused", by=by, count=head.count, hash=head.hash)
 
     def head(self) -> Head:
-        """The head now; that of an empty log where there is none yet."""
+        """The current head; the head of an empty log if the file does not exist."""
         if not self.path.exists():
             return Head(0, START)
         with self.path.open("rb") as file, _locked(file):
@@ -121,7 +122,7 @@ class AuditLog:
         return Head(head.count + 1, hashlib.sha256(line).hexdigest())
 
     def _end_of(self, file: BinaryIO) -> tuple[Head, int]:
-        """The head, and how many bytes of an unfinished line follow it."""
+        """The head, and the number of bytes of an incomplete line after it."""
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2 * _LONGEST_LINE - 2))
         tail = file.read()
@@ -133,23 +134,23 @@ class AuditLog:
 
 
 def read_log(path: Path) -> Iterator[Entry]:
-    """Every entry, the chain checked line by line.
+    """All entries; checks the chain of hashes.
 
     Raises
     ------
     DataError
-        Naming the first line that does not follow from the one before.
+        With the first line that does not hold the hash of the line before.
     """
     previous, number = START, 0
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
-                break  # being written, or cut off
+                break  # incomplete: being written, or left by a killed process
             entry = _parsed(path, number, line[:-1])
             if (entry.number, entry.previous) != (number, previous):
                 raise DataError(
                     f"{path}: line {number + 1}: is entry {entry.number} after {entry.previous[:12]}, expected entry "
-                    f"{number} after {previous[:12]}; lines were altered, removed or put in"
+                    f"{number} after {previous[:12]}; lines were altered, removed or inserted"
                 )
             previous, number = entry.hash, number + 1
             yield entry
@@ -157,7 +158,7 @@ def read_log(path: Path) -> Iterator[Entry]:
 
 @dataclass(frozen=True)
 class Verified:
-    """Outcome of :func:`verify_log`."""
+    """Outcome of :func:`verify_log`: head, number of countersignatures, number of entries at the last of them."""
 
     head: Head
     countersigned: int
@@ -170,44 +171,44 @@ def verify_log(
     signers: Mapping[str, Collection[PublicKey]],
     seen_elsewhere: Mapping[int, str] | None = None,
 ) -> Verified:
-    """Check the chain, every signature of its heads, and what others saw of it.
+    """Check the chain of hashes, all signatures of its heads, and the heads that other parties recorded.
 
     Parameters
     ----------
     owner
-        Whose log it is.
+        Name of the party that wrote the log.
     signers
-        Public keys by name of those who may sign heads; several where a site was given a new one.
+        Public keys of the parties that sign heads, by name; several keys if a site got a new one.
     seen_elsewhere
-        Heads of this log by number of entries, from the logs of others: an end that was cut off shows there.
+        Heads of this log by number of entries, from the logs of other parties; they show a removed end.
 
     Raises
     ------
     DataError
-        Naming what does not hold.
+        With the first check that fails.
     """
     heads = {0: START}
     signed: list[tuple[int, Mapping[str, Any]]] = []
     for entry in read_log(path):
         if entry.owner != owner:
-            raise DataError(f"{path}: is the log of {entry.owner!r}, expected that of {owner!r}")
+            raise DataError(f"{path}: is the log of {entry.owner!r}, expected the log of {owner!r}; correct --owner")
         heads[entry.number + 1] = entry.hash
         if entry.event == COUNTERSIGNED:
             signed.append((entry.number + 1, entry.facts))
     for line, facts in signed:
         name, head = facts.get("by"), Head(facts.get("count", -1), str(facts.get("hash")))
         if heads.get(head.count) != head.hash:
-            raise DataError(f"{path}: line {line}: a head was signed that this log never had")
+            raise DataError(f"{path}: line {line}: the signed head is none of this log; lines were altered or removed")
         keys = signers.get(str(name))
         if keys is None:
-            known = ", ".join(sorted(signers)) or "nobody's key"
-            raise DataError(f"{path}: line {line}: signed by {name!r}, and given is {known}; add --key {name}=FILE")
+            known = ", ".join(sorted(signers)) or "no key"
+            raise DataError(f"{path}: line {line}: signed by {name!r}, given {known}; add --key {name}=FILE")
         if not any(key.verifies(head.statement(owner), str(facts.get("signature"))) for key in keys):
-            raise DataError(f"{path}: line {line}: the signature of {name!r} is not valid; is it by another key?")
+            raise DataError(f"{path}: line {line}: the signature of {name!r} is invalid; check its key")
     for count, found in sorted((seen_elsewhere or {}).items()):
         if heads.get(count) != found:
             what = "has fewer entries" if count not in heads else "had another head"
-            raise DataError(f"{path}: {what}: others saw {count} entries that end in {found[:12]}")
+            raise DataError(f"{path}: {what}: other logs recorded {count} entries with head {found[:12]}")
     return Verified(
         Head(len(heads) - 1, heads[len(heads) - 1]),
         len(signed),
@@ -216,7 +217,7 @@ def verify_log(
 
 
 def heads_seen(path: Path, owner: str) -> dict[int, str]:
-    """Heads of the log of ``owner`` that the log at ``path`` recorded, by number of entries."""
+    """Heads of the log of ``owner`` recorded in the log at ``path``, by number of entries."""
     seen = {}
     for entry in read_log(path):
         head = entry.facts.get("heads", {}).get(owner)
@@ -239,7 +240,7 @@ def _parsed(path: Path, number: int | None, line: bytes) -> Entry:
             hashlib.sha256(line).hexdigest(),
         )
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{where}: is no entry of an audit log") from None
+        raise DataError(f"{where}: is no entry of an audit log; restore the log from a backup") from None
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""A site's door as a process of its own, behind a socket of this machine: the one that reads the data.
+"""The process at a site that reads the data; it answers at a socket of this machine.
 
-What talks to the network is another process, which knows sealed bytes and this socket only. It asks two things: whether
-a bundle is approved, and for the reply to a sealed request.
+Another process talks to the network. It handles signed bytes only and sends this process two kinds of questions:
+whether a bundle is approved, and the reply to a signed request.
 """
 
 import signal
@@ -17,18 +17,18 @@ from .approval import software_digest
 from .site_folder import SiteFolder
 from .site_service import SiteService
 
-#: What a message to the door begins with: a sealed request, or SHA-256 and size of a bundle in text.
+#: First byte of a question; a signed request follows, or SHA-256 and size of a bundle as text.
 REQUEST, BUNDLE = b"r", b"b"
 APPROVED, REFUSED = b"approved", b"refused"
 
 
-class Door:
-    """Answers at a socket, one request at a time.
+class DataProcess:
+    """Answers questions at a socket, one at a time.
 
     Parameters
     ----------
     folder
-        Read anew for every question: what is approved and allowed may change while the site runs.
+        The site's folder, read for each question: approvals and policy may change while the site runs.
     socket
         Path of the socket, in a folder that only this user can enter.
     """
@@ -39,8 +39,8 @@ class Door:
         self._turn = threading.Lock()
 
     def serve(self) -> None:
-        """Answer until this process ends."""
-        torch.set_num_threads(1)  # as in process: bits depend on the number of threads
+        """Answer questions until this process ends."""
+        torch.set_num_threads(1)  # as `fedrecon train`: the bits of a sum depend on the number of threads
         with Listener(str(self.socket), family="AF_UNIX") as listener:
             while True:
                 threading.Thread(target=self._converse, args=(listener.accept(),), daemon=True).start()
@@ -56,7 +56,7 @@ class Door:
                     connection.send_bytes(self.answer(asked))
 
     def answer(self, asked: bytes) -> bytes:
-        """The reply to what a message asks."""
+        """The reply to a question."""
         folder, kind, content = SiteFolder(self.folder), asked[:1], asked[1:]
         if kind == REQUEST:
             return SiteService(folder, self.software).answer(content)
@@ -68,11 +68,11 @@ class Door:
 
 
 def main() -> None:
-    """``python -m federation.deploy.data_process DIR SOCKET``: serve until ended, then remove the socket."""
+    """``python -m federation.deploy.data_process DIR SOCKET``: serve until SIGTERM, then remove the socket."""
     folder, socket = Path(sys.argv[1]), Path(sys.argv[2])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
     try:
-        Door(folder, socket).serve()
+        DataProcess(folder, socket).serve()
     finally:
         socket.unlink(missing_ok=True)
         with suppress(OSError):

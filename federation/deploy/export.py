@@ -1,4 +1,4 @@
-"""What a site takes home of a run: a run folder that `fedrecon evaluate` and `fedrecon reconstruct` read."""
+"""Export a deployed run at a site as a run folder for `fedrecon evaluate` and `fedrecon reconstruct`."""
 
 import shutil
 import tempfile
@@ -14,14 +14,14 @@ from .site_folder import SiteFolder
 
 
 def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) -> RunFolder:
-    """Write a run folder with the last shared parameters that the server sent and those that the site keeps.
+    """Write a run folder with the last shared parameters from the server and the kept parameters of the site.
 
-    Where the recipe has a personal stage, it is run here, on the site's own data. The folder is there when all is done.
+    If the recipe has a personal stage, it runs here on the site's data. ``out`` appears once everything is written.
 
     Raises
     ------
     DataError
-        If nothing has come yet, or ``out`` holds something.
+        If the server has sent no parameters yet, or ``out`` is not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty; choose another --out")
@@ -39,7 +39,7 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     state = folder.state(run)
     newest = load_newest(state / "seen")
     if newest is None:
-        raise DataError(f"{state}: the server has sent nothing of run {run[:16]} yet")
+        raise DataError(f"{state}: the server has sent no parameters of run {run[:16]} yet; export it later")
     recipe = load_recipe(folder.approvals.folder / run / "recipe.toml")
     base = placed(recipe, folder.approvals.base(run)).network.base
     exported = RunFolder.create(out, recipe, [folder.manifest], resume=False)

@@ -14,24 +14,24 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from recon import DataError, write_atomically
 
 _PEM = serialization.Encoding.PEM
-#: Every signature is an ECDSA of this hash.
+#: Signatures are ECDSA with this hash.
 _SIGNATURE = ec.ECDSA(hashes.SHA384())
 
 
 class PublicKey:
-    """A P-384 public key, in files as a line of OpenSSH: the key that Flower knows a node by."""
+    """A P-384 public key, stored as a line of OpenSSH; Flower identifies a node by it."""
 
     def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
         self._key = key
 
     @classmethod
     def read(cls, path: Path) -> "PublicKey":
-        """From a ``.pub`` file.
+        """Read a ``.pub`` file.
 
         Raises
         ------
         DataError
-            If it holds something else.
+            If it holds no public key.
         """
         if not path.is_file():
             raise DataError(f"{path}: no such file; expected a public key")
@@ -44,10 +44,10 @@ class PublicKey:
 
     @classmethod
     def parse(cls, text: str) -> "PublicKey":
-        """From a line of OpenSSH; ValueError if it is no P-384 key."""
+        """Parse a line of OpenSSH; ValueError if it is no P-384 key."""
         try:
             key = serialization.load_ssh_public_key(text.strip().encode())
-        except Exception as error:  # the library raises many kinds for text that is no key
+        except Exception as error:  # the library raises errors of many classes
             raise ValueError("PublicKey: expected a line of OpenSSH") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
             raise ValueError("PublicKey: expected ecdsa-sha2-nistp384")
@@ -55,12 +55,12 @@ class PublicKey:
 
     @property
     def text(self) -> str:
-        """The line of OpenSSH, without a comment."""
+        """The line of OpenSSH without a comment."""
         line = self._key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return line.decode()
 
     def verifies(self, data: bytes, signature: str) -> bool:
-        """Whether ``signature`` (hexadecimal) is one of ``data`` by the owner of this key."""
+        """Whether ``signature`` (hexadecimal) is a signature of ``data`` by the owner of this key."""
         try:
             self._key.verify(bytes.fromhex(signature), data, _SIGNATURE)
         except (InvalidSignature, ValueError):
@@ -69,19 +69,19 @@ class PublicKey:
 
 
 class SigningKey:
-    """A P-384 private key in an OpenSSH file that its owner alone can read."""
+    """A P-384 private key in an OpenSSH file that only its owner can read."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
 
     @classmethod
     def create(cls, path: Path) -> "SigningKey":
-        """A new key in ``path`` and its public half beside it, ``<path>.pub``.
+        """Create a key in ``path`` and its public key in ``<path>.pub``.
 
         Raises
         ------
         DataError
-            If there is a key already.
+            If ``path`` exists.
         """
         key = cls(ec.generate_private_key(ec.SECP384R1()))
         content = key._key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
@@ -91,12 +91,12 @@ class SigningKey:
 
     @classmethod
     def read(cls, path: Path) -> "SigningKey":
-        """From a file of :meth:`create`.
+        """Read a file of :meth:`create`.
 
         Raises
         ------
         DataError
-            If it holds something else, or others than its owner may read it.
+            If it holds no such key, or other users may read it.
         """
         require_secret(path)
         try:
@@ -104,7 +104,7 @@ class SigningKey:
         except (OSError, ValueError, TypeError):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-            raise DataError(f"{path}: is no private key of fedrecon, expected OpenSSH, ecdsa-sha2-nistp384")
+            raise DataError(f"{path}: is no private key of fedrecon, expected OpenSSH, ecdsa-sha2-nistp384; restore it")
         return cls(key)
 
     @property
@@ -117,12 +117,12 @@ class SigningKey:
 
 
 def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """A file that its owner alone can read, complete or not there.
+    """Write a file atomically that only its owner can read.
 
     Raises
     ------
     DataError
-        If it exists and is not to be replaced.
+        If it exists and ``replace`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -143,26 +143,26 @@ def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
 
 
 def require_secret(path: Path) -> None:
-    """Refuse a key that others can read.
+    """Check that only the owner can read a key.
 
     Raises
     ------
     DataError
-        Saying how to correct it.
+        If the key is missing or other users can read it.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such key")
+        raise DataError(f"{path}: no such key; restore it from a backup")
     if path.stat().st_mode & 0o077:
-        raise DataError(f"{path}: others than its owner may read this key; chmod 600 {path}")
+        raise DataError(f"{path}: users other than its owner may read this key; chmod 600 {path}")
 
 
 def read_certificate(path: Path) -> bytes:
-    """A certificate in PEM, and nothing else in the file.
+    """Read a file that holds one certificate in PEM and nothing else.
 
     Raises
     ------
     DataError
-        If it is none.
+        If it holds something else.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected the federation's ca.crt")
@@ -178,12 +178,12 @@ def read_certificate(path: Path) -> bytes:
 
 
 def create_authority(folder: Path, days: int) -> None:
-    """``ca.key`` and ``ca.crt``: the authority that signs the server's certificate and nothing else.
+    """Create ``ca.key`` and ``ca.crt``, the authority that signs the server's certificate.
 
     Raises
     ------
     DataError
-        If there is one already.
+        If there is an authority already.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedrecon federation")])
@@ -210,7 +210,7 @@ def create_authority(folder: Path, days: int) -> None:
 
 
 def issue_server_certificate(folder: Path, host: str, days: int) -> None:
-    """``server.key`` and ``server.crt`` for ``host``, a name or an address, and for this machine; replaced if there.
+    """Write ``server.key`` and ``server.crt`` for ``host`` (name or address) and for this machine; replaces old ones.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def issue_server_certificate(folder: Path, host: str, days: int) -> None:
     authority = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
     issuer = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
     if not isinstance(authority, ec.EllipticCurvePrivateKey):
-        raise DataError(f"{folder / 'ca.key'}: is not the key of an authority of fedrecon")
+        raise DataError(f"{folder / 'ca.key'}: is not the key of an authority of fedrecon; restore it from a backup")
     key = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     try:
@@ -242,7 +242,7 @@ def issue_server_certificate(folder: Path, host: str, days: int) -> None:
 
 
 def days_left(certificate: Path) -> float:
-    """Days until a certificate ends; negative once it has."""
+    """Days until a certificate expires; negative after that."""
     ends = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
     return (ends - datetime.now(UTC)).total_seconds() / 86400
 
@@ -257,7 +257,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))  # clocks of hospitals differ
+        .not_valid_before(now - timedelta(hours=1))  # the clocks of hospitals differ
         .not_valid_after(now + timedelta(days=days))
     )
 

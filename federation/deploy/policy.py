@@ -1,4 +1,4 @@
-"""What a hospital lets a federation do with its data; checked at the site, before and after every round."""
+"""The policy of a hospital: what a federation may do with its data. The site checks it before and after each round."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -15,39 +15,37 @@ if TYPE_CHECKING:
 
 
 class PolicyError(Exception):
-    """Something that the site's policy forbids; the text is for the site's own log."""
+    """The site's policy forbids a request; the text goes to the site's own log only."""
 
 
 class Policy(Section):
-    """``policy.toml`` of a site; what each key means is told in the file itself."""
+    """``policy.toml`` of a site; the file explains each key."""
 
     minimum_participants: int = Field(
-        default=2, ge=1, description="Sites that a round must ask: with fewer, an average says too much about one."
+        default=2, ge=1, description="Least number of sites in a round: an average of fewer reveals too much about one."
     )
-    methods: Names = Field(default=("*",), description="Patterns of the names of recipes that are accepted.")
+    methods: Names = Field(default=("*",), description="Patterns of the names of accepted recipes.")
     may_share: Names = Field(default=("regularizers.*",), description="Patterns of the parameters that may leave.")
     may_tell: Names = Field(
-        default=(), description="Patterns of tensors that may leave beside them: control variates, moments of features."
+        default=(), description="Patterns of other tensors that may leave: control variates, moments of features."
     )
-    megabytes_per_round: NonNegative = Field(default=200.0, description="The most that may leave in a round.")
-    megabytes_in_total: NonNegative = Field(default=20_000.0, description="The most that may leave, over all runs.")
+    megabytes_per_round: NonNegative = Field(default=200.0, description="Megabytes that may leave in a round.")
+    megabytes_in_total: NonNegative = Field(default=20_000.0, description="Megabytes that may leave in all runs.")
     tell_scores: bool = Field(
-        default=True, description="Whether validation scores and loss may leave; without, the last round is selected."
+        default=True, description="Whether validation scores and loss may leave; if not, the last round is selected."
     )
     minimum_slices: int = Field(
-        default=16, ge=1, description="Training slices that there must be: the fewer, the nearer to single images."
+        default=16, ge=1, description="Least number of training slices: fewer reveal more of single images."
     )
-    minimum_steps: int = Field(default=4, ge=1, description="Steps that a round must make, for the same reason.")
+    minimum_steps: int = Field(default=4, ge=1, description="Least number of steps in a round, for the same reason.")
     maximum_change: NonNegative = Field(
         default=1.0,
-        description="The most that a tensor of the server may change in a round, relative to it; training makes 0.5.",
+        description="Largest relative change per round of a tensor from the server; training changes about 0.5.",
     )
 
     def to_toml(self) -> str:
-        """The values with what they mean."""
-        parts = [
-            "# What this hospital lets a federation do. A change counts from the next round on, without a restart."
-        ]
+        """The file: each value after a comment with its meaning."""
+        parts = ["# What a federation may do with this hospital's data. Changes apply from the next round on."]
         for key, value in self.model_dump(mode="json").items():
             parts.append(f"# {type(self).model_fields[key].description}\n{tomli_w.dumps({key: value}).rstrip()}")
         return "\n\n".join(parts) + "\n"
@@ -59,17 +57,17 @@ class Policy(Section):
         Raises
         ------
         ConfigError
-            If it is missing or holds something else.
+            If it is missing, or a key or value is wrong.
         """
         return parse_section(cls, read_toml(path), path)
 
     def check_recipe(self, recipe: "Recipe", shared: Iterable[str], aux: Iterable[str]) -> None:
-        """Refuse a method.
+        """Check a method.
 
         Raises
         ------
         PolicyError
-            Naming the key of the policy.
+            With the key of the policy that forbids it.
         """
         if not _matches(recipe.name, self.methods):
             raise PolicyError(f"methods: {recipe.name!r} is not accepted")
@@ -80,27 +78,27 @@ class Policy(Section):
         steps = recipe.training.steps_per_round
         least = max(1, round(steps * recipe.federation.least_work))
         if least < self.minimum_steps:
-            raise PolicyError(f"minimum_steps: a round may make {least}, expected at least {self.minimum_steps}")
+            raise PolicyError(f"minimum_steps: a round may have {least}, expected at least {self.minimum_steps}")
 
     def check_round(self, participants: int, slices: int) -> None:
-        """Refuse a round.
+        """Check a round.
 
         Raises
         ------
         PolicyError
-            Naming the key of the policy.
+            With the key of the policy that forbids it.
         """
         for key, found in (("minimum_participants", participants), ("minimum_slices", slices)):
             if found < getattr(self, key):
                 raise PolicyError(f"{key}: found {found}, expected at least {getattr(self, key)}")
 
     def check_bytes(self, reply: int, before: int) -> None:
-        """Refuse a reply that is too large, or too much with what left ``before``.
+        """Check the size of a reply, alone and added to the bytes that left ``before``.
 
         Raises
         ------
         PolicyError
-            Naming the key of the policy.
+            With the key of the policy that forbids it.
         """
         for key, found in (("megabytes_per_round", reply), ("megabytes_in_total", before + reply)):
             if found > getattr(self, key) * 1e6:

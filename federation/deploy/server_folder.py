@@ -1,4 +1,4 @@
-"""The server's folder: its authority and keys, who is enrolled, the runs."""
+"""The server's folder: authority, keys, enrolled sites, runs."""
 
 import json
 from collections.abc import Mapping
@@ -16,17 +16,18 @@ from ..config import SITE_NAME, Section, parse_section, read_toml
 from .audit_log import SERVER, AuditLog
 from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
 
-#: Days before its end from which a certificate is warned of.
+#: Days before the expiry of a certificate at which warnings start.
 WARN_DAYS = 30
 _AUTHORITY_DAYS, _SERVER_DAYS = 3650, 365
 
 
 class ServerSection(Section):
-    """``server.toml``: the name that sites call, the port that is open to them, and the most that one message may have.
+    """``server.toml``: host name and port for the sites, and limits.
 
-    ``link_port`` is Flower's own and ``page_port`` that of the status page, both on this machine alone; 0 takes a free
-    one at every start. ``round_hours`` is how long a round waits. ``maximum_change`` is the most by which a site may
-    change a tensor, relative to it, and ``maximum_weight`` the most slices that it may claim.
+    ``link_port`` is the port of Flower's SuperLink and ``page_port`` the port of the status page, both for this machine
+    only; 0 takes a free port at each start. ``round_hours`` is the longest time that a round waits for replies.
+    ``maximum_change`` is the largest relative change of a tensor by a site, ``maximum_weight`` the largest number of
+    training slices that a site may report.
     """
 
     host: str = Field(pattern=r"^[A-Za-z0-9.-]+$")
@@ -41,7 +42,7 @@ class ServerSection(Section):
 
 @dataclass(frozen=True)
 class Enrolled:
-    """A site that the server knows: its key, and the number that Flower gave to that key."""
+    """An enrolled site: its key, Flower's number for the key, and the times of enrollment and revocation."""
 
     key: str
     node_id: int
@@ -57,31 +58,31 @@ class ServerFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "server.toml").is_file():
-            raise DataError(f"{path}: is no folder of a server (no server.toml); make one with `fedrecon deploy init`")
+            raise DataError(f"{path}: is no folder of a server (no server.toml); create it by `fedrecon deploy init`")
 
     @classmethod
     def create(cls, path: Path, *, host: str, port: int) -> "ServerFolder":
-        """Make the folder with an authority, a certificate for ``host`` and a key that signs what sites are asked.
+        """Create the folder with an authority, a certificate for ``host`` and a key that signs requests.
 
         Raises
         ------
         DataError
-            If the folder holds something.
+            If the folder is not empty.
         """
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
-        table = parse_section(ServerSection, {"host": host, "port": port}, "deploy init")
+        settings = parse_section(ServerSection, {"host": host, "port": port}, "deploy init")
         create_authority(path, _AUTHORITY_DAYS)
         issue_server_certificate(path, host, _SERVER_DAYS)
         SigningKey.create(path / "signing.key")
         write_atomically(path / "sites.json", b"{}")
-        write_atomically(path / "server.toml", tomli_w.dumps(table.model_dump(mode="json")).encode())
+        write_atomically(path / "server.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
         folder = cls(path)
         folder.audit.append("server made", host=host, key=folder.key.public.text)
         return folder
 
     @cached_property
-    def table(self) -> ServerSection:
+    def settings(self) -> ServerSection:
         return parse_section(ServerSection, read_toml(self.path / "server.toml"), self.path / "server.toml")
 
     @cached_property
@@ -93,7 +94,7 @@ class ServerFolder:
         return AuditLog(self.path / "audit.jsonl", SERVER)
 
     def enrolled(self) -> dict[str, Enrolled]:
-        """Every site that was ever enrolled, by name."""
+        """All sites that were ever enrolled, by name."""
         try:
             found = json.loads((self.path / "sites.json").read_bytes())
             return {name: Enrolled(**entry) for name, entry in sorted(found.items())}
@@ -101,16 +102,16 @@ class ServerFolder:
             raise DataError(f"{self.path / 'sites.json'}: is no list of sites; restore it from a backup") from None
 
     def members(self) -> dict[str, Enrolled]:
-        """Sites that take part: enrolled and not revoked."""
+        """Enrolled sites without the revoked ones, by name."""
         return {name: site for name, site in self.enrolled().items() if site.revoked is None}
 
     def require_new(self, name: str, key: PublicKey) -> None:
-        """Refuse a site that cannot be enrolled.
+        """Check that a site can be enrolled.
 
         Raises
         ------
         DataError
-            If the name cannot be one or is taken, or the key is another site's.
+            If the name is invalid or taken, or the key belongs to another site.
         """
         if not SITE_NAME.fullmatch(name) or name == SERVER:
             raise DataError(f"--site: {name!r} is no name of a site: 1 to 64 of a-z 0-9 - _, and not {SERVER!r}")
@@ -122,18 +123,18 @@ class ServerFolder:
                     f"{self.path}: site {name!r} is enrolled already; revoke it first, or choose another name"
                 )
             if site.key == key.text:
-                state = "" if site.revoked is None else ", which was revoked for good"
+                state = "" if site.revoked is None else ", which was revoked permanently"
                 advice = "`fedrecon deploy site init` in a new folder makes a new key"
-                raise DataError(f"{self.path}: this key is that of site {other!r}{state}; {advice}")
+                raise DataError(f"{self.path}: this key belongs to site {other!r}{state}; {advice}")
 
     def enroll(self, name: str, key: PublicKey, node_id: int) -> None:
-        """Bind a key to a name; what a site says of itself counts for nothing."""
+        """Bind a key to a name. Messages are attributed by key, not by a name that a site claims."""
         self.require_new(name, key)
         self._write({**self.enrolled(), name: Enrolled(key.text, node_id, _now())})
         self.audit.append("enrolled", site=name, key=key.text, node=str(node_id))
 
     def revoke(self, name: str) -> Enrolled:
-        """Shut a site out.
+        """Exclude a site.
 
         Raises
         ------
@@ -143,33 +144,33 @@ class ServerFolder:
         members = self.members()
         if name not in members:
             known = ", ".join(members) or "none"
-            raise DataError(f"{self.path}: no site {name!r} takes part; those that do: {known}")
+            raise DataError(f"{self.path}: no site {name!r} takes part; enrolled sites: {known}")
         self._write({**self.enrolled(), name: replace(members[name], revoked=_now())})
         self.audit.append("revoked", site=name)
         return members[name]
 
     def rotate(self) -> None:
-        """A new key and certificate for the server, by the same authority: sites notice nothing."""
-        issue_server_certificate(self.path, self.table.host, _SERVER_DAYS)
+        """Renew the server's key and certificate by the same authority; sites need no change."""
+        issue_server_certificate(self.path, self.settings.host, _SERVER_DAYS)
         self.audit.append("certificate rotated")
 
     def warnings(self) -> list[str]:
-        """Certificates that end soon, in one line each."""
+        """One line for each certificate that expires soon."""
         lines = []
-        for name, advice in (("server.crt", "`fedrecon deploy rotate`"), ("ca.crt", "make a new federation")):
+        for name, advice in (("server.crt", "`fedrecon deploy rotate`"), ("ca.crt", "create a new federation")):
             days = days_left(self.path / name)
             if days < WARN_DAYS:
-                state = f"ends in {days:.0f} days" if days > 0 else "has ended"
+                state = f"expires in {days:.0f} days" if days > 0 else "has expired"
                 lines.append(f"{self.path / name}: {state}; {advice}")
         return lines
 
     def run_folder(self, name: str) -> Path:
-        """Where a run lies."""
+        """Folder of a run."""
         return self.path / "runs" / name
 
     def _write(self, sites: Mapping[str, Enrolled]) -> None:
-        table = {name: asdict(site) for name, site in sites.items()}
-        write_atomically(self.path / "sites.json", json.dumps(table, indent=1).encode())
+        content = {name: asdict(site) for name, site in sites.items()}
+        write_atomically(self.path / "sites.json", json.dumps(content, indent=1).encode())
 
 
 def _now() -> str:

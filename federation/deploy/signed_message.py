@@ -1,4 +1,4 @@
-"""What travels between server and site: a packed message, who says so, and the heads of both audit logs, signed."""
+"""Signed messages between server and site: payload, sender, and the heads of both audit logs."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from ..serialization import MessageError
 from .audit_log import Head
 from .keys import PublicKey, SigningKey
 
-#: Why a site did not do what it was asked, the only words about it that leave. The site's own log says more.
+#: Reasons of a refusal, the only words about it that leave a site. The site's own log has the details.
 REASONS = {
     "": "",
     "not approved": "the site has not approved this bundle, recipe or software",
@@ -30,18 +30,18 @@ _FIELDS = ("kind", "run", "site", "round", "participants", "reason", "payload", 
 
 @dataclass(frozen=True)
 class Countersignature:
-    """A signature of the other side's head, as it was told in the message before."""
+    """A signature of the head of the other side's log, as received in the previous message."""
 
     head: Head
     signature: str
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """A request to a site, or its reply; nothing else has a place in it.
+class SignedMessage:
+    """A request to a site or its reply, with no further fields.
 
-    ``run`` names what was approved, ``participants`` is how many sites the round asks, ``reason`` why a reply has no
-    payload, ``head`` is that of the sender's log.
+    ``run`` is the digest of the approved run, ``participants`` the number of sites in the round, ``reason`` the cause
+    of a reply without payload, ``head`` the head of the sender's log.
     """
 
     kind: str
@@ -54,8 +54,8 @@ class Envelope:
     countersigned: Countersignature | None = None
     reason: str = ""
 
-    def seal(self, key: SigningKey) -> bytes:
-        """Bytes signed by the sender."""
+    def to_bytes(self, key: SigningKey) -> bytes:
+        """The message with the signature of the sender, as bytes."""
         header = self._header()
         header["signature"] = key.sign(_canonical(header))
         head = _canonical(header)
@@ -76,8 +76,8 @@ class Envelope:
         }
 
     @classmethod
-    def open(cls, data: bytes, key: PublicKey, *, kind: str, site: str, max_bytes: int) -> "Envelope":
-        """Read what the owner of ``key`` sealed.
+    def from_bytes(cls, data: bytes, key: PublicKey, *, kind: str, site: str, max_bytes: int) -> "SignedMessage":
+        """Read a message signed by the owner of ``key``.
 
         Raises
         ------
@@ -89,9 +89,9 @@ class Envelope:
         header, payload = _parts(data, kind)
         signature = header.pop("signature")
         if not key.verifies(_canonical(header), signature):
-            raise MessageError(f"{kind}: the signature is not that of its sender")
+            raise MessageError(f"{kind}: the signature is not by the expected sender")
         if header["payload"] != hashlib.sha256(payload).hexdigest():
-            raise MessageError(f"{kind}: the payload is not the one that was signed")
+            raise MessageError(f"{kind}: the payload differs from the signed one")
         if (header["kind"], header["site"]) != (kind, site):
             found = f"a {header['kind']} of site {header['site']!r}"
             raise MessageError(f"{kind}: found {found}, expected a {kind} of site {site!r}")
@@ -116,7 +116,7 @@ def _canonical(header: Mapping[str, Any]) -> bytes:
 
 
 def _parts(data: bytes, kind: str) -> tuple[dict[str, Any], bytes]:
-    """Header, every field of its kind, and payload."""
+    """Header with all fields checked, and payload."""
     length = int.from_bytes(data[:4], "big")
     try:
         if not 0 < length <= min(_MAX_HEADER, len(data) - 4):
@@ -125,7 +125,7 @@ def _parts(data: bytes, kind: str) -> tuple[dict[str, Any], bytes]:
         if header.keys() != set(_FIELDS) or not _is_right(header):
             raise ValueError
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise MessageError(f"{kind}: {len(data)} bytes that are not a sealed message of fedrecon") from None
+        raise MessageError(f"{kind}: {len(data)} bytes that are not a signed message of fedrecon") from None
     return header, data[4 + length :]
 
 

@@ -1,4 +1,4 @@
-"""The server's side of every exchange: seals requests, believes sites by their keys, keeps the record."""
+"""The server's side of an exchange: signs requests, checks the signatures of replies, records both."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -9,33 +9,33 @@ from ..rounds import ReplyStream, SiteFailure
 from ..serialization import MessageError, round_of
 from .audit_log import AuditLog, Head
 from .keys import PublicKey, SigningKey
-from .signed_message import REASONS, Countersignature, Envelope
+from .signed_message import REASONS, Countersignature, SignedMessage
 
 
 class Channel(Protocol):
-    """Brings bytes to sites and back: Flower's grid, or a direct call in tests."""
+    """Carries bytes to sites and back: Flower's grid, or a direct call in tests."""
 
     def reachable(self) -> list[str]:
         """Names of the sites that are connected."""
 
     def send(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Exception]]:
-        """Send each message and yield the answers as they arrive, until the deadline of the channel."""
+        """Send each message and yield the replies as they arrive, until the deadline of the channel."""
 
 
 @dataclass(eq=False)
-class Hub:
-    """A :class:`federation.Transport` over a channel that is not trusted.
+class SignedTransport:
+    """A :class:`federation.Transport` over an untrusted channel.
 
     Parameters
     ----------
     run
-        Of :class:`Approval`; sites answer for runs that they approved only.
+        Digest of the approved run, :attr:`Approval.run`.
     key
-        Of the server, which seals the requests.
+        Key of the server, which signs the requests.
     sites_by_name
         Public keys of the enrolled sites.
     max_bytes
-        The most that a reply may have.
+        Largest size of a reply.
     """
 
     run: str
@@ -51,16 +51,16 @@ class Hub:
         return sorted(self.sites_by_name)
 
     def exchange(self, requests: Mapping[str, bytes]) -> ReplyStream:
-        """Ask each site; what is not sealed by that site for this run and round is a failure of the site."""
+        """Ask each site; a reply that the site did not sign for this run and round is a failure of the site."""
         rounds: dict[str, int] = {}
 
-        def sealed() -> Iterator[tuple[str, bytes]]:
+        def signed() -> Iterator[tuple[str, bytes]]:
             for site in sorted(requests):
                 payload = requests[site]
                 rounds[site] = round_of(payload)
                 yield site, self._request(site, payload, rounds[site], len(requests))
 
-        for site, answer in self.channel.send(dict(sealed())):
+        for site, answer in self.channel.send(dict(signed())):
             reply: bytes | Exception
             try:
                 reply = self._reply(site, answer, rounds)
@@ -79,10 +79,10 @@ class Hub:
             bytes=len(payload),
             sha256=hashlib.sha256(payload).hexdigest(),
         )
-        told = self._heads.get(site)
-        signed = None if told is None else Countersignature(told, self.key.sign(told.statement(site)))
+        last = self._heads.get(site)
+        signed = None if last is None else Countersignature(last, self.key.sign(last.statement(site)))
         head = self.audit.head()
-        return Envelope("request", self.run, site, round, participants, payload, head, signed).seal(self.key)
+        return SignedMessage("request", self.run, site, round, participants, payload, head, signed).to_bytes(self.key)
 
     def _reply(self, site: str, answer: bytes | Exception, rounds: Mapping[str, int]) -> bytes:
         if isinstance(answer, Exception):
@@ -90,7 +90,7 @@ class Hub:
         if site not in self.sites_by_name:
             raise SiteFailure("is not enrolled")
         key = self.sites_by_name[site]
-        reply = Envelope.open(answer, key, kind="reply", site=site, max_bytes=self.max_bytes)
+        reply = SignedMessage.from_bytes(answer, key, kind="reply", site=site, max_bytes=self.max_bytes)
         if reply.reason:
             self._record(site, key, reply, len(answer))
             raise SiteFailure(REASONS[reply.reason])
@@ -101,8 +101,8 @@ class Hub:
         self._record(site, key, reply, len(answer))
         return reply.payload
 
-    def _record(self, site: str, key: PublicKey, reply: Envelope, size: int) -> None:
-        """Put a reply on record, with the site's head and its signature of ours."""
+    def _record(self, site: str, key: PublicKey, reply: SignedMessage, size: int) -> None:
+        """Record a reply, the head of the site's log, and the site's signature of our head."""
         self._heads[site] = reply.head
         self.audit.append(
             "reply",

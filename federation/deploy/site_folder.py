@@ -1,4 +1,4 @@
-"""A site's folder: who it is, whom it believes, what it allows, what it keeps."""
+"""A site's folder: its key, the trusted server key, policy, approvals, kept state."""
 
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ _ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"
 
 
 class SiteSection(Section):
-    """``site.toml``: the server's address, and where the manifest of the site's data lies."""
+    """``site.toml``: name of the site, address of the server, path of the manifest, proxy."""
 
     name: Name
     server: str = Field(pattern=_ADDRESS)
@@ -30,61 +30,61 @@ class SiteSection(Section):
 
 class SiteFolder:
     """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``ca.crt``, ``server.pub``, ``approvals/``,
-    ``audit.jsonl`` and ``state/<run>/``, of which nothing but the public key is meant to leave.
+    ``audit.jsonl`` and ``state/<run>/``. Only the public key leaves the site.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "site.toml").is_file():
-            raise DataError(f"{path}: is no folder of a site (no site.toml); make one with `fedrecon deploy site init`")
+            raise DataError(f"{path}: is no folder of a site (no site.toml); create it by `fedrecon deploy site init`")
 
     @classmethod
     def create(
         cls, path: Path, *, server: str, authority: Path, server_key: Path, data: Path, proxy: str = ""
     ) -> "SiteFolder":
-        """Make the folder, its key and a policy with the defaults written out.
+        """Create the folder, its key and a policy with all defaults written out.
 
         Raises
         ------
         DataError
-            If the folder holds something, the manifest has no usable name, or its name is the server's.
+            If the folder is not empty, the manifest has no usable name, or the site has the name of the server.
         """
         name = read_site_name(data)
         if name == SERVER:
-            raise DataError(f"{data}: name is {SERVER!r}, which is that of the server; choose another")
+            raise DataError(f"{data}: name is {SERVER!r}, the name of the server; choose another")
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
-        facts = {"name": name, "server": server, "data": str(data.resolve()), "proxy": proxy}
-        table = parse_section(SiteSection, facts, "site init")
+        content = {"name": name, "server": server, "data": str(data.resolve()), "proxy": proxy}
+        settings = parse_section(SiteSection, content, "site init")
         public = PublicKey.read(server_key)
         certificate = read_certificate(authority)
         SigningKey.create(path / "site.key")
         write_atomically(path / "ca.crt", certificate)
         write_atomically(path / "server.pub", (public.text + "\n").encode())
         write_atomically(path / "policy.toml", Policy().to_toml().encode())
-        write_atomically(path / "site.toml", tomli_w.dumps(table.model_dump(mode="json")).encode())
+        write_atomically(path / "site.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
         folder = cls(path)
         folder.audit.append("site made", key=SigningKey.read(path / "site.key").public.text)
         return folder
 
     @cached_property
-    def table(self) -> SiteSection:
+    def settings(self) -> SiteSection:
         return parse_section(SiteSection, read_toml(self.path / "site.toml"), self.path / "site.toml")
 
     @property
     def name(self) -> str:
-        return self.table.name
+        return self.settings.name
 
     @property
     def policy(self) -> Policy:
-        """As the file says now."""
+        """The policy, read from its file at each access."""
         return Policy.read(self.path / "policy.toml")
 
     @cached_property
     def manifest(self) -> SiteManifest:
-        manifest = load_manifest(self.table.data)
+        manifest = load_manifest(self.settings.data)
         if manifest.name != self.name:
-            raise DataError(f"{self.table.data}: name is {manifest.name!r}, expected {self.name!r}, that of the site")
+            raise DataError(f"{self.settings.data}: name is {manifest.name!r}, expected {self.name!r} as in site.toml")
         return manifest
 
     @cached_property
@@ -104,7 +104,7 @@ class SiteFolder:
         return AuditLog(self.path / "audit.jsonl", self.name)
 
     def state(self, run: str) -> Path:
-        """Of one run: kept parameters, what the server sent last."""
+        """Folder of one run: kept state, the last parameters from the server."""
         return self.path / "state" / run
 
     @property

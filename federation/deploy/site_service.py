@@ -1,4 +1,4 @@
-"""A site's one door for a deployed federation: a sealed request in, a sealed reply out, everything on record."""
+"""Answers of a site to a deployed federation: signed request in, signed reply out, both recorded."""
 
 import hashlib
 import logging
@@ -29,50 +29,50 @@ from .approval import software_digest
 from .audit_log import SERVER, Head, read_log
 from .change_bounds import largest_change
 from .policy import PolicyError
-from .signed_message import Countersignature, Envelope
+from .signed_message import Countersignature, SignedMessage
 from .site_folder import SiteFolder
 
 logger = logging.getLogger(__name__)
 
-#: The most that a request may have before it is known what is due.
+#: Largest size of a request, before the exact limit of its run is known.
 _LARGEST_REQUEST = 2**31
 
 
 class ChangeError(Exception):
-    """Parameters of the server that changed more than the site allows."""
+    """Parameters from the server changed more than the site's policy allows."""
 
 
 class SiteService:
     """Answers requests at one site.
 
-    Whatever goes wrong, the reply says it in one of a few fixed words; what exactly stands in the site's own log.
+    The reply to a refused request holds one of a few fixed reasons; the site's own log holds the details.
 
     Parameters
     ----------
     software
-        :func:`software_digest` when this process began; today's by default. What is loaded is that of then.
+        :func:`software_digest` at the start of this process, i.e. of the loaded code; by default the current one.
     """
 
     def __init__(self, folder: SiteFolder, software: str | None = None) -> None:
         self.folder, self.software = folder, software or software_digest()
 
     def answer(self, data: bytes) -> bytes:
-        """Open a request, do what it asks if the site agrees, and seal the reply."""
+        """The signed reply to a request, after checks of signature, approval and policy."""
         folder = self.folder
         try:
-            request = Envelope.open(
+            request = SignedMessage.from_bytes(
                 data, folder.server_key, kind="request", site=folder.name, max_bytes=_LARGEST_REQUEST
             )
         except MessageError as error:
             folder.audit.append("request refused", bytes=len(data), reason="message", detail=str(error)[:500])
-            nobody = Envelope("request", "0" * 64, folder.name, 0, 0, b"", Head(0, "0" * 64))
-            return self._sealed(nobody, b"", "message")
+            unknown = SignedMessage("request", "0" * 64, folder.name, 0, 0, b"", Head(0, "0" * 64))
+            return self._signed(unknown, b"", "message")
         self._record(request, len(data))
-        reason, payload = self._guarded(request)
-        return self._sealed(request, payload, reason)
+        reason, payload = self._reason_or_reply(request)
+        return self._signed(request, payload, reason)
 
-    def _record(self, request: Envelope, size: int) -> None:
-        """Put a request on record, with the server's head and its signature of ours."""
+    def _record(self, request: SignedMessage, size: int) -> None:
+        """Record a request, the head of the server's log, and the server's signature of our head."""
         audit = self.folder.audit
         audit.append(
             "request",
@@ -86,12 +86,12 @@ class SiteService:
         if (signed := request.countersigned) is not None:
             audit.countersign(SERVER, self.folder.server_key, signed.head, signed.signature)
 
-    def _guarded(self, request: Envelope) -> tuple[str, bytes]:
-        """Why nothing leaves, or what does."""
+    def _reason_or_reply(self, request: SignedMessage) -> tuple[str, bytes]:
+        """Reason of a refusal and no bytes, or an empty text and the reply."""
         try:
             return "", self._reply(request)
         except Exception as error:
-            # A traceback would hold the data; so may the text, which stays here.
+            # Traceback and text may hold data of patients: they stay at the site.
             logger.debug("round %d failed", request.round, exc_info=True)
             reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "error")
             text = f"{type(error).__name__}: {error}" if reason == "error" else str(error)
@@ -100,10 +100,10 @@ class SiteService:
         )
         return reason, b""
 
-    def _reply(self, request: Envelope) -> bytes:
+    def _reply(self, request: SignedMessage) -> bytes:
         folder = self.folder
         if software_digest() != self.software:
-            raise _NotApprovedError("the installed software changed since the site was started; start it again")
+            raise _NotApprovedError("the installed software changed since the start of the site; start it again")
         try:
             recipe = folder.approvals.recipe_of(request.run)
         except DataError as error:
@@ -121,7 +121,7 @@ class SiteService:
         _check_change(state / "seen", broadcast, site.initial_shared, policy.maximum_change)
         try:
             reply = site.answer(broadcast)
-        except MessageError as error:  # NaN after training
+        except MessageError as error:  # parameters are not finite after training
             raise _TrainingError(str(error)) from None
         if not policy.tell_scores:
             reply = _without_scores(reply)
@@ -130,8 +130,8 @@ class SiteService:
         self._record_reply(request, payload, site, reply)
         return payload
 
-    def _record_reply(self, request: Envelope, payload: bytes, site: Site, reply: SiteReport) -> None:
-        """On record before it leaves: its size, its digest, and what is in it by name."""
+    def _record_reply(self, request: SignedMessage, payload: bytes, site: Site, reply: SiteReport) -> None:
+        """Record a reply before it leaves: size, digest, names of its fields and tensors."""
         tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []
         self.folder.audit.append(
             "reply",
@@ -144,10 +144,10 @@ class SiteService:
         )
 
     def _bytes_before(self) -> int:
-        """What left so far, by the log."""
+        """Bytes that left so far, according to the log."""
         return sum(entry.facts["bytes"] for entry in read_log(self.folder.audit.path) if entry.event == "reply")
 
-    def _sealed(self, request: Envelope, payload: bytes, reason: str) -> bytes:
+    def _signed(self, request: SignedMessage, payload: bytes, reason: str) -> bytes:
         key = self.folder.key
         countersigned = Countersignature(request.head, key.sign(request.head.statement(SERVER)))
         reply = replace(
@@ -158,11 +158,11 @@ class SiteService:
             head=self.folder.audit.head(),
             countersigned=countersigned,
         )
-        return reply.seal(key)
+        return reply.to_bytes(key)
 
 
 def objection(folder: SiteFolder, run: str, recipe: Recipe) -> str:
-    """Why the site's policy would refuse every round of a recipe, as far as can be told before; else an empty text."""
+    """Why the site's policy would refuse each round of a recipe, as far as known before training; or an empty text."""
     try:
         policy = folder.policy
         policy.check_round(policy.minimum_participants, _slices(folder.manifest, folder.maps))
@@ -174,14 +174,14 @@ def objection(folder: SiteFolder, run: str, recipe: Recipe) -> str:
 
 
 class _TrainingError(Exception):
-    """Training that has diverged."""
+    """Training diverged."""
 
 
 class _NotApprovedError(Exception):
-    """What was asked for is not what the site has approved."""
+    """The request is not for an approved run and software."""
 
 
-#: What is told of each kind of error; of any other, "error".
+#: Reason in the reply for each class of error; "error" for all others.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (PolicyError, "policy"),
     (ChangeError, "change"),
@@ -203,14 +203,14 @@ def _without_scores(reply: SiteReport) -> SiteReport:
 
 
 def _check_change(folder: Path, broadcast: Broadcast, initial: State, most: float) -> None:
-    """Compare with the newest broadcast of an earlier round, and keep this one in its turn.
+    """Compare a broadcast with the newest one of an earlier round, then store it.
 
-    Before the first stand the initial parameters, which the site draws itself: those of round 0 must be the same.
+    The first broadcast is compared with the initial parameters, which the site draws itself: in round 0 both are equal.
 
     Raises
     ------
     ChangeError
-        Naming the tensor that changed most.
+        With the name of the tensor that changed most.
     """
     seen = load_newest(folder, at_most=broadcast.round - 1, expected=layout(broadcast.shared))
     before, rounds = (initial, broadcast.round) if seen is None else (seen.tensors, broadcast.round - seen.round)

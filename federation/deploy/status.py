@@ -1,4 +1,4 @@
-"""What server and site can say of themselves, from their own records alone."""
+"""Status of a server or site, from its own records."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from .site_folder import SiteFolder
 
 @dataclass
 class SiteStatus:
-    """One site as the server sees it; bytes are those of sealed messages up and of broadcasts down."""
+    """One site as recorded at the server; bytes of signed messages up and of broadcasts down."""
 
     state: str
     last_answer: str = "never"
@@ -24,7 +24,7 @@ class SiteStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: what has been done of it, how it ended, the validation scores by site and round."""
+    """One run: finished rounds, outcome, validation scores by site and round."""
 
     name: str
     state: str
@@ -32,7 +32,7 @@ class RunStatus:
 
 
 def sites_of(folder: ServerFolder) -> dict[str, SiteStatus]:
-    """Every enrolled site."""
+    """Status of each enrolled site, by name."""
     sites = {
         name: SiteStatus("enrolled" if site.revoked is None else f"revoked {site.revoked}")
         for name, site in folder.enrolled().items()
@@ -52,7 +52,7 @@ def sites_of(folder: ServerFolder) -> dict[str, SiteStatus]:
 
 
 def runs_of(folder: ServerFolder) -> list[RunStatus]:
-    """Every run that was started, by name."""
+    """Status of each run that was started, sorted by name."""
     return [_run(job.parent) for job in sorted((folder.path / "runs").glob("*/job.json"))]
 
 
@@ -65,7 +65,7 @@ def _run(place: Path) -> RunStatus:
         state = f"{done}, done" if found["ok"] else f"{done}, ended: {found['error']}"
     else:
         state = f"{done}, running"
-    by_round = {row["round"]: row["scores"] for row in rows}  # a round that was run again counts once
+    by_round = {row["round"]: row["scores"] for row in rows}  # a repeated round counts once
     names = sorted({site for scores in by_round.values() for site in scores})
     lines = {
         site: [(float(r), float(s[site])) for r, s in sorted(by_round.items()) if s.get(site) is not None]
@@ -75,7 +75,7 @@ def _run(place: Path) -> RunStatus:
 
 
 def server_status(folder: ServerFolder) -> Iterator[str]:
-    """Sites and runs, a line each."""
+    """One line per site, per recent refusal and per run."""
     for name, site in sites_of(folder).items():
         yield (
             f"site {name:20s} {site.state}; last answer {site.last_answer}; {site.bytes_up / 1e6:.2f} MB up, "
@@ -88,7 +88,7 @@ def server_status(folder: ServerFolder) -> Iterator[str]:
 
 
 def server_page(folder: ServerFolder) -> str:
-    """The same as one page that loads nothing: sites, runs with their scores, updates that were refused."""
+    """The status as a self-contained HTML page: sites, runs with their scores, refused updates."""
     from recon import html_page, html_table, line_panel
 
     sites, runs = sites_of(folder), runs_of(folder)
@@ -98,18 +98,18 @@ def server_page(folder: ServerFolder) -> str:
         for name, s in sites.items()
     ]
     sections = ["<h2>Sites</h2>" + html_table("By the server's audit log; bytes of all runs.", columns, rows)]
-    table = html_table("Newest state of every run.", ("run", "state"), [(run.name, (run.state,)) for run in runs])
+    table = html_table("Newest state of each run.", ("run", "state"), [(run.name, (run.state,)) for run in runs])
     sections += ["<h2>Runs</h2>" + table] if runs else ["<h2>Runs</h2><p>None yet.</p>"]
     sections += [line_panel(f"{run.name}: validation score", run.scores, "score") for run in runs if run.scores]
     refused = [(name, (reason,)) for name, site in sites.items() for reason in site.refused[-20:]]
     if refused:
-        caption = "The last of every site."
+        caption = "The last refusals of each site."
         sections.append("<h2>Refused</h2>" + html_table(caption, ("site", "round and reason"), refused))
-    return html_page(f"fedrecon server {folder.table.host}", "Read only; reload for the newest state.", sections)
+    return html_page(f"fedrecon server {folder.settings.host}", "Read only; reload for the newest state.", sections)
 
 
 def site_status(folder: SiteFolder) -> Iterator[str]:
-    """What is approved, what left, what was refused."""
+    """Lines with approvals, number and size of replies, and refused requests."""
     for approval in folder.approvals.all():
         yield f"approved run {approval.run[:16]}  bundle {approval.bundle[:16]}"
     sent = size = 0
@@ -123,10 +123,10 @@ def site_status(folder: SiteFolder) -> Iterator[str]:
         if entry.event == "bundle refused":
             refused.append(f"{entry.time[:19]}Z bundle {entry.facts['bundle'][:16]}: is not approved")
         elif entry.event == "self-test passed":
-            refused.pop()  # its own bundle
+            refused.pop()  # the bundle of the self-test
         elif entry.event in ("refused", "request refused"):
             refused.append(f"{entry.time[:19]}Z {entry.facts['reason']}: {entry.facts['detail']}")
     if ended:
         yield f"stopped by itself: {ended}"
-    yield f"{sent} replies left, {size / 1e6:.2f} MB; the last {last}; {len(refused)} requests refused"
+    yield f"{sent} replies sent, {size / 1e6:.2f} MB; the last {last}; {len(refused)} requests refused"
     yield from (f"     refused {line}" for line in refused[-5:])

@@ -1,1 +1,1 @@
-"""Everything that knows Flower: the message exchange, the guards in its processes, the proxy in front, the commands."""
+"""Everything that knows Flower: message exchange, checks inside its processes, proxy, start and stop."""

@@ -1,4 +1,4 @@
-"""The app bundle of a run: a recipe, and two lines of code that name the installed fedrecon."""
+"""The app bundle of a run: the recipe, and code of two lines that imports the installed fedrecon."""
 
 import io
 import tomllib
@@ -46,12 +46,12 @@ def bundle_of(place: Path) -> Path:
 
 
 def base_beside(bundle: Path) -> Path:
-    """Where the frozen base of a recipe lies, if it has one: it is too large for a bundle, which has its digest."""
+    """File of the frozen base of a recipe, if it has one; the bundle holds the digest because the base is too large."""
     return bundle.with_suffix(".base")
 
 
 def write_app(folder: Path, recipe: Recipe) -> bytes:
-    """Write the app of a recipe and return its bundle, the same bytes for the same recipe and Flower."""
+    """Write the app of a recipe and return its bundle; equal recipes and Flower versions give equal bytes."""
     files = {
         "pyproject.toml": _PROJECT,
         "server_app.py": _SERVER,
@@ -64,14 +64,14 @@ def write_app(folder: Path, recipe: Recipe) -> bytes:
 
 
 def read_bundle(path: Path) -> tuple[bytes, Recipe, Approval]:
-    """A bundle as a site looks at it: its bytes, its recipe, and what approving it would mean here.
+    """Bytes and recipe of a bundle, and the approval that would accept it on this machine.
 
-    Nothing in it is run.
+    No code of the bundle is run.
 
     Raises
     ------
     DataError
-        If it is no bundle of fedrecon, or holds other code than one has.
+        If the file is no bundle of fedrecon, or its code differs from the code that fedrecon writes.
     """
     try:
         content = path.read_bytes()

@@ -1,13 +1,13 @@
-"""The process in which Flower runs a site's app: here it passes sealed bytes on, and no code that arrives is run.
+"""The process in which Flower runs a site's app. It forwards signed bytes and runs no code that arrives.
 
-Flower's SuperNode starts `flwr-clientapp`, which installs the app bundle that the server sent and runs the code in it.
-A program of that name that comes first on the SuperNode's PATH is this file: it puts names of
-`flwr.supernode.runtime.run_clientapp` in place of its own and then runs Flower's entry point. These are private names,
-so the versions are pinned and a test holds them; the documented extension point (`--trusted-entities`) accepts only
-bundles that Flower's hub has signed.
+Flower's SuperNode starts `flwr-clientapp`, which installs the bundle that the server sent and runs its code. This file
+is a program of the same name, first on the SuperNode's PATH: it replaces functions in
+`flwr.supernode.runtime.run_clientapp`, then calls Flower's entry point. The functions are private, so Flower's versions
+are pinned and a test checks them; the documented extension point (`--trusted-entities`) accepts only bundles signed by
+Flower Hub.
 
-It is started by its path and imports neither torch nor fedrecon, because Flower starts it anew for every message: the
-data, the network and the keys are in the process behind :mod:`federation.deploy.data_process`, which it asks.
+Flower starts this process for every message. So it is run by its path and imports neither torch nor fedrecon: data,
+network and keys are in the process of :mod:`federation.deploy.data_process`, which it asks through a socket.
 """
 
 import hashlib
@@ -23,29 +23,29 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-#: Names the socket of the site's door to the process.
-DOOR_VARIABLE = "FEDRECON_DOOR"
-#: Versions of Flower whose private names are known.
+#: Environment variable with the path of the data process's socket.
+SOCKET_VARIABLE = "FEDRECON_SOCKET"
+#: Versions of Flower in which the private functions were checked.
 VERSIONS = ("1.41.", "1.42.")
-#: What is told of any error that is not in a sealed reply.
-TOLD = "refused or failed; the site's own log says why"
-#: The words of :mod:`federation.deploy.data_process`, which cannot be imported here; a test compares them.
+#: Text of every error that leaves outside a signed reply.
+ERROR_TEXT = "refused or failed; the site's own log says why"
+#: As in :mod:`federation.deploy.data_process`, which cannot be imported here; a test compares them.
 REQUEST, BUNDLE, APPROVED = b"r", b"b", b"approved"
-#: The one record of a message, and the one array in it.
+#: Name of the only record in a message, and of the only array in it.
 RECORD, ARRAY = "fedrecon", "sealed"
 
 
 class RefusedError(Exception):
-    """Something that this site does not run or send."""
+    """A bundle, message or version of Flower that this site does not accept."""
 
 
 def content_of(data: bytes) -> RecordDict:
-    """One array of bytes: many small tensors would cost seconds each."""
+    """A record with one array of bytes: Flower needs seconds for many small tensors."""
     return RecordDict({RECORD: ArrayRecord({ARRAY: Array(np.frombuffer(data, np.uint8))})})
 
 
 def data_of(message: Message) -> bytes:
-    """The bytes of a message that holds exactly what :func:`content_of` makes.
+    """The bytes of a message with exactly the content that :func:`content_of` makes.
 
     Raises
     ------
@@ -64,27 +64,27 @@ def data_of(message: Message) -> bytes:
 
 def main() -> None:
     """Run in place of `flwr-clientapp`."""
-    door = Client(os.environ[DOOR_VARIABLE], family="AF_UNIX")
-    guard(door)
+    data_process = Client(os.environ[SOCKET_VARIABLE], family="AF_UNIX")
+    install_checks(data_process)
     if sys.argv[1:] == ["--self-test"]:
         _self_test()
         return
-    threading.Thread(target=_end_without, args=(os.environ[DOOR_VARIABLE],), daemon=True).start()
+    threading.Thread(target=_exit_without_data_process, args=(os.environ[SOCKET_VARIABLE],), daemon=True).start()
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
     flwr_clientapp()
 
 
-def _end_without(door: str) -> None:
-    """End this process when nobody is behind the door any more: Flower's would try on for ever."""
+def _exit_without_data_process(socket: str) -> None:
+    """Exit once the data process has ended: Flower's process would retry for ever."""
     try:
-        Client(door, family="AF_UNIX").recv_bytes()
+        Client(socket, family="AF_UNIX").recv_bytes()
     except (EOFError, OSError):
         os._exit(1)
 
 
 def _self_test() -> None:
-    """Offer a bundle that nobody can have approved to what Flower would call, and say whether it was refused."""
+    """Call the function that Flower calls with a random bundle, and print whether it was refused."""
     from flwr.supernode.runtime import run_clientapp as process
 
     try:
@@ -93,13 +93,13 @@ def _self_test() -> None:
         print("refused")
 
 
-def guard(door: "Connection[Any, Any]") -> None:
-    """Put this site's checks into Flower's process.
+def install_checks(data_process: "Connection[Any, Any]") -> None:
+    """Replace functions of Flower's process by the checks of this site.
 
     Raises
     ------
     RefusedError
-        If this is no version of Flower that they are known to hold in: nothing is run then.
+        If the checks were not tested with this version of Flower; nothing is run then.
     """
     found = importlib.metadata.version("flwr")
     if not found.startswith(VERSIONS):
@@ -108,50 +108,50 @@ def guard(door: "Connection[Any, Any]") -> None:
 
     for name in ("install_from_fab", "get_load_client_app_fn", "push_message", "push_task_output", "Error"):
         if not hasattr(process, name):
-            raise RefusedError(f"flwr {found} has no {name}; its guards would not hold")
-    replacements = _replacements(door, process.push_message, process.push_task_output)
+            raise RefusedError(f"flwr {found} has no {name}; the checks of this site would not work")
+    replacements = _replacements(data_process, process.push_message, process.push_task_output)
     for name, replacement in replacements.items():
         setattr(process, name, replacement)
 
 
 def _replacements(
-    door: "Connection[Any, Any]", push_message: Callable[..., None], push_task_output: Callable[..., None]
+    data_process: "Connection[Any, Any]", push_message: Callable[..., None], push_task_output: Callable[..., None]
 ) -> dict[str, Callable[..., Any]]:
     def check_bundle(content: bytes, *arguments: Any, **options: Any) -> None:
-        """In place of the installation: the bundle is looked at, its code is never unpacked."""
-        door.send_bytes(BUNDLE + f"{hashlib.sha256(content).hexdigest()} {len(content)}".encode())
-        if door.recv_bytes() != APPROVED:
-            raise RefusedError(TOLD)
+        """Instead of an installation: compare the bundle with the approvals, never unpack its code."""
+        data_process.send_bytes(BUNDLE + f"{hashlib.sha256(content).hexdigest()} {len(content)}".encode())
+        if data_process.recv_bytes() != APPROVED:
+            raise RefusedError(ERROR_TEXT)
 
     def load(*arguments: Any, **options: Any) -> Callable[..., ClientApp]:
-        return lambda *names: _client_app(door)
+        return lambda *names: _client_app(data_process)
 
     def push(client: Any, message: Message, context: Any) -> None:
-        """Only a sealed reply or an error without words leaves; what is left of the context stays."""
+        """Send a signed reply, or an error without a text of this site."""
         if not message.has_error():
             data_of(message)
         push_message(client, message, context)
 
     def push_output(client: Any, context: Any, sub_status: str, details: str) -> None:
-        push_task_output(client=client, context=context, sub_status=sub_status, details=TOLD if details else "")
+        push_task_output(client=client, context=context, sub_status=sub_status, details=ERROR_TEXT if details else "")
 
     return {
         "install_from_fab": check_bundle,
         "get_load_client_app_fn": load,
         "push_message": push,
         "push_task_output": push_output,
-        "Error": lambda code, reason=None: Error(code, TOLD),
+        "Error": lambda code, reason=None: Error(code, ERROR_TEXT),
     }
 
 
-def _client_app(door: "Connection[Any, Any]") -> ClientApp:
-    """The app of a site: every message goes through its door."""
+def _client_app(data_process: "Connection[Any, Any]") -> ClientApp:
+    """The app of a site: the data process answers every message."""
     app = ClientApp()
 
     @app.train()
     def answer(message: Message, context: Any) -> Message:
-        door.send_bytes(REQUEST + data_of(message))
-        return Message(content_of(door.recv_bytes()), reply_to=message)
+        data_process.send_bytes(REQUEST + data_of(message))
+        return Message(content_of(data_process.recv_bytes()), reply_to=message)
 
     return app
 

@@ -1,4 +1,4 @@
-"""The driver of a run, started by Flower: the round loop over its grid."""
+"""The driver of a run, started by Flower: the round loop over Flower's grid."""
 
 import json
 import time
@@ -12,10 +12,10 @@ from flwr.serverapp import Grid, ServerApp
 from recon import DataError, write_atomically
 
 from ..config import load_stored
-from ..deploy.change_bounds import UpdateGuard
+from ..deploy.change_bounds import UpdateBounds
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
-from ..deploy.signed_transport import Hub
+from ..deploy.signed_transport import SignedTransport
 from ..experiment import algorithm_of, initial_state
 from ..recipes import load_recipe, placed
 from ..rounds import Row, run_rounds
@@ -24,24 +24,24 @@ from .grid_channel import GridChannel
 from .processes import STATE, end_with, held
 
 app = ServerApp()
-#: Its lock is held by the process that drives the run.
+#: Name of the lock that the driving process holds.
 DRIVER = "driver"
 _POLL_SECONDS = 1.0
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the job of the folder that the run's configuration names."""
+    """Run the job in the folder named by the run's configuration."""
     run_job(Path(str(context.run_config["folder"])), grid)
 
 
 def run_job(folder: Path, grid: Grid) -> None:
-    """Run or resume; ``outcome.json`` says how it ended, ``progress.jsonl`` what has been done.
+    """Run or resume; writes ``progress.jsonl`` (finished rounds) and ``outcome.json`` (result or error).
 
-    The folder holds ``job.json`` (server, approval, quorum, seconds to wait for sites), the app with its recipe, and
-    receives ``train/``.
+    The folder holds ``job.json`` (server, approval, quorum, seconds to wait for sites) and the app with its recipe. The
+    trained parameters are written to ``train/``.
     """
-    with held(folder / DRIVER):  # a second driver ends here and leaves no outcome
+    with held(folder / DRIVER):  # a second driver fails here and writes no outcome
         _run_alone(folder, grid)
 
 
@@ -62,17 +62,17 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     server = ServerFolder(Path(job["server"]))
     load_stored(folder)
     recipe = placed(load_recipe(folder / "app" / "recipe.toml"), base_beside(bundle_of(folder)))
-    end_with(server.path / STATE)  # a second driver of the same run must never be left
+    end_with(server.path / STATE)  # or a second driver of the same run could start beside this one
     members = server.members()
-    max_bytes = int(server.table.megabytes_per_message * 1e6)
-    channel = GridChannel(grid, {name: site.node_id for name, site in members.items()}, server.table.round_hours * 3600)
-    hub = Hub(
+    settings = server.settings
+    channel = GridChannel(grid, {name: site.node_id for name, site in members.items()}, settings.round_hours * 3600)
+    transport = SignedTransport(
         job["run"],
         server.key,
         {name: PublicKey.parse(site.key) for name, site in members.items()},
         channel,
         server.audit,
-        max_bytes,
+        int(settings.megabytes_per_message * 1e6),
     )
     quorum = job["quorum"] or len(members)
     _wait_for(channel, quorum, job["wait_seconds"])
@@ -85,7 +85,7 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
 
     result = run_rounds(
         algorithm_of(recipe),
-        hub,
+        transport,
         shared,
         folder / "train",
         rounds=recipe.federation.rounds,
@@ -93,23 +93,23 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         quorum=quorum,
         resume=job["resume"],
         progress=progress,
-        check=UpdateGuard(server.table.maximum_change, server.table.maximum_weight),
+        check=UpdateBounds(settings.maximum_change, settings.maximum_weight),
     )
     return {"round": result.state.round, "digest": result.state.digest}
 
 
 def _wait_for(channel: GridChannel, count: int, seconds: float) -> None:
-    """Wait until enough sites are connected.
+    """Wait until ``count`` sites are connected.
 
     Raises
     ------
     DataError
-        Naming those that are.
+        After ``seconds``, with the names of the connected sites.
     """
     end = time.monotonic() + seconds
     while len(found := channel.reachable()) < count:
         if time.monotonic() > end:
             there = ", ".join(found) or "none"
             found_text = f"{len(found)} sites are connected ({there}), expected at least {count}"
-            raise DataError(f"{found_text}; start them, then --resume")
+            raise DataError(f"{found_text}; start the others, then add --resume")
         time.sleep(_POLL_SECONDS)

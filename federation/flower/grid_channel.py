@@ -1,4 +1,4 @@
-"""The message exchange: one message to every site and one back, over Flower's Message API."""
+"""One message to each site and one reply from each, over Flower's Message API."""
 
 import itertools
 import time
@@ -19,9 +19,9 @@ class GridChannel:
     Parameters
     ----------
     nodes
-        The number that Flower gave to each site's key: a message goes there, whatever a node calls itself.
+        Flower's number for each site's key, by the site's name; a name that a node claims is ignored.
     seconds
-        How long a round waits.
+        Longest time that a round waits for replies.
     """
 
     def __init__(self, grid: Grid, nodes: Mapping[str, int], seconds: float) -> None:
@@ -32,7 +32,7 @@ class GridChannel:
         return sorted(site for site, node in self.nodes.items() if node in connected)
 
     def send(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Exception]]:
-        """Sites that are not connected fail at once; those that do not answer in time stay silent."""
+        """Yield each reply as it arrives; a site that is not connected fails at once, a late site yields nothing."""
         connected = set(self.reachable())
         for name in sorted(messages.keys() - connected):
             yield name, SiteFailure("is not connected")
@@ -41,10 +41,10 @@ class GridChannel:
             Message(content_of(messages[name]), self.nodes[name], MessageType.TRAIN, ttl=self.seconds) for name in names
         ]
         sites = {node: name for name, node in self.nodes.items()}
-        # None for one that could not be sent; nothing at all where one was too large.
+        # Flower returns None for a message that it could not send, and a shorter list if one was too large.
         numbers = dict(itertools.zip_longest(names, self.grid.push_messages(sent)))
         for name in [name for name, number in numbers.items() if not number]:
-            yield name, SiteFailure("could not be sent to")
+            yield name, SiteFailure("could not be reached: its message was not sent")
         waiting = {number for number in numbers.values() if number}
         end = time.monotonic() + self.seconds
         while waiting and time.monotonic() < end:
@@ -59,9 +59,9 @@ class GridChannel:
 
 def _answer(reply: Message) -> bytes | Exception:
     if reply.has_error():
-        # The text is the site's, or Flower's; only its number is repeated.
+        # The text may come from the site: only the number is repeated.
         return SiteFailure(
-            f"its process failed or refused the bundle, its status says which (error {reply.error.code} of Flower)"
+            f"its process failed or refused the bundle; its status says which (Flower's error {reply.error.code})"
         )
     try:
         return data_of(reply)

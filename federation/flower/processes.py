@@ -1,4 +1,4 @@
-"""Flower's long-running processes with our settings, and the supervisor that ends them all when one of them ends."""
+"""Start Flower's long-running processes with our settings; if one ends, the supervisor stops the others."""
 
 import ctypes
 import fcntl
@@ -20,23 +20,23 @@ from typing import BinaryIO
 
 from recon import DataError, write_atomically
 
-#: Name of the server in Flower's own configuration.
+#: Name of the server in Flower's configuration.
 CONNECTION = "fedrecon"
 _BIN = Path(sys.executable).parent
-#: Where this fedrecon is imported from, so that all processes run the same.
+#: Folder of the packages, so that all processes import the same code.
 _SOURCE = Path(__file__).resolve().parents[2]
 _SECONDS_TO_END = 15.0
 _PR_SET_PDEATHSIG = 1
 _SECONDS_ALONE = 3
 _SECONDS_TO_LOCK = 1.0
-#: What a supervisor writes in its folder while it runs.
+#: File that a supervisor writes in its folder while it runs.
 STATE = "running.json"
-#: Supervisors that this process has started and that outlive it.
+#: Supervisors started by this process; they continue after it ends.
 _DETACHED: list[subprocess.Popen[bytes]] = []
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Of every process of Flower: a home of its own, no telemetry, no update check, nothing installed at run time."""
+    """Environment of Flower's processes: a private home, no telemetry, no update check, no installation at run time."""
     home.mkdir(parents=True, exist_ok=True)
     return {
         **os.environ,
@@ -46,7 +46,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; Flower's 1.0 delays every message by half of it
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; the default 1.0 delays each message by 0.5
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
         **more,
@@ -68,25 +68,25 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
+    """A port of this machine on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def listens(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether something answers there."""
+def listens(port: int) -> bool:
+    """Whether a program listens on a port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex((host, port)) == 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process to be supervised: what it is called, its command, its environment, where its output goes.
+    """A supervised process: name, command, environment, log file.
 
-    ``ready`` is called with its process before the next one is started: where it raises, none is left.
+    ``ready`` is called with the started process before the next one starts. If it raises, all processes are stopped.
     """
 
     name: str
@@ -97,30 +97,30 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until one ends or this process is asked to; then none is left.
+    """Runs processes until one ends or this process gets SIGTERM or SIGINT, then stops all.
 
-    ``state`` is written while they run: the number of this process and whatever the caller adds.
+    The file ``state`` exists while they run; it holds the number of this process and ``facts``.
     """
 
     def __init__(self, state: Path, facts: Mapping[str, object]) -> None:
         self.state, self.facts = state, dict(facts)
 
     def run(self, children: Sequence[Child]) -> str:
-        """Start all and wait; the name of the child that ended by itself, or an empty text if asked to end.
+        """Start all and wait. Returns which process ended and how, or an empty text after a signal.
 
         Raises
         ------
         DataError
-            If they run already.
+            If another supervisor runs in this folder.
         """
         with held(self.state):
-            self.state.unlink(missing_ok=True)  # of one that was killed: its ports are not ours
+            self.state.unlink(missing_ok=True)  # left by a killed supervisor
             try:
-                with _asked_to_end() as asked, self._running(children) as processes:
+                with _signals() as signals, self._running(children) as processes:
                     write_atomically(self.state, json.dumps({"pid": os.getpid(), **self.facts}).encode())
-                    return _first_to_end(children, processes, asked)
+                    return _first_to_end(children, processes, signals)
             finally:
-                # Last: who waits for this file to go finds no child left.
+                # Last: once this file is gone, no process is left.
                 self.state.unlink(missing_ok=True)
 
     @contextmanager
@@ -148,9 +148,9 @@ class Supervisor:
                 _end_group(process)
 
 
-def _first_to_end(children: Sequence[Child], processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> str:
-    """Wait for a child to end by itself, and say so, or for being asked to end."""
-    while not asked:
+def _first_to_end(children: Sequence[Child], processes: Sequence[subprocess.Popen[bytes]], signals: list[int]) -> str:
+    """Wait until a process ends or a signal arrives; returns which process ended and how."""
+    while not signals:
         for child, process in zip(children, processes, strict=True):
             if process.poll() is not None:
                 return f"{child.name} ended with code {process.returncode}, see {child.log}"
@@ -159,29 +159,29 @@ def _first_to_end(children: Sequence[Child], processes: Sequence[subprocess.Pope
 
 
 def _end_with_parent() -> None:
-    """In the child: be asked to end when the supervisor is gone, however it went. Linux only."""
+    """In the started process: get SIGTERM when the supervisor ends, however it ends. Linux only."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[list[int]]:
-    """Signals that ask this process to end, instead of ending it."""
-    asked: list[int] = []
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT in a list; they do not end this process."""
+    signals: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        signals.append(number)
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started."""
+    """Stop a process and all processes that it started."""
     for number, seconds in ((signal.SIGTERM, _SECONDS_TO_END), (signal.SIGKILL, _SECONDS_TO_END)):
         try:
             os.killpg(process.pid, number)
@@ -196,12 +196,12 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def held(state: Path, otherwise: str = "is running already; stop it first") -> Iterator[None]:
-    """Hold the lock that says that a process lives; it goes with it, however that ends.
+    """Hold the lock of ``state``; the system releases it when this process ends, however it ends.
 
     Raises
     ------
     DataError
-        If another one holds it.
+        If another process holds it.
     """
     state.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(state).open("ab") as lock:
@@ -209,7 +209,7 @@ def held(state: Path, otherwise: str = "is running already; stop it first") -> I
         while not _locks(lock, fcntl.LOCK_EX):
             if time.monotonic() > end:
                 raise DataError(f"{state.parent}: {otherwise}")
-            time.sleep(0.05)  # who looks whether one lives holds the lock for a moment
+            time.sleep(0.05)  # `is_held` takes the lock for a moment
         yield
 
 
@@ -227,7 +227,7 @@ def _lock_of(state: Path) -> Path:
 
 
 def is_held(state: Path) -> bool:
-    """Whether a living process holds the lock."""
+    """Whether a process holds the lock of ``state``."""
     if not _lock_of(state).exists():
         return False
     with _lock_of(state).open("rb") as lock:
@@ -235,23 +235,23 @@ def is_held(state: Path) -> bool:
 
 
 def running(state: Path) -> dict[str, object] | None:
-    """What a supervisor wrote, if it is alive: by its lock, not by its number, which may be another's by now."""
+    """Content of the file of a running supervisor, else None. The lock decides: process numbers are used again."""
     if not is_held(state):
         return None
     try:
         found: dict[str, object] = json.loads(state.read_bytes())
     except FileNotFoundError:
-        return None  # it is starting, or ending
+        return None  # the supervisor is starting or ending
     return found
 
 
 def is_running(path: Path) -> bool:
-    """Whether a server or site of this folder runs."""
+    """Whether the server or site of this folder runs."""
     return running(path / STATE) is not None
 
 
 def end_with(state: Path) -> None:
-    """Let this process end soon after the supervisor that it works for; Flower's apps would try on for ever."""
+    """Exit soon after the supervisor ends: Flower's apps would retry for ever."""
 
     def watch() -> None:
         missed = 0
@@ -264,12 +264,12 @@ def end_with(state: Path) -> None:
 
 
 def start_detached(command: Sequence[str], state: Path, log: Path, seconds: float = 60.0) -> None:
-    """Start a supervisor that outlives this process, and wait until it runs.
+    """Start a supervisor that continues after this process ends, and wait until it runs.
 
     Raises
     ------
     DataError
-        With the end of its log if it does not.
+        With the end of its log, if it does not start.
     """
     if running(state) is not None:
         raise DataError(f"{state.parent}: is running already")
@@ -289,12 +289,12 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
 
 
 def stop(state: Path, seconds: float = 60.0) -> bool:
-    """Ask a supervisor to end and wait for it; whether there was one.
+    """Stop a supervisor and wait until it has ended. Returns whether one was running.
 
     Raises
     ------
     DataError
-        If it does not end.
+        If it does not end in time.
     """
     found = running(state)
     if found is None:

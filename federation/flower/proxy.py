@@ -1,8 +1,8 @@
-"""The one open port: a TLS server that passes what sites need of Flower's SuperLink on, and nothing else.
+"""A TLS proxy on the only open port: forwards the calls that sites need to Flower's SuperLink, refuses all others.
 
-The SuperLink serves sites, runs and administration on one port, the latter without any authentication.
+The SuperLink serves sites, runs and administration on one port; administration needs no authentication.
 
-It is started by its path and imports neither torch nor fedrecon: what faces the outside is small.
+The proxy is run by its path and imports neither torch nor fedrecon: little code is exposed to the network.
 """
 
 import ssl
@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-#: What a site may call, as flwr 1.41 and 1.42 name it. Registration is not among it: the server enrolls keys itself.
+#: Calls of sites in flwr 1.41 and 1.42, without registration: the server enrolls keys itself.
 ALLOWED = frozenset(
     f"/v1/fleet/{name}"
     for name in (
@@ -36,9 +36,9 @@ ALLOWED = frozenset(
         "confirm-message-received",
     )
 )
-#: The answer to everything else.
+#: Answer to all other calls.
 NOT_FOR_SITES = "not for sites\n"
-#: Headers that belong to one connection, not to what is passed on.
+#: Headers of one connection, which are not forwarded.
 _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding",
         "upgrade", "host"}  # fmt: skip
 _SECONDS = 120.0
@@ -51,10 +51,10 @@ def proxy_app(
     authority: Path | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> ASGIApp:
-    """The path filter in front of ``upstream``, e.g. ``https://127.0.0.1:9093`` with a certificate of ``authority``.
+    """Forward allowed calls to ``upstream``, e.g. ``https://127.0.0.1:9093`` with a certificate of ``authority``.
 
-    The path must be one of :data:`ALLOWED` letter by letter as it came over the wire, so no encoding, no doubled slash
-    and no ``..`` leads elsewhere; the method must be POST; a body of more than ``max_bytes`` is refused.
+    The raw path must equal an entry of :data:`ALLOWED`, so that no encoding, doubled slash or ``..`` reaches another
+    path. The method must be POST. A body of more than ``max_bytes`` is refused.
     """
     verify = ssl.create_default_context(cafile=str(authority)) if authority is not None else True
     client = httpx.AsyncClient(base_url=upstream, timeout=_SECONDS, transport=transport, verify=verify, trust_env=False)
@@ -73,7 +73,7 @@ def proxy_app(
         except httpx.HTTPError:
             if body.exceeded:
                 return PlainTextResponse("too large\n", 413)
-            return PlainTextResponse("the server behind is not there\n", 502)
+            return PlainTextResponse("the SuperLink does not answer\n", 502)
         passed = {name: value for name, value in answer.headers.items() if name not in _HOP}
         close = BackgroundTask(answer.aclose)
         return StreamingResponse(answer.aiter_raw(), answer.status_code, passed, background=close)
@@ -88,7 +88,7 @@ def proxy_app(
 
 
 class _Limited:
-    """The body of a request that breaks off once it is too long, whatever its length was said to be."""
+    """The body of a request, cut once it is too long, whatever its header states."""
 
     def __init__(self, request: Request, most: int) -> None:
         self.request, self.most, self.exceeded = request, most, False
@@ -106,7 +106,7 @@ class _Limited:
 def main() -> None:
     """``python -EP proxy.py DIR PORT LINK BYTES``: serve on a port, with the certificates of a server's folder.
 
-    LINK is the SuperLink's port on this machine, BYTES the most that a body may have.
+    LINK is the SuperLink's port on this machine, BYTES the largest size of a body.
     """
     path, (port, link, max_bytes) = Path(sys.argv[1]), map(int, sys.argv[2:])
     uvicorn.run(

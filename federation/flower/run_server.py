@@ -1,4 +1,4 @@
-"""What the server's engineer does: start, stop, enroll, revoke."""
+"""Start the server, enroll and revoke sites."""
 
 import json
 import subprocess
@@ -31,8 +31,8 @@ _PROXY = Path(__file__).resolve().with_name("proxy.py")
 
 
 def serve(folder: ServerFolder) -> str:
-    """Run SuperLink and proxy until asked to end; why, if one of them ended by itself."""
-    table, path = folder.table, folder.path
+    """Run SuperLink, proxy and status page until a signal. Returns which of them ended by itself, or an empty text."""
+    table, path = folder.settings, folder.path
     link = table.link_port or free_port()
     home = path / "flower" / "home"
     connection = {"address": f"127.0.0.1:{link}", "root-certificates": str((path / "ca.crt").resolve())}
@@ -63,36 +63,36 @@ def serve(folder: ServerFolder) -> str:
 
 
 def start_server(folder: ServerFolder) -> int:
-    """Start the server in the background and wait until sites can reach it; the port of its status page.
+    """Start the server in the background and wait until sites can reach it. Returns the port of its status page.
 
     Raises
     ------
     DataError
-        If it runs already, its port is taken, or it does not start.
+        If it runs already, another program uses its port, or it does not start.
     """
     if running(folder.path / STATE) is not None:
         raise DataError(f"{folder.path}: the server is running already")
-    if listens(folder.table.port):
-        raise DataError(f"port {folder.table.port}: something listens there already; choose another in server.toml")
+    if listens(folder.settings.port):
+        raise DataError(f"port {folder.settings.port}: another program listens there; choose another in server.toml")
     command = [sys.executable, "-m", "federation.cli", "deploy", "server", "start", str(folder.path), "--foreground"]
     start_detached(command, folder.path / STATE, folder.path / "logs" / "server.log")
     state = running(folder.path / STATE) or {}
     end = time.monotonic() + _START_SECONDS
-    while not (listens(int(str(state["link_port"]))) and listens(folder.table.port)):
+    while not (listens(int(str(state["link_port"]))) and listens(folder.settings.port)):
         if running(folder.path / STATE) is None or time.monotonic() > end:
-            raise DataError(f"{folder.path / 'logs'}: the server did not start; its logs say why")
+            raise DataError(f"{folder.path / 'logs'}: the server did not start; read its logs there")
         time.sleep(0.3)
     return int(str(state["page_port"]))
 
 
 def page_port(folder: ServerFolder) -> int | None:
-    """Where the status page is, if the server runs."""
+    """Port of the status page; None if the server does not run."""
     state = running(folder.path / STATE)
     return None if state is None else int(str(state["page_port"]))
 
 
 def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:
-    """Bind the key of a site to its name, in Flower's list and in ours; Flower's number of it.
+    """Bind the key of a site to its name, in Flower's list and in ours. Returns Flower's number for the key.
 
     Raises
     ------
@@ -108,12 +108,12 @@ def enroll(folder: ServerFolder, name: str, key_file: Path) -> int:
 
 
 def revoke(folder: ServerFolder, name: str) -> None:
-    """Shut a site out at once: its key is taken off Flower's list and off ours.
+    """Exclude a site at once: remove its key from Flower's list and from ours.
 
     Raises
     ------
     DataError
-        If it does not take part, or the server does not run.
+        If the site does not take part, or the server does not run.
     """
     site = folder.members().get(name)
     if site is not None:
@@ -122,12 +122,12 @@ def revoke(folder: ServerFolder, name: str) -> None:
 
 
 def ask_flower(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
-    """Call Flower's command line on the running server.
+    """Call Flower's command line on the running server. Returns its JSON output.
 
     Raises
     ------
     DataError
-        If the server does not run, or with what the command says.
+        If the server does not run, or the command fails (with its message).
     """
     if running(folder.path / STATE) is None:
         raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")

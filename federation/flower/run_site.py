@@ -1,4 +1,4 @@
-"""What the site's engineer does: look at bundles and approve them, start, stop."""
+"""Inspect and approve bundles, start a site."""
 
 import os
 import ssl
@@ -25,33 +25,33 @@ from .proxy import NOT_FOR_SITES
 
 _START_SECONDS = 90.0
 _REACH_SECONDS = 20.0
-#: What Flower's SuperNode says once the server has taken it.
+#: Flower's SuperNode logs this once the server has accepted it.
 _CONNECTED = b"SuperNode ID:"
 
 
 def look_at(bundle: Path) -> tuple[Recipe, Recipe, Approval]:
-    """What approving a bundle would mean.
+    """Read a bundle and compute the approval that would accept it here.
 
     Returns
     -------
-        The recipe as it came, the same with the base that lies beside the bundle, and the approval.
+        The recipe of the bundle, the same recipe with the path of the base beside the bundle, and the approval.
 
     Raises
     ------
     DataError
-        If it is no bundle of fedrecon, or lacks its base.
+        If the file is no bundle of fedrecon, or its base is missing.
     """
     _, recipe, approval = read_bundle(bundle)
     return recipe, placed(recipe, base_beside(bundle)), approval
 
 
 def approve(folder: SiteFolder, bundle: Path) -> Approval:
-    """Approve a bundle with its recipe, its base and the software that is installed now.
+    """Approve a bundle with its recipe, its base and the installed software.
 
     Raises
     ------
     DataError
-        If it is no bundle of fedrecon, or lacks its base.
+        If the file is no bundle of fedrecon, or its base is missing.
     """
     content, recipe, approval = read_bundle(bundle)
     base = placed(recipe, base_beside(bundle)).network.base
@@ -64,39 +64,41 @@ def approve(folder: SiteFolder, bundle: Path) -> Approval:
 
 
 def serve_site(folder: SiteFolder) -> str:
-    """Run the SuperNode until asked to end; why, if it ended by itself.
+    """Run data process and SuperNode until a signal. Returns which of them ended by itself, or an empty text.
 
     Raises
     ------
     DataError
-        If the server is not there, or the guards do not hold in the processes that it would start.
+        If the server cannot be reached, or a process that the SuperNode would start accepts an unapproved bundle.
     """
     for _ in read_log(folder.audit.path):
-        pass  # one that was altered stops the site here
-    _ = folder.policy, folder.key, folder.server_key  # each is read, and refused in one line
+        pass  # raises if the log was altered
+    _ = folder.policy, folder.key, folder.server_key  # raise if one cannot be used
     folder.manifest.torch_device()
     reach(folder)
     path, port = folder.path, free_port()
-    # Not in the site's folder: the path of a socket may have 100 characters.
+    # Not in the site's folder: the path of a socket may have at most 100 characters.
     with tempfile.TemporaryDirectory(prefix="fedrecon-", ignore_cleanup_errors=True) as private:
-        socket = Path(private) / "door"
+        socket = Path(private) / "socket"
         settings = _site_environment(folder, socket)
-        door = [sys.executable, "-m", "federation.deploy.data_process", str(path.resolve()), str(socket)]
+        data_process = [sys.executable, "-m", "federation.deploy.data_process", str(path.resolve()), str(socket)]
         supernode = [
-            program("flower-supernode"), "--superlink", folder.table.server,
+            program("flower-supernode"), "--superlink", folder.settings.server,
             "--root-certificates", str(path / "ca.crt"), "--auth-supernode-private-key", str(path / "site.key"),
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
 
-        def opened(process: subprocess.Popen[bytes]) -> None:
-            wait_for_door(socket, process, path / "logs" / "door.log")
+        log = path / "logs" / "data.log"
+
+        def test(process: subprocess.Popen[bytes]) -> None:
+            wait_for_data_process(socket, process, log)
             self_test(settings)
             folder.audit.append("self-test passed")
 
-        folder.audit.append("site started", server=folder.table.server)
+        folder.audit.append("site started", server=folder.settings.server)
         ended = Supervisor(path / STATE, {}).run(
             [
-                Child("door", door, environment(path / "flower"), path / "logs" / "door.log", opened),
+                Child("data process", data_process, environment(path / "flower"), log, test),
                 Child("SuperNode", supernode, settings, path / "logs" / "supernode.log"),
             ]
         )
@@ -105,14 +107,14 @@ def serve_site(folder: SiteFolder) -> str:
 
 
 def reach(folder: SiteFolder) -> None:
-    """Look whether the federation's server answers where the site expects it.
+    """Check that the server of the federation answers at the address in ``site.toml``.
 
     Raises
     ------
     DataError
-        Saying what is in the way.
+        With the reason and what to check, if it does not.
     """
-    table = folder.table
+    table = folder.settings
     trust = ssl.create_default_context(cafile=str(folder.path / "ca.crt"))
     way = f"through {table.proxy}" if table.proxy else "directly"
     try:
@@ -121,20 +123,20 @@ def reach(folder: SiteFolder) -> None:
     except httpx.HTTPError as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{table.server}: cannot be reached {way} ({text}); see whether the server runs, the address and proxy in "
+            f"{table.server}: cannot be reached {way} ({text}); check that the server runs, address and proxy in "
             f"{folder.path / 'site.toml'}, the firewall, and {folder.path / 'ca.crt'}"
         ) from None
     if (answer.status_code, answer.text) != (403, NOT_FOR_SITES):
-        raise DataError(f"{table.server}: something answers {way}, but no server of a federation")
+        raise DataError(f"{table.server}: another program answers {way}, not a server of fedrecon; correct the address")
 
 
-def wait_for_door(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the site's door answers.
+def wait_for_data_process(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the data process accepts connections.
 
     Raises
     ------
     DataError
-        If it does not.
+        If it ends or does not answer in time.
     """
     end = time.monotonic() + _START_SECONDS
     while True:
@@ -142,32 +144,32 @@ def wait_for_door(socket: Path, process: subprocess.Popen[bytes], log: Path) -> 
             Client(str(socket), family="AF_UNIX").close()
             return
         if process.poll() is not None or time.monotonic() > end:
-            raise DataError(f"{log}: the process that reads the data did not start")
+            raise DataError(f"{log}: the data process did not start; the log gives the reason")
         time.sleep(0.1)
 
 
 def _site_environment(folder: SiteFolder, socket: Path) -> dict[str, str]:
-    """With a `flwr-clientapp` of our own before Flower's, which knows the socket of the site's door and no more."""
+    """Environment in which `flwr-clientapp` is our program, which knows the socket of the data process."""
     own = folder.path / "bin"
     shim = own / "flwr-clientapp"
     file = str(Path(client_process.__file__).resolve())
     text = f"#!{sys.executable}\nimport runpy\n\nrunpy.run_path({file!r}, run_name='__main__')\n"
     write_atomically(shim, text.encode())
     shim.chmod(0o755)
-    settings = environment(folder.path / "flower", **{client_process.DOOR_VARIABLE: str(socket)})
+    settings = environment(folder.path / "flower", **{client_process.SOCKET_VARIABLE: str(socket)})
     settings["PATH"] = os.pathsep.join([str(own.resolve()), settings["PATH"]])
-    if folder.table.proxy:
-        settings |= {"HTTPS_PROXY": folder.table.proxy, "NO_PROXY": "127.0.0.1"}
+    if folder.settings.proxy:
+        settings |= {"HTTPS_PROXY": folder.settings.proxy, "NO_PROXY": "127.0.0.1"}
     return settings
 
 
 def self_test(settings: dict[str, str]) -> None:
-    """Run what the SuperNode would run, with a bundle that nobody approved; it must be refused.
+    """Run the program that the SuperNode runs with an unapproved bundle, which it must refuse.
 
     Raises
     ------
     DataError
-        If it was not, or the test could not be made.
+        If it did not refuse the bundle, or failed.
     """
     command = ["flwr-clientapp", "--self-test"]
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
@@ -177,12 +179,12 @@ def self_test(settings: dict[str, str]) -> None:
 
 
 def start_site(folder: SiteFolder) -> bool:
-    """Start the site in the background; whether it is connected to the server by now.
+    """Start the site in the background. Returns whether it is connected to the server.
 
     Raises
     ------
     DataError
-        If it runs already, the server is not there or does not take it, or the self-test fails.
+        If it runs already, the server cannot be reached or does not accept it, or the self-test fails.
     """
     command = [sys.executable, "-m", "federation.cli", "deploy", "site", "start", str(folder.path), "--foreground"]
     log = folder.path / "logs" / "supernode.log"
@@ -194,8 +196,8 @@ def start_site(folder: SiteFolder) -> bool:
             return True
         if running(folder.path / STATE) is None:
             raise DataError(
-                f"{log}: the server does not take the site: its key is not enrolled or revoked, or another site with "
-                "the same key is connected (one just killed counts: try again); ask the server's engineer"
+                f"{log}: the server does not accept the site: its key is not enrolled or revoked, or another site with "
+                "the same key is connected (also one just killed: try again); ask the server's engineer"
             )
         time.sleep(0.3)
     return False

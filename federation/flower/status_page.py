@@ -1,4 +1,4 @@
-"""The status page of a server, on this machine alone: ``python -m federation.flower.status_page DIR PORT``."""
+"""The status page of a server, visible on this machine only: ``python -m federation.flower.status_page DIR PORT``."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..deploy.status import server_page
 
 
 def page_app(folder: ServerFolder) -> Starlette:
-    """One page, made anew for every request; nothing can be changed through it."""
+    """One read-only page, written for each request."""
 
     def page(request: Request) -> HTMLResponse:
         return HTMLResponse(server_page(folder), headers={"cache-control": "no-store"})
@@ -23,7 +23,7 @@ def page_app(folder: ServerFolder) -> Starlette:
 
 
 def main() -> None:
-    """Serve until stopped."""
+    """Serve the page until this process ends."""
     folder, port = ServerFolder(Path(sys.argv[1])), int(sys.argv[2])
     uvicorn.run(page_app(folder), host="127.0.0.1", port=port, log_level="warning", server_header=False)
 

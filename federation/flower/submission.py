@@ -1,4 +1,4 @@
-"""A run at real sites: its bundle is proposed, it is handed to Flower, and followed to its end."""
+"""A run at deployed sites: write its bundle, submit it to Flower, print its progress until it ends."""
 
 import json
 import time
@@ -19,12 +19,12 @@ from .processes import CONNECTION, STATE, held, is_held, running
 from .run_server import ask_flower
 
 Say = Callable[[str], None]
-#: How often Flower is asked whether a run still lives.
+#: Time between two questions to Flower whether the run still exists.
 _ASK_SECONDS = 20.0
 
 
 def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Approval]:
-    """Write the bundle of a run, which the sites look at and approve, and beside it the frozen base of adapters.
+    """Write the bundle of a run for the sites to approve, and beside it the frozen base of adapters.
 
     Raises
     ------
@@ -33,11 +33,11 @@ def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Appr
     """
     place = folder.run_folder(name)
     bundle = bundle_of(place)
-    kept = base_beside(bundle)
-    advice = f"; the base of this run is kept: --set network.base={kept}" if kept.exists() else ""
+    base_file = base_beside(bundle)
+    advice = f"; use the copy of this run: --set network.base={base_file}" if base_file.exists() else ""
     try:
         sent, base = carried(recipe)
-        initial_state(recipe)  # a base of another network, a scope that shares nothing: said here, not at the hospitals
+        initial_state(recipe)  # raises here, not at the hospitals, if the base or the scope does not fit the network
     except DataError as error:
         raise DataError(f"{error}{advice}") from None
     if bundle.exists() and read_bundle(bundle)[1].digest() != sent.digest():
@@ -45,7 +45,7 @@ def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Appr
     content = write_app(place / "app", sent)
     store_plugins(recipe.plugins, place)
     if base is not None:
-        write_atomically(kept, base)
+        write_atomically(base_file, base)
     write_atomically(bundle, content)
     return bundle, Approval.of(content, sent)
 
@@ -53,35 +53,35 @@ def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Appr
 def run(
     folder: ServerFolder, name: str, recipe: Recipe, *, resume: bool, quorum: int | None, wait_seconds: float, say: Say
 ) -> Path:
-    """Run a recipe at the sites and follow it to its end; the folder of what was trained.
+    """Run a recipe at the sites and print its progress. Returns the folder with the trained parameters.
 
-    A run that is under way already, because who followed it was interrupted, is followed on with ``resume``.
+    If this command was interrupted, the run continues at the server; ``resume`` prints its progress again.
 
     Raises
     ------
     DataError
-        If it cannot be started, or ends without a result.
+        If the run cannot be started, or ends without a result.
     """
     members = folder.members()
     if not members:
-        raise DataError(f"{folder.path}: no site is enrolled; `fedrecon deploy enroll` them first")
+        raise DataError(f"{folder.path}: no site is enrolled; enroll sites with `fedrecon deploy enroll`")
     if quorum is not None and not 1 <= quorum <= len(members):
         raise DataError(f"--quorum {quorum}: expected 1 to {len(members)}, the number of sites")
     _, approval = propose(folder, name, recipe)
     place = folder.run_folder(name)
     if saved_rounds(place / "train" / "checkpoints") and not resume:
-        raise DataError(f"{place}: holds a run already; --resume goes on with it, another --name begins anew")
-    with held(place / "followed", "another command follows this run already"):
+        raise DataError(f"{place}: holds a run already; --resume continues it, another --name starts a new one")
+    with held(place / "followed", "another command follows this run already; stop it first"):
         number = _number(place) if is_held(place / DRIVER) else None
         if number is None:
             number = _submit(folder, place, approval, resume=resume, quorum=quorum, wait_seconds=wait_seconds)
             say(f"run {name} at {len(members)} sites: {', '.join(members)} (Flower's run {number})")
         else:
-            say(f"run {name} is under way (Flower's run {number})")
+            say(f"run {name} is already running (Flower's run {number})")
         try:
             _follow(place, folder, number, say)
         except KeyboardInterrupt:
-            say(f"run {name} goes on at the server; `fedrecon deploy server stop {folder.path}` would end it")
+            say(f"run {name} continues at the server; `fedrecon deploy server stop {folder.path}` would end it")
             raise
     result = json.loads((place / "outcome.json").read_bytes())
     folder.audit.append("run ended", name=name, **result)
@@ -91,7 +91,7 @@ def run(
 
 
 def _number(place: Path) -> str | None:
-    """Flower's number of a run that was submitted."""
+    """Flower's number of a submitted run, None before its submission."""
     path = place / "flower.json"
     return str(json.loads(path.read_bytes())["run"]) if path.exists() else None
 
@@ -99,7 +99,7 @@ def _number(place: Path) -> str | None:
 def _submit(
     folder: ServerFolder, place: Path, approval: Approval, *, resume: bool, quorum: int | None, wait_seconds: float
 ) -> str:
-    """Hand a run to Flower, which starts its driver; Flower's number of it."""
+    """Submit a run to Flower, which starts its driver. Returns Flower's number of the run."""
     job = {
         "server": str(folder.path.resolve()),
         "run": approval.run,
@@ -117,32 +117,35 @@ def _submit(
 
 
 def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
-    """Say every round as it is done, until the run has ended.
+    """Print each finished round until the run has ended.
 
     Raises
     ------
     DataError
-        If the server was stopped, or the run ended without a word.
+        If the server was stopped, or the run ended without an outcome.
     """
     progress, outcome = place / "progress.jsonl", place / "outcome.json"
-    told = len(progress.read_text().splitlines()) if progress.exists() else 0
+    printed = len(progress.read_text().splitlines()) if progress.exists() else 0
     asked, ended = time.monotonic(), ""
     while not outcome.exists():
-        told = _tell(progress, told, say)
+        printed = _print_new(progress, printed, say)
         if running(folder.path / STATE) is None:
             raise DataError(f"{folder.path}: the server was stopped; start it, then the same command with --resume")
         if ended:
-            raise DataError(f"{folder.path / 'logs'}: the run is {ended} without an outcome; then --resume goes on")
+            raise DataError(
+                f"{folder.path / 'logs'}: the run is {ended} without an outcome; read the logs, then add --resume"
+            )
         if time.monotonic() - asked > _ASK_SECONDS:
             status = str(ask_flower(folder, "list", CONNECTION, "--run-id", number)["runs"][0]["status"])
             asked, ended = time.monotonic(), status if status.startswith("finished") else ""
         time.sleep(0.5)
-    _tell(progress, told, say)
+    _print_new(progress, printed, say)
 
 
-def _tell(progress: Path, told: int, say: Say) -> int:
+def _print_new(progress: Path, printed: int, say: Say) -> int:
+    """Print the rounds after the first ``printed``. Returns the number of rounds so far."""
     lines = progress.read_text().splitlines() if progress.exists() else []
-    for line in lines[told:]:
+    for line in lines[printed:]:
         row = json.loads(line)
         scores = "  ".join(
             f"{site} {'no score' if score is None else f'{score:.2f}'}" for site, score in row["scores"].items()

@@ -122,11 +122,11 @@ def test_names_and_keys_are_bound_once(server: Path, tmp_path: Path) -> None:
     folder.enroll("north", a, 1)
     with pytest.raises(DataError, match="'north' is enrolled already"):
         folder.enroll("north", b, 2)
-    with pytest.raises(DataError, match="this key is that of site 'north'"):
+    with pytest.raises(DataError, match="this key belongs to site 'north'"):
         folder.enroll("south", a, 2)
     folder.revoke("north")
     assert folder.members() == {} and folder.enrolled()["north"].revoked is not None
-    with pytest.raises(DataError, match="this key is that of site 'north'"):
+    with pytest.raises(DataError, match="this key belongs to site 'north'"):
         folder.enroll("north", a, 3)  # a revoked key stays out
     folder.enroll("north", b, 3)
     assert folder.members()["north"].node_id == 3
@@ -189,9 +189,7 @@ def test_the_base_of_adapters_goes_beside_the_bundle(
     assert main(["deploy", "site", "approve", str(site), str(folder / "bundle.fab"), "--yes"]) == 0  # its own copy
     shutil.rmtree(tmp_path / "base")
     error = failed(capsys, "propose", server, scales, *tiny, *based)
-    assert (
-        "expected the folder of a trained run" in error and "the base of this run is kept: --set network.base=" in error
-    )
+    assert "expected the folder of a trained run" in error and "use the copy of this run: --set network.base=" in error
     wider = ("--set", "network.channels=5", "--name", "wider")
     assert "use the same [network]" in failed(capsys, "propose", server, scales, *tiny, *other, *wider)
     assert not (server / "runs" / "wider").exists()
@@ -240,7 +238,7 @@ def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path
         ("policy.toml", "minimum_steps = four", "policy.toml"),
         ("policy.toml", "minimum_slice = 4", "minimum_slice: unknown key"),
         ("site.toml", 'nam = "north"', "nam: unknown key"),
-        ("site.toml", f'name = "other"\nserver = "a:1"\ndata = "{folder.table.data}"', "expected 'other'"),
+        ("site.toml", f'name = "other"\nserver = "a:1"\ndata = "{folder.settings.data}"', "expected 'other'"),
         ("server.pub", "no key", "is no public key"),
         ("audit.jsonl", '{"n": 7}\n', "audit.jsonl"),
     ):
@@ -250,7 +248,7 @@ def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path
         with pytest.raises(DataError, match=message):
             serve_site(SiteFolder(folder.path))
         path.write_bytes(before)
-    manifest = folder.table.data
+    manifest = folder.settings.data
     Path(manifest).write_text('device = "cuda:99"\n' + Path(manifest).read_text())
     with pytest.raises(DataError, match="device: found 'cuda:99' where PyTorch sees"):
         serve_site(SiteFolder(folder.path))

@@ -56,10 +56,10 @@ def test_an_altered_last_line_shows_in_what_others_saw(log: AuditLog) -> None:
     found = lines(log)
     log.path.write_bytes(b"\n".join([*found[:-1], found[-1].replace(b"103", b"999")]) + b"\n")
     verify_log(log.path, "north", {})
-    with pytest.raises(DataError, match="had another head: others saw 4 entries"):
+    with pytest.raises(DataError, match="had another head: other logs recorded 4 entries"):
         verify_log(log.path, "north", {}, {head.count: head.hash})
     log.path.write_bytes(b"\n".join(found[:-2]) + b"\n")
-    with pytest.raises(DataError, match="has fewer entries: others saw 4"):
+    with pytest.raises(DataError, match="has fewer entries: other logs recorded 4"):
         verify_log(log.path, "north", {}, {head.count: head.hash})
 
 
@@ -111,24 +111,24 @@ def test_heads_that_others_signed_are_checked(log: AuditLog, tmp_path: Path) -> 
     countersign(log.head())
     verified = verify_log(log.path, "north", signers)
     assert (verified.head.count, verified.countersigned, verified.last_countersigned) == (5, 1, 4)
-    with pytest.raises(DataError, match="signature of 'server' is not valid"):
+    with pytest.raises(DataError, match="signature of 'server' is invalid"):
         verify_log(log.path, "north", {"server": [stranger.public]})
-    with pytest.raises(DataError, match="is the log of 'north', expected that of 'south'"):
+    with pytest.raises(DataError, match="is the log of 'north', expected the log of 'south'; correct --owner"):
         verify_log(log.path, "south", signers)
-    with pytest.raises(DataError, match="given is nobody's key; add --key server=FILE"):
+    with pytest.raises(DataError, match="given no key; add --key server=FILE"):
         verify_log(log.path, "north", {})
 
     good = log.path.read_bytes()
     for arguments, message in (
-        ({"signer": SigningKey.create(tmp_path / "third")}, "is not valid"),
-        ({"by": "stranger"}, "given is server"),
+        ({"signer": SigningKey.create(tmp_path / "third")}, "is invalid"),
+        ({"by": "stranger"}, "given server; add --key stranger=FILE"),
     ):
         countersign(log.head(), **arguments)  # type: ignore[arg-type]
         with pytest.raises(DataError, match=message):
             verify_log(log.path, "north", signers)
         log.path.write_bytes(good)
     countersign(Head(2, "0" * 64))
-    with pytest.raises(DataError, match="never had"):
+    with pytest.raises(DataError, match="is none of this log"):
         verify_log(log.path, "north", signers)
 
 
@@ -142,7 +142,7 @@ def test_a_log_that_was_written_anew_is_found_out_by_the_signatures(log: AuditLo
     anew = AuditLog(tmp_path / "anew.jsonl", "north")
     for entry in read_log(log.path):
         anew.append(entry.event, **(dict(entry.facts) | ({"bytes": 0} if entry.event == "reply" else {})))
-    with pytest.raises(DataError, match="never had"):
+    with pytest.raises(DataError, match="is none of this log"):
         verify_log(anew.path, "north", {"server": [key.public]})
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from federation.deploy.audit_log import read_log
-from federation.deploy.data_process import APPROVED, BUNDLE, REFUSED, REQUEST, Door
+from federation.deploy.data_process import APPROVED, BUNDLE, REFUSED, REQUEST, DataProcess
 
 from .test_site_service import BUNDLE as APPROVED_BUNDLE
 from .test_site_service import Deployed, data, deployed
@@ -23,10 +23,10 @@ __all__ = ["data", "deployed"]  # fixtures
 
 @pytest.fixture
 def socket(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the door of north, open."""
-    path = tmp_path_factory.mktemp("door") / "s"
+    """Socket of the data process of north."""
+    path = tmp_path_factory.mktemp("socket") / "s"
     threads = torch.get_num_threads()
-    threading.Thread(target=Door(deployed.folders["north"].path, path).serve, daemon=True).start()
+    threading.Thread(target=DataProcess(deployed.folders["north"].path, path).serve, daemon=True).start()
     while not _answers(path):
         time.sleep(0.01)
     torch.set_num_threads(threads)
@@ -42,12 +42,12 @@ def _answers(path: Path) -> bool:
 
 
 def ask(socket: Path, message: bytes) -> bytes:
-    with Client(str(socket), family="AF_UNIX") as door:
-        door.send_bytes(message)
-        return door.recv_bytes()
+    with Client(str(socket), family="AF_UNIX") as connection:
+        connection.send_bytes(message)
+        return connection.recv_bytes()
 
 
-def test_a_round_through_the_door_is_the_round_without_it(deployed: Deployed, socket: Path) -> None:
+def test_a_round_through_the_data_process_is_the_round_without_it(deployed: Deployed, socket: Path) -> None:
     expected = deployed.train("without")
     deployed.folders["north"].state(deployed.run)
     deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
@@ -80,19 +80,19 @@ def test_software_that_changed_since_the_start_is_refused_though_it_is_approved(
     deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
     with pytest.raises(Exception, match="has not approved"):
         deployed.train()
-    assert "not approved: the installed software changed since the site was started" in deployed.refusals("north")[0]
+    assert "not approved: the installed software changed since the start of the site" in deployed.refusals("north")[0]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
-def test_the_process_that_flower_starts_speaks_as_the_door_does(deployed: Deployed, socket: Path) -> None:
-    """It imports nothing of fedrecon, so it has the words of the door a second time."""
+def test_the_process_that_flower_starts_uses_the_same_words(deployed: Deployed, socket: Path) -> None:
+    """It imports nothing of fedrecon, so it defines the words of the data process a second time."""
     from federation.flower import client_process
 
     def unused(*arguments: object) -> None: ...
 
     assert (client_process.REQUEST, client_process.BUNDLE, client_process.APPROVED) == (REQUEST, BUNDLE, APPROVED)
-    with Client(str(socket), family="AF_UNIX") as door:
-        look = client_process._replacements(door, unused, unused)["install_from_fab"]
+    with Client(str(socket), family="AF_UNIX") as connection:
+        look = client_process._replacements(connection, unused, unused)["install_from_fab"]
         look(APPROVED_BUNDLE, skip_prompt=True)
         with pytest.raises(client_process.RefusedError):
             look(APPROVED_BUNDLE + b"x", skip_prompt=True)

@@ -8,10 +8,10 @@ import pytest
 
 from federation.deploy.audit_log import START, Head
 from federation.deploy.keys import SigningKey
-from federation.deploy.signed_message import REASONS, Countersignature, Envelope
+from federation.deploy.signed_message import REASONS, Countersignature, SignedMessage
 from federation.serialization.packing import MessageError
 
-REQUEST = Envelope("request", "ab" * 32, "north", 3, 4, b"the payload", Head(7, "cd" * 32))
+REQUEST = SignedMessage("request", "ab" * 32, "north", 3, 4, b"the payload", Head(7, "cd" * 32))
 LIMIT = 10_000
 
 
@@ -22,24 +22,24 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
 
 def opened(
     data: bytes, key: SigningKey, kind: str = "request", site: str = "north", max_bytes: int = LIMIT
-) -> Envelope:
-    return Envelope.open(data, key.public, kind=kind, site=site, max_bytes=max_bytes)
+) -> SignedMessage:
+    return SignedMessage.from_bytes(data, key.public, kind=kind, site=site, max_bytes=max_bytes)
 
 
-def test_an_envelope_survives_the_trip(key: SigningKey) -> None:
-    assert opened(REQUEST.seal(key), key) == REQUEST
+def test_a_message_survives_the_trip(key: SigningKey) -> None:
+    assert opened(REQUEST.to_bytes(key), key) == REQUEST
     signed = replace(REQUEST, countersigned=Countersignature(Head(0, START), key.sign(b"x")))
-    assert opened(signed.seal(key), key) == signed
+    assert opened(signed.to_bytes(key), key) == signed
     refused = replace(REQUEST, kind="reply", payload=b"", reason="policy")
-    assert opened(refused.seal(key), key, kind="reply") == refused
+    assert opened(refused.to_bytes(key), key, kind="reply") == refused
 
 
 def test_it_weighs_little(key: SigningKey) -> None:
-    assert len(replace(REQUEST, payload=bytes(100_000)).seal(key)) < 101_000
+    assert len(replace(REQUEST, payload=bytes(100_000)).to_bytes(key)) < 101_000
 
 
 def test_every_flipped_bit_is_found_out(key: SigningKey) -> None:
-    data = REQUEST.seal(key)
+    data = REQUEST.to_bytes(key)
     for position in range(0, len(data)):
         altered = bytearray(data)
         altered[position] ^= 1 << position % 8
@@ -49,12 +49,12 @@ def test_every_flipped_bit_is_found_out(key: SigningKey) -> None:
 
 def test_what_someone_else_sealed_is_not_believed(key: SigningKey, tmp_path: Path) -> None:
     stranger = SigningKey.create(tmp_path / "stranger")
-    with pytest.raises(MessageError, match="signature is not that of its sender"):
-        opened(REQUEST.seal(stranger), key)
+    with pytest.raises(MessageError, match="signature is not by the expected sender"):
+        opened(REQUEST.to_bytes(stranger), key)
 
 
 @pytest.mark.parametrize(
-    ("envelope", "arguments", "reason"),
+    ("message", "arguments", "reason"),
     [
         (REQUEST, {"kind": "reply"}, "found a request of site 'north', expected a reply of site 'north'"),
         (REQUEST, {"site": "south"}, "expected a request of site 'south'"),
@@ -64,10 +64,10 @@ def test_what_someone_else_sealed_is_not_believed(key: SigningKey, tmp_path: Pat
     ],
 )
 def test_what_was_not_asked_for_is_refused(
-    key: SigningKey, envelope: Envelope, arguments: dict[str, object], reason: str
+    key: SigningKey, message: SignedMessage, arguments: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(MessageError, match=reason):
-        opened(envelope.seal(key), key, **arguments)  # type: ignore[arg-type]
+        opened(message.to_bytes(key), key, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ def test_a_sender_that_is_believed_can_still_say_nothing_else(key: SigningKey, c
     header = {**REQUEST._header(), **changes}
     header["signature"] = key.sign(json.dumps(header, sort_keys=True, separators=(",", ":")).encode())
     content = json.dumps(header).encode()
-    with pytest.raises(MessageError, match="not a sealed message"):
+    with pytest.raises(MessageError, match="not a signed message"):
         opened(len(content).to_bytes(4, "big") + content + REQUEST.payload, key)
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\0\0", b"\0\0\0\1{", b"\0\0\0\2[]", b"\xff\xff\xff\xff{}", b"\x80\x04\x95pickle"]
 )
-def test_what_is_no_envelope_is_refused(key: SigningKey, data: bytes) -> None:
-    with pytest.raises(MessageError, match="not a sealed message"):
+def test_other_bytes_are_refused(key: SigningKey, data: bytes) -> None:
+    with pytest.raises(MessageError, match="not a signed message"):
         opened(data, key)
 
 

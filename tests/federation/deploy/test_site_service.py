@@ -1,4 +1,4 @@
-"""A deployed federation without its engine: sites behind their one door, a server that believes keys alone."""
+"""A deployed federation without Flower: signed requests and replies between a server and its sites."""
 
 import json
 import re
@@ -25,10 +25,10 @@ from federation import (
 )
 from federation.deploy.approval import Approval
 from federation.deploy.audit_log import SERVER, AuditLog, heads_seen, read_log, verify_log
-from federation.deploy.change_bounds import UpdateGuard
+from federation.deploy.change_bounds import UpdateBounds
 from federation.deploy.export import export_run
 from federation.deploy.keys import PublicKey, SigningKey, create_authority
-from federation.deploy.signed_transport import Hub
+from federation.deploy.signed_transport import SignedTransport
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import SiteService, objection
 from federation.deploy.status import site_status
@@ -77,7 +77,7 @@ class Deployed:
     run: str
     channel: Direct
 
-    def hub(self, **changes: object) -> Hub:
+    def transport(self, **changes: object) -> SignedTransport:
         keys = {name: PublicKey.read(folder.path / "site.key.pub") for name, folder in self.folders.items()}
         arguments = {
             "run": self.run,
@@ -87,7 +87,7 @@ class Deployed:
             "audit": self.audit,
             "max_bytes": 10**6,
         }
-        return Hub(**{**arguments, **changes})  # type: ignore[arg-type]
+        return SignedTransport(**{**arguments, **changes})  # type: ignore[arg-type]
 
     @property
     def audit(self) -> AuditLog:
@@ -99,15 +99,15 @@ class Deployed:
         *,
         quorum: int | None = None,
         resume: bool = False,
-        check: UpdateGuard | None = None,
+        check: UpdateBounds | None = None,
         **changes: object,
     ) -> str:
         shared, aux = initial_state(self.recipe)
         rounds, folder = self.recipe.federation.rounds, self.path / name
-        hub = self.hub(**changes)
+        transport = self.transport(**changes)
         return run_rounds(
             algorithm_of(self.recipe),
-            hub,
+            transport,
             shared,
             folder,
             rounds=rounds,
@@ -263,7 +263,7 @@ def test_an_approval_can_be_taken_back(deployed: Deployed) -> None:
     [
         ({"minimum_participants": 4}, "policy: minimum_participants: found 3, expected at least 4"),
         ({"minimum_slices": 3}, "policy: minimum_slices: found 2"),
-        ({"minimum_steps": 5}, "policy: minimum_steps: a round may make 4"),
+        ({"minimum_steps": 5}, "policy: minimum_steps: a round may have 4"),
         ({"methods": ["levac"]}, "policy: methods: 'fedavg' is not accepted"),
         ({"may_share": ["regularizers.0.*"]}, "policy: may_share: .* the first is 'regularizers.1"),
         ({"megabytes_per_round": 0.001}, "policy: megabytes_per_round"),
@@ -290,10 +290,10 @@ def test_the_first_parameters_are_those_that_the_site_draws_itself(deployed: Dep
     shared, _ = initial_state(deployed.recipe)
     crafted = {name: tensor + 1e-3 for name, tensor in shared.items()}
     with pytest.raises(QuorumError, match="site north: the parameters changed more than the site allows"):
-        run_rounds(algorithm_of(deployed.recipe), deployed.hub(), crafted, deployed.path / "crafted", rounds=1)
+        run_rounds(algorithm_of(deployed.recipe), deployed.transport(), crafted, deployed.path / "crafted", rounds=1)
     assert "in 0 rounds, expected at most 1 a round" in deployed.refusals("north")[0]
     late = {name: Broadcast(3, name, shared, digest(shared)).to_bytes() for name in NAMES}
-    found = dict(deployed.hub().exchange(late))
+    found = dict(deployed.transport().exchange(late))
     assert "not what the site expects" in str(found["north"])
     assert "expected the same and at most 2" in deployed.refusals("north")[-1]
 
@@ -307,7 +307,7 @@ def test_parameters_that_jump_are_refused(deployed: Deployed) -> None:
 def test_a_message_of_a_stranger_gets_no_answer_of_use(deployed: Deployed, tmp_path: Path) -> None:
     stranger = SigningKey.create(tmp_path / "stranger")
     found = refused(deployed, "not what the site expects", key=stranger)
-    assert "signature is not that of its sender" in found[0]
+    assert "signature is not by the expected sender" in found[0]
     assert not (deployed.folders["north"].path / "state").exists()
 
 
@@ -318,7 +318,7 @@ def test_a_message_of_a_stranger_gets_no_answer_of_use(deployed: Deployed, tmp_p
 def test_answers_that_another_site_sealed_are_refused(deployed: Deployed) -> None:
     south = deployed.channel.answers["south"]
     deployed.channel.answers = {**deployed.channel.answers, "north": south}
-    with pytest.raises(QuorumError, match="site north: reply: the signature is not that of its sender"):
+    with pytest.raises(QuorumError, match="site north: reply: the signature is not by the expected sender"):
         deployed.train("refused")
     assert refused_replies(deployed) == [("north", 0)]
 
@@ -358,16 +358,16 @@ def test_an_oversized_answer_is_refused(deployed: Deployed) -> None:
 
 @pytest.mark.fault("update beyond bounds")
 @pytest.mark.parametrize(
-    ("guard", "reason"),
+    ("bounds", "reason"),
     [
-        (UpdateGuard(1e-6, 100), r"update: regularizers.* changed by .* of its norm, expected at most 1e-06"),
-        (UpdateGuard(10, 1), "update: n_samples is 2, expected at most 1"),
+        (UpdateBounds(1e-6, 100), r"update: regularizers.* changed by .* of its norm, expected at most 1e-06"),
+        (UpdateBounds(10, 1), "update: n_samples is 2, expected at most 1"),
     ],
 )
-def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, guard: UpdateGuard, reason: str) -> None:
+def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, bounds: UpdateBounds, reason: str) -> None:
     with pytest.raises(QuorumError, match=f"site north: {reason}"):
-        deployed.train("refused", check=guard)
-    deployed.train("accepted", check=UpdateGuard(10, 2))
+        deployed.train("refused", check=bounds)
+    deployed.train("accepted", check=UpdateBounds(10, 2))
 
 
 # What a site takes home
@@ -388,7 +388,7 @@ def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, da
     assert shape == (2, 24, 24) and scores.volumes[0].psnr == expected.volumes[0].psnr
     with pytest.raises(DataError, match="is not empty"):
         export_run(folder, deployed.run, tmp_path / "home", say=str)
-    with pytest.raises(DataError, match="has sent nothing of run"):
+    with pytest.raises(DataError, match="has sent no parameters of run"):
         export_run(folder, "0" * 64, tmp_path / "other", say=str)
 
 

@@ -132,7 +132,7 @@ def test_a_site_whose_key_is_not_enrolled_is_not_taken(
 ) -> None:
     site = make_site(federation / "stranger", "south", federation / "server", way_out.port)
     assert main(["deploy", "site", "start", str(site)]) == 2
-    assert "the server does not take the site: its key is not enrolled" in capsys.readouterr().err
+    assert "the server does not accept the site: its key is not enrolled" in capsys.readouterr().err
     assert main(["deploy", "site", "status", str(site)]) == STOPPED
     assert "stopped by itself: SuperNode ended" in capsys.readouterr().out
 
@@ -144,7 +144,7 @@ def test_a_second_site_with_the_same_key_is_not_taken(
     south, server, twin = federation / "south", federation / "server", federation / "twin"
     shutil.copytree(south, twin, ignore=shutil.ignore_patterns("running.*", "logs", "flower"))
     assert main(["deploy", "enroll", str(server), "--site", "twin", "--key", str(twin / "site.key.pub")]) == 2
-    assert "this key is that of site 'south'" in capsys.readouterr().err
+    assert "this key belongs to site 'south'" in capsys.readouterr().err
     assert main(["deploy", "site", "start", str(twin)]) == 2
     assert "another site with the same key is connected" in capsys.readouterr().err
     deploy("site", "status", south)
@@ -175,22 +175,22 @@ def test_what_is_between_site_and_server_is_told_in_one_line(
             reach(SiteFolder(site))
 
 
-def test_the_self_test_fails_where_the_guard_is_not_in_the_way(federation: Path, tmp_path: Path) -> None:
-    from federation.flower.run_site import _site_environment, self_test, wait_for_door
+def test_the_self_test_fails_without_the_checks(federation: Path, tmp_path: Path) -> None:
+    from federation.flower.run_site import _site_environment, self_test, wait_for_data_process
 
-    folder, socket = SiteFolder(federation / "north"), tmp_path / "private" / "door"
+    folder, socket = SiteFolder(federation / "north"), tmp_path / "private" / "socket"
     socket.parent.mkdir()
     settings = _site_environment(folder, socket)
     with pytest.raises(DataError, match="does not start"):
-        self_test(settings)  # nobody is behind the door
+        self_test(settings)  # no data process
     with subprocess.Popen(
         [sys.executable, "-m", "federation.deploy.data_process", str(folder.path), str(socket)]
-    ) as door:
+    ) as process:
         try:
-            wait_for_door(socket, door, tmp_path / "door.log")
+            wait_for_data_process(socket, process, tmp_path / "data.log")
             self_test(settings)
             with pytest.raises(DataError, match="does not start"):
                 self_test(settings | {"PATH": str(Path(sys.executable).parent)})
         finally:
-            door.terminate()
+            process.terminate()
     assert not socket.parent.exists()

@@ -82,7 +82,7 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
         assert len(drivers) == 1, processes(server)
         os.kill(int(drivers[0].split()[0]), signal.SIGKILL)
         text = run.communicate(timeout=300)[0]
-    assert run.returncode == 2 and "without an outcome; then --resume goes on" in text
+    assert run.returncode == 2 and "without an outcome; read the logs, then add --resume" in text
     deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "driver", "--resume")
     assert bits(server / "runs" / "driver" / "train") == undisturbed
 
@@ -126,11 +126,11 @@ def test_a_run_goes_on_without_who_follows_it_and_is_followed_again(
         wait_until(lambda: rounds_done(federation, "followed") >= 1)
         run.send_signal(signal.SIGINT)
         text = run.communicate(timeout=60)[0]
-    assert run.returncode == 130 and "run followed goes on at the server" in text
+    assert run.returncode == 130 and "run followed continues at the server" in text
     capsys.readouterr()
     again = ["deploy", "run", str(server), str(RECIPE), *overrides(CHOICES), "--name", "followed"]
-    assert main(again) == 2 and "holds a run already; --resume goes on with it" in capsys.readouterr().err
-    assert main([*again, "--resume"]) == 0 and "run followed is under way" in capsys.readouterr().out
+    assert main(again) == 2 and "holds a run already; --resume continues it" in capsys.readouterr().err
+    assert main([*again, "--resume"]) == 0 and "run followed is already running" in capsys.readouterr().out
     assert bits(server / "runs" / "followed" / "train") == undisturbed
 
 
