@@ -18,6 +18,8 @@ from .methods import FederatedAlgorithm as FederatedAlgorithm
 from .methods import ServerRule as ServerRule
 from .methods import Transform as Transform
 from .methods import Weighting as Weighting
+from .parts import REGISTRIES as REGISTRIES
+from .parts import check_part as check_part
 from .recipes import Recipe as Recipe
 from .recipes import build_network as build_network
 from .recipes import load_recipe as load_recipe

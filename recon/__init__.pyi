@@ -1,3 +1,10 @@
+from .checks import PartError as PartError
+from .checks import check_classical as check_classical
+from .checks import check_data_consistency as check_data_consistency
+from .checks import check_penalty as check_penalty
+from .checks import check_reader as check_reader
+from .checks import check_regularizer as check_regularizer
+from .checks import check_task as check_task
 from .classical import CGLS as CGLS
 from .classical import SIRT as SIRT
 from .classical import CGSense as CGSense

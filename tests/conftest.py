@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -32,3 +33,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for fault in sorted({fault for fault, _ in counts}):
             survived, failed = counts[fault, "passed"], counts[fault, "failed"]
             terminalreporter.write_line(f"{fault:40} {survived + failed:4d} times, survived as stated {survived:4d}")
+
+
+@pytest.fixture
+def fresh_registries() -> Iterator[None]:
+    """Parts and plugins that a test registers are gone after it."""
+    from federation import REGISTRIES
+    from federation.config import plugins
+
+    parts = [dict(registry) for registry in REGISTRIES]
+    loaded = dict(plugins._LOADED)
+    yield
+    for registry, before in zip(REGISTRIES, parts, strict=True):
+        for name in registry.keys() - before.keys():
+            registry.remove(name)
+    plugins._LOADED.clear()
+    plugins._LOADED.update(loaded)

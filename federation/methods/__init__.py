@@ -1,6 +1,7 @@
 """Parts of a federated method: scope, server rules, weights of the sites, transforms of updates."""
 
 from .algorithm import FederatedAlgorithm, derive_seed
+from .checks import check_server_rule, check_transform, check_weighting
 from .registries import INVARIANTS, SERVER_RULES, TRANSFORMS, WEIGHTINGS, Contribution, ServerRule
 from .scope import Scope, ScopeRules, load_parameters, parameter_scope, parameters_of
 from .server_state import CHECKPOINTS, MEMORY_PREFIX, RoundScore, ServerState, selected_state, state_of_checkpoint
@@ -25,6 +26,9 @@ __all__ = [
     "ServerState",
     "Transform",
     "Weighting",
+    "check_server_rule",
+    "check_transform",
+    "check_weighting",
     "derive_seed",
     "encode_with_feedback",
     "load_parameters",

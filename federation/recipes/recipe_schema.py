@@ -107,7 +107,7 @@ class NetworkSection(Section):
     def _possible(self) -> "NetworkSection":
         if self.regularizer == "cnn" and self.depth < 2:
             raise ValueError(f"depth: found {self.depth}, expected at least 2 layers for the cnn")
-        REGULARIZERS.check(self.regularizer, self.regularizer_arguments(), f"the regularizer {self.regularizer!r}")
+        REGULARIZERS.check(self.regularizer, self.regularizer_arguments(), "regularizer_options")
         DATA_CONSISTENCY.check(self.consistency, self.consistency_options, "consistency_options")
         return self
 

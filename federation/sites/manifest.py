@@ -242,7 +242,7 @@ class SiteManifest(Section):
     def to_toml(self) -> str:
         """The manifest as a file; reads back equal."""
         table = self.model_dump(mode="json", exclude_none=True)
-        return tomli_w.dumps({key: value for key, value in table.items() if value != {}})
+        return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
 
 
 def _rebuilt(table: dict[str, Any], path: Path) -> SiteManifest:

@@ -10,7 +10,7 @@ from torch import nn
 
 from physics import Registry
 
-from ..data import Volume, VolumeSlices
+from ..data import Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
 #: Arguments of every dataset of slices that are no keys of a manifest's ``[data]``.
@@ -55,6 +55,8 @@ class Modality:
         Makes the learned correction of the operator.
     origin
         Describes from a site's facts where its measurements come from, for the metric card.
+    example
+        Simulates a small slice with a reference from a seed; property tests run on it.
     quality
         Prepares the measurement of image quality at a site from its test slices and references; None: none is measured.
     window_hu
@@ -72,8 +74,13 @@ class Modality:
     baselines: tuple[str, ...]
     correction: Callable[[], OperatorCorrection]
     origin: Callable[[Mapping[str, Any]], str]
+    example: Callable[[int], Sample]
     quality: Callable[[Any, np.ndarray[Any, Any]], MeasureQuality] | None = None
     window_hu: bool = False
+
+    def batch(self, count: int = 2) -> Sample:
+        """A batch of examples."""
+        return collate([self.example(seed) for seed in range(count)])
 
     @property
     def augments(self) -> bool:

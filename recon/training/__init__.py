@@ -1,6 +1,6 @@
 """Local training: losses, objectives, penalties, optimizers."""
 
-from .feature_moments import MomentAlignment, measure_moments, moment_layout
+from .feature_moments import MomentAlignment, measure_moments, moment_layout, watching
 from .local_training import Learner, TrainingResult, cosine_learning_rate, train_in_turns, train_locally
 from .losses import LOSSES, l1_loss, l1_ssim_loss, ssim_loss
 from .objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TaskTerm, TwoViews
@@ -36,4 +36,5 @@ __all__ = [
     "ssim_loss",
     "train_in_turns",
     "train_locally",
+    "watching",
 ]

@@ -16,7 +16,7 @@ from federation.cli import compare, runs, sites
 from federation.cli.main import _parser
 from federation.deploy.approval import Approval
 from federation.recipes import recipe_names
-from federation.sites import DEMO_SITES, GROUPINGS
+from federation.sites import DEMO_SITES, DEMOS, GROUPINGS
 
 ROOT = Path(__file__).parents[3]
 #: Runs commands in turn; after each: exit code, and the libraries that were loaded so far.
@@ -105,4 +105,4 @@ def test_names_that_are_known_without_a_registry_are_its_names(names: tuple[str,
 
 
 def test_every_demo_has_its_recipe() -> None:
-    assert set(runs.DEMOS.values()) <= set(recipe_names())
+    assert {demo.recipe for demo in DEMOS.values()} <= set(recipe_names()) and tuple(DEMOS) == runs.DEMO_NAMES
