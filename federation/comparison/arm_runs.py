@@ -307,13 +307,10 @@ def _cost_without_federation(job: ArmJob, begin: float, label: str, turns: int =
 
 def _validation(job: ArmJob, networks: Mapping[str, nn.Module]) -> float | None:
     """Mean validation score over the sites that train; it selects learning rates and personalized arms."""
-    scores = []
-    for manifest in load_federation(job.sites):
-        if manifest.trains:
-            score = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name).validate(networks[manifest.name])
-            if score is not None:
-                scores.append(score)
-    return fmean(scores) if scores else None
+    trained = [manifest for manifest in load_federation(job.sites) if manifest.trains]
+    scores = [ReconstructionTask(m, job.recipe, job.maps / m.name).validate(networks[m.name]) for m in trained]
+    known = [score for score in scores if score is not None]
+    return fmean(known) if known else None
 
 
 def _base_bytes(run: RunFolder) -> int:
@@ -326,22 +323,8 @@ def _base_bytes(run: RunFolder) -> int:
 
 
 def _rows(job: ArmJob, arm: str, manifest: SiteManifest, volumes: Sequence[Mapping[str, Any]]) -> list[ScoreRow]:
-    return [
-        ScoreRow(
-            job.modality,
-            job.table,
-            arm,
-            job.seed,
-            manifest.name,
-            manifest.unseen,
-            volume["volume"],
-            volume["psnr"],
-            volume["ssim"],
-            volume["nmse"],
-            volume.get("foreground_ssim"),
-        )
-        for volume in volumes
-    ]
+    key = (job.modality, job.table, arm, job.seed, manifest.name, manifest.unseen)
+    return [ScoreRow(*key, v["volume"], v["psnr"], v["ssim"], v["nmse"], v.get("foreground_ssim")) for v in volumes]
 
 
 @contextlib.contextmanager

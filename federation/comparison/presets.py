@@ -1,4 +1,4 @@
-"""What a comparison runs: hospitals, network, steps, tables, arms and seeds, in two sizes."""
+"""Presets of a comparison: simulated hospitals, network, steps, tables, arms and seeds, in two sizes."""
 
 import json
 import os
@@ -46,17 +46,17 @@ ARMS = (
     Arm("int8", "int8"),
     Arm("topk", "topk"),
 )
-#: Arms of the federation that are personal to a site.
+#: Federated arms with a personal part at every site.
 PERSONAL_ARMS = ("finetune", "kept_last_cascade")
-#: Arms that compete for being the best federated one.
+#: Candidates for the best federated arm.
 FEDERATED_ARMS = ("fedavg", *PERSONAL_ARMS, "conditioned", "conditioned_step", "kept_weighting", "shared_step")
 _FEW = ("classical", "local", "fedavg", *PERSONAL_ARMS)
-#: What may depend on how sites differ: where the data consistency lives, what is conditioned, what is personal.
+#: Arms that may depend on how sites differ: in the place of the data consistency, conditions and personal parts.
 _ONE_FACTOR = (*_FEW, "no_physics", "shared_step", "kept_weighting", "conditioned_step", "conditioned")
-#: What H6 compares.
+#: Arms of H6.
 _MORE_STEPS = ("classical", "fedavg", "finetune", "joint")
 
-#: Hospitals of the comparison: another operator, another dose and another anatomy at every site.
+#: MRI sites of the comparison: operator, noise and anatomy differ between all of them.
 MRI_SITES = (
     SimulatedSite("random4", 4, "t1", Simulation("random", 4, 0.08, noise_std=0.01)),
     SimulatedSite("equispaced3", 6, "t2", Simulation("equispaced", 3, 0.08, noise_std=0.03)),
@@ -68,7 +68,7 @@ MRI_SITES = (
 
 
 def ct_sites(size: int) -> tuple[SimulatedScanner, ...]:
-    """HyperFed's five protocols, a sparse and a limited scan, and an unseen one, at an image size."""
+    """CT sites at an image size: HyperFed's five protocols, a sparse, a limited and an unseen scan."""
     sparse, unseen = (max(8, scan_of(2, size)[1].shape[0] // part) for part in (4, 3))
     return (
         SimulatedScanner("protocol1", 1, "chest"),
@@ -105,12 +105,12 @@ def _ct_variant(name: str, size: int) -> tuple[SimulatedScanner, ...]:
 
 
 def write_wrong_operators(out: Path, like: Path, size: int) -> None:
-    """Write the sites of ``like`` with the same data, whose operators are wrong.
+    """Write sites with the data of the sites in ``like``, but with wrong operators.
 
-    In CT the axis is half a pixel of the image off, in MRI the maps are made of the low frequencies alone; the
-    reference is then the root sum of squares, which does not depend on maps.
+    In CT the rotation axis is off by half an image pixel. In MRI the coil maps are estimated from the low frequencies
+    alone; the reference is the root sum of squares, which does not depend on maps.
     """
-    out.mkdir(parents=True, exist_ok=True)  # the root of the data is relative to it
+    out.mkdir(parents=True, exist_ok=True)  # manifests name their data relative to it
     protocols = {site.name: site.protocol for site in ct_sites(size)}
     tables = []
     for manifest in read_federation(like):
@@ -132,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its hospitals, training volumes per site, steps relative to the preset, arms and seeds."""
+    """One table: arms, seeds, training volumes per site, and a factor on the steps of the preset."""
 
     name: str
     arms: tuple[str, ...]
@@ -144,7 +144,7 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Preset:
-    """A comparison of some size."""
+    """A comparison of one size."""
 
     name: str
     size: int
@@ -154,21 +154,20 @@ class Preset:
     budgets: dict[str, Budget]
     tables: tuple[TableSpec, ...]
     arms: tuple[Arm, ...] = ARMS
-    #: Factors on the learning rate that every arm is tried with, on validation data; one is no trial. Where the best of
-    #: an arm is at an end, half or twice as much is tried too, at most ``more_rates`` times.
+    #: Factors on the learning rate that are tried for every arm on validation data; a single one needs no trial. If the
+    #: best is the smallest or largest, half or twice the rate is tried too, at most ``more_rates`` times.
     rates: tuple[float, ...] = (1.0,)
     more_rates: int = 3
-    #: Training seeds of arms that a claim compares, where the difference that was found with those of the table is
-    #: small; 0 leaves it at those.
+    #: Training seeds of arms whose difference a claim needs, if it is small with the seeds of the table; 0: no more.
     small_effect_seeds: int = 0
     data_seed: int = 0
-    #: Draws the data that a frozen base is trained on.
+    #: Seed of the data on which a frozen base is trained.
     base_seed: int = 1000
-    #: Whether there are hospitals of another draw, to train that base at.
+    #: Whether sites of another draw exist for training that base.
     has_base: ClassVar[bool] = True
 
     def described(self) -> dict[str, Any]:
-        """All of it as JSON can say it."""
+        """All fields as JSON."""
         described: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
         return described
 
@@ -181,10 +180,10 @@ class Preset:
         )
 
     def refresh(self, sites: Path) -> None:
-        """Bring hospitals that were made before up to date with what may change of them: of simulated ones, nothing."""
+        """Update existing manifests where they may change; those of simulated hospitals never do."""
 
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
-        """Write the hospitals of a table, or those of another draw that a base is trained at."""
+        """Write the sites of a table, or with ``base`` the sites of another draw for training a base."""
         seed = self.base_seed if base else self.data_seed
         counts = {"train": table.train, "validation": self.validation, "test": 1 if base else self.test}
         if modality == "mri":
@@ -198,25 +197,16 @@ class Preset:
         )
 
 
-#: Tables whose hospitals differ in one thing only.
+#: Tables whose sites differ in one factor only.
 VARIANTS = ("operator only", "noise only", "anatomy only")
-#: The table with the data of ``together`` and operators that are wrong.
+#: The table with the data of ``together`` and wrong operators.
 WRONG_OPERATOR = "operator wrong"
 
 _NAMES = tuple(arm.name for arm in ARMS)
 
 
-def _network(cascades: int, channels: int, depth: int) -> NetworkSection:
-    return NetworkSection(
-        cascades=cascades,
-        regularizer="cnn",
-        channels=channels,
-        depth=depth,
-        consistency="gradient",
-    )
-
-
-def _budgets(rounds: int, steps: int, network: NetworkSection) -> dict[str, Budget]:
+def _budgets(rounds: int, steps: int, channels: int) -> dict[str, Budget]:
+    network = NetworkSection(cascades=6, regularizer="cnn", channels=channels, depth=3, consistency="gradient")
     mri = Budget(network, rounds, steps, 6e-3, (2e-3, 5e-3, 1e-2, 2e-2, 4e-2))
     return {
         "mri": mri,
@@ -236,7 +226,7 @@ PRESETS = {
         slices=4,
         validation=1,
         test=4,
-        budgets=_budgets(8, 12, _network(6, 8, 3)),
+        budgets=_budgets(8, 12, 8),
         tables=(
             TableSpec("together", _NAMES, seeds=1, train=8),
             TableSpec(WRONG_OPERATOR, ("classical", "local", "fedavg", "corrected"), seeds=1, train=8),
@@ -248,7 +238,7 @@ PRESETS = {
         slices=4,
         validation=1,
         test=8,
-        budgets=_budgets(10, 16, _network(6, 12, 3)),
+        budgets=_budgets(10, 16, 12),
         tables=(
             TableSpec("together", _NAMES, seeds=3, train=8),
             TableSpec(WRONG_OPERATOR, ("classical", "fedavg", "corrected"), seeds=3, train=8),

@@ -13,7 +13,7 @@ from physics import RadonOperator
 from ..data import Sample, Samples, collate, held_out_split
 from ..errors import DataError
 from ..method import apply, beside
-from .metrics import foreground_ssim, nmse, psnr, ssim
+from .metrics import METRICS, foreground_ssim, nmse, psnr, ssim
 
 #: Part of the sampled positions outside the calibration block that is held out where there is no reference.
 HELD_OUT_FRACTION = 0.1
@@ -61,8 +61,7 @@ class SiteScores:
 
     def to_json(self) -> dict[str, Any]:
         """Means and per-volume rows as plain numbers."""
-        names = ("psnr", "ssim", "nmse", "foreground_ssim", "residual")
-        means: dict[str, Any] = {name: self.mean(name) for name in names}
+        means: dict[str, Any] = {name: self.mean(name) for name in METRICS}
         rows = [{key: value for key, value in asdict(v).items() if value is not None} for v in self.volumes]
         return {key: value for key, value in means.items() if value is not None} | {"volumes": rows}
 

@@ -44,6 +44,7 @@ from recon import DataError, ScoreRow, read_scores, write_scores
 
 NETWORK = NetworkSection(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
 BUDGET = Budget(NETWORK, 2, 2, 5e-3, (1e-2,))
+STEPS = BUDGET.rounds * BUDGET.steps_per_round
 NAMES = ("classical", "local", "fedavg", "finetune", "joint", "fed_scales")
 TRAINED = NAMES[1:]
 
@@ -86,7 +87,7 @@ def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list
 def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     facts = {arm: json.loads((out / "mri" / "together" / "seed0" / arm / "facts.json").read_text()) for arm in TRAINED}
-    assert {(known["least_steps"], known["steps"]) for known in facts.values()} == {(BUDGET.steps, BUDGET.steps)}
+    assert {(known["least_steps"], known["steps"]) for known in facts.values()} == {(STEPS, STEPS)}
     assert facts["fed_scales"]["bytes_up"] < 0.8 * facts["fedavg"]["bytes_up"]
     assert facts["fed_scales"]["bytes_base"] > 0 and facts["fedavg"]["bytes_base"] == 0
     assert all(known["peak_memory_mb"] > 1 and known["seconds"] > 0 for known in facts.values())
@@ -149,7 +150,7 @@ def test_a_budget_lays_the_parts_of_a_method_over_one_network() -> None:
     assert plain.network == NETWORK and plain.federation.seed == 3
     assert conditioned.network == NETWORK.model_copy(update={"condition": "both"})
     tuned = BUDGET.recipe(Arm("finetune", "fedavg_finetune"), "mri", 0)
-    assert tuned.federation.rounds * 2 + tuned.personal.steps == BUDGET.steps and tuned.personal.steps > 0
+    assert tuned.federation.rounds * 2 + tuned.personal.steps == STEPS and tuned.personal.steps > 0
     few = BUDGET.recipe(Arm("few", overrides=("personal.steps=1",)), "mri", 0)
     assert few.personal.steps == 1 and few.federation.rounds == BUDGET.rounds
     last = BUDGET.recipe(Arm("last", overrides=("scope.keep=['regularizers.{last}.*']",)), "mri", 0)
@@ -927,7 +928,7 @@ def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
     assert "--publish: found beside --sites" in refused(tmp_path / "new", "--sites", str(tmp_path))
     tables = unpacked(published, tmp_path / "tables")
     said = refused(tables, "--modality", "ct")
-    assert f"{tables}: holds 11 arms that {out} has not, or leaves out (classical, seed 0, mri, 'together')" in said
+    assert f"{tables}: holds 11 arms that {out} lacks or leaves out (classical, seed 0, mri, 'together')" in said
     record = json.loads((tables / "preset.json").read_text())
     (tables / "preset.json").write_text(json.dumps(record | {"name": "other"}))
     assert f"{tables}: holds tables of the preset 'other', expected those of 'tiny' as it is now" in refused(tables)
