@@ -41,24 +41,12 @@ TRIAL_SEED = 900
 
 @dataclass(frozen=True)
 class Tuned:
-    """Values that trials chose for an arm.
+    """Values that trials chose for an arm."""
 
-    Parameters
-    ----------
-    rate
-        Factor on the learning rate.
-    value
-        Number of a value in the recipe's ``[tuning]``; None: the recipe's own value.
-    trials
-        How many combinations were tried.
-    rate_at_end, value_at_end
-        Whether the best is the smallest or largest tried.
-    """
-
-    rate: float = 1.0
-    value: int | None = None
+    rate: float = 1.0  # factor on the learning rate
+    value: int | None = None  # number of a value in the recipe's [tuning]; None: the recipe's own value
     trials: int = 1
-    rate_at_end: bool = False
+    rate_at_end: bool = False  # whether the best rate is the smallest or largest tried
     value_at_end: bool = False
 
     @classmethod

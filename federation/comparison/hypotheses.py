@@ -14,17 +14,7 @@ _FEW_BYTES = 0.06
 
 @dataclass(frozen=True)
 class Claim:
-    """``arm`` less ``reference`` in one table.
-
-    Parameters
-    ----------
-    unseen
-        Compare at unseen sites only.
-    bytes_below
-        Bytes of the arm, up and down, must be below this part of the reference's.
-    one_sign
-        Prefix of a family of claims; a claim of it holds only if all of the family agree in sign.
-    """
+    """A claim about the difference ``arm`` less ``reference`` in one table."""
 
     key: str
     text: str
@@ -33,9 +23,9 @@ class Claim:
     aim: Aim
     table: str = "together"
     modalities: tuple[str, ...] = ("mri", "ct")
-    unseen: bool = False
-    bytes_below: float | None = None
-    one_sign: str = ""
+    unseen: bool = False  # compare at unseen sites only
+    bytes_below: float | None = None  # the arm's bytes, up and down, must be below this part of the reference's
+    one_sign: str = ""  # name of a family of claims: one holds only if all of the family agree in sign
 
 
 _ONE_AND_A_HALF, _ABOVE_ZERO = Aim.at_least(1.5), Aim.above(0.0)

@@ -18,17 +18,18 @@ from .plan import table_folder
 #: Results by modality and table, by arm and by seed.
 Results = Mapping[tuple[str, str], Mapping[str, Mapping[int, ArmResult]]]
 #: File with the results of all arms: a line per arm and seed.
-ARMS = "arms.jsonl"
+ARMS_FILE = "arms.jsonl"
 #: Arm that scores all classical methods.
 CLASSICAL_RUN = "classical"
 #: Files with scores, packed and plain, and the files published beside them.
 _SCORES = ("scores.csv.gz", "scores.csv")
-_FILES = ("preset.json", ARMS, "beside.json", "hypotheses.json", "comparison.csv", "comparison.json", "comparison.tex")
+_FILES = ("preset.json", ARMS_FILE, "beside.json", "hypotheses.json",
+          "comparison.csv", "comparison.json", "comparison.tex")  # fmt: skip
 _ADVICE = "choose results that are whole"
 
 
 class ArmRecord(Section):
-    """One line of :data:`ARMS`: an arm of a table with one seed, the digest of its method, and its result."""
+    """One line of :data:`ARMS_FILE`: an arm of a table with one seed, the digest of its method, and its result."""
 
     modality: str
     table: str
@@ -45,7 +46,7 @@ class ArmRecord(Section):
     @model_validator(mode="after")
     def _complete(self) -> "ArmRecord":
         if (missing := self.result.missing) and self.arm != CLASSICAL_RUN:
-            raise ValueError(f"facts of an arm that was trained, without {', '.join(missing)}")
+            raise ValueError(f"the result of a trained arm lacks {', '.join(missing)}")
         return self
 
 
@@ -60,7 +61,7 @@ def write_arms(out: Path, results: Results) -> None:
                     modality=modality, table=table, arm=arm, seed=seed, recipe=result.recipe or "", facts=facts
                 )
                 lines.append(record.model_dump_json() + "\n")
-    write_atomically(out / ARMS, "".join(lines).encode())
+    write_atomically(out / ARMS_FILE, "".join(lines).encode())
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities
             f"{folder}: has no preset.json, so it is unknown which preset made its tables; choose another folder"
         )
     _require_preset(folder, preset, "tables", "choose another folder")
-    lost = {arm for arm in _arms_in(folder / ARMS) - _arms_in(out / ARMS) if arm[0] not in modalities}
+    lost = {arm for arm in _arms_in(folder / ARMS_FILE) - _arms_in(out / ARMS_FILE) if arm[0] not in modalities}
     if lost:
         modality, table, arm, seed = min(lost)
         what = f"{len(lost)} arms" if len(lost) > 1 else "an arm"
@@ -144,7 +145,7 @@ def publish(out: Path, folder: Path) -> int:
         As :func:`require_place`, for arms of every modality.
     """
     require_place(out, folder, read_json(out / "preset.json", _ADVICE), ())
-    arms = _arms_in(out / ARMS)
+    arms = _arms_in(out / ARMS_FILE)
     # The preset is written first: after an interruption the folder still counts as tables of this preset.
     for name in _FILES:
         write_atomically(folder / name, (out / name).read_bytes())
@@ -180,7 +181,7 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
     """
     packed, plain = (folder / name for name in _SCORES)
     scores_file = packed if packed.is_file() else plain
-    for path in (folder / "preset.json", scores_file, folder / ARMS):
+    for path in (folder / "preset.json", scores_file, folder / ARMS_FILE):
         if not path.is_file():
             raise DataError(
                 f"{folder}: has no {path.name}; choose the folder of a comparison, or of its published tables"
@@ -193,12 +194,12 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
         rows.setdefault((row.modality, row.table, arm, row.seed), []).append(row)
     arms = []
     volumes: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for number, line in enumerate((folder / ARMS).read_bytes().splitlines(), 1):
-        record = _record(folder / ARMS, number, line)
+    for number, line in enumerate((folder / ARMS_FILE).read_bytes().splitlines(), 1):
+        record = _record(folder / ARMS_FILE, number, line)
         if record.modality not in preset["budgets"] or record.table not in tables:
             found_table = f"table {record.table!r} of {record.modality!r}"
             raise data_error(
-                folder / ARMS, f"line {number}", found_table, f"one of the preset: {sorted(tables)}", _ADVICE
+                folder / ARMS_FILE, f"line {number}", found_table, f"one of the preset: {sorted(tables)}", _ADVICE
             )
         scores = rows.get((record.modality, record.table, record.arm, record.seed), [])
         scored = {(row.site, row.volume) for row in scores}

@@ -859,7 +859,7 @@ def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]],
         (
             "arms.jsonl",
             lambda text: text.replace('"seconds":', '"second":'),
-            "line 2: found Value error, facts of an arm that was trained, without seconds, expected the record",
+            "line 2: found Value error, the result of a trained arm lacks seconds, expected the record",
         ),
         ("scores.csv", lambda text: text.splitlines()[0] + "\n", "classical, seed 0, mri, together: found scores of 0"),
         (
