@@ -1,4 +1,4 @@
-"""What is inside the networks of a comparison, to see why an arm does not do what was expected.
+"""Parameters of the networks of a comparison, to see why an arm does not do what was expected.
 
 python benchmarks/comparison_insides.py runs/full
 """
@@ -18,30 +18,33 @@ MODALITIES = ("mri", "ct")
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        print("benchmarks/comparison_insides.py: expected the folder of a comparison, such as runs/full")
+        return
     folder = Path(sys.argv[1])
     for modality in MODALITIES:
         for seed in sorted((folder / modality / "together").glob("seed*")):
             runs = {arm: seed / arm / "run" for arm in ("fedavg", "kept_last_cascade", "topk")}
             here = {arm: run for arm, run in runs.items() if run.is_dir()}
-            print(f"{modality}, {seed.name}" + ("" if here else ": no networks, its arms are of published tables"))
+            print(f"{modality}, {seed.name}" + ("" if here else ": no networks, its arms come from published tables"))
             if "fedavg" in here:
-                tell_first_steps(here["fedavg"])
+                print_first_steps(here["fedavg"])
             if "kept_last_cascade" in here:
-                tell_last_cascades(here["kept_last_cascade"])
+                print_last_cascades(here["kept_last_cascade"])
             for arm in ("fedavg", "topk"):
                 if arm in here:
-                    tell_moved(arm, here[arm])
-    tell_maps(folder / "mri")
+                    print_moved(arm, here[arm])
+    print_maps(folder / "mri")
 
 
 def kept(run: Path) -> dict[str, dict[str, Tensor]]:
-    """Newest kept tensors by site."""
+    """Newest kept parameters by site."""
     newest = {site.name: load_newest(site / "kept") for site in sorted((run / "sites").iterdir())}
     return {site: dict(found.tensors) for site, found in newest.items() if found is not None}
 
 
-def tell_first_steps(run: Path) -> None:
-    """The data consistency step of the first cascade at every site."""
+def print_first_steps(run: Path) -> None:
+    """Step of the data consistency in the first cascade, by site."""
     steps = {
         site: next(t for name, t in state.items() if name.startswith("kept.consistency.0.log_step"))
         for site, state in kept(run).items()
@@ -49,8 +52,8 @@ def tell_first_steps(run: Path) -> None:
     print("  first step: " + ", ".join(f"{site} {float(t.flatten()[0].exp()):.2f}" for site, t in steps.items()))
 
 
-def tell_last_cascades(run: Path) -> None:
-    """How far the sites' last cascades are from their mean, by its norm."""
+def print_last_cascades(run: Path) -> None:
+    """Distance of each site's last cascade from their mean, relative to the norm of the mean."""
     last = [
         torch.cat([t.flatten() for name, t in sorted(state.items()) if name.startswith("kept.regularizers.")])
         for state in kept(run).values()
@@ -61,8 +64,8 @@ def tell_last_cascades(run: Path) -> None:
     )
 
 
-def tell_moved(arm: str, run: Path) -> None:
-    """The part of the shared numbers that are not as they were drawn."""
+def print_moved(arm: str, run: Path) -> None:
+    """Fraction of the shared parameters that differ from their initial values."""
     before, _ = initial_state(RunFolder.open(run).recipe)
     after = selected_state(run).shared
     moved = sum(int((after[name] != before[name]).sum()) for name in before)
@@ -70,8 +73,8 @@ def tell_moved(arm: str, run: Path) -> None:
     print(f"  {arm}: {moved / count:.1%} of {count} numbers moved")
 
 
-def tell_maps(mri: Path) -> None:
-    """Coil maps of low resolution against ESPIRiT's, both as they are and weighted by the image."""
+def print_maps(mri: Path) -> None:
+    """Relative distance of low-resolution coil maps from ESPIRiT's, plain and weighted by the image."""
     print("coil maps of low resolution less ESPIRiT's, relative; weighted by the image")
     tables = [(mri / name / "sites", mri / name / "maps") for name in ("together", "operator_wrong")]
     for good, wrong in zip(*(load_federation(sites) for sites, _ in tables), strict=True):

@@ -1,4 +1,4 @@
-"""What stands in benchmarks/results is what follows from the scores beside it, and can be gone on from."""
+"""Published results in benchmarks/results follow from their scores, and a comparison can go on from them."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def test_published_results_are_published_again_byte_for_byte(folder: Path, tmp_p
 
 
 def test_published_arms_are_those_of_today(tmp_path: Path) -> None:
-    """Who edits a recipe or preset sees it here: its arms have to be run again, or their lines to go."""
+    """Fails after a change of a recipe or preset: run its published arms again, or remove their lines."""
     preset = PRESETS["full"]
     published = read_published(RESULTS / "full", preset.described())
     assert published.put(tmp_path, tuple(preset.budgets)) == len(published.arms) > 200

@@ -13,7 +13,7 @@ PRESET_NAMES = ("laptop", "full")
 
 def add_compare(commands: Commands) -> None:
     compare = commands.add_parser(
-        "compare", help="train and score methods on the same hospitals, network and steps; tables with intervals"
+        "compare", help="train and score methods on the same sites, network and steps; tables with intervals"
     )
     compare.add_argument("recipes", nargs="*", help=f"recipes beside those of the preset, each the {RECIPE}")
     compare.add_argument(
@@ -28,27 +28,27 @@ def add_compare(commands: Commands) -> None:
     compare.add_argument(
         "--all", dest="every", action="store_true", help="also every recipe of `fedrecon recipes`, with one seed"
     )
-    compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); what is there is kept")
+    compare.add_argument("--out", type=Path, help="folder (default: runs/compare_<preset>); finished arms are kept")
     compare.add_argument(
         "--from",
         dest="published",
         type=Path,
         metavar="RESULTS",
-        help="go on from published tables of the same preset, such as benchmarks/results/full: their arms are kept",
+        help="published tables of the same preset, such as benchmarks/results/full: their arms are not run again",
     )
     compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
     compare.add_argument(
         "--seeds",
         type=positive_count,
-        help="training seeds of every arm (default: as the preset, and in `full` eight where a claim's difference is "
-        "small, if no recipe is named; one for recipes beside it)",
+        help="training seeds of every arm (default: those of the preset, with `full` eight for small differences of a "
+        "claim unless recipes are named; one for recipes beside the preset)",
     )
-    compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of what is there")
+    compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of finished arms")
     compare.add_argument(
         "--publish",
         type=Path,
         metavar="FOLDER",
-        help="also copy the tables, without networks, to a folder that --from goes on from; not those of own --sites",
+        help="also copy the tables, without networks, to a folder for --from; not with --sites",
     )
     compare.set_defaults(run=_compare)
     add_plugins(compare)

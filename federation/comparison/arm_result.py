@@ -22,52 +22,34 @@ _NEEDED = ("rate", "tuning", "trials", "at_end", "value_at_end", "chosen", "seco
 
 @dataclass(frozen=True)
 class ArmResult:
-    """Everything that is known of an arm of one table with one seed after it ran, beside its scores.
-
-    None stands for an unknown value: bytes of an arm without a federation, training of classical methods.
-    """
+    """Everything known of an arm of one table with one seed after it ran, beside its scores. None: unknown."""
 
     __pydantic_config__ = ConfigDict(strict=True, revalidate_instances="always")
 
-    #: Reason on one line if the arm could not be run.
-    failed: str | None = None
+    failed: str | None = None  # why the arm could not be run, on one line
     parameters_shared: int | None = None
     parameters_kept: int | None = None
     bytes_up: int | None = None
     bytes_down: int | None = None
-    #: A frozen base, sent to every site once.
-    bytes_base: int | None = None
-    #: Optimizer steps of the site with the most and with the fewest.
-    steps: int | None = None
+    bytes_base: int | None = None  # of a frozen base, sent to every site once
+    steps: int | None = None  # optimizer steps of the site with the most
     least_steps: int | None = None
-    #: Seconds and peak memory of training.
-    seconds: float | None = None
+    seconds: float | None = None  # of training, as is the memory
     peak_memory_mb: float | None = None
-    #: Factor on the learning rate, and number of the tuned value; None: the recipe's own value.
-    rate: float | None = None
-    value: int | None = None
-    #: The key that was tuned and its values, as in the recipe.
-    tuning: dict[str, Any] | None = None
+    rate: float | None = None  # factor on the learning rate
+    value: int | None = None  # number of the tuned value; None with a rate: the recipe's own value
+    tuning: dict[str, Any] | None = None  # tuned key and values, as in the recipe
     trials: int | None = None
-    #: Whether the best learning rate, the best value is the smallest or largest tried.
-    at_end: bool | None = None
+    at_end: bool | None = None  # whether the best learning rate is the smallest or largest tried
     value_at_end: bool | None = None
-    #: Learning rate and tuned value by key of the recipe.
-    chosen: dict[str, Any] | None = None
-    #: Purpose of the arm.
-    label: str | None = None
-    #: Mean validation score over the sites that train.
-    validation: float | None = None
-    #: CT image quality by site and arm.
-    quality: dict[str, dict[str, dict[str, float | None]]] | None = None
-    #: Flags of lost quality in published tables that hold no quality.
-    lost: list[str] | None = None
-    #: Metadata of the scans and of scoring by site; not published.
-    sites: dict[str, dict[str, Any]] | None = None
-    #: Digest of the method, see :meth:`federation.recipes.Recipe.method_digest`.
-    recipe: str | None = None
-    #: Names in the order of the record that was read.
-    order: tuple[str, ...] = field(default=(), compare=False)
+    chosen: dict[str, Any] | None = None  # learning rate and tuned value by key of the recipe
+    label: str | None = None  # purpose of the arm
+    validation: float | None = None  # mean score over the sites that train
+    quality: dict[str, dict[str, dict[str, float | None]]] | None = None  # of CT images, by site and arm
+    lost: list[str] | None = None  # flags of lost quality, in published tables without quality
+    sites: dict[str, dict[str, Any]] | None = None  # metadata of scans and scoring by site; not published
+    recipe: str | None = None  # digest of the method, see Recipe.method_digest
+    order: tuple[str, ...] = field(default=(), compare=False)  # of the names in the record that was read
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "ArmResult":

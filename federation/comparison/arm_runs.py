@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from recon import DataError, ScoreRow, write_atomically, write_scores
+from recon import MODALITIES, DataError, ScoreRow, write_atomically, write_scores
 
 from ..experiment import (
     DEVICE_FAILED,
@@ -41,24 +41,12 @@ TRIAL_SEED = 900
 
 @dataclass(frozen=True)
 class Tuned:
-    """Values that trials chose for an arm.
+    """Values that trials chose for an arm."""
 
-    Parameters
-    ----------
-    rate
-        Factor on the learning rate.
-    value
-        Number of a value in the recipe's ``[tuning]``; None: the recipe's own value.
-    trials
-        How many combinations were tried.
-    rate_at_end, value_at_end
-        Whether the best is the smallest or largest tried.
-    """
-
-    rate: float = 1.0
-    value: int | None = None
+    rate: float = 1.0  # factor on the learning rate
+    value: int | None = None  # number of a value in the recipe's [tuning]; None: the recipe's own value
     trials: int = 1
-    rate_at_end: bool = False
+    rate_at_end: bool = False  # whether the best rate is the smallest or largest tried
     value_at_end: bool = False
 
     @classmethod
@@ -190,7 +178,7 @@ def _failed(error: DataError) -> ArmResult:
 def measurement_scores(job: ArmJob) -> list[ScoreRow]:
     """Scores, at the sites of an arm, of the method that only inverts the measurement."""
     rows: list[ScoreRow] = []
-    arm = {"mri": "zero_filled", "ct": "fbp"}[job.modality]
+    arm = MODALITIES[job.modality].inversion
     with _without_scan_warnings():
         for manifest in load_federation(job.sites):
             task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
@@ -307,13 +295,10 @@ def _cost_without_federation(job: ArmJob, begin: float, label: str, turns: int =
 
 def _validation(job: ArmJob, networks: Mapping[str, nn.Module]) -> float | None:
     """Mean validation score over the sites that train; it selects learning rates and personalized arms."""
-    scores = []
-    for manifest in load_federation(job.sites):
-        if manifest.trains:
-            score = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name).validate(networks[manifest.name])
-            if score is not None:
-                scores.append(score)
-    return fmean(scores) if scores else None
+    trained = [manifest for manifest in load_federation(job.sites) if manifest.trains]
+    scores = [ReconstructionTask(m, job.recipe, job.maps / m.name).validate(networks[m.name]) for m in trained]
+    known = [score for score in scores if score is not None]
+    return fmean(known) if known else None
 
 
 def _base_bytes(run: RunFolder) -> int:
@@ -326,22 +311,8 @@ def _base_bytes(run: RunFolder) -> int:
 
 
 def _rows(job: ArmJob, arm: str, manifest: SiteManifest, volumes: Sequence[Mapping[str, Any]]) -> list[ScoreRow]:
-    return [
-        ScoreRow(
-            job.modality,
-            job.table,
-            arm,
-            job.seed,
-            manifest.name,
-            manifest.unseen,
-            volume["volume"],
-            volume["psnr"],
-            volume["ssim"],
-            volume["nmse"],
-            volume.get("foreground_ssim"),
-        )
-        for volume in volumes
-    ]
+    key = (job.modality, job.table, arm, job.seed, manifest.name, manifest.unseen)
+    return [ScoreRow(*key, v["volume"], v["psnr"], v["ssim"], v["nmse"], v.get("foreground_ssim")) for v in volumes]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The arms of a comparison: a recipe with what the comparison sets, or training with all data in one place."""
+"""Arms of a comparison: a recipe with the network and steps of the comparison, or training without a federation."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from recon import DATA_CONSISTENCY, MODALITIES
+
 from ..recipes import LIBRARY, NetworkSection, Recipe, load_recipe, recipe_path
+from .hospitals import COMPARED
 
 Kind = Literal["federated", "local", "classical", "joint", "sequential"]
 
@@ -17,36 +20,34 @@ class Arm:
 
     Parameters
     ----------
-    name
-        Of the line.
     recipe
         Name of a recipe in the library, or the path of a TOML file.
     overrides
-        Assignments as of ``--set``; ``{last}`` is the number of the last cascade.
+        Assignments as for ``--set``; ``{last}`` is the number of the last cascade.
     kind
-        ``federated``; ``local``, every site on its own; ``classical``, methods without training; ``joint`` and
-        ``sequential`` have the data of all sites in one place, see :class:`CentralArm`.
+        ``federated``; ``local``: every site trains alone; ``classical``: methods without training; ``joint`` and
+        ``sequential``: the data of all sites are in one place, see :class:`CentralArm`.
     modalities
-        Where the arm makes sense.
+        Modalities in which the arm is run.
     """
 
     name: str
     recipe: str = "fedavg"
     overrides: tuple[str, ...] = ()
     kind: Kind = "federated"
-    modalities: tuple[str, ...] = ("mri", "ct")
+    modalities: tuple[str, ...] = COMPARED
 
     @property
     def path(self) -> Path:
-        """The recipe's file."""
+        """File of the recipe."""
         return Path(self.recipe) if self.recipe.endswith(".toml") else LIBRARY / f"{self.recipe}.toml"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all arms of a table have in common: the network, and how long each site trains.
+    """Network and training common to all arms of a table.
 
-    A method's own parts of the network (normalization, conditions, adapters ...) come from its recipe.
+    Parts of the network that a method adds (normalization, conditions, adapters ...) come from its recipe.
     """
 
     network: NetworkSection
@@ -55,13 +56,8 @@ class Budget:
     learning_rate: float
     tv_weights: tuple[float, ...]
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of every site in every federated and local arm."""
-        return self.rounds * self.steps_per_round
-
     def times(self, factor: int) -> "Budget":
-        """So many times the rounds."""
+        """The same with ``factor`` times the rounds."""
         return replace(self, rounds=self.rounds * factor)
 
     def recipe(
@@ -74,9 +70,14 @@ class Budget:
         rate: float = 1.0,
         value: int | None = None,
     ) -> Recipe:
-        """The recipe of an arm, on this network and within this budget.
+        """Recipe of an arm on this network, with these steps.
 
-        ``rate`` times its learning rate; ``value`` counts those of its ``[tuning]``, None is its own.
+        Parameters
+        ----------
+        rate
+            Factor on the learning rate.
+        value
+            Number of a value in the recipe's ``[tuning]``; None: the recipe's own value.
 
         Raises
         ------
@@ -91,7 +92,7 @@ class Budget:
         network = own.network
         if network.adapter != "none":
             network = network.model_copy(update={"base": None if base is None else str(base)})
-        # A personal stage is made within the budget, unless it is shorter than a round: then it comes on top.
+        # A personal stage replaces rounds, unless it is shorter than a round: then its steps are added.
         fine_tune = own.personal.steps
         if fine_tune >= self.steps_per_round:
             fine_tune = max(1, self.rounds // 5) * self.steps_per_round
@@ -107,7 +108,7 @@ class Budget:
             }
         )
         personal = own.personal.model_copy(update={"steps": fine_tune, "learning_rate": rate * self.learning_rate / 4})
-        classical = ("zero_filled", "tv") if modality == "mri" else ("fbp", "tv")
+        classical = MODALITIES[modality].baselines
         evaluation = own.evaluation.model_copy(
             update={
                 "arms": classical if arm.kind == "classical" else (),
@@ -115,19 +116,12 @@ class Budget:
                 "tv_weights_ct": self.tv_weights,
             }
         )
-        tables = {
-            "name": arm.name,
-            "network": network,
-            "training": training,
-            "federation": federation,
-            "personal": personal,
-            "evaluation": evaluation,
-        }
-        return own.model_copy(update=tables)
+        sections = {"training": training, "federation": federation, "personal": personal, "evaluation": evaluation}
+        return own.model_copy(update={"name": arm.name, "network": network, **sections})
 
 
 def arm_of(path: Path | str) -> Arm:
-    """The arm of a recipe, a file or a name in the library; for CT alone where its data consistency is.
+    """Arm of a recipe, a file or a name in the library, in the modalities of its data consistency.
 
     Raises
     ------
@@ -136,20 +130,20 @@ def arm_of(path: Path | str) -> Arm:
     """
     path = recipe_path(path)
     recipe = load_recipe(path)
-    only_ct = recipe.network.consistency == "primal_dual"
-    return Arm(recipe.name, str(path), modalities=("ct",) if only_ct else ("mri", "ct"))
+    only = getattr(DATA_CONSISTENCY[recipe.network.consistency], "only_for", "")
+    return Arm(recipe.name, str(path), modalities=(only,) if only else COMPARED)
 
 
-#: What of a network is no module of its own: LoRA and scales change weights, which FedAvg trains anyway; a twin without
-#: mutual learning is nothing that anybody asks about.
+#: Keys of the network that add no module to FedAvg: LoRA and scales change weights, which FedAvg trains anyway; a twin
+#: is useful with mutual learning only.
 _NO_MODULES = ("adapter", "adapter_size", "base", "twin")
 
 
 def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
-    """Plain FedAvg on the network of a method that adds modules to that of the comparison.
+    """Plain FedAvg on the network of a method that adds modules to the network of the comparison.
 
-    What is added is shared, what FedAvg keeps is kept; prompts come with their base, which trains here like all else.
-    None where a method adds nothing, or is nothing but that.
+    Added modules are shared; parameters that FedAvg keeps at the site are kept. Prompts bring their base, which trains
+    too. None if the method adds no module, or differs from FedAvg in its modules only.
 
     Raises
     ------
@@ -175,11 +169,11 @@ def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
 
 
 def _named_by(parts: Mapping[str, Any]) -> str:
-    """``fedavg`` with the parts, by their digest where that is no name any more."""
+    """``fedavg`` followed by the parts, or by a digest of them if that is longer than 64 characters."""
     name = "_".join(("fedavg", *(key if value is True else f"{key}_{value}" for key, value in parts.items()))).lower()
     return name if len(name) <= 64 else f"fedavg_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def every_recipe() -> list[Arm]:
-    """The arms of all recipes that come with fedrecon, by name."""
+    """Arms of all recipes in the library, by name."""
     return [arm_of(path) for path in sorted(LIBRARY.glob("*.toml"))]

@@ -66,17 +66,17 @@ class CentralArm:
         return {site: copy.deepcopy(network) for site, network in networks.items()}
 
     def _networks(self, tasks: Mapping[str, ReconstructionTask]) -> dict[str, nn.Module]:
-        """One network per site; their shared and frozen parameters are the same tensors."""
+        """One network per site; their shared parameters are the same tensors."""
         seed = self.recipe.federation.seed
         networks = {site: initial_network(task.network, seed) for site, task in tasks.items()}
-        first = next(iter(networks.values()))
-        scope, parameters = parameter_scope(first, self.recipe.scope.rules()), dict(first.named_parameters())
-        for name in scope.frozen:
-            parameters[name].requires_grad_(False)
-        for network in list(networks.values())[1:]:
-            for name in (*scope.shared, *scope.frozen):
+        shared = dict(next(iter(networks.values())).named_parameters())
+        for network in networks.values():
+            scope = parameter_scope(network, self.recipe.scope.rules())
+            for name in scope.frozen:
+                network.get_parameter(name).requires_grad_(False)
+            for name in scope.shared:
                 parent, _, leaf = name.rpartition(".")
-                setattr(network.get_submodule(parent), leaf, parameters[name])
+                setattr(network.get_submodule(parent), leaf, shared[name])
         return networks
 
     def _best(

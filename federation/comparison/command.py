@@ -1,4 +1,4 @@
-"""The command ``fedrecon compare``: what its options ask for, checked before anything is trained."""
+"""Options of the command ``fedrecon compare``, checked before anything is trained, and their effect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,32 +18,14 @@ from .tables import write_tables
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Options of ``fedrecon compare``, named as on the command line where that is a Python name.
+    """Options of ``fedrecon compare``, see its ``--help``.
 
-    Parameters
-    ----------
-    preset
-        A name in :data:`PRESETS`.
-    recipes
-        Files of recipes beside those of the preset.
-    every
-        ``--all``: also every recipe of the library.
-    sites
-        Folder of manifests: the user's own sites instead of simulated hospitals.
-    out
-        Folder of the comparison; None: :attr:`folder`.
-    published
-        ``--from``: published tables to go on from.
-    modality
-        One modality only.
-    seeds
-        Number of training seeds of every arm; None: as the preset says.
-    tables
-        Train nothing, write the tables of what is there.
-    publish
-        Folder that also receives the tables, without networks.
-    jobs
-        Arms at a time.
+    ``every`` is ``--all``, ``published`` is ``--from``; None: the default.
+
+    Raises
+    ------
+    DataError
+        If two options contradict each other.
     """
 
     preset: str = "laptop"

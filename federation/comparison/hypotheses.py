@@ -1,26 +1,21 @@
-"""What was expected before anything was run: pairs of arms, and the difference that each claim needs."""
+"""Claims registered before the runs: pairs of arms, and the difference that each claim needs."""
 
 from dataclasses import dataclass
 
 from recon import Aim
 
+from .hospitals import COMPARED
 from .presets import WRONG_OPERATOR
 
-#: Arms that are decided on validation scores, never on those of the test: the best personalized method, and the best
-#: federated one of all.
+#: Arms selected by validation scores, never by test scores: the best personalized and the best federated arm.
 BEST_PERSONAL, BEST_FEDERATED = "best_personal", "best_federated"
-#: H8: the most that may travel, of FedAvg's round trip.
+#: H8: largest part of FedAvg's bytes, up and down, that may travel.
 _FEW_BYTES = 0.06
 
 
 @dataclass(frozen=True)
 class Claim:
-    """``arm`` less ``reference`` in one table.
-
-    ``unseen`` compares at the sites that took part in nothing. ``bytes_below`` is the most that the arm may send and
-    receive of what the reference does. ``one_sign`` names a claim that holds only where it and the others of its family
-    agree in sign.
-    """
+    """A claim about the difference ``arm`` less ``reference`` in one table."""
 
     key: str
     text: str
@@ -28,15 +23,15 @@ class Claim:
     reference: str
     aim: Aim
     table: str = "together"
-    modalities: tuple[str, ...] = ("mri", "ct")
-    unseen: bool = False
-    bytes_below: float | None = None
-    one_sign: str = ""
+    modalities: tuple[str, ...] = COMPARED
+    unseen: bool = False  # compare at unseen sites only
+    bytes_below: float | None = None  # the arm's bytes, up and down, must be below this part of the reference's
+    one_sign: str = ""  # name of a family of claims: one holds only if all of the family agree in sign
 
 
 _ONE_AND_A_HALF, _ABOVE_ZERO = Aim.at_least(1.5), Aim.above(0.0)
 
-#: H1 to H9 as they were registered. H6 counts what the federation loses, so its sign is turned.
+#: H1 to H9 as registered. H6 counts the loss of the federation, so its sign is reversed.
 CLAIMS = (
     Claim("H1.same_start", "physics: FedAvg less the same network without data consistency, from the same start",
           "fedavg", "no_physics", _ONE_AND_A_HALF),

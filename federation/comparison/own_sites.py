@@ -1,4 +1,4 @@
-"""A comparison at sites of the user's: what a preset runs, on their data in the place of simulated hospitals."""
+"""Comparison at the user's own sites: arms and steps of a preset, on their data instead of simulated hospitals."""
 
 import os
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ OWN_SITES = "own sites"
 
 @dataclass(frozen=True)
 class OwnSites(Preset):
-    """A preset at given sites: its arms without adapters, whose base nobody trained, in one table."""
+    """A preset at given sites, in one table, without arms on adapters: no base exists for them."""
 
     has_base: ClassVar[bool] = False
-    #: The folder of the manifests, and what each says.
+    #: Folder of the manifests, and the text of each by site.
     sites: Path = Path()
     manifests: dict[str, str] = field(default_factory=dict)
 
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
-        """Write the manifests of one modality, with the data where they are."""
+        """Write the manifests of one modality; data are not copied."""
         tables = []
         for manifest in _of_modality(load_federation(self.sites), modality):
             entry = manifest.model_dump(mode="json", exclude_none=True)
@@ -35,7 +35,7 @@ class OwnSites(Preset):
         write_sites(out, tables, overwrite=True)
 
     def refresh(self, sites: Path) -> None:
-        """Let the manifests that were made name the devices that those of the user name now."""
+        """Copy the devices of the user's manifests into the existing ones."""
         devices = {manifest.name: manifest.device for manifest in read_federation(self.sites)}
         for path in sorted(sites.glob("*.toml")):
             manifest = load_manifest(path)
@@ -50,7 +50,7 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSite
     Raises
     ------
     DataError
-        If a manifest or file cannot be used, a site has nothing to be scored on, or too few sites train.
+        If a manifest or file cannot be used, a site has no test files with references, or fewer than two sites train.
     """
     manifests = load_federation(folder)
     chosen = [modality for modality in modalities if _of_modality(manifests, modality)]
@@ -66,7 +66,7 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSite
         "budgets": {modality: preset.budgets[modality] for modality in chosen},
         "arms": tuple(arm for arm in preset.arms if arm.name in names),
     }
-    # Where a site computes changes nothing of what is compared.
+    # The device of a site does not change results.
     described = {m.name: m.model_copy(update={"device": None}).to_toml() for m in manifests}
     return OwnSites(**known, sites=folder.resolve(), manifests=described)
 
@@ -76,7 +76,7 @@ def _of_modality(manifests: Sequence[SiteManifest], modality: str) -> list[SiteM
 
 
 def _require_comparable(folder: Path, modality: str, manifests: Sequence[SiteManifest]) -> None:
-    """Refuse, before anything is trained, sites that cannot be scored or that are no federation."""
+    """Refuse sites that cannot be scored, or fewer than two that train, before anything is trained."""
     for manifest in manifests:
         key = "data.test"
         if not manifest.data.test:

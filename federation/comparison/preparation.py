@@ -11,8 +11,9 @@ from ..sites import SPLITS, SiteManifest, load_federation, read_federation
 from ..worker_pool import run_jobs
 from .arm_runs import ArmJob, measurement_scores, quiet
 from .arms import Arm
+from .hospitals import HOSPITALS
 from .plan import table_folder
-from .presets import WRONG_OPERATOR, Preset, TableSpec, write_wrong_operators
+from .presets import WRONG_OPERATOR, Preset, TableSpec
 from .published import CLASSICAL_RUN
 
 #: PSNR of the same data differs far less between processors, PSNR of other data far more.
@@ -68,7 +69,7 @@ def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: 
     if not done.exists():
         if table.name == WRONG_OPERATOR:
             right = folder.parent / table_folder(preset.tables[0].name) / "sites"
-            write_wrong_operators(folder / "sites", right, preset.size)
+            HOSPITALS[modality].write_wrong(folder / "sites", right, preset.size)
         else:
             preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
         write_atomically(done, b"")

@@ -1,27 +1,17 @@
-"""What a comparison runs: hospitals, network, steps, tables, arms and seeds, in two sizes."""
+"""Presets of a comparison: simulated hospitals, network, steps, tables, arms and seeds, in two sizes."""
 
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from recon import SEEDS_OF_SMALL_EFFECT, ScanSimulation, Simulation
+from recon import SEEDS_OF_SMALL_EFFECT
 
 from ..recipes import NetworkSection
-from ..sites import (
-    SimulatedScanner,
-    SimulatedSite,
-    make_ct_demo_sites,
-    make_demo_sites,
-    read_federation,
-    scan_of,
-    write_sites,
-)
 from .arms import Arm, Budget
+from .hospitals import COMPARED, HOSPITALS
 
 #: Arms that the hypotheses need.
 ARMS = (
@@ -46,84 +36,15 @@ ARMS = (
     Arm("int8", "int8"),
     Arm("topk", "topk"),
 )
-#: Arms of the federation that are personal to a site.
+#: Federated arms with a personal part at every site.
 PERSONAL_ARMS = ("finetune", "kept_last_cascade")
-#: Arms that compete for being the best federated one.
+#: Candidates for the best federated arm.
 FEDERATED_ARMS = ("fedavg", *PERSONAL_ARMS, "conditioned", "conditioned_step", "kept_weighting", "shared_step")
 _FEW = ("classical", "local", "fedavg", *PERSONAL_ARMS)
-#: What may depend on how sites differ: where the data consistency lives, what is conditioned, what is personal.
+#: Arms that may depend on how sites differ: in the place of the data consistency, conditions and personal parts.
 _ONE_FACTOR = (*_FEW, "no_physics", "shared_step", "kept_weighting", "conditioned_step", "conditioned")
-#: What H6 compares.
+#: Arms of H6.
 _MORE_STEPS = ("classical", "fedavg", "finetune", "joint")
-
-#: Hospitals of the comparison: another operator, another dose and another anatomy at every site.
-MRI_SITES = (
-    SimulatedSite("random4", 4, "t1", Simulation("random", 4, 0.08, noise_std=0.01)),
-    SimulatedSite("equispaced3", 6, "t2", Simulation("equispaced", 3, 0.08, noise_std=0.03)),
-    SimulatedSite("partial3", 8, "flair", Simulation("partial_fourier", 3, 0.08, noise_std=0.02)),
-    SimulatedSite("random6", 8, "pd", Simulation("random", 6, 0.08, noise_std=0.005)),
-    SimulatedSite("plane6", 6, "t2", Simulation("gaussian", 6, 0.08, noise_std=0.01)),
-    SimulatedSite("unseen", 6, "t1", Simulation("random", 8, 0.06, noise_std=0.02), unseen=True),
-)
-
-
-def ct_sites(size: int) -> tuple[SimulatedScanner, ...]:
-    """HyperFed's five protocols, a sparse and a limited scan, and an unseen one, at an image size."""
-    sparse, unseen = (max(8, scan_of(2, size)[1].shape[0] // part) for part in (4, 3))
-    return (
-        SimulatedScanner("protocol1", 1, "chest"),
-        SimulatedScanner("protocol2", 2, "abdomen"),
-        SimulatedScanner("protocol3", 3, "pelvis"),
-        SimulatedScanner("protocol4", 4, "knee"),
-        SimulatedScanner("protocol5", 5, "head"),
-        SimulatedScanner("sparse", 2, "chest", ScanSimulation(views=sparse)),
-        SimulatedScanner("limited", 4, "pelvis", ScanSimulation(arc_deg=120)),
-        SimulatedScanner("unseen", 2, "abdomen", ScanSimulation(views=unseen), unseen=True),
-    )
-
-
-def _mri_variant(name: str) -> tuple[SimulatedSite, ...]:
-    alike = {
-        "operator only": lambda s: replace(s, n_coils=6, family="t1", simulate=replace(s.simulate, noise_std=0.01)),
-        "noise only": lambda s: replace(
-            s, n_coils=6, family="t1", simulate=replace(MRI_SITES[0].simulate, noise_std=s.simulate.noise_std)
-        ),
-        "anatomy only": lambda s: replace(s, n_coils=6, simulate=MRI_SITES[0].simulate),
-    }
-    return tuple(alike[name](site) for site in MRI_SITES)
-
-
-def _ct_variant(name: str, size: int) -> tuple[SimulatedScanner, ...]:
-    alike = {
-        "operator only": lambda s: replace(s, family="chest", photons=1e5),
-        "noise only": lambda s: replace(
-            s, protocol=2, family="chest", simulate=None, photons=scan_of(s.protocol, size)[2]
-        ),
-        "anatomy only": lambda s: replace(s, protocol=2, simulate=None),
-    }
-    return tuple(alike[name](site) for site in ct_sites(size))
-
-
-def write_wrong_operators(out: Path, like: Path, size: int) -> None:
-    """Write the sites of ``like`` with the same data, whose operators are wrong.
-
-    In CT the axis is half a pixel of the image off, in MRI the maps are made of the low frequencies alone; the
-    reference is then the root sum of squares, which does not depend on maps.
-    """
-    out.mkdir(parents=True, exist_ok=True)  # the root of the data is relative to it
-    protocols = {site.name: site.protocol for site in ct_sites(size)}
-    tables = []
-    for manifest in read_federation(like):
-        table = manifest.model_dump(mode="json", exclude_none=True)
-        if manifest.modality == "ct":
-            grid, scan, _ = scan_of(protocols[manifest.name], size)
-            error = 0.5 * grid.pixel_mm * scan.source_to_detector_mm / scan.source_to_axis_mm
-            table["simulate"] = {**table.get("simulate", {}), "axis_error_mm": error}
-        else:
-            table["data"] |= {"maps": "low_resolution", "reference": "rss"}
-        table["data"]["root"] = os.path.relpath(manifest.root, out)
-        tables.append(table)
-    write_sites(out, tables, overwrite=True)
 
 
 def _plain(value: Any) -> Any:
@@ -132,19 +53,19 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its hospitals, training volumes per site, steps relative to the preset, arms and seeds."""
+    """One table: arms, seeds, training volumes per site, and a factor on the steps of the preset."""
 
     name: str
     arms: tuple[str, ...]
     seeds: int
     train: int
     steps: int = 1
-    modalities: tuple[str, ...] = ("mri", "ct")
+    modalities: tuple[str, ...] = COMPARED
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A comparison of some size."""
+    """A comparison of one size."""
 
     name: str
     size: int
@@ -154,21 +75,20 @@ class Preset:
     budgets: dict[str, Budget]
     tables: tuple[TableSpec, ...]
     arms: tuple[Arm, ...] = ARMS
-    #: Factors on the learning rate that every arm is tried with, on validation data; one is no trial. Where the best of
-    #: an arm is at an end, half or twice as much is tried too, at most ``more_rates`` times.
+    #: Factors on the learning rate that are tried for every arm on validation data; a single one needs no trial. If the
+    #: best is the smallest or largest, half or twice the rate is tried too, at most ``more_rates`` times.
     rates: tuple[float, ...] = (1.0,)
     more_rates: int = 3
-    #: Training seeds of arms that a claim compares, where the difference that was found with those of the table is
-    #: small; 0 leaves it at those.
+    #: Training seeds of arms whose difference a claim needs, if it is small with the seeds of the table; 0: no more.
     small_effect_seeds: int = 0
     data_seed: int = 0
-    #: Draws the data that a frozen base is trained on.
+    #: Seed of the data on which a frozen base is trained.
     base_seed: int = 1000
-    #: Whether there are hospitals of another draw, to train that base at.
+    #: Whether sites of another draw exist for training that base.
     has_base: ClassVar[bool] = True
 
     def described(self) -> dict[str, Any]:
-        """All of it as JSON can say it."""
+        """All fields as JSON."""
         described: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
         return described
 
@@ -181,42 +101,33 @@ class Preset:
         )
 
     def refresh(self, sites: Path) -> None:
-        """Bring hospitals that were made before up to date with what may change of them: of simulated ones, nothing."""
+        """Update existing manifests where they may change; those of simulated hospitals never do."""
 
     def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
-        """Write the hospitals of a table, or those of another draw that a base is trained at."""
+        """Write the sites of a table, or with ``base`` the sites of another draw for training a base."""
         seed = self.base_seed if base else self.data_seed
         counts = {"train": table.train, "validation": self.validation, "test": 1 if base else self.test}
-        if modality == "mri":
-            sites: Sequence[SimulatedSite] = MRI_SITES if table.name not in VARIANTS else _mri_variant(table.name)
-            make_demo_sites(out, size=self.size, seed=seed, slices=self.slices, sites=sites, overwrite=True, **counts)
-            return
-        known = table.name in VARIANTS
-        scanners = _ct_variant(table.name, self.size) if known else ct_sites(self.size)
-        make_ct_demo_sites(
-            out, size=self.size, seed=seed, slices=self.slices, sites=scanners, jobs=jobs, overwrite=True, **counts
+        hospitals = HOSPITALS[modality]
+        hospitals.make(
+            out,
+            size=self.size,
+            seed=seed,
+            slices=self.slices,
+            sites=hospitals.of_table(table.name, self.size),
+            jobs=jobs,
+            overwrite=True,
+            **counts,
         )
 
 
-#: Tables whose hospitals differ in one thing only.
-VARIANTS = ("operator only", "noise only", "anatomy only")
-#: The table with the data of ``together`` and operators that are wrong.
+#: The table with the data of ``together`` and wrong operators.
 WRONG_OPERATOR = "operator wrong"
 
 _NAMES = tuple(arm.name for arm in ARMS)
 
 
-def _network(cascades: int, channels: int, depth: int) -> NetworkSection:
-    return NetworkSection(
-        cascades=cascades,
-        regularizer="cnn",
-        channels=channels,
-        depth=depth,
-        consistency="gradient",
-    )
-
-
-def _budgets(rounds: int, steps: int, network: NetworkSection) -> dict[str, Budget]:
+def _budgets(rounds: int, steps: int, channels: int) -> dict[str, Budget]:
+    network = NetworkSection(cascades=6, regularizer="cnn", channels=channels, depth=3, consistency="gradient")
     mri = Budget(network, rounds, steps, 6e-3, (2e-3, 5e-3, 1e-2, 2e-2, 4e-2))
     return {
         "mri": mri,
@@ -236,7 +147,7 @@ PRESETS = {
         slices=4,
         validation=1,
         test=4,
-        budgets=_budgets(8, 12, _network(6, 8, 3)),
+        budgets=_budgets(8, 12, 8),
         tables=(
             TableSpec("together", _NAMES, seeds=1, train=8),
             TableSpec(WRONG_OPERATOR, ("classical", "local", "fedavg", "corrected"), seeds=1, train=8),
@@ -248,7 +159,7 @@ PRESETS = {
         slices=4,
         validation=1,
         test=8,
-        budgets=_budgets(10, 16, _network(6, 12, 3)),
+        budgets=_budgets(10, 16, 12),
         tables=(
             TableSpec("together", _NAMES, seeds=3, train=8),
             TableSpec(WRONG_OPERATOR, ("classical", "fedavg", "corrected"), seeds=3, train=8),

@@ -1,4 +1,4 @@
-"""Tables of a comparison in a folder of their own, to be read by others, who can go on where they end."""
+"""Published tables: scores and results of a comparison without networks, from which another comparison can go on."""
 
 import gzip
 from collections.abc import Collection, Mapping
@@ -17,18 +17,19 @@ from .plan import table_folder
 
 #: Results by modality and table, by arm and by seed.
 Results = Mapping[tuple[str, str], Mapping[str, Mapping[int, ArmResult]]]
-#: Name of the file: an arm, with one seed, a line.
-ARMS = "arms.jsonl"
-#: Name of the arm that scores all classical methods.
+#: File with the results of all arms: a line per arm and seed.
+ARMS_FILE = "arms.jsonl"
+#: Arm that scores all classical methods.
 CLASSICAL_RUN = "classical"
-#: What scores are called, packed and not; and what is published beside them.
+#: Files with scores, packed and plain, and the files published beside them.
 _SCORES = ("scores.csv.gz", "scores.csv")
-_FILES = ("preset.json", ARMS, "beside.json", "hypotheses.json", "comparison.csv", "comparison.json", "comparison.tex")
+_FILES = ("preset.json", ARMS_FILE, "beside.json", "hypotheses.json",
+          "comparison.csv", "comparison.json", "comparison.tex")  # fmt: skip
 _ADVICE = "choose results that are whole"
 
 
 class ArmRecord(Section):
-    """One line of the file: an arm of a table with one seed, the digest of its method, and its result."""
+    """One line of :data:`ARMS_FILE`: an arm of a table with one seed, the digest of its method, and its result."""
 
     modality: str
     table: str
@@ -45,7 +46,7 @@ class ArmRecord(Section):
     @model_validator(mode="after")
     def _complete(self) -> "ArmRecord":
         if (missing := self.result.missing) and self.arm != CLASSICAL_RUN:
-            raise ValueError(f"facts of an arm that was trained, without {', '.join(missing)}")
+            raise ValueError(f"the result of a trained arm lacks {', '.join(missing)}")
         return self
 
 
@@ -60,17 +61,17 @@ def write_arms(out: Path, results: Results) -> None:
                     modality=modality, table=table, arm=arm, seed=seed, recipe=result.recipe or "", facts=facts
                 )
                 lines.append(record.model_dump_json() + "\n")
-    write_atomically(out / ARMS, "".join(lines).encode())
+    write_atomically(out / ARMS_FILE, "".join(lines).encode())
 
 
 @dataclass(frozen=True)
 class Published:
-    """Tables that were published: arms with their scores."""
+    """Published arms with their scores."""
 
     arms: tuple[tuple[ArmRecord, tuple[ScoreRow, ...]], ...]
 
     def put(self, out: Path, modalities: Collection[str]) -> int:
-        """Write the arms of these modalities into a comparison's folder, but for those that it has; how many."""
+        """Write arms of these modalities that a comparison's folder lacks; returns their number."""
         count = 0
         for record, scores in self.arms:
             folder = out / record.modality / table_folder(record.table) / f"seed{record.seed}" / record.arm
@@ -83,25 +84,25 @@ class Published:
 
 
 def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities: Collection[str]) -> None:
-    """Refuse, before hours are spent, to publish what may not be, or where something else lies; make the folder.
+    """Check that a comparison may be published in a folder, before anything is trained; create the folder.
 
     Parameters
     ----------
     preset
-        Of the comparison, as :meth:`federation.comparison.presets.Preset.described` says it.
+        From :meth:`federation.comparison.presets.Preset.described`.
     modalities
-        What the comparison may gain arms of.
+        Modalities in which the comparison may still gain arms.
 
     Raises
     ------
     DataError
-        If the comparison is one of a user's own sites, the folder cannot be made or holds anything but tables of the
-        same preset, or these have arms of another modality that the comparison has not.
+        If the comparison has the user's own sites, the folder cannot be created or holds anything but tables of the
+        same preset, or these tables have arms of other modalities that the comparison lacks.
     """
     if "sites" in preset:
         raise DataError(
-            f"{out}: is a comparison of your own sites, and its scores name their volumes; expected one at simulated "
-            "hospitals, which alone is published"
+            f"{out}: is a comparison of your own sites, and its scores name their volumes; expected a comparison at "
+            "simulated hospitals, only these are published"
         )
     if folder.resolve() == out.resolve():
         raise DataError(f"{folder}: is the folder of the comparison; choose another for the published tables")
@@ -115,22 +116,24 @@ def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities
     if not there:
         return
     if not (folder / "preset.json").exists():
-        raise DataError(f"{folder}: has no preset.json, so its tables are of nobody knows what; choose another folder")
+        raise DataError(
+            f"{folder}: has no preset.json, so it is unknown which preset made its tables; choose another folder"
+        )
     _require_preset(folder, preset, "tables", "choose another folder")
-    lost = {arm for arm in _arms_in(folder / ARMS) - _arms_in(out / ARMS) if arm[0] not in modalities}
+    lost = {arm for arm in _arms_in(folder / ARMS_FILE) - _arms_in(out / ARMS_FILE) if arm[0] not in modalities}
     if lost:
         modality, table, arm, seed = min(lost)
         what = f"{len(lost)} arms" if len(lost) > 1 else "an arm"
         raise DataError(
-            f"{folder}: holds {what} that {out} has not, or leaves out ({arm}, seed {seed}, {modality}, {table!r}); go "
-            "on from them with --from, without --modality, or choose another folder"
+            f"{folder}: holds {what} that {out} lacks or leaves out ({arm}, seed {seed}, {modality}, {table!r}); go on "
+            "from them with --from, without --modality, or choose another folder"
         )
 
 
 def publish(out: Path, folder: Path) -> int:
     """Copy the tables of a comparison, without networks, to a folder that :func:`read_published` reads.
 
-    Scores are packed. Tables of the same preset that lie there are replaced.
+    Scores are packed. Older tables of the same preset are replaced.
 
     Returns
     -------
@@ -139,11 +142,11 @@ def publish(out: Path, folder: Path) -> int:
     Raises
     ------
     DataError
-        As :func:`require_place`; or if the folder has arms that the comparison has not, which would be lost.
+        As :func:`require_place`, for arms of every modality.
     """
     require_place(out, folder, read_json(out / "preset.json", _ADVICE), ())
-    arms = _arms_in(out / ARMS)
-    # First the preset, which says whose tables these are, so that who is cut short may do it again.
+    arms = _arms_in(out / ARMS_FILE)
+    # The preset is written first: after an interruption the folder still counts as tables of this preset.
     for name in _FILES:
         write_atomically(folder / name, (out / name).read_bytes())
     packed, plain = (folder / name for name in _SCORES)
@@ -153,7 +156,7 @@ def publish(out: Path, folder: Path) -> int:
 
 
 def _require_preset(folder: Path, preset: Mapping[str, Any], what: str, advice: str) -> None:
-    """Refuse tables of another preset, or of another state of it."""
+    """Refuse tables of another preset, or of another version of it."""
     found = read_json(folder / "preset.json", advice)
     if without_seeds(found) != without_seeds(preset):
         raise DataError(
@@ -169,16 +172,16 @@ def _arms_in(path: Path) -> set[tuple[str, str, str, int]]:
 
 
 def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
-    """Read tables that were published.
+    """Read published tables.
 
     Raises
     ------
     DataError
-        If they are of another preset, or a file of theirs is missing or cannot be used.
+        If they belong to another preset, or a file is missing or cannot be used.
     """
     packed, plain = (folder / name for name in _SCORES)
     scores_file = packed if packed.is_file() else plain
-    for path in (folder / "preset.json", scores_file, folder / ARMS):
+    for path in (folder / "preset.json", scores_file, folder / ARMS_FILE):
         if not path.is_file():
             raise DataError(
                 f"{folder}: has no {path.name}; choose the folder of a comparison, or of its published tables"
@@ -191,12 +194,12 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
         rows.setdefault((row.modality, row.table, arm, row.seed), []).append(row)
     arms = []
     volumes: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for number, line in enumerate((folder / ARMS).read_bytes().splitlines(), 1):
-        record = _record(folder / ARMS, number, line)
+    for number, line in enumerate((folder / ARMS_FILE).read_bytes().splitlines(), 1):
+        record = _record(folder / ARMS_FILE, number, line)
         if record.modality not in preset["budgets"] or record.table not in tables:
             found_table = f"table {record.table!r} of {record.modality!r}"
             raise data_error(
-                folder / ARMS, f"line {number}", found_table, f"one of the preset: {sorted(tables)}", _ADVICE
+                folder / ARMS_FILE, f"line {number}", found_table, f"one of the preset: {sorted(tables)}", _ADVICE
             )
         scores = rows.get((record.modality, record.table, record.arm, record.seed), [])
         scored = {(row.site, row.volume) for row in scores}
@@ -208,7 +211,7 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
 
 
 def without_seeds(preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a preset decides an arm's scores: all but how many seeds there are."""
+    """A preset without the numbers of seeds, which do not change the scores of an arm."""
     plain = {name: value for name, value in preset.items() if name != "small_effect_seeds"}
     tables = [{name: value for name, value in table.items() if name != "seeds"} for table in preset.get("tables", ())]
     budgets = {

@@ -1,8 +1,8 @@
-"""The tables of a comparison, and what became of the hypotheses."""
+"""Write the tables of a comparison, and the verdicts on its hypotheses."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,14 +28,15 @@ from ..experiment import Say, measurement_text
 from ..recipes import LOCAL, classical_arms
 from .arm_result import RESULT_FILE, ArmResult
 from .arm_runs import TRIAL_SEED, quiet
+from .hospitals import HOSPITALS, VARIANTS
 from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
-from .presets import FEDERATED_ARMS, PERSONAL_ARMS, VARIANTS, WRONG_OPERATOR
+from .presets import FEDERATED_ARMS, PERSONAL_ARMS, WRONG_OPERATOR
 from .published import CLASSICAL_RUN, Results, write_arms
 from .verdicts import judge, short_of_seeds
 
-#: Arms that every other is compared with; without the first there is no table.
+#: Reference arms; a table needs the first.
 REFERENCES = ("fedavg", LOCAL)
-#: What to do about a record of the preset that cannot be read.
+#: Advice for a preset.json that cannot be read.
 DAMAGED_PRESET = "the same command with another --out begins with writing one: copy it here"
 #: Modality and name of a table.
 Key = tuple[str, str]
@@ -44,10 +45,10 @@ ByArm = Mapping[str, Mapping[int, ArmResult]]
 
 
 def write_tables(out: Path, say: Say) -> Path:
-    """Write the tables of all arms that were run.
+    """Write the tables of all arms that have run; returns the page.
 
-    ``scores.csv``, ``arms.jsonl`` (result of every arm), ``beside.json`` (what verdicts need beside the scores),
-    ``hypotheses.json``, ``comparison.*``.
+    Files are ``scores.csv``, ``arms.jsonl`` (results), ``beside.json`` (selected arms and bytes, which verdicts need
+    beside the scores), ``hypotheses.json`` and ``comparison.*``.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def write_tables(out: Path, say: Say) -> Path:
 
 
 def small_effects(out: Path) -> dict[Key, set[str]]:
-    """Arms by table that need more seeds for a claim, as their difference is small; with the table's references."""
+    """Arms by table that need more seeds, as a claim rests on a small difference; with the table's references."""
     rows, results = _gather(out, quiet)
     try:
         short = short_of_seeds(rows, _all_beside(results))
@@ -136,7 +137,7 @@ def _of_common_seeds(
 
 
 def _rounded(row: ScoreRow) -> ScoreRow:
-    """To 0.0001 dB and six digits: beyond that no score says anything, and other processors give other digits."""
+    """Scores to 0.0001 dB and six digits; further digits differ between processors."""
     foreground = row.foreground_ssim
     return replace(
         row,
@@ -148,13 +149,11 @@ def _rounded(row: ScoreRow) -> ScoreRow:
 
 
 def _for_seeds(rows: Sequence[ScoreRow], seeds: set[int]) -> list[ScoreRow]:
-    """Rows of these seeds; classical methods, in which nothing is drawn, have the same rows for each."""
-    drawn = [row for row in rows if row.arm not in classical_arms() and row.seed in seeds]
+    """Rows of these seeds; deterministic classical methods have the same rows for every seed."""
+    classical = classical_arms()
+    drawn = [row for row in rows if row.arm not in classical and row.seed in seeds]
     return drawn + [
-        replace(row, seed=seed)
-        for seed in sorted(seeds)
-        for row in rows
-        if row.arm in classical_arms() and row.seed == 0
+        replace(row, seed=seed) for seed in sorted(seeds) for row in rows if row.arm in classical and row.seed == 0
     ]
 
 
@@ -163,7 +162,7 @@ def _all_beside(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def _beside(arms: ByArm) -> dict[str, Any]:
-    """What verdicts need beside the scores: the arms that are best on validation data, and the bytes of every arm."""
+    """Arms that are best on validation data, and bytes of every arm: verdicts need them beside the scores."""
     best = {BEST_PERSONAL: _best(arms, PERSONAL_ARMS), BEST_FEDERATED: _best(arms, FEDERATED_ARMS)}
     sizes = {}
     for arm, by_seed in arms.items():
@@ -209,22 +208,11 @@ def _table(key: Key, rows: Sequence[ScoreRow], results: ByArm, preset: Mapping[s
 def _details(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> ArmDetails:
     """Values of the first seed; the fewest seconds and most memory of all seeds."""
     runs = list(results[arm].values())
-    first = runs[0]
-    return ArmDetails(
-        chosen=first.chosen or {},
-        parameters_shared=first.parameters_shared,
-        parameters_kept=first.parameters_kept,
-        bytes_up=first.bytes_up,
-        bytes_down=first.bytes_down,
-        bytes_base=first.bytes_base,
-        least_steps=first.least_steps,
-        steps=first.steps,
-        trials=first.trials,
-        seconds=min(run.seconds for run in runs if run.seconds is not None),
-        peak_memory_mb=max(run.peak_memory_mb for run in runs if run.peak_memory_mb is not None),
-        label=first.label or "",
-        flags=tuple(_flags(arm, rows, results)),
-    )
+    known = {each.name: getattr(runs[0], each.name) for each in fields(ArmDetails) if each.name != "flags"}
+    known["seconds"] = min(run.seconds for run in runs if run.seconds is not None)
+    known["peak_memory_mb"] = max(run.peak_memory_mb for run in runs if run.peak_memory_mb is not None)
+    known["label"] = known["label"] or ""
+    return ArmDetails(**known, flags=tuple(_flags(arm, rows, results)))
 
 
 def _flags(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> list[str]:
@@ -260,13 +248,6 @@ def _lost(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> list[str]:
         if whole and fmean(own for own, _ in whole) < 0.9 * fmean(other for _, other in whole):
             flags.append(f"{text} below TV")
     return list(dict.fromkeys(flags))
-
-
-#: What is wrong in the table of wrong operators.
-_WRONG = {
-    "mri": "operators with coil maps made of the low frequencies alone",
-    "ct": "operators that place the rotation axis half a pixel off",
-}
 
 
 def _card(
@@ -310,30 +291,27 @@ def _span(rows: Sequence[ScoreRow]) -> str:
 
 
 def _simulated(key: tuple[str, str], spec: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, str]:
-    """What the card says of the hospitals of a preset."""
+    """Entries of the metric card about simulated hospitals."""
     modality, table = key
     size, wrong = preset["size"], table == WRONG_OPERATOR
-    kind = ("rss" if wrong else "coil_combined") if modality == "mri" else "attenuation"
-    maps = ["low_resolution" if wrong else "espirit"] if modality == "mri" else []
-    origin = (
-        "phantoms; k-space of the full grid times coil maps, masked, noise added; maps estimated from the kept samples"
-        if modality == "mri"
-        else "phantoms; projected on a grid twice as fine, three rays per element, counts with electronic noise"
-    )
-    return metric_card([kind], [(size, size)], maps) | {
-        "measurement": origin,
+    hospitals = HOSPITALS[modality]
+    kind, maps = hospitals.reference, hospitals.maps
+    if wrong:
+        kind, maps = hospitals.wrong_reference, hospitals.wrong_maps
+    return metric_card([kind], [(size, size)], list(maps)) | {
+        "measurement": hospitals.origin,
         "size": f"{size}x{size}, {spec['train']} training volumes of {preset['slices']} slices per site"
         + (f"; sites differ in: {table}" if table in VARIANTS else "")
-        + (f"; {_WRONG[modality]}" if wrong else ""),
+        + (f"; {hospitals.mistake}" if wrong else ""),
     }
 
 
 def _given(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What the card says of sites of the user's, from what was found when they were scored."""
-    kinds = [kind for facts in sites.values() for kind in facts["references"]]
-    crops = [tuple(crop) for facts in sites.values() for crop in facts["crops"]]
-    maps = [facts["maps"] for facts in sites.values() if "maps" in facts]
-    volumes = ", ".join(f"{name} {facts['volumes'].get('train', 0)}" for name, facts in sites.items())
+    """Entries of the metric card about the user's own sites, from the metadata of scoring."""
+    kinds = [kind for site in sites.values() for kind in site["references"]]
+    crops = [tuple(crop) for site in sites.values() for crop in site["crops"]]
+    maps = [site["maps"] for site in sites.values() if "maps" in site]
+    volumes = ", ".join(f"{name} {site['volumes'].get('train', 0)}" for name, site in sites.items())
     return metric_card(kinds, crops, maps) | {
         "measurement": measurement_text(sites),
         "size": f"training volumes: {volumes}",

@@ -1,4 +1,4 @@
-"""What became of the hypotheses: every claim whose arms were run, judged from scores alone."""
+"""Verdicts on the hypotheses: every claim whose arms have run, judged from scores alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS, Claim
 
 
 def judge(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every claim whose arms were run, by hypothesis and modality.
+    """Verdicts by hypothesis and modality, on every claim whose arms have run.
 
     Parameters
     ----------
     rows
         Scores of all tables.
     beside
-        By modality and table, joined by a slash: the arms that are best on validation data, and bytes by arm.
+        By ``modality/table``: the arms that are best on validation data, and bytes by arm.
     """
     found: dict[str, dict[str, Any]] = {}
     for pair in _pairs(rows, beside):
@@ -31,7 +31,7 @@ def judge(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> 
 def short_of_seeds(
     rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]
 ) -> dict[tuple[str, str], set[str]]:
-    """Arms, by modality and table, of claims whose difference is small and has fewer seeds than that takes."""
+    """Arms by modality and table of claims whose difference has too few seeds for its size."""
     short: dict[tuple[str, str], set[str]] = {}
     for pair in _pairs(rows, beside):
         needed = seeds_needed(pair.interval)
@@ -42,7 +42,7 @@ def short_of_seeds(
 
 @dataclass(frozen=True)
 class _Pair:
-    """A claim in one modality: the arms that it compares there, and their difference."""
+    """A claim in one modality: the arms that it compares, and their difference."""
 
     claim: Claim
     modality: str
@@ -52,7 +52,7 @@ class _Pair:
 
 
 def _pairs(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) -> Iterator[_Pair]:
-    """Every claim whose arms were run."""
+    """Every claim whose arms have run."""
     for claim in CLAIMS:
         for modality in claim.modalities:
             known = beside.get(f"{modality}/{claim.table}", {})
@@ -64,7 +64,7 @@ def _pairs(rows: Sequence[ScoreRow], beside: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _common(table: Sequence[ScoreRow], *arms: str) -> list[ScoreRow]:
-    """Rows of these arms, of the seeds that all of them have."""
+    """Rows of these arms with the seeds that all of them have."""
     seeds = set.intersection(*({row.seed for row in table if row.arm == arm} for arm in arms))
     return [row for row in table if row.arm in arms and row.seed in seeds]
 
@@ -83,7 +83,7 @@ def _judged(pair: _Pair, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _require_one_sign(found: Mapping[str, dict[str, dict[str, Any]]], keys: Sequence[str]) -> None:
-    """A claim of a family holds only where all of the family were run and agree in sign."""
+    """Make a claim of a family undecided unless all of the family have run and agree in sign."""
     for modality in {modality for key in keys for modality in found.get(key, {})}:
         entries = [found[key][modality] for key in keys if modality in found.get(key, {})]
         if len(entries) == len(keys) and len({entry["found"] > 0 for entry in entries}) == 1:

@@ -31,35 +31,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class ArmDetails:
-    """Cost, tuning and warnings of an arm, printed beside its scores. None: unknown, or none, as for classical methods.
+    """Cost, tuning and warnings of an arm, printed beside its scores. None: unknown, or absent in classical methods."""
 
-    Parameters
-    ----------
-    chosen
-        Values that tuning chose, by name.
-    bytes_base
-        Bytes of a frozen base that was trained before, sent once.
-    least_steps, steps
-        Optimizer steps of the site with the fewest and with the most.
-    label
-        Purpose of the arm.
-    flags
-        Warnings beside its name, such as a gain in PSNR with sharpness or contrast lost.
-    """
-
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # values that tuning chose, by name
     parameters_shared: int | None = None
     parameters_kept: int | None = None
     bytes_up: int | None = None
     bytes_down: int | None = None
-    bytes_base: int | None = None
-    least_steps: int | None = None
-    steps: int | None = None
+    bytes_base: int | None = None  # of a frozen base that was trained before, sent once
+    least_steps: int | None = None  # optimizer steps of the site with the fewest
+    steps: int | None = None  # of the site with the most
     trials: int | None = None
     seconds: float | None = None
     peak_memory_mb: float | None = None
-    label: str = ""
-    flags: tuple[str, ...] = ()
+    label: str = ""  # purpose of the arm
+    flags: tuple[str, ...] = ()  # warnings, such as a gain in PSNR with sharpness or contrast lost
 
     @property
     def bytes(self) -> int | None:

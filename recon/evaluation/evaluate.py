@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data import Sample, Samples, collate, held_out_split
 from ..errors import DataError
 from ..method import apply, beside
-from .metrics import foreground_ssim, nmse, psnr, ssim
+from .metrics import METRICS, foreground_ssim, nmse, psnr, ssim
 
 #: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.
 HELD_OUT_FRACTION = 0.1
@@ -58,9 +58,8 @@ class SiteScores:
         return None if residual is None else -residual
 
     def to_json(self) -> dict[str, Any]:
-        """Means and scores per volume as plain numbers."""
-        names = ("psnr", "ssim", "nmse", "foreground_ssim", "residual")
-        means: dict[str, Any] = {name: self.mean(name) for name in names}
+        """Means and per-volume rows as plain numbers."""
+        means: dict[str, Any] = {name: self.mean(name) for name in METRICS}
         rows = [{key: value for key, value in asdict(v).items() if value is not None} for v in self.volumes]
         return {key: value for key, value in means.items() if value is not None} | {"volumes": rows}
 

@@ -37,6 +37,8 @@ class SiteDataConsistency(SitePart, ABC):
     """
 
     uses_backprojection = True
+    #: Name of the one modality that it is made for; empty: any.
+    only_for = ""
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
@@ -246,6 +248,7 @@ class DualStep(SiteDataConsistency):
     """
 
     uses_backprojection = False
+    only_for = "ct"
 
     def __init__(self, channels: int = 8, layers: int = 3, step: float = 1.0) -> None:
         super().__init__()

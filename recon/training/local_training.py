@@ -19,7 +19,7 @@ from .penalty import Penalty
 
 
 class Learner:
-    """A network, its endless stream of batches and its loss.
+    """A network, its endless stream of batches and its loss: the objective plus the sum of the penalties.
 
     Parameters
     ----------
@@ -29,8 +29,6 @@ class Learner:
         Slices on any device; a batch moves to the device of the network. The objective may need references.
     seed
         Seeds the order of the batches and, separately, the draws of the objective: no objective changes the order.
-    objective, penalties
-        The loss is the task plus the sum of the penalties.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from federation import make_demo_sites
 from federation.comparison.arms import Arm, Budget
 from federation.comparison.centralized import CentralArm, Updates
-from federation.comparison.presets import MRI_SITES
+from federation.comparison.hospitals import HOSPITALS
 from federation.experiment.task import ReconstructionTask
 from federation.methods.algorithm import derive_seed
 from federation.recipes.recipe import Recipe
@@ -27,7 +27,7 @@ BUDGET = Budget(NetworkSection(cascades=2, regularizer="cnn", channels=3, depth=
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> tuple[SiteManifest, ...]:
     """Three sites with two training slices, so that batches of the second round continue a pass."""
     folder = tmp_path_factory.mktemp("sites")
-    make_demo_sites(folder, size=24, train=2, validation=1, test=1, slices=1, sites=MRI_SITES[:3])
+    make_demo_sites(folder, size=24, train=2, validation=1, test=1, slices=1, sites=HOSPITALS["mri"].sites(24)[:3])
     return tuple(load_federation(folder))
 
 

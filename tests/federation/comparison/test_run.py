@@ -1,4 +1,4 @@
-"""A comparison on tiny hospitals: tables, claims, resuming, arms that fail, budgets."""
+"""A comparison at tiny sites: tables, claims, resuming, arms that fail, budgets."""
 
 import gzip
 import json
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -19,17 +20,15 @@ from federation.cli.main import main
 from federation.comparison.arm_result import ArmResult
 from federation.comparison.arm_runs import TRIAL_SEED, ArmJob, Tuned
 from federation.comparison.arms import Arm, Budget, arm_of, every_recipe, with_same_modules
+from federation.comparison.hospitals import HOSPITALS, VARIANTS
 from federation.comparison.hypotheses import CLAIMS
 from federation.comparison.own_sites import at_sites
 from federation.comparison.plan import ModalityPlan, companion, extra_arms
 from federation.comparison.presets import (
-    MRI_SITES,
     PRESETS,
-    VARIANTS,
     WRONG_OPERATOR,
+    Preset,
     TableSpec,
-    ct_sites,
-    write_wrong_operators,
 )
 from federation.comparison.published import publish, read_published
 from federation.comparison.run import run_comparison
@@ -45,11 +44,12 @@ from recon import DataError, ScoreRow, read_scores, write_scores
 
 NETWORK = NetworkSection(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")
 BUDGET = Budget(NETWORK, 2, 2, 5e-3, (1e-2,))
+STEPS = BUDGET.rounds * BUDGET.steps_per_round
 NAMES = ("classical", "local", "fedavg", "finetune", "joint", "fed_scales")
 TRAINED = NAMES[1:]
 
 
-def tiny(**changes: object) -> object:
+def tiny(**changes: Any) -> Preset:
     table = TableSpec("together", NAMES, seeds=2, train=1, modalities=("mri",))
     preset = replace(
         PRESETS["laptop"], name="tiny", size=24, slices=1, test=1, budgets={"mri": BUDGET}, tables=(table,)
@@ -87,7 +87,7 @@ def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list
 def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     facts = {arm: json.loads((out / "mri" / "together" / "seed0" / arm / "facts.json").read_text()) for arm in TRAINED}
-    assert {(known["least_steps"], known["steps"]) for known in facts.values()} == {(BUDGET.steps, BUDGET.steps)}
+    assert {(known["least_steps"], known["steps"]) for known in facts.values()} == {(STEPS, STEPS)}
     assert facts["fed_scales"]["bytes_up"] < 0.8 * facts["fedavg"]["bytes_up"]
     assert facts["fed_scales"]["bytes_base"] > 0 and facts["fedavg"]["bytes_base"] == 0
     assert all(known["peak_memory_mb"] > 1 and known["seconds"] > 0 for known in facts.values())
@@ -150,7 +150,7 @@ def test_a_budget_lays_the_parts_of_a_method_over_one_network() -> None:
     assert plain.network == NETWORK and plain.federation.seed == 3
     assert conditioned.network == NETWORK.model_copy(update={"condition": "both"})
     tuned = BUDGET.recipe(Arm("finetune", "fedavg_finetune"), "mri", 0)
-    assert tuned.federation.rounds * 2 + tuned.personal.steps == BUDGET.steps and tuned.personal.steps > 0
+    assert tuned.federation.rounds * 2 + tuned.personal.steps == STEPS and tuned.personal.steps > 0
     few = BUDGET.recipe(Arm("few", overrides=("personal.steps=1",)), "mri", 0)
     assert few.personal.steps == 1 and few.federation.rounds == BUDGET.rounds
     last = BUDGET.recipe(Arm("last", overrides=("scope.keep=['regularizers.{last}.*']",)), "mri", 0)
@@ -164,24 +164,24 @@ def test_a_recipe_that_extends_nothing_keeps_the_parts_of_its_method(tmp_path: P
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_presets_have_what_their_claims_need(preset: object) -> None:
-    arms = {arm.name: arm for arm in preset.arms}  # type: ignore[attr-defined]
-    for modality, budget in preset.budgets.items():  # type: ignore[attr-defined]
+def test_presets_have_what_their_claims_need(preset: Preset) -> None:
+    arms = {arm.name: arm for arm in preset.arms}
+    for modality, budget in preset.budgets.items():
         for arm in arms.values():
             if modality in arm.modalities:
                 assert budget.recipe(arm, modality, 0, base=Path("base")).name == arm.name
-    for table in preset.tables:  # type: ignore[attr-defined]
+    for table in preset.tables:
         assert set(table.arms) <= set(arms)
-    together = preset.tables[0]  # type: ignore[attr-defined]
+    together = preset.tables[0]
     named = {name for claim in CLAIMS if claim.table == "together" for name in (claim.arm, claim.reference)}
     assert named - {"best_personal", "best_federated"} <= set(together.arms)
 
 
 def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) -> None:
-    preset = replace(tiny(), slices=1, test=1)  # type: ignore[type-var]
+    preset = replace(tiny(), slices=1, test=1)
     for variant in VARIANTS:
         folder = tmp_path / variant.replace(" ", "_")
-        preset.make_sites(folder, "mri", TableSpec(variant, (), 1, 1))  # type: ignore[attr-defined]
+        preset.make_sites(folder, "mri", TableSpec(variant, (), 1, 1))
         sites = [site for site in load_federation(folder) if site.trains]
         operators = {(s.simulate.sampling, s.simulate.acceleration) for s in sites}  # type: ignore[union-attr]
         noise = {s.simulate.noise_std for s in sites}  # type: ignore[union-attr]
@@ -194,8 +194,10 @@ def test_sites_of_a_one_factor_table_differ_in_that_factor_only(tmp_path: Path) 
 
 
 def test_mri_sites_with_wrong_operators_have_the_same_data_and_other_maps(tmp_path: Path) -> None:
-    make_demo_sites(tmp_path / "right", size=32, train=1, validation=0, test=1, slices=1, sites=MRI_SITES[:1])
-    write_wrong_operators(tmp_path / "wrong", tmp_path / "right", 32)
+    make_demo_sites(
+        tmp_path / "right", size=32, train=1, validation=0, test=1, slices=1, sites=HOSPITALS["mri"].sites(32)[:1]
+    )
+    HOSPITALS["mri"].write_wrong(tmp_path / "wrong", tmp_path / "right", 32)
     right, wrong = (load_federation(tmp_path / name)[0].dataset("test")[0] for name in ("right", "wrong"))
     assert torch.equal(right.measurement, wrong.measurement)
     assert [sample.meta[0].reference_kind for sample in (right, wrong)] == ["coil_combined", "rss"]
@@ -205,10 +207,10 @@ def test_mri_sites_with_wrong_operators_have_the_same_data_and_other_maps(tmp_pa
 
 
 def test_ct_sites_with_wrong_operators_have_the_same_data_and_wrong_operators(tmp_path: Path) -> None:
-    preset = replace(tiny(), size=32)  # type: ignore[type-var]
-    sites = ct_sites(32)[-2:]
+    preset = replace(tiny(), size=32)
+    sites = HOSPITALS["ct"].sites(32)[-2:]
     make_ct_demo_sites(tmp_path / "right", size=32, train=1, validation=0, test=1, slices=1, sites=sites)
-    write_wrong_operators(tmp_path / "wrong", tmp_path / "right", preset.size)  # type: ignore[attr-defined]
+    HOSPITALS["ct"].write_wrong(tmp_path / "wrong", tmp_path / "right", preset.size)
     for right, wrong in zip(load_federation(tmp_path / "right"), load_federation(tmp_path / "wrong"), strict=True):
         assert right.files("test")[0].resolve() == wrong.files("test")[0].resolve()
         assert (right.unseen, right.simulate.views) == (wrong.unseen, wrong.simulate.views)  # type: ignore[union-attr]
@@ -222,7 +224,7 @@ def test_ct_sites_with_wrong_operators_have_the_same_data_and_wrong_operators(tm
 
 def test_ct_sites_have_views_that_fit_the_size() -> None:
     for size in (32, 64, 128):
-        views = {site.name: site.simulate.views for site in ct_sites(size) if site.simulate is not None}
+        views = {site.name: site.simulate.views for site in HOSPITALS["ct"].sites(size) if site.simulate is not None}
         assert views["sparse"] >= 8 and views["unseen"] >= views["sparse"]
 
 
@@ -259,7 +261,7 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
     assert found(better, run(mine=4.0)) == ["MTF below TV"]
     assert found(better, run(mine=4.9)) == []
     assert found(rows("tv", 30.0) + rows("mine", 29.0), run(mine=4.0)) == []
-    # Of what was published it is known what was lost then.
+    # Published results without quality hold the flags of lost quality.
     published = replace(run(), quality=None, lost=["MTF below TV"])
     assert found(better, published) == found(better, published, run(mine=4.0)) == ["MTF below TV"]
     unequal = replace(run(mine=5.0), least_steps=16, at_end=True, value_at_end=True)
@@ -271,7 +273,7 @@ def test_a_gain_in_psnr_with_sharpness_lost_is_flagged() -> None:
 
 
 def test_every_arm_is_tuned_alike_and_beyond_the_end_of_what_was_tried(tmp_path: Path) -> None:
-    plan = ModalityPlan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None, "mri")  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(rates=(0.5, 1.0, 2.0), more_rates=2), tmp_path, (), None, "mri")
     table = plan.preset.tables[0]
     first = plan.trials()
     tuned = {arm.name for arm in plan.preset.arms if arm.kind != "classical"}
@@ -307,12 +309,12 @@ def recipe_file(path: Path, text: str, extends: str = "fedavg.toml") -> Arm:
 
 def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
     near = recipe_file(tmp_path / "near.toml", "[tuning]\nvalues = [0.1, 0.2, 0.1, 0.3, 1e-3]", "fedprox.toml")
-    plan = ModalityPlan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None, "mri")  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(rates=(1.0, 2.0, 4.0), arms=()), tmp_path, (near,), None, "mri")
     for job in plan.trials():
         assert job.recipe.objective.proximal == 1e-3
         job.finish(ArmResult(validation=30 - abs(math.log2(job.tuned.rate / 2))))
     second = plan.trials()
-    # Each other value once.
+    # Every other value once.
     assert [(job.tuned.rate, job.recipe.objective.proximal) for job in second] == [(2.0, 0.1), (2.0, 0.2), (2.0, 0.3)]
     assert len({job.folder for job in second}) == 3
 
@@ -329,7 +331,7 @@ def test_a_value_of_a_method_is_tuned_at_its_best_rate(tmp_path: Path) -> None:
 
     assert chosen(30.0, 31.0, 0.0) == (0.2, Tuned(2.0, 1, 6))
     assert chosen(30.0, 31.0, 32.0) == (0.3, Tuned(2.0, 3, 6, value_at_end=True))
-    # The recipe's own of two alike, and where another is no number.
+    # Of equal scores, and beside a score that is no number, the recipe's own value is chosen.
     assert chosen(30.0, 29.0, 29.0) == (1e-3, Tuned(2.0, None, 6, value_at_end=True))
     assert chosen(math.nan, 29.0, 29.0)[0] == 1e-3
 
@@ -343,7 +345,7 @@ def test_a_table_that_is_tuned_replaces_the_recipes_own(tmp_path: Path) -> None:
 
 def test_metadata_of_an_arm_follow_later_trials(tmp_path: Path) -> None:
     near = recipe_file(tmp_path / "near.toml", "", "fedprox.toml")
-    plan = ModalityPlan(tiny(rates=(1.0,), arms=()), tmp_path, (near,), None, "mri")  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(rates=(1.0,), arms=()), tmp_path, (near,), None, "mri")
     (job,) = plan.jobs(plan.preset.tables[0])
     job.finish(job.with_plan(ArmResult(validation=30.0, seconds=3.0)))
     written = (job.folder / "facts.json").stat().st_mtime_ns
@@ -354,7 +356,7 @@ def test_metadata_of_an_arm_follow_later_trials(tmp_path: Path) -> None:
     found = later.result
     assert found is not None and found.seconds == 3.0 and found.chosen == job.chosen
     assert (found.trials, found.value_at_end, found.label) == (5, True, "new")
-    replace(later, recipe=BUDGET.recipe(Arm("other"), "mri", 0), label="other").update_plan()  # not what was run
+    replace(later, recipe=BUDGET.recipe(Arm("other"), "mri", 0), label="other").update_plan()  # another recipe
     assert job.result == found
 
 
@@ -467,7 +469,7 @@ def test_modules_are_what_the_network_of_the_comparison_has_not(
     assert found is None or found.modalities == (modality,)
 
 
-def test_names_of_fedavg_with_modules_stay_names_and_are_nobody_elses(tmp_path: Path) -> None:
+def test_names_of_fedavg_with_modules_are_short_and_unique(tmp_path: Path) -> None:
     text = (
         '[network]\nattention = true\nnorm = "instance"\ncondition = "both"\nends_in = "consistency"\n'
         'combine = "sum"\nstart = "adjoint"\n[objective]\nproximal = 1e-3'
@@ -481,9 +483,9 @@ def test_names_of_fedavg_with_modules_stay_names_and_are_nobody_elses(tmp_path: 
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sites that train and one that does not, as a user would have them: in a folder of manifests."""
+    """A user's folder of manifests: two sites that train and one that does not."""
     folder = tmp_path_factory.mktemp("hospitals")
-    sites = (*MRI_SITES[:2], MRI_SITES[-1])
+    sites = (*HOSPITALS["mri"].sites(32)[:2], HOSPITALS["mri"].sites(32)[-1])
     make_demo_sites(folder / "mine", size=24, train=1, validation=1, test=1, slices=1, sites=sites)
     return folder / "mine"
 
@@ -491,7 +493,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_methods_are_compared_at_the_users_own_sites(
     hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "laptop", tiny())  # type: ignore[arg-type]
+    monkeypatch.setitem(PRESETS, "laptop", tiny())
     tuning = '[tuning]\nkey = "objective.proximal"\nvalues = [0.2]'
     mine = recipe_file(tmp_path / "mine.toml", f"[network]\nattention = true\n[objective]\nproximal = 0.1\n{tuning}")
     page = tmp_path / "out" / "comparison.html"
@@ -516,7 +518,7 @@ def test_methods_are_compared_at_the_users_own_sites(
     assert card["measurement"].startswith("simulated from phantoms") and card["crop"].endswith("24x24")
     assert card["size"] == "training volumes: equispaced3 1, random4 1, unseen 1"
     assert card["seeds"] == "1 of training; data given" and "coil-combined" in card["reference"]
-    # Nothing was registered about these sites.
+    # No claim was registered about these sites.
     assert json.loads((page.parent / "hypotheses.json").read_text()) == {}
     files = {path for manifest in load_federation(hospitals) for path in manifest.files("test")}
     written = load_federation(page.parent / "mri" / "own_sites" / "sites")
@@ -541,14 +543,14 @@ def test_sites_that_cannot_be_compared_are_refused_before_anything_is_run(
     for path in (tmp_path / "sites").glob(f"{site or '*'}.toml"):
         path.write_text(re.sub(rf"(?m)^{key} = \[[^]]*\]", f"{key} = [{value}]", path.read_text()))
     with pytest.raises(ConfigError) as error:
-        at_sites(tiny(), tmp_path / "sites", ("mri",))  # type: ignore[arg-type]
+        at_sites(tiny(), tmp_path / "sites", ("mri",))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no ct site"):
-        at_sites(tiny(), hospitals, ("ct",))  # type: ignore[arg-type]
-    # Undersampled files as they were measured have nothing to be compared with.
+        at_sites(tiny(), hospitals, ("ct",))
+    # Undersampled measured files have no reference.
     shutil.copytree(hospitals, tmp_path / "sites")
     manifest = tmp_path / "sites" / "random4.toml"
     with h5py.File(manifest.parent / "data" / "random4" / "random4_test_000.h5", "a") as file:
@@ -559,8 +561,8 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
     for lock in manifest.parent.glob("*lock*"):
         lock.unlink()
     with pytest.raises(ConfigError, match=r"data.test: found random4_test_000.h5 without a reference"):
-        at_sites(tiny(), tmp_path / "sites", ("mri",))  # type: ignore[arg-type]
-    preset = at_sites(tiny(), hospitals, ("mri",))  # type: ignore[arg-type]
+        at_sites(tiny(), tmp_path / "sites", ("mri",))
+    preset = at_sites(tiny(), hospitals, ("mri",))
     lora = next(arm for arm in every_recipe() if arm.name == "med_lora")
     assert lora not in extra_arms(preset, (), every=True)
     with pytest.raises(ConfigError, match=r"med_lora.toml: network.adapter: found an adapter, expected none"):
@@ -568,20 +570,20 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_where_own_sites_compute_is_no_other_comparison_and_may_change(hospitals: Path, tmp_path: Path) -> None:
+def test_the_device_of_own_sites_may_change(hospitals: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(hospitals, tmp_path / "mine")
-    before = at_sites(tiny(), mine, ("mri",))  # type: ignore[arg-type]
+    before = at_sites(tiny(), mine, ("mri",))
     before.make_sites(made := tmp_path / "made", "mri", before.tables[0])
     path = mine / "random4.toml"
     path.write_text('device = "cpu"\n' + path.read_text())
-    after = at_sites(tiny(), mine, ("mri",))  # type: ignore[arg-type]
+    after = at_sites(tiny(), mine, ("mri",))
     assert after.described() == before.described()
     after.refresh(made)
     devices = {manifest.name: manifest.device for manifest in load_federation(made)}
     assert devices == {"random4": "cpu", "equispaced3": None, "unseen": None}
 
 
-def test_an_arm_whose_device_failed_is_not_taken_for_one_that_cannot_be_run(
+def test_a_failed_device_ends_the_comparison_and_is_no_failure_of_the_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(*_: object, **__: object) -> None:
@@ -593,7 +595,7 @@ def test_an_arm_whose_device_failed_is_not_taken_for_one_that_cannot_be_run(
         out = tmp_path / str(len(rates))
         with pytest.raises(DataError, match="device: failed"):
             preset = tiny(tables=(table,), rates=rates, arms=(Arm("fedavg"),))
-            run_comparison(preset, out, jobs=1, say=print)  # type: ignore[arg-type]
+            run_comparison(preset, out, jobs=1, say=print)
         assert list((out / "mri").glob("*/*/fedavg/recipe.txt")) and not list((out / "mri").rglob("facts.json"))
 
 
@@ -613,7 +615,7 @@ def _with(recipe: Recipe, table: str, **values: object) -> Recipe:
 
 
 def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Path) -> None:
-    plan = ModalityPlan(tiny(), tmp_path, (), 1, "mri")  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(), tmp_path, (), 1, "mri")
     job = next(job for job in plan.jobs(plan.preset.tables[0]) if job.arm.name == "finetune")
     job.start()
     (job.folder / "scores.csv").write_text("old")
@@ -632,7 +634,7 @@ def test_an_edited_recipe_is_run_again_and_a_failed_arm_tried_again(tmp_path: Pa
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
-    plan = ModalityPlan(tiny(), tmp_path, (), 1, "mri")  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(), tmp_path, (), 1, "mri")
     job = plan.jobs(plan.preset.tables[0])[0]
     job.finish(ArmResult(validation=1.0))
     facts = job.folder / "facts.json"
@@ -720,23 +722,23 @@ def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> N
     table = TableSpec("together", names, seeds=1, train=1, modalities=("mri",))
     preset = tiny(tables=(table,), small_effect_seeds=2)
     out, said = tmp_path / "out", []
-    run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)  # type: ignore[arg-type]
+    run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)
     folder = out / "mri" / "together"
     seeds = {name: len(list(folder.glob(f"seed*/{name}/facts.json"))) for name in names}
-    # So short a training makes all differences small; `local` is there as every arm is compared with it.
+    # After such a short training all differences are small; `local` is a reference of every arm.
     assert seeds == {"local": 2, "fedavg": 2, "finetune": 2, "no_physics": 2}
     assert "arms of claims whose difference is small, with up to 2 seeds:" in said
     (folder / "seed1" / "finetune" / "facts.json").unlink()
-    # With a number of seeds of the user's own, it is that.
-    run_comparison(preset, out, modalities=("mri",), seeds=1, jobs=1, say=said.append)  # type: ignore[arg-type]
+    # A number of seeds given by the user is not changed.
+    run_comparison(preset, out, modalities=("mri",), seeds=1, jobs=1, say=said.append)
     assert not (folder / "seed1" / "finetune" / "facts.json").exists()
-    run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)  # type: ignore[arg-type]
+    run_comparison(preset, out, modalities=("mri",), jobs=1, say=said.append)
     assert any(line.startswith("[1/1] mri together: finetune, seed 1") for line in said)
 
 
 @pytest.fixture(scope="module")
 def published(compared: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is committed of a comparison: no networks, no trials."""
+    """A published comparison, without networks and trials."""
     folder = tmp_path_factory.mktemp("published")
     assert publish(compared[0], folder) == 11
     return folder
@@ -752,7 +754,7 @@ def unpacked(published: Path, folder: Path) -> Path:
 
 
 def ran(said: list[str]) -> list[str]:
-    """Arms that were run, of what was said."""
+    """Arms named in lines of progress."""
     return [line.split("] ")[1].split("  ")[0] for line in said if line.startswith("[")]
 
 
@@ -761,7 +763,7 @@ def test_a_recipe_of_ones_own_joins_published_tables(
 ) -> None:
     mine, said = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1"), []
     out = tmp_path / "out"
-    run_comparison(tiny(), out, extra=[mine], published=published, jobs=1, say=said.append)  # type: ignore[arg-type]
+    run_comparison(tiny(), out, extra=[mine], published=published, jobs=1, say=said.append)
     assert ran(said) == ["mri together: mine, seed 0"] and f"11 arms from {published}" in said
     before, after = (read_scores(folder / "scores.csv") for folder in (compared[0], out))
     assert [row for row in after if row.arm != "mine"] == before and len(after) > len(before)
@@ -770,7 +772,7 @@ def test_a_recipe_of_ones_own_joins_published_tables(
     )
     assert {arm: new[arm]["facts"] for arm in old} == {arm: old[arm]["facts"] for arm in old}
     assert (out / "hypotheses.json").read_text() == (compared[0] / "hypotheses.json").read_text()
-    # What came from published tables can be published, and gone on from, again; how many seeds there are is no matter.
+    # Such a comparison can be published and continued again; the number of seeds does not matter.
     preset = json.loads((out / "preset.json").read_text()) | {"small_effect_seeds": 8}
     again = read_published(out, preset)
     assert again.put(compared[0], ("ct",)) == 0 and again.put(compared[0], ("mri",)) == 1
@@ -782,7 +784,7 @@ def test_only_what_is_missing_of_published_tables_is_made(tmp_path: Path, monkey
     tables = tuple(
         TableSpec(name, names, seeds=1, train=1, modalities=("mri",)) for name in ("together", WRONG_OPERATOR)
     )
-    monkeypatch.setitem(PRESETS, "laptop", tiny(tables=tables))  # type: ignore[arg-type]
+    monkeypatch.setitem(PRESETS, "laptop", tiny(tables=tables))
     assert main(["compare", "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
     publish(tmp_path / "out", folder := tmp_path / "published")
     lines = (folder / "arms.jsonl").read_text().splitlines()
@@ -802,11 +804,11 @@ def test_published_tables_of_other_data_are_refused(published: Path, tmp_path: P
     write_scores(folder / "scores.csv", [replace(row, psnr=row.psnr + 0.01) for row in rows])
     mine = recipe_file(tmp_path / "mine.toml", "[objective]\nproximal = 0.1")
     with pytest.raises(DataError, match=r"found other data than that of the published tables \(zero_filled scores"):
-        run_comparison(tiny(), tmp_path / "out", extra=[mine], published=folder, jobs=1, say=print)  # type: ignore[arg-type]
+        run_comparison(tiny(), tmp_path / "out", extra=[mine], published=folder, jobs=1, say=print)
 
 
 def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_anew(tmp_path: Path) -> None:
-    plan = ModalityPlan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1, "mri")  # type: ignore[arg-type]
+    plan = ModalityPlan(tiny(rates=(0.5, 1.0)), tmp_path, (), 1, "mri")
     chosen = Tuned(0.25, None, 4, True)
     job = plan._job("seed0", plan.preset.tables[0], Arm("fedavg"), 0, chosen)
     job.finish(job.with_plan(ArmResult()))
@@ -815,7 +817,7 @@ def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_a
     assert plan._chosen_before(Arm("fedavg")) == chosen and plan.arms_of_another_recipe() == []
     edited = recipe_file(tmp_path / "fedavg.toml", "[objective]\nproximal = 0.1")
     assert plan._chosen_before(edited) is None
-    # Nor is it known what is best of values that nobody tried.
+    # No value is chosen if the recipe tunes other values than those that were tried.
     tuning = '[tuning]\nkey = "federation.quorum"\nvalues = [1]'
     assert plan._chosen_before(recipe_file(tmp_path / "fedavg.toml", tuning)) is None
     job.finish(replace(job.with_plan(ArmResult()), tuning={"key": "objective.proximal", "values": [1]}))
@@ -858,7 +860,7 @@ def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]],
         (
             "arms.jsonl",
             lambda text: text.replace('"seconds":', '"second":'),
-            "line 2: found Value error, facts of an arm that was trained, without seconds, expected the record",
+            "line 2: found Value error, the result of a trained arm lacks seconds, expected the record",
         ),
         ("scores.csv", lambda text: text.splitlines()[0] + "\n", "classical, seed 0, mri, together: found scores of 0"),
         (
@@ -877,30 +879,30 @@ def test_published_tables_that_cannot_be_used_are_one_line_and_claim_no_folder(
     else:
         file.write_text(change(file.read_text()))
     with pytest.raises(DataError, match=message) as error:
-        run_comparison(tiny(), tmp_path / "out", published=file.parent, jobs=1, say=print)  # type: ignore[arg-type]
+        run_comparison(tiny(), tmp_path / "out", published=file.parent, jobs=1, say=print)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_published_scores_may_be_packed_or_not(published: Path, tmp_path: Path) -> None:
-    preset = tiny().described()  # type: ignore[attr-defined]
+    preset = tiny().described()
     assert read_published(unpacked(published, tmp_path / "results"), preset) == read_published(published, preset)
 
 
-def test_publishing_replaces_what_it_goes_on_from_and_loses_no_arm(
+def test_publishing_replaces_older_tables_and_loses_no_arm(
     compared: tuple[Path, list[str]], published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = unpacked(published, tmp_path / "results")
     command = ["compare", "--tables", "--out", str(compared[0]), "--publish", str(folder)]
     assert main(command) == 0 and f"published: 11 arms in {folder}" in capsys.readouterr().out
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    # The same bytes for the same scores, and no plain table left beside the packed one.
+    # Equal scores give equal bytes, and no plain table is left beside the packed one.
     assert files == {path.name: path.read_bytes() for path in published.iterdir()} and "scores.csv" not in files
     line = files["arms.jsonl"].splitlines()[-1].replace(b'"seed":1', b'"seed":2')
     (folder / "arms.jsonl").write_bytes(files["arms.jsonl"] + line + b"\n")
     assert main(command) == 2
     assert "holds an arm that" in (said := capsys.readouterr().err) and "go on from them with --from" in said
     assert (folder / "scores.csv.gz").read_bytes() == files["scores.csv.gz"]
-    # One that was cut short can be done again.
+    # Publishing that was interrupted can be repeated.
     for name in files.keys() - {"preset.json"}:
         (folder / name).unlink()
     assert main(command) == 0 and {path.name for path in folder.iterdir()} == files.keys()
@@ -909,7 +911,7 @@ def test_publishing_replaces_what_it_goes_on_from_and_loses_no_arm(
 def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "laptop", tiny())  # type: ignore[arg-type]
+    monkeypatch.setitem(PRESETS, "laptop", tiny())
     out = tmp_path / "out"
 
     def refused(folder: Path, *other: str) -> str:
@@ -929,7 +931,7 @@ def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
     assert "--publish: found beside --sites" in refused(tmp_path / "new", "--sites", str(tmp_path))
     tables = unpacked(published, tmp_path / "tables")
     said = refused(tables, "--modality", "ct")
-    assert f"{tables}: holds 11 arms that {out} has not, or leaves out (classical, seed 0, mri, 'together')" in said
+    assert f"{tables}: holds 11 arms that {out} lacks or leaves out (classical, seed 0, mri, 'together')" in said
     record = json.loads((tables / "preset.json").read_text())
     (tables / "preset.json").write_text(json.dumps(record | {"name": "other"}))
     assert f"{tables}: holds tables of the preset 'other', expected those of 'tiny' as it is now" in refused(tables)
@@ -947,7 +949,7 @@ def test_a_comparison_of_own_sites_is_not_published(
     assert "is a comparison of your own sites" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
-def test_what_an_older_fedrecon_has_run_is_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_results_of_an_older_fedrecon_are_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
     shutil.copytree(compared[0], tmp_path / "out")
     path = tmp_path / "out" / "mri" / "together" / "seed0" / "finetune" / "facts.json"
     path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != "rate"}))
@@ -959,7 +961,7 @@ def test_what_an_older_fedrecon_has_run_is_left_out(compared: tuple[Path, list[s
 
 
 @pytest.mark.parametrize("other", [["--tables"], ["--sites", "x"]])
-def test_published_tables_are_gone_on_from_by_training_alone(
+def test_only_training_goes_on_from_published_tables(
     other: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "--from", str(tmp_path), "--out", str(tmp_path / "out"), *other]) == 2
