@@ -1,5 +1,6 @@
 """The packages: installation, direction of imports, lazy facades, the guard against a foreign package, scripts."""
 
+import ast
 import configparser
 import importlib
 import inspect
@@ -12,10 +13,13 @@ import sys
 import typing
 from pathlib import Path
 
+import grimp
+import networkx
 import pytest
 from setuptools import find_packages
 
 import federation
+from recon import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["federation", "physics", "recon"]
@@ -216,3 +220,46 @@ def test_makefile_lists_its_targets():
     listed = {line.split()[1] for line in result.stdout.splitlines()}
     assert {"demo", "test", "test-slow", "lint", "notebooks", "bench", "clean"} <= listed
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
+
+
+def modules():
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text(encoding="utf-8"))
+
+
+def test_few_files_lie_beside_the_rooms():
+    for package in PACKAGES:
+        files = sorted(file.name for file in (ROOT / package).glob("*.py") if file.name != "__init__.py")
+        assert len(files) <= 4, (package, files)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    arrows = networkx.DiGraph(
+        (importer, imported)
+        for importer in graph.modules
+        for imported in graph.find_modules_directly_imported_by(importer)
+    )
+    circles = [circle for circle in networkx.strongly_connected_components(arrows) if len(circle) > 1]
+    assert len(arrows) > 100 and circles == []
+
+
+def test_one_room_knows_what_a_modality_is():
+    """Nothing else compares a modality's name or asks for the class of an operator or dataset."""
+    names = {modality.name for modality in MODALITIES.values()}
+    classes = {"CartesianMRI", "CoilMaps", "RadonOperator", "KSpaceSlices", "SinogramSlices"}
+    places = []
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            compared = isinstance(node, ast.Compare) and any(
+                isinstance(part, ast.Constant) and part.value in names for part in ast.walk(node)
+            )
+            asked = (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "id", "") == "isinstance"
+                and any(isinstance(part, ast.Name) and part.id in classes for part in ast.walk(node))
+            )
+            if (compared or asked) and not path.startswith(("physics/", "recon/modalities/")):
+                places.append((path, node.lineno))
+    assert places == []

@@ -29,7 +29,7 @@ class CompareOptions:
     """
 
     preset: str = "laptop"
-    recipes: Sequence[Path] = ()
+    recipes: Sequence[Path | str] = ()
     every: bool = False
     sites: Path | None = None
     out: Path | None = None

@@ -47,7 +47,7 @@ def test_the_command_line_passes_every_option_on(monkeypatch: pytest.MonkeyPatch
     assert main(["compare", "--from", "p"]) == 0 and main(["compare", "--sites", "s", "--jobs", "1"]) == 0
     options, going_on, at_sites = passed
     assert options == CompareOptions(
-        preset="full", recipes=[Path("a.toml"), Path("b.toml")], every=True, out=Path("o"), modality="ct", seeds=2,
+        preset="full", recipes=["a.toml", "b.toml"], every=True, out=Path("o"), modality="ct", seeds=2,
         tables=True, publish=Path("q"), jobs=3,
     )  # fmt: skip
     assert going_on.published == Path("p") and at_sites == CompareOptions(recipes=[], sites=Path("s"))
