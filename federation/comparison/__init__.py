@@ -1,8 +1,5 @@
 """Comparison of methods: arms, presets, tables, verdicts."""
 
-from .arms import Arm, arm_of
-from .command import CompareOptions, compare
-from .presets import PRESETS, TableSpec
-from .run import run_comparison
+import lazy_loader
 
-__all__ = ["PRESETS", "Arm", "CompareOptions", "TableSpec", "arm_of", "compare", "run_comparison"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from recon import State
+from recon import State as State
 
 #: Shape and dtype of every tensor of a state.
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]

@@ -1,20 +1,5 @@
 """Classical reconstruction behind the same call as a network."""
 
-from .ct import CGLS, CT_METHODS, SIRT, FilteredBackprojection, PenalizedTV
-from .mri import MRI_METHODS, CGSense, L1Wavelet, TotalVariation, ZeroFilled
-from .tuning import ClassicalMethod, tune
+import lazy_loader
 
-__all__ = [
-    "CGLS",
-    "CT_METHODS",
-    "MRI_METHODS",
-    "SIRT",
-    "CGSense",
-    "ClassicalMethod",
-    "FilteredBackprojection",
-    "L1Wavelet",
-    "PenalizedTV",
-    "TotalVariation",
-    "ZeroFilled",
-    "tune",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..report.text import byte_count, duration, number
 from .claims import MIN_SEEDS, SEEDS_OF_SMALL_EFFECT, SMALL_EFFECT_DB
 from .statistics import Interval
-from .table import LEVEL, ArmEntry, Comparison
+from .table import LEVEL, ArmEntry, ComparedTable
 
 DASH = "–"  # noqa: RUF001 - an en dash
 STAR = "\N{BLACK STAR}"
@@ -22,7 +22,7 @@ class Column:
     lines: Callable[[ArmEntry], tuple[str, ...]]
 
 
-def difference_columns(comparison: Comparison) -> list[Column]:
+def difference_columns(comparison: ComparedTable) -> list[Column]:
     """A column for each reference arm."""
     return [Column(f"{DELTA} {name}", "dB, 95 %", _difference(name)) for name in comparison.against]
 
@@ -51,7 +51,7 @@ def summary_columns() -> list[Column]:
     ]
 
 
-def site_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]:
+def site_columns(comparison: ComparedTable, names: Sequence[str]) -> list[Column]:
     """A column for each of the sites ``names``."""
 
     def at(site: str) -> Callable[[ArmEntry], tuple[str, ...]]:
@@ -99,7 +99,7 @@ def chosen_by(entry: ArmEntry) -> str:
     return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in chosen)
 
 
-def legend_of(comparison: Comparison) -> str:
+def legend_of(comparison: ComparedTable) -> str:
     """How to read a table, in text, LaTeX and on the page."""
     single = any(entry.psnr.seeds == 1 for entry in comparison.arms)
     text = (
@@ -111,6 +111,6 @@ def legend_of(comparison: Comparison) -> str:
     return text + (" The interval of an arm with one seed covers subjects only." if single else "")
 
 
-def card_lines(comparison: Comparison) -> list[str]:
+def card_lines(comparison: ComparedTable) -> list[str]:
     """The metric card, one line per entry."""
     return [f"{str(key).replace('_', ' ')}: {value}" for key, value in comparison.metric_card.items()]

@@ -21,12 +21,12 @@ from .columns import (
 )
 from .latex import comparison_tex
 from .page import comparison_page
-from .table import ArmEntry, Comparison, check_tables
+from .table import ArmEntry, ComparedTable, check_tables
 
 
 def write_comparison(
     folder: Path | str,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ComparedTable],
     *,
     hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     statements: Mapping[str, str] | None = None,
@@ -69,7 +69,7 @@ def write_comparison(
 # Plain text
 
 
-def comparison_text(comparisons: Sequence[Comparison]) -> str:
+def comparison_text(comparisons: Sequence[ComparedTable]) -> str:
     """Tables for a terminal: differences, mean, worst site, SSIM, unseen sites, bytes, time, seeds and flags.
 
     Raises
@@ -81,7 +81,7 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     return "\n\n".join(map(_text, comparisons))
 
 
-def _text(comparison: Comparison) -> str:
+def _text(comparison: ComparedTable) -> str:
     shown = {"bytes", "time", "seeds"}
     columns = difference_columns(comparison) + summary_columns() + site_columns(comparison, comparison.unseen)
     columns += [column for column in cost_columns() if column.head in shown]
@@ -104,7 +104,7 @@ def _text(comparison: Comparison) -> str:
 # JSON and CSV
 
 
-def _json(comparison: Comparison) -> dict[str, Any]:
+def _json(comparison: ComparedTable) -> dict[str, Any]:
     return {
         "modality": comparison.modality,
         "table": comparison.table,
@@ -151,7 +151,7 @@ _NUMBERS = ("parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "b
             "least_steps", "steps", "trials")  # fmt: skip
 
 
-def comparison_csv(comparisons: Sequence[Comparison]) -> str:
+def comparison_csv(comparisons: Sequence[ComparedTable]) -> str:
     """A line per modality, table and arm; numbers with all digits, unknown ones empty."""
     lines = [_csv_line(comparison, entry) for comparison in comparisons for entry in comparison.arms]
     columns = list(dict.fromkeys(column for line in lines for column in line))
@@ -162,7 +162,7 @@ def comparison_csv(comparisons: Sequence[Comparison]) -> str:
     return text.getvalue()
 
 
-def _csv_line(comparison: Comparison, entry: ArmEntry) -> dict[str, Any]:
+def _csv_line(comparison: ComparedTable, entry: ArmEntry) -> dict[str, Any]:
     line: dict[str, Any] = {"modality": comparison.modality, "table": comparison.table, "arm": entry.arm}
     line |= {"seeds": entry.psnr.seeds, "psnr_mean": entry.psnr.mean, "psnr_worst": entry.psnr.worst}
     line |= {"worst_site": entry.psnr.worst_site} | {f"{name}_mean": value for name, value in entry.means.items()}

@@ -14,7 +14,7 @@ from .columns import (
     site_columns,
     summary_columns,
 )
-from .table import Comparison
+from .table import ComparedTable
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -48,13 +48,13 @@ def tex(text: str) -> str:
     return re.sub(f"[{re.escape(''.join(_TEX))}]", lambda match: _TEX[match.group()], text)
 
 
-def comparison_tex(comparisons: Sequence[Comparison]) -> str:
+def comparison_tex(comparisons: Sequence[ComparedTable]) -> str:
     """One ``table*`` per table; the document must load booktabs."""
     head = "% \\usepackage{booktabs}\n"
     return head + "\n".join(map(_tex_table, comparisons))
 
 
-def _tex_table(comparison: Comparison) -> str:
+def _tex_table(comparison: ComparedTable) -> str:
     columns = difference_columns(comparison) + summary_columns()
     columns += site_columns(comparison, (*comparison.sites, *comparison.unseen)) + cost_columns()
     heads = ["arm", *(tex(column.head) for column in columns)]

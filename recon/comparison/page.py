@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..report.page import document
+from ..report.page import html_page
 from ..report.tables import card, scroll
 from ..report.text import number
 from .chart import forest_plot
@@ -20,7 +20,7 @@ from .columns import (
     summary_columns,
     whole_number,
 )
-from .table import Comparison
+from .table import ComparedTable
 
 _STYLE = """
 main{max-width:1480px}
@@ -46,7 +46,7 @@ svg .hollow{fill:var(--paper);stroke:var(--c0);stroke-width:1.8}
 
 
 def comparison_page(
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ComparedTable],
     hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]],
     statements: Mapping[str, str],
 ) -> str:
@@ -56,7 +56,7 @@ def comparison_page(
         "test volumes, and training runs of the same seed."
     )
     parts = [_claims(hypotheses, statements), *map(_section, comparisons)]
-    return document("Comparison of federated methods", lead, parts, _STYLE)
+    return html_page("Comparison of federated methods", lead, parts, _STYLE)
 
 
 def _claims(hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]], statements: Mapping[str, str]) -> str:
@@ -98,7 +98,7 @@ def _unbroken(text: str) -> str:
     return escape(text).replace(" ", "&nbsp;").replace("_", "_<wbr>")
 
 
-def _section(comparison: Comparison) -> str:
+def _section(comparison: ComparedTable) -> str:
     name = f"{comparison.modality.upper()}, {comparison.table}"
     label = escape(name)
     return (
@@ -113,7 +113,7 @@ def _section(comparison: Comparison) -> str:
     )
 
 
-def _extent(comparison: Comparison) -> str:
+def _extent(comparison: ComparedTable) -> str:
     unseen = f"; unseen: {', '.join(comparison.unseen)}" if comparison.unseen else ""
     seeds = sorted({entry.psnr.seeds for entry in comparison.arms})
     return (
@@ -122,7 +122,7 @@ def _extent(comparison: Comparison) -> str:
     )
 
 
-def _chart(comparison: Comparison, name: str) -> str:
+def _chart(comparison: ComparedTable, name: str) -> str:
     reference = comparison.against[0]
     rows = [(entry.arm, entry.differences[reference]) for entry in comparison.arms if reference in entry.differences]
     if not rows:
@@ -137,7 +137,7 @@ def _chart(comparison: Comparison, name: str) -> str:
     )
 
 
-def _arm_table(comparison: Comparison) -> str:
+def _arm_table(comparison: ComparedTable) -> str:
     columns = difference_columns(comparison) + summary_columns()
     columns += site_columns(comparison, (*comparison.sites, *comparison.unseen)) + cost_columns()
     head = "".join(
@@ -160,7 +160,7 @@ def _arm_table(comparison: Comparison) -> str:
     )
 
 
-def _tuning(comparison: Comparison, name: str) -> str:
+def _tuning(comparison: ComparedTable, name: str) -> str:
     """Steps, trials and chosen values of every arm, folded."""
     known = [entry for entry in comparison.arms if entry.details.steps is not None or entry.details.chosen]
     if not known:

@@ -71,7 +71,7 @@ class ArmEntry:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedTable:
     """One modality and one table: its metric card, its sites, and a row per arm."""
 
     modality: str
@@ -84,13 +84,13 @@ class Comparison:
     arms: tuple[ArmEntry, ...]
 
 
-def compare(
+def compare_arms(
     rows: Iterable[ScoreRow],
     details: Mapping[str, ArmDetails],
     metric_card: Mapping[str, Any],
     *,
     against: Sequence[str] = ("fedavg", "local"),
-) -> Comparison:
+) -> ComparedTable:
     """Compare every arm of one table with the arms ``against``.
 
     Parameters
@@ -127,7 +127,7 @@ def compare(
         known = {reference: differences[reference][arm] for reference in against if reference != arm}
         entries.append(ArmEntry(arm, summarize_arm(own, arm), means, known, details.get(arm, ArmDetails())))
     subjects = len({(row.site, row.volume) for row in listed if not row.unseen})
-    return Comparison(*tables[0], dict(metric_card), tuple(against), took_part, unseen, subjects, tuple(entries))
+    return ComparedTable(*tables[0], dict(metric_card), tuple(against), took_part, unseen, subjects, tuple(entries))
 
 
 def _differences(
@@ -143,7 +143,7 @@ def _differences(
     return {arm: Difference(each, adjusted[arm]) for arm, each in intervals.items()}
 
 
-def check_tables(comparisons: Sequence[Comparison]) -> None:
+def check_tables(comparisons: Sequence[ComparedTable]) -> None:
     """Refuse to write no table, or the same table twice."""
     names = [(each.modality, each.table) for each in comparisons]
     if not names or len(set(names)) < len(names):

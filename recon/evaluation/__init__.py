@@ -1,22 +1,5 @@
 """Metrics, scores per volume, CT image quality."""
 
-from .ct_quality import Probe, Quality, measure_quality
-from .evaluate import SiteScores, VolumeImages, VolumeScore, evaluate, reconstruct
-from .metrics import METRICS, foreground_ssim, metric_card, nmse, psnr, ssim
+import lazy_loader
 
-__all__ = [
-    "METRICS",
-    "Probe",
-    "Quality",
-    "SiteScores",
-    "VolumeImages",
-    "VolumeScore",
-    "evaluate",
-    "foreground_ssim",
-    "measure_quality",
-    "metric_card",
-    "nmse",
-    "psnr",
-    "reconstruct",
-    "ssim",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -30,7 +30,7 @@ def run_page(results: Results) -> str:
         _messages(results),
         _reproduce(results),
     ]
-    return document(f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections)
+    return html_page(f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections)
 
 
 def site_page(site: str, results: Results) -> str:
@@ -49,10 +49,10 @@ def site_page(site: str, results: Results) -> str:
         f"Acquisition: {escape(site_note(results, site) or 'see the manifest of the site')}. "
         "This page shows single volumes and pictures: it stays at the site and is not part of the shared report."
     )
-    return document(f"{site}: report of the site", lead, sections)
+    return html_page(f"{site}: report of the site", lead, sections)
 
 
-def document(title: str, lead: str, sections: Sequence[str], style: str = "") -> str:
+def html_page(title: str, lead: str, sections: Sequence[str], style: str = "") -> str:
     """A page in the style of the report; ``style`` is additional CSS, ``lead`` and ``sections`` are HTML."""
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
@@ -69,7 +69,7 @@ def document(title: str, lead: str, sections: Sequence[str], style: str = "") ->
 
 
 def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y_label: str) -> str:
-    """A chart of named lines over the rounds with its legend, for a page of :func:`document`."""
+    """A chart of named lines over the rounds with its legend, for a page of :func:`html_page`."""
     series = [Series(name, points, i) for i, (name, points) in enumerate(lines.items())]
     chart = panel(title, line_chart(title, series, y_label))
     return legend(list(lines), lines=True) + f'<div class="panels">{chart}</div>' if chart else ""

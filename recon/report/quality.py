@@ -6,7 +6,7 @@ from typing import Any
 
 from .charts import Series, legend, line_chart, panel
 from .results import Results, method_of
-from .tables import plain_table
+from .tables import html_table
 from .text import number
 
 _FREQUENCY = "line pairs per cm"
@@ -48,7 +48,7 @@ def _site(results: Results, site: str, by_arm: Mapping[str, Mapping[str, Any]]) 
                 number(entry["disc_cnr"], 2),
             ]
         rows.append((arm + (" (method)" if arm == method_of(results) else ""), cells))
-    table = plain_table(f"CT image quality at {site}", columns, rows)
+    table = html_table(f"CT image quality at {site}", columns, rows)
     charts = "" if probed else "<p>No slice simulated: no uniform region for the disc, or photons per ray unknown.</p>"
     if probed:
         arms = [arm for arm, entry in by_arm.items() if entry["nps"]]

@@ -146,7 +146,7 @@ def card(entries: Mapping[str, Any]) -> str:
     return f'<dl class="card">{"".join(lines)}</dl>'
 
 
-def plain_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+def html_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """A table of numbers; the first column holds the names of the rows."""
     head = "".join(f'<th scope="col"{_number_class(i > 0)}>{escape(name)}</th>' for i, name in enumerate(columns))
     lines = [
