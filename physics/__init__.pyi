@@ -76,6 +76,7 @@ from .phantoms import brain_phantom as brain_phantom
 from .phantoms import phantom_volume as phantom_volume
 from .phantoms import shepp_logan as shepp_logan
 from .registry import Registry as Registry
+from .registry import options_of as options_of
 from .solvers import conjugate_gradient as conjugate_gradient
 from .solvers import power_iteration as power_iteration
 from .solvers import solve_normal as solve_normal
