@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -26,9 +27,9 @@ class LinearOperator(nn.Module, ABC):
         Trailing shape of ``y``.
     """
 
-    #: Whether image values have units of their own, as attenuation has; those of an MR image mean nothing.
+    #: Whether image values have a unit, such as attenuation; MR images are known up to a factor.
     quantitative = False
-    #: How many slices of a volume are reconstructed fastest together.
+    #: Slices of a volume that are reconstructed in one call.
     slices_at_once = 1
 
     def __init__(self, domain_shape: Shape, range_shape: Shape) -> None:
@@ -102,21 +103,26 @@ class LinearOperator(nn.Module, ABC):
 
     @property
     def batch_key(self) -> tuple[object, ...]:
-        """What operators must have in common to be joined by ``collate``."""
+        """Operators with equal keys can be joined by :meth:`collate`."""
         return (type(self).__name__, *(tuple(buffer.shape) for buffer in self.buffers()))
+
+    @classmethod
+    def collate(cls, operators: Sequence[Self]) -> Self:
+        """One operator for a batch: the operators of single slices, joined along a new leading axis."""
+        raise ValueError(f"collate: operator is {cls.__name__}, expected one with `collate`")
 
     @property
     def support(self) -> Tensor:
-        """Where the operator sees an image, bool, broadcastable to ``(*batch, *domain_shape)``."""
+        """Pixels that influence the measurement, bool, broadcastable to ``(*batch, *domain_shape)``."""
         return torch.ones((1,) * len(self.domain_shape), dtype=torch.bool)
 
     @property
     def sampled(self) -> Tensor:
-        """Where the measurement holds data, bool, broadcastable to ``(*batch, *range_shape)``."""
+        """Positions that were measured, bool, broadcastable to ``(*batch, *range_shape)``."""
         return torch.ones((1,) * len(self.range_shape), dtype=torch.bool)
 
     def hold_out_candidates(self) -> Tensor:
-        """Units of the measurement that may be held out, for training and scores without a reference.
+        """Positions that may be held out of a measurement, for training and scores without a reference.
 
         Returns
         -------
@@ -125,23 +131,23 @@ class LinearOperator(nn.Module, ABC):
         Raises
         ------
         TypeError
-            If the operator names none.
+            If the operator does not define them.
         """
         raise TypeError(f"hold out: operator is {type(self).__name__}, expected one with `hold_out_candidates`")
 
     def draw_held_out(self, fraction: float, generator: torch.Generator) -> Tensor:
-        """Draw the part of the measurement to hold out, independently for every sample that has candidates of its own.
+        """Draw the positions to hold out, separately for every sample whose candidates are its own.
 
         Parameters
         ----------
         fraction
-            Part of the candidates, between 0 and 1; at least one is held out and one is kept.
+            Fraction of the candidates, between 0 and 1; at least one is held out and at least one is kept.
         generator
             Random generator of the draw.
 
         Returns
         -------
-            Bool, the shape of :meth:`hold_out_candidates`; ``restrict(~mask)`` removes that part.
+            Bool, the shape of :meth:`hold_out_candidates`.
 
         Raises
         ------
@@ -154,14 +160,19 @@ class LinearOperator(nn.Module, ABC):
         for allowed, drawn in zip(candidates.reshape(-1, *shape), held_out.view(-1, *shape), strict=True):
             places = allowed.nonzero()
             if len(places) < 2:
-                raise ValueError("hold out: fewer than two positions outside the calibration block to hold out")
+                raise ValueError(
+                    f"hold out: found {len(places)} candidates, expected at least 2; sample more outside the "
+                    "calibration block"
+                )
             count = min(max(round(fraction * len(places)), 1), len(places) - 1)
             chosen = places[torch.randperm(len(places), generator=generator)[:count].to(places.device)]
             drawn[chosen.unbind(-1)] = True
         return held_out
 
     def restrict(self, keep: Tensor) -> "LinearOperator":
-        """The operator with the same ``range_shape`` whose dropped rows are zero; ``y * keep`` goes with it.
+        """The operator that measures only where ``keep`` is True; its measurement is ``y * keep``.
+
+        An operator with a :meth:`start` of its own overrides it.
 
         Parameters
         ----------
@@ -241,6 +252,15 @@ class Composition(LinearOperator):
     @property
     def norm(self) -> Tensor:
         return self.left.norm * self.right.norm
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        return (type(self).__name__, self.left.batch_key, self.right.batch_key)
+
+    @classmethod
+    def collate(cls, operators: Sequence[Self]) -> Self:
+        lefts, rights = [A.left for A in operators], [A.right for A in operators]
+        return cls(type(lefts[0]).collate(lefts), type(rights[0]).collate(rights))
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "Composition":
@@ -336,6 +356,11 @@ class Sampling(LinearOperator):
     @property
     def norm(self) -> Tensor:
         return torch.ones((), device=self.mask.device)
+
+    @classmethod
+    def collate(cls, operators: Sequence[Self]) -> Self:
+        shape = operators[0].domain_shape
+        return cls(torch.stack([operator.mask.expand(shape) for operator in operators]), shape)
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "Sampling":

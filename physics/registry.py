@@ -1,4 +1,4 @@
-"""Registries: parts of one kind by the name that recipes and manifests use."""
+"""Registries: parts of one kind by their names in recipes and manifests."""
 
 import difflib
 import inspect
@@ -11,7 +11,7 @@ _EMPTY = inspect.Parameter.empty
 
 
 class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
-    """Parts of one kind by name: each a class or function whose keyword arguments are the options of the part.
+    """Parts of one kind by name. A part is a class or function; its arguments are its options.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
 
     def __init__(self, kind: str, parts: Mapping[str, Callable[..., Part]]) -> None:
         self.kind = kind
-        self._parts: dict[str, Callable[..., Part]] = dict(parts)
+        self._parts = dict(parts)
 
     def __getitem__(self, name: str) -> Callable[..., Part]:
         return self._parts[name]
@@ -44,7 +44,7 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
         return f"<{self.kind}: {', '.join(self)}>"
 
     def add(self, name: str) -> Callable[[Maker], Maker]:
-        """Decorator that registers a class or function under ``name``.
+        """Decorator that registers a class or function.
 
         Raises
         ------
@@ -54,21 +54,19 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
 
         def register(part: Maker) -> Maker:
             if name in self._parts:
-                raise ValueError(f"{self.kind} {name!r}: is registered already; choose another name")
+                raise ValueError(f"{self.kind} {name!r}: found another part of this name; choose another name")
             self._parts[name] = part
             return part
 
         return register
 
     def remove(self, name: str) -> None:
-        """Take a part out again."""
+        """Remove a part."""
         del self._parts[name]
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
-        """Options of a part: its arguments by name."""
-        parameters = inspect.signature(self[name]).parameters
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        return {key: parameter for key, parameter in parameters.items() if parameter.kind in named}
+        """Options of a part: its named arguments."""
+        return options_of(self[name])
 
     def check(self, name: str, options: Mapping[str, Any], key: str = "options") -> None:
         """Check the names of the options of a part.
@@ -94,17 +92,18 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
                 raise ValueError(f"{key}: found no {option!r}, expected a value for it")
 
     def make(self, name: str, options: Mapping[str, Any], key: str = "options") -> Part:
-        """Make a part from its options.
-
-        Raises
-        ------
-        ValueError
-            If an option is unknown, missing or out of range.
-        """
+        """Make a part from its options; parameters and errors as of :meth:`check`, and as of the part itself."""
         self.check(name, options, key)
         return self[name](**options)
 
     def declared(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the settings that a part declares as arguments."""
+        """The settings that are options of a part."""
         known = self.options(name)
         return {key: value for key, value in settings.items() if key in known}
+
+
+def options_of(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Named arguments of a class or function; their annotations are types, also where they were written as text."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(part, eval_str=True).parameters
+    return {key: parameter for key, parameter in parameters.items() if parameter.kind in named}

@@ -160,23 +160,22 @@ class RadonOperator(LinearOperator):
         return super().sampled if self.ray_weights is None else self.ray_weights > 0
 
     def hold_out_candidates(self) -> Tensor:
-        """Whole views, the same for all samples of a batch: filtered back-projection must know which are missing."""
+        """Whole views, the same for all samples of a batch: filtered back-projection needs one geometry."""
         device = None if self.ray_weights is None else self.ray_weights.device
         return torch.ones(self.range_shape[0], 1, dtype=torch.bool, device=device)
 
     def line_integrals(self, y: Tensor) -> Tensor:
-        """Line integrals of a measurement: the weights of the rays taken out, 0 where a ray has none."""
+        """Line integrals of a measurement: divided by the weights of the rays, 0 where a weight is 0."""
         return y if self.ray_weights is None else y * reciprocal(self.ray_weights)
 
     def weighted(self, lines: Tensor) -> Tensor:
-        """Line integrals times the weights of the rays."""
+        """The measurement of line integrals: multiplied by the weights of the rays."""
         return lines if self.ray_weights is None else self.ray_weights * lines
 
     def restrict(self, keep: Tensor) -> "RadonOperator":
-        """The operator with weight zero for all rays where ``keep`` is False."""
-        weights = keep if self.ray_weights is None else self.ray_weights * keep
-        dtype = torch.float32 if self.ray_weights is None else self.ray_weights.dtype
-        weights = weights.to(dtype).expand(*weights.shape[:-2], *self.range_shape)
+        """The operator with weight zero for every ray where ``keep`` is False."""
+        weights = self.weighted(keep).to(self.dtype)
+        weights = weights.expand(*weights.shape[:-2], *self.range_shape)
         return RadonOperator(self.grid, self.geometry, weights)
 
     @property
@@ -185,7 +184,7 @@ class RadonOperator(LinearOperator):
 
     @classmethod
     def collate(cls, operators: Sequence["RadonOperator"]) -> "RadonOperator":
-        """Join operators of one scan: their weights are stacked; without weights they are the same operator."""
+        """Join operators of one scan: stack their weights; without weights they are the same operator."""
         first = operators[0]
         weights = [operator.ray_weights for operator in operators]
         for operator in operators:

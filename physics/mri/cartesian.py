@@ -169,12 +169,12 @@ class CartesianMRI(LinearOperator):
         return torch.stack([_outside_calibration(mask) for mask in masks]).reshape(self.mask.shape).unsqueeze(-3)
 
     def restrict(self, keep: Tensor) -> "CartesianMRI":
-        """The operator that measures only where ``mask & keep``.
+        """The operator whose mask is ``mask & keep``.
 
         Parameters
         ----------
         keep
-            Bool, one of the shapes of ``mask``, or the same with a coil axis of size 1.
+            Bool, a shape that ``mask`` may have, with or without a coil axis of size 1.
         """
         keep = keep.unsqueeze(0) if keep.ndim == 1 else keep
         keep = keep.squeeze(-3) if keep.ndim > self.mask.ndim and keep.shape[-3] == 1 else keep
@@ -186,7 +186,7 @@ class CartesianMRI(LinearOperator):
 
     @classmethod
     def collate(cls, operators: Sequence["CartesianMRI"]) -> "CartesianMRI":
-        """Join operators of equal shape along a new leading batch axis."""
+        """Join operators of equal shape."""
         if len({operator.range_shape for operator in operators}) != 1:
             shapes = sorted({operator.range_shape for operator in operators})
             raise ValueError(f"CartesianMRI.collate: operators have shapes {shapes}, expected one; batch by shape")

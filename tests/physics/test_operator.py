@@ -92,6 +92,21 @@ def test_restrict_equals_masking_the_measurement() -> None:
         check_operator(operator.restrict(keep))
 
 
+def test_restricted_operators_of_the_base_class_join_to_a_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    singles = []
+    for seed in range(2):
+        keep = torch.rand(6, 5, generator=generator) < 0.5
+        singles.append(LinearOperator.restrict(example("CartesianMRI", seed), keep))
+    assert singles[0].batch_key == singles[1].batch_key != (2.0 * singles[0]).batch_key
+    joined = type(singles[0]).collate(singles)
+    check_operator(joined)
+    x = torch.randn(2, *joined.domain_shape, dtype=torch.complex128, generator=generator)
+    torch.testing.assert_close(joined(x), torch.stack([A(image) for A, image in zip(singles, x, strict=True)]))
+    with pytest.raises(ValueError, match="operator is Scaled, expected one with `collate`"):
+        type(2.0 * joined).collate([2.0 * joined])
+
+
 class _WrongAdjoint(CoilMaps):
     def _adjoint(self, y: torch.Tensor) -> torch.Tensor:
         return (self.maps * y).sum(-3)

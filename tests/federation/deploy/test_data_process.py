@@ -15,7 +15,8 @@ import torch
 from federation.deploy.audit_log import read_log
 from federation.deploy.data_process import APPROVED, BUNDLE, REFUSED, REQUEST, DataProcess
 
-from .test_site_service import BUNDLE as APPROVED_BUNDLE, Deployed, data, deployed
+from .test_site_service import BUNDLE as APPROVED_BUNDLE
+from .test_site_service import Deployed, data, deployed
 
 __all__ = ["data", "deployed"]  # fixtures
 
