@@ -99,10 +99,13 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
         Raises
         ------
         ValueError
-            If an option is unknown, missing or out of range.
+            If an option is unknown, missing, of another type or out of range; the message begins with ``key``.
         """
         self.check(name, options, key)
-        return self[name](**options)
+        try:
+            return self[name](**options)
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+            raise ValueError(f"{key}: {error}") from error
 
     def declared(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the settings that a part declares as arguments."""

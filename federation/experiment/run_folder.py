@@ -13,7 +13,7 @@ from recon import Codebook, DataError, write_atomically
 
 from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
-from ..recipes import LOCAL, Recipe, TransformSection, digest_of_base, load_recipe, placed
+from ..recipes import LOCAL, Recipe, TransformSection, attach_base, digest_of_base, load_recipe
 from ..rounds import SiteSpec
 from ..sites import SiteManifest, Split, load_manifest
 from .task import site_spec
@@ -98,7 +98,7 @@ class RunFolder:
         facts = read_json(path / "run.json", _DAMAGED)
         recipe = load_recipe(path / "recipe.toml")  # first: its plugins may bring readers
         manifests = tuple(load_manifest(facts["sites"][name]) for name in sorted(facts["sites"]))
-        return cls(path, placed(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
+        return cls(path, attach_base(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
 
     @property
     def participants(self) -> tuple[SiteManifest, ...]:

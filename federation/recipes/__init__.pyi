@@ -1,6 +1,6 @@
-from .frozen_base import carried as carried
+from .frozen_base import attach_base as attach_base
+from .frozen_base import detach_base as detach_base
 from .frozen_base import digest_of_base as digest_of_base
-from .frozen_base import placed as placed
 from .frozen_base import require_base as require_base
 from .frozen_base import without_base as without_base
 from .network import build_network as build_network
