@@ -24,6 +24,8 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
     def __init__(self, kind: str, parts: Mapping[str, Callable[..., Part]]) -> None:
         self.kind = kind
         self._parts: dict[str, Callable[..., Part]] = dict(parts)
+        #: Names of the parts that come with fedrecon.
+        self.built_in = tuple(parts)
 
     def __getitem__(self, name: str) -> Callable[..., Part]:
         return self._parts[name]

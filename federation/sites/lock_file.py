@@ -1,4 +1,4 @@
-"""Lock files: what the files of a site were when it was made, so that a changed one is noticed."""
+"""Lock files: sizes and checksums of the files of a site when it was made, to notice changes."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from ..config import Section, config_error, parse_section
 
 
 class LockedFile(Section):
-    """Facts about one file. ``patient_id`` is that of the file's attributes, empty where it has none."""
+    """Size, checksum and patient of a file; ``patient_id`` is empty if the file names none."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=0)
@@ -22,7 +22,7 @@ class LockedFile(Section):
 
 
 class Lock(Section):
-    """The lock file, by file name as in the manifest."""
+    """Content of a lock file, by the file names of the manifest."""
 
     version: Literal[1] = 1
     files: dict[str, LockedFile]
@@ -39,18 +39,17 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
     Raises
     ------
     ConfigError
-        If it is not what :func:`write_lock` writes.
+        If it is no lock file.
     """
-    path = lock_path(manifest)
+    path, advice = lock_path(manifest), "delete it and run `fedrecon sites check`"
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        advice = "delete it and run `fedrecon sites check`"
         raise config_error(path, "", f"unreadable JSON ({error})", "a lock file", advice) from None
     if not isinstance(table, dict):
-        raise config_error(path, "", type(table).__name__, "a lock file", "delete it and run `fedrecon sites check`")
+        raise config_error(path, "", type(table).__name__, "a lock file", advice)
     return parse_section(Lock, table, path).files
 
 
@@ -61,7 +60,7 @@ def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
 
 
 def lock_file(path: Path, patient_id: str | None) -> LockedFile:
-    """Facts about a file, whose bytes are hashed; ``patient_id`` is what its header says."""
+    """Size and checksum of a file, with the patient in its header."""
     return LockedFile(sha256=sha256_file(path), size=path.stat().st_size, patient_id=patient_id or "")
 
 

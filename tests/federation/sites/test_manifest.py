@@ -99,7 +99,7 @@ def test_an_empty_split_is_no_dataset(tmp_path: Path) -> None:
         ("'north_3.h5'", "3", ["data.test.0", "found 3", "string"]),
         ("'north_3.h5'", "'../north_3.h5'", ["data.test", "without .."]),
         ("'north_3.h5'", "'/etc/passwd'", ["data.test", "below data.root"]),
-        ("'north_3.h5'", "'north_0.h5'", ["data: test", "'north_0.h5' also in train", "once"]),
+        ("'north_3.h5'", "'north_0.h5'", ["data.test: found 'north_0.h5' also in train", "once"]),
         ("'north_3.h5'", "'./north_0.h5'", ["'north_0.h5' also in train"]),
         ("'north_3.h5'", "'b/north_0.h5'", ["'north_0.h5' also in train"]),
         ("'north_1.h5'", "'north_0.h5'", ["'north_0.h5' also in train"]),
