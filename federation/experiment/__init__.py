@@ -1,4 +1,4 @@
-"""A run: training, the personal stage, scores and report."""
+"""A run: training, personal stage, scores and report."""
 
 from .classical_arms import classical_method
 from .evaluate import evaluate_run, measurement_text

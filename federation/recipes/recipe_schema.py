@@ -16,6 +16,7 @@ from recon import (
     PENALTIES,
     REGULARIZERS,
     Augmentation,
+    Penalty,
     TaskTerm,
 )
 
@@ -185,10 +186,13 @@ class ObjectiveSection(Section):
         """Weight of one penalty."""
         return self.weights.get(name, 0.0)
 
-    def without(self, penalty: str) -> "ObjectiveSection":
-        """The same objective without a penalty."""
-        values = self.model_dump()
-        values.pop(penalty, None)
+    def alone(self) -> "ObjectiveSection":
+        """The same objective without the penalties that exchange tensors with other sites."""
+        plain: Any = Penalty.sends
+        made: dict[str, Any] = {name: PENALTIES[name] for name in self.weights}
+        gone = {name for name, penalty in made.items() if penalty.sends.__func__ is not plain.__func__}
+        values = {key: value for key, value in self.model_dump().items() if key not in gone}
+        values["options"] = {name: options for name, options in self.options.items() if name not in gone}
         return type(self).model_validate(values)
 
     def build_task(self, loss: str) -> TaskTerm:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from recon import write_atomically
 
-from ..config import Section, config_error, parse_section
+from ..config import Section, parse_section, read_json
 
 
 class LockedFile(Section):
@@ -38,19 +38,13 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
 
     Raises
     ------
-    ConfigError
+    DataError
         If it is no lock file.
     """
-    path, advice = lock_path(manifest), "delete it and run `fedrecon sites check`"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = lock_path(manifest)
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise config_error(path, "", f"unreadable JSON ({error})", "a lock file", advice) from None
-    if not isinstance(table, dict):
-        raise config_error(path, "", type(table).__name__, "a lock file", advice)
-    return parse_section(Lock, table, path).files
+    return parse_section(Lock, read_json(path, "delete it and run `fedrecon sites check`"), path).files
 
 
 def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:

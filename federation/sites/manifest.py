@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?", value):
-        raise ValueError("cpu, cuda, cuda:0, cuda:1, ...")
+        raise ValueError("cpu, cuda, or one of several GPUs: cuda:0, cuda:1, ...")
     return value
 
 
