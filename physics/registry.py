@@ -24,6 +24,8 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
     def __init__(self, kind: str, parts: Mapping[str, Callable[..., Part]]) -> None:
         self.kind = kind
         self._parts = dict(parts)
+        #: Names of the parts that come with fedrecon.
+        self.built_in = tuple(parts)
 
     def __getitem__(self, name: str) -> Callable[..., Part]:
         return self._parts[name]
@@ -92,9 +94,18 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
                 raise ValueError(f"{key}: found no {option!r}, expected a value for it")
 
     def make(self, name: str, options: Mapping[str, Any], key: str = "options") -> Part:
-        """Make a part from its options; parameters and errors as of :meth:`check`, and as of the part itself."""
+        """Make a part from its options; parameters as of :meth:`check`.
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown, missing, of another type or out of range; the message begins with ``key``.
+        """
         self.check(name, options, key)
-        return self[name](**options)
+        try:
+            return self[name](**options)
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+            raise ValueError(f"{key}: {error}") from error
 
     def declared(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that are options of a part."""

@@ -1,9 +1,10 @@
-"""Sections derived from the code that uses them: keys, types and bounds stand once, in a signature or dataclass."""
+"""Sections derived from code: keys, types and bounds come from a signature or a dataclass."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, create_model, model_validator
@@ -13,7 +14,7 @@ from .schema import Section, one_of
 
 @lru_cache(maxsize=64)
 def section_of(kind: type) -> type[Section]:
-    """The section that a frozen dataclass is made from: its fields are the keys, its own checks hold.
+    """A section whose keys are the fields of a frozen dataclass, with the checks of the dataclass.
 
     Annotations may hold bounds (``Annotated[float, Ge(1)]``) and registries (``Annotated[str, SAMPLINGS]``: a name in
     it). :func:`value_of` makes the dataclass.
@@ -21,24 +22,22 @@ def section_of(kind: type) -> type[Section]:
 
     def checked(section: Section) -> Section:
         try:
-            kind(**section.model_dump())
+            value_of(kind, section)
         except ValueError as error:
             # "Simulation: seed is -1, expected ..." is "seed: found -1, expected ..." in a file.
             text = str(error).removeprefix(f"{kind.__name__}: ")
             raise ValueError(re.sub(r"^(\w+) is (.*), expected", r"\1: found \2, expected", text)) from None
         return section
 
-    fields = {
+    keys = {
         field.name: (field.type, ... if field.default is dataclasses.MISSING else field.default)
         for field in dataclasses.fields(kind)
     }
-    return section_with(
-        f"{kind.__name__}Section", Section, fields, {"_checked": model_validator(mode="after")(checked)}
-    )
+    return section_with(f"{kind.__name__}Section", Section, keys, {"_checked": model_validator(mode="after")(checked)})
 
 
 def value_of(kind: type, section: Section | None) -> Any:
-    """The dataclass of a section, None of none."""
+    """The dataclass with the values of a section; None for None."""
     return None if section is None else kind(**section.model_dump())
 
 
@@ -46,22 +45,18 @@ def section_with(
     name: str, base: type[Section], keys: Mapping[str, tuple[Any, Any]], validators: Mapping[str, Any] | None = None
 ) -> type[Section]:
     """``base`` with more keys, each a type and a default (``...``: required)."""
-    fields: dict[str, Any] = {key: (_checked_by_pydantic(kind), default) for key, (kind, default) in keys.items()}
+    fields: dict[str, Any] = {key: (_with_validators(kind), default) for key, (kind, default) in keys.items()}
     model: type[Section] = create_model(name, __base__=base, __validators__=dict(validators or {}), **fields)
     return model
 
 
-def _checked_by_pydantic(annotation: Any) -> Any:
-    """The annotation with registries as validators."""
+def _with_validators(annotation: Any) -> Any:
+    """The annotation with a validator in the place of each registry."""
     if get_origin(annotation) is Annotated:
         kind, *metadata = get_args(annotation)
         checks = [AfterValidator(one_of(item)) if isinstance(item, Mapping) else item for item in metadata]
         return Annotated[(kind, *checks)]
     arguments = get_args(annotation)
     if any(get_origin(argument) is Annotated for argument in arguments):  # Annotated[...] | None
-        rebuilt = [_checked_by_pydantic(argument) for argument in arguments]
-        union = rebuilt[0]
-        for other in rebuilt[1:]:
-            union = union | other
-        return union
+        return reduce(or_, map(_with_validators, arguments))
     return annotation

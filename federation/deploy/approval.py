@@ -129,7 +129,7 @@ class Approvals:
         DataError
             If the run is not approved, or a digest differs from the approved one.
         """
-        from ..recipes import load_recipe, placed
+        from ..recipes import attach_base, load_recipe
 
         place = self.folder / run
         if not (place / "approval.json").is_file():
@@ -143,7 +143,7 @@ class Approvals:
                 f"{place}: {' and '.join(different) or 'the name'} changed since the approval; check the change and "
                 "approve again"
             )
-        return placed(recipe, self.base(run))
+        return attach_base(recipe, self.base(run))
 
 
 def _read(path: Path) -> Approval:

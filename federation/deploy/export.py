@@ -8,7 +8,7 @@ from pathlib import Path
 from recon import DataError, write_atomically
 
 from ..experiment import BASE, RunFolder, algorithm_of, personalize, score_text
-from ..recipes import load_recipe, placed
+from ..recipes import attach_base, load_recipe
 from ..serialization import load_newest, save_checkpoint
 from .site_folder import SiteFolder
 
@@ -41,7 +41,7 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     if newest is None:
         raise DataError(f"{state}: the server has sent no parameters of run {run[:16]} yet; export it later")
     recipe = load_recipe(folder.approvals.folder / run / "recipe.toml")
-    base = placed(recipe, folder.approvals.base(run)).network.base
+    base = attach_base(recipe, folder.approvals.base(run)).network.base
     exported = RunFolder.create(out, recipe, [folder.manifest], resume=False)
     if base is not None:
         write_atomically(out / BASE, Path(base).read_bytes())

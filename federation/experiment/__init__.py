@@ -1,4 +1,4 @@
-"""A run: training, the personal stage, scores and report."""
+"""A run: training, personal stage, scores and report."""
 
 import lazy_loader
 

@@ -11,18 +11,8 @@ from .score_site import score_methods as score_methods
 from .task import DEVICE_FAILED as DEVICE_FAILED
 from .task import ReconstructionTask as ReconstructionTask
 from .task import site_spec as site_spec
-from .train import (
-    algorithm_of as algorithm_of,
-)
-from .train import (
-    initial_state as initial_state,
-)
-from .train import (
-    score_text as score_text,
-)
-from .train import (
-    train_alone as train_alone,
-)
-from .train import (
-    train_run as train_run,
-)
+from .train import algorithm_of as algorithm_of
+from .train import initial_state as initial_state
+from .train import score_text as score_text
+from .train import train_alone as train_alone
+from .train import train_run as train_run

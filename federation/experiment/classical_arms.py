@@ -9,7 +9,7 @@ from .task import ReconstructionTask
 
 
 def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]) -> nn.Module:
-    """A classical method, tuned on validation slices where the site has some; ``tuned`` receives the chosen value."""
+    """A classical method, tuned if the site has validation data; ``tuned`` receives the chosen value."""
     make, evaluation = task.manifest.kind.methods[arm], task.recipe.evaluation
     key = getattr(make, "candidates_key", "")
     candidates = getattr(evaluation, key) if key else getattr(make, "candidates", ())
@@ -26,6 +26,6 @@ def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]
 
 
 def _spread(samples: Samples, count: int) -> list[Sample]:
-    """Slices evenly spread over a data set, each counted as a volume of its own by its position."""
+    """``count`` slices, evenly spread over a data set."""
     positions = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return [samples[int(position)] for position in sorted(set(positions))]

@@ -1,4 +1,4 @@
-"""Score a trained run at all of its sites, write the reports, and reconstruct a user's scan with it."""
+"""Score a trained run at all of its sites and write the reports."""
 
 import platform
 import time
@@ -8,50 +8,35 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from recon import (
-    MODALITIES,
-    DataError,
-    metric_card,
-    summarize,
-    write_report,
-    write_site_report,
-)
+from recon import MODALITIES, DataError, metric_card, summarize, write_report, write_site_report
 
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
 
+#: Packages whose versions the report names.
 _PACKAGES = (
-    "fedrecon",
-    "torch",
-    "torchvision",
-    "sigpy",
-    "numpy",
-    "scikit-image",
-    "h5py",
-    "numba",
-    "safetensors",
-)
+    "fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors",
+)  # fmt: skip
 
 
 def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
     """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
 
-    Pictures and per-volume rows of measured data stay at their site: they are written to
-    ``sites/<name>/report.html``, the shared report holds aggregates.
+    The report holds aggregates. Pictures and scores per volume of measured data stay at their site, in
+    ``sites/<name>/report.html``.
 
     Parameters
     ----------
     path
         Folder of a trained run.
     begin
-        ``time.monotonic()`` at the start of a job that this evaluation ends; without it the recorded times of the
-        parts are summed.
+        ``time.monotonic()`` at the start of the time to report; None: the sum of the recorded times of the parts.
 
     Returns
     -------
-        The results as written.
+        The results in the report.
 
     Raises
     ------
@@ -84,7 +69,7 @@ def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None =
 
 def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, seconds: float) -> dict[str, Any]:
     rows = read_rows(run.path)
-    # An arm that some site cannot have (no data to train on alone) would leave holes in the table.
+    # Without arms that some site cannot have, such as the local arm of a site without training data.
     arms = [arm for arm in next(iter(found.values())).arms if all(arm in result.arms for result in found.values())]
     by_arm: dict[str, Any] = {
         arm: {"sites": {name: result.arms[arm] for name, result in found.items()}} for arm in arms
@@ -150,7 +135,7 @@ def _personal(run: RunFolder) -> str:
 
 
 def measurement_text(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where the measurements of the sites come from; ``found`` are the facts of every site."""
+    """Origin of the measurements, from the facts of every site."""
     sites: dict[str, list[str]] = {}
     for name, facts in found.items():
         sites.setdefault(MODALITIES[facts["modality"]].origin(facts), []).append(name)
@@ -158,7 +143,7 @@ def measurement_text(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _bytes(rows: list[Row]) -> dict[str, float]:
-    """Bytes of all sites together in a training round, of the packed messages."""
+    """Mean bytes of the packed messages of all sites in a training round."""
     training = [row for row in rows if row["n_samples"] is not None]
     rounds = sorted({row["round"] for row in training})
     return {
@@ -180,7 +165,7 @@ def _versions() -> dict[str, str]:
 
 
 def _claims(run: RunFolder, by_arm: dict[str, Any], arms: list[str]) -> list[str]:
-    """One honest line per comparison with the method: mean difference, and the sites where it loses."""
+    """One line per other arm: mean difference to the method, and the sites where the method is worse."""
     method = run.recipe.name
     lines = []
     for arm in arms:

@@ -1,4 +1,4 @@
-"""The personal stage: after the rounds every site goes on training all parameters on its own data, for itself."""
+"""The personal stage: after the rounds every site trains all parameters further on its own data."""
 
 import copy
 
@@ -15,14 +15,14 @@ from .task import ReconstructionTask
 
 
 def personalize(job: tuple[RunFolder, str, bool]) -> tuple[float | None, float | None]:
-    """Fine-tune the selected network at one site and keep it there; what was done before is not done again.
+    """Fine-tune the selected network at one site and keep it there, unless this was done before.
 
-    The result is used only if it does not score worse on the site's validation data.
+    The fine-tuned parameters are kept if they do not score worse on validation data, else those before.
 
     Parameters
     ----------
     job
-        The run, the site's name, and whether its local arm is meant.
+        The run, the name of the site, and True for its local arm.
 
     Returns
     -------
@@ -48,9 +48,9 @@ def personalize(job: tuple[RunFolder, str, bool]) -> tuple[float | None, float |
 
 
 def site_network(run: RunFolder, manifest: SiteManifest, *, local: bool = False) -> nn.Module:
-    """What a site uses: its personal network, else the selected shared parameters with its kept ones.
+    """The network that a site uses: its personal network, else the selected shared parameters with its kept ones.
 
-    With what the recipe's personal stage does at test time.
+    Includes the corrections of the personal stage at test time.
     """
     stage = run.recipe.personal
     state = run.selected(local=manifest.name if local else None)

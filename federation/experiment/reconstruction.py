@@ -14,7 +14,7 @@ from .task import ReconstructionTask
 def reconstruct_file(
     path: Path | str, site: str, scan: Path | str, out: Path | str, *, simulate: bool = False
 ) -> tuple[tuple[int, ...], SiteScores]:
-    """Reconstruct a scan with the selected shared parameters and the kept ones of a site.
+    """Reconstruct a scan with the network that a site of the run uses.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ def reconstruct_file(
     site
         A site of the run; an unseen one has the initial kept parameters.
     scan
-        A file of the site's format.
+        A file in the format of the site.
     out
-        Written: ``reconstruction`` ``(slices, height, width)``, magnitudes in MRI, attenuation in 1/mm in CT, and
-        ``image``, complex on the encoded grid in MRI; in units of the file's own coil images, or 1/mm.
+        HDF5 file to write: ``reconstruction`` ``(slices, height, width)``, magnitudes in MRI, attenuation in CT, and
+        ``image``, in MRI complex and on the encoded grid; in the units of the coil images of the file, or in 1/mm.
     simulate
-        Degrade the scan as the site's manifest does, and score against its full k-space.
+        Apply ``[simulate]`` of the manifest to the scan, and score against the scan as measured.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""what a run folder holds."""
+"""The folder of a run: its files and records."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,29 +13,24 @@ from recon import Codebook, DataError, write_atomically
 
 from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
-from ..recipes import LOCAL, Recipe, TransformSection, digest_of_base, load_recipe, placed
+from ..recipes import LOCAL, FederationSection, Recipe, TransformSection, attach_base, digest_of_base, load_recipe
 from ..rounds import SiteSpec
 from ..sites import SiteManifest, Split, load_manifest
 from .task import site_spec
 
 Say = Callable[[str], None]
-
-
-#: Where the base lies that the recipe of a run names by its digest.
+#: The frozen base of a run that came from a deployment, whose recipe names it by a digest.
 BASE = "base.safetensors"
-
-
-_DAMAGED = "choose another --out"
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and records of one run.
 
-    ``recipe.toml`` (resolved) · ``run.json`` (sites, recipe digest, seconds) · ``rounds.jsonl`` · ``checkpoints/`` of
-    the server · ``sites/<name>/`` what is the site's own: kept state, personal network, coil maps, pictures of real
-    data · ``local/<name>/`` the same for the local arm · ``test/<name>.h5`` of simulated sites · ``report.html``,
-    ``.json`` · ``plugins/`` of the recipe · ``base.safetensors``, the frozen base of a run that came from a deployment.
+    ``recipe.toml`` (with all defaults) · ``plugins/`` of the recipe · ``run.json`` (sites, digest of the recipe,
+    seconds) · ``rounds.jsonl`` · ``checkpoints/`` of the server · ``sites/<name>/``: kept state, personal network, coil
+    maps, report of measured data · ``local/<name>/``: the same for the local arm · ``test/<name>.h5`` of simulated
+    sites · ``report.html``, ``report.json`` · ``base.safetensors``.
     """
 
     path: Path
@@ -53,7 +48,7 @@ class RunFolder:
         resume: bool,
         maps: Path | str | None = None,
     ) -> "RunFolder":
-        """Open the folder for training; ``maps`` holds the sites' coil maps where several runs share them.
+        """Open the folder for training; ``maps`` is a folder of coil maps that several runs share.
 
         Raises
         ------
@@ -61,53 +56,50 @@ class RunFolder:
             If it holds a run and ``resume`` is not set, or a run of another recipe or other sites.
         """
         path = Path(path)
-        record = path / "run.json"
         facts: dict[str, Any] = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
-        if record.exists():
-            found = read_json(record, _DAMAGED)
+        seconds = {}
+        if (path / "run.json").exists():
+            found = _record(path)
             if found.get("recipe_digest") != facts["recipe_digest"]:
                 raise DataError(
                     f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, "
                     f"this one is {recipe.digest()[:12]}); choose another --out"
                 )
-            if found.get("sites", {}).keys() != facts["sites"].keys():
-                raise DataError(
-                    f"{path}: holds a run of the sites {sorted(found.get('sites', {}))}; choose another --out"
-                )
+            if found["sites"].keys() != facts["sites"].keys():
+                raise DataError(f"{path}: holds a run of the sites {sorted(found['sites'])}; choose another --out")
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
-        run = cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
+            seconds = found.get("seconds", {})
         store_plugins(recipe.plugins, path)
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
-        seconds = read_json(record, _DAMAGED).get("seconds", {}) if record.exists() else {}
-        write_atomically(record, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
-        return run
+        write_atomically(path / "run.json", json.dumps({**facts, "seconds": seconds}, indent=1).encode())
+        return cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
-        """Open the folder of a run that was trained.
+        """Open the folder of a trained run.
 
         Raises
         ------
         DataError
-            If it is not one.
+            If it is none, or its recipe or a manifest cannot be read.
         """
         path = Path(path)
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
-        facts = read_json(path / "run.json", _DAMAGED)
-        recipe = load_recipe(path / "recipe.toml")  # first: its plugins may bring readers
-        manifests = tuple(load_manifest(facts["sites"][name]) for name in sorted(facts["sites"]))
-        return cls(path, placed(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
+        sites = _record(path)["sites"]
+        recipe = load_recipe(path / "recipe.toml")  # first: its plugins may register readers
+        manifests = tuple(load_manifest(sites[name]) for name in sorted(sites))
+        return cls(path, attach_base(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
 
     @property
     def participants(self) -> tuple[SiteManifest, ...]:
-        """Sites that train together."""
+        """Sites that take part in the rounds."""
         return tuple(manifest for manifest in self.manifests if manifest.trains)
 
     @property
     def learners(self) -> tuple[SiteManifest, ...]:
-        """Sites with training data; an unseen one among them trains in the local arm only."""
+        """Sites with training data; an unseen one trains its local arm alone."""
         return tuple(manifest for manifest in self.manifests if manifest.data.train)
 
     def manifest(self, name: str) -> SiteManifest:
@@ -136,7 +128,7 @@ class RunFolder:
         return (self.local_folder(name) if local else self.site_folder(name)) / "personal"
 
     def spec(self, manifest: SiteManifest, *, local: bool = False) -> SiteSpec:
-        """The site as the federation, or the local arm, runs it."""
+        """The site in the federation, or in its local arm."""
         folder = self.local_folder(manifest.name) if local else self.site_folder(manifest.name)
         recipe = local_recipe(self.recipe) if local else self.recipe
         return site_spec(manifest, recipe, folder / "kept", self.maps_folder(manifest.name))
@@ -146,42 +138,48 @@ class RunFolder:
         return selected_state(self.path if local is None else self.local_folder(local))
 
     def nearest_code(self, manifest: SiteManifest) -> Tensor:
-        """The scan features of that site which took part whose features are nearest to those of ``manifest``."""
+        """Scan features of the participant that are nearest to those of ``manifest``."""
         book = Codebook({site.name: self._features(site) for site in self.participants})
         return book.codes[book.nearest(self._features(manifest))]
 
     def _features(self, manifest: SiteManifest) -> Tensor:
-        """Mean over the slices that the site has most of."""
+        """Mean over the training slices, or the test slices of a site without."""
         split: Split = "train" if manifest.data.train else "test"
         samples = manifest.dataset(split, self.maps_folder(manifest.name))
         conditions = [samples[index].condition for index in range(len(samples))]
         return torch.stack([c for c in conditions if c is not None]).mean(0)
 
     def seconds(self) -> dict[str, float]:
-        """Wall time of what was run so far, by name."""
-        found: dict[str, float] = read_json(self.path / "run.json", _DAMAGED).get("seconds", {})
+        """Wall time of the parts of the run, by name."""
+        found: dict[str, float] = _record(self.path).get("seconds", {})
         return found
 
     def record_seconds(self, name: str, seconds: float, *, resumed: bool = False) -> None:
-        """Keep the wall time of a part; what a resumed part took before is added."""
-        facts = read_json(self.path / "run.json", _DAMAGED)
+        """Record the wall time of a part, added to that of earlier attempts if ``resumed``."""
+        facts = _record(self.path)
         times = facts.setdefault("seconds", {})
         times[name] = round(seconds + (times.get(name, 0.0) if resumed else 0.0), 1)
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """Content of ``run.json``.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    found = read_json(path / "run.json", "choose another --out")
+    if not isinstance(found.get("sites"), dict):
+        raise DataError(f"{path / 'run.json'}: found no table 'sites', expected the manifests; choose another --out")
+    return found
+
+
 def local_recipe(recipe: Recipe) -> Recipe:
-    """The recipe of the local arm: one site, so nothing to combine, to encode or to wait for."""
-    federation = recipe.federation.model_copy(
-        update={
-            "participation": 1.0,
-            "schedule": "random",
-            "quorum": None,
-            "weights": "samples",
-            "weight_options": {},
-            "server_rule": "mean",
-            "server_options": {},
-        }
+    """The recipe of the local arm: one site has nothing to combine, to exchange, to encode or to wait for."""
+    federation = FederationSection(
+        rounds=recipe.federation.rounds, least_work=recipe.federation.least_work, seed=recipe.federation.seed
     )
-    objective = recipe.objective.without("moments")
-    return recipe.model_copy(update={"federation": federation, "objective": objective, "transform": TransformSection()})
+    changed = {"federation": federation, "objective": recipe.objective.alone(), "transform": TransformSection()}
+    return recipe.model_copy(update=changed)

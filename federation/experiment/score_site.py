@@ -1,4 +1,4 @@
-"""Scores of every arm at one site, computed at the site: what leaves is returned, the rest is written there."""
+"""Scores of every arm at one site: returns aggregates and pictures, writes the images of simulated sites."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from .task import ReconstructionTask
 class SiteResult:
     """Outcome of :func:`score_site`.
 
-    ``arms`` holds scores per arm as in ``report.json``; ``pictures`` one slice, reference and arms; ``facts`` what is
-    printed about the site; ``references`` and ``crops`` what the metric card must name; ``quality`` what is measured of
-    CT images per arm, see :class:`recon.Quality`.
+    ``arms`` holds scores per arm as in ``report.json``; ``pictures`` one slice of reference and arms; ``facts`` the
+    description of the site; ``references`` and ``crops`` entries of the metric card; ``quality`` image quality per arm,
+    see :class:`recon.Quality`.
     """
 
     arms: dict[str, dict[str, Any]]
@@ -42,7 +42,7 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     Parameters
     ----------
     job
-        The run, the site's name, the federation's selected state.
+        The run, the name of the site, the selected state of the federation.
     """
     run, name, state = job
     manifest = run.manifest(name)
@@ -63,9 +63,9 @@ def score_methods(
     Parameters
     ----------
     tuned
-        Weights of classical methods, which the result repeats.
+        Weights of classical methods, for the result.
     keep_in
-        The run that receives the test data and all images, ``test/<site>.h5``.
+        Run whose folder gets test data and all images, ``test/<site>.h5``; None: none.
     """
     manifest, tuned = task.manifest, tuned or {}
     samples = task.dataset("test")
@@ -95,7 +95,7 @@ def _methods(
     task: ReconstructionTask,
     state: ServerState,
 ) -> tuple[dict[str, nn.Module], dict[str, float]]:
-    """Every arm's method at this site, in the order of the report, and the weights of those that were tuned."""
+    """The methods of all arms in the order of the report, and the weights of those that were tuned."""
     methods: dict[str, nn.Module] = {}
     tuned: dict[str, float] = {}
     for arm in run.recipe.evaluation.arms:
@@ -110,7 +110,7 @@ def _methods(
 
 
 class _Collected:
-    """Images of the test set as the arms make them."""
+    """Images of the test set by arm, with references and samples."""
 
     def __init__(self) -> None:
         self.images: dict[str, list[np.ndarray[Any, Any]]] = {}
@@ -119,7 +119,7 @@ class _Collected:
         self.crops: set[tuple[int, int]] = set()
 
     def receiver(self, arm: str) -> Callable[[VolumeImages], None]:
-        """Keeps the images of one arm; the first arm also brings reference and samples."""
+        """Function that collects the images of one arm, and of the first arm also reference and samples."""
         first = not self.images
         images = self.images.setdefault(arm, [])
 
@@ -134,19 +134,19 @@ class _Collected:
         return receive
 
     def pictures(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The middle slice of the first volume: reference, where there is one, and arms."""
+        """The middle slice of the first volume, in the reference if there is one and in every arm."""
         middle = len(next(iter(self.images.values()))[0]) // 2
         named = {arm: volumes[0][middle] for arm, volumes in self.images.items()}
         return ({"reference": self.references[0][middle]} if self.references else {}) | named
 
     def write_test_set(self, run: RunFolder, name: str, dataset: VolumeSlices) -> None:
-        """Write ``test/<site>.h5``: whitened, scaled measurements as the arms saw them, and their images.
+        """Write ``test/<site>.h5``: whitened, scaled measurements, references, and the images of all arms.
 
-        Slices of all volumes follow each other; ``volume`` names that of each slice. Measurements and operators are the
-        dataset's :meth:`recon.VolumeSlices.arrays`.
+        Slices of all volumes are concatenated; ``volume`` names the volume of each slice. Measurements and operators
+        are the :meth:`recon.VolumeSlices.arrays` of the dataset.
         """
         if not self.references or len({sample.measurement.shape for sample in self.samples}) > 1:
-            return  # simulated sites have references of one shape; nothing else belongs into this file
+            return  # not data of one shape with references
         arrays: dict[str, Any] = {
             "reference": np.concatenate(self.references),
             "volume": np.array([sample.meta[0].volume for sample in self.samples], dtype="S"),
@@ -164,7 +164,7 @@ def _quality(
     methods: Mapping[str, nn.Module],
     collected: _Collected,
 ) -> dict[str, dict[str, Any]]:
-    """Image quality of every arm, where the modality measures any and there are references."""
+    """Image quality of every arm, if the modality measures any and there are references."""
     prepare = task.manifest.kind.quality
     if prepare is None or not collected.references:
         return {}

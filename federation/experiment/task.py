@@ -1,4 +1,4 @@
-"""What a site does with its own data: the adapter between a federation's site and the reconstruction toolkit."""
+"""The task of a site: training and validation of the network on the data of its manifest."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +28,9 @@ from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
 from ..sites import SiteManifest, Split
 
-#: Prefix of SCAFFOLD's control variates, which travel beside the parameters; tensors of a penalty have its name.
+#: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; that of a penalty is its name.
 CONTROL = "control."
-#: In the line of a site whose device has failed. It survives a reply, of which text alone is left, and may pass: what
-#: failed so is worth another try.
+#: Marks the error of a failed device, of which a reply keeps the text alone; such a failure may not happen again.
 DEVICE_FAILED = "device: failed"
 _OF_A_GPU = ("CUDA", "cuDNN", "CUBLAS", "CUFFT")
 
@@ -58,16 +57,16 @@ class ReconstructionTask:
 
     @contextmanager
     def at_work(self, method: nn.Module) -> Iterator[None]:
-        """Within the block a method is on the site's device; after it on the CPU, where all that travels is.
+        """Context with a method on the device of the site, back on the CPU afterwards.
 
-        A GPU computes in single precision proper there, so that scores do not depend on where they come from.
+        GPUs compute in full single precision (no TF32) in it, so that scores do not depend on the device.
 
         Raises
         ------
         ConfigError
             If this machine has no such device.
         DataError
-            If the device fails, as when its memory does not suffice; the line holds :data:`DEVICE_FAILED`.
+            If the device fails, for example out of memory; the message holds :data:`DEVICE_FAILED`.
         """
         device = self.manifest.torch_device()
         if device.type == "cpu":
@@ -99,7 +98,7 @@ class ReconstructionTask:
         dataset = self.dataset("train")
         progress = round / self.recipe.federation.rounds
         constant = training.schedule == "constant"
-        # SCAFFOLD: the server's control variate c less the site's own.
+        # SCAFFOLD: control variate of the server minus that of the site.
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
         result = train_locally(
@@ -119,7 +118,7 @@ class ReconstructionTask:
             seed=seed,
             optimizer_state=context.optimizer_state,
         )
-        # The new control is the old one and what is sent, rounded as the server will see it.
+        # The site adds to its control variate the change that it sends, rounded as the server receives it.
         sent = {CONTROL + name: result.mean_gradient[name].cpu() - own[name] for name in server}
         memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
         for name, penalty, options in _penalties(self.recipe.objective):
@@ -127,7 +126,7 @@ class ReconstructionTask:
         return LocalResult(result.losses, _on_cpu(result.optimizer_state), len(dataset), memory, sent)
 
     def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
-        """Train in place, with a fresh optimizer, all parameters that are not frozen."""
+        """Train all parameters that are not frozen, in place and with a new optimizer."""
         training, seed = self.recipe.training, self.recipe.federation.seed
         with self.at_work(network):
             train_locally(
@@ -149,19 +148,25 @@ class ReconstructionTask:
             return evaluate(network, self.dataset("validation")).selection_score()
 
     def dataset(self, split: Split) -> VolumeSlices:
-        """Slices of a split; those for training are augmented as the recipe says."""
+        """Slices of a split; training slices with the augmentation of the recipe."""
         augment = self.recipe.training.augmentation() if split == "train" else None
         return self.manifest.dataset(split, self.maps_folder, augment, self.recipe.federation.seed)
 
 
 def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
-    """Control variates of the server rule, and the tensors that penalties exchange."""
+    """Layout of the tensors beside the parameters: control variates of the server rule, tensors of penalties.
+
+    Raises
+    ------
+    ConfigError
+        If a penalty cannot be used with the network or its options.
+    """
     aux = dict(layout(recipe.federation.rule().aux_layout(shared)))
     for name, penalty, options in _penalties(recipe.objective):
         try:
             sent = layout(penalty.sends(network, **options))
-        except ValueError as error:
-            raise ConfigError(f"recipe: objective.{name}: {' '.join(str(error).split())}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"recipe: objective.{name}: {' '.join(str(error).split())}") from error
         aux.update(under(f"{name}.", sent))
     return aux
 
@@ -179,7 +184,7 @@ def _penalties(objective: ObjectiveSection) -> Iterator[tuple[str, Any, dict[str
 def _penalties_of_round(
     objective: ObjectiveSection, network: nn.Module, context: RoundContext, round: int
 ) -> list[Penalty]:
-    """The penalties of a round; those that compare with an earlier one begin with the second."""
+    """The penalties of a round; those that need an earlier round begin with the second."""
     made = []
     for name, penalty, options in _penalties(objective):
         at = RoundStart(network, context.shared, context.previous, below(f"{name}.", context.aux), round)
@@ -188,7 +193,7 @@ def _penalties_of_round(
 
 
 def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path | str, maps_folder: Path | str) -> SiteSpec:
-    """All that makes this site; ``folder`` is that of its kept state."""
+    """Specification of a site in the rounds; ``folder`` holds its kept state."""
     return SiteSpec(
         name=manifest.name,
         task=partial(ReconstructionTask, manifest, recipe, Path(maps_folder)),

@@ -1,4 +1,4 @@
-"""A run folder: what it holds, how it is trained, where its trained states are."""
+"""Train a run: the rounds, the local arm and the personal stage."""
 
 import time
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest
 from ..worker_pool import run_jobs
+from .personal_stage import personalize
 from .run_folder import RunFolder, Say, local_recipe
 from .task import aux_layout
 
@@ -30,7 +31,7 @@ def train_run(
     say: Say,
     maps: Path | str | None = None,
 ) -> RunFolder:
-    """Train the recipe on its sites, and every site on its own where the recipe compares with the local arm.
+    """Train a recipe at the sites; with the local arm and the personal stage if the recipe has them.
 
     Raises
     ------
@@ -63,8 +64,6 @@ def train_run(
 
 
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
-    from .personal_stage import personalize
-
     work = [(run, manifest.name, False) for manifest in run.learners]
     if LOCAL in run.recipe.evaluation.arms:
         work += [(run, manifest.name, True) for manifest in run.learners]
@@ -74,7 +73,7 @@ def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
 
 
 def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
-    """What the server does in a round."""
+    """The algorithm of a recipe at the server."""
     federation = recipe.federation
     return FederatedAlgorithm(
         federation.seed,
@@ -88,7 +87,7 @@ def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
 
 
 def initial_state(recipe: Recipe) -> tuple[State, State]:
-    """The shared parameters before the first round and the first means of what sites tell, the same everywhere."""
+    """Initial shared parameters, and zeros for the tensors of penalties; the same at every site and machine."""
     network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
     shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
     entries = aux_layout(recipe, network, shared).items()
@@ -122,7 +121,7 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
 
 
 def train_alone(job: tuple[RunFolder, str]) -> float | None:
-    """The same loop, rounds and steps with one site; goes on where an earlier call stopped."""
+    """Train one site alone for as many rounds and steps; resumes an interrupted training."""
     run, name = job
     folder = run.local_folder(name)
     with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
@@ -139,7 +138,7 @@ def train_alone(job: tuple[RunFolder, str]) -> float | None:
 
 
 def score_text(score: float | None) -> str:
-    """A validation score: PSNR, or the negative held-out residual of a site without references."""
+    """A validation score as text: PSNR, or the held-out residual (a negative score) of a site without references."""
     if score is None:
         return "no score"
     return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"

@@ -17,7 +17,7 @@ from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
 from ..deploy.signed_transport import SignedTransport
 from ..experiment import algorithm_of, initial_state
-from ..recipes import load_recipe, placed
+from ..recipes import attach_base, load_recipe
 from ..rounds import Row, run_rounds
 from .bundle import base_beside, bundle_of
 from .grid_channel import GridChannel
@@ -61,7 +61,7 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_bytes())
     server = ServerFolder(Path(job["server"]))
     load_stored(folder)
-    recipe = placed(load_recipe(folder / "app" / "recipe.toml"), base_beside(bundle_of(folder)))
+    recipe = attach_base(load_recipe(folder / "app" / "recipe.toml"), base_beside(bundle_of(folder)))
     end_with(server.path / STATE)  # or a second driver of the same run could start beside this one
     members = server.members()
     settings = server.settings

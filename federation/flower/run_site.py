@@ -17,7 +17,7 @@ from recon import DataError, write_atomically
 from ..deploy.approval import Approval
 from ..deploy.audit_log import read_log
 from ..deploy.site_folder import SiteFolder
-from ..recipes import Recipe, placed
+from ..recipes import Recipe, attach_base
 from . import client_process
 from .bundle import base_beside, read_bundle
 from .processes import STATE, Child, Supervisor, environment, free_port, program, running, start_detached
@@ -42,7 +42,7 @@ def look_at(bundle: Path) -> tuple[Recipe, Recipe, Approval]:
         If the file is no bundle of fedrecon, or its base is missing.
     """
     _, recipe, approval = read_bundle(bundle)
-    return recipe, placed(recipe, base_beside(bundle)), approval
+    return recipe, attach_base(recipe, base_beside(bundle)), approval
 
 
 def approve(folder: SiteFolder, bundle: Path) -> Approval:
@@ -54,7 +54,7 @@ def approve(folder: SiteFolder, bundle: Path) -> Approval:
         If the file is no bundle of fedrecon, or its base is missing.
     """
     content, recipe, approval = read_bundle(bundle)
-    base = placed(recipe, base_beside(bundle)).network.base
+    base = attach_base(recipe, base_beside(bundle)).network.base
     folder.approvals.add(approval, recipe, None if base is None else Path(base).read_bytes())
     write_atomically(folder.path / "approvals" / approval.run / "bundle.fab", content)
     folder.audit.append(

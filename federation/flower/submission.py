@@ -11,7 +11,7 @@ from ..config import store_plugins
 from ..deploy.approval import Approval
 from ..deploy.server_folder import ServerFolder
 from ..experiment import initial_state
-from ..recipes import Recipe, carried
+from ..recipes import Recipe, detach_base
 from ..serialization import saved_rounds
 from .bundle import base_beside, bundle_of, read_bundle, write_app
 from .driver import DRIVER
@@ -36,7 +36,7 @@ def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Appr
     base_file = base_beside(bundle)
     advice = f"; use the copy of this run: --set network.base={base_file}" if base_file.exists() else ""
     try:
-        sent, base = carried(recipe)
+        sent, base = detach_base(recipe)
         initial_state(recipe)  # raises here, not at the hospitals, if the base or the scope does not fit the network
     except DataError as error:
         raise DataError(f"{error}{advice}") from None

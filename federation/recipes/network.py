@@ -1,4 +1,4 @@
-"""The network of a recipe: unrolled, conditioned, on a frozen base with adapters, or with a private twin."""
+"""The network of a recipe: unrolled, with a condition, with adapters on a frozen base, or as a twin."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,12 +22,12 @@ from recon import (
     is_adapter,
 )
 
-from ..config import config_error
+from ..config import ConfigError, config_error
 from ..sites import SiteManifest
 from .frozen_base import read_base
 from .recipe_schema import NetworkSection
 
-#: Adapters by the name used in recipes; each gets the network and ``adapter_size``.
+#: Functions that add adapters to a network, by the name used in recipes; the number is ``adapter_size``.
 _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
     "lora": add_lora,
     "dual_lora": partial(add_lora, dual=True),
@@ -36,57 +36,62 @@ _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
 }
 
 
-def consistency_at(manifest: SiteManifest, table: NetworkSection) -> str:
-    """Name of the data consistency at a site: its own, or the recipe's for its modality.
+def consistency_at(manifest: SiteManifest, section: NetworkSection) -> str:
+    """Name of the data consistency at a site: that of the manifest, or the recipe's for the modality.
 
-    A recipe without data consistency, the control of what physics brings, has none at any site.
+    With ``none``, the control that shows the effect of the physics, a recipe overrules the manifest.
     """
-    chosen = table.consistency_of(manifest.modality)
+    chosen = section.consistency_of(manifest.modality)
     return chosen if chosen == "none" else manifest.consistency or chosen
 
 
-def build_network(table: NetworkSection, manifest: SiteManifest | None = None) -> nn.Module:
+def build_network(section: NetworkSection, manifest: SiteManifest | None = None) -> nn.Module:
     """The network of a recipe, initialized from torch's global generator.
 
-    All sites share the regularizer; a ``manifest`` gives it the parts of that site, None those of an MRI site without
-    choices of its own.
+    Parameters
+    ----------
+    manifest
+        The site, which decides data consistency and correction; None: an MRI site with those of the recipe.
 
     Raises
     ------
     ConfigError
-        If the base is not that of this network.
+        If a part refuses its options, or the base belongs to another network.
     """
-    if table.twin:
-        return TwinNetwork(_unrolled(table, manifest), _unrolled(table, manifest))
-    network = _unrolled(table, manifest)
-    if table.adapter != "none":
-        _ADAPT[table.adapter](network, table.adapter_size)
-    if table.base is not None:
-        _load_base(network, Path(table.base))
+    try:
+        network = _unrolled(section, manifest)
+        if section.twin:
+            return TwinNetwork(network, _unrolled(section, manifest))
+    except ValueError as error:
+        raise ConfigError(f"recipe: network.{' '.join(str(error).split())}") from error
+    if section.adapter != "none":
+        _ADAPT[section.adapter](network, section.adapter_size)
+    if section.base is not None:
+        _load_base(network, Path(section.base))
     return network
 
 
-def _unrolled(table: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
+def _unrolled(section: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
     modality = next(iter(MODALITIES.values())) if manifest is None else manifest.kind
-    consistency = table.consistency if manifest is None else consistency_at(manifest, table)
-    make = partial(REGULARIZERS[table.regularizer], **table.regularizer_arguments())
+    consistency = section.consistency if manifest is None else consistency_at(manifest, section)
+    options = section.consistency_arguments(consistency)
     return UnrolledNetwork(
-        table.cascades,
-        partial(DATA_CONSISTENCY[consistency], **table.consistency_arguments(consistency)),
-        make,
-        share_regularizer=table.share_cascades,
-        ends_in=table.ends_in,
-        combine=table.combine,
-        site_strength=table.site_strength,
-        start=table.start,
-        correction=modality.correction if table.correct_operator else None,
-        step_scale=partial(StepScale, CONDITION_DIM) if table.condition in ("consistency", "both") else None,
-        uses_condition=table.conditioned,
+        section.cascades,
+        partial(DATA_CONSISTENCY.make, consistency, options, "consistency_options"),
+        partial(REGULARIZERS.make, section.regularizer, section.regularizer_arguments(), "regularizer_options"),
+        share_regularizer=section.share_cascades,
+        ends_in=section.ends_in,
+        combine=section.combine,
+        site_strength=section.site_strength,
+        start=section.start,
+        correction=modality.correction if section.correct_operator else None,
+        step_scale=partial(StepScale, CONDITION_DIM) if section.condition in ("consistency", "both") else None,
+        uses_condition=section.conditioned,
     )
 
 
 def _load_base(network: nn.Module, path: Path) -> None:
-    """Load the shared parameters of a run; what the run does not share (data consistency) stays as drawn."""
+    """Load the shared parameters of a run; all others keep their initial values."""
     base = read_base(path)
     parameters = dict(network.named_parameters())
     plain = {name: base_name(name) for name in parameters if not is_adapter(name)}

@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import AfterValidator, model_validator
 
 from ..config import (
+    ConfigError,
     KeyPath,
     Name,
     Names,
@@ -38,8 +39,8 @@ from .recipe_schema import (
     classical_arms,
 )
 
-#: Keys of ``[network]`` that belong to a method and not to the network that methods are compared on.
-METHOD_PARTS = (
+#: Keys of ``[network]`` that belong to a method; a comparison sets the others.
+_METHOD_PARTS = (
     "norm",
     "attention",
     "condition",
@@ -50,9 +51,9 @@ METHOD_PARTS = (
     "correct_operator",
     "start",
 )
-#: The same, with what some methods replace.
-METHOD_NETWORK = (
-    *METHOD_PARTS,
+#: Keys of ``[network]`` in which methods can differ.
+_METHOD_NETWORK = (
+    *_METHOD_PARTS,
     "regularizer",
     "regularizer_options",
     "consistency",
@@ -64,16 +65,17 @@ METHOD_NETWORK = (
 
 def _own_arm(name: str) -> str:
     if name in {*classical_arms(), LOCAL, SHARED}:
-        raise ValueError("a name that no other arm of the report has")
+        raise ValueError("a name of no other arm of the report")
     return name
 
 
 class Recipe(Section):
-    """A federated method: network, local training, server, scope and what it is compared with.
+    """A federated method: network, local training, server, scope, and the other arms of its report.
 
-    ``name`` is the method's arm in the report, ``paper`` where it was published, ``left_out`` what of that is not here,
-    ``evidence`` how we know that it is that method. A file may begin with ``extends = "fedavg.toml"`` and say only what
-    differs. ``plugins`` are Python files, relative to the recipe, that register parts which it names.
+    ``name`` is the method's arm in the report, ``paper`` its publication, ``left_out`` the parts of the paper that are
+    missing, ``evidence`` the check that it is the published method. A file with ``extends = "fedavg.toml"`` holds only
+    the differences. ``plugins`` are Python files, relative to the recipe, that register parts of the user; a loaded
+    recipe names them by content.
     """
 
     name: Annotated[Name, AfterValidator(_own_arm)]
@@ -104,12 +106,12 @@ class Recipe(Section):
         return self
 
     def choices(self) -> dict[str, Any]:
-        """The five choices and what of the network belongs to the method: all that makes two methods differ."""
+        """Everything in which two methods can differ: the five choices and the network keys of a method."""
         table = self.model_dump(mode="json")
         federation = {
             key: value for key, value in table["federation"].items() if key not in ("rounds", "seed", "quorum")
         }
-        network = {key: table["network"][key] for key in METHOD_NETWORK}
+        network = {key: table["network"][key] for key in _METHOD_NETWORK}
         training = {key: table["training"][key] for key in ("loss", "optimizer", "momentum", "optimizer_state")}
         personal = {key: value for key, value in table["personal"].items() if key != "learning_rate"}
         chosen = {key: table[key] for key in ("objective", "scope", "transform")}
@@ -117,14 +119,14 @@ class Recipe(Section):
 
     @property
     def tuned_value(self) -> Any:
-        """What the recipe has for the key that is tuned, None where it leaves that to a default."""
+        """The recipe's own value of ``tuning.key``; None if it does not set that key."""
         value: Any = self.model_dump(mode="json")
         for key in self.tuning.key.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def tuned(self, value: Any, path: Path | str) -> "Recipe":
-        """The recipe of the file ``path`` with another value for the key that is tuned, as ``--set`` would put it.
+        """The recipe with another value of ``tuning.key``; ``path`` is its file, for messages.
 
         Raises
         ------
@@ -137,13 +139,13 @@ class Recipe(Section):
         return parse_section(Recipe, table, path, {keys: where})
 
     def digest(self) -> str:
-        """SHA-256 of all values but ``[tuning]`` and defaults; the order of keys in the file does not matter."""
+        """SHA-256 of all values except defaults and ``[tuning]``, whatever the order of the keys."""
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning"}))
 
     def method_digest(self) -> str:
-        """SHA-256 of what makes it another method: neither words, the seed, nor where the base of its adapters lies.
+        """SHA-256 of the method: :meth:`digest` without words, seed and path of the base.
 
-        Defaults are left out, so that a key which is new does not change it.
+        Defaults do not count, so a key that is added later does not change it.
         """
         table = self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning", "paper", "left_out", "evidence"})
         for part, key in (("federation", "seed"), ("network", "base")):
@@ -151,8 +153,8 @@ class Recipe(Section):
         return _digest({name: value for name, value in table.items() if value != {}})
 
     def to_toml(self) -> str:
-        """The resolved recipe, every default written out; reads back equal."""
-        # TOML has no null: what is None is left out, and None is its default.
+        """The recipe with all defaults; reads back equal."""
+        # TOML has no null; None is the default of every key that can be None.
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
@@ -174,66 +176,69 @@ def load_recipe(
     ----------
     path
         TOML file, see :class:`Recipe`, or the name of a recipe in the library.
-    plugins
-        Python files that register parts, beside those that the recipe names, see :func:`load_plugin`.
     overrides
-        Assignments such as ``"federation.rounds=20"``; the last wins. Values are TOML or a bare word.
+        Assignments such as ``"federation.rounds=20"``; the last one wins. Values are TOML or a bare word.
     network
-        Stands in for that of the recipe which this one extends in the end: a method brings only its own parts.
+        Replaces ``[network]`` of the recipe that extends no other, except the keys that belong to a method.
+    plugins
+        Further plugins, see :func:`load_plugin`.
 
     Raises
     ------
     ConfigError
-        If the file, a key or a value cannot be used; an override is named by its own text.
+        If the file, a key or a value cannot be used; the message names an override by its text.
     """
     path = recipe_path(path)
     table = _read_extended(path, (), network)
-    if plugins:
-        table["plugins"] = [*table.get("plugins", ()), *(load_plugin(plugin).name for plugin in plugins)]
     sources: dict[KeyPath, str] = {}
     for override in overrides:
         keys, value = parse_override(override)
         assign(table, keys, value, f"--set {override}", path)
         sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
         sources[keys] = f"--set {override}"
+    if plugins or "plugins" in table:
+        source = sources.get(("plugins",), path)
+        names = resolve_plugins(table.get("plugins", []), Path(), source)  # of --set: relative to the working directory
+        table["plugins"] = list(dict.fromkeys([*names, *(load_plugin(plugin).name for plugin in plugins)]))
     return parse_section(Recipe, table, path, sources)
 
 
 def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkSection | None) -> dict[str, Any]:
-    """The table of a file, over that of the file which it extends."""
+    """A file as a table, merged over the file that it extends; ``below`` are the files that extend it."""
     table = read_toml(path)
-    names = table.get("plugins", [])
-    if isinstance(names, list) and all(isinstance(name, str) for name in names) and names:
-        table["plugins"] = list(resolve_plugins(names, path.parent, path))
+    if "plugins" in table:
+        table["plugins"] = resolve_plugins(table["plugins"], path.parent, path)
     if "extends" not in table:
-        return table if network is None else table | {"network": _standing_in(network, table.get("network"))}
+        return table if network is None else table | {"network": _replaced(table.get("network", {}), network)}
     extended = table.pop("extends")
     if not isinstance(extended, str):
-        raise config_error(
-            path, "extends", repr(extended), "the path of a recipe file or the name of a recipe", "correct it"
-        )
-    base = recipe_path(extended, beside=path.parent)
+        raise config_error(path, "extends", repr(extended), "a recipe file or the name of a recipe", "correct it")
+    try:
+        base = recipe_path(extended, beside=path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: extends: {error}") from None
     if base.resolve() in (path.resolve(), *below):
         raise config_error(path, "extends", f"{extended!r}, which extends this file", "another recipe", "correct it")
     extended_table = _read_extended(base, (*below, path.resolve()), network)
-    # Another method is not of the same paper.
-    for claim in ("paper", "left_out", "evidence"):
-        extended_table.pop(claim, None)
-    if both := [*extended_table.get("plugins", ()), *table.get("plugins", ())]:
-        table["plugins"] = list(dict.fromkeys(both))
-    if "key" in table.get("tuning", {}):
-        extended_table.pop("tuning", None)  # its values are of another key
+    for key in ("paper", "left_out", "evidence"):  # of another method
+        extended_table.pop(key, None)
+    if both := [*extended_table.get("plugins", []), *table.get("plugins", [])]:
+        table["plugins"] = both
+    if isinstance(tuning := table.get("tuning"), dict) and "key" in tuning:
+        extended_table.pop("tuning", None)  # its values belong to another key
     return _merged(extended_table, table)
 
 
-def _standing_in(network: NetworkSection, root: Any) -> dict[str, Any]:
-    """A network in the place of that of a root recipe, of which only the parts stay that belong to a method."""
-    own = {key: value for key, value in root.items() if key in METHOD_PARTS} if isinstance(root, dict) else {}
+def _replaced(section: Any, network: NetworkSection) -> Any:
+    """``network`` with those keys of a ``[network]`` section that belong to a method."""
+    if not isinstance(section, dict):
+        return section  # the check of the recipe refuses it
+    own = {key: value for key, value in section.items() if key in _METHOD_PARTS}
     return network.model_dump(mode="json", exclude_none=True) | own
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``, table by table."""
+    """``base`` with the keys of ``over``, section by section."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

@@ -1,4 +1,4 @@
-"""The recipes that come with fedrecon, found by name."""
+"""The library: recipes that come with fedrecon, by name."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ LIBRARY = Path(__file__).resolve().parent / "library"
 
 
 class LibraryEntry(NamedTuple):
-    """A recipe of the library: the name that finds it, and its method in one line."""
+    """A recipe of the library: its name, and its method in one line."""
 
     name: str
     summary: str
@@ -23,14 +23,14 @@ def recipe_path(recipe: Path | str, beside: Path | None = None) -> Path:
     ----------
     recipe
         Path of a TOML file, or the name of a recipe in the library, such as ``"fedavg"`` or ``"demos/fedavg_ct"``.
-        A file goes before a recipe of the same name.
+        A file takes precedence over a recipe of the same name.
     beside
-        Folder that a relative path starts from; None is the working directory.
+        Folder of relative paths; None: the working directory.
 
     Raises
     ------
     ConfigError
-        If neither a file nor the library has it.
+        If there is neither such a file nor such a recipe.
     """
     path = Path(recipe) if beside is None else beside / recipe
     if path.is_file():
@@ -38,10 +38,8 @@ def recipe_path(recipe: Path | str, beside: Path | None = None) -> Path:
     name = Path(recipe).as_posix().removesuffix(".toml")
     if (found := LIBRARY / f"{name}.toml").is_file() and not Path(recipe).is_absolute() and ".." not in found.parts:
         return found
-    if path.exists():
-        return path  # a folder; reading it gives the error
     expected = f"a TOML file, or a recipe of `fedrecon recipes`{nearest(Path(name).name, recipe_names())}"
-    raise config_error(path, "", "no such file", expected, "correct it")
+    raise config_error(path, "", "a folder" if path.exists() else "no such file", expected, "correct it")
 
 
 def recipe_names() -> list[str]:
@@ -51,7 +49,7 @@ def recipe_names() -> list[str]:
 
 
 def library_entries() -> list[LibraryEntry]:
-    """Every recipe in the library with its first comment line, in the order of :func:`recipe_names`."""
+    """Every recipe in the library, in the order of :func:`recipe_names`."""
     return [LibraryEntry(name, _summary(LIBRARY / f"{name}.toml")) for name in recipe_names()]
 
 

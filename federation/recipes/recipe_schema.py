@@ -1,4 +1,4 @@
-"""The tables of a recipe: what each key may be."""
+"""The sections of a recipe: keys, types, bounds and defaults."""
 
 import inspect
 import math
@@ -16,38 +16,22 @@ from recon import (
     PENALTIES,
     REGULARIZERS,
     Augmentation,
+    Penalty,
     TaskTerm,
 )
 
 from ..config import Names, Section, Seed, nearest, one_of
 from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, ServerRule, Weighting
 
-LOCAL = "local"
-#: The arm of the shared network before the personal stage.
-SHARED = "shared"
+#: Arm of every site alone, and arm of the shared network before the personal stage.
+LOCAL, SHARED = "local", "shared"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Options = dict[str, bool | int | float | str]
 
 
-#: Keys of ``[network]`` that stored presets still hold, with what was their default.
-_RETIRED_KEYS: dict[str, Any] = {"combine": "sequence", "share_cascades": False}
-
-
 class NetworkSection(Section):
-    """The unrolled network. ``channels`` and ``depth`` are those of the regularizer.
-
-    ``correct_operator`` lets a site learn what its operator is wrong about: rotation axis or coil maps. ``start`` is
-    the first image: the operator's own (filtered back-projection; a few steps of CG-SENSE), or the scaled adjoint.
-    ``condition`` says what depends on the scan's features. ``adapter`` adds parameters to a frozen ``base``, the folder
-    of a run with the same network without them, or the file of it that comes with a bundle; ``adapter_size`` is the
-    rank of LoRA, the number of tokens of prompts.
-    ``twin`` gives each site a private network beside the shared one.
-
-    ``depth`` counts the levels of the U-Net or the layers of the plain CNN. ``consistency_ct`` is that of CT
-    sites where it differs from ``consistency``. ``site_strength`` lets each site learn how far it follows the
-    regularizer.
-    """
+    """The unrolled network; ``library/README.md`` describes every key."""
 
     cascades: int = Field(default=5, ge=1, le=100)
     regularizer: Annotated[str, AfterValidator(one_of(REGULARIZERS))] = "unet"
@@ -72,15 +56,15 @@ class NetworkSection(Section):
     twin: bool = False
 
     def consistency_of(self, modality: str) -> str:
-        """The data consistency of a site."""
+        """Name of the data consistency of a modality."""
         own: str | None = getattr(self, f"consistency_{modality}", None)
         return own or self.consistency
 
     @classmethod
     def chosen(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        """What a stored ``[network]`` says beside defaults; keys that came later or are gone do not matter."""
+        """Values of a stored ``[network]`` that are no defaults."""
         defaults = {key: field.get_default(call_default_factory=True) for key, field in cls.model_fields.items()}
-        return {key: value for key, value in record.items() if value != (_RETIRED_KEYS | defaults).get(key, ...)}
+        return {key: value for key, value in record.items() if value != defaults.get(key, ...)}
 
     @property
     def conditioned(self) -> bool:
@@ -88,7 +72,7 @@ class NetworkSection(Section):
         return self.condition in ("regularizer", "both")
 
     def regularizer_arguments(self) -> dict[str, Any]:
-        """Arguments of the regularizer: its size if it declares one, and what the recipe asks of it."""
+        """Arguments of the regularizer: its size if it has one, its options, condition, norm and attention."""
         size = {"channels": self.channels, "depth": self.depth}
         chosen = REGULARIZERS.declared(self.regularizer, size) | self.regularizer_options
         if self.conditioned:
@@ -100,7 +84,7 @@ class NetworkSection(Section):
         return chosen
 
     def consistency_arguments(self, name: str) -> dict[str, Any]:
-        """Arguments of a data consistency: the options belong to that of ``consistency``."""
+        """Arguments of a data consistency; ``consistency_options`` belong to ``consistency`` alone."""
         return dict(self.consistency_options) if name == self.consistency else {}
 
     @model_validator(mode="after")
@@ -128,12 +112,12 @@ class AugmentSection(Section):
 
 
 def _switch(value: Any) -> Any:
-    """``true`` is the defaults, ``false`` is none."""
+    """``true`` means a section of defaults, ``false`` no section."""
     return {} if value is True else None if value is False else value
 
 
 class TrainingSection(Section):
-    """What every site does in a round. ``cosine`` lets the learning rate fall to a hundredth over the rounds."""
+    """Local training in a round."""
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     batch_size: int = Field(default=1, ge=1)
@@ -146,17 +130,14 @@ class TrainingSection(Section):
     augment: Annotated[AugmentSection | None, BeforeValidator(_switch)] = None
 
     def augmentation(self) -> Augmentation | None:
-        """The augmentation of the training slices, None where the recipe has none."""
+        """Augmentation of the training slices; None: none."""
         return None if self.augment is None else Augmentation(**self.augment.model_dump())
 
 
 class ObjectiveSection(Section):
-    """What a site minimizes: ``task`` plus penalties, each by its name with its weight, 0 for none.
+    """The loss of a site: a task, plus penalties by their names in :data:`recon.PENALTIES`, each with its weight.
 
-    ``supervised`` is ``training.loss`` against the reference; ``self_supervised`` and ``two_views`` split the
-    measurement, ``split`` the part held back, and need no reference; ``mutual`` trains the private and the shared
-    network of a twin on the task and on each other, weighed by ``distillation``. Penalties are the names in
-    :data:`recon.PENALTIES`. ``options`` holds further options by the name of the task or penalty.
+    ``options`` holds the options of task and penalties by their names.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -169,7 +150,7 @@ class ObjectiveSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _only_penalties(cls, section: Any) -> Any:
-        """Drop weights of 0, so that they are the default, and refuse keys that are no penalty."""
+        """Drop weights of 0, which are the default, and refuse keys that name no penalty."""
         if not isinstance(section, Mapping):
             return section
         known = [*cls.model_fields, *PENALTIES]
@@ -205,14 +186,17 @@ class ObjectiveSection(Section):
         """Weight of one penalty."""
         return self.weights.get(name, 0.0)
 
-    def without(self, penalty: str) -> "ObjectiveSection":
-        """The same objective without a penalty."""
-        values = self.model_dump()
-        values.pop(penalty, None)
+    def alone(self) -> "ObjectiveSection":
+        """The same objective without the penalties that exchange tensors with other sites."""
+        plain: Any = Penalty.sends
+        made: dict[str, Any] = {name: PENALTIES[name] for name in self.weights}
+        gone = {name for name, penalty in made.items() if penalty.sends.__func__ is not plain.__func__}
+        values = {key: value for key, value in self.model_dump().items() if key not in gone}
+        values["options"] = {name: options for name, options in self.options.items() if name not in gone}
         return type(self).model_validate(values)
 
     def build_task(self, loss: str) -> TaskTerm:
-        """The task, ``loss`` is that of ``[training]``."""
+        """The task with the loss of ``[training]``."""
         settings: dict[str, Any] = {"loss": loss, "fraction": self.split}
         if (distillation := self.weight("distillation")) > 0:
             settings["distillation"] = distillation
@@ -223,7 +207,7 @@ class ObjectiveSection(Section):
         )
 
     def penalties(self) -> list[str]:
-        """Names of the penalties that are added to the task; a task that uses a weight itself takes it from them."""
+        """Names of the penalties that are added to the task, without those whose weight the task uses itself."""
         used = OBJECTIVES.options(self.task).keys()
         return [name for name in self.weights if name not in used]
 
@@ -245,13 +229,7 @@ class ObjectiveSection(Section):
 
 
 class FederationSection(Section):
-    """What the server does.
-
-    ``weights`` and ``server_rule`` with their options combine the updates. ``participation`` is the fraction of sites
-    that take part in a round, drawn (``random``) or in turn (``cyclic``); ``least_work`` the least part of
-    ``steps_per_round`` that a site makes; ``quorum`` the least number of sites whose answers must be valid, all that
-    take part by default.
-    """
+    """The rounds: which sites take part, how much each trains, how the server combines their updates."""
 
     rounds: int = Field(default=10, ge=1)
     weights: Annotated[str, AfterValidator(one_of(WEIGHTINGS))] = "samples"
@@ -280,10 +258,7 @@ class FederationSection(Section):
 
 
 class TransformSection(Section):
-    """What happens to an update before it leaves: the ``chain`` of transforms, each with its ``options``.
-
-    ``feedback`` adds what a lossy chain leaves out to the next update; ``both_ways`` encodes the broadcasts too.
-    """
+    """The transforms of an update before it leaves the site, in this order, with their options by name."""
 
     chain: Annotated[tuple[Annotated[str, AfterValidator(one_of(TRANSFORMS))], ...], Field(strict=False)] = ()
     options: dict[str, Options] = Field(default_factory=dict)
@@ -291,11 +266,9 @@ class TransformSection(Section):
     both_ways: bool = False
 
     def build(self) -> Chain | None:
-        """The chain, None where parameters travel as they are."""
-        if not self.chain:
-            return None
+        """The chain; None: none."""
         parts = [TRANSFORMS.make(name, self.options.get(name, {}), f"options.{name}") for name in self.chain]
-        return Chain(tuple(parts))
+        return Chain(tuple(parts)) if parts else None
 
     @model_validator(mode="after")
     def _possible(self) -> "TransformSection":
@@ -308,7 +281,7 @@ class TransformSection(Section):
 
 
 class ScopeSection(Section):
-    """Patterns of parameter names that override what the modules declare, see :class:`ScopeRules`."""
+    """Patterns of parameter names that override the defaults of the modules, see :class:`ScopeRules`."""
 
     keep: Names = ()
     share: Names = ()
@@ -318,18 +291,12 @@ class ScopeSection(Section):
     channels: dict[str, float] = Field(default_factory=dict)
 
     def rules(self) -> ScopeRules:
-        """The entries of the scope map."""
+        """The patterns for :func:`parameter_scope`."""
         return ScopeRules(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class PersonalSection(Section):
-    """What every site does for itself after the rounds.
-
-    ``steps`` more on all parameters that train, with a fresh optimizer; an unseen site with training data makes them
-    too. ``nearest_code`` lets an unseen site use the scan features of the most similar site that took part.
-    ``test_time`` iterations of conjugate gradients pull every image to its measurement, with ``test_time_weight`` on
-    the network's image.
-    """
+    """The personal stage: further local training after the rounds, and corrections of each image at test time."""
 
     steps: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
@@ -340,16 +307,15 @@ class PersonalSection(Section):
     @model_validator(mode="after")
     def _one_condition(self) -> "PersonalSection":
         if self.nearest_code and self.steps:
-            raise ValueError(
-                "nearest_code: found true with steps, expected one of the two: a site that trains has a code of its own"
-            )
+            expected = "one of the two: a site that trains has a code of its own"
+            raise ValueError(f"nearest_code: found true with steps, expected {expected}")
         return self
 
 
 class TuningSection(Section):
-    """The one value that a comparison tunes beside the learning rate; training does not read it.
+    """The key that a comparison tunes beside the learning rate, and the values that it tries beside the recipe's own.
 
-    ``key`` is that of the recipe, as of ``--set``; ``values`` are tried beside the recipe's own.
+    Training does not read this section.
     """
 
     key: str = ""
@@ -364,37 +330,25 @@ class TuningSection(Section):
 
 def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(arms)) < len(arms):
-        raise ValueError("each arm once")
+        raise ValueError("every arm once")
     return arms
 
 
 def classical_arms() -> set[str]:
-    """Names of the classical methods of any modality; a site has those of its own."""
+    """Names of the classical methods of all modalities."""
     return {name for modality in MODALITIES.values() for name in modality.methods}
 
 
 Arm = Annotated[str, AfterValidator(one_of(lambda: {*classical_arms(), LOCAL, SHARED}))]
-Weight = Annotated[float, Field(gt=0)]
+Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
 
 
 class EvaluationSection(Section):
-    """The other arms of the report; a site has those of its modality.
-
-    The weight of ``tv`` is tuned on ``tv_slices`` validation slices of each site.
-    """
+    """The other arms of the report, each at the sites whose modality has it, and how they are tuned."""
 
     arms: Annotated[tuple[Arm, ...], Field(strict=False), AfterValidator(_once)] = (
-        "zero_filled",
-        "cg_sense",
-        "tv",
-        LOCAL,
-    )
-    tv_weights: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (
-        2e-3,
-        5e-3,
-        1e-2,
-        2e-2,
-        4e-2,
-    )
-    tv_weights_ct: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)
+        "zero_filled", "cg_sense", "tv", LOCAL,
+    )  # fmt: skip
+    tv_weights: Weights = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)
+    tv_weights_ct: Weights = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)
     tv_slices: int = Field(default=3, ge=1)

@@ -10,24 +10,12 @@ from .round_log import Row as Row
 from .round_log import append_rows as append_rows
 from .round_log import drop_rows as drop_rows
 from .round_log import read_rows as read_rows
-from .site import (
-    LocalResult as LocalResult,
-)
-from .site import (
-    RoundContext as RoundContext,
-)
-from .site import (
-    Site as Site,
-)
-from .site import (
-    SiteSpec as SiteSpec,
-)
-from .site import (
-    SiteTask as SiteTask,
-)
-from .site import (
-    initial_network as initial_network,
-)
+from .site import LocalResult as LocalResult
+from .site import RoundContext as RoundContext
+from .site import Site as Site
+from .site import SiteSpec as SiteSpec
+from .site import SiteTask as SiteTask
+from .site import initial_network as initial_network
 from .transport import ReplyStream as ReplyStream
 from .transport import SiteFailure as SiteFailure
 from .transport import Transport as Transport

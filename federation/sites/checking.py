@@ -12,9 +12,10 @@ from .writing import locked_file, subjects_of
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What a split of a site holds.
+    """Content of a split of a site.
 
-    ``measured`` describes the kinds of its volumes, ``accelerations`` are their lowest and highest effective one.
+    ``measured`` describes the kinds of its volumes; ``accelerations`` are their lowest and highest effective
+    acceleration.
     """
 
     split: Split
@@ -27,10 +28,10 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class SiteFacts:
-    """What :func:`check_sites` found at a site.
+    """Result of :func:`check_sites` for a site.
 
-    ``role`` is ``trains``, ``test only`` or ``unseen``; ``lock`` says whether the lock file was ``verified``,
-    ``written`` because there was none, or ``updated`` because the manifest lists other files than it.
+    ``role`` is ``trains``, ``test only`` or ``unseen``. The lock file was ``verified``, ``written`` if there was none,
+    or ``updated`` if the manifest lists other files.
     """
 
     name: str
@@ -40,12 +41,12 @@ class SiteFacts:
 
 
 def check_sites(folder: Path | str) -> list[SiteFacts]:
-    """Check every byte and every slice of a federation; write the lock files that are missing.
+    """Check every byte and every slice of a federation; write missing lock files.
 
     Raises
     ------
     DataError
-        At the first manifest or file that cannot be used, or whose checksum differs from the lock file.
+        At the first manifest or file that cannot be used, or file whose checksum differs from the lock file.
     """
     return [_check_site(manifest) for manifest in read_federation(folder)]
 
@@ -54,7 +55,7 @@ def _check_site(manifest: SiteManifest) -> SiteFacts:
     manifest.verify(hashes=True)
     old = read_lock(manifest.path)
     lock = {name: old.get(name) or locked_file(manifest, name) for _, name in manifest.data.named()}
-    # Once more with what the files say of themselves: their patients and whether two hold the same bytes.
+    # Again with patients and checksums: a subject in two splits, the same bytes twice.
     manifest.check_files(lock)
     splits = tuple(_split_facts(manifest, split, lock) for split in SPLITS if manifest.files(split))
     if lock != old:

@@ -1,4 +1,4 @@
-"""Make sites from a folder of fastMRI files, and check the sites of a federation."""
+"""Make sites from a folder of fastMRI files."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from .manifest_schema import SPLITS
 from .splits import assign_splits
 from .writing import MadeSite, write_sites
 
-#: What a folder of files may be grouped by; every value comes from the header or an attribute.
+#: Properties of files that group them to sites, from header or attributes.
 GROUPINGS: dict[str, Callable[[KSpaceVolume], str | None]] = {
     "vendor": lambda volume: volume.header.vendor,
     "model": lambda volume: volume.header.model,
@@ -24,7 +24,7 @@ GROUPINGS: dict[str, Callable[[KSpaceVolume], str | None]] = {
     "coils": lambda volume: f"{volume.shape[1]}coils",
 }
 
-#: Undersampling of sites made from fully sampled files unless another is given: that of fastMRI's 4x track.
+#: Default undersampling of sites of fully sampled files: that of fastMRI's 4x track.
 FASTMRI_4X = Simulation("random", 4, 0.08)
 
 
@@ -40,31 +40,30 @@ def make_fastmri_sites(
 ) -> list[MadeSite]:
     """Group the ``*.h5`` below a folder into sites and write a manifest and a lock file for each.
 
-    Only headers and attributes are decoded; for the checksums of the lock file every byte is read once.
-    Subjects are split, not files, and a subject is in the same split at every site. Of two subjects one goes
-    to training, the other to validation. Undersampled files make sites of their own, for test alone: they
-    have no reference to train on.
+    Reads headers and attributes, and every byte once for the checksums of the lock file. Subjects are split, not files,
+    and a subject is in the same split at every site. Of two subjects one goes to training, the other to validation.
+    Undersampled files, which have no reference to train on, make sites of their own for test alone.
 
     Parameters
     ----------
     folder
-        Searched recursively; may hold ``${VARIABLES}``, which the manifests then keep.
+        Searched recursively; ``${VARIABLES}`` in it stay in the manifests.
     out
         Folder of the manifests.
     by
-        Names in `GROUPINGS`; files that agree in all of them make a site, named after the values.
+        Names in `GROUPINGS`; files with the same values make a site, named after the values.
     split
         Fractions of the subjects for training, validation and test.
     seed
-        Draws the split.
+        Seed of the split.
     simulate
-        ``[simulate]`` of the manifests of fully sampled files; None leaves them as measured.
+        ``[simulate]`` of fully sampled files; None: none.
     overwrite
         Replace manifests and lock files that exist.
 
     Returns
     -------
-        One entry per site; see :attr:`MadeSite.missing`.
+        The sites; :attr:`MadeSite.missing` names splits without a subject.
 
     Raises
     ------
@@ -122,13 +121,13 @@ def _group(volumes: Mapping[str, KSpaceVolume], by: Sequence[str]) -> dict[str, 
 
 
 def slug(values: Sequence[str]) -> str:
-    """A site name from the values of a group: ``("Prisma_fit", "2.9T") -> "prisma-fit_2-9t"``."""
+    """Name of a site from the values of its files: ``("Prisma_fit", "2.9T") -> "prisma-fit_2-9t"``."""
     parts = (re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-") for value in values)
     return "_".join(part or "unknown" for part in parts)[:64]
 
 
 def _shared_facts(volumes: Sequence[KSpaceVolume]) -> dict[str, Any]:
-    """What all volumes of a site say alike about their acquisition."""
+    """``[acquisition]``: properties that all volumes of a site share."""
     facts: dict[str, set[Any]] = {
         "vendor": {volume.header.vendor for volume in volumes},
         "model": {volume.header.model for volume in volumes},

@@ -1,4 +1,4 @@
-"""Lock files: what the files of a site were when it was made, so that a changed one is noticed."""
+"""Lock files: sizes and checksums of the files of a site when it was made, to notice changes."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ from pydantic import Field
 
 from recon import write_atomically
 
-from ..config import Section, config_error, parse_section
+from ..config import Section, parse_section, read_json
 
 
 class LockedFile(Section):
-    """Facts about one file. ``patient_id`` is that of the file's attributes, empty where it has none."""
+    """Size, checksum and patient of a file; ``patient_id`` is empty if the file names none."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=0)
@@ -22,7 +22,7 @@ class LockedFile(Section):
 
 
 class Lock(Section):
-    """The lock file, by file name as in the manifest."""
+    """Content of a lock file, by the file names of the manifest."""
 
     version: Literal[1] = 1
     files: dict[str, LockedFile]
@@ -38,20 +38,13 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
 
     Raises
     ------
-    ConfigError
-        If it is not what :func:`write_lock` writes.
+    DataError
+        If it is no lock file.
     """
     path = lock_path(manifest)
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        advice = "delete it and run `fedrecon sites check`"
-        raise config_error(path, "", f"unreadable JSON ({error})", "a lock file", advice) from None
-    if not isinstance(table, dict):
-        raise config_error(path, "", type(table).__name__, "a lock file", "delete it and run `fedrecon sites check`")
-    return parse_section(Lock, table, path).files
+    return parse_section(Lock, read_json(path, "delete it and run `fedrecon sites check`"), path).files
 
 
 def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
@@ -61,7 +54,7 @@ def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
 
 
 def lock_file(path: Path, patient_id: str | None) -> LockedFile:
-    """Facts about a file, whose bytes are hashed; ``patient_id`` is what its header says."""
+    """Size and checksum of a file, with the patient in its header."""
     return LockedFile(sha256=sha256_file(path), size=path.stat().st_size, patient_id=patient_id or "")
 
 

@@ -1,6 +1,6 @@
-"""Site manifests: a hospital is a TOML file. Manifests never travel."""
+"""Manifests: a site is a TOML file, which never leaves the hospital."""
 
-from __future__ import annotations  # types of recon load PyTorch; the name of a site is read without
+from __future__ import annotations  # types of recon load PyTorch, which `read_site_name` does not need
 
 import os
 import re
@@ -42,13 +42,13 @@ def _device(value: str) -> str:
 
 
 class SiteManifest(Section):
-    """One site. ``synthetic`` data are nobody's: their pictures may be shown outside the site.
+    """One site.
 
-    An ``unseen`` site takes part in nothing and is scored at the end. ``consistency`` is the site's own data
-    consistency where it is not that of the recipe: it stays at the site, so a scanner that needs another may have it.
-    ``device`` is where its networks are trained and applied, by default the CPU. ``plugins`` are Python files, relative
-    to the manifest, that register readers or operators of the site. The keys of ``[simulate]`` and
-    ``[data]`` are those of the modality, see :class:`recon.Modality`.
+    ``synthetic`` data belong to no patient: their pictures may be shown outside the site. An ``unseen`` site takes no
+    part in the rounds and is scored after them. ``consistency`` replaces the data consistency of the recipe, which is
+    possible because it stays at the site. ``device`` trains and applies the networks; None: the CPU. ``plugins`` are
+    Python files, relative to the manifest, that register readers or operators; a loaded manifest names them by content.
+    The modality decides the keys of ``[simulate]`` and ``[data]``, see :class:`recon.Modality`.
     """
 
     name: Name
@@ -65,17 +65,17 @@ class SiteManifest(Section):
 
     @property
     def path(self) -> Path:
-        """The TOML file that it was read from."""
+        """The TOML file."""
         return self._path
 
     @property
     def trains(self) -> bool:
-        """Whether the site takes part in training: it is not unseen and has training files."""
+        """Whether the site takes part in the rounds: it has training files and is not unseen."""
         return not self.unseen and bool(self.data.train)
 
     @property
     def root(self) -> Path:
-        """Folder of the data: variables expanded, a relative one is relative to the manifest.
+        """Folder of the data, with variables replaced; a relative path starts at the manifest.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class SiteManifest(Section):
         return root if root.is_absolute() else self.path.parent / root
 
     def torch_device(self) -> torch.device:
-        """Where the site computes.
+        """Device of the site's networks.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class SiteManifest(Section):
         return recon.MODALITIES[self.modality]
 
     def open(self, file: Path) -> recon.Volume:
-        """Check a file of this site and return what it holds.
+        """Open and check a file of this site.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class SiteManifest(Section):
         return volume
 
     def simulation(self) -> Any:
-        """The retrospective degradation, None where the data are used as measured."""
+        """Retrospective degradation; None: the data are used as measured."""
         return value_of(self.kind.simulation, self.simulate)
 
     def samples(
@@ -136,16 +136,16 @@ class SiteManifest(Section):
         augment: recon.Augmentation | None = None,
         seed: int = 0,
     ) -> recon.VolumeSlices:
-        """Slices of some files, as the site measures.
+        """Slices of some files.
 
         Parameters
         ----------
         degraded
             Whether ``[simulate]`` is applied.
         maps_folder
-            Folder for estimated coil maps; None estimates them anew.
+            Folder of estimated coil maps; None: estimate them again.
         augment, seed
-            recon.Augmentation of the images, for training.
+            Augmentation of training images, and its seed.
 
         Raises
         ------
@@ -158,8 +158,7 @@ class SiteManifest(Section):
         if augment is not None and not kind.augments:
             found = f"{self.modality} with training.augment"
             raise config_error(self.path, "modality", found, "a recipe without", "set training.augment=false")
-        others = {key for reader in kind.readers for key in kind.reader_options(reader)}
-        keys = (kind.data_options().keys() - others) | kind.reader_options(self.data.format).keys()
+        keys = kind.data_options().keys() | kind.reader_options(self.data.format).keys()
         return kind.slices(
             files,
             self.name,
@@ -171,7 +170,7 @@ class SiteManifest(Section):
     def dataset(
         self, split: Split, maps_folder: Path | None = None, augment: recon.Augmentation | None = None, seed: int = 0
     ) -> recon.VolumeSlices:
-        """Slices of one split; parameters as of :meth:`samples`.
+        """Slices of one split; the parameters are those of :meth:`samples`.
 
         Raises
         ------
@@ -186,22 +185,22 @@ class SiteManifest(Section):
         return self.samples(files, maps_folder=maps_folder, augment=augment, seed=seed)
 
     def verify(self, *, hashes: bool = False) -> None:
-        """Check that every file is there and as locked, and that no subject is in two splits.
+        """Check that every file exists and agrees with the lock file, and that no subject is in two splits.
 
         Parameters
         ----------
         hashes
-            Also compare checksums, which reads every byte; without, only sizes are compared.
+            Compare checksums, which reads every byte, and not sizes alone.
 
         Raises
         ------
         ConfigError
-            At the first file that is not as it should be.
+            At the first file that fails.
         """
         self.check_files(read_lock(self.path), hashes=hashes)
 
     def check_files(self, lock: Mapping[str, LockedFile], *, hashes: bool = False) -> None:
-        """:meth:`verify` against a given lock. Files that it does not know are opened for their patient."""
+        """:meth:`verify` with the content of a lock file; opens files that it does not list to read their patient."""
         if not self.root.is_dir():
             found = f"{self.data.root!r} = {self.root}, {'a file' if self.root.exists() else 'no such folder'}"
             raise config_error(self.path, "data.root", found, "the folder of the data", "correct it")
@@ -215,9 +214,9 @@ class SiteManifest(Section):
                 self._compare(file, locked, hashes)
             status = file.stat()
             for identity in ((status.st_dev, status.st_ino), locked and locked.sha256):
-                twin = same.setdefault(identity, name) if identity else name
-                if twin != name:
-                    found = f"{name}, the same data as {twin}"
+                first = same.setdefault(identity, name) if identity else name
+                if first != name:
+                    found = f"{name}, the same data as {first}"
                     raise config_error(self.path, key, found, "every file once", "remove one")
             patient = locked.patient_id if locked is not None else self.open(file).patient_id
             other, where = subjects.setdefault(subject(name, patient), (split, name))
@@ -236,22 +235,18 @@ class SiteManifest(Section):
                 raise config_error(file, "sha256", found, f"{locked.sha256} as in the lock file", advice)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The classes of sections are made when they are needed: another process makes its own.
-        return _rebuilt, (self.model_dump(mode="json", exclude_none=True), self.path)
+        # Classes of sections are created at run time: another process creates its own, and has loaded the plugins.
+        return parse_manifest, (self.model_dump(mode="json", exclude_none=True), self.path)
 
     def to_toml(self) -> str:
-        """The manifest as a file; reads back equal."""
+        """The manifest with all defaults; reads back equal."""
         table = self.model_dump(mode="json", exclude_none=True)
         return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
 
 
-def _rebuilt(table: dict[str, Any], path: Path) -> SiteManifest:
-    return parse_manifest(table, path)
-
-
 @lru_cache(maxsize=16)
 def _manifest_model(modality: str, readers: tuple[str, ...]) -> type[SiteManifest]:
-    """The manifest of a modality, with the keys of its sections."""
+    """Class of the manifests of a modality; ``readers`` are the names of its readers, see :func:`data_section`."""
     kind = recon.MODALITIES[modality]
     keys = {
         "modality": (Literal[modality], modality),
@@ -262,29 +257,29 @@ def _manifest_model(modality: str, readers: tuple[str, ...]) -> type[SiteManifes
 
 
 def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
-    """Check the content of a manifest.
+    """Check the content of a manifest, whose plugins are loaded.
 
     Raises
     ------
     ConfigError
         If a key or value cannot be used.
     """
-    names = table.get("plugins", ())
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        resolve_plugins(names, path.parent, path)
     modality = table.get("modality", next(iter(recon.MODALITIES)))
-    if modality not in recon.MODALITIES:
+    kind = recon.MODALITIES.get(str(modality))
+    if kind is None:
         hint = nearest(str(modality), recon.MODALITIES)
         raise config_error(path, "modality", repr(modality), " or ".join(recon.MODALITIES) + hint, "correct it")
-    manifest: SiteManifest = parse_section(
-        _manifest_model(modality, tuple(recon.MODALITIES[modality].readers)), table, path
-    )
+    data = table.get("data")
+    named = data.get("format") if isinstance(data, Mapping) else None
+    # Without the readers of other sites' plugins: a manifest means the same whatever is loaded beside it.
+    readers = tuple(name for name in kind.readers if name == named or name in kind.readers.built_in)
+    manifest: SiteManifest = parse_section(_manifest_model(kind.name, readers), table, path)
     manifest._path = path.absolute()
     return manifest
 
 
 def subject(name: str, patient_id: str | None) -> str:
-    """What identifies a subject: the patient of the file, or the file's own name where it names none."""
+    """Identity of a subject: the patient of the file, or the name of a file without patient."""
     return f"patient {patient_id}" if patient_id else f"file {PurePosixPath(name).name}"
 
 
@@ -294,26 +289,21 @@ def expand_variables(text: str, path: Path | str, key: str, environment: Mapping
     Raises
     ------
     ConfigError
-        If a variable is not set or empty: the path would then be a wrong one.
+        If a variable is not set or empty.
     """
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if not environment.get(name):
-            raise config_error(
-                path,
-                key,
-                f"{text!r} but no environment variable {name}",
-                "it to be set",
-                f"export {name}=<folder>",
-            )
+            found = f"{text!r} but no environment variable {name}"
+            raise config_error(path, key, found, "it to be set", f"export {name}=<folder>")
         return environment[name]
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
 
 
 def read_site_name(path: Path | str) -> str:
-    """The name in a manifest, without a look at its other keys: fast, as PyTorch is not loaded.
+    """Read the name in a manifest alone, without loading PyTorch.
 
     Raises
     ------
@@ -329,23 +319,26 @@ class _Named(Section):
 
 
 def load_manifest(path: Path | str) -> SiteManifest:
-    """Read one manifest; looks at no data file.
+    """Read a manifest and load its plugins; opens no data file.
 
     Raises
     ------
     ConfigError
-        If the file, a key or a value cannot be used, or an environment variable is not set.
+        If the file, a key, a value or a plugin cannot be used, or an environment variable is not set.
     """
     path = Path(path)
-    manifest = parse_manifest(read_toml(path), path)
-    manifest.root  # noqa: B018  an unset variable is an error of the manifest, not of its first use
+    table = read_toml(path)
+    if "plugins" in table:
+        table["plugins"] = resolve_plugins(table["plugins"], path.parent, path)
+    manifest = parse_manifest(table, path)
+    manifest.root  # noqa: B018  fails here, not at its first use, if a variable is not set
     return manifest
 
 
 def load_federation(folder: Path | str) -> list[SiteManifest]:
-    """Read every manifest in a folder, sorted by name, and check that their files and devices are there.
+    """Read every manifest in a folder, sorted by name, and check that their files and devices exist.
 
-    Sizes are compared with the lock file where there is one; ``fedrecon sites check`` compares checksums.
+    Compares sizes with the lock file if there is one; ``fedrecon sites check`` compares checksums.
 
     Raises
     ------
@@ -360,7 +353,7 @@ def load_federation(folder: Path | str) -> list[SiteManifest]:
 
 
 def read_federation(folder: Path | str) -> list[SiteManifest]:
-    """Read every manifest in a folder, sorted by name; looks at no data file."""
+    """Read every manifest in a folder, sorted by name; opens no data file."""
     folder = Path(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"

@@ -1,7 +1,6 @@
-"""The sections of a manifest: what was measured, which files belong to which split."""
+"""The sections of a manifest: the acquisition, and the files of every split."""
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Literal, cast
 
@@ -16,7 +15,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class AcquisitionSection(Section):
-    """Facts about what was measured. Nothing is computed from them; reports print them."""
+    """Description of the measurement for reports; nothing is computed from it."""
 
     vendor: str | None = None
     model: str | None = None
@@ -27,7 +26,7 @@ class AcquisitionSection(Section):
 
 
 class DataSection(Section):
-    """Where the files are and which split each belongs to, by subject. Names are relative to ``root``."""
+    """Files of every split, their names relative to ``root``; the files of a subject are in one split."""
 
     root: str = Field(min_length=1)
     format: str
@@ -47,7 +46,7 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _once(self) -> "DataSection":
-        # By base name: it seeds the mask of a volume and names it in the report.
+        # By base name, which seeds the mask of a volume and names it in the report.
         first: dict[str, str] = {}
         for split, name in self.named():
             base = PurePosixPath(name).name
@@ -66,23 +65,24 @@ class DataSection(Section):
                 yield split, name
 
 
-@lru_cache(maxsize=16)
 def data_section(modality: str, readers: tuple[str, ...]) -> type[DataSection]:
-    """``[data]`` of a modality: files and splits, the options of its dataset, and those of all its readers.
-
-    ``readers`` are the names of its readers now: one that is registered later brings keys of its own.
-    """
+    """``[data]`` of a modality: files and splits, the options of its dataset, and those of its ``readers``."""
     kind = recon.MODALITIES[modality]
-    options = kind.data_options()
+    by_reader = {reader: kind.reader_options(reader) for reader in readers}
+    of_readers = {key: option for options in by_reader.values() for key, option in options.items()}
+    keys = {
+        key: (option.annotation | None, None) if option.required else (option.annotation, option.default)
+        for key, option in (kind.data_options() | of_readers).items()
+    }
 
-    def known_to_the_file(section: DataSection) -> DataSection:
-        own = kind.reader_options(section.format)
-        others = {key for reader in readers for key in kind.reader_options(reader)} - own.keys()
-        for key in sorted(others & section.model_fields_set):
-            if getattr(section, key) != options[key].default:
-                raise ValueError(f"{key}: found a value, expected none: {section.format} files hold it; leave it out")
+    def read_by_format(section: DataSection) -> DataSection:
+        for key, option in of_readers.items():
+            own, value = key in by_reader[section.format], getattr(section, key)
+            if own and option.required and value is None:
+                raise ValueError(f"{key}: missing key, which the format {section.format!r} needs; add it")
+            if not own and value != keys[key][1]:
+                raise ValueError(f"{key}: found {value!r}, expected none: {section.format} files hold it; leave it out")
         return section
 
-    keys = {key: (option.annotation, option.default) for key, option in options.items()}
-    checks = {"_known_to_the_file": model_validator(mode="after")(known_to_the_file)}
+    checks = {"_read_by_format": model_validator(mode="after")(read_by_format)}
     return cast(type[DataSection], section_with(f"{kind.title}DataSection", DataSection, keys, checks))

@@ -14,14 +14,13 @@ from physics import FanBeam, ImageGrid, Transmission, body_volume, hu_to_attenua
 from recon import ScanSimulation, read_images, write_sinograms
 
 from ..config import config_error
-from ..worker_pool import run_jobs
 from .manifest_schema import SPLITS, Split
 from .splits import split_counts
-from .writing import MadeSite, phantom_files, require_room, seed_of, site_table, write_sites
+from .writing import MadeSite, phantom_files, require_different, seed_of, write_simulated_sites
 
 #: Standard deviation of the electronic noise in counts.
 ELECTRONIC_NOISE = 10.0
-#: Objects are projected on a grid so many times as fine as the image, with so many rays per detector element.
+#: Objects are projected on a grid this many times finer than the image, with this many rays per detector element.
 REFINED, RAYS = 2, 3
 SIMULATED = f"projected on a grid {REFINED}x as fine, {RAYS} rays per element, Poisson and electronic noise"
 
@@ -30,9 +29,8 @@ SIMULATED = f"projected on a grid {REFINED}x as fine, {RAYS} rays per element, P
 class SimulatedScanner:
     """A CT scanner to simulate.
 
-    ``protocol`` is HyperFed's, 1 to 5; ``family`` a key of ``physics.BODY_FAMILIES``; ``simulate`` what its manifest
-    leaves out of the scan; ``photons`` per ray and ``consistency`` are the site's own where not those of protocol and
-    recipe.
+    ``protocol`` is one of HyperFed's, 1 to 5; ``family`` a name in ``physics.BODY_FAMILIES``; ``simulate`` the
+    ``[simulate]`` of the manifest. ``photons`` per ray and ``consistency`` default to those of protocol and recipe.
     """
 
     name: str
@@ -42,6 +40,10 @@ class SimulatedScanner:
     unseen: bool = False
     consistency: str | None = None
     photons: float | None = None
+
+    def manifest_keys(self) -> dict[str, Any]:
+        own = {} if self.consistency is None else {"consistency": self.consistency}
+        return {"modality": "ct", "acquisition": {"model": f"HyperFed protocol {self.protocol}"}} | own
 
 
 #: The hospitals of `make demo-ct`: HyperFed's five protocols, one with few views, one with a limited angle.
@@ -57,10 +59,10 @@ CT_DEMO_SITES = (
 
 
 def scan_of(protocol: int, size: int) -> tuple[ImageGrid, FanBeam, float]:
-    """HyperFed's protocol at another size, and its photons per ray.
+    """Image grid, geometry and photons per ray of one of HyperFed's protocols at another image size.
 
-    Pixels and detector elements grow alike, views become fewer with the square: at half the size a quarter of the
-    views, elements twice as wide, half as many, the photons per ray as published.
+    At half the size: half as many pixels and detector elements, twice as wide, a quarter of the views, as many photons
+    per ray.
     """
     grid, geometry, photons = hyperfed(protocol)
     if not isinstance(geometry, FanBeam) or photons is None:
@@ -87,39 +89,12 @@ def make_ct_demo_sites(
 ) -> list[MadeSite]:
     """Write counts of phantom bodies and the manifests of a CT federation.
 
-    Parameters
-    ----------
-    out
-        Folder to write; the manifests refer to it relatively, so it may be moved.
-    size
-        Height and width of the images.
-    seed
-        Draws anatomies and noise.
-    train, validation, test
-        Volumes per site.
-    slices
-        Slices per volume.
-    sites
-        What to simulate.
-    jobs
-        Processes.
-    overwrite
-        Replace files that exist.
-
-    Raises
-    ------
-    ConfigError
-        If a file to be written exists.
-    DataError
-        If a file cannot be written.
+    ``seed`` draws anatomies and noise; the other parameters and errors are those of :func:`make_demo_sites`.
     """
-    out = Path(out)
-    volumes = phantom_files([site.name for site in sites], (train, validation, test))
-    require_room(out, volumes, overwrite)
-    work = [(site, name) for site in sites for _, name in volumes[site.name]]
-    list(run_jobs(partial(_write_body, out, size, seed, slices), work, jobs))
-    return write_sites(
-        out, [_ct_table(s, volumes[s.name], "simulated from phantoms", True) for s in sites], overwrite=overwrite
+    write = partial(_write_phantom, Path(out), size, seed, slices)
+    files = phantom_files(sites, train, validation, test)
+    return write_simulated_sites(
+        Path(out), sites, files, write, "simulated from phantoms", synthetic=True, overwrite=overwrite, jobs=jobs
     )
 
 
@@ -134,9 +109,9 @@ def make_ct_image_sites(
 ) -> list[MadeSite]:
     """Write counts simulated from CT images, one site per image volume, and the manifests.
 
-    Site n gets HyperFed's protocol n. The image is scaled to the protocol's field of view, so lengths are those of the
-    protocol and not of the patient. The slices of a volume are cut into blocks for training, validation and test, one
-    slice left out between two blocks where there are enough: the splits share a patient, and the results say
+    Site n gets HyperFed's protocol n. The image is scaled to the protocol's field of view: lengths are those of the
+    protocol, not of the patient. The slices of a volume are cut into blocks for training, validation and test, with one
+    slice between them that is not used if there are ten or more. The splits share a patient, so the results say
     nothing about new ones.
 
     Parameters
@@ -144,13 +119,13 @@ def make_ct_image_sites(
     images
         NIfTI files, DICOM files or folders of one DICOM series, in Hounsfield units: one per scanner.
     out
-        Folder to write.
+        Folder to write, as for :func:`make_demo_sites`.
     size
         Height and width of the reconstructed images.
     split
         Fractions of the slices for training, validation and test.
     seed
-        Draws the noise.
+        Seed of the noise.
     overwrite
         Replace files that exist.
 
@@ -161,47 +136,41 @@ def make_ct_image_sites(
     DataError
         If an image cannot be read or a file cannot be written.
     """
-    out = Path(out)
-    paths = [Path(image) for image in images]
+    out, paths = Path(out), [Path(image) for image in images]
     names = [_site_name(path) for path in paths]
-    if len(set(names)) < len(names):
-        raise config_error("sites make", "images", ", ".join(names), "different names", "rename one")
-    blocks: dict[str, dict[str, Tensor]] = {}
-    volumes: dict[str, list[tuple[Split, str]]] = {}
-    scanners = [SimulatedScanner(name, n % 5 + 1, "") for n, name in enumerate(names)]
-    for scanner, path in zip(scanners, paths, strict=True):
+    require_different(names)
+    blocks: dict[str, Tensor] = {}
+    files: dict[str, list[tuple[Split, str]]] = {}
+    for name, path in zip(names, paths, strict=True):
         hu = read_images(path).clamp_min(-1000)
         if float(hu.min()) > -500 or float(hu.max()) < 50:
             found = f"{float(hu.min()):g} to {float(hu.max()):g}"
             raise config_error(path, "values", found, "Hounsfield units, air at -1000", "use CT images")
-        # A slice of air teaches nothing.
-        hu = hu[(hu > -300).float().mean((-2, -1)) > 0.02]
+        hu = hu[(hu > -300).float().mean((-2, -1)) > 0.02]  # without slices of air
         if len(hu) < len(SPLITS):
-            raise config_error(path, "slices", f"{len(hu)} that show something", "at least 3", "use a longer series")
-        blocks[scanner.name] = _cut(hu, split)
-        volumes[scanner.name] = [(s, f"{scanner.name}_{s}.h5") for s in SPLITS]
-    require_room(out, volumes, overwrite)
-    for scanner in scanners:
-        for part, (_, name) in zip(SPLITS, volumes[scanner.name], strict=True):
-            hu = _resized(blocks[scanner.name][part], REFINED * size)
-            _write(out, scanner, name, hu, size, seed, patient=f"{scanner.name}_{part}", acquisition="from_images")
+            raise config_error(path, "slices", f"{len(hu)} with anatomy", "at least 3", "use a longer series")
+        files[name] = [(part, f"{name}_{part}.h5") for part in SPLITS]
+        blocks |= {f"{name}_{part}.h5": block for part, block in zip(SPLITS, _cut(hu, split), strict=True)}
+
+    def write(job: tuple[SimulatedScanner, str]) -> None:
+        scanner, file = job
+        hu = _resized(blocks[file], REFINED * size)
+        _write(out, scanner, file, hu, size, seed, "from_images")
+
+    scanners = [SimulatedScanner(name, n % 5 + 1, "") for n, name in enumerate(names)]
     origin = f"simulated from the images {', '.join(path.name for path in paths)}"
-    return write_sites(out, [_ct_table(s, volumes[s.name], origin, False) for s in scanners], overwrite=overwrite)
+    return write_simulated_sites(out, scanners, files, write, origin, synthetic=False, overwrite=overwrite)
 
 
 def _site_name(path: Path) -> str:
     return "".join(c if c.isalnum() else "-" for c in path.name.split(".")[0].lower()).strip("-") or "site"
 
 
-def _cut(volume: Tensor, split: tuple[float, float, float]) -> dict[str, Tensor]:
+def _cut(volume: Tensor, split: tuple[float, float, float]) -> tuple[Tensor, Tensor, Tensor]:
     gap = 1 if len(volume) >= 10 else 0
     train, validation, test = split_counts(len(volume) - 2 * gap, split)
-    after = train + gap
-    return {
-        "train": volume[:train],
-        "validation": volume[after : after + validation],
-        "test": volume[after + validation + gap : after + validation + gap + test],
-    }
+    first, second = train + gap, train + validation + 2 * gap
+    return volume[:train], volume[first : first + validation], volume[second : second + test]
 
 
 def _resized(volume: Tensor, size: int) -> Tensor:
@@ -216,47 +185,29 @@ def _resized(volume: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(square[None], size=(size, size), mode=mode, **options)[0]
 
 
-def _write_body(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedScanner, str]) -> None:
-    site, name = job
-    hu = body_volume(slices, (REFINED * size, REFINED * size), seed_of(seed, name, "anatomy"), site.family)
-    _write(out, site, name, hu, size, seed, patient=name.removesuffix(".h5"), acquisition=f"phantom_{site.family}")
+def _write_phantom(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedScanner, str]) -> None:
+    site, file = job
+    hu = body_volume(slices, (REFINED * size, REFINED * size), seed_of(seed, file, "anatomy"), site.family)
+    _write(out, site, file, hu, size, seed, f"phantom_{site.family}")
 
 
-def _write(
-    out: Path, site: SimulatedScanner, name: str, hu: Tensor, size: int, seed: int, *, patient: str, acquisition: str
-) -> None:
+def _write(out: Path, site: SimulatedScanner, file: str, hu: Tensor, size: int, seed: int, acquisition: str) -> None:
     """Measure slices of ``REFINED * size`` pixels."""
     grid, geometry, published = scan_of(site.protocol, size)
     photons = published if site.photons is None else site.photons
     attenuation = hu_to_attenuation(hu)
-    generator = torch.Generator().manual_seed(seed_of(seed, name, "noise"))
+    generator = torch.Generator().manual_seed(seed_of(seed, file, "noise"))
     model = Transmission(photons, ELECTRONIC_NOISE)
     counts = simulate_counts(attenuation, grid.refined(REFINED), geometry, model, generator, rays_per_detector=RAYS)
     write_sinograms(
-        out / "data" / site.name / name,
+        out / "data" / site.name / file,
         grid,
         geometry,
         counts=counts,
         photons=photons,
         electronic_noise=ELECTRONIC_NOISE,
         reference=torch.nn.functional.avg_pool2d(attenuation[None], REFINED)[0],
-        patient_id=patient,
+        patient_id=file.removesuffix(".h5"),
         acquisition=acquisition,
         simulated=SIMULATED,
     )
-
-
-def _ct_table(
-    site: SimulatedScanner, volumes: Sequence[tuple[Split, str]], origin: str, synthetic: bool
-) -> dict[str, Any]:
-    table = site_table(site.name, volumes, origin, synthetic=synthetic, unseen=site.unseen)
-    table["modality"] = "ct"
-    if site.consistency is not None:
-        table["consistency"] = site.consistency
-    table["acquisition"]["model"] = f"HyperFed protocol {site.protocol}"
-    if site.simulate is not None:
-        known = {"views": site.simulate.views, "arc_deg": site.simulate.arc_deg}
-        if site.simulate.axis_error_mm:
-            known["axis_error_mm"] = site.simulate.axis_error_mm
-        table["simulate"] = {key: value for key, value in known.items() if value is not None}
-    return table

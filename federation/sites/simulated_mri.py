@@ -1,7 +1,8 @@
-"""Sites of simulated k-space: phantoms for the demo, or a user's own magnitude images."""
+"""MRI sites of simulated k-space: phantoms for the demo, or a user's own magnitude images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor
 from physics import birdcage_maps, phantom_volume
 from recon import Simulation, read_images, simulate_volume, simulated_header, with_smooth_phase, write_volume
 
-from ..config import ConfigError, config_error
+from ..config import config_error
 from .manifest_schema import SPLITS, Split
 from .splits import assign_splits
-from .writing import MadeSite, phantom_files, require_room, seed_of, site_table, write_sites
+from .writing import MadeSite, phantom_files, require_different, seed_of, write_simulated_sites
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class SimulatedSite:
     family: str
     simulate: Simulation
     unseen: bool = False
+
+    def manifest_keys(self) -> dict[str, Any]:
+        return {}
 
 
 #: The hospitals of `make demo`.
@@ -40,7 +44,7 @@ DEMO_SITES = (
 #: Sites of :func:`make_image_sites` unless others are given.
 IMAGE_SITES = DEMO_SITES[:3]
 
-#: Slices per file of :func:`make_image_sites`, and slices left out between two files of one image volume.
+#: Slices per file of :func:`make_image_sites`, and slices between two files of one volume, which are not used.
 BLOCK, GAP = 8, 2
 
 
@@ -54,6 +58,7 @@ def make_demo_sites(
     test: int = 3,
     slices: int = 4,
     sites: Sequence[SimulatedSite] = DEMO_SITES,
+    jobs: int = 1,
     overwrite: bool = False,
 ) -> list[MadeSite]:
     """Write fully sampled phantom volumes and the manifests of a federation.
@@ -64,17 +69,19 @@ def make_demo_sites(
     Parameters
     ----------
     out
-        Folder to write; the manifests refer to it relatively, so it may be moved.
+        Folder to write; manifests name it relatively, so it may be moved.
     size
         Height and width.
     seed
-        Draws anatomies and coils.
+        Seed of anatomies and coils.
     train, validation, test
-        Volumes per site; those for training at an unseen site serve its local arm alone.
+        Volumes per site; an unseen site trains its local arm alone.
     slices
         Slices per volume.
     sites
-        What to simulate.
+        Scanners to simulate.
+    jobs
+        Processes.
     overwrite
         Replace files that exist.
 
@@ -85,16 +92,11 @@ def make_demo_sites(
     DataError
         If a file cannot be written.
     """
-    out = Path(out)
-    volumes = phantom_files([site.name for site in sites], (train, validation, test))
-    require_room(out, volumes, overwrite)
-    for site in sites:
-        for _, name in volumes[site.name]:
-            anatomy = phantom_volume(slices, (size, size), seed_of(seed, name, "anatomy"), site.family)
-            _write(out, site, name, anatomy, seed, f"phantom_{site.family}")
-    origin = "simulated from phantoms"
-    tables = [_table(site, volumes[site.name], origin, synthetic=True) for site in sites]
-    return write_sites(out, tables, overwrite=overwrite)
+    write = partial(_write_phantom, Path(out), size, seed, slices)
+    files = phantom_files(sites, train, validation, test)
+    return write_simulated_sites(
+        Path(out), sites, files, write, "simulated from phantoms", synthetic=True, overwrite=overwrite, jobs=jobs
+    )
 
 
 def make_image_sites(
@@ -106,12 +108,12 @@ def make_image_sites(
     seed: int = 0,
     overwrite: bool = False,
 ) -> list[MadeSite]:
-    """Write k-space simulated from magnitude images, with made-up phase and coils, and the manifests.
+    """Write k-space simulated from magnitude images, with simulated phase and coils, and the manifests.
 
-    Every image volume is cut into blocks of `BLOCK` slices, each a file. With three volumes per site or
-    more the volumes are dealt to the sites and splits as subjects. With fewer, the blocks are, `GAP` slices
-    apart: good for trying things out, but the splits then share subjects, and the results say nothing about
-    new ones. Results from magnitude images flatter every method; the manifests say where the data come from.
+    Every image volume is cut into blocks of `BLOCK` slices, one file each. With at least three volumes per site,
+    whole volumes are dealt to sites and splits as subjects. With fewer, single blocks are dealt, `GAP` slices apart:
+    splits then share subjects, and the results say nothing about new ones. Magnitude images have neither noise nor
+    phase of a measurement, which flatters every method; the manifests name the origin of the data.
 
     Parameters
     ----------
@@ -120,11 +122,11 @@ def make_image_sites(
     out
         Folder to write, as for :func:`make_demo_sites`.
     sites
-        Coils and degradation of the sites; their ``family`` is not used.
+        Scanners to simulate; their ``family`` is not used.
     split
         Fractions of the subjects (or blocks) for training, validation and test.
     seed
-        Draws the deal, the phase and the coils.
+        Seed of splits, phase and coils.
     overwrite
         Replace files that exist.
 
@@ -135,11 +137,9 @@ def make_image_sites(
     DataError
         If an image cannot be read or a file cannot be written.
     """
-    out = Path(out)
-    paths = [Path(image) for image in images]
+    out, paths = Path(out), [Path(image) for image in images]
     stems = [path.name.split(".")[0] for path in paths]
-    if len(set(stems)) < len(stems):
-        raise ConfigError(f"sites make: images: found {', '.join(stems)}, expected different names; rename one")
+    require_different(stems)
     by_subject = len(paths) >= len(SPLITS) * len(sites)
     blocks = {
         f"{stem}_{start:04d}": (stem if by_subject else f"{stem}_{start:04d}", block)
@@ -151,26 +151,28 @@ def make_image_sites(
         found = f"{len(subjects)} blocks of {BLOCK} slices"
         raise config_error("sites make", "images", found, f"one per site ({len(sites)})", "add images")
     # Every n-th subject to the n-th site, so that each site gets all parts of the body.
-    home = {subject: sites[index % len(sites)] for index, subject in enumerate(subjects)}
+    home = {subject: sites[index % len(sites)].name for index, subject in enumerate(subjects)}
     dealt = assign_splits(
-        {site.name: [subject for subject in subjects if home[subject] is site] for site in sites}, split, seed
+        {site.name: [subject for subject in subjects if home[subject] == site.name] for site in sites}, split, seed
     )
-    volumes: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
+    files: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
     for block, (subject, _) in blocks.items():
-        name = home[subject].name
-        volumes[name].append((dealt[name][subject], f"{name}_{block}.h5"))
-    require_room(out, volumes, overwrite)
-    for block, (subject, magnitude) in blocks.items():
         site = home[subject]
+        files[site].append((dealt[site][subject], f"{site}_{block}.h5"))
+
+    def write(job: tuple[SimulatedSite, str]) -> None:
+        site, file = job
+        block = file.removeprefix(f"{site.name}_").removesuffix(".h5")
+        subject, magnitude = blocks[block]
         image = with_smooth_phase(magnitude, seed_of(seed, block, "phase"))
-        _write(out, site, f"{site.name}_{block}.h5", image, seed, "from_magnitude", subject)
+        _write(out, site, file, image, seed, subject, "from_magnitude")
+
     origin = f"simulated from the magnitude images {', '.join(path.name for path in paths)}"
-    tables = [_table(site, volumes[site.name], origin, synthetic=False) for site in sites]
-    return write_sites(out, tables, overwrite=overwrite)
+    return write_simulated_sites(out, sites, files, write, origin, synthetic=False, overwrite=overwrite)
 
 
 def _blocks(volume: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Runs of slices that show something, with maximum 1, each with its first slice's number."""
+    """Blocks of slices with anatomy, scaled to the volume's maximum, each with the number of its first slice."""
     volume = volume.clamp(min=0)
     volume = volume / volume.max().clamp(min=torch.finfo(volume.dtype).tiny)
     filled = (volume > 0.1).float().mean((-2, -1)) > 0.05
@@ -183,31 +185,22 @@ def _blocks(volume: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, volume[start : start + length]
 
 
-def _write(
-    out: Path,
-    site: SimulatedSite,
-    name: str,
-    image: Tensor,
-    seed: int,
-    acquisition: str,
-    patient: str | None = None,
-) -> None:
+def _write_phantom(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedSite, str]) -> None:
+    site, file = job
+    anatomy = phantom_volume(slices, (size, size), seed_of(seed, file, "anatomy"), site.family)
+    _write(out, site, file, anatomy, seed, file.removesuffix(".h5"), f"phantom_{site.family}")
+
+
+def _write(out: Path, site: SimulatedSite, file: str, image: Tensor, seed: int, patient: str, acquisition: str) -> None:
     shape = (image.shape[-2], image.shape[-1])
-    maps = birdcage_maps(site.n_coils, shape, seed=seed_of(seed, name, "coils"))
+    maps = birdcage_maps(site.n_coils, shape, seed=seed_of(seed, file, "coils"))
     write_volume(
-        out / "data" / site.name / name,
+        out / "data" / site.name / file,
         simulate_volume(image, maps),
         simulated_header(shape),
-        patient_id=patient or name.removesuffix(".h5"),
+        patient_id=patient,
         acquisition=acquisition,
         maps=maps,
-        # States that the file is noise-free; the noise of the site is added by its [simulate].
+        # The file is noise-free; [simulate] adds the noise of the site.
         noise_covariance=torch.zeros(site.n_coils, site.n_coils),
     )
-
-
-def _table(
-    site: SimulatedSite, volumes: Sequence[tuple[Split, str]], origin: str, *, synthetic: bool
-) -> dict[str, Any]:
-    table = site_table(site.name, volumes, origin, synthetic=synthetic, unseen=site.unseen)
-    return table | {"simulate": asdict(site.simulate)}

@@ -14,9 +14,9 @@ def assign_splits(
     seed: int,
     test_only: Sequence[str] = (),
 ) -> dict[str, dict[str, Split]]:
-    """Deal the subjects of every group to the splits, each subject to the same one wherever it occurs.
+    """Deal the subjects of every group to the splits, a subject of several groups to the same split in all of them.
 
-    A subject can have been scanned at two sites; training on it at one and testing at the other would leak.
+    Otherwise a subject that was scanned at two sites could be trained on at one and tested on at the other.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def assign_splits(
     fractions
         For training, validation and test, see :func:`split_counts`.
     seed
-        Draws the order.
+        Seed of the order.
     test_only
         Groups whose subjects all go to test.
     """
@@ -42,9 +42,9 @@ def assign_splits(
 
 
 def split_counts(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
-    """How many of ``n`` subjects go to training, validation and test.
+    """Numbers of subjects, ``n`` in total, for training, validation and test.
 
-    Every split of positive fraction gets at least one where there are enough, training first.
+    Every split of positive fraction gets at least one if there are enough, training first.
     """
     _, validation, test = fractions
     least = [int(fraction > 0) for fraction in fractions]

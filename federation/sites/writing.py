@@ -1,63 +1,109 @@
-"""Write manifests with their lock files; what the makers of sites share."""
+"""Write sites: simulated files, manifests and lock files."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from recon import seed_from, write_atomically
 
-from ..config import config_error
+from ..config import config_error, store_plugins
+from ..worker_pool import run_jobs
 from .lock_file import LockedFile, lock_file, lock_path, write_lock
 from .manifest import SiteManifest, parse_manifest, subject
 from .manifest_schema import SPLITS, Split
 
+#: Split and name of the files of every site.
+Files = Mapping[str, Sequence[tuple[Split, str]]]
 
-def site_table(
-    name: str, volumes: Sequence[tuple[Split, str]], origin: str, *, synthetic: bool, unseen: bool
-) -> dict[str, Any]:
-    """What every manifest of simulated data holds; its files are ``data/<site>/<name>``."""
-    return {
-        "name": name,
+
+class Simulated(Protocol):
+    """A site to simulate."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def unseen(self) -> bool: ...
+
+    @property
+    def simulate(self) -> Any:
+        """Retrospective degradation, a dataclass; None: none."""
+
+    def manifest_keys(self) -> dict[str, Any]:
+        """Further keys of the manifest and of its ``[acquisition]``."""
+
+
+Site = TypeVar("Site", bound=Simulated)
+
+
+def write_simulated_sites(
+    out: Path,
+    sites: Sequence[Site],
+    files: Files,
+    write: Callable[[tuple[Site, str]], None],
+    origin: str,
+    *,
+    synthetic: bool,
+    overwrite: bool,
+    jobs: int = 1,
+) -> list["MadeSite"]:
+    """Write ``data/<site>/<file>`` of every site with ``write``, a function of site and file name; then manifests.
+
+    Raises
+    ------
+    ConfigError
+        If a file exists and may not be replaced; nothing is written then.
+    """
+    if not overwrite:
+        for site, named in files.items():
+            manifest = out / f"{site}.toml"
+            _require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in named))
+    list(run_jobs(write, [(site, name) for site in sites for _, name in files[site.name]], jobs))
+    return write_sites(out, [_table(site, files[site.name], origin, synthetic) for site in sites], overwrite=overwrite)
+
+
+def _table(site: Simulated, files: Sequence[tuple[Split, str]], origin: str, synthetic: bool) -> dict[str, Any]:
+    keys = site.manifest_keys()
+    table = {
+        "name": site.name,
         "synthetic": synthetic,
-        "unseen": unseen,
-        "acquisition": {"origin": origin},
-        "data": {
-            "root": f"data/{name}",
-            **{split: [file for of, file in volumes if of == split] for split in SPLITS},
-        },
+        "unseen": site.unseen,
+        **keys,
+        "acquisition": {"origin": origin, **keys.get("acquisition", {})},
+        "data": {"root": f"data/{site.name}"} | {s: [file for of, file in files if of == s] for s in SPLITS},
     }
+    if site.simulate is not None:
+        table["simulate"] = {key: value for key, value in asdict(site.simulate).items() if value is not None}
+    return table
 
 
-def phantom_files(sites: Sequence[str], counts: tuple[int, int, int]) -> dict[str, list[tuple[Split, str]]]:
-    """Split and name of every file per site, with so many volumes for training, validation and test."""
+def phantom_files(sites: Sequence[Simulated], train: int, validation: int, test: int) -> Files:
+    """Files of every site, with this many volumes for each split."""
     return {
-        site: [
-            (split, f"{site}_{split}_{number:03d}.h5")
-            for split, count in zip(SPLITS, counts, strict=True)
+        site.name: [
+            (split, f"{site.name}_{split}_{number:03d}.h5")
+            for split, count in zip(SPLITS, (train, validation, test), strict=True)
             for number in range(count)
         ]
         for site in sites
     }
 
 
-def require_room(out: Path, volumes: Mapping[str, Sequence[tuple[Split, str]]], overwrite: bool) -> None:
-    """Nothing is simulated before it is known that it may be written."""
-    if overwrite:
-        return
-    for site, files in volumes.items():
-        manifest = out / f"{site}.toml"
-        require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in files))
+def require_different(names: Sequence[str]) -> None:
+    """Refuse images of which two have one name."""
+    if len(set(names)) < len(names):
+        raise config_error("sites make", "images", ", ".join(names), "different names", "rename one")
 
 
 def seed_of(seed: int, name: str, purpose: str) -> int:
-    """A seed of its own for every file and purpose."""
+    """Derived seed of a file for one purpose."""
     return seed_from(f"{seed} {name} {purpose}", bits=32)
 
 
 @dataclass(frozen=True)
 class MadeSite:
-    """A site that was written: number of subjects per split, and the splits for which there were too few."""
+    """A site that was written, and its number of subjects per split."""
 
     name: str
     path: Path
@@ -70,7 +116,7 @@ class MadeSite:
 
 
 def write_sites(out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwrite: bool = False) -> list[MadeSite]:
-    """Write manifests with their lock files, each atomically, after all of them were checked.
+    """Write manifests with their lock files and plugins, each file atomically, after all were checked.
 
     Raises
     ------
@@ -83,29 +129,31 @@ def write_sites(out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwri
         path = out / f"{table['name']}.toml"
         manifest = parse_manifest(table, path)
         if not overwrite:
-            require_absent(path, lock_path(path))
+            _require_absent(path, lock_path(path))
         lock = {name: locked_file(manifest, name) for _, name in manifest.data.named()}
         manifest.check_files(lock)
         made.append((manifest, lock))
     for manifest, lock in made:
+        store_plugins(manifest.plugins, out)
         # The lock last: a manifest without one is checked all the same.
         write_atomically(manifest.path, manifest.to_toml().encode())
         write_lock(manifest.path, lock)
     return [MadeSite(m.name, m.path, {s: len(subjects_of(m, s, lock)) for s in SPLITS}) for m, lock in made]
 
 
-def require_absent(*paths: Path) -> None:
-    """Raise a ConfigError for the first path that exists."""
+def _require_absent(*paths: Path) -> None:
     for path in paths:
         if path.exists():
             raise config_error(path, "", "a file from before", "a new one", "use another folder or --overwrite")
 
 
 def locked_file(manifest: SiteManifest, name: str) -> LockedFile:
+    """Size, checksum and patient of a file of a site."""
     file = manifest.root / name
     return lock_file(file, manifest.open(file).patient_id)
 
 
 def subjects_of(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> set[str]:
+    """Subjects of a split."""
     names: tuple[str, ...] = getattr(manifest.data, split)
     return {subject(name, lock[name].patient_id) for name in names}

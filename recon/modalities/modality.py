@@ -14,7 +14,7 @@ from ..data import Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
 #: Arguments of every dataset of slices that are no keys of a manifest's ``[data]``.
-_NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed", "reader_options")
+_NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]
@@ -25,6 +25,10 @@ class Option(NamedTuple):
 
     annotation: Any
     default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,8 @@ class Modality:
         return "augment" in inspect.signature(self.slices).parameters
 
     def data_options(self) -> dict[str, Option]:
-        """Keys of ``[data]`` beside files and splits: arguments of the dataset, then those of its readers."""
-        found = _options(self.slices)
-        for name in self.readers:
-            found |= self.reader_options(name)
-        return {key: option for key, option in found.items() if key not in _NOT_IN_DATA}
+        """Keys of ``[data]`` that are arguments of the dataset, beside those of every dataset."""
+        return {key: option for key, option in _options(self.slices).items() if key not in _NOT_IN_DATA}
 
     def reader_options(self, format: str) -> dict[str, Option]:
         """Keys of ``[data]`` that belong to one reader."""
@@ -105,5 +106,9 @@ class Modality:
 
 
 def _options(maker: Callable[..., Any]) -> dict[str, Option]:
-    parameters = inspect.signature(maker).parameters.items()
-    return {key: Option(p.annotation, p.default) for key, p in parameters}
+    found = {}
+    for key, parameter in inspect.signature(maker).parameters.items():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            known = parameter.annotation is not parameter.empty and not isinstance(parameter.annotation, str)
+            found[key] = Option(parameter.annotation if known else Any, parameter.default)
+    return found

@@ -35,7 +35,7 @@ from federation.deploy.status import site_status
 from federation.experiment.personal_stage import site_network
 from federation.experiment.train import algorithm_of, initial_state
 from federation.methods import selected_state
-from federation.recipes.frozen_base import carried, placed
+from federation.recipes.frozen_base import attach_base, detach_base
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.loop import QuorumError
 from federation.serialization import digest, load_checkpoint
@@ -142,7 +142,7 @@ def deploy(path: Path, data: Path, *overrides: str, method: str = "fedavg") -> D
     chosen = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
               "federation.rounds=2", "training.steps_per_round=4", "evaluation.arms=[]", *overrides)  # fmt: skip
     own = load_recipe(RECIPES / f"{method}.toml", chosen)
-    recipe, base = carried(own)
+    recipe, base = detach_base(own)
     create_authority(path / "server", days=9)
     SigningKey.create(path / "server" / "key")
     approval = Approval.of(BUNDLE, recipe)
@@ -426,12 +426,12 @@ def test_a_recipe_that_travelled_names_its_base_by_digest_and_has_adapters(data:
     named = {"base": str(tmp_path / "trained")}
     whole = first.model_copy(update={"network": first.network.model_copy(update=named)})
     scales = whole.model_copy(update={"network": whole.network.model_copy(update={"adapter": "scale"})})
-    sent, content = carried(scales)
+    sent, content = detach_base(scales)
     (tmp_path / "b").write_bytes(content or b"")
-    assert placed(sent, tmp_path / "b").network.base == str(tmp_path / "b")
+    assert attach_base(sent, tmp_path / "b").network.base == str(tmp_path / "b")
     with pytest.raises(DataError, match=r"found .*trained, expected sha256: and 64 digits; do not approve it"):
-        placed(scales, tmp_path / "b")
-    for refused_at in (lambda: carried(whole), lambda: placed(whole, tmp_path / "b")):
+        attach_base(scales, tmp_path / "b")
+    for refused_at in (lambda: detach_base(whole), lambda: attach_base(whole, tmp_path / "b")):
         with pytest.raises(DataError, match="found a base without an adapter"):
             refused_at()
 

@@ -107,7 +107,7 @@ def test_the_last_override_wins(recipe: Path) -> None:
         ("federation.server_rule=meen", ["did you mean 'mean'"]),
         ("federation.weights=sample", ["found 'sample'", "fairness, samples, softmax, uncertainty, uniform"]),
         ("evaluation.arms=['tvx']", ["evaluation.arms.0", "did you mean 'tv'"]),
-        ("evaluation.arms=['tv', 'tv']", ["evaluation.arms", "expected each arm once"]),
+        ("evaluation.arms=['tv', 'tv']", ["evaluation.arms", "expected every arm once"]),
         ("evaluation.tv_weights=[]", ["evaluation.tv_weights", "at least 1"]),
         ("training.augment={scale=[2, 1]}", ["scale", "low <= high"]),
         ("network={regularizer='cnn', depth=1}", ["depth", "at least 2"]),

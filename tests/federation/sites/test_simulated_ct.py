@@ -203,7 +203,7 @@ def _edit(text: str, old: str, new: str) -> str:
         ),
         (lambda t: _edit(t, "arc_deg = 120.0", "views = 5000"), "views: found 5000, expected at most"),
         (lambda t: _edit(t, 'format = "sinogram"', 'format = "sinograms"'), "data.format"),
-        (lambda t: _edit(t, "pitch_mm = 1.0", "pitch_mm = 2.0"), "pitch_mm: found a value.*leave it out"),
+        (lambda t: _edit(t, "pitch_mm = 1.0", "pitch_mm = 2.0"), "pitch_mm: found 2.0, expected none.*leave it out"),
     ],
 )
 def test_a_wrong_manifest_is_one_line(sites: Path, tmp_path: Path, change: Callable[[str], str], words: str) -> None:
