@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from federation import ConfigError, build_network, load_recipe, make_demo_sites, train_run
+from federation.experiment import initial_state
 from federation.methods import parameter_scope, selected_state
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection
@@ -51,6 +52,29 @@ def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(mod
     assert type(network.correction) is MODALITIES[modality].correction
     own = [name for name, _ in network.named_parameters() if name.startswith("correction.")]
     assert own and set(own) < set(parameter_scope(network).kept)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("regularizer_options={depth=1}", "regularizer_options: ConvRegularizer: depth is 1, expected at least 2"),
+        ("regularizer_options={norm='batch'}", "regularizer_options: Regularizer: norm is 'batch', expected"),
+        ("regularizer_options={channels=-1}", "regularizer_options: Trying to create tensor with negative dimension"),
+        ("regularizer_options={channels='x'}", "regularizer_options: "),
+        ("consistency_options={step=0}", "consistency_options: GradientStep: step is 0, expected a positive number"),
+        ("consistency_options={step='x'}", "consistency_options: '>' not supported between instances of 'str' and"),
+    ],
+)
+def test_a_part_that_refuses_its_options_is_one_line(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build_network(load_recipe("fedavg", [f"network.{override}"]).network)
+    assert str(error.value).startswith(f"recipe: network.{expected}") and "\n" not in str(error.value)
+
+
+def test_a_penalty_that_refuses_its_options_is_one_line() -> None:
+    recipe = load_recipe("fl_mrcm", ["objective.options={moments={features=3}}"])
+    with pytest.raises(ConfigError, match=r"^recipe: objective\.moments: object of type 'int' has no len\(\)$"):
+        initial_state(recipe)
 
 
 def test_a_base_of_another_network_is_refused(base: Path, tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_the_last_override_wins(recipe: Path) -> None:
         ("network={regularizer='cnn', depth=1}", ["depth", "at least 2"]),
         ("network=3", ["network", "found 3", "a section"]),
         ("objective={task='mutual'}", ["distillation", "found 0"]),
+        ("objective.proximal='1'", ["objective.proximal: found '1', expected a weight of 0 or more"]),
+        ("objective.proximal=-1", ["objective.proximal: found -1, expected a weight of 0 or more"]),
+        ("objective.proximal=nan", ["objective.proximal: found nan, expected a weight of 0 or more"]),
+        ("objective.proximal=true", ["objective.proximal: found True, expected a weight of 0 or more"]),
+        ("objective.proximal={mu=1}", ["objective.proximal: found {'mu': 1}, expected a weight of 0 or more"]),
+        ("objective.proxmal=1", ["objective.proxmal: unknown key; did you mean 'proximal'?"]),
+        ("objective.options={proximal={mu=1}}", ["objective.options: found proximal, expected the task or a penalty"]),
+        ("objective={proximal=1, options={proximal={mu=1}}}", ["found 'mu', expected one of none"]),
+        ("objective={task='two_views', options={two_views={weight='x'}}}", ["options.two_views: '<' not supported"]),
+        ("federation.server_options=3", ["federation.server_options: found 3"]),
+        ("federation={server_rule='trimmed_mean', server_options={trim='x'}}", ["federation.server_options: "]),
+        ("federation={weights='uniform', weight_options={step=1}}", ["weight_options: found 'step'", "one of none"]),
         ("personal={steps=3, nearest_code=true}", ["nearest_code", "one of the two"]),
         ("federation={server_options={eta=1}}", ["server_options", "found 'eta'"]),
         ("federation={server_rule='fedadam', server_options={tau=0}}", ["tau"]),
@@ -142,6 +154,45 @@ def test_a_mistake_in_the_file_names_file_and_key(recipe: Path) -> None:
     assert line(recipe) == f"{recipe}: training.batchsize: unknown key; did you mean 'batch_size'?"
     # The command line does not take the blame for it.
     assert line(recipe, "training.loss=ssim").startswith(f"{recipe}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tuning = 3", "tuning: found 3, expected a table"),
+        ("tuning = 'key'", "tuning: found 'key', expected a table"),
+        ("network = 3", "network: found 3, expected a table"),
+        ("objective = [1]", "objective: found [1], expected a table"),
+        ("federation.rounds = 1979-05-27", "federation.rounds: found datetime.date(1979, 5, 27), expected a valid int"),
+    ],
+)
+def test_a_wrong_section_over_another_recipe_is_one_line(recipe: Path, text: str, expected: str) -> None:
+    recipe.write_text(f'extends = "fedprox"\nname = "mine"\n{text}\n')
+    assert f"{recipe}: {expected}" in line(recipe)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('"fedprx"', "found no such file, expected a TOML file, or a recipe of `fedrecon recipes`; did you mean"),
+        ('""', "found a folder, expected a TOML file"),
+        ("3", "found 3, expected a recipe file or the name of a recipe"),
+        ('["fedavg"]', "found ['fedavg'], expected a recipe file"),
+        ('"mine.toml"', "found 'mine.toml', which extends this file"),
+    ],
+)
+def test_a_wrong_recipe_to_extend_is_one_line(recipe: Path, value: str, expected: str) -> None:
+    recipe.write_text(f'extends = {value}\nname = "mine"\n')
+    message = line(recipe)
+    assert message.startswith(f"{recipe}: extends: ") and expected in message
+
+
+def test_the_network_of_a_comparison_does_not_hide_a_wrong_one(recipe: Path) -> None:
+    network = load_recipe(recipe).network
+    assert load_recipe(recipe, network=network.model_copy(update={"cascades": 2})).network.cascades == 2
+    recipe.write_text('name = "mine"\nnetwork = 3\n')
+    with pytest.raises(ConfigError, match="network: found 3, expected a table"):
+        load_recipe(recipe, network=network)
 
 
 def test_two_mistakes_are_two_lines(recipe: Path) -> None:

@@ -104,6 +104,9 @@ def test_an_empty_split_is_no_dataset(tmp_path: Path) -> None:
         ("'north_3.h5'", "'b/north_0.h5'", ["'north_0.h5' also in train"]),
         ("'north_1.h5'", "'north_0.h5'", ["'north_0.h5' also in train"]),
         ("[data]", "[data", ["syntax error", "line"]),
+        ('name = "north"', 'name = "north"\nmodality = []', ["modality: found [], expected mri or ct"]),
+        ('name = "north"', 'name = "north"\nmodality = "mry"', ["found 'mry'", "did you mean 'mri'"]),
+        ("[data]", "[data]\nweighted = true", ["data.weighted: unknown key, expected one of root, format"]),
     ],
 )
 def test_a_wrong_manifest_is_one_line(tmp_path: Path, old: str, new: str, words: list[str]) -> None:

@@ -1,0 +1,28 @@
+"""Plugins are forgotten after a test, as if its process had ended."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from federation import SERVER_RULES
+from federation.config import plugins
+from recon import MRI_READERS, PENALTIES, REGULARIZERS
+
+REGISTRIES = (REGULARIZERS, PENALTIES, SERVER_RULES, MRI_READERS)
+
+
+@pytest.fixture
+def forget_plugins() -> Iterator[Callable[[], None]]:
+    """Forgets plugins and their parts when called, and after the test."""
+
+    def forget() -> None:
+        for registry in REGISTRIES:
+            for name in registry.keys() - set(registry.built_in):
+                registry.remove(name)
+        plugins._LOADED.clear()
+        for module in [name for name in sys.modules if name.startswith("fedrecon_plugin_")]:
+            del sys.modules[module]
+
+    yield forget
+    forget()
