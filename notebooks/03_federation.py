@@ -8,20 +8,20 @@
 # ---
 
 # %% [markdown]
-# # Federated methods: five choices, and one of your own
+# # Federated methods: five choices, and a method of your own
 #
-# A federated method is a TOML file, a *recipe*. What makes it that method are five choices:
+# A federated method is a TOML file, a *recipe*. It makes five choices:
 #
-# | choice | tables of the recipe | FedAvg's |
+# | choice | sections of the recipe | FedAvg |
 # |---|---|---|
 # | which parameters travel | `[scope]`, `[network]` | all but data consistency |
 # | how the server combines them | `[federation]` | mean, weighted by training slices |
 # | what a site minimizes | `[objective]`, `training.loss` | L1 distance to the reference |
-# | what happens to an update before it leaves | `[transform]` | nothing |
-# | what a site does for itself afterwards | `[personal]` | nothing |
+# | how an update is encoded before it leaves the site | `[transform]` | not at all |
+# | what a site does after the rounds | `[personal]` | nothing |
 #
-# Every key stands in `federation/recipes/library/README.md`. The hospitals here are tiny and the training takes
-# seconds: the notebook shows how methods are made and compared, its numbers say nothing about which is good.
+# `federation/recipes/library/README.md` describes every key. The simulated hospitals are tiny and the training takes
+# seconds: this page shows how to make and compare methods; its numbers do not rank them.
 
 # %%
 import math
@@ -60,15 +60,15 @@ from recon import text_table
 torch.set_num_threads(1)
 work = Path(tempfile.mkdtemp(prefix="fedrecon_"))
 make_demo_sites(work / "sites", size=32, slices=2, train=2, validation=1, test=1, sites=DEMO_SITES[:4])
-hospitals = load_federation(work / "sites")
+sites = load_federation(work / "sites")
 small = ["network.cascades=3", "network.channels=8", "training.steps_per_round=8", "federation.rounds=4"]
 fedavg = load_recipe("fedavg", small)
-print(", ".join(f"{site.name}: {site.simulate.sampling}" for site in hospitals))
+print(", ".join(f"{site.name}: {site.simulate.sampling}" for site in sites))
 
 # %% [markdown]
 # ## What travels
-# One round of FedAvg by hand: the server sends bytes and a site answers with bytes. Each site's data consistency, here
-# one step size per cascade, stays where it is.
+# One round of FedAvg: the server sends bytes and every site replies with bytes. Data consistency, here one step size
+# per cascade, stays at the site. (`notebooks/04_one_round.py` explains each line.)
 
 # %%
 network = initial_network(partial(build_network, fedavg.network), fedavg.federation.seed)
@@ -79,7 +79,7 @@ print("shared:", ", ".join(scope.shared[:6]), f"... ({len(scope.shared)} tensors
 algorithm = FederatedAlgorithm()
 start = algorithm.start(parameters_of(network, scope.shared))
 updates = []
-for site in hospitals:
+for site in sites:
     broadcast = algorithm.broadcast(start, site.name)
     request = broadcast.to_bytes()
     reply = site_spec(site, fedavg, work / "kept" / site.name, work / "maps" / site.name).build().handle(request)
@@ -93,22 +93,22 @@ print(f"server: round {after.round}, digest {after.digest[:12]}")
 
 # %% [markdown]
 # ## Keeping a part
-# A scope is a list of patterns of parameter names. With the last layer of every cascade kept at its site this is FedPer
-# (`fedrecon recipes fedper` prints it). Below, `local` is every site on its own, for as many steps.
+# A scope is a list of patterns of parameter names. FedPer keeps the last layer of every cascade at its site
+# (`fedrecon recipes fedper` prints the recipe). The arm `local` trains every site alone, with as many steps.
 
 # %%
 recipe = load_recipe("fedper", [*small, "evaluation.arms=['local']"])
-run = train_run(recipe, hospitals, work / "fedper", jobs=1, resume=False, say=lambda text: None)
+run = train_run(recipe, sites, work / "fedper", jobs=1, resume=False, say=lambda text: None)
 bytes_up = [row["bytes_up"] for row in read_rows(run.path) if row["round"] == 0]
-print(f"{recipe.scope.keep} stay: {bytes_up[0]} bytes up per site and round, {len(reply)} with FedAvg")
+print(f"kept: {recipe.scope.keep}; {bytes_up[0]} bytes up per site and round, {len(reply)} with FedAvg")
 print(text_table(evaluate_run(run.path, jobs=1, say=lambda text: None)))
 
 # %% [markdown]
 # ## A server rule of your own
-# A rule goes from the broadcast and the sites' parameters to the broadcast of the next round. It is a frozen dataclass
-# whose fields are the options of a recipe; what it gets is checked, and weighted means are at hand in float64. This one
-# is the geometric median: the point with the least sum of distances to the sites. Sites that hold less than half of the
-# weight cannot carry it away.
+# A server rule computes the next broadcast from the last one and the parameters of the sites. It is a frozen dataclass
+# whose fields are the options in a recipe; its base class checks the updates and computes weighted means in float64.
+# The geometric median is the point with the least sum of distances to the sites: sites with less than half of the
+# weight cannot move it arbitrarily far.
 
 
 # %%
@@ -116,6 +116,7 @@ def distance(a, b):
     return math.sqrt(sum((a[name].double() - b[name].double()).square().sum().item() for name in b))
 
 
+@SERVER_RULES.add("geometric_median")
 @dataclass(frozen=True)
 class GeometricMedian(ServerRule):
     """argmin over z of the sum of w_s ||z - x_s||, by Weiszfeld's iteration from the mean.
@@ -129,22 +130,21 @@ class GeometricMedian(ServerRule):
     def _combine(self, round_):
         weights = round_.weights
         for _ in range(self.iterations):
-            middle = round_.mean(weights)
-            apart = {c.site: max(distance(c.shared, middle), 1e-6) for c in round_.contributions}
-            weights = {site: round_.weights[site] / apart[site] for site in apart}
+            center = round_.mean(weights)
+            distances = {c.site: max(distance(c.shared, center), 1e-6) for c in round_.contributions}
+            weights = {site: round_.weights[site] / distances[site] for site in distances}
         return round_.step(weights), {}
 
 
-SERVER_RULES["geometric_median"] = GeometricMedian
-
 # %% [markdown]
-# In the package the class stands in `federation/methods/robust_rules.py`, and the last line is an entry of the
-# registry in `federation/methods/registries.py`. `tests/federation/methods/test_server_rules.py` then checks that the
-# rule has the `invariants` that it declares (the order of the sites does not matter, one site gives local training,
-# ...) and no others. One test there also counts how often a rule reads the sites' updates, which wait on disk; a rule
-# that reads them more than once, as this one, is named in it.
+# In a Python file, this class is a plugin: a recipe names the file with `plugins = ["my_rules.py"]`. In the package it
+# would be in `federation/methods/robust_rules.py`, with an entry of `SERVER_RULES` in
+# `federation/methods/registries.py`. `tests/federation/methods/test_server_rules.py` then tests that the rule has the
+# `invariants` that it declares (independence of the order of sites, local training for a single site, ...) and no
+# others. It also counts how often a rule reads the updates, which are stored on disk, and lists the rules that read
+# them more than once, as this one does.
 #
-# The round from above once more, with one site whose change is many times too large:
+# The same round with a fourth site whose change is too large by a growing factor:
 
 # %%
 honest = updates[:3]
@@ -155,12 +155,12 @@ for name in ("mean", "median", "geometric_median"):
     rule = SERVER_RULES[name]()
     for factor in factors:
         wrong = {key: x + factor * (updates[3].shared[key] - x) for key, x in start.shared.items()}
-        sent = [
+        contributions = [
             Contribution(u.site, x, u.n_samples, u.n_steps, u.score_before, u.score_after)
             for u, x in zip(updates, [*(u.shared for u in honest), wrong], strict=True)
         ]
-        weights = {contribution.site: float(contribution.n_samples) for contribution in sent}
-        new, _ = rule.combine(start.shared, rule.start(start.shared), sent, weights, n_sites=len(sent))
+        weights = {c.site: float(c.n_samples) for c in contributions}
+        new, _ = rule.combine(start.shared, rule.start(start.shared), contributions, weights, n_sites=len(sites))
         moved.setdefault(name, []).append(distance(new, target) / distance(target, start.shared))
 
 for name, values in moved.items():
@@ -171,9 +171,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## A recipe of your own, and all of them in one table
-# A recipe says what differs from the one that it extends. The second needs no code: FedPer, a proximal penalty, and
-# updates of eight bits per number.
+# ## Recipes of your own, and a comparison
+# A recipe holds the differences to the recipe that it extends. The second one needs no code: FedPer with a proximal
+# penalty and updates of eight bits per number.
 
 # %%
 (work / "geometric_median.toml").write_text("""
@@ -198,9 +198,9 @@ chain = ["int8"]
 mine = [arm_of(work / f"{name}.toml") for name in ("geometric_median", "mixture")]
 
 # %% [markdown]
-# A comparison gives every arm the same hospitals, network and number of steps. `fedrecon compare mixture.toml` does it
-# on the command line; here its preset is cut down to seconds. `jobs=1`, because spawned processes import the package
-# anew and would not know a rule that was registered in a notebook.
+# A comparison trains every arm at the same sites, with the same network and number of steps. On the command line that
+# is `fedrecon compare mixture.toml`; here a smaller preset takes seconds. `jobs=1` runs everything in this process:
+# worker processes know the rules of plugins, but not those of a notebook.
 
 # %%
 laptop = PRESETS["laptop"]
@@ -219,8 +219,8 @@ tiny = replace(
 page = run_comparison(tiny, work / "comparison", modalities=("mri",), extra=mine, jobs=1, say=print)
 
 # %% [markdown]
-# The page shows every site and draws the intervals; `comparison.json`, `.csv` and `.tex` lie next to it, and every
-# volume's score in `scores.csv`.
+# The page shows every site and plots the intervals. Beside it: `comparison.json`, `.csv`, `.tex`, and `scores.csv`
+# with the scores of every volume.
 
 # %%
 print(page)

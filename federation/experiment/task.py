@@ -28,9 +28,9 @@ from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
 from ..sites import SiteManifest, Split
 
-#: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; that of a penalty is its name.
+#: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; a penalty's prefix is its name.
 CONTROL = "control."
-#: Marks the error of a failed device, of which a reply keeps the text alone; such a failure may not happen again.
+#: Marks the message of a failed device, after which another attempt may succeed; a reply keeps nothing but the message.
 DEVICE_FAILED = "device: failed"
 _OF_A_GPU = ("CUDA", "cuDNN", "CUBLAS", "CUFFT")
 
@@ -96,8 +96,9 @@ class ReconstructionTask:
     def _train(self, network: nn.Module, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
         dataset = self.dataset("train")
-        progress = round / self.recipe.federation.rounds
-        constant = training.schedule == "constant"
+        rate = training.learning_rate
+        if training.schedule == "cosine":
+            rate = cosine_learning_rate(rate, round / self.recipe.federation.rounds)
         # SCAFFOLD: control variate of the server minus that of the site.
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
@@ -106,9 +107,7 @@ class ReconstructionTask:
             dataset,
             steps=steps,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate
-            if constant
-            else cosine_learning_rate(training.learning_rate, progress),
+            learning_rate=rate,
             objective=self.recipe.objective.build_task(training.loss),
             penalties=_penalties_of_round(self.recipe.objective, network, context, round),
             correction={name: server[name] - own[name] for name in server},

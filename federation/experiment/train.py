@@ -36,18 +36,19 @@ def train_run(
     Raises
     ------
     DataError
-        If the folder holds another run, no site has training data, or a site fails.
+        If the recipe cannot be trained at these sites, the folder holds another run, or a site fails.
     """
-    run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
-    if not run.participants:
+    count, quorum = sum(manifest.trains for manifest in manifests), recipe.federation.quorum
+    if not count:
         raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
-    count, quorum = len(run.participants), recipe.federation.quorum
     if quorum is not None and quorum > count:
         advice = "lower it, or add sites"
         raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
     require_base(recipe)
+    shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
+    run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     begin = time.monotonic()
-    _train_together(run, jobs, resume, say)
+    _train_together(run, shared, aux, jobs, resume, say)
     run.record_seconds("federated", time.monotonic() - begin, resumed=resume)
     if LOCAL in recipe.evaluation.arms:
         begin = time.monotonic()
@@ -96,7 +97,7 @@ def initial_state(recipe: Recipe) -> tuple[State, State]:
     return shared, aux
 
 
-def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
+def _train_together(run: RunFolder, shared: State, aux: State, jobs: int, resume: bool, say: Say) -> None:
     names = ", ".join(manifest.name for manifest in run.participants)
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
 
@@ -106,7 +107,6 @@ def _train_together(run: RunFolder, jobs: int, resume: bool, say: Say) -> None:
 
     specs = [run.spec(manifest) for manifest in run.participants]
     with InProcessRuntime(specs, jobs) as runtime:
-        shared, aux = initial_state(run.recipe)
         run_rounds(
             algorithm_of(run.recipe),
             runtime,

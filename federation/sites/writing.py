@@ -34,14 +34,14 @@ class Simulated(Protocol):
         """Further keys of the manifest and of its ``[acquisition]``."""
 
 
-Site = TypeVar("Site", bound=Simulated)
+Scanner = TypeVar("Scanner", bound=Simulated)
 
 
 def write_simulated_sites(
     out: Path,
-    sites: Sequence[Site],
+    sites: Sequence[Scanner],
     files: Files,
-    write: Callable[[tuple[Site, str]], None],
+    write: Callable[[tuple[Scanner, str]], None],
     origin: str,
     *,
     synthetic: bool,
