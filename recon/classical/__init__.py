@@ -1,4 +1,4 @@
-"""Classical reconstruction behind the same call as a network."""
+"""Classical reconstruction, called as ``method(y, A)`` like a network."""
 
 from .ct import CGLS, CT_METHODS, SIRT, FilteredBackprojection, PenalizedTV
 from .mri import MRI_METHODS, CGSense, L1Wavelet, TotalVariation, ZeroFilled
