@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon import Codebook, DataError, write_atomically
+from recon import DataError, nearest_code, write_atomically
 
 from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
@@ -147,8 +147,8 @@ class RunFolder:
 
     def nearest_code(self, manifest: SiteManifest) -> Tensor:
         """The scan features of that site which took part whose features are nearest to those of ``manifest``."""
-        book = Codebook({site.name: self._features(site) for site in self.participants})
-        return book.codes[book.nearest(self._features(manifest))]
+        codes = {site.name: self._features(site) for site in self.participants}
+        return codes[nearest_code(codes, self._features(manifest))]
 
     def _features(self, manifest: SiteManifest) -> Tensor:
         """Mean over the slices that the site has most of."""

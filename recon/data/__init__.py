@@ -2,26 +2,26 @@
 
 from .augmentation import Augmentation
 from .ct_file import SinogramVolume, write_sinograms
-from .ct_formats import CT_READERS, open_sinograms
+from .ct_formats import CT_READERS
 from .ct_slices import CT_SCALE, ScanSimulation, SinogramSlices
-from .hold_out import held_out_split, hide, require_fraction
+from .hold_out import held_out_split, require_fraction
 from .image_files import read_images
-from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop, open_kspace, open_volume
+from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop
 from .mri_header import Header, header_xml, read_header
 from .mri_simulation import simulate_volume, simulated_header, with_smooth_phase, write_volume
-from .mri_slices import KSpaceSlices, MapsMethod, ReferenceChoice, Simulation
+from .mri_slices import KSpaceSlices, Simulation
 from .sample import Sample, SampleMeta, Samples, batches, center_crop, collate
 from .scan_features import (
     CONDITION_DIM,
     CONDITION_LAYOUT,
-    Codebook,
     condition_vector,
     ct_features,
     mask_family,
     mri_features,
+    nearest_code,
     split_condition,
 )
-from .slices import Seed, Volume, VolumeSlices, generator_for, seed_from
+from .slices import Readers, Seed, Volume, VolumeSlices, generator_for, seed_from
 
 __all__ = [
     "CONDITION_DIM",
@@ -30,12 +30,10 @@ __all__ = [
     "CT_SCALE",
     "MRI_READERS",
     "Augmentation",
-    "Codebook",
     "Header",
     "KSpaceSlices",
     "KSpaceVolume",
-    "MapsMethod",
-    "ReferenceChoice",
+    "Readers",
     "Sample",
     "SampleMeta",
     "Samples",
@@ -55,12 +53,9 @@ __all__ = [
     "generator_for",
     "header_xml",
     "held_out_split",
-    "hide",
     "mask_family",
     "mri_features",
-    "open_kspace",
-    "open_sinograms",
-    "open_volume",
+    "nearest_code",
     "read_header",
     "read_images",
     "require_fraction",

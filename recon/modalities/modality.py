@@ -1,35 +1,29 @@
-"""What fedrecon must know of a kind of scan: one class, a value of it per modality."""
+"""Everything that differs between modalities: one class, a value of it per modality."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from inspect import Parameter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from physics import Registry
+from physics import Registry, options_of
 
-from ..data import Volume, VolumeSlices
+from ..data import Readers, Volume, VolumeSlices
 from ..networks import OperatorCorrection
 
-#: Arguments of every dataset of slices that are no keys of a manifest's ``[data]``.
-_NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed", "reader_options")
+#: Arguments of datasets that are not keys of a manifest's ``[data]``.
+_NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]
 
 
-class Option(NamedTuple):
-    """Type and default of a key."""
-
-    annotation: Any
-    default: Any
-
-
 @dataclass(frozen=True)
 class Modality:
-    """One kind of scan. All code above asks a value of this class instead of comparing names or classes.
+    """One kind of scan. Code above this package uses a value of this class; it does not compare names or classes.
 
     Parameters
     ----------
@@ -38,35 +32,33 @@ class Modality:
     title
         Name in tables and messages.
     slices
-        Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``.
+        Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``. Its other arguments are
+        keys of ``[data]``; ``maps_folder``, ``augment`` and ``seed`` are those of :class:`recon.KSpaceSlices`.
     simulation
-        Dataclass of retrospective degradation, section ``[simulate]`` of a manifest.
+        Dataclass of retrospective degradation; its fields are the keys of ``[simulate]``.
     readers
-        Readers of files by the key ``format`` of ``[data]``.
-    open
-        Opens a file: ``open(path, format, **options of the reader)``.
+        Readers of the files.
     methods
         Classical methods by the name of their arm.
     inversion
-        Classical method that only inverts the measurement.
+        Name of the classical method that only inverts the measurement.
     baselines
-        Classical methods of a comparison.
+        Names of the classical methods of a comparison.
     correction
-        Makes the learned correction of the operator.
+        Constructor of the learned correction of the operator.
     origin
-        Describes from a site's facts where its measurements come from, for the metric card.
+        Origin of the measurements, from the facts of a site, for the metric card.
     quality
-        Prepares the measurement of image quality at a site from its test slices and references; None: none is measured.
+        Image quality at a site, from its test slices and references; None: it is not measured.
     window_hu
-        Whether pictures are shown in a window of Hounsfield units, too.
+        Whether pictures are also shown in a window of Hounsfield units.
     """
 
     name: str
     title: str
     slices: Callable[..., VolumeSlices]
     simulation: type
-    readers: Registry[Any]
-    open: Callable[..., Volume]
+    readers: Readers[Any]
     methods: Registry[nn.Module]
     inversion: str
     baselines: tuple[str, ...]
@@ -75,28 +67,28 @@ class Modality:
     quality: Callable[[Any, np.ndarray[Any, Any]], MeasureQuality] | None = None
     window_hu: bool = False
 
+    def open(self, path: Path | str, format: str, **options: Any) -> Volume:
+        """Check a file; errors as of :meth:`recon.Readers.open`."""
+        volume: Volume = self.readers.open(path, format, **options)
+        return volume
+
     @property
     def augments(self) -> bool:
         """Whether training slices can be augmented."""
-        return "augment" in inspect.signature(self.slices).parameters
+        return "augment" in options_of(self.slices)
 
-    def data_options(self) -> dict[str, Option]:
-        """Keys of ``[data]`` beside files and splits: arguments of the dataset, then those of its readers."""
-        found = _options(self.slices)
+    def data_options(self) -> dict[str, Parameter]:
+        """Keys of ``[data]`` beside files and splits: arguments of the dataset and options of all readers."""
+        found = {key: option for key, option in options_of(self.slices).items() if key not in _NOT_IN_DATA}
         for name in self.readers:
             found |= self.reader_options(name)
-        return {key: option for key, option in found.items() if key not in _NOT_IN_DATA}
+        return found
 
-    def reader_options(self, format: str) -> dict[str, Option]:
-        """Keys of ``[data]`` that belong to one reader."""
-        return {key: option for key, option in _options(self.readers[format]).items() if key != "path"}
+    def reader_options(self, format: str) -> dict[str, Parameter]:
+        """Keys of ``[data]`` that are options of one reader."""
+        return self.readers.options(format)
 
     def arguments(self, **wanted: Any) -> dict[str, Any]:
-        """Those of the arguments that the dataset takes."""
-        known = inspect.signature(self.slices).parameters
+        """The arguments that the dataset takes."""
+        known = options_of(self.slices)
         return {key: value for key, value in wanted.items() if key in known}
-
-
-def _options(maker: Callable[..., Any]) -> dict[str, Option]:
-    parameters = inspect.signature(maker).parameters.items()
-    return {key: Option(p.annotation, p.default) for key, p in parameters}

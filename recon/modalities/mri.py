@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..classical import MRI_METHODS
-from ..data import MRI_READERS, KSpaceSlices, Simulation, open_kspace
+from ..data import MRI_READERS, KSpaceSlices, Simulation
 from ..networks import MapsCorrection
 from .modality import Modality
 
@@ -20,7 +20,6 @@ MRI = Modality(
     slices=KSpaceSlices,
     simulation=Simulation,
     readers=MRI_READERS,
-    open=open_kspace,
     methods=MRI_METHODS,
     inversion="zero_filled",
     baselines=("zero_filled", "tv"),

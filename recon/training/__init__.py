@@ -1,4 +1,4 @@
-"""Local training: losses, objectives, penalties, optimizers."""
+"""Local training: losses, tasks, penalties, optimizers."""
 
 from .feature_moments import MomentAlignment, measure_moments, moment_layout
 from .local_training import Learner, TrainingResult, cosine_learning_rate, train_in_turns, train_locally

@@ -27,6 +27,7 @@ from physics import (
     lodopab,
 )
 from recon import (
+    CT_READERS,
     CT_SCALE,
     DataError,
     PenalizedTV,
@@ -35,7 +36,6 @@ from recon import (
     batches,
     evaluate,
     held_out_split,
-    open_sinograms,
     write_sinograms,
 )
 
@@ -57,9 +57,9 @@ def volume(tmp_path: Path) -> Path:
 
 
 def test_a_volume_reads_back_as_written(volume: Path) -> None:
-    found = open_sinograms(volume)
+    found = CT_READERS.open(volume, "sinogram")
     assert found.shape == (2, 40, 50) and found.geometry == SCAN and found.grid == GRID
-    assert (found.holds, found.patient_id, found.simulated, found.acquisition) == ("counts", "p1", "by hand", None)
+    assert (found.holds, found.patient_id, found.simulated) == ("counts", "p1", "by hand")
     assert found.photons is not None and float(found.photons) == 2e4
     with h5py.File(volume) as file:
         assert torch.equal(found.read_slice(1), torch.from_numpy(file["counts"][1]))
@@ -78,7 +78,7 @@ def test_samples_are_weighted_scaled_and_whitened(volume: Path) -> None:
     dense = weights < weights.median()
     assert float(noise[dense].std() / noise[~dense].std()) == pytest.approx(1.0, abs=0.12)
     assert float(sample.reference.max()) == pytest.approx(
-        float(open_sinograms(volume).read_reference(0).max()) / CT_SCALE
+        float(CT_READERS.open(volume, "sinogram").read_reference(0).max()) / CT_SCALE
     )
     plain = SinogramSlices([volume], "north", weighted=False)[0]
     assert isinstance(plain.operator, RadonOperator) and plain.operator.ray_weights is None
@@ -164,11 +164,11 @@ def htc_file(path: Path, **changes: Any) -> Path:
 
 
 def test_helsinki_files_bring_their_geometry(tmp_path: Path) -> None:
-    found = open_sinograms(htc_file(tmp_path / "htc.mat"), "htc2022")
+    found = CT_READERS.open(htc_file(tmp_path / "htc.mat"), "htc2022")
     assert found.shape == (1, 721, 560) and found.geometry.shape == (721, 560)
     assert isinstance(found.geometry, FanBeam) and found.geometry.source_to_detector_mm == 553.74
     assert found.grid.shape == (512, 512) and found.grid.pixel_mm == pytest.approx(0.1483223, rel=1e-4)
-    half = open_sinograms(tmp_path / "htc.mat", "htc2022", size=256).grid
+    half = CT_READERS.open(tmp_path / "htc.mat", "htc2022", size=256).grid
     assert half.pixel_mm == pytest.approx(2 * found.grid.pixel_mm)
 
 
@@ -282,10 +282,10 @@ def test_a_simulation_out_of_range_is_refused(arguments: dict[str, Any]) -> None
 
 def test_a_helsinki_file_without_a_distance_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="CtDataFull"):
-        open_sinograms(htc_file(tmp_path / "x.mat", distanceSourceOrigin=[[-1.0]]), "htc2022")
+        CT_READERS.open(htc_file(tmp_path / "x.mat", distanceSourceOrigin=[[-1.0]]), "htc2022")
     scipy.io.savemat(tmp_path / "y.mat", {"other": np.ones(3)})
     with pytest.raises(DataError, match="found other, expected CtDataFull or CtDataLimited"):
-        open_sinograms(tmp_path / "y.mat", "htc2022")
+        CT_READERS.open(tmp_path / "y.mat", "htc2022")
 
 
 def test_writing_says_what_does_not_fit(tmp_path: Path) -> None:

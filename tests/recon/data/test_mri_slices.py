@@ -351,7 +351,7 @@ def test_nan_names_file_dataset_and_slice(fake_file):
 
 
 def test_arguments_that_make_no_dataset(fake_file, tmp_path):
-    with pytest.raises(DataError, match="north: no k-space file"):
+    with pytest.raises(DataError, match="north: found no file, expected at least one"):
         KSpaceSlices([], "north")
     (tmp_path / "other").mkdir()
     first = fake_file()
@@ -430,7 +430,7 @@ def test_a_file_that_goes_away_is_one_line(fake_file):
     path = fake_file(shape=(2, 2, *SHAPE))
     dataset = KSpaceSlices([path], "north")
     path.unlink()
-    with pytest.raises(DataError, match=r"file.h5: file: found nothing, expected an HDF5 file"):
+    with pytest.raises(DataError, match=r"file.h5: file: found nothing, expected a complete HDF5 file"):
         dataset[0]
 
 
