@@ -55,6 +55,7 @@ from .data import held_out_split as held_out_split
 from .data import mask_family as mask_family
 from .data import mri_features as mri_features
 from .data import nearest_code as nearest_code
+from .data import open_volume as open_volume
 from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import seed_from as seed_from

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recon import MRI_READERS, KSpaceVolume, Simulation
+from recon import KSpaceVolume, Simulation, open_volume
 
 from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, subject
@@ -82,7 +82,7 @@ def make_fastmri_sites(
     files = sorted(expanded.rglob("*.h5")) if expanded.is_dir() else []
     if not files:
         raise config_error(expanded, "", "no *.h5 file", "a folder of fastMRI files", "correct the path")
-    volumes = {file.relative_to(expanded).as_posix(): MRI_READERS.open(file, "fastmri") for file in files}
+    volumes = {file.relative_to(expanded).as_posix(): open_volume(file) for file in files}
     groups = _group(volumes, by)
     splits = assign_splits(
         {name: [subject(file, volumes[file].patient_id) for file in group] for name, group in groups.items()},

@@ -6,7 +6,7 @@ from .ct_formats import CT_READERS
 from .ct_slices import CT_SCALE, ScanSimulation, SinogramSlices
 from .hold_out import held_out_split, require_fraction
 from .image_files import read_images
-from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop
+from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop, open_volume
 from .mri_header import Header, header_xml, read_header
 from .mri_simulation import simulate_volume, simulated_header, with_smooth_phase, write_volume
 from .mri_slices import KSpaceSlices, Simulation
@@ -56,6 +56,7 @@ __all__ = [
     "mask_family",
     "mri_features",
     "nearest_code",
+    "open_volume",
     "read_header",
     "read_images",
     "require_fraction",

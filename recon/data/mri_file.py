@@ -118,7 +118,7 @@ class KSpaceVolume:
                 raise data_error(self.path, key, found, "a complete file", "copy the file again") from None
 
 
-def open_fastmri(path: Path) -> KSpaceVolume:
+def open_volume(path: Path | str) -> KSpaceVolume:
     """Check a file of the fastMRI layout; reads no k-space.
 
     Expected: ``kspace`` complex ``(slices, coils, readout, phase)``, or ``(slices, readout, phase)`` for a
@@ -132,6 +132,7 @@ def open_fastmri(path: Path) -> KSpaceVolume:
         If the file is missing, empty, truncated, not HDF5, differs from the layout, or refers to other files
         by links, virtual datasets or external storage.
     """
+    path = Path(path)
     with opened(path) as file:
         shape = _kspace_shape(file, path)
         volume = KSpaceVolume(
@@ -154,7 +155,7 @@ def open_fastmri(path: Path) -> KSpaceVolume:
 
 
 #: Readers of k-space files.
-MRI_READERS: Readers[KSpaceVolume] = Readers("MRI reader", {"fastmri": open_fastmri})
+MRI_READERS: Readers[KSpaceVolume] = Readers("MRI reader", {"fastmri": open_volume})
 
 
 def fitting_crop(image_shape: tuple[int, int], recon_shape: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Parameter
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +15,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from physics import Registry, options_of
+from physics import Registry
 
 from ..errors import DataError, data_error
 from .sample import Sample
@@ -52,33 +52,14 @@ class Volume(Protocol):
 
 
 AnyVolume = TypeVar("AnyVolume", bound=Volume)
-Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 
 class Readers(Registry[AnyVolume]):
     """Readers of files by the value of ``format`` in a manifest.
 
     A reader takes a path and options, checks the file and returns its :class:`Volume`. The options are keys of
-    ``[data]``: each needs a type and a default, which files of other formats have.
+    ``[data]``.
     """
-
-    def add(self, name: str) -> Callable[[Maker], Maker]:
-        """Decorator that registers a reader.
-
-        Raises
-        ------
-        ValueError
-            If another reader has the name, or an option has no type or no default.
-        """
-        add: Callable[[Maker], Maker] = super().add(name)
-
-        def register(reader: Maker) -> Maker:
-            for option in list(options_of(reader).values())[1:]:
-                if Parameter.empty in (option.annotation, option.default):
-                    raise ValueError(f"{self.kind} {name!r}: found option {option}, expected a type and a default")
-            return add(reader)
-
-        return register
 
     def options(self, name: str) -> dict[str, Parameter]:
         """Options of a reader: its arguments after the path."""

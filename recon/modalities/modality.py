@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,13 @@ _NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]
+
+
+class Option(NamedTuple):
+    """Type and default of a key."""
+
+    annotation: Any
+    default: Any
 
 
 @dataclass(frozen=True)
@@ -77,18 +84,22 @@ class Modality:
         """Whether training slices can be augmented."""
         return "augment" in options_of(self.slices)
 
-    def data_options(self) -> dict[str, Parameter]:
+    def data_options(self) -> dict[str, Option]:
         """Keys of ``[data]`` beside files and splits: arguments of the dataset and options of all readers."""
-        found = {key: option for key, option in options_of(self.slices).items() if key not in _NOT_IN_DATA}
+        found = {key: option for key, option in _options(options_of(self.slices)).items() if key not in _NOT_IN_DATA}
         for name in self.readers:
             found |= self.reader_options(name)
         return found
 
-    def reader_options(self, format: str) -> dict[str, Parameter]:
+    def reader_options(self, format: str) -> dict[str, Option]:
         """Keys of ``[data]`` that are options of one reader."""
-        return self.readers.options(format)
+        return _options(self.readers.options(format))
 
     def arguments(self, **wanted: Any) -> dict[str, Any]:
         """The arguments that the dataset takes."""
         known = options_of(self.slices)
         return {key: value for key, value in wanted.items() if key in known}
+
+
+def _options(parameters: Mapping[str, Parameter]) -> dict[str, Option]:
+    return {key: Option(Any if p.annotation is p.empty else p.annotation, p.default) for key, p in parameters.items()}

@@ -9,18 +9,14 @@ import pytest
 import torch
 from fastmri.data import transforms
 
-from recon import MRI_READERS, DataError, KSpaceVolume, fitting_crop
-
-
-def opened(path):
-    return MRI_READERS.open(path, "fastmri")
+from recon import DataError, KSpaceVolume, fitting_crop, open_volume
 
 
 def test_reads_what_is_in_the_file(fake_file):
     maps = np.ones((4, 24, 20), np.complex64)
     rss = np.ones((3, 12, 12), np.float32)
     path = fake_file(recon=(12, 12), maximum=15, center=7, reconstruction_rss=rss, maps=maps)
-    volume = pickle.loads(pickle.dumps(opened(path)))
+    volume = pickle.loads(pickle.dumps(open_volume(path)))
     assert volume.shape == (3, 4, 24, 20)
     assert (volume.acquisition, volume.patient_id) == ("AXT2", "subject-1")
     assert (volume.header.vendor, volume.header.field_T) == ("Acme", 1.494)
@@ -36,7 +32,7 @@ def test_reads_what_is_in_the_file(fake_file):
 
 
 def test_single_coil_layout(fake_file):
-    volume = opened(fake_file(shape=(2, 8, 6), reconstruction_esc=np.ones((2, 8, 6), np.float32)))
+    volume = open_volume(fake_file(shape=(2, 8, 6), reconstruction_esc=np.ones((2, 8, 6), np.float32)))
     assert volume.shape == (2, 1, 8, 6)
     assert volume.read_slice(1).shape == (1, 8, 6) and volume.read_rss(1).shape == (8, 6)
 
@@ -45,7 +41,7 @@ def test_single_coil_layout(fake_file):
 @pytest.mark.parametrize("shape", [(20,), (1, 20), (24, 20)])
 def test_masks(fake_file, shape, dtype):
     mask = np.random.default_rng(0).random(shape) < 0.4
-    volume = opened(fake_file(mask=mask.astype(dtype)))
+    volume = open_volume(fake_file(mask=mask.astype(dtype)))
     assert torch.equal(volume.mask, torch.from_numpy(mask).squeeze(0) if shape[0] == 1 else torch.from_numpy(mask))
     assert volume.undersampled
 
@@ -53,7 +49,7 @@ def test_masks(fake_file, shape, dtype):
 def test_mask_that_keeps_all_encoded_columns_is_fully_sampled(fake_file):
     mask = np.ones(20, bool)
     mask[:3] = mask[19:] = False
-    assert not opened(fake_file(maximum=15, center=7, mask=mask)).undersampled
+    assert not open_volume(fake_file(maximum=15, center=7, mask=mask)).undersampled
 
 
 def test_reads_one_slice_of_many(fake_file, monkeypatch):
@@ -71,7 +67,7 @@ def test_reads_one_slice_of_many(fake_file, monkeypatch):
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", recording)
     start = time.perf_counter()
-    volume = opened(path)
+    volume = open_volume(path)
     assert requests == []
     assert (volume.read_slice(123_456) == 1j).all()
     assert requests == [123_456] and time.perf_counter() - start < 1.0
@@ -106,7 +102,7 @@ class NumpyVolume(KSpaceVolume):
 
 
 def test_a_volume_of_another_layout_overrides_one_method(fake_file, tmp_path):
-    theirs = opened(fake_file())
+    theirs = open_volume(fake_file())
     path = tmp_path / "a.npy"
     np.save(path, np.stack([theirs.read_slice(i) for i in range(3)]))
     ours = pickle.loads(pickle.dumps(NumpyVolume(path, (3, 4, 24, 20), theirs.header)))
@@ -148,7 +144,7 @@ def test_damaged_files(fake_file, damage, message):
     path = fake_file()
     damage(path)
     with pytest.raises(DataError, match=message) as error:
-        opened(path)
+        open_volume(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
@@ -183,13 +179,13 @@ def test_damaged_files(fake_file, damage, message):
 def test_wrong_layout(fake_file, datasets, message):
     path = fake_file(**datasets)
     with pytest.raises(DataError, match=message) as error:
-        opened(path)
+        open_volume(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
 def test_padding_that_leaves_nothing(fake_file):
     with pytest.raises(DataError, match=r"ismrmrd_header: found no sampled position .*encodingLimits"):
-        opened(fake_file(maximum=2, center=40))
+        open_volume(fake_file(maximum=2, center=40))
 
 
 @pytest.mark.parametrize("key", ["kspace", "mask", "ismrmrd_header", "maps"])
@@ -222,7 +218,7 @@ def test_nothing_outside_the_file_is_read(fake_file, tmp_path, key, kind):
     names = {"external": "an external link", "soft": "a soft link", "storage": "external storage"}
     found = names.get(kind, "a virtual dataset" if kind == "virtual" else "a group")
     with pytest.raises(DataError, match=f"{path}: {key}: found {found}, expected a (plain )?dataset"):
-        opened(path)
+        open_volume(path)
 
 
 def test_a_dangling_link_is_not_taken_for_an_absent_dataset(fake_file):
@@ -230,14 +226,14 @@ def test_a_dangling_link_is_not_taken_for_an_absent_dataset(fake_file):
     with h5py.File(path, "a") as file:
         file["mask"] = h5py.ExternalLink("nowhere.h5", "/mask")
     with pytest.raises(DataError, match="mask: found an external link"):
-        opened(path)
+        open_volume(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_names_the_slice(fake_file, value):
     kspace = np.ones((3, 4, 24, 20), np.complex64)
     kspace[1, 2, 3, 4] = value
-    volume = opened(fake_file(kspace=kspace))
+    volume = open_volume(fake_file(kspace=kspace))
     assert volume.read_slice(0).isfinite().all()
     with pytest.raises(DataError, match=r"file\.h5: kspace\[1\]: found NaN"):
         volume.read_slice(1)
@@ -245,12 +241,12 @@ def test_nan_names_the_slice(fake_file, value):
 
 def test_header_of_another_scan(fake_file, header):
     with pytest.raises(DataError, match=r"encodedSpace/matrixSize/y: found 22, expected .* 20"):
-        opened(fake_file(ismrmrd_header=header((24, 22))))
+        open_volume(fake_file(ismrmrd_header=header((24, 22))))
 
 
 def test_slice_that_does_not_exist(fake_file):
     with pytest.raises(IndexError, match=r"slice 3 .*expected 0 to 2"):
-        opened(fake_file()).read_slice(3)
+        open_volume(fake_file()).read_slice(3)
 
 
 def test_damaged_chunk_is_one_line(fake_file):
@@ -263,16 +259,16 @@ def test_damaged_chunk_is_one_line(fake_file):
         stream.seek(offset)
         stream.write(bytes(1000))
     with pytest.raises(DataError, match=r"kspace\[1\]: found unreadable data .*copy the file again"):
-        opened(path).read_slice(1)
+        open_volume(path).read_slice(1)
 
 
 @pytest.mark.real_data
 def test_real_files():
     folder = Path(os.environ["FEDRECON_DATA"]) / "mri_kspace"
-    head = opened(folder / "head_8coil_poisson_R8.h5")
+    head = open_volume(folder / "head_8coil_poisson_R8.h5")
     assert head.mask.shape == (230, 180) and head.undersampled and head.rss_shape is None
     assert head.header.vendor is None and head.header.field_T is None
-    structured = opened(folder / "structured_2coil_3T.h5")
+    structured = open_volume(folder / "structured_2coil_3T.h5")
     assert structured.shape == (1, 2, 320, 160) and structured.crop_shape == (160, 160)
     assert (structured.header.model, structured.header.field_T) == ("Skyra", 2.89)
     assert structured.read_slice(0).isfinite().all()

@@ -14,8 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from physics import birdcage_maps, ifft2c
 from recon import (
-    MRI_READERS,
     DataError,
+    open_volume,
     read_images,
     simulate_volume,
     simulated_header,
@@ -92,7 +92,7 @@ def test_round_trip_of_everything(tmp_path):
         maps=maps,
         noise_covariance=covariance,
     )
-    volume = MRI_READERS.open(path, "fastmri")
+    volume = open_volume(path)
     assert torch.equal(volume.mask, mask) and volume.undersampled and volume.rss_shape is None
     assert torch.equal(volume.read_slice(2), kspace[2] * mask)
     assert torch.equal(volume.read_maps(2), maps)
