@@ -33,12 +33,12 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def dataset_of(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
-    """A dataset whose bytes lie in this file; links and external storage, which name other files, are refused.
+    """A dataset whose bytes lie in this file: links and external storage could name other files.
 
     Raises
     ------
     DataError
-        If the dataset is missing or lies elsewhere.
+        If the dataset is missing or its bytes lie elsewhere.
     """
     if key not in file:
         raise data_error(path, key, f"only {', '.join(sorted(file)) or 'an empty file'}", f"dataset {key}", "add it")

@@ -86,11 +86,11 @@ class KSpaceSlices(VolumeSlices):
     **Scale.** One number per volume divides measurement and reference: the 0.999 quantile of the
     root-sum-of-squares image of the sampled positions (before simulated noise), cropped as displayed.
 
-    **Noise.** The covariance :math:`C` of a measurement is the sum of the known ones: of the simulated
-    noise, and ``noise_covariance`` of the file. Only where neither exists is it estimated, from the outermost
-    readout samples. Data and maps are multiplied by :math:`W` with :math:`W C W^H = c I`; ``noise_std`` is
-    :math:`\sqrt{c}` in scaled units. A file without ``noise_covariance`` counts as noise-free where noise is
-    simulated: its own noise cannot be told from signal.
+    **Noise.** The covariance :math:`C` of a measurement is the sum of the covariance of simulated noise and
+    ``noise_covariance`` of the file; only where neither exists is it estimated, from the outermost readout samples.
+    Data and maps are multiplied by :math:`W` with :math:`W C W^H = c I`; ``noise_std`` is :math:`\sqrt{c}` in scaled
+    units. A file without ``noise_covariance`` counts as noise-free where noise is simulated: its own noise cannot be
+    told from signal.
 
     **Reference.** ``coil_combined``: least-squares combination, with the maps of the sample, of all encoded
     k-space before simulated noise; the operator maps it to the measurement. ``rss``: the reconstruction in the
@@ -157,7 +157,7 @@ class KSpaceSlices(VolumeSlices):
         if not mask.any():
             raise data_error(volume.path, key, "no sampled position", "at least one", advice)
         if self.maps != "true" and not samples_center(mask):
-            raise data_error(volume.path, key, "no sample at the center of k-space", "a center to map coils", advice)
+            raise data_error(volume.path, key, "no sample at the center of k-space", "one, for coil maps", advice)
         return mask
 
     def acceleration(self, number: int) -> float:
@@ -212,7 +212,7 @@ class KSpaceSlices(VolumeSlices):
         }
 
     def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """``kspace``, ``mask``, ``maps``, ``reference_complex``; ``CartesianMRI(maps, mask)`` maps it to ``kspace``."""
+        """Arrays whose ``CartesianMRI(maps, mask)`` maps ``reference_complex`` to ``kspace``."""
         references = [sample.reference for sample in samples if sample.reference is not None]
         operators: Sequence[Any] = [sample.operator for sample in samples]
         return {

@@ -76,7 +76,7 @@ class MomentAlignment(Penalty):
             if expected != self.target.keys():
                 raise ValueError(
                     f"MomentAlignment: the target has moments {sorted(self.target)}, expected {sorted(expected)}, "
-                    f"those of the modules that match {self.pattern!r}"
+                    f"of the modules that match {self.pattern!r}"
                 )
             self._records = records
             try:

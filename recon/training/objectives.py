@@ -123,7 +123,7 @@ class MutualDistillation:
     """Both networks of a :class:`TwinNetwork` learn from the reference and from each other's image (FedM2CT [W]_).
 
     The mean squared difference of the two images trains each network towards the detached image of the other. The
-    returned image is that of the private network.
+    private network makes the returned image.
 
     Parameters
     ----------

@@ -185,7 +185,7 @@ def _reference(who: str, state: State) -> State:
 
 
 def _copy(state: State) -> State:
-    """Copies of the tensors: those of the network change while it trains."""
+    """Copies of the tensors: the network changes its own while it trains."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 

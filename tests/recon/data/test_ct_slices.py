@@ -1,4 +1,4 @@
-"""CT files and samples: every format from files written by hand, weights, noise, degradation, one line per mistake."""
+"""CT files and samples: files of every format, weights, noise, degradation, errors of one line."""
 
 import math
 import os
@@ -104,7 +104,7 @@ def test_degradation_takes_views_and_photons(volume: Path) -> None:
     assert float(noise.std()) == pytest.approx(float(dim.noise_std), rel=0.08)
 
 
-def test_line_integrals_get_noise_and_an_estimate_where_none_is_known(tmp_path: Path) -> None:
+def test_noise_of_line_integrals_is_simulated_or_estimated(tmp_path: Path) -> None:
     reference = hu_to_attenuation(body_volume(1, GRID.shape, 2, "abdomen"))
     fine = ParallelBeam(evenly_spaced(60, math.pi / 60), 400, 0.8)
     lines = RadonOperator(GRID, fine)(reference)
@@ -265,7 +265,7 @@ def test_a_bad_file_is_one_line_that_names_it(volume: Path, kind: str, words: st
         ({"format": "lodopab"}, "data: found nothing"),
     ],
 )
-def test_what_a_file_does_not_hold_is_said(volume: Path, arguments: dict[str, Any], words: str) -> None:
+def test_arguments_that_a_file_cannot_serve_are_refused(volume: Path, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         SinogramSlices([volume], "s", **arguments)
     with pytest.raises(DataError, match=re.escape("none.h5: file: found nothing")):
@@ -288,7 +288,7 @@ def test_a_helsinki_file_without_a_distance_is_named(tmp_path: Path) -> None:
         CT_READERS.open(tmp_path / "y.mat", "htc2022")
 
 
-def test_writing_says_what_does_not_fit(tmp_path: Path) -> None:
+def test_contradictory_arrays_are_not_written(tmp_path: Path) -> None:
     counts = torch.ones(1, 40, 50)
     for arguments, words in (
         ({}, "either counts or line_integrals"),

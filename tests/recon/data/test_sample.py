@@ -65,7 +65,7 @@ def test_center_crop_of_too_small_an_image():
 
 
 @pytest.mark.parametrize("kind", ["coil_combined", "rss", "none"])
-def test_a_batch_does_what_its_samples_do(kind):
+def test_a_batch_equals_its_samples(kind):
     samples = [make_sample(seed=i, kind=kind, crop=(12, 12)) for i in range(3)]
     batch = collate(samples)
     assert batch.measurement.shape == (3, 3, 24, 20) and batch.noise_std.shape == batch.scale.shape == (3,)
@@ -80,7 +80,7 @@ def test_a_batch_does_what_its_samples_do(kind):
             assert torch.allclose(batch.target()[i], sample.target())
 
 
-def test_collate_refuses_what_does_not_fit():
+def test_collate_refuses_samples_of_different_kinds():
     with pytest.raises(ValueError, match="no sample"):
         collate([])
     with pytest.raises(ValueError, match=r"2 kinds.*batches"):

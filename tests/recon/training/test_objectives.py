@@ -1,4 +1,4 @@
-"""Tasks and penalties on every modality: they act, see what they should, and refuse what is void."""
+"""Tasks and penalties on every modality: values, gradients, the data that they use, and errors."""
 
 import copy
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def gradient(network: nn.Module, value: Tensor) -> Tensor:
 
 
 class Fixed(nn.Module):
-    """Puts out given images, one per call and then the last again; remembers what it was called with."""
+    """Returns given images, one per call, then the last again; records its arguments."""
 
     def __init__(self, *images: Tensor) -> None:
         super().__init__()
@@ -161,17 +161,17 @@ def test_the_true_image_has_no_loss_and_no_gradient_that_is_not_finite(
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_self_supervision_scores_what_the_network_did_not_see(modality: str) -> None:
+def test_self_supervision_scores_the_held_out_part(modality: str) -> None:
     batch, network = batch_of(modality), network_of(modality)
-    _, hidden = held_out_split(batch, 0.4, generator(3))
+    _, held_out = held_out_split(batch, 0.4, generator(3))
     value, image = SelfSupervised(0.4)(network, batch, generator(3))
-    other = replace(batch, measurement=torch.where(hidden, 3 * batch.measurement, batch.measurement))
+    other = replace(batch, measurement=torch.where(held_out, 3 * batch.measurement, batch.measurement))
     changed, same = SelfSupervised(0.4)(network, other, generator(3))
     assert torch.equal(image, same)
     assert float(changed.detach()) != pytest.approx(float(value.detach()), rel=1e-2)
     expected = 0.0
     for y, predicted, mask in zip(
-        batch.measurement, batch.operator(image.detach()), hidden.expand_as(batch.measurement), strict=True
+        batch.measurement, batch.operator(image.detach()), held_out.expand_as(batch.measurement), strict=True
     ):
         u, v = y[mask].numpy(), predicted[mask].numpy()
         expected += abs(u - v).sum() / abs(u).sum() + ((abs(u - v) ** 2).sum() / (abs(u) ** 2).sum()) ** 0.5
@@ -181,14 +181,14 @@ def test_self_supervision_scores_what_the_network_did_not_see(modality: str) -> 
 def test_held_out_are_columns_outside_the_calibration_block_drawn_for_every_slice() -> None:
     samples = [mri_sample(), mri_sample()]
     batch = collate(samples)
-    seen, hidden = held_out_split(batch, 0.4, generator())
-    assert hidden.shape == (2, 1, 1, 16)
-    assert not hidden[..., 6:10].any() and not torch.equal(hidden[0], hidden[1])
-    assert isinstance(seen.operator, CartesianMRI) and isinstance(samples[0].operator, CartesianMRI)
+    kept, held_out = held_out_split(batch, 0.4, generator())
+    assert held_out.shape == (2, 1, 1, 16)
+    assert not held_out[..., 6:10].any() and not torch.equal(held_out[0], held_out[1])
+    assert isinstance(kept.operator, CartesianMRI) and isinstance(samples[0].operator, CartesianMRI)
     full = samples[0].operator.mask
-    for mask, gone in zip(seen.operator.mask, hidden[:, 0], strict=True):
+    for mask, gone in zip(kept.operator.mask, held_out[:, 0], strict=True):
         assert torch.equal(mask | gone, full) and not (mask & gone).any()
-    assert not (seen.measurement * hidden).any()
+    assert not (kept.measurement * held_out).any()
     plane = torch.rand(16, 16, generator=generator()) < 0.5
     plane[5:11, 5:11] = True
     _, points = held_out_split(collate([mri_sample(mask=plane)]), 0.4, generator())
@@ -197,14 +197,14 @@ def test_held_out_are_columns_outside_the_calibration_block_drawn_for_every_slic
 
 def test_held_out_in_ct_are_the_same_whole_views_of_every_slice() -> None:
     batch = batch_of("ct")
-    seen, hidden = held_out_split(batch, 0.4, generator())
-    assert hidden.shape == (15, 1) and int(hidden.sum()) == 6
-    assert isinstance(seen.operator, RadonOperator) and seen.operator.ray_weights is not None
-    assert torch.equal((seen.operator.ray_weights > 0).all(-1), (~hidden[:, 0]).expand(2, 15))
-    assert not (seen.measurement * hidden).any()
+    kept, held_out = held_out_split(batch, 0.4, generator())
+    assert held_out.shape == (15, 1) and int(held_out.sum()) == 6
+    assert isinstance(kept.operator, RadonOperator) and kept.operator.ray_weights is not None
+    assert torch.equal((kept.operator.ray_weights > 0).all(-1), (~held_out[:, 0]).expand(2, 15))
+    assert not (kept.measurement * held_out).any()
     assert isinstance(batch.operator, RadonOperator)
     unweighted = replace(batch, operator=RadonOperator(GRID, SCAN))
-    assert torch.equal(held_out_split(unweighted, 0.4, generator())[1], hidden)
+    assert torch.equal(held_out_split(unweighted, 0.4, generator())[1], held_out)
 
 
 def test_a_batch_that_cannot_be_split_is_refused() -> None:
@@ -266,7 +266,7 @@ def test_mutual_distillation_needs_twins() -> None:
 
 
 def penalty_of(name: str, network: nn.Module, modality: str) -> Penalty:
-    """A penalty that has something to say about ``network``."""
+    """A penalty that is not zero on ``network``."""
     moments = measure_moments(network, samples_of(modality), BOTTLENECK) if name == "moments" else {}
     made: dict[str, Callable[[], Penalty]] = {
         "proximal": lambda: Proximal(0.1, state_of(network, 0.05)),
@@ -455,7 +455,7 @@ def test_measured_moments_are_those_of_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_alignment_is_zero_on_ones_own_moments_and_its_formula_on_others(modality: str) -> None:
+def test_alignment_is_zero_on_own_moments_and_its_formula_on_others(modality: str) -> None:
     network, batch = network_of(modality), batch_of(modality)
     own = measure_moments(network, samples_of(modality), BOTTLENECK)
     assert own.keys() == {f"regularizers.{i}.down.0.{moment}" for i in (0, 1) for moment in ("mean", "std")}
@@ -475,7 +475,7 @@ def test_alignment_is_zero_on_ones_own_moments_and_its_formula_on_others(modalit
                 penalty(network, batch, image)
 
 
-def test_hooks_are_removed_whatever_happens() -> None:
+def test_hooks_are_removed_after_errors() -> None:
     network, batch = network_of("ct"), batch_of("ct")
     penalty = penalty_of("moments", network, "ct")
     with pytest.raises(KeyError), watching(network, [penalty]):
@@ -491,7 +491,7 @@ def test_hooks_are_removed_whatever_happens() -> None:
         penalty(network, batch, VOID)
 
 
-def test_what_cannot_be_aligned_is_refused() -> None:
+def test_moments_that_do_not_fit_are_refused() -> None:
     network, samples = network_of("mri"), samples_of("mri")
     with pytest.raises(ValueError, match=r"no module matches 'encoder\.\*', expected some of consistency"):
         measure_moments(network, samples, "encoder.*")
