@@ -38,12 +38,10 @@ from .data import CT_READERS as CT_READERS
 from .data import CT_SCALE as CT_SCALE
 from .data import MRI_READERS as MRI_READERS
 from .data import Augmentation as Augmentation
-from .data import Codebook as Codebook
 from .data import Header as Header
 from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
-from .data import MapsMethod as MapsMethod
-from .data import ReferenceChoice as ReferenceChoice
+from .data import Readers as Readers
 from .data import Sample as Sample
 from .data import SampleMeta as SampleMeta
 from .data import Samples as Samples
@@ -63,8 +61,7 @@ from .data import header_xml as header_xml
 from .data import held_out_split as held_out_split
 from .data import mask_family as mask_family
 from .data import mri_features as mri_features
-from .data import open_kspace as open_kspace
-from .data import open_sinograms as open_sinograms
+from .data import nearest_code as nearest_code
 from .data import open_volume as open_volume
 from .data import read_header as read_header
 from .data import read_images as read_images

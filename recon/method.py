@@ -1,4 +1,4 @@
-"""How a reconstruction method is called on a batch: with the condition or without, and on which device."""
+"""Call a reconstruction method on a batch: with or without condition, on its device."""
 
 from typing import TypeVar
 
@@ -13,17 +13,17 @@ Operator = TypeVar("Operator", bound=LinearOperator)
 
 
 def call(network: nn.Module, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
-    """``network(y, A, condition)`` where there is a condition and the network declares ``uses_condition``.
+    """``network(y, A, condition)`` if there is a condition and the network declares ``uses_condition``.
 
-    Else ``network(y, A)``: a network that does not know of conditions works on samples that carry one.
+    Otherwise ``network(y, A)``: a network without conditions ignores the condition of a sample.
     """
     takes = condition is not None and getattr(network, "uses_condition", False)
     image: Tensor = network(y, A, condition) if takes else network(y, A)
     return image
 
 
-def beside(network: nn.Module, batch: Sample) -> Sample:
-    """The batch on the device of the network; where it is for a method without parameters."""
+def to_device_of(network: nn.Module, batch: Sample) -> Sample:
+    """The batch on the device of the network; unchanged for a method without parameters."""
     parameter = next(network.parameters(), None)
     return batch if parameter is None else batch.to(parameter.device)
 
@@ -34,10 +34,9 @@ def apply(network: nn.Module, batch: Sample) -> Tensor:
 
 
 def require_operator(who: str, A: LinearOperator, kind: type[Operator]) -> Operator:
-    """The operator, checked to be of the class that a method is made for.
+    """The operator, if it is of the class that a method needs, such as for its coil maps or its scan geometry.
 
-    The only question about an operator's class in `recon`: some methods use what one class alone has, such as coil maps
-    or a scan geometry.
+    The only place in `recon` that asks for the class of an operator.
 
     Raises
     ------
@@ -50,7 +49,7 @@ def require_operator(who: str, A: LinearOperator, kind: type[Operator]) -> Opera
 
 
 def image_scale(image: Tensor, n_axes: int = 2) -> Tensor:
-    """Robust maximum per sample, shape ``(*batch,)``: the 99.5 % quantile of the magnitude, 1 for an empty image."""
+    """Robust maximum per sample, shape ``(*batch,)``: 0.995 quantile of the magnitude; 1 for an empty image."""
     magnitude = image.abs().flatten(image.ndim - n_axes)
     quantile = magnitude.kthvalue(max(1, round(0.995 * magnitude.shape[-1])), dim=-1).values
     return torch.where(quantile > 0, quantile, 1.0)

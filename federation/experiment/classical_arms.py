@@ -21,7 +21,7 @@ def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]
         found = evaluate(method, slices).selection_score()
         return -np.inf if found is None else found
 
-    method, tuned[arm], _ = tune(make, candidates, score)
+    method, tuned[arm] = tune(make, candidates, score)
     return method
 
 

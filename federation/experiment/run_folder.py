@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon import Codebook, DataError, write_atomically
+from recon import DataError, nearest_code, write_atomically
 
 from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
@@ -139,8 +139,8 @@ class RunFolder:
 
     def nearest_code(self, manifest: SiteManifest) -> Tensor:
         """Scan features of the participant that are nearest to those of ``manifest``."""
-        book = Codebook({site.name: self._features(site) for site in self.participants})
-        return book.codes[book.nearest(self._features(manifest))]
+        codes = {site.name: self._features(site) for site in self.participants}
+        return codes[nearest_code(codes, self._features(manifest))]
 
     def _features(self, manifest: SiteManifest) -> Tensor:
         """Mean over the training slices, or the test slices of a site without."""

@@ -1,4 +1,4 @@
-"""Classical reconstruction behind the same call as a network."""
+"""Classical reconstruction, called as ``method(y, A)`` like a network."""
 
 import lazy_loader
 

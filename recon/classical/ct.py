@@ -1,4 +1,4 @@
-"""Classical CT reconstruction behind the same call as a network, ``method(y, A)``."""
+"""Classical CT reconstruction."""
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ from .tuning import ClassicalMethod
 
 
 class FilteredBackprojection(ClassicalMethod):
-    """Filtered back-projection of the line integrals, the reference method of CT.
+    """Filtered back-projection of the line integrals, the standard method of CT.
 
     Parameters
     ----------
     cutoff
-        Highest frequency in parts of the detector's Nyquist frequency.
+        Highest frequency as a fraction of the detector's Nyquist frequency.
     window
         Key of :data:`physics.WINDOWS`.
     """
@@ -52,7 +52,7 @@ class SIRT(ClassicalMethod):
     Parameters
     ----------
     iterations
-        Their number regularizes.
+        Fewer regularize more.
 
     References
     ----------
@@ -73,12 +73,12 @@ class SIRT(ClassicalMethod):
 
 
 class CGLS(ClassicalMethod):
-    """Conjugate gradients on the least-squares problem from zero; their number regularizes.
+    """Conjugate gradients on the least-squares problem, from zero.
 
     Parameters
     ----------
     iterations
-        Of conjugate gradients.
+        Fewer regularize more.
     """
 
     candidates = (10, 20, 40, 80, 160)
@@ -95,15 +95,15 @@ class PenalizedTV(ClassicalMethod):
     r"""Penalized weighted least squares with isotropic total variation and :math:`x \ge 0`.
 
     Solves :math:`\min_x \tfrac12 \|A x - y\|^2 + w \frac{\|A\|^2}{n} \mathrm{TV}(x)`, n pixels along the longer side,
-    by accelerated proximal gradients with restart [BT]_, [OC]_; the statistical weights are in ``A`` and ``y``. Images
-    are scaled to a robust maximum of 1 and the weight is in units of the operator: one weight serves every scanner.
+    by accelerated proximal gradients with restart [BT]_, [OC]_; ``A`` and ``y`` contain the statistical weights. Images
+    are scaled to a robust maximum of 1: the same weight fits every scanner.
 
     Parameters
     ----------
     weight
         ``w``.
     iterations
-        200 are enough for full scans at the best weight; limited angles go on improving for a thousand.
+        200 suffice for full scans at the best weight; limited angles improve up to 1000.
 
     References
     ----------
@@ -130,7 +130,7 @@ class PenalizedTV(ClassicalMethod):
         z, momentum, dual = x, 1.0, x.new_zeros(2, *x.shape)
         for _ in range(self.iterations):
             new, dual = _tv_step(z - step * A.adjoint(A(z) - y), weight, dual)
-            # Momentum that points uphill is dropped.
+            # Restart where the momentum points uphill.
             if float(((z - new) * (new - x)).sum()) > 0:
                 momentum = 1.0
             following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
@@ -140,7 +140,7 @@ class PenalizedTV(ClassicalMethod):
 
 
 def _tv_step(image: Tensor, weight: float, dual: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
-    r""":math:`\arg\min_x \tfrac12 \|x - b\|^2 + w \mathrm{TV}(x)`, :math:`x \ge 0`; the dual goes on where it was."""
+    r""":math:`\arg\min_x \tfrac12 \|x - b\|^2 + w \mathrm{TV}(x)`, :math:`x \ge 0`, from the last dual variable."""
     for _ in range(iterations):
         gradient = _differences((image - weight * _divergence(dual)).clamp_min(0))
         dual = dual + gradient / (8 * weight)

@@ -1,4 +1,4 @@
-"""Classical MRI reconstruction behind the same call as a network, ``method(y, A)``."""
+"""Classical MRI reconstruction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from .tuning import ClassicalMethod
 
 
 class ZeroFilled(ClassicalMethod):
-    """Measurement only: the adjoint divided by the squared norm of the operator."""
+    """The adjoint divided by the squared norm of the operator."""
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         return LinearOperator.start(A, y)
@@ -47,14 +47,14 @@ class CGSense(ClassicalMethod):
 
 
 class _SigpyReconstruction(ClassicalMethod):
-    """A sigpy app, slice by slice, on data of order one, so that one weight serves every scanner.
+    """A sigpy app, applied slice by slice to data of order one: the same weight fits every scanner.
 
     Parameters
     ----------
     weight
         Regularization weight for images whose robust maximum is 1.
     iterations
-        Iterations of sigpy's solver; by default enough for convergence.
+        Iterations of the solver; None: enough for convergence.
     """
 
     #: Name of the app in `sigpy.mri.app`.
@@ -88,10 +88,10 @@ class _SigpyReconstruction(ClassicalMethod):
     def _slice(self, y: np.ndarray[Any, Any], maps: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> Tensor:
         if not y.any():
             return torch.zeros(y.shape[-2:], dtype=torch.complex64)
-        import sigpy.mri.app  # takes seconds: only for those who reconstruct with it
+        import sigpy.mri.app  # late: its import takes seconds
 
-        # sigpy draws the start of its power iteration from numpy's global generator: without a seed of our own, the
-        # step sizes, and with them the image, would differ from call to call.
+        # sigpy starts its power iteration from numpy's global generator: without a fixed seed the step sizes, and with
+        # them the image, would differ from call to call.
         state = np.random.get_state()  # noqa: NPY002
         np.random.seed(0)  # noqa: NPY002
         try:
@@ -108,7 +108,7 @@ class TotalVariation(_SigpyReconstruction):
     """Anisotropic total variation, ``sigpy.mri.app.TotalVariationRecon``.
 
     Solved by ADMM: sigpy's default, primal-dual hybrid gradients, is 3 dB short of convergence after 100 iterations
-    and still 0.3 dB after 500 (6 coils, equispaced 3x, noise 0.03), which would flatter whatever it is compared with.
+    and still 0.3 dB after 500 (6 coils, equispaced 3x, noise 0.03): too weak a baseline.
     """
 
     app = "TotalVariationRecon"

@@ -1,4 +1,4 @@
-"""Base class of the classical methods, and the choice of their one parameter on validation data."""
+"""Base class of the classical methods, and the tuning of one parameter on validation data."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
@@ -12,8 +12,8 @@ Method = TypeVar("Method")
 class ClassicalMethod(nn.Module):
     """Reconstruction without learning, called as ``method(y, A)`` like a network.
 
-    ``candidates`` are the values of its first argument that are tried on validation data; without any it is not tuned.
-    ``candidates_key`` names the key of a recipe's ``[evaluation]`` that lists them instead.
+    ``candidates`` are values of its first argument; the best one on validation data is used; empty: the method is not
+    tuned. ``candidates_key`` is the key of ``[evaluation]`` in a recipe that lists them instead.
     """
 
     candidates: ClassVar[Sequence[float]] = ()
@@ -22,15 +22,9 @@ class ClassicalMethod(nn.Module):
 
 def tune(
     make: Callable[[float], Method], weights: Sequence[float], score: Callable[[Method], float]
-) -> tuple[Method, float, list[float]]:
-    """Choose the weight of the highest validation score.
-
-    Returns
-    -------
-        The method with the best weight, that weight, and the score of every weight (for the report).
-    """
+) -> tuple[Method, float]:
+    """The method with the highest score among some weights, and its weight."""
     if not weights:
         raise ValueError("tune: no weights given, expected at least one")
-    scores = [score(make(weight)) for weight in weights]
-    best = weights[int(np.nanargmax(scores))]
-    return make(best), best, scores
+    best = weights[int(np.nanargmax([score(make(weight)) for weight in weights]))]
+    return make(best), best

@@ -1,4 +1,4 @@
-"""Random changes of the anatomy, applied to the image before the operator measures it."""
+"""Random changes of the image before the operator measures it."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,21 +13,21 @@ from .sample import Sample
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Flip, rotate and scale the reference, then measure it anew with the sample's own operator.
+    """Flip, rotate and scale the reference, then measure it again with the operator of the sample.
 
-    Maps, mask and noise level stay those of the site; only the object changes. Real and imaginary part are
-    transformed alike, so that the phase moves with the magnitude.
+    Maps, mask and noise level stay; only the object changes. Real and imaginary part are transformed alike: the
+    phase moves with the magnitude.
 
     Parameters
     ----------
     flip
-        Mirror along each axis in half of the samples.
+        Mirror along each axis with probability one half.
     max_rotation_deg
         Rotations are uniform in plus or minus this angle.
     scale
         Smallest and largest magnification, log-uniform.
     probability
-        Part of the samples that is augmented; the others pass unchanged.
+        Probability that a sample is augmented.
 
     Raises
     ------
@@ -49,14 +49,14 @@ class Augmentation:
             raise ValueError(f"Augmentation: probability is {self.probability}, expected 0 to 1")
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """Draw a change and return the sample with a new reference and a new measurement of it.
+        """The sample with a changed reference and its measurement.
 
         Parameters
         ----------
         sample
             A single slice with a coil-combined reference.
         generator
-            Draws the change and the noise.
+            Random generator of the change and the noise.
 
         Raises
         ------
@@ -70,23 +70,23 @@ class Augmentation:
         draws = torch.rand(5, generator=generator).tolist()
         if draws[0] >= self.probability:
             return sample
-        # Where the maps are zero the operator sees nothing, so the reference must be zero as well.
+        # Where the maps are zero nothing is measured: the reference must be zero as well.
         image = self.transform(sample.reference, draws[1:]) * operator.support
         shape = tuple(sample.measurement.shape)
         noise = complex_noise(shape, float(sample.noise_std), generator).to(sample.measurement)
         return replace(sample, reference=image, measurement=operator(image) + noise * operator.sampled)
 
     def transform(self, image: Tensor, draws: list[float]) -> Tensor:
-        """Apply the change that four numbers in [0, 1) stand for: two flips, angle, magnification.
+        """The changed image.
 
         Parameters
         ----------
         image
             Complex ``(height, width)``.
         draws
-            Four uniform numbers.
+            Four numbers in [0, 1): for the two flips, the angle and the magnification.
         """
-        # Only training with augmentation pays for torchvision's import.
+        # Late: torchvision is slow to import.
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2.functional import affine
 

@@ -1,14 +1,13 @@
-"""CT files in our own HDF5 layout, one file per volume.
+"""CT files of fedrecon's HDF5 layout, one file per volume.
 
-Datasets: ``counts`` or ``line_integrals`` ``(slices, views, detectors)``; where there
-is a ground truth ``reference`` ``(slices, height, width)`` in 1/mm; ``photons``, a number or what broadcasts to
-``(views, detectors)``; the group ``geometry`` with ``angles_rad`` and the attributes of the geometry; the group
-``grid`` with the attributes ``shape`` and ``pixel_mm``. Attributes of the file: ``patient_id``, ``acquisition``,
+Datasets: ``counts`` or ``line_integrals`` ``(slices, views, detectors)``; optional ``reference``
+``(slices, height, width)``, the ground truth in 1/mm; ``photons`` per ray, a number or an array that broadcasts to
+``(views, detectors)``; the group ``geometry`` with ``kind``, ``angles_rad`` and the other fields of the geometry; the
+group ``grid`` with ``shape`` and ``pixel_mm``. Attributes of the file: ``patient_id``, ``acquisition``,
 ``electronic_noise``, ``simulated``.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +21,32 @@ from physics import FanBeam, Geometry, ImageGrid, ParallelBeam
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
+from .hdf5_file import dataset_of, opened, text_of
 
 
 @dataclass(frozen=True, eq=False)
 class SinogramVolume:
-    """One CT file: checked facts, slices read on demand. It holds no open file and may be pickled.
+    """One CT file: checked facts; slices are read on demand. No file stays open; pickling is allowed.
 
-    ``shape`` is ``(slices, views, detectors)``; ``holds`` says what is stored; ``photons`` is None where they are not
-    known; ``simulated`` says how a simulation was made, None for measured data.
+    Volumes of other layouts derive from it and override :meth:`_measured` and :meth:`_reference`.
+
+    Parameters
+    ----------
+    shape
+        ``(slices, views, detectors)``.
+    holds
+        Stored measurement; ``raw``: counts of unknown gain, with an open beam, see :meth:`read_flat`.
+    photons
+        Photons per ray, broadcastable to ``(views, detectors)``; None: unknown.
+    electronic_noise
+        Standard deviation in counts.
+    simulated
+        How the file was simulated; None: measured.
+
+    Raises
+    ------
+    DataError
+        If shape and geometry disagree.
     """
 
     path: Path
@@ -41,8 +58,14 @@ class SinogramVolume:
     electronic_noise: float = 0.0
     has_reference: bool = False
     patient_id: str | None = None
-    acquisition: str | None = None
     simulated: str | None = None
+
+    def __post_init__(self) -> None:
+        found, expected = self.shape[1:], self.geometry.shape
+        if found != expected:
+            advice = "exchange its last two axes" if found == expected[::-1] else "correct geometry or data"
+            expected_text = f"{expected}, (views, detectors)"
+            raise data_error(self.path, self.holds, f"trailing shape {found}", expected_text, advice)
 
     @property
     def description(self) -> str:
@@ -51,24 +74,24 @@ class SinogramVolume:
         return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
 
     def read_slice(self, index: int) -> Tensor:
-        """What the file holds of one slice, float32 ``(views, detectors)``; raw counts without the dark field.
+        """Stored measurement of one slice, float32 ``(views, detectors)``; raw counts are less the dark field.
 
         Raises
         ------
         DataError
-            If the slice cannot be read or holds values that cannot be.
+            If the slice cannot be read or holds impossible values.
         """
         array = torch.from_numpy(np.ascontiguousarray(self._measured(index), dtype=np.float32))
         self._require_finite(array, self.holds)
         return array
 
     def read_flat(self, index: int) -> Tensor:
-        """Raw counts of the open beam for one slice without the dark field, float32 ``(detectors,)``.
+        """Raw counts of the open beam for one slice, less the dark field, float32 ``(detectors,)``.
 
         Raises
         ------
         DataError
-            If a detector element sees no beam.
+            If there is no open beam, or a detector element receives none of it.
         """
         raise data_error(self.path, "flat field", "nothing", "raw counts with an open beam", "use another format")
 
@@ -81,16 +104,16 @@ class SinogramVolume:
         return array
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
-        """What the file holds of one slice, as :attr:`holds` says; readers of other layouts override it."""
+        """Stored measurement of one slice."""
         return self._read(self.holds, index)
 
     def _reference(self, index: int) -> np.ndarray[Any, Any]:
-        """Ground truth of one slice in 1/mm; readers of other layouts override it."""
+        """Ground truth of one slice in 1/mm."""
         return self._read("reference", index)
 
     def _read(self, key: str, index: int) -> np.ndarray[Any, Any]:
         with opened(self.path) as file:
-            values: np.ndarray[Any, Any] = file[key][index]
+            values: np.ndarray[Any, Any] = dataset_of(file, self.path, key)[index]
         return values
 
     def _require_finite(self, array: Tensor, key: str) -> None:
@@ -115,7 +138,7 @@ def write_sinograms(
     acquisition: str = "",
     simulated: str = "",
 ) -> None:
-    """Write one volume in our own layout; the file appears complete or not at all.
+    """Write one volume in fedrecon's layout; the file appears complete or not at all.
 
     Parameters
     ----------
@@ -126,12 +149,12 @@ def write_sinograms(
     reference
         Ground truth in 1/mm, ``(slices, height, width)``.
     simulated
-        How a simulation was made; empty for measured data.
+        How the measurement was simulated; empty: measured.
 
     Raises
     ------
     ValueError
-        If shapes disagree, or it is not clear what is stored.
+        If shapes disagree, both or none of counts and line integrals are given, or counts lack photons.
     DataError
         If the file cannot be written.
     """
@@ -169,32 +192,32 @@ def write_sinograms(
 
 
 def open_sinogram_file(path: Path) -> SinogramVolume:
-    """Check a file of our own layout and return what it holds; no slice is read."""
+    """Check a file of fedrecon's layout; no slice is read."""
     with opened(path) as file:
         stored = [name for name in ("counts", "line_integrals") if name in file]
         if len(stored) != 1:
             found = " and ".join(stored) or f"datasets {', '.join(sorted(file)) or 'none'}"
             raise data_error(path, "file", found, "one of counts and line_integrals", "see recon.write_sinograms")
         holds: Any = stored[0]
-        shape = file[holds].shape
+        shape = dataset_of(file, path, holds).shape
         if len(shape) != 3 or 0 in shape:
             raise data_error(path, holds, f"shape {shape}", "(slices, views, detectors)", "write the file again")
         geometry, grid = _read_geometry(file, path), _read_grid(file, path)
-        photons = torch.from_numpy(np.asarray(file["photons"][()], dtype=np.float64)) if "photons" in file else None
-        if holds == "counts" and photons is None:
+        photons: Tensor | None = None
+        if "photons" in file:
+            photons = torch.from_numpy(np.asarray(dataset_of(file, path, "photons")[()], dtype=np.float64))
+            if not bool((photons > 0).all()):
+                raise data_error(path, "photons", f"{float(photons.min()):g}", "numbers above zero", "correct them")
+        elif holds == "counts":
             raise data_error(path, "photons", "nothing", "the photons per ray", "write them, or line_integrals")
-        if photons is not None and not bool((photons > 0).all()):
-            raise data_error(path, "photons", f"{float(photons.min()):g}", "numbers above zero", "correct them")
-        has_reference = "reference" in file
-        if has_reference and file["reference"].shape != (shape[0], *grid.shape):
-            found = f"shape {file['reference'].shape}"
-            raise data_error(path, "reference", found, f"{(shape[0], *grid.shape)}", "correct grid or reference")
+        has_reference, expected = "reference" in file, (shape[0], *grid.shape)
+        if has_reference and (found := dataset_of(file, path, "reference").shape) != expected:
+            raise data_error(path, "reference", f"shape {found}", f"{expected}", "correct grid or reference")
         return SinogramVolume(
             path, shape, grid, geometry, holds, photons,
             electronic_noise=float(file.attrs.get("electronic_noise", 0.0)),
             has_reference=has_reference,
             patient_id=text_of(file.attrs.get("patient_id")),
-            acquisition=text_of(file.attrs.get("acquisition")),
             simulated=text_of(file.attrs.get("simulated")),
         )  # fmt: skip
 
@@ -209,13 +232,9 @@ def _read_geometry(file: h5py.File, path: Path) -> Geometry:
     for field in fields(kinds[kind]):
         if field.name in group:
             value = group[field.name][()]
-            values[field.name] = (
-                tuple(np.asarray(value, dtype=float).tolist())
-                if field.name == "angles_rad"
-                else text_of(value)
-                if field.name == "detector"
-                else value.item()
-            )
+            values[field.name] = text_of(value) if field.name == "detector" else value.tolist()
+    if "angles_rad" in values:
+        values["angles_rad"] = tuple(map(float, np.atleast_1d(values["angles_rad"])))
     geometry: Geometry = checked(lambda: kinds[kind](**values), path)
     return geometry
 
@@ -230,22 +249,8 @@ def _read_grid(file: h5py.File, path: Path) -> ImageGrid:
 
 
 def checked(make: Callable[[], Any], path: Path) -> Any:
+    """Make a geometry or a grid from the values of a file; an error names the file."""
     try:
         return make()
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        raise data_error(path, "file", f"no readable HDF5 ({error})", "a complete HDF5 file", "copy it again") from None
-
-
-def text_of(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return str(value) if value not in (None, "") else None

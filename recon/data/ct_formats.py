@@ -1,4 +1,4 @@
-"""CT files of others, each read by one function: LoDoPaB-CT, Helsinki Tomography Challenge, Data Exchange."""
+"""Readers of CT files of other layouts: LoDoPaB-CT, Helsinki Tomography Challenge, Data Exchange."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,17 +9,19 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from physics import LODOPAB_MU_MAX, FanBeam, ImageGrid, ParallelBeam, Registry, lodopab
+from physics import LODOPAB_MU_MAX, FanBeam, ImageGrid, ParallelBeam, lodopab
 
 from ..errors import data_error
-from .ct_file import SinogramVolume, checked, open_sinogram_file, opened, text_of
+from .ct_file import SinogramVolume, checked, open_sinogram_file
+from .hdf5_file import opened, text_of
+from .slices import Readers
 
 
 class LoDoPaBVolume(SinogramVolume):
-    """One ``observation_*.hdf5`` of LoDoPaB-CT; the ground truth lies in the file of the same name beside it."""
+    """One ``observation_*.hdf5`` of LoDoPaB-CT, with ``ground_truth_*.hdf5`` in the same folder."""
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
-        # Line integrals of images in units of the largest attenuation (1/m), over lengths in m.
+        # The file holds integrals over lengths in m, divided by the largest attenuation in 1/m.
         return self._read("data", index) * (1000 * LODOPAB_MU_MAX)
 
     def _reference(self, index: int) -> np.ndarray[Any, Any]:
@@ -41,9 +43,8 @@ class ExchangeVolume(SinogramVolume):
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
         with opened(self.path) as file:
-            values: np.ndarray[Any, Any] = file["exchange/data"][:, index] - file["exchange/data_dark"][:, index].mean(
-                0
-            )
+            dark = file["exchange/data_dark"][:, index].mean(0)
+            values: np.ndarray[Any, Any] = file["exchange/data"][:, index] - dark
         return values
 
     def read_flat(self, index: int) -> Tensor:
@@ -51,13 +52,9 @@ class ExchangeVolume(SinogramVolume):
             white, dark = (file[f"exchange/{name}"][:, index].mean(0) for name in ("data_white", "data_dark"))
         flat = torch.from_numpy(np.asarray(white - dark, dtype=np.float32))
         if not bool((flat > 0).all()):
-            raise data_error(
-                self.path,
-                "exchange/data_white",
-                f"{int((flat <= 0).sum())} elements without counts above the dark field",
-                "an open beam on every element",
-                "repair the flat field, or cut these columns off",
-            )
+            found = f"{int((flat <= 0).sum())} elements without counts above the dark field"
+            expected, advice = "an open beam on every element", "repair the flat field, or cut these columns off"
+            raise data_error(self.path, "exchange/data_white", found, expected, advice)
         return flat
 
 
@@ -81,11 +78,11 @@ def open_htc2022(path: Path, *, size: Annotated[int, Ge(1)] | None = None) -> Si
     Parameters
     ----------
     size
-        Pixels per side; None: 512. The field of view of the scan is always covered.
+        Pixels per side of the image, which always covers the field of view; None: 512.
     """
     sinogram, geometry = _helsinki(path)
     size = size or 512
-    # The organisers' 512 pixels are one element each, seen at the axis.
+    # 512 pixels, as of the organizers: each as wide as a detector element scaled to the rotation axis.
     pixel = geometry.pitch_mm * geometry.source_to_axis_mm / geometry.source_to_detector_mm * 512 / size
     return HelsinkiVolume(path, (1, *sinogram.shape), ImageGrid((size, size), pixel), geometry, "line_integrals")
 
@@ -102,11 +99,11 @@ def open_exchange(
     Parameters
     ----------
     pitch_mm
-        Distance of two detector elements.
+        Distance between the centers of two detector elements.
     axis_column
-        Column of the rotation axis, counted from 0; None: the middle of the detector.
+        Column of the rotation axis, from 0; None: the middle of the detector.
     size
-        Pixels per side; None: as many as detector elements. The field of view of the scan is always covered.
+        Pixels per side of the image, which always covers the field of view; None: pixels as wide as elements.
     """
     with opened(path) as file:
         names = ("data", "data_white", "data_dark", "theta")
@@ -127,15 +124,15 @@ def open_exchange(
     offset = (middle - axis) * pitch_mm
     angles_rad = tuple((np.deg2rad(angles) if in_degrees else angles).tolist())
     geometry = checked(lambda: ParallelBeam(angles_rad, detectors, pitch_mm, offset), path)
-    # As wide as the side of the detector that reaches farther: what only one side sees is reconstructed as well.
+    # The image covers the wider side of the detector, also the ring that the other side does not see.
     width = 2 * max(axis + 0.5, detectors - 0.5 - axis) * pitch_mm
     size = size or round(width / pitch_mm)
     grid = ImageGrid((size, size), width / size)
     return ExchangeVolume(path, (slices, views, detectors), grid, geometry, "raw")
 
 
-#: Readers of CT files by the value of ``format`` in a manifest; their keyword arguments are keys of ``[data]``.
-CT_READERS: Registry[SinogramVolume] = Registry(
+#: Readers of CT files: fedrecon's layout, LoDoPaB-CT, MATLAB files of the Helsinki challenge, Data Exchange HDF5.
+CT_READERS: Readers[SinogramVolume] = Readers(
     "CT reader",
     {
         "sinogram": open_sinogram_file,
@@ -146,45 +143,16 @@ CT_READERS: Registry[SinogramVolume] = Registry(
 )
 
 
-def open_sinograms(path: Path | str, format: str = "sinogram", **options: Any) -> SinogramVolume:
-    """Check a CT file and return what it holds; no slice is read.
-
-    Parameters
-    ----------
-    path
-        The file; of LoDoPaB-CT the ``observation_*.hdf5``, the ground truth is found beside it.
-    format
-        A name in :data:`CT_READERS`. ``sinogram``: our own layout. ``lodopab``. ``htc2022``: MATLAB files of the
-        Helsinki challenge. ``exchange``: Data Exchange HDF5.
-    options
-        Values that the file does not hold: keyword arguments of the reader.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, broken, of another format, or a value cannot be used.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise data_error(path, "file", "nothing", f"a file of format {format}", "correct the path")
-    volume = CT_READERS[format](path, **options)
-    if volume.shape[1:] != volume.geometry.shape:
-        found, expected = volume.shape[1:], volume.geometry.shape
-        advice = "exchange its last two axes" if found == expected[::-1] else "correct geometry or data"
-        raise data_error(path, volume.holds, f"trailing shape {found}", f"{expected}, (views, detectors)", advice)
-    return volume
-
-
 def _lodopab_truth(path: Path) -> Path:
     return path.with_name(path.name.replace("observation", "ground_truth"))
 
 
 def _helsinki(path: Path) -> tuple[np.ndarray[Any, Any], FanBeam]:
-    """Sinogram and geometry of a Helsinki file, angles as given."""
+    """Sinogram and geometry of a Helsinki file."""
     advice = "use a *.mat of the Helsinki Tomography Challenge 2022"
     try:
         content: dict[str, Any] = scipy.io.loadmat(path)
-    except Exception as error:  # scipy raises whatever a broken file makes of it
+    except Exception as error:  # scipy raises many kinds
         raise data_error(path, "file", f"no readable MATLAB 5 file ({error})", "one", advice) from None
     names = [name for name in ("CtDataFull", "CtDataLimited") if name in content]
     if not names:

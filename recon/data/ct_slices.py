@@ -15,12 +15,12 @@ from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission
 
 from ..errors import DataError, data_error
 from .ct_file import SinogramVolume
-from .ct_formats import CT_READERS, open_sinograms
+from .ct_formats import CT_READERS
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
 from .slices import Seed, VolumeSlices, generator_for
 
-#: Attenuation in 1/mm of an image value of 1: that of water.
+#: Attenuation in 1/mm of image value 1: water.
 CT_SCALE = MU_WATER
 
 
@@ -31,17 +31,17 @@ class ScanSimulation:
     Parameters
     ----------
     views
-        How many views are kept, evenly chosen; None keeps all.
+        Number of views, evenly chosen; None: all.
     arc_deg
-        Only views within this angle of the first; None keeps all.
+        Only views within this angle of the first; None: all.
     photons
-        Photons per ray: noise is added to line integrals, counts are thinned. None leaves the dose as it is.
+        Photons per ray: line integrals receive noise, counts are thinned. None: the dose of the file.
     electronic_noise
-        Standard deviation in counts, added with the photons.
+        Standard deviation in counts; needs photons.
     seed
-        Another seed gives other noise.
+        Seed of the noise.
     axis_error_mm
-        What the operator believes too much of the rotation axis, as seen at the detector; the data stay right.
+        Error of the rotation axis in the operator, measured at the detector; the data stay right.
 
     Raises
     ------
@@ -73,38 +73,31 @@ class ScanSimulation:
 
 
 class SinogramSlices(VolumeSlices):
-    """Every slice of some CT files, in order, as a :class:`Sample`.
+    """All slices of some CT files as samples.
 
-    Files are checked when the dataset is made and read slice by slice; no file stays open. Samples depend on the files
-    and the arguments alone.
+    **Scale.** Image values are attenuation over the attenuation of water, :data:`CT_SCALE`, at every site.
 
-    **Scale.** Image values are attenuation over that of water, :data:`CT_SCALE`, at every site.
-
-    **Weights.** Where photons are known, every ray is weighted by the inverse of its standard deviation, root mean
-    square 1, in operator and measurement alike; ``noise_std`` is then the same for all rays. Raw counts give the
-    weights up to the unknown gain. Where the noise of line integrals is not stated, ``noise_std`` is estimated from
-    their second differences along the detector.
+    **Weights.** Where photons are known, operator and measurement are multiplied by one weight per ray, the inverse of
+    its standard deviation, root mean square 1; ``noise_std`` is then equal for all rays. Raw counts give the weights
+    up to the unknown gain. Where the noise of line integrals is unknown, ``noise_std`` is estimated from second
+    differences along the detector.
 
     Parameters
     ----------
-    files
-        Paths; their names must differ.
-    site
-        Name of the site, for `SampleMeta`.
+    files, site, format, reader_options
+        As for :class:`VolumeSlices`; ``format`` is a name in :data:`CT_READERS`.
     simulate
-        How to degrade; None takes what the files hold.
-    format, reader_options
-        As for :func:`open_sinograms`.
+        Degradation; None: the scan of the file.
     operator
-        Name of the operator in :data:`physics.OPERATORS`, called as ``operator(grid, geometry, ray_weights)``; None is
+        Name of the operator in :data:`physics.OPERATORS`, called as ``operator(grid, geometry, ray_weights)``; None:
         :class:`physics.RadonOperator`.
     weighted
-        Whether rays are weighted by their statistics.
+        Whether rays have weights.
 
     Raises
     ------
     DataError
-        If a file cannot be used, or the arguments ask for what a file does not hold.
+        If a file cannot be used, or the arguments ask for data that a file does not hold.
     """
 
     volumes: tuple[SinogramVolume, ...]
@@ -120,19 +113,17 @@ class SinogramSlices(VolumeSlices):
         weighted: bool = True,
         **reader_options: Any,
     ) -> None:
-        if not files:
-            raise DataError(f"{site}: no CT file; name at least one")
-        self.site, self.simulate, self.weighted = site, simulate, weighted
+        super().__init__(files, site, CT_READERS, format, reader_options)
+        self.simulate, self.weighted = simulate, weighted
         self.make_operator = OPERATORS[operator or "RadonOperator"]
-        self.volumes = tuple(open_sinograms(file, format, **reader_options) for file in files)
-        self.geometries = tuple(self._geometry(volume) for volume in self.volumes)
+        scans = [self._scan(volume) for volume in self.volumes]
+        self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
-        super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
         for volume in self.volumes:
             self._require_dose(volume)
 
     def acceleration(self, number: int) -> float:
-        """Views of the file over views used."""
+        """Views of the file over views that are used."""
         return self.volumes[number].shape[1] / self.geometries[number].shape[0]
 
     def __getitem__(self, index: int) -> Sample:
@@ -169,73 +160,76 @@ class SinogramSlices(VolumeSlices):
         return arrays | ({"ray_weights": torch.stack(weights)} if weights else {})
 
     def dose(self) -> Transmission | None:
-        """Counts model of the first volume; None where the photons are not known or differ between rays."""
-        volume, simulated = self.volumes[0], self.simulate
-        degraded = simulated is not None and simulated.photons is not None
-        photons = simulated.photons if simulated is not None and degraded else volume.photons
-        electronic = simulated.electronic_noise if simulated is not None and degraded else volume.electronic_noise
+        """Counts model of the first volume; None where photons are unknown or differ between rays."""
+        photons, electronic_noise = self._dose(0)
         if photons is None or torch.as_tensor(photons).numel() != 1:
             return None
-        return Transmission(photons, electronic)
+        return Transmission(photons, electronic_noise)
+
+    def _dose(self, number: int) -> tuple[float | Tensor | None, float]:
+        """Photons per ray and electronic noise, of the simulation or the file."""
+        simulated, volume = self.simulate, self.volumes[number]
+        if simulated is not None and simulated.photons is not None:
+            return simulated.photons, simulated.electronic_noise
+        return volume.photons, volume.electronic_noise
 
     def _photons(self, number: int) -> float | None:
-        """Mean photons per ray, None where they are not known."""
-        degraded = None if self.simulate is None else self.simulate.photons
-        photons = self.volumes[number].photons if degraded is None else degraded
+        """Mean photons per ray."""
+        photons, _ = self._dose(number)
         return None if photons is None else float(torch.as_tensor(photons).mean())
 
     def _measured(self, number: int, i: int) -> tuple[Tensor, Tensor | None, float]:
-        """Line integrals of one slice, the weights of the rays, and the standard deviation after weighting."""
+        """Line integrals of one slice, weights of the rays, and the standard deviation of the weighted noise."""
         volume = self.volumes[number]
-        chosen = _positions(volume.geometry, self.geometries[number])
-        stored = volume.read_slice(i)[chosen]
+        stored = volume.read_slice(i)[self._views[number]]
         if volume.holds == "raw":
             flat = volume.read_flat(i)
-            # The open beam is 1: the gain of the detector is not known, only how the noise goes with the signal.
+            # The gain is unknown: with an open beam of 1 the weights are right up to a factor.
             model = Transmission(1.0, floor=1e-4)
             part = (stored / flat).clamp_min(model.floor)
             lines = model.line_integrals(part)
             weights = (part / part.mean()).sqrt() if self.weighted else None
             return lines, weights, _estimated_noise(lines if weights is None else weights * lines)
-        counts, transmission = self._counts(volume, stored, chosen, i)
-        if counts is None or transmission is None:
+        found = self._counts(number, stored, i)
+        if found is None:
             return stored, None, _estimated_noise(stored)
-        lines = transmission.line_integrals(counts)
-        spread = transmission.noise_std(counts)
+        counts, model = found
+        lines = model.line_integrals(counts)
+        spread = model.noise_std(counts)
         if not self.weighted:
             return lines, None, float(spread.square().mean().sqrt())
-        weights = transmission.ray_weights(counts)
+        weights = model.ray_weights(counts)
         return lines, weights, float((weights * spread).square().mean().sqrt())
 
-    def _counts(
-        self, volume: SinogramVolume, stored: Tensor, chosen: Tensor, i: int
-    ) -> tuple[Tensor | None, Transmission | None]:
-        """Counts and their model, None where the noise of line integrals is not known."""
+    def _counts(self, number: int, stored: Tensor, i: int) -> tuple[Tensor, Transmission] | None:
+        """Counts and their model; None for line integrals of unknown noise."""
+        volume, simulated = self.volumes[number], self.simulate
         photons = volume.photons
         if photons is not None and photons.ndim == 2 and photons.shape[0] > 1:
-            photons = photons[chosen]
-        known = None if photons is None else Transmission(photons, volume.electronic_noise)
-        if self.simulate is None or self.simulate.photons is None:
-            if known is None:
-                return None, None
-            if volume.holds == "counts":
-                return stored, known
-            return known.expected_counts(stored), known
-        generator = generator_for("dose", self.simulate.seed, volume.path.name, i)
-        wanted = Transmission(self.simulate.photons, self.simulate.electronic_noise)
+            photons = photons[self._views[number]]
+        if simulated is None or simulated.photons is None:
+            if photons is None:
+                return None
+            model = Transmission(photons, volume.electronic_noise)
+            return stored if volume.holds == "counts" else model.expected_counts(stored), model
+        generator = generator_for("dose", simulated.seed, volume.path.name, i)
+        model = Transmission(simulated.photons, simulated.electronic_noise)
         if volume.holds != "counts" or photons is None:
-            return wanted.counts(stored, generator), wanted
-        part = (self.simulate.photons / photons).to(stored).expand(stored.shape)
+            return model.counts(stored, generator), model
+        part = (simulated.photons / photons).to(stored).expand(stored.shape)
         thinned = torch.binomial(stored.clamp_min(0).round(), part, generator=generator)
         noise = torch.randn(stored.shape, generator=generator)
-        return thinned + self.simulate.electronic_noise * noise, wanted
+        return thinned + simulated.electronic_noise * noise, model
 
-    def _geometry(self, volume: SinogramVolume) -> Geometry:
-        if self.simulate is None:
-            return volume.geometry
+    def _scan(self, volume: SinogramVolume) -> tuple[Tensor, Geometry]:
+        """Numbers of the views that are used, and the geometry that the operator gets."""
+        simulated, scan = self.simulate, volume.geometry
+        if simulated is None:
+            return torch.arange(scan.shape[0]), scan
         try:
-            kept = _limited(volume.geometry, self.simulate.views, self.simulate.arc_deg)
-            return replace(kept, offset_mm=kept.offset_mm + self.simulate.axis_error_mm)
+            views = _chosen_views(scan, simulated.views, simulated.arc_deg)
+            limited = scan.subset(views)
+            return torch.from_numpy(views), replace(limited, offset_mm=limited.offset_mm + simulated.axis_error_mm)
         except ValueError as error:
             raise DataError(f"{volume.path}: [simulate]: {error}") from None
 
@@ -256,35 +250,19 @@ class SinogramSlices(VolumeSlices):
                 raise data_error(volume.path, "[simulate] photons", found, "counts of photons", "remove photons")
 
 
-def _positions(full: Geometry, part: Geometry) -> Tensor:
-    """Which views of the full scan the part holds, in its order."""
-    if part is full or part.angles_rad == full.angles_rad:
-        return torch.arange(full.shape[0])
-    where: dict[float, int] = {}
-    for number, angle in enumerate(full.angles_rad):
-        where.setdefault(angle, number)
-    return torch.tensor([where[angle] for angle in part.angles_rad])
-
-
 def _estimated_noise(lines: Tensor) -> float:
     """Standard deviation of white noise from the median second difference along the detector."""
     second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).abs()
     return float(second.median()) / (0.6745 * math.sqrt(6))
 
 
-def _limited(geometry: Geometry, views: int | None, arc_deg: float | None) -> Geometry:
-    """The scan with fewer views: those within an arc from the first one, of which every n-th is kept.
-
-    Raises
-    ------
-    ValueError
-        If fewer views are there than wanted.
-    """
-    chosen = np.arange(geometry.shape[0])
+def _chosen_views(scan: Geometry, views: int | None, arc_deg: float | None) -> np.ndarray[Any, Any]:
+    """Numbers of the views within an arc from the first, evenly thinned to a number of views."""
+    chosen = np.arange(scan.shape[0])
     if arc_deg is not None:
-        chosen = np.flatnonzero(np.abs(geometry.angles - geometry.angles[0]) < np.deg2rad(arc_deg) - 1e-9)
+        chosen = np.flatnonzero(np.abs(scan.angles - scan.angles[0]) < np.deg2rad(arc_deg) - 1e-9)
     if views is not None:
         if views > len(chosen):
             raise ValueError(f"views: found {views}, expected at most the {len(chosen)} of the scan")
         chosen = chosen[np.floor(np.arange(views) * len(chosen) / views).astype(int)]
-    return replace(geometry, angles_rad=tuple(geometry.angles[chosen].tolist()))
+    return chosen

@@ -17,11 +17,11 @@ _NIFTI = (".nii", ".nii.gz")
 
 
 def read_images(path: Path | str) -> Tensor:
-    """Read images to simulate measurements from: NIfTI, DICOM, or a folder of one DICOM series.
+    """Read magnitude images from a NIfTI or DICOM file, or from a folder of one DICOM series.
 
-    NIfTI volumes come as axial slices from feet to head, anterior at the top, the patient's left at the right
+    NIfTI volumes become axial slices from feet to head, anterior at the top, the patient's left at the right
     of the image. DICOM slices keep their orientation and are sorted along their normal. Values are rescaled
-    as the file says. What is simulated from them has no measured phase: see :func:`with_smooth_phase`.
+    as stated in the file. For a phase see :func:`with_smooth_phase`.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def read_images(path: Path | str) -> Tensor:
     Raises
     ------
     DataError
-        If the file is missing, broken, not a volume, or a folder holds no or several series.
+        If the file is missing, broken or no volume, or the folder does not hold exactly one series.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,7 +46,7 @@ def read_images(path: Path | str) -> Tensor:
 
 
 def _read_nifti(path: Path) -> np.ndarray[Any, Any]:
-    import nibabel  # only for those who read such files
+    import nibabel  # late: slow to import
 
     canonical: Callable[[Any], Any] = nibabel.as_closest_canonical
     try:
@@ -56,7 +56,7 @@ def _read_nifti(path: Path) -> np.ndarray[Any, Any]:
         raise data_error(path, "file", f"no readable NIfTI ({error})", "a NIfTI volume", "copy it again") from None
     if volume.ndim != 3:
         raise data_error(path, "data", f"shape {volume.shape}", "a 3-D volume", "write one volume per file")
-    # Canonical axes are (right, anterior, superior), each growing.
+    # Canonical axes point to the right, to anterior and to superior.
     return np.ascontiguousarray(volume[::-1, ::-1, :].transpose(2, 1, 0))
 
 
@@ -67,17 +67,9 @@ def _read_dicom(files: Sequence[Path], path: Path) -> np.ndarray[Any, Any]:
         try:
             dataset = pydicom.dcmread(file)
             pixels = dataset.pixel_array.astype(np.float32)
-        except (
-            InvalidDicomError,
-            AttributeError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            OSError,
-        ) as error:
-            raise data_error(
-                file, "file", f"no readable DICOM ({error})", "a DICOM image", "copy it again, uncompressed"
-            ) from None
+        except (InvalidDicomError, AttributeError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+            found, advice = f"no readable DICOM ({error})", "copy it again, uncompressed"
+            raise data_error(file, "file", found, "a DICOM image", advice) from None
         pixels = pixels * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
         series.add(dataset.get("SeriesInstanceUID"))
         slices.append((_slice_position(dataset, number), pixels))

@@ -16,10 +16,10 @@ NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
 @dataclass(frozen=True)
 class Header:
-    """What the ISMRMRD header says about a scan.
+    """Facts of an ISMRMRD header; None: not stated.
 
-    ``encoded_shape`` and ``recon_shape`` are ``(readout, phase)`` in pixels; columns
-    ``padding[0]:padding[1]`` of k-space were encoded, the others are zero-filled. Absent facts are None.
+    ``encoded_shape`` and ``recon_shape`` are ``(readout, phase)`` in pixels. Columns
+    ``padding[0]:padding[1]`` of k-space were encoded; the others are zero-filled.
     """
 
     encoded_shape: tuple[int, int]
@@ -28,21 +28,20 @@ class Header:
     vendor: str | None = None
     model: str | None = None
     field_T: float | None = None
-    sequence: str | None = None
 
 
 def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header:
-    """Read the ISMRMRD header.
+    """Read an ISMRMRD header.
 
-    Padding follows fastMRI: the left one is half the encoded width less ``encodingLimits/.../center``, the
-    right one lies ``maximum + 1`` columns further. Without limits every column counts as encoded.
+    Padding follows fastMRI: encoded columns begin at half the encoded width less ``encodingLimits/.../center``
+    and end ``maximum + 1`` columns further. Without limits every column is encoded.
 
     Parameters
     ----------
     xml
-        The header; document type declarations and entities are refused.
+        The header, without document type declaration and entities.
     path
-        The file it came from, for errors.
+        The file of the header, for errors.
 
     Raises
     ------
@@ -52,15 +51,10 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header
     try:
         root: Element = fromstring(xml, forbid_dtd=True)
     except DefusedXmlException:
-        raise data_error(
-            path,
-            "ismrmrd_header",
-            "XML with a document type or entities",
-            "plain ISMRMRD XML",
-            "remove the DOCTYPE",
-        ) from None
+        found = "XML with a document type or entities"
+        raise data_error(path, "ismrmrd_header", found, "plain ISMRMRD XML", "remove the DOCTYPE") from None
     except (ParseError, ValueError) as error:
-        raise data_error(path, "ismrmrd_header", f"broken XML ({error})", "ISMRMRD XML", "write it anew") from None
+        raise data_error(path, "ismrmrd_header", f"broken XML ({error})", "ISMRMRD XML", "write it again") from None
     encoded = _matrix(root, "encodedSpace", path)
     recon = _matrix(root, "reconSpace", path)
     limits = "encoding/encodingLimits/kspace_encoding_step_1/"
@@ -76,12 +70,11 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header
         vendor=_text(root, system + "systemVendor"),
         model=_text(root, system + "systemModel"),
         field_T=_number(root, system + "systemFieldStrength_T", path),
-        sequence=_text(root, "sequenceParameters/sequence_type"),
     )
 
 
 def header_xml(header: Header) -> bytes:
-    """Write a header that :func:`read_header` reads back unchanged."""
+    """XML of a header; :func:`read_header` returns the same header."""
 
     def space(name: str, shape: tuple[int, int]) -> str:
         return f"<{name}><matrixSize><x>{shape[0]}</x><y>{shape[1]}</y><z>1</z></matrixSize></{name}>"
@@ -101,14 +94,13 @@ def header_xml(header: Header) -> bytes:
         f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>"
         f"<encoding>{space('encodedSpace', header.encoded_shape)}{space('reconSpace', header.recon_shape)}"
         f"<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory></encoding>"
-        f"<sequenceParameters>{element('sequence_type', header.sequence)}</sequenceParameters>"
-        "</ismrmrdHeader>"
+        "<sequenceParameters></sequenceParameters></ismrmrdHeader>"
     )
     return xml.encode()
 
 
 def _text(root: Element, element: str) -> str | None:
-    # Any namespace: writers other than fastMRI's leave ISMRMRD's out.
+    # Any namespace: some writers leave it out.
     found = root.find("/".join(f"{{*}}{name}" for name in element.split("/")))
     text = (found.text or "").strip() if found is not None else ""
     return text or None
@@ -117,13 +109,8 @@ def _text(root: Element, element: str) -> str | None:
 def _integer(root: Element, element: str, path: Path | str, minimum: int) -> int:
     text = _text(root, element)
     if text is None or not text.isdecimal() or len(text) > 9 or int(text) < minimum:
-        raise data_error(
-            path,
-            f"ismrmrd_header {element}",
-            "nothing" if text is None else repr(text),
-            f"an integer from {minimum} to 999999999",
-            "correct the header",
-        )
+        found, expected = "nothing" if text is None else repr(text), f"an integer from {minimum} to 999999999"
+        raise data_error(path, f"ismrmrd_header {element}", found, expected, "correct the header")
     return int(text)
 
 
@@ -134,9 +121,8 @@ def _number(root: Element, element: str, path: Path | str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise data_error(
-            path, f"ismrmrd_header {element}", repr(text), "a number", "correct or remove the element"
-        ) from None
+        key, advice = f"ismrmrd_header {element}", "correct or remove the element"
+        raise data_error(path, key, repr(text), "a number", advice) from None
     return value if np.isfinite(value) and value > 0 else None
 
 

@@ -1,4 +1,4 @@
-"""What the slices of a volume share: mask, scale, and the covariance of the noise."""
+"""Facts that hold for all slices of a volume: mask, scale, covariance of the noise."""
 
 import hashlib
 import math
@@ -21,17 +21,17 @@ from physics import (
 from .mri_file import KSpaceVolume
 from .sample import center_crop
 
-#: Scale, image maximum and noise of a volume come from at most so many of its slices, evenly spaced.
+#: Largest number of slices, evenly spaced, that scale, image maximum and noise of a volume are measured on.
 PROBED_SLICES = 16
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeFacts:
-    """Facts of one volume under one mask; amounts are in units of the file.
+    """Facts of one volume under one mask, in units of the file.
 
-    ``added_noise`` is the covariance of the simulated noise, complex128 ``(coils, coils)``, or None;
-    ``whitening`` the matrix for data and maps, None where the noise is white already; ``noise_std`` the level
-    after whitening.
+    ``added_noise`` is the covariance of the simulated noise, complex128 ``(coils, coils)``; None: no noise is added.
+    ``whitening`` is the matrix for data and maps; None: the noise is white already. ``noise_std`` is the level after
+    whitening.
     """
 
     mask: Tensor
@@ -44,7 +44,7 @@ class VolumeFacts:
 
 
 def available_positions(volume: KSpaceVolume) -> Tensor:
-    """Positions that the file holds, bool ``(1 | height, width)``: its mask without the padding columns."""
+    """Positions in the file, bool ``(1 | height, width)``: its mask without the padding columns."""
     mask = volume.acquired if volume.mask is None else volume.acquired & volume.mask
     return mask if mask.ndim == 2 else mask.unsqueeze(0)
 
@@ -55,7 +55,9 @@ def effective_acceleration(volume: KSpaceVolume, mask: Tensor) -> float:
 
 
 def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> VolumeFacts:
-    """Read up to `PROBED_SLICES` slices, once per process for a file that did not change.
+    """Measure the facts of a volume on up to `PROBED_SLICES` slices.
+
+    A process reads a file once, as long as the file does not change.
 
     Parameters
     ----------
@@ -71,23 +73,23 @@ def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> Volume
     DataError
         If the file is gone or a slice cannot be read.
     """
-    place = (volume.path.resolve(), volume.version)
-    drawn = hashlib.sha256(repr(mask.shape).encode() + mask.numpy().tobytes()).digest()
-    return _probed(_Probe(place, drawn, noise_std, volume, mask))
+    file = (volume.path.resolve(), volume.version)
+    digest = hashlib.sha256(repr(mask.shape).encode() + mask.numpy().tobytes()).digest()
+    return _probed(_Probe(file, digest, noise_std, volume, mask))
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """What the facts depend on, and beside it the same as objects."""
+    """Key of the cache, with the volume and the mask that it stands for."""
 
-    place: tuple[Path, tuple[int, int, int]]
-    drawn: bytes
+    file: tuple[Path, tuple[int, int, int]]
+    mask_digest: bytes
     noise_std: float
     volume: KSpaceVolume = field(compare=False)
     mask: Tensor = field(compare=False)
 
 
-# A dataset lives for one round of training; its volumes outlive it.
+# Training makes a new dataset of the same volumes in every round.
 @lru_cache(maxsize=4096)
 def _probed(probe: _Probe) -> VolumeFacts:
     volume, mask, noise_std = probe.volume, probe.mask, probe.noise_std
@@ -128,7 +130,7 @@ def _rss_image(kspace: Tensor, crop: tuple[int, int]) -> Tensor:
 
 
 def _coil_coupling(volume: KSpaceVolume) -> Tensor:
-    """Shape of simulated noise over the coils, mean variance 1: the file's, white where it states none."""
+    """Covariance of simulated noise at mean variance 1: proportional to the covariance in the file, or white."""
     stated = volume.noise_covariance
     if stated is None or not stated.any():
         return torch.eye(volume.shape[1], dtype=torch.complex128)
@@ -136,7 +138,7 @@ def _coil_coupling(volume: KSpaceVolume) -> Tensor:
 
 
 def _whitening(covariance: Tensor) -> tuple[Tensor | None, float]:
-    """Whitening matrix (None if the noise is white or absent) and the variance that it leaves."""
+    """Whitening matrix (None: the noise is white or absent) and the variance after whitening."""
     variance = float(covariance.diagonal().real.mean())
     white = variance * torch.eye(len(covariance), dtype=covariance.dtype)
     if (covariance - white).abs().max() <= 1e-6 * variance:
@@ -147,13 +149,13 @@ def _whitening(covariance: Tensor) -> tuple[Tensor | None, float]:
 
 
 def _robust_maximum(pixels: Tensor) -> float:
-    """0.999 quantile; the maximum if the object is smaller than that; 1 for an empty volume."""
+    """0.999 quantile; the maximum where that is zero, as for a tiny object; 1 for an empty volume."""
     rank = max(math.ceil(0.999 * len(pixels)), 1)
     return float(pixels.kthvalue(rank).values) or float(pixels.max()) or 1.0
 
 
 def _center_fraction(mask: Tensor) -> float:
-    """Part of the columns that the calibration block spans; 0 where the center is not sampled."""
+    """Fraction of the columns in the calibration block; 0 where the center is not sampled."""
     if not samples_center(mask):
         return 0.0
     columns = calibration_block(mask)[-1]

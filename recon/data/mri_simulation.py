@@ -1,4 +1,4 @@
-"""k-space simulated from images, written in the fastMRI layout; readers for NIfTI and DICOM images."""
+"""k-space simulated from images, and written in the fastMRI layout."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from .sample import center_crop
 
 
 def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None = None) -> Header:
-    """Header of k-space that was computed from images, labeled as such; every column counts as encoded."""
+    """Header of simulated k-space: vendor ``simulated``, every column encoded."""
     return Header(
         encoded_shape=shape,
         recon_shape=recon_shape or shape,
@@ -26,14 +26,14 @@ def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None
 
 
 def with_smooth_phase(images: Tensor, seed: int) -> Tensor:
-    """Give magnitude images the smooth phase of a real scan: a few cosines of less than two cycles per image.
+    """Add a smooth phase, as of a real scan, to magnitude images: cosines of less than two cycles per image.
 
     Parameters
     ----------
     images
         Real, shape ``(..., height, width)``.
     seed
-        Draws the phase, the same for all slices.
+        Seed of the phase, which is the same for all slices.
 
     Returns
     -------
@@ -58,9 +58,9 @@ def simulate_volume(images: Tensor, maps: Tensor, *, noise_covariance: Tensor | 
     maps
         Coil maps ``(coils, height, width)`` for all slices, or ``(slices, coils, height, width)``.
     noise_covariance
-        Covariance of the noise over the coils, ``(coils, coils)``; None adds none.
+        Covariance of the noise over the coils, ``(coils, coils)``; None: no noise.
     seed
-        Draws the noise.
+        Seed of the noise.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def write_volume(
 ) -> None:
     """Write one volume in the fastMRI layout; the file appears complete or not at all.
 
-    Fully sampled volumes get ``reconstruction_rss`` and the attributes ``max`` and ``norm`` of fastMRI.
+    The file of a fully sampled volume holds ``reconstruction_rss`` and fastMRI's attributes ``max`` and ``norm``.
 
     Parameters
     ----------
@@ -100,21 +100,21 @@ def write_volume(
     kspace
         complex64 ``(slices, coils, height, width)``.
     header
-        Sizes and facts; see :func:`simulated_header`.
+        See :func:`simulated_header`.
     patient_id, acquisition
         Attributes of the file; splits are by `patient_id`.
     mask
-        Bool ``(width,)`` or ``(height, width)``; what it drops is set to zero. None: fully sampled.
+        Bool ``(width,)`` or ``(height, width)``; `kspace` is set to zero where it is False. None: fully sampled.
     maps
-        True maps of a simulation, used only where a manifest asks for ``maps = "true"``.
+        True maps of a simulation, used only where a manifest states ``maps = "true"``.
     noise_covariance
-        Covariance of the noise that `kspace` holds, ``(coils, coils)``. Zeros state that it is noise-free;
-        without it, readers may have to estimate it from the outermost readout samples, which hold signal too.
+        Covariance of the noise in `kspace`, ``(coils, coils)``. Zeros: no noise. None: readers estimate it from the
+        outermost readout samples, which also hold signal.
 
     Raises
     ------
     ValueError
-        If `kspace` has another shape than the header says.
+        If the shape of `kspace` differs from the header.
     DataError
         If the file cannot be written.
     """

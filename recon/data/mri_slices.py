@@ -27,7 +27,7 @@ from physics import (
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
-from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop, open_kspace
+from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop
 from .mri_scaling import VolumeFacts, available_positions, effective_acceleration, probe_volume
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
@@ -46,15 +46,15 @@ class Simulation:
     sampling
         A name in `physics.SAMPLINGS`.
     acceleration, center_fraction
-        As the sampling takes them. The mask of a volume is drawn by its file name, as in fastMRI.
+        Arguments of the sampling. The file name seeds the mask of a volume, as in fastMRI.
     noise_std
-        ``sqrt(E |n|^2)`` of the noise added to each complex k-space sample, in units in which the maximum of
-        the volume's root-sum-of-squares image is 1. White over coils, or with the shape of the file's
-        ``noise_covariance`` and this mean variance.
+        ``sqrt(E |n|^2)`` of the noise added to each complex k-space sample, over the maximum of the volume's
+        root-sum-of-squares image. The covariance over coils is proportional to the ``noise_covariance`` of the file,
+        white where it states none.
     seed
-        Another seed gives other masks and other noise.
+        Seed of masks and noise.
     nested
-        Allow files that are undersampled already; the masks are intersected.
+        Whether a file may be undersampled already; the masks are intersected.
 
     Raises
     ------
@@ -81,54 +81,46 @@ class Simulation:
 
 
 class KSpaceSlices(VolumeSlices):
-    """Every slice of some k-space files, in order, as a :class:`Sample`.
+    r"""All slices of some k-space files as samples.
 
-    Files are checked when the dataset is made and read slice by slice when a sample is asked for; no file
-    stays open, so the dataset may be sent to workers. Samples depend on the files and the arguments alone.
-
-    **Scale.** One number per volume, for measurement and reference alike: the 0.999 quantile of the
+    **Scale.** One number per volume divides measurement and reference: the 0.999 quantile of the
     root-sum-of-squares image of the sampled positions (before simulated noise), cropped as displayed.
 
-    **Noise.** The covariance :math:`C` of a measurement is the sum of what is known: that of the simulated
-    noise and the file's ``noise_covariance``. Only where neither exists is it estimated, from the outermost
-    readout samples. Data and maps are multiplied by :math:`W` with :math:`W C W^H = c I`; ``noise_std`` is
-    the square root of :math:`c` in scaled units. A file without ``noise_covariance`` that gets simulated
-    noise thus counts it as its only noise: its own cannot be told from signal there.
+    **Noise.** The covariance :math:`C` of a measurement is the sum of the covariance of simulated noise and
+    ``noise_covariance`` of the file; only where neither exists is it estimated, from the outermost readout samples.
+    Data and maps are multiplied by :math:`W` with :math:`W C W^H = c I`; ``noise_std`` is :math:`\sqrt{c}` in scaled
+    units. A file without ``noise_covariance`` counts as noise-free where noise is simulated: its own noise cannot be
+    told from signal.
 
-    **Reference.** ``coil_combined``: least-squares combination, with the sample's own maps, of all encoded
-    k-space before simulated noise, so that the operator maps it to the measurement. ``rss``: the file's
-    reconstruction. ``auto``: coil-combined where the file is fully sampled, else the file's reconstruction,
-    else none.
+    **Reference.** ``coil_combined``: least-squares combination, with the maps of the sample, of all encoded
+    k-space before simulated noise; the operator maps it to the measurement. ``rss``: the reconstruction in the
+    file. ``auto``: coil-combined where the file is fully sampled, else the reconstruction in the file, else none.
 
     Parameters
     ----------
-    files
-        Paths; their names must differ.
-    site
-        Name of the site, for `SampleMeta`.
+    files, site, format, reader_options
+        As for :class:`VolumeSlices`; ``format`` is a name in :data:`MRI_READERS`.
     simulate
-        How to degrade; None measures what the files hold.
-    format, reader_options
-        As for :func:`open_kspace`.
+        Degradation; None: the measurement of the file.
     operator
-        Name of the operator in :data:`physics.OPERATORS`, called as ``operator(maps, mask)``; None is
+        Name of the operator in :data:`physics.OPERATORS`, called as ``operator(maps, mask)``; None:
         :class:`physics.CartesianMRI`.
     maps
-        ``espirit``, ``low_resolution`` (both from the sampled positions alone) or ``true`` (the simulator's,
-        for controls).
+        ``espirit``, ``low_resolution`` (both from the sampled positions alone) or ``true`` (true maps of a
+        simulation, for controls).
     maps_folder
-        Folder that stores estimated maps; None estimates them anew.
+        Folder that stores estimated maps; None: estimate them in every call.
     reference
         See above.
     augment
-        Changes the object before it is measured; drawn by `seed`, the attribute `epoch`, file name and slice.
+        Augmentation of the image before it is measured; seeded by `seed`, the attribute `epoch`, file name and slice.
     seed
         Seed of the augmentation.
 
     Raises
     ------
     DataError
-        If a file cannot be used, or the arguments ask for what a file does not hold.
+        If a file cannot be used, or the arguments ask for data that a file does not hold.
     """
 
     volumes: tuple[KSpaceVolume, ...]
@@ -148,20 +140,15 @@ class KSpaceSlices(VolumeSlices):
         seed: int = 0,
         **reader_options: Any,
     ) -> None:
-        if not files:
-            raise DataError(f"{site}: no k-space file; name at least one")
-        self.site, self.simulate, self.maps, self.maps_folder = site, simulate, maps, maps_folder
+        super().__init__(files, site, MRI_READERS, format, reader_options)
+        self.simulate, self.maps, self.maps_folder = simulate, maps, maps_folder
         self.augment, self.seed = augment, seed
         self.make_operator = OPERATORS[operator or "CartesianMRI"]
-        self.volumes = tuple(open_kspace(file, format, **reader_options) for file in files)
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
-        super().__init__([(volume.path, volume.shape[0]) for volume in self.volumes])
-        for volume in self.volumes:
-            self._require_usable(volume)
         self._facts: dict[int, VolumeFacts] = {}
 
     def mask(self, number: int) -> Tensor:
-        """Sampled positions of a volume, bool ``(1 | height, width)``; padding is not sampled."""
+        """Sampled positions of a volume, bool ``(1 | height, width)``; padding counts as not sampled."""
         volume = self.volumes[number]
         mask, key, advice = available_positions(volume), "mask", "correct the mask of the file"
         if self.simulate is not None:
@@ -170,11 +157,11 @@ class KSpaceSlices(VolumeSlices):
         if not mask.any():
             raise data_error(volume.path, key, "no sampled position", "at least one", advice)
         if self.maps != "true" and not samples_center(mask):
-            raise data_error(volume.path, key, "no sample at the center of k-space", "a center to map coils", advice)
+            raise data_error(volume.path, key, "no sample at the center of k-space", "one, for coil maps", advice)
         return mask
 
     def acceleration(self, number: int) -> float:
-        """Encoded positions over sampled ones of a volume; padding counts as neither."""
+        """Encoded positions of a volume over sampled ones; padding counts as neither."""
         return effective_acceleration(self.volumes[number], self.mask(number))
 
     def __getitem__(self, index: int) -> Sample:
@@ -186,21 +173,22 @@ class KSpaceSlices(VolumeSlices):
             measured = measured + self._noise(volume, i, facts.added_noise, white=facts.whitening is None)
         measured = measured * facts.mask
         maps = self._coil_maps(volume, i, measured, facts.mask)
-        weighted = maps if facts.whitening is None else whiten(maps, facts.whitening)
-        measured = measured if facts.whitening is None else whiten(measured, facts.whitening)
-        kind = self.reference_kinds[number]
+
+        def whitened(data: Tensor) -> Tensor:
+            return data if facts.whitening is None else whiten(data, facts.whitening)
+
+        white_maps, kind = whitened(maps), self.reference_kinds[number]
         reference: Tensor | None = None
         crop, output_weight = volume.crop_shape, None
         if kind == "coil_combined":
-            full = kspace if facts.whitening is None else whiten(kspace, facts.whitening)
-            reference = combine_coils(ifft2c(full), weighted) / facts.scale
+            reference = combine_coils(ifft2c(whitened(kspace)), white_maps) / facts.scale
         elif kind == "rss":
-            crop = _rss_crop(volume)
+            crop = fitting_crop((volume.shape[2], volume.shape[3]), volume.rss_shape or volume.header.recon_shape)
             reference = center_crop(volume.read_rss(i), crop) / facts.scale
             output_weight = root_sum_of_squares(maps)
         sample = Sample(
-            measurement=measured / facts.scale,
-            operator=self.make_operator(weighted, facts.mask),
+            measurement=whitened(measured) / facts.scale,
+            operator=self.make_operator(white_maps, facts.mask),
             noise_std=torch.tensor(facts.noise_std / facts.scale),
             reference=reference,
             scale=torch.tensor(facts.scale),
@@ -224,7 +212,7 @@ class KSpaceSlices(VolumeSlices):
         }
 
     def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """``kspace``, ``mask``, ``maps``, ``reference_complex``; ``CartesianMRI(maps, mask)`` maps it to ``kspace``."""
+        """Arrays whose ``CartesianMRI(maps, mask)`` maps ``reference_complex`` to ``kspace``."""
         references = [sample.reference for sample in samples if sample.reference is not None]
         operators: Sequence[Any] = [sample.operator for sample in samples]
         return {
@@ -246,35 +234,23 @@ class KSpaceSlices(VolumeSlices):
         return condition_vector(features)
 
     def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
+        """Kind of the reference of a file; refuses a file that lacks data for the arguments."""
+        path, undersampled, kind = volume.path, volume.undersampled, str(choice)
         if choice == "auto":
-            if volume.undersampled:
-                return "none" if volume.rss_key is None else "rss"
-            return "coil_combined"
-        if choice == "coil_combined" and volume.undersampled:
-            raise data_error(
-                volume.path, "mask", "undersampled k-space", "fully sampled k-space", 'use reference = "auto"'
-            )
-        if choice == "rss" and volume.rss_key is None:
-            raise data_error(volume.path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
-        return choice
-
-    def _require_usable(self, volume: KSpaceVolume) -> None:
-        path = volume.path
-        if self.simulate is not None and volume.undersampled and not self.simulate.nested:
-            raise data_error(
-                path,
-                "mask",
-                "an undersampled file",
-                "a fully sampled one for [simulate]",
-                "remove [simulate] or set nested = true",
-            )
+            kind = "coil_combined" if not undersampled else "none" if volume.rss_shape is None else "rss"
+        elif choice == "coil_combined" and undersampled:
+            raise data_error(path, "mask", "undersampled k-space", "fully sampled k-space", 'use reference = "auto"')
+        elif choice == "rss" and volume.rss_shape is None:
+            raise data_error(path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
+        if self.simulate is not None and undersampled and not self.simulate.nested:
+            expected, advice = "a fully sampled one for [simulate]", "remove [simulate] or set nested = true"
+            raise data_error(path, "mask", "an undersampled file", expected, advice)
         if self.maps == "true" and not volume.has_maps:
-            raise data_error(path, "maps", "nothing", "the simulator's true maps", 'use maps = "espirit"')
-        kind = self.reference_kinds[self.volumes.index(volume)]
+            raise data_error(path, "maps", "nothing", "true maps of a simulation", 'use maps = "espirit"')
         if self.augment is not None and kind != "coil_combined":
-            raise data_error(
-                path, "reference", kind, "coil_combined, to be measured anew", "train without augmentation"
-            )
+            expected = "coil_combined, to be measured again"
+            raise data_error(path, "reference", kind, expected, "train without augmentation")
+        return kind
 
     def _volume_facts(self, number: int) -> VolumeFacts:
         if number not in self._facts:
@@ -304,8 +280,3 @@ def _drawn_mask(volume: KSpaceVolume, simulate: Simulation) -> Tensor:
     except ValueError as error:
         raise DataError(f"{volume.path}: [simulate]: {error}") from None
     return drawn.mask
-
-
-def _rss_crop(volume: KSpaceVolume) -> tuple[int, int]:
-    shape = volume.rss_shape or volume.header.recon_shape
-    return fitting_crop((volume.shape[2], volume.shape[3]), shape)

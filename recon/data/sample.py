@@ -1,4 +1,4 @@
-"""One slice (or a batch of slices) with its operator: all that a network, a loss and a metric need."""
+"""Samples: one slice or a batch of slices, with the operator, for networks, losses and metrics."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -13,7 +13,7 @@ from physics import LinearOperator
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """Where a slice came from. ``reference_kind`` is ``coil_combined``, ``rss``, ``attenuation`` or ``none``."""
+    """Origin of a slice. ``reference_kind`` is ``coil_combined``, ``rss``, ``attenuation`` or ``none``."""
 
     site: str
     volume: str
@@ -32,22 +32,22 @@ class Sample:
         Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)`` in MRI, float32
         ``(*batch, views, detectors)`` in CT.
     operator
-        Maps an image to the measurement; carries the same whitening.
+        Maps an image to the whitened measurement.
     noise_std
-        ``sqrt(E |n|^2)`` per sample of `measurement`, ``(*batch,)``; 0 where the noise is unknown.
+        ``sqrt(E |n|^2)`` per number of `measurement`, ``(*batch,)``; 0 where the noise is unknown.
     reference
         Complex ``(*batch, height, width)`` for ``coil_combined``, real and cropped for ``rss``, real for
         ``attenuation``, else None.
     scale
-        ``(*batch,)``; in units of the file, everything is the scaled value times `scale`.
+        Factor from scaled values to units of the file, ``(*batch,)``.
     condition
         ``(*batch, CONDITION_DIM)`` in the order of `CONDITION_LAYOUT`, or None.
     meta
         One entry per slice.
     output_weight
-        For ``rss`` the root sum of squares of the maps before whitening, ``(*batch, height, width)``.
+        For ``rss``: root sum of squares of the maps before whitening, ``(*batch, height, width)``.
     crop_shape
-        ``(height, width)`` of the displayed and scored image, None for the whole image.
+        ``(height, width)`` of the displayed and scored image; None: the whole image.
     """
 
     measurement: Tensor
@@ -61,9 +61,9 @@ class Sample:
     crop_shape: tuple[int, ...] | None = None
 
     def magnitude(self, image: Tensor) -> Tensor:
-        """What is shown, scored and compared with :meth:`target`.
+        """The displayed and scored image, to be compared with :meth:`target`.
 
-        :math:`|x|` of a complex image, a real one (attenuation) as it is, times `output_weight` where there is one,
+        :math:`|x|` of a complex image, :math:`x` of a real one (attenuation), times `output_weight` where there is one,
         cropped to `crop_shape` around the center.
 
         Parameters
@@ -77,7 +77,7 @@ class Sample:
         return magnitude if self.crop_shape is None else center_crop(magnitude, self.crop_shape)
 
     def target(self) -> Tensor:
-        """Magnitude of the reference, cropped; what :meth:`magnitude` of a perfect image equals.
+        """Magnitude of the reference, cropped; equals :meth:`magnitude` of a perfect image.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Sample:
         return self.magnitude(self.reference)
 
     def to(self, device: torch.device | str) -> "Sample":
-        """The sample on another device; the original, its operator included, stays where it is."""
+        """The sample on another device; the original and its operator stay where they are."""
         if self.measurement.device == torch.device(device):
             return self
 
@@ -112,7 +112,7 @@ class Sample:
 
 
 class Samples(Protocol):
-    """Anything that holds samples by index: a dataset or a list."""
+    """Samples by index: a dataset or a list."""
 
     def __len__(self) -> int: ...
 
@@ -135,14 +135,13 @@ def center_crop(image: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Join single slices of one site into a batch.
-
-    Tensors gain a leading axis; operators are joined by the ``collate`` of their class.
+    """Join single slices of one site into a batch: tensors gain a leading axis.
 
     Raises
     ------
     ValueError
-        If the list is empty or the samples differ in shape or kind; :func:`batches` groups them.
+        If the list is empty, the samples differ in shape or kind, see :func:`batches`, or their operator has no
+        ``collate``.
     """
     if not samples:
         raise ValueError("collate: got no sample, expected at least one")
@@ -150,12 +149,9 @@ def collate(samples: Sequence[Sample]) -> Sample:
     if len(kinds) != 1:
         raise ValueError(f"collate: samples are of {len(kinds)} kinds {sorted(kinds, key=str)}; group by `batches`")
     first = samples[0]
-    join = getattr(type(first.operator), "collate", None)
-    if join is None:
-        raise ValueError(f"collate: {type(first.operator).__name__} has no `collate`; use batches of one slice")
     return Sample(
         measurement=torch.stack([sample.measurement for sample in samples]),
-        operator=join([sample.operator for sample in samples]),
+        operator=type(first.operator).collate([sample.operator for sample in samples]),
         noise_std=torch.stack([sample.noise_std for sample in samples]),
         reference=_stack([sample.reference for sample in samples]),
         scale=torch.stack([sample.scale for sample in samples]),
@@ -166,24 +162,17 @@ def collate(samples: Sequence[Sample]) -> Sample:
     )
 
 
-def batches(
-    samples: Samples,
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    indices: Sequence[int] | None = None,
-) -> Iterator[Sample]:
-    """Yield one pass over the samples in batches of equal shape and kind.
+def batches(samples: Samples, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Sample]:
+    """Yield all samples once, in batches of equal shape and kind.
 
     Parameters
     ----------
     samples
-        Dataset or list of single slices.
+        Single slices.
     batch_size
         Slices per batch; the last batch of each shape may be smaller.
     generator
-        Draws the order; None keeps it.
-    indices
-        Which samples to visit; all by default.
+        Random generator for the order; None: keep the order.
 
     Raises
     ------
@@ -192,9 +181,9 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f"batches: batch_size is {batch_size}, expected at least 1")
-    order = list(range(len(samples)) if indices is None else indices)
+    order: Sequence[int] = range(len(samples))
     if generator is not None:
-        order = [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
+        order = torch.randperm(len(samples), generator=generator).tolist()
     groups: dict[tuple[object, ...], list[Sample]] = {}
     for index in order:
         sample = samples[index]
@@ -209,7 +198,7 @@ def batches(
 
 
 def _kind(sample: Sample) -> tuple[object, ...]:
-    """What samples must have in common to be joined."""
+    """Samples of equal kind can be joined."""
     return (
         sample.operator.batch_key,
         tuple(sample.measurement.shape),

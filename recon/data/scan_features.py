@@ -1,10 +1,9 @@
-"""What a scan looks like, as a vector of fixed, named layout: one layout for MRI and CT, scaled to about 0 to 1."""
+"""Features of a scan as a condition vector: one fixed layout of named entries for MRI and CT, scaled to 0 to 1."""
 
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from physics import FanBeam, Geometry, calibration_block
 
 MaskFamily = Literal["random", "equispaced", "partial", "plane"]
 
-#: Every entry with the values that are scaled to 0 and 1; others go on along the same line and are never clipped. The
-#: entries of CT are HyperFed's seven; its unit of length, 100 mm, is written out.
+#: Every entry with the values that become 0 and 1; values beyond are scaled likewise, not clipped. The entries of CT
+#: are the seven of HyperFed, whose unit of length, 100 mm, is written out.
 FEATURE_RANGES: dict[str, tuple[float, float]] = {
     "log2_acceleration": (0.0, 4.0),
     "center_fraction": (0.0, 0.5),
@@ -34,13 +33,13 @@ FEATURE_RANGES: dict[str, tuple[float, float]] = {
     "log10_photons": (3.0, 6.0),
 }
 
-#: Entries of `Sample.condition`, each followed by its presence bit; absent entries are 0 with bit 0.
+#: Entries of `Sample.condition`, each followed by its presence bit; absent entries have value 0 and bit 0.
 CONDITION_LAYOUT = tuple(FEATURE_RANGES)
 
 #: Length of a condition vector.
 CONDITION_DIM = 2 * len(CONDITION_LAYOUT)
 
-#: The family that each of `physics.SAMPLINGS` counts as.
+#: Family of each sampling in `physics.SAMPLINGS`.
 SAMPLING_FAMILIES: dict[str, MaskFamily] = {
     "random": "random",
     "equispaced": "equispaced",
@@ -54,12 +53,12 @@ SAMPLING_FAMILIES: dict[str, MaskFamily] = {
 
 
 def condition_vector(values: Mapping[str, float]) -> Tensor:
-    """Lay named values out in the order of `CONDITION_LAYOUT`, scaled by `FEATURE_RANGES`.
+    """Condition vector of named values, in the order of `CONDITION_LAYOUT`, scaled by `FEATURE_RANGES`.
 
     Parameters
     ----------
     values
-        Unscaled values by name, as :func:`mri_features` and :func:`ct_features` give them; what is not named is absent.
+        Unscaled values by name, see :func:`mri_features` and :func:`ct_features`; entries without a value are absent.
 
     Returns
     -------
@@ -74,13 +73,10 @@ def condition_vector(values: Mapping[str, float]) -> Tensor:
         if name not in FEATURE_RANGES:
             near = difflib.get_close_matches(name, FEATURE_RANGES, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(
-                f"condition_vector: no entry {name!r}; {hint}expected one of {', '.join(CONDITION_LAYOUT)}"
-            )
+            names = ", ".join(CONDITION_LAYOUT)
+            raise ValueError(f"condition_vector: no entry {name!r}; {hint}expected one of {names}")
         if not math.isfinite(value):
-            raise ValueError(
-                f"condition_vector: {name} is {value}, expected a finite number; leave out what is unknown"
-            )
+            raise ValueError(f"condition_vector: {name} is {value}, expected a finite number; leave it out if unknown")
     vector: list[float] = []
     for name, (low, high) in FEATURE_RANGES.items():
         vector += [(values[name] - low) / (high - low), 1.0] if name in values else [0.0, 0.0]
@@ -93,7 +89,7 @@ def split_condition(condition: Tensor) -> tuple[Tensor, Tensor]:
     Raises
     ------
     ValueError
-        If the last axis has not the length of the layout.
+        If the last axis does not have the length of the layout.
     """
     if condition.ndim < 1 or condition.shape[-1] != CONDITION_DIM:
         raise ValueError(
@@ -113,13 +109,11 @@ def mri_features(
     acceleration
         Positions per sampled position, at least 1.
     center_fraction
-        Part of the columns in the calibration block.
-    n_coils
-        Number of coils.
+        Fraction of the columns in the calibration block.
     noise_std
-        In the units of a sample, where images are of order one; 0 where it is unknown, and then absent.
+        Noise level in scaled units, see :class:`Sample`; 0: unknown, the entry is absent.
     family
-        Of the mask: a value of `SAMPLING_FAMILIES` or :func:`mask_family`; None where there is none, and then absent.
+        Family of the mask, see :func:`mask_family`; None: the entries are absent.
 
     Raises
     ------
@@ -144,14 +138,14 @@ def mri_features(
 
 
 def ct_features(geometry: Geometry, photons: float | None) -> dict[str, float]:
-    """Unscaled features of a CT scan, those of HyperFed; a parallel beam has no distances, they are absent.
+    """Unscaled features of a CT scan, as in HyperFed; the distances of a parallel beam are absent.
 
     Parameters
     ----------
     geometry
-        Of the views that were used.
+        Geometry of the views that are used.
     photons
-        Mean photons per ray; None where they are unknown, and then absent.
+        Mean photons per ray; None: unknown, the entry is absent.
 
     Raises
     ------
@@ -172,7 +166,7 @@ def ct_features(geometry: Geometry, photons: float | None) -> dict[str, float]:
         "pitch_mm": geometry.pitch_mm,
     }
     if views > 1:
-        # The median: views come in any order, and a limited angle may leave a hole.
+        # The median ignores the gap of a limited angle; views may come in any order.
         features["angle_step_rad"] = float(np.median(np.diff(np.sort(geometry.angles))))
     if isinstance(geometry, FanBeam):
         features["source_to_axis_mm"] = geometry.source_to_axis_mm
@@ -183,12 +177,12 @@ def ct_features(geometry: Geometry, photons: float | None) -> dict[str, float]:
 
 
 def mask_family(mask: Tensor) -> MaskFamily | None:
-    """What family a mask looks like, for files that do not say; None if all columns are sampled, or only a center.
+    """Family of a mask, guessed from its columns; None if all columns are sampled, or only a center.
 
-    ``plane`` if rows differ. ``partial`` if one end of k-space lacks more than the other, by more than a sixteenth of
-    the width and more than the largest gap between samples. ``equispaced`` if the gaps on both sides of the calibration
-    block differ by one at most, as rounding makes them; otherwise ``random``. A random mask of few columns may look
-    like another family by chance: where the sampling is known, use `SAMPLING_FAMILIES`.
+    ``plane`` if rows differ. ``partial`` if one end of k-space lacks more columns than the other, by more than a
+    sixteenth of the width and more than the largest gap between samples. ``equispaced`` if the gaps on both sides of
+    the calibration block differ by one at most, as after rounding; otherwise ``random``. A random mask of few columns
+    may look like another family by chance: where the sampling is known, use `SAMPLING_FAMILIES`.
 
     Parameters
     ----------
@@ -219,79 +213,46 @@ def mask_family(mask: Tensor) -> MaskFamily | None:
     return "equispaced" if largest - int(gaps.min()) <= 1 else "random"
 
 
-@dataclass(frozen=True, eq=False)
-class Codebook:
-    """Condition vectors of known protocols by name: an unseen site takes the nearest.
+def nearest_code(codes: Mapping[str, Tensor], condition: Tensor) -> str:
+    """Name of the condition vector nearest to a condition: an unseen site takes the code of a known protocol [S]_.
+
+    The distance is the root mean square difference over the entries that both have [D]_. Of equally near codes the one
+    with more entries in common is taken, then the first by name.
 
     Parameters
     ----------
     codes
-        Vectors in the layout of `CONDITION_LAYOUT`, at least one.
+        Condition vectors by name, at least one.
+    condition
+        Shape ``(CONDITION_DIM,)``.
 
     Raises
     ------
     ValueError
-        If there is none, or one is not a finite vector of that layout.
+        If there is no code, a vector has another layout, or the condition shares no entry with any code.
 
     References
     ----------
     .. [S] Yang et al., Patient-level anatomy meets scanning-level physics: personalized federated low-dose CT denoising
        empowered by large language model (SCAN-PhysFed), CVPR 2025. There the codes are learned embeddings; here they
        are the scans' own features.
+    .. [D] Dixon, Pattern recognition with partly missing data, IEEE Trans. Syst. Man Cybern. 9, 1979.
     """
-
-    codes: Mapping[str, Tensor]
-
-    _PREFIX = "code."
-
-    def __post_init__(self) -> None:
-        if not self.codes:
-            raise ValueError("Codebook: no code, expected at least one")
-        for name, code in self.codes.items():
-            split_condition(code)
-            if code.ndim != 1 or not bool(code.isfinite().all()):
-                found = f"shape {tuple(code.shape)}" if code.ndim != 1 else "NaN or infinity"
-                raise ValueError(f"Codebook: code {name!r} has {found}, expected one finite vector")
-
-    def nearest(self, condition: Tensor) -> str:
-        """Name of the code nearest to a condition ``(CONDITION_DIM,)``.
-
-        The distance is the root mean square difference over the entries that both have: what one of the two does not
-        know decides nothing [D]_. Of equally near codes the one with more entries in common is taken, then the first
-        by name.
-
-        Raises
-        ------
-        ValueError
-            If the condition is not one vector of the layout, or shares no entry with any code.
-
-        References
-        ----------
-        .. [D] Dixon, Pattern recognition with partly missing data, IEEE Trans. Syst. Man Cybern. 9, 1979.
-        """
-        values, present = split_condition(condition.detach().cpu())
-        if values.ndim != 1:
-            raise ValueError(f"Codebook: condition has shape {tuple(condition.shape)}, expected one vector")
-        found: list[tuple[float, int, str]] = []
-        for name, code in self.codes.items():
-            code_values, code_present = split_condition(code.detach().cpu())
-            common = present & code_present
-            if common.any():
-                difference = (values - code_values)[common].double()
-                found.append((float(difference.square().mean()), -int(common.sum()), name))
-        if not found:
-            raise ValueError(
-                f"Codebook: the condition shares no entry with any of {', '.join(sorted(self.codes))}; "
-                "is it of another modality?"
-            )
-        return min(found)[2]
-
-    def state(self) -> dict[str, Tensor]:
-        """The codes as plain tensors by name, sorted."""
-        return {self._PREFIX + name: self.codes[name].detach().cpu().clone() for name in sorted(self.codes)}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
-        """The codebook of :meth:`state`; tensors of other names are left alone."""
-        named = {name.removeprefix(cls._PREFIX): code for name, code in state.items() if name.startswith(cls._PREFIX)}
-        return cls(named)
+    if not codes:
+        raise ValueError("nearest_code: got no code, expected at least one")
+    for name, vector in {**codes, "the condition": condition}.items():
+        if vector.shape != (CONDITION_DIM,) or not bool(vector.isfinite().all()):
+            found = f"shape {tuple(vector.shape)}" if vector.shape != (CONDITION_DIM,) else "NaN or infinity"
+            raise ValueError(f"nearest_code: {name} has {found}, expected a finite vector of length {CONDITION_DIM}")
+    values, present = split_condition(condition.detach().cpu())
+    found_codes: list[tuple[float, int, str]] = []
+    for name, code in codes.items():
+        code_values, code_present = split_condition(code.detach().cpu())
+        common = present & code_present
+        if common.any():
+            difference = (values - code_values)[common].double()
+            found_codes.append((float(difference.square().mean()), -int(common.sum()), name))
+    if not found_codes:
+        names = ", ".join(sorted(codes))
+        raise ValueError(f"nearest_code: the condition shares no entry with {names}; is it of another modality?")
+    return min(found_codes)[2]

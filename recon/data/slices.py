@@ -1,28 +1,31 @@
-"""Base class of the datasets of slices: files in order, slices counted through, generators seeded by name."""
+"""Base class of the datasets of slices, readers of their files, and generators seeded by names."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import torch
 from annotated_types import Ge, Lt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import data_error
+from physics import Registry
+
+from ..errors import DataError, data_error
 from .sample import Sample
 
-#: A seed as recipes and manifests hold it.
+#: A seed in a recipe or manifest.
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 
 class Volume(Protocol):
-    """One file of a site: checked facts, slices read on demand."""
+    """One file of a site: checked facts; slices are read on demand."""
 
     @property
     def path(self) -> Path: ...
@@ -48,39 +51,83 @@ class Volume(Protocol):
         """
 
 
+AnyVolume = TypeVar("AnyVolume", bound=Volume)
+
+
+class Readers(Registry[AnyVolume]):
+    """Readers of files by the value of ``format`` in a manifest.
+
+    A reader takes a path and options, checks the file and returns its :class:`Volume`. The options are keys of
+    ``[data]``.
+    """
+
+    def options(self, name: str) -> dict[str, Parameter]:
+        """Options of a reader: its arguments after the path."""
+        return dict(list(super().options(name).items())[1:])
+
+    def open(self, path: Path | str, format: str, **options: Any) -> AnyVolume:
+        """Check a file; no slice is read.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, broken or of another format, or an option cannot be used.
+        """
+        path = Path(path)
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise data_error(path, "file", found, f"a file of format {format}", "correct the path")
+        return self[format](path, **options)
+
+
 class VolumeSlices(Dataset[Sample], ABC):
-    """Slices of some files, counted through in order; one subclass per modality.
+    """All slices of some files, in order; one subclass per modality.
+
+    Files are checked when the dataset is made and read slice by slice; no file stays open, so a dataset can be sent to
+    other processes. Samples depend on the files and the arguments alone.
 
     Attributes
     ----------
-    site
-        Name of the site.
     volumes
         The files.
     reference_kinds
         Kind of the reference of every file, see :class:`SampleMeta`.
     epoch
-        Number of the pass over the data; another one draws another augmentation.
+        Number of the pass over the data; every pass draws another augmentation.
 
     Parameters
     ----------
-    volumes
-        Path and number of slices of every file.
+    files
+        Paths; their names must differ.
+    site
+        Name of the site, for :class:`SampleMeta`.
+    readers, format, reader_options
+        The reader of the files and its options.
 
     Raises
     ------
     DataError
-        If two files have one name.
+        If there is no file, one cannot be used, or two have one name.
     """
 
-    site: str
     volumes: Sequence[Volume]
     reference_kinds: tuple[str, ...]
     epoch = 0
 
-    def __init__(self, volumes: Sequence[tuple[Path, int]]) -> None:
-        _require_different_names([path for path, _ in volumes])
-        self._ends = list(accumulate(slices for _, slices in volumes))
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        site: str,
+        readers: Readers[Any],
+        format: str,
+        reader_options: Mapping[str, Any],
+    ) -> None:
+        if not files:
+            raise DataError(f"{site}: found no file, expected at least one; name it")
+        self.site = site
+        self.volumes = tuple(readers.open(file, format, **reader_options) for file in files)
+        _require_different_names([volume.path for volume in self.volumes])
+        self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -90,18 +137,18 @@ class VolumeSlices(Dataset[Sample], ABC):
 
     @abstractmethod
     def acceleration(self, number: int) -> float:
-        """Samples of a full measurement over those that are used, of a volume."""
+        """Samples of a full measurement of a volume over the samples that are used."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Scan parameters of the site for the report, as JSON holds them."""
+        """Scan parameters of the site for the report, as JSON values."""
 
     @abstractmethod
     def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Measurements and operators of some samples of one shape, for a file of test data."""
+        """Measurements and operators of samples of one shape, for a file of test data."""
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Number of the volume and of its slice that a sample comes from."""
+        """Numbers of the volume and of its slice at an index."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"slices: index {index}, expected less than {len(self)}")
         index %= len(self)
@@ -110,13 +157,7 @@ class VolumeSlices(Dataset[Sample], ABC):
 
 
 def _require_different_names(paths: Sequence[Path]) -> None:
-    """Refuse two files of one name: it names a volume in the report and seeds what is drawn for it.
-
-    Raises
-    ------
-    DataError
-        At the first file whose name occurs again.
-    """
+    """Refuse two files of one name: the name identifies a volume in reports and seeds its random numbers."""
     names = Counter(path.name for path in paths)
     for path in paths:
         if names[path.name] > 1:
@@ -124,10 +165,10 @@ def _require_different_names(paths: Sequence[Path]) -> None:
 
 
 def seed_from(text: str, bits: int = 63) -> int:
-    """The first ``bits`` bits of the SHA-256 of ``text``: a seed depends on its purpose, not on the order of calls."""
+    """Seed of ``bits`` bits from a text that names its purpose, by SHA-256: the order of calls does not matter."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big") >> (256 - bits)
 
 
 def generator_for(*parts: object) -> torch.Generator:
-    """A generator of its own for every purpose, file and slice."""
+    """Random generator for a purpose, a file, a slice ...: equal parts give equal numbers."""
     return torch.Generator().manual_seed(seed_from(repr(parts)))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from physics import MU_AIR, MU_WATER, ImageGrid, RadonOperator, Transmission, attenuation_to_hu, transmitted
 
 from ..data import CT_SCALE, Sample, collate
-from ..method import apply, beside, require_operator
+from ..method import apply, require_operator, to_device_of
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -132,7 +132,7 @@ def measure_quality(
         return Quality(bias, noise, (), (), None, 0.0, None)
     method.eval()
     with torch.no_grad():
-        batch = beside(method, collate([probe.plain, probe.again, probe.disc]))
+        batch = to_device_of(method, collate([probe.plain, probe.again, probe.disc]))
         plain, again, disc = (
             attenuation_to_hu(image * CT_SCALE).cpu().numpy().astype(np.float64) for image in apply(method, batch)
         )

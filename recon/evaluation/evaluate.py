@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Sample, Samples, collate, held_out_split
 from ..errors import DataError
-from ..method import apply, beside
+from ..method import apply, to_device_of
 from .metrics import METRICS, foreground_ssim, nmse, psnr, ssim
 
 #: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.
@@ -140,13 +140,13 @@ def _score_volume(
 
 
 def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
-    batch = beside(method, collate(group))
+    batch = to_device_of(method, collate(group))
     return batch.magnitude(apply(method, batch)).to(group[0].measurement.device)
 
 
 def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
     """Complex image of a single slice, ``(height, width)``, in scaled units, on the device of the sample."""
-    return apply(method, beside(method, collate([sample])))[0].to(sample.measurement.device)
+    return apply(method, to_device_of(method, collate([sample])))[0].to(sample.measurement.device)
 
 
 def _held_out_residual(method: nn.Module, group: list[Sample]) -> float | None:

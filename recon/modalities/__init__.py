@@ -1,4 +1,4 @@
-"""Modalities: all that MRI and CT have of their own, each in one file."""
+"""Modalities: all that differs between MRI and CT, each in one file."""
 
 from .ct import CT
 from .modality import MeasureQuality, Modality

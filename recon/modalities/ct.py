@@ -11,7 +11,7 @@ from torch import nn
 from physics import FanBeam, ImageGrid, RadonOperator, evenly_spaced, phantom_volume
 
 from ..classical import CT_METHODS
-from ..data import CT_READERS, CT_SCALE, Sample, SampleMeta, ScanSimulation, SinogramSlices, open_sinograms
+from ..data import CT_READERS, CT_SCALE, Sample, SampleMeta, ScanSimulation, SinogramSlices
 from ..evaluation import Probe, measure_quality
 from ..networks import AxisCorrection
 from .modality import MeasureQuality, Modality
@@ -23,7 +23,7 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 
 def _quality(samples: SinogramSlices, references: np.ndarray[Any, Any]) -> MeasureQuality:
-    """Hounsfield units, noise and resolution; without a known dose nothing can be measured again."""
+    """Bias and noise in Hounsfield units; noise texture and resolution where the dose is known."""
     volume, dose = samples.volumes[0], samples.dose()
     probe = None if dose is None else Probe.of(samples[volume.shape[0] // 2], dose)
 
@@ -51,7 +51,6 @@ CT = Modality(
     slices=SinogramSlices,
     simulation=ScanSimulation,
     readers=CT_READERS,
-    open=open_sinograms,
     methods=CT_METHODS,
     inversion="fbp",
     baselines=("fbp", "tv"),

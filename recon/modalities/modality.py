@@ -1,19 +1,20 @@
-"""What fedrecon must know of a kind of scan: one class, a value of it per modality."""
+"""Everything that differs between modalities: one class, a value of it per modality."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
-from physics import Registry
+from physics import Registry, options_of
 
-from ..data import Sample, Volume, VolumeSlices, collate
+from ..data import Readers, Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
-#: Arguments of every dataset of slices that are no keys of a manifest's ``[data]``.
+#: Arguments of datasets that are not keys of a manifest's ``[data]``.
 _NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
@@ -28,12 +29,12 @@ class Option(NamedTuple):
 
     @property
     def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
+        return self.default is Parameter.empty
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of scan. All code above asks a value of this class instead of comparing names or classes.
+    """One kind of scan. Code above this package uses a value of this class; it does not compare names or classes.
 
     Parameters
     ----------
@@ -42,37 +43,35 @@ class Modality:
     title
         Name in tables and messages.
     slices
-        Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``.
+        Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``. Its other arguments are
+        keys of ``[data]``; ``maps_folder``, ``augment`` and ``seed`` are those of :class:`recon.KSpaceSlices`.
     simulation
-        Dataclass of retrospective degradation, section ``[simulate]`` of a manifest.
+        Dataclass of retrospective degradation; its fields are the keys of ``[simulate]``.
     readers
-        Readers of files by the key ``format`` of ``[data]``.
-    open
-        Opens a file: ``open(path, format, **options of the reader)``.
+        Readers of the files.
     methods
         Classical methods by the name of their arm.
     inversion
-        Classical method that only inverts the measurement.
+        Name of the classical method that only inverts the measurement.
     baselines
-        Classical methods of a comparison.
+        Names of the classical methods of a comparison.
     correction
-        Makes the learned correction of the operator.
+        Constructor of the learned correction of the operator.
     origin
-        Describes from a site's facts where its measurements come from, for the metric card.
+        Origin of the measurements, from the facts of a site, for the metric card.
     example
         Simulates a small slice with a reference from a seed; property tests run on it.
     quality
-        Prepares the measurement of image quality at a site from its test slices and references; None: none is measured.
+        Image quality at a site, from its test slices and references; None: it is not measured.
     window_hu
-        Whether pictures are shown in a window of Hounsfield units, too.
+        Whether pictures are also shown in a window of Hounsfield units.
     """
 
     name: str
     title: str
     slices: Callable[..., VolumeSlices]
     simulation: type
-    readers: Registry[Any]
-    open: Callable[..., Volume]
+    readers: Readers[Any]
     methods: Registry[nn.Module]
     inversion: str
     baselines: tuple[str, ...]
@@ -86,29 +85,30 @@ class Modality:
         """A batch of examples."""
         return collate([self.example(seed) for seed in range(count)])
 
+    def open(self, path: Path | str, format: str, **options: Any) -> Volume:
+        """Check a file; errors as of :meth:`recon.Readers.open`."""
+        volume: Volume = self.readers.open(path, format, **options)
+        return volume
+
     @property
     def augments(self) -> bool:
         """Whether training slices can be augmented."""
-        return "augment" in inspect.signature(self.slices).parameters
+        return "augment" in options_of(self.slices)
 
     def data_options(self) -> dict[str, Option]:
         """Keys of ``[data]`` that are arguments of the dataset, beside those of every dataset."""
-        return {key: option for key, option in _options(self.slices).items() if key not in _NOT_IN_DATA}
+        found = _options(options_of(self.slices))
+        return {key: option for key, option in found.items() if key not in _NOT_IN_DATA}
 
     def reader_options(self, format: str) -> dict[str, Option]:
-        """Keys of ``[data]`` that belong to one reader."""
-        return {key: option for key, option in _options(self.readers[format]).items() if key != "path"}
+        """Keys of ``[data]`` that are options of one reader."""
+        return _options(self.readers.options(format))
 
     def arguments(self, **wanted: Any) -> dict[str, Any]:
-        """Those of the arguments that the dataset takes."""
-        known = inspect.signature(self.slices).parameters
+        """The arguments that the dataset takes."""
+        known = options_of(self.slices)
         return {key: value for key, value in wanted.items() if key in known}
 
 
-def _options(maker: Callable[..., Any]) -> dict[str, Option]:
-    found = {}
-    for key, parameter in inspect.signature(maker).parameters.items():
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            known = parameter.annotation is not parameter.empty and not isinstance(parameter.annotation, str)
-            found[key] = Option(parameter.annotation if known else Any, parameter.default)
-    return found
+def _options(parameters: Mapping[str, Parameter]) -> dict[str, Option]:
+    return {key: Option(Any if p.annotation is p.empty else p.annotation, p.default) for key, p in parameters.items()}

@@ -8,7 +8,7 @@ import torch
 from physics import CartesianMRI, birdcage_maps, complex_noise, phantom_volume
 
 from ..classical import MRI_METHODS
-from ..data import MRI_READERS, KSpaceSlices, Sample, SampleMeta, Simulation, open_kspace
+from ..data import MRI_READERS, KSpaceSlices, Sample, SampleMeta, Simulation
 from ..networks import MapsCorrection
 from .modality import Modality
 
@@ -35,7 +35,6 @@ MRI = Modality(
     slices=KSpaceSlices,
     simulation=Simulation,
     readers=MRI_READERS,
-    open=open_kspace,
     methods=MRI_METHODS,
     inversion="zero_filled",
     baselines=("zero_filled", "tv"),

@@ -1,4 +1,4 @@
-"""Parts of an unrolled network by the name used in recipes."""
+"""Parts of an unrolled network by their names in recipes."""
 
 from functools import partial
 
@@ -17,14 +17,14 @@ from .data_consistency import (
 )
 from .regularizers import ConvRegularizer, FrequencySplitRegularizer, Regularizer, UNetRegularizer
 
-#: Regularizers, see :class:`Regularizer` for the arguments that a recipe gives them.
+#: Regularizers; :class:`Regularizer` describes their arguments.
 REGULARIZERS: Registry[Regularizer] = Registry("regularizer", {
     "cnn": ConvRegularizer,
     "unet": UNetRegularizer,
     "fdd": FrequencySplitRegularizer,
 })  # fmt: skip
 
-#: Data consistency; its arguments are ``[network.consistency_options]``.
+#: Data consistency; the arguments are keys of ``[network.consistency_options]``.
 DATA_CONSISTENCY: Registry[SiteDataConsistency] = Registry("data consistency", {
     "gradient": GradientStep,
     "proximal": ProximalStep,

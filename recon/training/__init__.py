@@ -1,4 +1,4 @@
-"""Local training: losses, objectives, penalties, optimizers."""
+"""Local training: losses, tasks, penalties, optimizers."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Moments of the features inside a network: how sites compare their distributions without showing an image."""
+"""Moments of the features inside a network: sites compare feature distributions without sending images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,29 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Sample, Samples, batches
-from ..method import apply, beside
+from ..method import apply, to_device_of
 from .penalty import Penalty, RoundStart, State
 
-#: Under the root: a channel that is zero everywhere has a finite gradient.
+#: Added under the root: the gradient of a channel of zeros is finite.
 _FLOOR = 1e-12
 
 
 class MomentAlignment(Penalty):
-    r"""Pull a site's features towards the moments of a target site.
+    r"""Pull the moments of a site's features towards target moments.
 
     :math:`\frac{w}{2C} \sum_c (\mu_c - \mu_c^*)^2 + (\sigma_c - \sigma_c^*)^2` over all C channels of the matched
-    modules. The aim of FL-MRCM [G]_ without its adversary, which needs the target's features, as telling as its images,
-    at every site; here two numbers per channel travel. Moments are taken over the pixels of a slice and averaged over
-    slices and calls of the module, so they do not depend on the size of a batch.
+    modules. The aim of FL-MRCM [G]_ without its adversary, which would need the features of the target at every site,
+    and features reveal images; here two numbers per channel travel. Moments are over the pixels of a slice, averaged
+    over slices and calls of the module: they do not depend on the batch size.
 
-    Features are recorded while the task runs the network: call it inside :meth:`watch`, as ``train_locally`` does.
+    Features are recorded inside :meth:`watch`.
 
     Parameters
     ----------
     weight
         w; 1 in the paper for its adversarial loss.
     target
-        The target's moments as :func:`measure_moments` returns them.
+        Moments, see :func:`measure_moments`.
     pattern
         Shell pattern of module names, such as ``regularizers.*.down.1``, the bottleneck of a U-Net.
 
@@ -49,7 +49,7 @@ class MomentAlignment(Penalty):
         self._records: dict[str, list[Tensor]] | None = None
 
     @classmethod
-    def for_round(  # type: ignore[override]  # takes an option of its own
+    def for_round(  # type: ignore[override]  # with an option
         cls, weight: float, at: RoundStart, features: str
     ) -> Penalty | None:
         return cls(weight, at.received, features) if at.round > 0 else None
@@ -76,7 +76,7 @@ class MomentAlignment(Penalty):
             if expected != self.target.keys():
                 raise ValueError(
                     f"MomentAlignment: the target has moments {sorted(self.target)}, expected {sorted(expected)}, "
-                    f"those of the modules that match {self.pattern!r}"
+                    f"of the modules that match {self.pattern!r}"
                 )
             self._records = records
             try:
@@ -86,10 +86,10 @@ class MomentAlignment(Penalty):
 
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
         if self._records is None:
-            raise RuntimeError("MomentAlignment: called outside `watch`, so no features were recorded")
+            raise RuntimeError("MomentAlignment: called outside `watch`; no features were recorded")
         squares = []
         for name, moments in self._records.items():
-            # Those without a gradient are of a validation between two steps.
+            # Features without a gradient come from a validation between two steps.
             recorded = [moment for moment in moments if moment.requires_grad]
             moments.clear()
             if not recorded:
@@ -108,24 +108,22 @@ class MomentAlignment(Penalty):
 
 
 def watching(network: nn.Module, penalties: Sequence[Penalty]) -> ExitStack:
-    """Context in which every penalty that looks inside the network does."""
+    """The contexts of all penalties, see :meth:`Penalty.watch`."""
     with ExitStack() as stack:
         for penalty in penalties:
             stack.enter_context(penalty.watch(network))
         return stack.pop_all()
 
 
-def measure_moments(network: nn.Module, samples: Samples, pattern: str, *, batch_size: int = 1) -> dict[str, Tensor]:
-    """Moments of a site's own features: the target that it gives to other sites' :class:`MomentAlignment`.
+def measure_moments(network: nn.Module, samples: Samples, pattern: str) -> dict[str, Tensor]:
+    """Moments of the features of a network on a site's samples, for :class:`MomentAlignment`.
 
     Parameters
     ----------
     network
-        Left as it was, in training or not; its hooks are removed.
+        Its mode, training or not, is restored.
     pattern
         Shell pattern of module names.
-    batch_size
-        Slices at a time; the result does not depend on it.
 
     Returns
     -------
@@ -134,9 +132,9 @@ def measure_moments(network: nn.Module, samples: Samples, pattern: str, *, batch
     Raises
     ------
     TypeError
-        If a matched module does not put out real features ``(batch, channels, height, width)``.
+        If the output of a matched module is not real ``(batch, channels, height, width)``.
     ValueError
-        If nothing matches, or there are no samples.
+        If no module matches, one is never called, or there are no samples.
     """
     if len(samples) == 0:
         raise ValueError("measure_moments: got no samples, expected at least one")
@@ -144,8 +142,8 @@ def measure_moments(network: nn.Module, samples: Samples, pattern: str, *, batch
     network.eval()
     try:
         with torch.no_grad(), _recorded(network, pattern) as records:
-            for batch in batches(samples, batch_size):
-                apply(network, beside(network, batch))
+            for batch in batches(samples, 1):
+                apply(network, to_device_of(network, batch))
     finally:
         network.train(training)
     state: dict[str, Tensor] = {}
@@ -158,18 +156,18 @@ def measure_moments(network: nn.Module, samples: Samples, pattern: str, *, batch
 
 
 def moment_layout(network: nn.Module, pattern: str) -> dict[str, Tensor]:
-    """Zeros like what :func:`measure_moments` returns, without running the network.
+    """Zeros in the layout of :func:`measure_moments`, without running the network.
 
     Raises
     ------
     ValueError
-        If nothing matches, or a matched module has no convolution to tell its channels.
+        If no module matches, or a matched module has no convolution, which gives its number of channels.
     """
     state: dict[str, Tensor] = {}
     for name, module in _matched(network, pattern).items():
         convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
         if not convolutions:
-            raise ValueError(f"moment_layout: {name} has no convolution, expected the pattern to match layers with one")
+            raise ValueError(f"moment_layout: {name} has no convolution, expected a pattern of modules with one")
         zeros = torch.zeros(convolutions[-1].out_channels)
         state |= {f"{name}.mean": zeros, f"{name}.std": zeros.clone()}
     return state
@@ -177,7 +175,7 @@ def moment_layout(network: nn.Module, pattern: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _recorded(network: nn.Module, pattern: str) -> Iterator[dict[str, list[Tensor]]]:
-    """By name of each matched module, its moments ``(slices, 2, channels)`` for every call inside the block."""
+    """Moments ``(slices, 2, channels)`` of every call inside the block, by name of the matched module."""
     modules = _matched(network, pattern)
     records: dict[str, list[Tensor]] = {name: [] for name in modules}
 
@@ -201,7 +199,7 @@ def _matched(network: nn.Module, pattern: str) -> dict[str, nn.Module]:
 def _moments(name: str, features: Any) -> Tensor:
     if not isinstance(features, Tensor) or features.ndim != 4 or features.is_complex():
         found = f"{features.dtype} {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
-        raise TypeError(f"module {name} puts out {found}, expected real features (batch, channels, height, width)")
+        raise TypeError(f"module {name} returns {found}, expected real features (batch, channels, height, width)")
     mean = features.mean((-2, -1))
     variance = (features - mean[..., None, None]).square().mean((-2, -1))
     return torch.stack((mean, (variance + _FLOOR).sqrt()), dim=1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data import Sample, Samples, VolumeSlices, batches, generator_for
 from ..errors import DataError
-from ..method import beside
+from ..method import to_device_of
 from .feature_moments import watching
 from .objectives import Supervised, TaskTerm
 from .optimizers import Stepper
@@ -53,7 +53,7 @@ class Learner:
         DataError
             If a sample lacks what the objective needs, or the loss is not finite at this ``step``.
         """
-        batch = beside(self.network, next(self._batches))
+        batch = to_device_of(self.network, next(self._batches))
         loss, image = self.objective(self.network, batch, self._generator)
         for penalty in self.penalties:
             loss = loss + penalty(self.network, batch, image)

@@ -22,8 +22,8 @@ def mse_loss(image: Tensor, target: Tensor) -> Tensor:
 def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
     """One minus the mean structural similarity: 7x7 uniform window, data range the maximum of each target slice.
 
-    The same statistics as the metric (sample covariance, K1 = 0.01, K2 = 0.03, borders of 3 pixels left out), but
-    per slice, because a batch holds single slices.
+    Sample covariance, K1 = 0.01, K2 = 0.03, without a border of 3 pixels, as in the metric; but the data range of the
+    metric is the maximum of the volume.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
         return F.avg_pool2d(values.unsqueeze(1), window, stride=1).squeeze(1)
 
     data_range = target.amax((-2, -1), keepdim=True)
-    # An empty slice has nothing to be similar to; any positive range keeps it finite.
+    # An empty slice: any positive range keeps the loss finite.
     data_range = torch.where(data_range > 0, data_range, 1.0)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mean_x, mean_y = mean(image), mean(target)
@@ -56,7 +56,7 @@ def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
 
 
 def l1_ssim_loss(image: Tensor, target: Tensor) -> Tensor:
-    """Sum of the two, weighted so that both matter on images of order one: ``10 L1 + SSIM``."""
+    """``10 L1 + SSIM``: both terms matter on images of order one."""
     return 10 * l1_loss(image, target) + ssim_loss(image, target)
 
 

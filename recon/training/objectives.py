@@ -1,33 +1,28 @@
-r"""What a site minimizes: a task term on its measurements, plus penalties that tie it to the other sites.
+"""Tasks: the term of a site's loss that depends on its measurements.
 
-A task calls the network and returns a loss with the image that it was computed from; a penalty looks at the parameters
-or at that image and adds to the loss. A penalty with nothing to act on raises: silently zero, it would train another
-method than the one that is reported.
+A task calls the network and returns a loss and an image; penalties add terms in that image or the parameters.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from physics import Registry, reciprocal
 
-from ..data import Sample, hide, require_fraction
+from ..data import Sample, held_out_split, require_fraction
 from ..errors import DataError
 from ..method import apply
 from ..networks import TwinNetwork
-from .losses import LOSSES
+from .losses import LOSSES, mse_loss
 
 
 class TaskTerm(Protocol):
-    """The part of an objective that the measurements decide; all randomness from ``generator``.
-
-    An attribute ``needs_twin = True`` says that it trains a :class:`TwinNetwork`.
-    """
+    """A task; its random numbers come from ``generator``. ``needs_twin = True``: it trains a :class:`TwinNetwork`."""
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Loss of a batch as :func:`recon.collate` makes it, and the image, ``(batch, *A.domain_shape)``."""
+        """Loss of a batch, see :func:`recon.collate`, and its image, ``(batch, *A.domain_shape)``."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +42,26 @@ class Supervised:
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if batch.reference is None:
-            raise DataError(
-                f"{batch.meta[0].volume}: has no reference to train on; use fully sampled files for training"
-            )
+            raise DataError(f"{batch.meta[0].volume}: has no reference to train on; train on fully sampled files")
         image = apply(network, batch)
         return LOSSES[self.loss](batch.magnitude(image), batch.target()), image
 
 
 @dataclass(frozen=True)
 class SelfSupervised:
-    r"""Predict the part of the measurement that the network did not see (SSDU [Y]_); no reference is needed.
+    r"""Predict held-out measurements (SSDU [Y]_); no reference is needed.
 
-    A new part :math:`\Lambda` is hidden at every step, see :func:`hide`. The loss is the normalized l1-l2 distance of
-    the paper on that part, :math:`\|u - v\|_2 / \|u\|_2 + \|u - v\|_1 / \|u\|_1` with the measured u and
-    :math:`v = (A x)_\Lambda`, per slice. Both are whitened, so noisy coils and rays count less.
+    Every step holds out another part :math:`\Lambda`, see :func:`recon.held_out_split`. The loss is the normalized
+    l1-l2 distance of the paper on that part, :math:`\|u - v\|_2 / \|u\|_2 + \|u - v\|_1 / \|u\|_1` with the measured u
+    and :math:`v = (A x)_\Lambda`, per slice. Both are whitened: noisy coils and rays count less.
 
-    In MRI the calibration block is never hidden, so this loss does not see low frequencies, and the contrast drifts.
-    Train a network that ends in data consistency, as the paper's does, or add :class:`MeasurementResidual`.
+    In MRI the calibration block is never held out: the loss ignores low frequencies, and the contrast drifts. Train a
+    network that ends in data consistency, as in the paper, or add :class:`MeasurementResidual`.
 
     Parameters
     ----------
     fraction
-        Part of the candidates that is hidden; the paper's is 0.4.
+        Fraction of the candidates that is held out, 0.4 in the paper.
 
     References
     ----------
@@ -82,28 +75,27 @@ class SelfSupervised:
         require_fraction("SelfSupervised", self.fraction)
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        seen, hidden = hide(batch, self.fraction, generator)
-        image = apply(network, seen)
-        predicted = batch.operator(image) * hidden
+        kept, held_out = held_out_split(batch, self.fraction, generator)
+        image = apply(network, kept)
+        predicted = batch.operator(image) * held_out
         n_axes = len(batch.operator.range_shape)
-        return _distance(predicted, batch.measurement * hidden, n_axes), image
+        return _distance(predicted, batch.measurement * held_out, n_axes), image
 
 
 @dataclass(frozen=True)
 class TwoViews:
-    r"""Two reconstructions from two random parts of one measurement, which must agree [Z]_; no reference is needed.
+    r"""Two reconstructions from two random parts of one measurement must agree [Z]_; no reference is needed.
 
     :math:`\tfrac12 \sum_v d(A x_v, y) + w \cdot \tfrac12 [d(x_1, \bar x_2) + d(x_2, \bar x_1)]` with the normalized
-    l1-l2 distance d of :class:`SelfSupervised`. Each image must explain all that was measured, also what it did not
-    see. The bar stops the gradient: an image moves towards the other, and none can win by growing. The image that
-    is returned is the mean of the two.
+    l1-l2 distance d of :class:`SelfSupervised`. Each image must explain the whole measurement. The bar stops the
+    gradient: each image moves towards the other. The returned image is their mean.
 
     Parameters
     ----------
     fraction
-        Part of the candidates that is hidden from each view, see :func:`hide`.
+        Fraction of the candidates that is held out from each reconstruction, see :func:`recon.held_out_split`.
     weight
-        w, of the agreement.
+        w, weight of the agreement.
 
     References
     ----------
@@ -119,7 +111,7 @@ class TwoViews:
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         A = batch.operator
-        one, two = (apply(network, hide(batch, self.fraction, generator)[0]) for _ in range(2))
+        one, two = (apply(network, held_out_split(batch, self.fraction, generator)[0]) for _ in range(2))
         n_range, n_domain = len(A.range_shape), len(A.domain_shape)
         fit = _distance(A(one), batch.measurement, n_range) + _distance(A(two), batch.measurement, n_range)
         pull = _distance(one, two.detach(), n_domain) + _distance(two, one.detach(), n_domain)
@@ -128,19 +120,17 @@ class TwoViews:
 
 @dataclass(frozen=True)
 class MutualDistillation:
-    """The two halves of a :class:`TwinNetwork` learn the task, and each from the other's image (FedM2CT [W]_).
+    """Both networks of a :class:`TwinNetwork` learn from the reference and from each other's image (FedM2CT [W]_).
 
-    Both are trained in one step. The image of the other is detached, so a teacher does not move towards its pupil; both
-    see the same random part of the measurement where the task draws one.
+    The mean squared difference of the two images trains each network towards the detached image of the other. The
+    private network makes the returned image.
 
     Parameters
     ----------
-    task
-        What each of the two is trained on.
-    weight
-        Of the distance to the other's image.
     loss
-        A name in :data:`recon.LOSSES`, that distance.
+        A name in :data:`recon.LOSSES`, distance to the reference.
+    distillation
+        Weight of the distance to the other's image.
 
     References
     ----------
@@ -148,29 +138,27 @@ class MutualDistillation:
        tomography imaging (FedM2CT), Cyborg Bionic Syst. 6, 2025.
     """
 
-    task: TaskTerm = field(default_factory=Supervised)
-    weight: float = 1.0
-    loss: str = "mse"
+    loss: str = "l1"
+    distillation: float = 1.0
     needs_twin: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_positive("MutualDistillation", "weight", self.weight)
         require_loss("MutualDistillation", self.loss)
+        require_positive("MutualDistillation", "distillation", self.distillation)
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if not isinstance(network, TwinNetwork):
             raise TypeError(f"MutualDistillation: network is {type(network).__name__}, expected TwinNetwork")
-        state = generator.get_state()
-        private_loss, private = self.task(network.private, batch, generator)
-        generator.set_state(state)
-        shared_loss, shared = self.task(network.shared, batch, generator)
-        distance, (p, s) = LOSSES[self.loss], (batch.magnitude(image) for image in (private, shared))
-        mutual = distance(p, s.detach()) + distance(s, p.detach())
-        return private_loss + shared_loss + self.weight * mutual, private
+        task = Supervised(self.loss)
+        private_loss, private = task(network.private, batch, generator)
+        shared_loss, shared = task(network.shared, batch, generator)
+        p, s = (batch.magnitude(image) for image in (private, shared))
+        mutual = mse_loss(p, s.detach()) + mse_loss(s, p.detach())
+        return private_loss + shared_loss + self.distillation * mutual, private
 
 
 def _distance(found: Tensor, wanted: Tensor, n_axes: int) -> Tensor:
-    """Normalized l1-l2 distance over the last axes, mean over the batch; 0 for a slice that is wanted empty."""
+    """Normalized l1-l2 distance over the last axes, mean over the batch; an empty wanted slice counts 0."""
     axes = last_axes(n_axes)
 
     def relative(order: int) -> Tensor:
@@ -185,11 +173,6 @@ def last_axes(n_axes: int) -> tuple[int, ...]:
     return tuple(range(-n_axes, 0))
 
 
-def some(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
 def require_positive(who: str, what: str, value: float) -> None:
     if not 0 < value < float("inf"):
         raise ValueError(f"{who}: {what} is {value}, expected a positive number; leave the penalty out for none")
@@ -200,16 +183,11 @@ def require_loss(who: str, loss: str) -> None:
         raise ValueError(f"{who}: loss is {loss!r}, expected one of {', '.join(LOSSES)}")
 
 
-def mutual_supervised(loss: str = "l1", distillation: float = 1.0) -> MutualDistillation:
-    """Both networks of a twin on the reference, and each on the image of the other."""
-    return MutualDistillation(Supervised(loss), distillation)
-
-
-#: Tasks by the name used in recipes. Each gets the arguments that it declares of ``loss`` (``training.loss``),
-#: ``fraction`` (``objective.split``) and ``distillation`` (its weight), and any others as its ``[objective.options]``.
+#: Tasks. The arguments ``loss``, ``fraction`` and ``distillation`` are ``training.loss``, ``objective.split`` and
+#: ``objective.distillation``; others are keys of ``[objective.options]``.
 OBJECTIVES: Registry[TaskTerm] = Registry("task", {
     "supervised": Supervised,
     "self_supervised": SelfSupervised,
     "two_views": TwoViews,
-    "mutual": mutual_supervised,
+    "mutual": MutualDistillation,
 })  # fmt: skip

@@ -1,7 +1,10 @@
-"""Penalties: terms added to the loss of the task."""
+"""Penalties: terms added to the loss of the task.
+
+A penalty without anything to act on raises an error: as a silent zero, it would train another method than reported.
+"""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,8 +16,8 @@ from physics import Registry, reciprocal
 from ..data import Sample
 from ..method import apply
 from .feature_moments import MomentAlignment
-from .losses import LOSSES
-from .objectives import last_axes, require_loss, require_positive, some
+from .losses import mse_loss
+from .objectives import last_axes, require_positive
 from .penalty import Penalty, RoundStart, State
 
 
@@ -27,7 +30,7 @@ class Proximal(Penalty):
     mu
         The weight; 1e-3 to 1e-6 are usual for reconstruction.
     reference
-        :math:`w_g` by name, copied; the parameters that it does not name are free.
+        :math:`w_g` by name; other parameters are free.
 
     References
     ----------
@@ -52,19 +55,18 @@ class Proximal(Penalty):
 
 @dataclass(frozen=True, eq=False)
 class ContrastiveRatio(Penalty):
-    r"""Near the broadcast parameters, away from where the sites were before (FedMRI [F]_).
+    r"""Stay near the broadcast parameters, away from the site's previous ones (FedMRI [F]_).
 
-    :math:`\beta\, \|w - w_g\|_1 / \sum_j \|w - w_j\|_1`; the gradient goes through numerator and denominator. Zero
-    where there is no previous state, as in the first round.
+    :math:`\beta\, \|w - w_g\|_1 / \|w - w_p\|_1`; the gradient includes the denominator. Begins in the second round.
 
     Parameters
     ----------
     beta
-        The weight; the paper's is up to 100 for a task loss of weight 1.
+        The weight, up to 100 in the paper for a task loss of weight 1.
     reference
-        :math:`w_g` by name, copied: the shared encoder.
+        :math:`w_g` by name.
     previous
-        The :math:`w_j`, copied: what sites had after an earlier round, at least the names of the reference.
+        :math:`w_p`, the site's parameters after an earlier round, at least the names of the reference.
 
     References
     ----------
@@ -74,37 +76,32 @@ class ContrastiveRatio(Penalty):
 
     beta: float
     reference: State
-    previous: Sequence[State] = ()
+    previous: State
     needs_previous: ClassVar[bool] = True
 
     @classmethod
     def for_round(cls, weight: float, at: RoundStart) -> Penalty | None:
-        return cls(weight, at.shared, [at.previous]) if at.previous else None
+        return cls(weight, at.shared, at.previous) if at.previous else None
 
     def __post_init__(self) -> None:
         who = "ContrastiveRatio"
         require_positive(who, "beta", self.beta)
         object.__setattr__(self, "reference", _reference(who, self.reference))
-        for number, state in enumerate(self.previous):
-            if missing := sorted(self.reference.keys() - state.keys()):
-                raise ValueError(f"{who}: previous state {number} lacks {some(missing)}, which the reference has")
-        states = tuple(_copy({name: state[name] for name in self.reference}) for state in self.previous)
-        object.__setattr__(self, "previous", states)
+        if missing := sorted(self.reference.keys() - self.previous.keys()):
+            raise ValueError(f"{who}: the previous state lacks {_some(missing)}, which the reference has")
+        object.__setattr__(self, "previous", _copy({name: self.previous[name] for name in self.reference}))
 
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
-        here = _l1("ContrastiveRatio", network, self.reference)
-        if not self.previous:
-            return torch.zeros_like(here)
-        away = torch.stack([_l1("ContrastiveRatio", network, state) for state in self.previous]).sum()
-        # A site alone starts a round where it was: 0 / 0 counts as 0, and has no gradient.
-        return self.beta * here / away.clamp_min(1e-12)
+        near, far = (_l1("ContrastiveRatio", network, state) for state in (self.reference, self.previous))
+        # With one site a round starts at the previous parameters: 0 / 0 counts as 0, and has no gradient.
+        return self.beta * near / far.clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
 class MeasurementResidual(Penalty):
     r"""The image must explain the measurement, :math:`w\, \|A x - y\|^2 / \|y\|^2` per slice (ProFed, Fed-CRFD).
 
-    Operator and measurement are whitened: it is the residual in units of the noise, relative to the signal.
+    Operator and measurement are whitened: the residual is in units of the noise, relative to the signal.
 
     Parameters
     ----------
@@ -125,16 +122,14 @@ class MeasurementResidual(Penalty):
 
 @dataclass(frozen=True, eq=False)
 class Distillation(Penalty):
-    """Stay near the image of the global network (ModFed [M]_), on magnitudes in scaled units.
+    """Stay near the image of the global network (ModFed [M]_): mean squared difference of scaled magnitudes.
 
     Parameters
     ----------
     weight
         0.1 in the paper.
     teacher
-        The network with the broadcast parameters; a frozen copy is taken, which sees the whole measurement.
-    loss
-        A name in :data:`recon.LOSSES`.
+        The network with the broadcast parameters, of which a frozen copy is kept.
 
     References
     ----------
@@ -144,7 +139,6 @@ class Distillation(Penalty):
 
     weight: float
     teacher: nn.Module
-    loss: str = "mse"
 
     @classmethod
     def for_round(cls, weight: float, at: RoundStart) -> Penalty:
@@ -152,13 +146,12 @@ class Distillation(Penalty):
 
     def __post_init__(self) -> None:
         require_positive("Distillation", "weight", self.weight)
-        require_loss("Distillation", self.loss)
         object.__setattr__(self, "teacher", copy.deepcopy(self.teacher).eval().requires_grad_(False))
 
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
         with torch.no_grad():
             target = batch.magnitude(apply(self.teacher, batch))
-        return self.weight * LOSSES[self.loss](batch.magnitude(image), target)
+        return self.weight * mse_loss(batch.magnitude(image), target)
 
 
 def _l1(who: str, network: nn.Module, state: State) -> Tensor:
@@ -167,17 +160,22 @@ def _l1(who: str, network: nn.Module, state: State) -> Tensor:
 
 
 def _pairs(who: str, network: nn.Module, reference: State) -> list[tuple[nn.Parameter, Tensor]]:
-    """Each parameter with its reference; every name must exist, and something must be able to move."""
+    """Pairs of a parameter and its reference; every name must exist, and one parameter must be trained."""
     parameters = dict(network.named_parameters())
     if unknown := sorted(reference.keys() - parameters.keys()):
-        raise ValueError(f"{who}: the network has no parameter {some(unknown)}, it has {some(parameters)}")
+        raise ValueError(f"{who}: the network has no parameter {_some(unknown)}, it has {_some(parameters)}")
     wrong = [name for name, tensor in reference.items() if tensor.shape != parameters[name].shape]
     if wrong:
         found, expected = tuple(reference[wrong[0]].shape), tuple(parameters[wrong[0]].shape)
         raise ValueError(f"{who}: the reference of {wrong[0]} has shape {found}, expected {expected}")
     if not any(parameters[name].requires_grad for name in reference):
-        raise ValueError(f"{who}: all of {some(reference)} are frozen; the penalty would change nothing")
+        raise ValueError(f"{who}: all of {_some(reference)} are frozen; the penalty would change nothing")
     return [(parameters[name], tensor.to(parameters[name].device)) for name, tensor in reference.items()]
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
 def _reference(who: str, state: State) -> State:
@@ -187,11 +185,11 @@ def _reference(who: str, state: State) -> State:
 
 
 def _copy(state: State) -> State:
-    """Copies: a reference that shares memory with the network would follow it, and the penalty would stay zero."""
+    """Copies of the tensors: the network changes its own while it trains."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-#: Penalties by the key of their weight in ``[objective]``.
+#: Penalties; the name is the key of the weight in ``[objective]``.
 PENALTIES: Registry[Penalty] = Registry("penalty", {
     "proximal": Proximal,
     "contrastive": ContrastiveRatio,

@@ -16,7 +16,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class RoundStart:
-    """What a site knows when a round of local training begins.
+    """State of a site when a round of local training begins.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class RoundStart:
     shared
         The broadcast parameters by name.
     previous
-        The shared parameters as the last local training of the site left them; empty in its first round.
+        The shared parameters after the last local training of the site; empty in its first round.
     received
-        Tensors that were broadcast for this penalty, see :meth:`Penalty.sends`.
+        Means over the sites of the tensors that were sent for this penalty, see :meth:`Penalty.sends`.
     round
         Number of the round, from 0.
     """
@@ -40,42 +40,39 @@ class RoundStart:
 
 
 class Penalty(ABC):
-    """A term that is added to the loss of the task, its weight included.
+    """A term added to the loss of the task, weight included.
 
-    A recipe names its weight in ``[objective]`` and its other options in ``[objective.options]``. Only
-    :meth:`__call__` must be written; the class methods serve penalties that need more than the weight.
+    A recipe gives the weight in ``[objective]`` and other options in ``[objective.options]``. A subclass implements
+    :meth:`__call__`; one that needs more than its weight also overrides the class methods.
     """
 
-    #: Whether the site must store its own shared parameters for the next round, see :attr:`RoundStart.previous`.
+    #: Whether the site stores its shared parameters for the next round, see :attr:`RoundStart.previous`.
     needs_previous: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
-        """Penalty of ``network``, which made ``image`` from ``batch``; a scalar."""
+        """Penalty, a scalar, of a network that made an image from a batch."""
 
     @classmethod
     def for_round(cls, weight: float, at: RoundStart) -> "Penalty | None":
-        """The penalty in one round, None where there is nothing to act on yet.
+        """The penalty in one round; None: it begins in a later round.
 
-        Keyword arguments beside these two are its options in a recipe.
+        Further keyword arguments of an override are options in a recipe.
         """
         make: Any = cls
         penalty: Penalty = make(weight)
         return penalty
 
     @classmethod
-    def sends(cls, network: nn.Module) -> State:
-        """Tensors of the names and shapes that the site sends for it, and receives as their mean over the sites.
-
-        Takes the options of :meth:`for_round`, as :meth:`measure` does.
-        """
+    def sends(cls, network: nn.Module, **options: Any) -> State:
+        """Layout of :meth:`measure` as tensors of zeros; both methods take the options of :meth:`for_round`."""
         return {}
 
     @classmethod
-    def measure(cls, network: nn.Module, samples: Samples) -> State:
-        """The tensors that the site sends after training."""
+    def measure(cls, network: nn.Module, samples: Samples, **options: Any) -> State:
+        """Tensors that the site sends after training; every site receives their mean over the sites."""
         return {}
 
     def watch(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Context of the training, for a penalty that looks inside the network."""
+        """Context of the training, for a penalty on features inside the network."""
         return nullcontext()

@@ -1,4 +1,4 @@
-"""CT files and samples: every format from files written by hand, weights, noise, degradation, one line per mistake."""
+"""CT files and samples: files of every format, weights, noise, degradation, errors of one line."""
 
 import math
 import os
@@ -27,6 +27,7 @@ from physics import (
     lodopab,
 )
 from recon import (
+    CT_READERS,
     CT_SCALE,
     DataError,
     PenalizedTV,
@@ -35,7 +36,6 @@ from recon import (
     batches,
     evaluate,
     held_out_split,
-    open_sinograms,
     write_sinograms,
 )
 
@@ -57,9 +57,9 @@ def volume(tmp_path: Path) -> Path:
 
 
 def test_a_volume_reads_back_as_written(volume: Path) -> None:
-    found = open_sinograms(volume)
+    found = CT_READERS.open(volume, "sinogram")
     assert found.shape == (2, 40, 50) and found.geometry == SCAN and found.grid == GRID
-    assert (found.holds, found.patient_id, found.simulated, found.acquisition) == ("counts", "p1", "by hand", None)
+    assert (found.holds, found.patient_id, found.simulated) == ("counts", "p1", "by hand")
     assert found.photons is not None and float(found.photons) == 2e4
     with h5py.File(volume) as file:
         assert torch.equal(found.read_slice(1), torch.from_numpy(file["counts"][1]))
@@ -78,7 +78,7 @@ def test_samples_are_weighted_scaled_and_whitened(volume: Path) -> None:
     dense = weights < weights.median()
     assert float(noise[dense].std() / noise[~dense].std()) == pytest.approx(1.0, abs=0.12)
     assert float(sample.reference.max()) == pytest.approx(
-        float(open_sinograms(volume).read_reference(0).max()) / CT_SCALE
+        float(CT_READERS.open(volume, "sinogram").read_reference(0).max()) / CT_SCALE
     )
     plain = SinogramSlices([volume], "north", weighted=False)[0]
     assert isinstance(plain.operator, RadonOperator) and plain.operator.ray_weights is None
@@ -104,7 +104,7 @@ def test_degradation_takes_views_and_photons(volume: Path) -> None:
     assert float(noise.std()) == pytest.approx(float(dim.noise_std), rel=0.08)
 
 
-def test_line_integrals_get_noise_and_an_estimate_where_none_is_known(tmp_path: Path) -> None:
+def test_noise_of_line_integrals_is_simulated_or_estimated(tmp_path: Path) -> None:
     reference = hu_to_attenuation(body_volume(1, GRID.shape, 2, "abdomen"))
     fine = ParallelBeam(evenly_spaced(60, math.pi / 60), 400, 0.8)
     lines = RadonOperator(GRID, fine)(reference)
@@ -164,11 +164,11 @@ def htc_file(path: Path, **changes: Any) -> Path:
 
 
 def test_helsinki_files_bring_their_geometry(tmp_path: Path) -> None:
-    found = open_sinograms(htc_file(tmp_path / "htc.mat"), "htc2022")
+    found = CT_READERS.open(htc_file(tmp_path / "htc.mat"), "htc2022")
     assert found.shape == (1, 721, 560) and found.geometry.shape == (721, 560)
     assert isinstance(found.geometry, FanBeam) and found.geometry.source_to_detector_mm == 553.74
     assert found.grid.shape == (512, 512) and found.grid.pixel_mm == pytest.approx(0.1483223, rel=1e-4)
-    half = open_sinograms(tmp_path / "htc.mat", "htc2022", size=256).grid
+    half = CT_READERS.open(tmp_path / "htc.mat", "htc2022", size=256).grid
     assert half.pixel_mm == pytest.approx(2 * found.grid.pixel_mm)
 
 
@@ -265,7 +265,7 @@ def test_a_bad_file_is_one_line_that_names_it(volume: Path, kind: str, words: st
         ({"format": "lodopab"}, "data: found nothing"),
     ],
 )
-def test_what_a_file_does_not_hold_is_said(volume: Path, arguments: dict[str, Any], words: str) -> None:
+def test_arguments_that_a_file_cannot_serve_are_refused(volume: Path, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         SinogramSlices([volume], "s", **arguments)
     with pytest.raises(DataError, match=re.escape("none.h5: file: found nothing")):
@@ -282,13 +282,13 @@ def test_a_simulation_out_of_range_is_refused(arguments: dict[str, Any]) -> None
 
 def test_a_helsinki_file_without_a_distance_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="CtDataFull"):
-        open_sinograms(htc_file(tmp_path / "x.mat", distanceSourceOrigin=[[-1.0]]), "htc2022")
+        CT_READERS.open(htc_file(tmp_path / "x.mat", distanceSourceOrigin=[[-1.0]]), "htc2022")
     scipy.io.savemat(tmp_path / "y.mat", {"other": np.ones(3)})
     with pytest.raises(DataError, match="found other, expected CtDataFull or CtDataLimited"):
-        open_sinograms(tmp_path / "y.mat", "htc2022")
+        CT_READERS.open(tmp_path / "y.mat", "htc2022")
 
 
-def test_writing_says_what_does_not_fit(tmp_path: Path) -> None:
+def test_contradictory_arrays_are_not_written(tmp_path: Path) -> None:
     counts = torch.ones(1, 40, 50)
     for arguments, words in (
         ({}, "either counts or line_integrals"),

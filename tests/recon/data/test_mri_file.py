@@ -9,7 +9,7 @@ import pytest
 import torch
 from fastmri.data import transforms
 
-from recon import DataError, fitting_crop, open_volume
+from recon import DataError, KSpaceVolume, fitting_crop, open_volume
 
 
 def test_reads_what_is_in_the_file(fake_file):
@@ -94,6 +94,29 @@ def test_crop_is_that_of_fastmri(image, recon, expected):
         assert sample.image.shape == expected
 
 
+class NumpyVolume(KSpaceVolume):
+    """A volume of another layout: memory-mapped NumPy files."""
+
+    def _read(self, what, index):
+        return np.load(self.path, mmap_mode="r")[index]
+
+
+def test_a_volume_of_another_layout_overrides_one_method(fake_file, tmp_path):
+    theirs = open_volume(fake_file())
+    path = tmp_path / "a.npy"
+    np.save(path, np.stack([theirs.read_slice(i) for i in range(3)]))
+    ours = pickle.loads(pickle.dumps(NumpyVolume(path, (3, 4, 24, 20), theirs.header)))
+    assert torch.equal(ours.read_slice(2), theirs.read_slice(2)) and not ours.undersampled
+    with pytest.raises(IndexError, match=r"slice 3 .*expected 0 to 2"):
+        ours.read_slice(3)
+    with pytest.raises(DataError, match="reconstruction_rss: found nothing"):
+        ours.read_rss(0)
+    np.save(path, np.full((3, 4, 24, 20), np.nan))
+    with pytest.raises(DataError, match=r"a\.npy: kspace\[1\]: found NaN"):
+        ours.read_slice(1)
+    assert NumpyVolume(path, ours.shape, ours.header).version != ours.version
+
+
 def truncated(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -109,7 +132,7 @@ def empty(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncated, "truncated HDF5"),
+        (truncated, "no readable HDF5 .*truncated"),
         (empty, "an empty file"),
         (not_hdf5, "no readable HDF5"),
         (Path.unlink, "found nothing"),
@@ -243,7 +266,7 @@ def test_damaged_chunk_is_one_line(fake_file):
 def test_real_files():
     folder = Path(os.environ["FEDRECON_DATA"]) / "mri_kspace"
     head = open_volume(folder / "head_8coil_poisson_R8.h5")
-    assert head.mask.shape == (230, 180) and head.undersampled and head.rss_key is None
+    assert head.mask.shape == (230, 180) and head.undersampled and head.rss_shape is None
     assert head.header.vendor is None and head.header.field_T is None
     structured = open_volume(folder / "structured_2coil_3T.h5")
     assert structured.shape == (1, 2, 320, 160) and structured.crop_shape == (160, 160)

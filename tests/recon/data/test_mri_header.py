@@ -20,7 +20,6 @@ def test_reads_facts(header):
         vendor="Acme",
         model="One",
         field_T=1.494,
-        sequence="TurboSpinEcho",
     )
 
 
@@ -40,7 +39,7 @@ def test_sizes_and_padding_equal_fastmri(fake_file, maximum, center):
 @pytest.mark.parametrize(
     "header",
     [
-        Header((640, 368), (320, 320), (23, 345), "A & B <C>", "One", 2.89, "tse"),
+        Header((640, 368), (320, 320), (23, 345), "A & B <C>", "One", 2.89),
         Header((12, 11), (12, 11), (0, 11)),
     ],
 )

@@ -93,7 +93,7 @@ def test_round_trip_of_everything(tmp_path):
         noise_covariance=covariance,
     )
     volume = open_volume(path)
-    assert torch.equal(volume.mask, mask) and volume.undersampled and volume.rss_key is None
+    assert torch.equal(volume.mask, mask) and volume.undersampled and volume.rss_shape is None
     assert torch.equal(volume.read_slice(2), kspace[2] * mask)
     assert torch.equal(volume.read_maps(2), maps)
     assert torch.allclose(volume.noise_covariance, covariance.to(torch.complex128), atol=1e-9)

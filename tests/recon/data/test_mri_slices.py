@@ -137,7 +137,7 @@ def test_noise_differs_between_slices_files_and_seeds_but_not_between_reads(phan
         assert all(relative(first - second, first) > 0.5 for second in drawn[:i])
 
 
-def test_noise_of_the_file_is_estimated_where_nothing_is_known(tmp_path):
+def test_unknown_noise_of_a_file_is_estimated(tmp_path):
     # Smooth object, so that the outermost readout samples hold noise alone.
     maps = birdcage_maps(3, (96, 96))
     rows = torch.linspace(-1, 1, 96)
@@ -154,7 +154,7 @@ def test_noise_of_the_file_is_estimated_where_nothing_is_known(tmp_path):
     assert torch.allclose(unknown.reference, stated.reference, atol=0.02)
 
 
-def test_noise_free_is_said_as_zero_and_absent(phantom_file):
+def test_noise_free_data_have_level_zero_and_no_entry_in_the_condition(phantom_file):
     sample = KSpaceSlices([phantom_file()], "north", simulate=R2)[0]
     assert sample.noise_std == 0 and not split_condition(sample.condition)[1][CONDITION_LAYOUT.index("log10_noise_std")]
 
@@ -351,7 +351,7 @@ def test_nan_names_file_dataset_and_slice(fake_file):
 
 
 def test_arguments_that_make_no_dataset(fake_file, tmp_path):
-    with pytest.raises(DataError, match="north: no k-space file"):
+    with pytest.raises(DataError, match="north: found no file, expected at least one"):
         KSpaceSlices([], "north")
     (tmp_path / "other").mkdir()
     first = fake_file()
@@ -430,11 +430,11 @@ def test_a_file_that_goes_away_is_one_line(fake_file):
     path = fake_file(shape=(2, 2, *SHAPE))
     dataset = KSpaceSlices([path], "north")
     path.unlink()
-    with pytest.raises(DataError, match=r"file.h5: file: found nothing, expected an HDF5 file"):
+    with pytest.raises(DataError, match=r"file.h5: file: found nothing, expected a complete HDF5 file"):
         dataset[0]
 
 
-def test_facts_of_a_file_that_was_replaced_while_open_are_not_those_of_the_new_one(phantom_file):
+def test_a_replaced_file_gets_new_facts(phantom_file):
     def dataset():
         return KSpaceSlices([phantom_file_path], "north", maps="low_resolution")
 
@@ -450,7 +450,7 @@ def test_workers_give_the_same_samples(phantom_file, tmp_path):
     files = [phantom_file("a.h5"), phantom_file("b.h5")]
     simulate = Simulation("random", 2, 0.2, 0.02)
     dataset = KSpaceSlices(
-        files, "north", simulate=simulate, maps_folder=tmp_path / "cache", augment=Augmentation(probability=1.0)
+        files, "north", simulate=simulate, maps_folder=tmp_path / "maps", augment=Augmentation(probability=1.0)
     )
     alone = [dataset[i] for i in range(6)]
     fresh = pickle.loads(pickle.dumps(KSpaceSlices(files, "north", simulate=simulate, augment=dataset.augment)))
@@ -466,14 +466,14 @@ def _first(sample):
     return sample
 
 
-def test_cached_maps_are_the_same(phantom_file, tmp_path):
-    path, cache = phantom_file(), tmp_path / "cache"
-    fresh, stored, cached = (
-        KSpaceSlices([path], "north", simulate=R2, maps_folder=folder)[0] for folder in (None, cache, cache)
+def test_stored_maps_are_the_estimated_ones(phantom_file, tmp_path):
+    path, maps_folder = phantom_file(), tmp_path / "maps"
+    fresh, stored, again = (
+        KSpaceSlices([path], "north", simulate=R2, maps_folder=folder)[0] for folder in (None, maps_folder, maps_folder)
     )
-    assert list(cache.iterdir())
+    assert list(maps_folder.iterdir())
     assert torch.equal(fresh.operator.maps, stored.operator.maps)
-    assert torch.equal(stored.operator.maps, cached.operator.maps)
+    assert torch.equal(stored.operator.maps, again.operator.maps)
 
 
 def test_augmentation_is_drawn_by_seed_epoch_and_slice(phantom_file):
@@ -487,7 +487,7 @@ def test_augmentation_is_drawn_by_seed_epoch_and_slice(phantom_file):
     assert not torch.equal(first(), first(seed=1)) and not torch.equal(first(), first(epoch=1))
 
 
-def test_condition_holds_what_the_layout_says(phantom_file):
+def test_condition_holds_the_features_of_the_scan(phantom_file):
     simulate = Simulation("equispaced", 4, 0.2, 0.01)
     dataset = KSpaceSlices([phantom_file()], "north", simulate=simulate, maps="true")
     sample = dataset[0]

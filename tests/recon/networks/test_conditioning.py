@@ -1,10 +1,9 @@
-"""What a scan looks like as a vector, and what reads it: FiLM, step factors, the codebook."""
+"""Condition vectors of scans, and their uses: FiLM, step factors, the nearest code."""
 
 import math
 
 import pytest
 import torch
-from safetensors.torch import load, save
 from torch import nn
 
 from physics import SAMPLINGS, FanBeam, ParallelBeam, evenly_spaced, hyperfed, make_mask
@@ -13,11 +12,11 @@ from recon.data.scan_features import (
     CONDITION_LAYOUT,
     FEATURE_RANGES,
     SAMPLING_FAMILIES,
-    Codebook,
     condition_vector,
     ct_features,
     mask_family,
     mri_features,
+    nearest_code,
     split_condition,
 )
 from recon.networks.conditioning import FiLM, StepScale
@@ -229,71 +228,61 @@ def test_wrong_shapes_are_named():
         StepScale(0)
 
 
-# The codebook.
+# The nearest code.
 
 
-def book():
+def codes():
     scan = hyperfed(2)
-    return Codebook(
-        {
-            "fast": mri(8.0),
-            "slow": mri(2.0),
-            "regular": mri(4.0, "equispaced"),
-            "ct": condition_vector(ct_features(scan.geometry, scan.photons)),
-        }
-    )
+    return {
+        "fast": mri(8.0),
+        "slow": mri(2.0),
+        "regular": mri(4.0, "equispaced"),
+        "ct": condition_vector(ct_features(scan.geometry, scan.photons)),
+    }
 
 
 def test_every_code_is_nearest_to_itself_and_to_its_neighbors():
-    codes = book()
-    assert all(codes.nearest(code) == name for name, code in codes.codes.items())
-    assert codes.nearest(mri(7.0)) == "fast"
-    assert codes.nearest(mri(2.5)) == "slow"
-    assert codes.nearest(mri(3.5, "equispaced", noise_std=0.02)) == "regular"
+    known = codes()
+    assert all(nearest_code(known, code) == name for name, code in known.items())
+    assert nearest_code(known, mri(7.0)) == "fast"
+    assert nearest_code(known, mri(2.5)) == "slow"
+    assert nearest_code(known, mri(3.5, "equispaced", noise_std=0.02)) == "regular"
     scan = hyperfed(4)
-    assert codes.nearest(condition_vector(ct_features(scan.geometry, scan.photons))) == "ct"
+    assert nearest_code(known, condition_vector(ct_features(scan.geometry, scan.photons))) == "ct"
 
 
 def test_the_distance_is_the_root_mean_square_over_common_entries():
     """0.3 off in one of one common entries is further than 0.4 off in one of two."""
     query = condition_vector({"mask_random": 0.0, "mask_plane": 0.0})
-    codes = {
+    known = {
         "one": condition_vector({"mask_random": 0.3}),
         "two": condition_vector({"mask_random": 0.4, "mask_plane": 0}),
     }
-    assert Codebook(codes).nearest(query) == "two"
-    codes["two"] = condition_vector({"mask_random": 0.5, "mask_plane": 0})
-    assert Codebook(codes).nearest(query) == "one"
+    assert nearest_code(known, query) == "two"
+    known["two"] = condition_vector({"mask_random": 0.5, "mask_plane": 0})
+    assert nearest_code(known, query) == "one"
 
 
 def test_entries_that_one_of_the_two_lacks_decide_nothing():
-    codes = Codebook({"near": mri(4.0, noise_std=0.5), "far": mri(8.0, noise_std=0)})
-    assert codes.nearest(mri(5.0, noise_std=0)) == "near"  # its noise, far from none, does not count
+    known = {"near": mri(4.0, noise_std=0.5), "far": mri(8.0, noise_std=0)}
+    assert nearest_code(known, mri(5.0, noise_std=0)) == "near"  # its noise, far from none, does not count
     equal = {"b": mri(4.0, noise_std=0), "a": mri(4.0, noise_std=0), "full": mri(4.0)}
-    assert Codebook(equal).nearest(mri(4.0)) == "full"
+    assert nearest_code(equal, mri(4.0)) == "full"
     del equal["full"]
-    assert Codebook(equal).nearest(mri(4.0)) == "a"
+    assert nearest_code(equal, mri(4.0)) == "a"
 
 
-def test_a_codebook_survives_its_state():
-    codes = book()
-    again = Codebook.from_state(load(save(codes.state() | {"other": torch.ones(3)})))
-    assert sorted(again.codes) == sorted(codes.codes)
-    assert all(torch.equal(again.codes[name], code) for name, code in codes.codes.items())
-    codes.state()["code.fast"].zero_()
-    assert codes.codes["fast"].any()  # the state is a copy
-
-
-def test_bad_codes_and_foreign_conditions_are_named():
-    with pytest.raises(ValueError, match="Codebook: no code"):
-        Codebook.from_state({"weights": torch.ones(3)})
-    with pytest.raises(ValueError, match=r"condition has shape \(4,\)"):
-        Codebook({"a": torch.ones(4)})
-    with pytest.raises(ValueError, match="code 'a' has NaN or infinity"):
-        Codebook({"a": torch.full((CONDITION_DIM,), torch.nan)})
-    with pytest.raises(ValueError, match=r"code 'a' has shape \(2, 30\)"):
-        Codebook({"a": torch.ones(2, CONDITION_DIM)})
-    with pytest.raises(ValueError, match="expected one vector"):
-        book().nearest(torch.ones(2, CONDITION_DIM))
-    with pytest.raises(ValueError, match="shares no entry with any of a; is it of another modality"):
-        Codebook({"a": mri()}).nearest(book().codes["ct"])
+@pytest.mark.parametrize(
+    ("known", "condition", "message"),
+    [
+        ({}, mri(), "nearest_code: got no code"),
+        ({"a": torch.ones(4)}, mri(), r"nearest_code: a has shape \(4,\), expected a finite vector of length 30"),
+        ({"a": torch.full((CONDITION_DIM,), torch.nan)}, mri(), "nearest_code: a has NaN or infinity"),
+        ({"a": torch.ones(2, CONDITION_DIM)}, mri(), r"nearest_code: a has shape \(2, 30\)"),
+        ({"a": mri()}, torch.ones(2, CONDITION_DIM), r"nearest_code: the condition has shape \(2, 30\)"),
+        ({"a": mri()}, codes()["ct"], "shares no entry with a; is it of another modality"),
+    ],
+)
+def test_bad_codes_and_foreign_conditions_are_named(known, condition, message):
+    with pytest.raises(ValueError, match=message):
+        nearest_code(known, condition)

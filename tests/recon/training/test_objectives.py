@@ -1,4 +1,4 @@
-"""Objectives and penalties, each on MRI and on CT: they act, see what they should, and refuse what is void."""
+"""Tasks and penalties on every modality: values, gradients, the data that they use, and errors."""
 
 import copy
 from collections.abc import Callable
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from physics import CartesianMRI, FanBeam, ImageGrid, LinearOperator, RadonOperator, Sampling, evenly_spaced
-from recon.data.hold_out import hide
+from recon.data.hold_out import held_out_split
 from recon.data.sample import Sample, SampleMeta, collate
 from recon.errors import DataError
 from recon.method import apply
+from recon.modalities import MODALITIES
 from recon.networks.data_consistency import GradientStep, NormalizedStep
 from recon.networks.regularizers import ConvRegularizer, UNetRegularizer
 from recon.networks.unrolled import UnrolledNetwork
@@ -21,11 +22,10 @@ from recon.training.feature_moments import MomentAlignment, measure_moments, mom
 from recon.training.losses import LOSSES
 from recon.training.objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TwoViews
 from recon.training.penalties import PENALTIES, ContrastiveRatio, Distillation, MeasurementResidual, Proximal
-from recon.training.penalty import Penalty, State
+from recon.training.penalty import Penalty, RoundStart, State
 
 GRID = ImageGrid((16, 16), 12.0)
 SCAN = FanBeam(evenly_spaced(15, 2 * torch.pi / 15), 24, 16.0, 400.0, 640.0)
-MODALITIES = ("mri", "ct")
 BOTTLENECK = "regularizers.*.down.0"
 
 
@@ -55,8 +55,12 @@ def sample_of(image: Tensor, A: LinearOperator, kind: str, seed: int) -> Sample:
     return Sample(A(image), A, torch.tensor(0.01), image, torch.tensor(1.0), None, (meta,))
 
 
+#: A sample of every modality from a seed.
+SAMPLES: dict[str, Callable[[int], Sample]] = {"mri": mri_sample, "ct": ct_sample}
+
+
 def samples_of(modality: str, count: int = 2) -> list[Sample]:
-    return [(mri_sample if modality == "mri" else ct_sample)(seed) for seed in range(count)]
+    return [SAMPLES[modality](seed) for seed in range(count)]
 
 
 def batch_of(modality: str) -> Sample:
@@ -93,7 +97,7 @@ def gradient(network: nn.Module, value: Tensor) -> Tensor:
 
 
 class Fixed(nn.Module):
-    """Puts out given images, one per call and then the last again; remembers what it was called with."""
+    """Returns given images, one per call, then the last again; records its arguments."""
 
     def __init__(self, *images: Tensor) -> None:
         super().__init__()
@@ -157,63 +161,61 @@ def test_the_true_image_has_no_loss_and_no_gradient_that_is_not_finite(
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_self_supervision_scores_what_the_network_did_not_see(modality: str) -> None:
+def test_self_supervision_scores_the_held_out_part(modality: str) -> None:
     batch, network = batch_of(modality), network_of(modality)
-    _, hidden = hide(batch, 0.4, generator(3))
+    _, held_out = held_out_split(batch, 0.4, generator(3))
     value, image = SelfSupervised(0.4)(network, batch, generator(3))
-    other = replace(batch, measurement=torch.where(hidden, 3 * batch.measurement, batch.measurement))
+    other = replace(batch, measurement=torch.where(held_out, 3 * batch.measurement, batch.measurement))
     changed, same = SelfSupervised(0.4)(network, other, generator(3))
     assert torch.equal(image, same)
     assert float(changed.detach()) != pytest.approx(float(value.detach()), rel=1e-2)
     expected = 0.0
     for y, predicted, mask in zip(
-        batch.measurement, batch.operator(image.detach()), hidden.expand_as(batch.measurement), strict=True
+        batch.measurement, batch.operator(image.detach()), held_out.expand_as(batch.measurement), strict=True
     ):
         u, v = y[mask].numpy(), predicted[mask].numpy()
         expected += abs(u - v).sum() / abs(u).sum() + ((abs(u - v) ** 2).sum() / (abs(u) ** 2).sum()) ** 0.5
     assert float(value.detach()) == pytest.approx(expected / 2, rel=1e-5)
 
 
-def test_hidden_are_columns_outside_the_calibration_block_drawn_for_every_slice() -> None:
+def test_held_out_are_columns_outside_the_calibration_block_drawn_for_every_slice() -> None:
     samples = [mri_sample(), mri_sample()]
     batch = collate(samples)
-    seen, hidden = hide(batch, 0.4, generator())
-    assert hidden.shape == (2, 1, 1, 16)
-    assert not hidden[..., 6:10].any() and not torch.equal(hidden[0], hidden[1])
-    assert isinstance(seen.operator, CartesianMRI) and isinstance(samples[0].operator, CartesianMRI)
+    kept, held_out = held_out_split(batch, 0.4, generator())
+    assert held_out.shape == (2, 1, 1, 16)
+    assert not held_out[..., 6:10].any() and not torch.equal(held_out[0], held_out[1])
+    assert isinstance(kept.operator, CartesianMRI) and isinstance(samples[0].operator, CartesianMRI)
     full = samples[0].operator.mask
-    for mask, gone in zip(seen.operator.mask, hidden[:, 0], strict=True):
+    for mask, gone in zip(kept.operator.mask, held_out[:, 0], strict=True):
         assert torch.equal(mask | gone, full) and not (mask & gone).any()
-    assert not (seen.measurement * hidden).any()
+    assert not (kept.measurement * held_out).any()
     plane = torch.rand(16, 16, generator=generator()) < 0.5
     plane[5:11, 5:11] = True
-    _, points = hide(collate([mri_sample(mask=plane)]), 0.4, generator())
+    _, points = held_out_split(collate([mri_sample(mask=plane)]), 0.4, generator())
     assert points.shape == (1, 1, 16, 16) and not points[..., 5:11, 5:11].any()
 
 
-def test_hidden_in_ct_are_the_same_whole_views_of_every_slice() -> None:
+def test_held_out_in_ct_are_the_same_whole_views_of_every_slice() -> None:
     batch = batch_of("ct")
-    seen, hidden = hide(batch, 0.4, generator())
-    assert hidden.shape == (15, 1) and int(hidden.sum()) == 6
-    assert isinstance(seen.operator, RadonOperator) and seen.operator.ray_weights is not None
-    assert torch.equal((seen.operator.ray_weights > 0).all(-1), (~hidden[:, 0]).expand(2, 15))
-    assert not (seen.measurement * hidden).any()
+    kept, held_out = held_out_split(batch, 0.4, generator())
+    assert held_out.shape == (15, 1) and int(held_out.sum()) == 6
+    assert isinstance(kept.operator, RadonOperator) and kept.operator.ray_weights is not None
+    assert torch.equal((kept.operator.ray_weights > 0).all(-1), (~held_out[:, 0]).expand(2, 15))
+    assert not (kept.measurement * held_out).any()
     assert isinstance(batch.operator, RadonOperator)
     unweighted = replace(batch, operator=RadonOperator(GRID, SCAN))
-    assert torch.equal(hide(unweighted, 0.4, generator())[1], hidden)
+    assert torch.equal(held_out_split(unweighted, 0.4, generator())[1], held_out)
 
 
-def test_hide_refuses_what_it_cannot_split() -> None:
+def test_a_batch_that_cannot_be_split_is_refused() -> None:
     sample = mri_sample()
     with pytest.raises(ValueError, match="fraction is 1"):
-        hide(collate([sample]), 1, generator())
-    with pytest.raises(ValueError, match="one batch axis"):
-        hide(sample, 0.4, generator())
+        held_out_split(collate([sample]), 1, generator())
     with pytest.raises(DataError, match=r"volume_0: .*outside the calibration block"):
-        hide(collate([mri_sample(mask=torch.ones(16, dtype=torch.bool))]), 0.4, generator())
+        held_out_split(collate([mri_sample(mask=torch.ones(16, dtype=torch.bool))]), 0.4, generator())
     bare = replace(collate([sample]), operator=Sampling(torch.ones(2, 16, 16, dtype=torch.bool), (2, 16, 16)))
     with pytest.raises(TypeError, match="operator is Sampling"):
-        hide(bare, 0.4, generator())
+        held_out_split(bare, 0.4, generator())
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -234,14 +236,11 @@ def test_two_views_fit_all_that_was_measured_and_approach_each_other(modality: s
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-@pytest.mark.parametrize("task", [Supervised("mse"), SelfSupervised()])
-def test_each_twin_learns_the_task_and_the_others_detached_image(
-    task: Supervised | SelfSupervised, modality: str
-) -> None:
+def test_each_twin_learns_from_the_reference_and_the_others_detached_image(modality: str) -> None:
     batch, twin = batch_of(modality), twin_of(modality)
-    value, image = MutualDistillation(task, 0.7)(twin, batch, generator(4))
+    value, image = MutualDistillation("mse", 0.7)(twin, batch, generator(4))
     (private_loss, private), (shared_loss, shared) = (
-        task(network, batch, generator(4)) for network in (twin.private, twin.shared)
+        Supervised("mse")(network, batch, generator(4)) for network in (twin.private, twin.shared)
     )
     assert torch.equal(image, private)
     magnitudes = [batch.magnitude(x) for x in (private, shared)]
@@ -267,11 +266,11 @@ def test_mutual_distillation_needs_twins() -> None:
 
 
 def penalty_of(name: str, network: nn.Module, modality: str) -> Penalty:
-    """A penalty that has something to say about ``network``."""
+    """A penalty that is not zero on ``network``."""
     moments = measure_moments(network, samples_of(modality), BOTTLENECK) if name == "moments" else {}
     made: dict[str, Callable[[], Penalty]] = {
         "proximal": lambda: Proximal(0.1, state_of(network, 0.05)),
-        "contrastive": lambda: ContrastiveRatio(0.1, state_of(network, 0.05), [state_of(network, -0.02)]),
+        "contrastive": lambda: ContrastiveRatio(0.1, state_of(network, 0.05), state_of(network, -0.02)),
         "moments": lambda: MomentAlignment(1.0, {name: 0.5 * value for name, value in moments.items()}, BOTTLENECK),
         "residual": lambda: MeasurementResidual(0.1),
         "distillation": lambda: Distillation(0.1, network_of(modality, 9)),
@@ -301,6 +300,29 @@ def test_every_penalty_changes_the_gradient(name: str, modality: str) -> None:
         assert float(penalty(network, batch, image).detach()) < before
 
 
+class _WithOption(Penalty):
+    """A penalty with an option that sends nothing."""
+
+    def __init__(self, weight: float, power: float) -> None:
+        self.weight, self.power = weight, power
+
+    @classmethod
+    def for_round(cls, weight: float, at: RoundStart, power: float = 1.0) -> Penalty:
+        return cls(weight, power)
+
+    def __call__(self, network: nn.Module, batch: Sample, image: Tensor) -> Tensor:
+        return self.weight * image.abs().pow(self.power).mean()
+
+
+def test_a_penalty_with_an_option_overrides_one_class_method() -> None:
+    network, batch = network_of("mri"), batch_of("mri")
+    at = RoundStart(network, state_of(network), {}, {}, 0)
+    assert _WithOption.sends(network, power=2.0) == _WithOption.measure(network, [mri_sample()], power=2.0) == {}
+    image = apply(network, batch).detach()
+    value = _WithOption.for_round(3.0, at, power=2.0)(network, batch, image)
+    assert float(value) == pytest.approx(3 * float(image.abs().square().mean()))
+
+
 def line(*weights: float) -> nn.Linear:
     made = nn.Linear(len(weights), 1, bias=False, dtype=torch.float64)
     made.weight.data = torch.tensor([weights], dtype=torch.float64)
@@ -313,31 +335,30 @@ VOID = torch.zeros(())
 def test_proximal_and_contrastive_are_their_formulas() -> None:
     network, batch = line(1.0, -2.0, 0.5), batch_of("ct")
     reference = {"weight": torch.tensor([[0.0, -1.0, 1.0]], dtype=torch.float64)}
-    previous = [{"weight": torch.tensor([row], dtype=torch.float64)} for row in ((2.0, 0.0, 0.0), (1.5, 1.0, 2.5))]
+    previous = {"weight": torch.tensor([[2.0, 0.0, 0.0]], dtype=torch.float64)}
     value = Proximal(0.3, reference)(network, batch, VOID)
     assert float(value.detach()) == pytest.approx(0.15 * (1 + 1 + 0.25))
     value.backward()
     assert network.weight.grad is not None
     torch.testing.assert_close(network.weight.grad, 0.3 * (network.weight.detach() - reference["weight"]))
     ratio = ContrastiveRatio(2.0, reference, previous)
-    here, away = 2.5, (1 + 2 + 0.5) + (0.5 + 3 + 2)
+    near, far = 2.5, 1 + 2 + 0.5
     value = ratio(network, batch, VOID)
-    assert float(value.detach()) == pytest.approx(2 * here / away)
-    slopes = torch.tensor([[1.0, -1.0, -1.0]]) / away - here / away**2 * torch.tensor([[-2.0, -2.0, 0.0]])
+    assert float(value.detach()) == pytest.approx(2 * near / far)
+    slopes = torch.tensor([[1.0, -1.0, -1.0]]) / far - near / far**2 * torch.tensor([[-1.0, -1.0, 1.0]])
     torch.testing.assert_close(gradient(network, value), 2 * slopes.double()[0])
 
 
-def test_contrastive_ratio_without_a_past_is_zero_and_finite_where_nothing_moved() -> None:
+def test_contrastive_ratio_begins_in_the_second_round_and_is_finite_where_nothing_moved() -> None:
     network, batch = line(1.0, 2.0), batch_of("ct")
-    first = ContrastiveRatio(100.0, state_of(network, 0.5))(network, batch, VOID)
-    assert isinstance(first, Tensor) and float(first) == 0
+    assert ContrastiveRatio.for_round(100.0, RoundStart(network, state_of(network), {}, {}, 0)) is None
     for kind in (torch.float32, torch.float64):
         alone = network.to(kind)
-        value = ContrastiveRatio(100.0, state_of(alone), [state_of(alone)])(alone, batch, VOID)
+        value = ContrastiveRatio(100.0, state_of(alone), state_of(alone))(alone, batch, VOID)
         assert float(value.detach()) == 0 and not gradient(alone, value).any()
 
 
-@pytest.mark.parametrize("make", [lambda s: Proximal(0.1, s), lambda s: ContrastiveRatio(0.1, s, [s])])
+@pytest.mark.parametrize("make", [lambda s: Proximal(0.1, s), lambda s: ContrastiveRatio(0.1, s, s)])
 def test_a_reference_must_be_of_this_network(make: Callable[[State], Penalty]) -> None:
     network, batch = network_of("mri"), batch_of("mri")
     image = apply(network, batch)
@@ -352,7 +373,7 @@ def test_a_reference_must_be_of_this_network(make: Callable[[State], Penalty]) -
         make(state_of(frozen))(frozen, batch, image)
 
 
-@pytest.mark.parametrize("make", [lambda s: Proximal(0.1, s), lambda s: ContrastiveRatio(0.1, s, [state_of(MOVED)])])
+@pytest.mark.parametrize("make", [lambda s: Proximal(0.1, s), lambda s: ContrastiveRatio(0.1, s, state_of(MOVED))])
 def test_a_reference_does_not_follow_the_network(make: Callable[[State], Penalty]) -> None:
     network = line(1.0, 2.0)
     penalty = make(dict(network.named_parameters()))
@@ -366,8 +387,8 @@ MOVED = line(5.0, 5.0)
 
 def test_previous_states_hold_the_reference() -> None:
     network = network_of("mri")
-    with pytest.raises(ValueError, match=r"previous state 1 lacks consistency\.0\.log_step"):
-        ContrastiveRatio(1.0, state_of(network), [state_of(network), {}])
+    with pytest.raises(ValueError, match=r"the previous state lacks consistency\.0\.log_step"):
+        ContrastiveRatio(1.0, state_of(network), {})
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -422,20 +443,19 @@ def hooks(network: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in network.modules())
 
 
-def test_measured_moments_are_those_of_the_pixels_whatever_the_batch() -> None:
+def test_measured_moments_are_those_of_the_pixels() -> None:
     network, samples = Features(), samples_of("ct", 3)
     starts = torch.stack([sample.operator.start(sample.measurement) for sample in samples]).numpy()
     mean, std = starts.mean((1, 2)).mean(), starts.std((1, 2)).mean()
-    for batch_size in (1, 2, 3):
-        found = measure_moments(network, samples, "layer", batch_size=batch_size)
-        assert found.keys() == {"layer.mean", "layer.std"}
-        torch.testing.assert_close(found["layer.mean"], torch.tensor([2 * mean + 0.5, -mean]), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found["layer.std"], torch.tensor([2 * std, std]), rtol=1e-4, atol=1e-5)
+    found = measure_moments(network, samples, "layer")
+    assert found.keys() == {"layer.mean", "layer.std"}
+    torch.testing.assert_close(found["layer.mean"], torch.tensor([2 * mean + 0.5, -mean]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["layer.std"], torch.tensor([2 * std, std]), rtol=1e-4, atol=1e-5)
     assert hooks(network) == 0 and network.training
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_alignment_is_zero_on_ones_own_moments_and_its_formula_on_others(modality: str) -> None:
+def test_alignment_is_zero_on_own_moments_and_its_formula_on_others(modality: str) -> None:
     network, batch = network_of(modality), batch_of(modality)
     own = measure_moments(network, samples_of(modality), BOTTLENECK)
     assert own.keys() == {f"regularizers.{i}.down.0.{moment}" for i in (0, 1) for moment in ("mean", "std")}
@@ -455,7 +475,7 @@ def test_alignment_is_zero_on_ones_own_moments_and_its_formula_on_others(modalit
                 penalty(network, batch, image)
 
 
-def test_hooks_are_removed_whatever_happens() -> None:
+def test_hooks_are_removed_after_errors() -> None:
     network, batch = network_of("ct"), batch_of("ct")
     penalty = penalty_of("moments", network, "ct")
     with pytest.raises(KeyError), watching(network, [penalty]):
@@ -471,7 +491,7 @@ def test_hooks_are_removed_whatever_happens() -> None:
         penalty(network, batch, VOID)
 
 
-def test_what_cannot_be_aligned_is_refused() -> None:
+def test_moments_that_do_not_fit_are_refused() -> None:
     network, samples = network_of("mri"), samples_of("mri")
     with pytest.raises(ValueError, match=r"no module matches 'encoder\.\*', expected some of consistency"):
         measure_moments(network, samples, "encoder.*")
@@ -480,7 +500,7 @@ def test_what_cannot_be_aligned_is_refused() -> None:
         watching(network, [MomentAlignment(1.0, {}, "encoder")]),
     ):
         pass
-    with pytest.raises(TypeError, match=r"regularizers.0 puts out torch.complex64 \(1, 16, 16\), expected real"):
+    with pytest.raises(TypeError, match=r"regularizers.0 returns torch.complex64 \(1, 16, 16\), expected real"):
         measure_moments(network, samples, "regularizers.0")
     with pytest.raises(ValueError, match="regularizers matches 'regularizers' but is never called"):
         measure_moments(network, samples, "regularizers")
@@ -515,13 +535,12 @@ def test_what_cannot_be_aligned_is_refused() -> None:
         (lambda: SelfSupervised(1.0), "SelfSupervised: fraction is 1.0"),
         (lambda: TwoViews(0.0), "TwoViews: fraction is 0.0"),
         (lambda: TwoViews(weight=0.0), "TwoViews: weight is 0.0"),
-        (lambda: MutualDistillation(weight=-1.0), "MutualDistillation: weight is -1.0"),
+        (lambda: MutualDistillation(distillation=-1.0), "MutualDistillation: distillation is -1.0"),
         (lambda: Proximal(0.0, {"w": VOID}), "Proximal: mu is 0.0, expected a positive number; leave the penalty out"),
-        (lambda: ContrastiveRatio(float("nan"), {"w": VOID}), "ContrastiveRatio: beta is nan"),
+        (lambda: ContrastiveRatio(float("nan"), {"w": VOID}, {}), "ContrastiveRatio: beta is nan"),
         (lambda: MeasurementResidual(0.0), "MeasurementResidual: weight is 0.0"),
         (lambda: MomentAlignment(0.0, {}, "*"), "MomentAlignment: weight is 0.0"),
         (lambda: Distillation(0.0, nn.Identity()), "Distillation: weight is 0.0"),
-        (lambda: Distillation(0.1, nn.Identity(), "l7"), "Distillation: loss is 'l7'"),
     ],
 )
 def test_void_options_are_refused(make: Callable[[], object], message: str) -> None:

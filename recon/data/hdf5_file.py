@@ -1,0 +1,65 @@
+"""Open HDF5 files with errors of one line, and without following links to other files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ..errors import data_error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open a file for reading.
+
+    Raises
+    ------
+    DataError
+        If there is no file or it is no complete HDF5 file, also where this shows only while it is read.
+    """
+    expected, advice = "a complete HDF5 file", "copy it again"
+    if not path.is_file():
+        raise data_error(path, "file", "a folder" if path.is_dir() else "nothing", expected, "correct the path")
+    if path.stat().st_size == 0:
+        raise data_error(path, "file", "an empty file", expected, advice)
+    try:
+        # Network folders that are mounted read-only often have no file locks.
+        with h5py.File(path, "r", locking="best-effort") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise data_error(path, "file", f"no readable HDF5 ({error})", expected, advice) from None
+
+
+def dataset_of(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """A dataset whose bytes lie in this file: links and external storage could name other files.
+
+    Raises
+    ------
+    DataError
+        If the dataset is missing or its bytes lie elsewhere.
+    """
+    if key not in file:
+        raise data_error(path, key, f"only {', '.join(sorted(file)) or 'an empty file'}", f"dataset {key}", "add it")
+    advice = "copy the data into the file"
+    link = file.get(key, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
+        raise data_error(path, key, kind, "a plain dataset", advice)
+    dataset = file[key]
+    if not isinstance(dataset, h5py.Dataset):
+        raise data_error(path, key, "a group", "a dataset", "write the file again")
+    if dataset.is_virtual:
+        raise data_error(path, key, "a virtual dataset", "a plain dataset", advice)
+    if dataset.external:
+        raise data_error(path, key, "external storage", "a plain dataset", advice)
+    return dataset
+
+
+def text_of(value: Any) -> str | None:
+    """Text of an attribute or a scalar dataset; None where it is missing or blank."""
+    if value is None:
+        return None
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.strip() or None
