@@ -114,7 +114,10 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
 
 
 def options_of(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Named arguments of a class or function; their annotations are types, also where they were written as text."""
+    """Named arguments of a class or function; annotations that are text become types where their names are known."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(part, eval_str=True).parameters
+    try:
+        parameters = inspect.signature(part, eval_str=True).parameters
+    except NameError:  # a name that is imported for type checkers alone
+        parameters = inspect.signature(part).parameters
     return {key: parameter for key, parameter in parameters.items() if parameter.kind in named}

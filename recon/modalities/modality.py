@@ -111,4 +111,5 @@ class Modality:
 
 
 def _options(parameters: Mapping[str, Parameter]) -> dict[str, Option]:
-    return {key: Option(Any if p.annotation is p.empty else p.annotation, p.default) for key, p in parameters.items()}
+    unknown = {key for key, p in parameters.items() if p.annotation is p.empty or isinstance(p.annotation, str)}
+    return {key: Option(Any if key in unknown else p.annotation, p.default) for key, p in parameters.items()}

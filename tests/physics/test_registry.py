@@ -26,6 +26,9 @@ def test_parts_are_made_from_their_options() -> None:
 
 
 def test_annotations_are_types_also_where_they_are_text() -> None:
+    def unknown(size: "int", rate: "Missing" = 1) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert list(options_of(unknown)) == ["size", "rate"]
     options = options_of(Part)
     assert list(options) == ["size", "rate"]
     assert options["size"].annotation is int and options["rate"].annotation == Annotated[float, "above 0"]
