@@ -1,4 +1,4 @@
-"""The reference of recipes, library/README.md, says all that the code knows, with the defaults of the code."""
+"""The reference of recipes, library/README.md, describes every key and choice with the defaults of the code."""
 
 import dataclasses
 import itertools
