@@ -69,7 +69,7 @@ def make_demo_sites(
     Parameters
     ----------
     out
-        Folder to write; manifests name it relatively, so it may be moved.
+        Folder to write; it may be moved, as manifests name the data by relative paths.
     size
         Height and width.
     seed

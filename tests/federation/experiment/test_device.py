@@ -1,4 +1,4 @@
-"""The device of a site: what a manifest may say, where networks lie, the same results from a GPU as from the CPU."""
+"""The device of a site: valid values, the place of networks, the same results on a GPU as on the CPU."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_a_device_that_is_none_is_one_line(tmp_path: Path, device: str) -> None:
 
 
 @pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
-def test_a_device_that_the_machine_lacks_is_told_before_anything_is_done(
+def test_a_device_that_the_machine_lacks_is_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, count: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -56,7 +56,7 @@ def test_a_device_that_the_machine_lacks_is_told_before_anything_is_done(
 
 
 class Traveller(nn.Module):
-    """Remembers where it was sent; fails on the way to a device, or at work, where it is told to."""
+    """Records its devices; raises the given error on the way to a device, or at work."""
 
     def __init__(self, on_the_way: Exception | None = None, at_work: Exception | None = None) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
     path = write_site(tmp_path)
     recipe, network = load_recipe(RECIPES / "fedavg.toml"), Traveller()
     with ReconstructionTask(load_manifest(path), recipe, tmp_path).at_work(network):
-        assert network.sent == []  # as before where the manifest says nothing
+        assert network.sent == []  # without the key
     task = ReconstructionTask(load_manifest(with_device(path, "cuda:1")), recipe, tmp_path)
     with task.at_work(network):
         assert network.sent == ["cuda:1"] and not torch.backends.cudnn.allow_tf32
@@ -145,7 +145,7 @@ def test_all_that_a_network_does_at_a_site_is_at_its_device(
     scan, image = str(manifest.files("test")[0]), str(tmp_path / "image.h5")
     assert main(["reconstruct", str(out), "--site", manifest.name, scan, "--out", image]) == 0
     assert done == {"train_locally", "evaluate", "measure_quality", "reconstruct"}
-    # A run that was trained elsewhere says at once that this machine lacks the device.
+    # Evaluation on a machine without the device fails at once.
     with_device(manifest.path, "cuda:99")
     assert main(["evaluate", str(out), "--jobs", "1"]) == 2
     assert "device: found 'cuda:99' where PyTorch sees" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The personal stage: kept at the site, never worse on validation, done once, used by every door."""
+"""The personal stage: kept at the site, never worse on validation, done once, used by every command."""
 
 import json
 from pathlib import Path

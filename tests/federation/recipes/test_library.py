@@ -580,7 +580,7 @@ def fedmri(play: Play) -> None:
 
 
 def aligned(*kept: str) -> Callable[[Play], None]:
-    """Two numbers per channel travel beside the parameters, and the sites are told their mean."""
+    """Two numbers per channel travel beside the parameters, and the sites receive their mean."""
 
     def check(play: Play) -> None:
         network, features = play.network, play.recipe.objective.features
@@ -594,8 +594,8 @@ def aligned(*kept: str) -> Callable[[Play], None]:
                     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(play, message).items()}
                     assert all(shapes[f"aux/{name}"] == (count,) for name, count in moments.items())
                 if round > 0:
-                    told = [before.sent.aux for before in play.turns[round - 1].values()]
-                    mean = {n: torch.stack([aux[n].double() for aux in told]).mean(0) for n in told[0]}
+                    received = [before.sent.aux for before in play.turns[round - 1].values()]
+                    mean = {n: torch.stack([aux[n].double() for aux in received]).mean(0) for n in received[0]}
                     assert close(turn.context.aux, mean)
         acts(play, "objective.moments=0", from_round=1)
 
@@ -1075,7 +1075,7 @@ def test_no_two_recipes_resolve_to_the_same_choices() -> None:
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_recipe_names_its_paper_and_evidence(stem: str) -> None:
-    """In its own file: what is inherited is said of another method."""
+    """In its own file: inherited claims belong to another method."""
     own = raw(stem)
     assert len(own.get("paper", "")) > 5
     assert own.get("evidence") in ("defining property tested", "published ordering reproduced")

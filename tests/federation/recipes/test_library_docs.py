@@ -1,4 +1,4 @@
-"""The reference of recipes, library/README.md, says all that the code knows, with the defaults of the code."""
+"""The reference of recipes, library/README.md, describes every key and choice with the defaults of the code."""
 
 import dataclasses
 import itertools
@@ -160,3 +160,9 @@ def test_every_recipe_is_listed_as_its_file_says(path: Path) -> None:
 def test_no_recipe_is_listed_that_is_not_there() -> None:
     listed = re.findall(r"^\| \[`([^`]+)`\]", TEXT, re.MULTILINE)
     assert sorted(listed) == sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FILES)
+
+
+def test_the_files_that_the_text_names_exist() -> None:
+    root = Path(__file__).parents[3]
+    named = re.findall(r"`((?:tests|federation|recon|benchmarks)/[\w/.]+)`", TEXT)
+    assert len(named) > 5 and all((root / name).exists() for name in named), named

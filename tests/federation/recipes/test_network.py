@@ -1,4 +1,4 @@
-"""Networks of recipes: conditioned, with adapters on a base, with a twin."""
+"""Networks of recipes: with a condition, with adapters on a base, as twins; parts that refuse their options."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Recipes: what is read is what was meant, and every mistake is one line."""
+"""Recipes are read as written; every mistake is one line."""
 
 import itertools
 import tomllib

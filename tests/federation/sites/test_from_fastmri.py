@@ -90,7 +90,7 @@ def test_making_sites_is_deterministic_and_depends_on_the_seed(knee: Path, tmp_p
     assert texts[0] != texts[2]
 
 
-def test_existing_sites_are_kept_unless_told(knee: Path, tmp_path: Path) -> None:
+def test_existing_sites_are_kept_without_overwrite(knee: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make_fastmri_sites(knee, out, by=("vendor",))
     before = {path: path.read_bytes() for path in out.iterdir()}
@@ -216,9 +216,9 @@ def test_check_finds_nan_and_writes_no_lock(tmp_path: Path) -> None:
 
 
 def test_check_finds_copies_of_a_file(tmp_path: Path) -> None:
-    write_file(tmp_path / "data/twin/a.h5", None)
-    shutil.copy(tmp_path / "data/twin/a.h5", tmp_path / "data/twin/b.h5")
-    write_manifest(tmp_path, "twin", {"train": ["a.h5"], "test": ["b.h5"]})
+    write_file(tmp_path / "data/pair/a.h5", None)
+    shutil.copy(tmp_path / "data/pair/a.h5", tmp_path / "data/pair/b.h5")
+    write_manifest(tmp_path, "pair", {"train": ["a.h5"], "test": ["b.h5"]})
     load_federation(tmp_path)
     with pytest.raises(ConfigError, match=r"same data as a\.h5"):
         check_sites(tmp_path)
@@ -301,7 +301,7 @@ def test_one_image_is_cut_into_blocks(tmp_path: Path) -> None:
     facts = check_sites(tmp_path / "out")
     assert [split.slices for split in facts[0].splits] == [8, 8, 8]
     manifest = load_manifest(tmp_path / "out/one.toml")
-    # A user's own images are somebody's.
+    # Images of a user are data of a patient.
     assert not manifest.synthetic
     assert manifest.acquisition.origin is not None
     assert "magnitude images head.nii.gz" in manifest.acquisition.origin

@@ -1,4 +1,4 @@
-"""Manifests and lock files: what is read, and one line for every way to get it wrong."""
+"""Manifests and lock files are read as written; every mistake is one line."""
 
 import os
 import pickle
