@@ -1,4 +1,4 @@
-"""Sites, recipes, scope, messages, server rules and the rounds that join them."""
+"""Federated training across sites: manifests, recipes, rounds, runs, comparisons and deployment."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -24,9 +24,7 @@ from .recipes import Recipe as Recipe
 from .recipes import build_network as build_network
 from .recipes import load_recipe as load_recipe
 from .rounds import Site as Site
-from .rounds import Transport as Transport
 from .rounds import run_rounds as run_rounds
-from .serialization import Broadcast as Broadcast
 from .serialization import SiteUpdate as SiteUpdate
 from .sites import SiteManifest as SiteManifest
 from .sites import check_sites as check_sites

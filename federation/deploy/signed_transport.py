@@ -24,7 +24,7 @@ class Channel(Protocol):
 
 @dataclass(eq=False)
 class SignedTransport:
-    """A :class:`federation.Transport` over an untrusted channel.
+    """A :class:`federation.rounds.Transport` over an untrusted channel.
 
     Parameters
     ----------

@@ -14,7 +14,6 @@ import tomli_w
 import torch
 
 from federation import (
-    Broadcast,
     Recipe,
     RunFolder,
     load_recipe,
@@ -38,7 +37,7 @@ from federation.methods import selected_state
 from federation.recipes.frozen_base import attach_base, detach_base
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds.loop import QuorumError
-from federation.serialization import digest, load_checkpoint
+from federation.serialization import Broadcast, digest, load_checkpoint
 from federation.sites import SimulatedSite
 from federation.sites.manifest import load_federation
 from recon import DataError, Simulation, base_name, evaluate

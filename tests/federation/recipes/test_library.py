@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from federation import (
-    Broadcast,
     ConfigError,
     FederatedAlgorithm,
     Recipe,
@@ -40,7 +39,7 @@ from federation.methods import ServerState, parameter_scope
 from federation.methods.scope import parameters_of
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds import InProcessRuntime, RoundContext
-from federation.serialization import load_checkpoint
+from federation.serialization import Broadcast, load_checkpoint
 from federation.serialization.packing import below, digest, split, under
 from federation.sites import SimulatedScanner, SimulatedSite
 from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate, cosine_learning_rate

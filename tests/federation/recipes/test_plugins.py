@@ -151,7 +151,7 @@ BROKEN = {
     "several lines": ("raise ValueError('one\\ntwo')\n", "line 1, raises ValueError: one two; correct it"),
     "taken": (
         "from recon import REGULARIZERS\nREGULARIZERS.add('unet')(object)\n",
-        "line 2, raises ValueError: regularizer 'unet': is registered already; choose another name",
+        "line 2, raises ValueError: regularizer 'unet': found another part of this name; choose another name",
     ),
     "binary": (b"\x00\xff", "parts.py: the plugin raises"),
 }

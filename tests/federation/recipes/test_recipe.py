@@ -159,10 +159,10 @@ def test_a_mistake_in_the_file_names_file_and_key(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("tuning = 3", "tuning: found 3, expected a table"),
-        ("tuning = 'key'", "tuning: found 'key', expected a table"),
-        ("network = 3", "network: found 3, expected a table"),
-        ("objective = [1]", "objective: found [1], expected a table"),
+        ("tuning = 3", "tuning: found 3, expected a section"),
+        ("tuning = 'key'", "tuning: found 'key', expected a section"),
+        ("network = 3", "network: found 3, expected a section"),
+        ("objective = [1]", "objective: found [1], expected a section"),
         ("federation.rounds = 1979-05-27", "federation.rounds: found datetime.date(1979, 5, 27), expected a valid int"),
     ],
 )
@@ -191,7 +191,7 @@ def test_the_network_of_a_comparison_does_not_hide_a_wrong_one(recipe: Path) -> 
     network = load_recipe(recipe).network
     assert load_recipe(recipe, network=network.model_copy(update={"cascades": 2})).network.cascades == 2
     recipe.write_text('name = "mine"\nnetwork = 3\n')
-    with pytest.raises(ConfigError, match="network: found 3, expected a table"):
+    with pytest.raises(ConfigError, match="network: found 3, expected a section"):
         load_recipe(recipe, network=network)
 
 

@@ -4,9 +4,8 @@ import time
 import pytest
 import torch
 
-from federation import Broadcast, SiteUpdate
 from federation.rounds import InProcessRuntime, SiteFailure, SiteSpec
-from federation.serialization import digest
+from federation.serialization import Broadcast, SiteUpdate, digest
 
 from ..toy_federation import ToyData, ToyTask, initial_shared, run_toy, toy_specs, traces
 

@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation import Broadcast, SiteUpdate
 from federation.methods import ScopeRules, derive_seed, parameters_of
 from federation.rounds import RoundContext, SiteSpec, initial_network
-from federation.serialization import MessageError, SiteReport, digest, load_checkpoint
+from federation.serialization import Broadcast, MessageError, SiteReport, SiteUpdate, digest, load_checkpoint
 from federation.serialization.checkpoints import saved_rounds
 from recon import DataError
 

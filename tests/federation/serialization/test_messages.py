@@ -6,8 +6,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from federation import Broadcast, SiteUpdate
-from federation.serialization import MessageError, Wire, digest, pack, unpack
+from federation.serialization import Broadcast, MessageError, SiteUpdate, Wire, digest, pack, unpack
 from federation.serialization.packing import join, layout, split
 
 SHARED = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(0.5)}
