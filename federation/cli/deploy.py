@@ -232,7 +232,7 @@ def _propose(arguments: argparse.Namespace) -> None:
     if recipe.plugins:
         what += ", and by another way the plugins of the recipe (Python files; each site reads and approves them)"
     say(f"send {what} to the sites, and the run's digest by another way; they show and approve it with:")
-    say(f"  fedrecon deploy site approve DIR {bundle.name}")
+    say(f"  fedrecon deploy site approve DIR {bundle.name}{' --plugin FILE' * len(recipe.plugins)}")
 
 
 def _run(arguments: argparse.Namespace) -> None:

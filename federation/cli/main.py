@@ -34,10 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedrecon: error: {where}{error.strerror or _one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nfedrecon: interrupted; no file is half-written. The same command with --resume continues.",
-            file=sys.stderr,
-        )
+        again = "The same command continues, with --resume if it has this option."
+        print(f"\nfedrecon: interrupted; no file is half-written. {again}", file=sys.stderr)
         return 130
 
 

@@ -242,6 +242,14 @@ class FederationSection(Section):
     server_options: Options = Field(default_factory=dict)
     seed: Seed = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_drop_out(cls, values: Any) -> Any:
+        """Recipes in run folders and bundles of an older version hold the default of a key that is gone."""
+        if isinstance(values, Mapping) and values.get("drop_out") == 0:
+            return {key: value for key, value in values.items() if key != "drop_out"}
+        return values
+
     def weighting(self) -> Weighting:
         """The weights of the updates."""
         return WEIGHTINGS.make(self.weights, self.weight_options, "weight_options")

@@ -18,7 +18,7 @@ from .ct_file import SinogramVolume
 from .ct_formats import CT_READERS
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
-from .slices import Seed, VolumeSlices, generator_for
+from .slices import Seed, VolumeSlices, generator_for, make_operator
 
 #: Attenuation in 1/mm of image value 1: water.
 CT_SCALE = MU_WATER
@@ -115,7 +115,7 @@ class SinogramSlices(VolumeSlices):
     ) -> None:
         super().__init__(files, site, CT_READERS, format, reader_options)
         self.simulate, self.weighted = simulate, weighted
-        self.make_operator = OPERATORS[operator or "RadonOperator"]
+        self.operator = operator or "RadonOperator"
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
@@ -133,7 +133,7 @@ class SinogramSlices(VolumeSlices):
         measurement = lines / CT_SCALE
         return Sample(
             measurement=measurement if weights is None else weights * measurement,
-            operator=self.make_operator(volume.grid, geometry, weights),
+            operator=make_operator(volume.path, self.operator, volume.grid, geometry, weights),
             noise_std=torch.tensor(noise_std / CT_SCALE),
             reference=volume.read_reference(i) / CT_SCALE if volume.has_reference else None,
             scale=torch.tensor(CT_SCALE),

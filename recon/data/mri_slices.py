@@ -31,7 +31,7 @@ from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop
 from .mri_scaling import VolumeFacts, available_positions, effective_acceleration, probe_volume
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
-from .slices import Seed, VolumeSlices, generator_for
+from .slices import Seed, VolumeSlices, generator_for, make_operator
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -143,7 +143,7 @@ class KSpaceSlices(VolumeSlices):
         super().__init__(files, site, MRI_READERS, format, reader_options)
         self.simulate, self.maps, self.maps_folder = simulate, maps, maps_folder
         self.augment, self.seed = augment, seed
-        self.make_operator = OPERATORS[operator or "CartesianMRI"]
+        self.operator = operator or "CartesianMRI"
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
         self._facts: dict[int, VolumeFacts] = {}
 
@@ -188,7 +188,7 @@ class KSpaceSlices(VolumeSlices):
             output_weight = root_sum_of_squares(maps)
         sample = Sample(
             measurement=whitened(measured) / facts.scale,
-            operator=self.make_operator(white_maps, facts.mask),
+            operator=make_operator(volume.path, self.operator, white_maps, facts.mask),
             noise_std=torch.tensor(facts.noise_std / facts.scale),
             reference=reference,
             scale=torch.tensor(facts.scale),

@@ -15,7 +15,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from physics import Registry
+from physics import OPERATORS, LinearOperator, Registry
 
 from ..errors import DataError, data_error
 from .sample import Sample
@@ -154,6 +154,21 @@ class VolumeSlices(Dataset[Sample], ABC):
         index %= len(self)
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
+
+
+def make_operator(path: Path, name: str, *arguments: Any) -> LinearOperator:
+    """Operator of a slice of a file, by its name in :data:`physics.OPERATORS`.
+
+    Raises
+    ------
+    DataError
+        If the operator does not take these arguments: it belongs to another modality, or is a part of other operators.
+    """
+    try:
+        return OPERATORS[name](*arguments)
+    except (TypeError, AttributeError) as error:
+        found, advice = f"{name!r}, which fails ({error})", "correct `operator` in [data] of the manifest"
+        raise data_error(path, "operator", found, "an operator of this modality", advice) from error
 
 
 def _require_different_names(paths: Sequence[Path]) -> None:

@@ -303,3 +303,12 @@ def test_a_value_that_is_left_to_a_default_can_be_tuned(recipe: Path) -> None:
     assert mine.tuned_value is None and mine.tuned(0.1, recipe).federation.weight_options == {"step": 0.1}
     # What is tuned does not stand in the way of another value.
     assert load_recipe(recipe, ["federation.weights=samples"]).tuning == mine.tuning
+
+
+def test_recipes_of_an_older_version_hold_a_key_that_is_gone(tmp_path: Path) -> None:
+    recipe, old = load_recipe("fedavg"), tmp_path / "recipe.toml"
+    old.write_text(recipe.to_toml().replace("[federation]\n", "[federation]\ndrop_out = 0.0\n"))
+    assert load_recipe(old) == recipe
+    old.write_text(old.read_text().replace("drop_out = 0.0", "drop_out = 0.2"))
+    with pytest.raises(ConfigError, match=r"federation\.drop_out: unknown key"):
+        load_recipe(old)

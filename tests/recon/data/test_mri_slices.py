@@ -537,3 +537,11 @@ def test_real_two_dimensional_mask():
     image = sample.operator.start(sample.measurement)
     residual = sample.operator(image) - sample.measurement
     assert relative(residual, sample.measurement) < 0.3
+
+
+@pytest.mark.parametrize("name", ["RadonOperator", "Adjoint"])
+def test_an_operator_of_another_modality_is_named(phantom_file, name):
+    path = phantom_file()
+    dataset = KSpaceSlices([path], "north", operator=name)
+    with pytest.raises(DataError, match=f"{path}: operator: found '{name}', which fails .* operator of this modality"):
+        dataset[0]
