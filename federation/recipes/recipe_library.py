@@ -38,8 +38,11 @@ def recipe_path(recipe: Path | str, beside: Path | None = None) -> Path:
     name = Path(recipe).as_posix().removesuffix(".toml")
     if (found := LIBRARY / f"{name}.toml").is_file() and not Path(recipe).is_absolute() and ".." not in found.parts:
         return found
-    expected = f"a TOML file, or a recipe of `fedrecon recipes`{nearest(Path(name).name, recipe_names())}"
-    raise config_error(path, "", "a folder" if path.exists() else "no such file", expected, "correct it")
+    what, advice = (
+        "a folder" if path.exists() else "no such file",
+        f"correct it{nearest(Path(name).name, recipe_names())}",
+    )
+    raise config_error(path, "", what, "a TOML file, or a recipe of `fedrecon recipes`", advice)
 
 
 def recipe_names() -> list[str]:

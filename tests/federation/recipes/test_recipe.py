@@ -174,7 +174,10 @@ def test_a_wrong_section_over_another_recipe_is_one_line(recipe: Path, text: str
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ('"fedprx"', "found no such file, expected a TOML file, or a recipe of `fedrecon recipes`; did you mean"),
+        (
+            '"fedprx"',
+            "found no such file, expected a TOML file, or a recipe of `fedrecon recipes`; correct it",
+        ),
         ('""', "found a folder, expected a TOML file"),
         ("3", "found 3, expected a recipe file or the name of a recipe"),
         ('["fedavg"]', "found ['fedavg'], expected a recipe file"),

@@ -48,7 +48,10 @@ def test_a_recipe_in_another_folder_extends_one_of_the_library(elsewhere: Path) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("fedprx", "fedprx: found no such file, expected a TOML file, or a recipe of `fedrecon recipes`; did you mean"),
+        (
+            "fedprx",
+            "fedprx: found no such file, expected a TOML file, or a recipe of `fedrecon recipes`; correct it",
+        ),
         ("fedprx", "'fedprox'"),
         ("fedprx.toml", "'fedprox'"),
         ("old/folder/fedprox.toml", "'fedprox'"),
