@@ -193,7 +193,7 @@ chain = ["mine"]
 options = { mine = { factor = 0.75 } }
 
 [evaluation]
-arms = ["zero_filled", "mine"]
+arms = ["zero_filled", "mine", "fbp"]
 """
 
 
@@ -255,6 +255,7 @@ class Zero(Weighting):
 
 
 class Noisy(Transform):
+    assert "not in the tables, as not every site has it: fbp\n" in capsys.readouterr().out
     invariants = frozenset({"lossless"})
 
     def encode(self, delta: Any, generator: torch.Generator, context: Any) -> Any:
