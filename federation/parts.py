@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from physics import OPERATORS, Registry, check_operator
+from physics import OPERATORS, LinearOperator, OperatorError, Registry, check_operator
 from recon import (
     DATA_CONSISTENCY,
     MODALITIES,
@@ -67,7 +67,9 @@ def check_part(registry: Registry[Any], name: str, *, example: Path | str | None
 def _check(registry: Registry[Any], name: str, example: Path | str | None, options: dict[str, Any]) -> None:
     if registry is OPERATORS:
         kind: Any = OPERATORS[name]
-        check_operator(kind.example(torch.Generator().manual_seed(0)))
+        operators = [kind.example(torch.Generator().manual_seed(seed)) for seed in range(2)]
+        check_operator(operators[0])
+        _check_joined(operators)
     elif registry is PENALTIES:
         check_penalty(PENALTIES[name], **options)
     elif registry is REGULARIZERS:
@@ -85,3 +87,18 @@ def _check(registry: Registry[Any], name: str, example: Path | str | None, optio
         checks = {OBJECTIVES: check_task, SERVER_RULES: check_server_rule, WEIGHTINGS: check_weighting}
         check: Any = (checks | {TRANSFORMS: check_transform})[registry]
         check(registry.make(name, options))
+
+
+def _check_joined(operators: list[LinearOperator]) -> None:
+    """Check that a batch of operators, where they can be joined to one, is what they are one by one."""
+    kind: Any = type(operators[0])
+    try:
+        joined = kind.collate(operators)
+    except (AttributeError, ValueError):  # no manifest can name it
+        return
+    first, generator = operators[0], torch.Generator().manual_seed(0)
+    for method, shape in (("forward", first.domain_shape), ("adjoint", first.range_shape)):
+        batch = torch.randn(2, *first.norm.shape, *shape, dtype=first.dtype, generator=generator)
+        each = [getattr(A, method)(part) for A, part in zip(operators, batch, strict=True)]
+        if not torch.allclose(getattr(joined, method)(batch), torch.stack(each)):
+            raise OperatorError(f"expected a part that has, joined by `collate`, the {method} of every operator")

@@ -43,23 +43,24 @@ def check_regularizer(make: Callable[[], Regularizer]) -> None:
 
 def check_data_consistency(make: Callable[[], SiteDataConsistency]) -> None:
     """Check shapes, empty slices, state and gradients on every modality that it is made for, at least one."""
-    served = 0
+    served, refused = 0, ""
     for modality in MODALITIES.values():
         batch, layer = modality.batch(), make()
         A, y = batch.operator, batch.measurement
+        x = A.start(y)
         try:
-            out = layer(A.start(y), y, A)
-        except TypeError:
+            out = layer(x, y, A)
+        except TypeError as error:
+            refused = str(error)
             continue
         served += 1
-        _require(
-            out.shape == A.start(y).shape and bool(out.isfinite().all()), "returns a finite image of the shape of x"
-        )
+        _require(out.shape == x.shape and out.dtype == x.dtype, "returns an image of shape and dtype of x")
+        _require(bool(out.isfinite().all()), "returns finite numbers")
         network = _perturbed(UnrolledNetwork(2, make, lambda: ConvRegularizer(4, 2)))
         _check_state(network)
         _check_gradients(network, network(0 * y, A).abs().sum(), every=False)
         _check_gradients(network, network(y, A).abs().square().sum(), every=False)
-    _require(served > 0, "takes the operators of a modality")
+    _require(served > 0, f"takes the operators of a modality ({refused})")
 
 
 def check_task(task: TaskTerm) -> None:
@@ -96,8 +97,9 @@ def check_penalty(kind: Any, **options: Any) -> None:
             with watching(network, [penalty]):
                 image = task(network, batch, generator)[1]
                 value = penalty(network, batch, image)
+            real = value.ndim == 0 and not value.is_complex()
+            _require(real and bool(value.isfinite()), "returns a finite number")
             values.append(float(value.detach()))
-            _require(value.ndim == 0 and bool(value.isfinite()), "returns a finite number")
             parameters = [p for p in network.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             slopes = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
@@ -131,6 +133,7 @@ def check_reader(name: str, modality: Modality, path: Path, **options: Any) -> N
     _require(torch.equal(again, slices[0]), "can be sent to another process")
     sample = modality.slices([path], "site", format=name, **options)[0]
     batch = collate([sample])
+    _require(batch.measurement.dtype in (torch.float32, torch.complex64), "makes samples in single precision")
     predicted = batch.operator(batch.operator.start(batch.measurement))
     _require(predicted.shape == batch.measurement.shape, "makes samples whose operator fits the measurement")
 

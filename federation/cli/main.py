@@ -26,12 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             load_plugin(file)
         return run(arguments) or 0
-    except DataError as error:
-        print(f"fedrecon: error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"fedrecon: error: {where}{error.strerror or _one_line(error)}", file=sys.stderr)
+    except Exception as error:
+        text = _explained(error)
+        if text is None:
+            raise
+        print(f"fedrecon: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "The same command continues, with --resume if it has this option."
@@ -39,8 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _explained(error: Exception) -> str | None:
+    """The error in one line, with the line of the user's plugin that caused it; None: an error of fedrecon."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        text = (f"{error.filename}: " if error.filename else "") + (error.strerror or text)
+    refused = isinstance(error, DataError | OSError)
+    if refused and error.__cause__ is None:
+        return text
+    from ..config.plugin_errors import line_in_plugin
+
+    where = line_in_plugin(error)
+    if refused:
+        return text if not where or where.split(", line ")[0] in text else f"{text} ({where})"
+    return f"{where}: {type(error).__name__}: {text}" if where else None
 
 
 def _parser() -> argparse.ArgumentParser:

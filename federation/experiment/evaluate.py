@@ -60,6 +60,8 @@ def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None =
     run.record_seconds("evaluation", time.monotonic() - started)
     seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
     results = _results(run, found, state.round, seconds)
+    if absent := [arm for arm in run.recipe.evaluation.arms if arm not in results["arms"]]:
+        say(f"not in the tables, as not every site has it: {', '.join(absent)}")
     for manifest in tested:
         if not manifest.synthetic:
             write_site_report(run.site_folder(manifest.name), results, manifest.name)

@@ -135,7 +135,10 @@ class ServerRule(ABC):
         ordered = sorted(contributions, key=lambda contribution: contribution.site)
         round_ = RoundInput(shared, memory, ordered, weights, n_sites)
         self._check(round_)
-        return self._combine(round_)
+        combined: object = self._combine(round_)
+        if not isinstance(combined, tuple) or len(combined) != 2:
+            raise ValueError(f"{type(self).__name__}: _combine gives no pair, expected the parameters and the memory")
+        return combined
 
     @abstractmethod
     def _combine(self, round_: RoundInput) -> tuple[State, State]: ...

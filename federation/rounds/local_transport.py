@@ -17,6 +17,7 @@ import torch
 from recon import DataError
 
 from ..config import Plugin, load_again, loaded_plugins
+from ..config.plugin_errors import line_in_plugin
 from ..serialization import MessageError
 from .site import SiteSpec
 from .transport import ReplyStream, SiteFailure
@@ -181,8 +182,10 @@ def _answer(spec: SiteSpec, request: bytes) -> bytes | str:
     except Exception as error:
         logger.debug("site %s failed", spec.name, exc_info=True)
         text = " ".join(str(error).split())
-        is_plain = isinstance(error, DataError | MessageError)
-        return text if is_plain else f"{type(error).__name__}: {text}"
+        if isinstance(error, DataError | MessageError):
+            return text
+        where = line_in_plugin(error)
+        return f"{type(error).__name__}: {text}" + (f" ({where})" if where else "")
 
 
 def _unwrap(reply: bytes | str) -> bytes | Exception:

@@ -187,7 +187,7 @@ class _Loop:
                 after = self.algorithm.aggregate(state, updates, n_sites=len(self.transport.sites()))
                 check_finite({**after.shared, **after.memory}, "the aggregate")
             except ValueError as error:  # too few sites for the rule, or an aggregate that diverges
-                raise QuorumError(f"round {state.round}: {error}") from None
+                raise QuorumError(f"round {state.round}: {error}") from error
         rows = replies.rows(after.digest)
         append_rows(self.folder, rows)
         self._save(after)

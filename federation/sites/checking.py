@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recon import data_error
+
 from .lock_file import LockedFile, read_lock, write_lock
 from .manifest import SiteManifest, read_federation
 from .manifest_schema import SPLITS, Split
@@ -69,7 +71,10 @@ def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, Locked
     dataset = manifest.dataset(split)
     for volume in dataset.volumes:
         for index in range(volume.shape[0]):
-            volume.read_slice(index)
+            found, expected = tuple(volume.read_slice(index).shape), tuple(volume.shape[1:])
+            if found != expected:
+                key, advice = f"slice {index}", f"correct the reader {manifest.data.format!r}"
+                raise data_error(volume.path, key, f"shape {found}", f"{expected}, as of the volume", advice)
     accelerations = [dataset.acceleration(number) for number in range(len(dataset.volumes))]
     return SplitFacts(
         split=split,

@@ -85,6 +85,9 @@ class UnrolledNetwork(nn.Module):
         scales = [] if step_scale is None else [step_scale() for _ in range(n_consistency)]
         self.correction = None if correction is None else correction()
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
+        if len(self._layers) < n_consistency:
+            found = type(self.consistency[0]).__name__
+            raise ValueError(f"consistency: found {found}, expected a subclass of recon.SiteDataConsistency")
         self.strengths = nn.ModuleList(SiteStrength() for _ in range(cascades if site_strength else 0))
         self.regularizers = nn.ModuleList(regularizers)
         self.scales = nn.ModuleList(scales)
@@ -109,7 +112,8 @@ class UnrolledNetwork(nn.Module):
         if (condition is not None) != self.uses_condition:
             found = "none" if condition is None else f"one of shape {tuple(condition.shape)}"
             raise ValueError(
-                f"UnrolledNetwork: got {found} as condition, expected {'one' if condition is None else 'none'}"
+                f"UnrolledNetwork: got {found} as condition, expected "
+                + ("one; set network.condition to none where samples have none" if condition is None else "none")
             )
         if self.correction is not None:
             y, A = self.correction(y, A)

@@ -55,13 +55,23 @@ class Learner:
         """
         batch = to_device_of(self.network, next(self._batches))
         loss, image = self.objective(self.network, batch, self._generator)
+        _require_number(self.objective, loss)
         for penalty in self.penalties:
-            loss = loss + penalty(self.network, batch, image)
+            value = penalty(self.network, batch, image)
+            _require_number(penalty, value)
+            loss = loss + value
         number = float(loss.detach())
         if not math.isfinite(number):
             raise DataError(f"{batch.meta[0].volume}: the loss is {number} at step {step}; lower the learning rate")
         (loss / count).backward()
         return number
+
+
+def _require_number(term: TaskTerm | Penalty, value: Tensor) -> None:
+    if value.ndim or value.is_complex():
+        found = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        name = getattr(term, "__name__", type(term).__name__)
+        raise ValueError(f"{name}: gives {found}, expected a real number; take the mean over the batch")
 
 
 def train_in_turns(stepper: Stepper, turns: Sequence[Sequence[Learner]]) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Every part has the properties of its kind; a part of one's own, in a file outside the package, is used like them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,21 @@ from federation.methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS
 from federation.methods.server_rule import INVARIANTS, RoundInput, ServerRule
 from federation.methods.transform import Transform
 from federation.methods.weighting import Weighting
-from federation.sites import CT_DEMO_SITES, DEMO_SITES
-from physics import OPERATORS, Registry
-from recon import DATA_CONSISTENCY, MODALITIES, OBJECTIVES, PENALTIES, REGULARIZERS, Penalty, Regularizer
+from federation.sites import CT_DEMO_SITES, DEMO_SITES, check_sites
+from physics import OPERATORS, CartesianMRI, Registry
+from recon import (
+    DATA_CONSISTENCY,
+    MODALITIES,
+    OBJECTIVES,
+    PENALTIES,
+    REGULARIZERS,
+    ConvRegularizer,
+    KSpaceVolume,
+    Penalty,
+    Regularizer,
+    SiteDataConsistency,
+    open_volume,
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "clip": {"max_norm": 3.0},
@@ -35,16 +48,22 @@ def test_every_part_has_the_properties_of_its_kind(registry: Registry[Any], name
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A scan of each modality that its first reader opens."""
-    folder = tmp_path_factory.mktemp("scans")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sites of MRI and of CT, each in a folder."""
+    folder = tmp_path_factory.mktemp("hospitals")
     counts = {"train": 1, "validation": 1, "test": 1, "slices": 2}
     make_demo_sites(folder / "mri", size=32, sites=DEMO_SITES[:2], **counts)
     make_ct_demo_sites(folder / "ct", size=48, sites=CT_DEMO_SITES[:1], **counts)
-    return {name: next((folder / name / "data").rglob("*.h5")) for name in ("mri", "ct")}
+    return folder
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.fixture
+def scans(hospitals: Path) -> dict[str, Path]:
+    """A scan of each modality that its first reader opens."""
+    return {name: next((hospitals / name / "data").rglob("*.h5")) for name in ("mri", "ct")}
+
+
+@pytest.mark.parametrize("modality", ["mri", "ct"])
 def test_the_first_reader_of_every_modality_has_the_properties_of_a_reader(
     scans: dict[str, Path], modality: str
 ) -> None:
@@ -111,6 +130,22 @@ class MyTask:
 @dataclass(frozen=True)
 class MyPenalty(Penalty):
     weight: float
+    power: float = 2.0
+
+    def __call__(self, network, batch, image):
+        return self.weight * image.abs().pow(self.power).mean()
+
+
+@PENALTIES.add("my_round_penalty")
+@dataclass(frozen=True)
+class MyRoundPenalty(Penalty):
+    weight: float
+    broadcast: dict
+    power: float
+
+    @classmethod
+    def for_round(cls, weight, at, power: float = 2.0):
+        return cls(weight, dict(at.shared), power)
 
     def __call__(self, network, batch, image):
         return self.weight * image.abs().square().mean()
@@ -193,7 +228,7 @@ chain = ["mine"]
 options = { mine = { factor = 0.75 } }
 
 [evaluation]
-arms = ["zero_filled", "mine"]
+arms = ["zero_filled", "mine", "fbp"]
 """
 
 
@@ -216,6 +251,7 @@ def test_a_part_of_every_kind_in_a_file_outside_the_package(
     assert main(["evaluate", str(run), "--jobs", "1"]) == 0, capsys.readouterr().err
     report = json.loads((run / "report.json").read_text())
     assert set(report["arms"]) == {"zero_filled", "mine", "my_method"}
+    assert "not in the tables, as not every site has it: fbp\n" in capsys.readouterr().out
     example = next((sites / "data").rglob("*.h5"))
     mri = MODALITIES["mri"]
     kinds = [OPERATORS, REGULARIZERS, DATA_CONSISTENCY, OBJECTIVES, SERVER_RULES, WEIGHTINGS, TRANSFORMS]
@@ -269,6 +305,31 @@ class Nothing(Penalty):
         return 0 * image.abs().sum()
 
 
+class Vector(Nothing):
+    def __call__(self, network: nn.Module, batch: Any, image: Tensor) -> Tensor:
+        return image.abs().mean((-2, -1))
+
+
+class Mixing(ConvRegularizer):
+    """Subtracts the mean over the batch."""
+
+    def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+        return super().refine(channels - channels.mean(0, keepdim=True), condition)
+
+
+class Complex(SiteDataConsistency):
+    def forward(self, x: Tensor, y: Tensor, A: Any, backprojection: Tensor | None = None) -> Tensor:
+        return x + 0j
+
+
+class FirstOfAll(CartesianMRI):
+    """Takes the first operator of a batch for all."""
+
+    @classmethod
+    def collate(cls, operators: Any) -> Any:
+        return operators[0]
+
+
 class Biased(nn.Module):
     def forward(self, y: Tensor, A: Any) -> Tensor:
         return A.start(y) + 1
@@ -289,7 +350,11 @@ def unsteady(network: nn.Module, batch: Any, generator: torch.Generator) -> tupl
         (PENALTIES, Nothing, "changes the gradient"),
         (OBJECTIVES, lambda: unsteady, "draws from its generator alone"),
         (MODALITIES["ct"].methods, Biased, "zeros for an empty slice"),
-        (DATA_CONSISTENCY, lambda: nn.Identity(), "takes the operators of a modality"),
+        (DATA_CONSISTENCY, lambda: nn.Identity(), r"takes the operators of a modality \(.*positional argument"),
+        (PENALTIES, Vector, "returns a finite number"),
+        (REGULARIZERS, Mixing, "treats the samples of a batch one by one"),
+        (DATA_CONSISTENCY, Complex, "shape and dtype of x"),
+        (OPERATORS, FirstOfAll, "joined by `collate`, the forward of every operator"),
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
@@ -299,6 +364,112 @@ def test_a_part_that_breaks_a_property_is_named(
     registry.add("broken")(part)
     with pytest.raises(AssertionError, match=f"{registry.kind} 'broken': expected a part that .*{message}"):
         check_part(registry, "broken")
+
+
+class LastAxis(KSpaceVolume):
+    """Slices with the coils last."""
+
+    def read_slice(self, index: int) -> Tensor:
+        return super().read_slice(index).movedim(0, -1)
+
+
+class Double(KSpaceVolume):
+    def read_slice(self, index: int) -> Tensor:
+        return super().read_slice(index).to(torch.complex128)
+
+
+def reader_of(kind: type[KSpaceVolume]) -> Callable[[Path], KSpaceVolume]:
+    def read(path: Path) -> KSpaceVolume:
+        volume = object.__new__(kind)
+        vars(volume).update(vars(open_volume(path)))
+        return volume
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(LastAxis, "reads slices of the shape it says"), (Double, "makes samples in single precision")],
+)
+def test_a_reader_that_breaks_a_property_is_named(
+    fresh_registries: None, scans: dict[str, Path], kind: type[KSpaceVolume], message: str
+) -> None:
+    MODALITIES["mri"].readers.add("broken")(reader_of(kind))
+    with pytest.raises(AssertionError, match=f"MRI reader 'broken': expected a part that {message}"):
+        check_part(MODALITIES["mri"].readers, "broken", example=scans["mri"])
+
+
+def test_a_check_of_the_sites_names_a_reader_of_other_slices_than_it_says(
+    fresh_registries: None, hospitals: Path, tmp_path: Path
+) -> None:
+    MODALITIES["mri"].readers.add("broken")(reader_of(LastAxis))
+    text = (hospitals / "mri" / "north.toml").read_text().replace('format = "fastmri"', 'format = "broken"')
+    (tmp_path / "north.toml").write_text(text.replace('root = "', f'root = "{hospitals / "mri"}/'))
+    with pytest.raises(ValueError, match=r"h5: slice 0: found shape \(32, 32, 4\), expected \(4, 32, 32\).*'broken'"):
+        check_sites(tmp_path)
+
+
+# A part that fails is named by its file and line, wherever it runs.
+FAULTY = """
+from federation import SERVER_RULES, WEIGHTINGS, ServerRule, Weighting
+from recon import MODALITIES, PENALTIES, REGULARIZERS, ClassicalMethod, ConvRegularizer, Penalty
+
+@REGULARIZERS.add("forward")
+class Forward(ConvRegularizer):
+    def refine(self, channels, condition):
+        return channels.no_such_attribute  # line 8
+
+@PENALTIES.add("vector")
+class Vector(Penalty):
+    def __init__(self, weight): pass
+    def __call__(self, network, batch, image):
+        return image.abs().mean((-1, -2))
+
+@SERVER_RULES.add("no_pair")
+class NoPair(ServerRule):
+    def _combine(self, round_):
+        return round_.shared
+
+@WEIGHTINGS.add("attribute")
+class Attribute(Weighting):
+    def _weigh(self, contributions, memory):
+        return {c.site: c.number for c in contributions}, {}  # line 24
+
+@MODALITIES["mri"].methods.add("constructor")
+class Constructor(ClassicalMethod):
+    def __init__(self):
+        self.layer = 1 / 0  # line 29
+"""
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ('[network]\nregularizer = "forward"', r"site .*: AttributeError: .*no_such_attribute' \(.*mine.py, line 8\)"),
+        ("[objective]\nvector = 0.1", r"Vector: gives float32 of shape \(1,\), expected a real number"),
+        ('[federation]\nserver_rule = "no_pair"', "round 0: NoPair: _combine gives no pair, expected the parameters"),
+        ('[federation]\nweights = "attribute"', r"error: .*mine.py, line 24: AttributeError: .* 'number'"),
+        ('[evaluation]\narms = ["constructor"]', r"error: .*\.py, line 29: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_part_that_fails_is_one_line_with_its_place(
+    fresh_registries: None,
+    hospitals: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    choice: str,
+    message: str,
+) -> None:
+    (tmp_path / "mine.py").write_text(FAULTY)
+    (tmp_path / "mine.toml").write_text(f'extends = "fedavg"\nname = "mine"\nplugins = ["mine.py"]\n{choice}\n')
+    overrides = ["training.steps_per_round=1", "federation.rounds=1", "network.cascades=1", "network.channels=2"]
+    command = ["train", str(tmp_path / "mine.toml"), "--sites", str(hospitals / "mri"), "--out", str(tmp_path / "run")]
+    command += ["--jobs", "1", *(word for override in overrides for word in ("--set", override))]
+    code = main(command)
+    if code == 0:
+        code = main(["evaluate", str(tmp_path / "run"), "--jobs", "2"])
+    errors = capsys.readouterr().err.splitlines()
+    assert code == 2 and re.search(message, errors[-1]), errors
 
 
 def test_an_option_that_a_part_lacks_is_named_before_anything_runs(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def samples_of(modality: str) -> list[Sample]:
 
 def network_of(modality: str, consistency: str = "gradient", regularizer: str = "unet", seed: int = 0) -> nn.Module:
     def make() -> Regularizer:
-        made = REGULARIZERS[regularizer](4, 2)  # type: ignore[call-arg]
+        made = REGULARIZERS.make(regularizer, REGULARIZERS.declared(regularizer, {"channels": 4, "depth": 2}))
         for name, parameter in made.named_parameters():
             if name.endswith("last.weight"):
                 nn.init.normal_(parameter, std=0.05)

@@ -53,7 +53,7 @@ def ct() -> tuple[Tensor, RadonOperator]:
 
 
 @pytest.mark.parametrize("adapt", ADAPTERS.values(), ids=ADAPTERS)
-@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("regularizer", ["cnn", "unet", "fdd"])
 def test_an_untrained_adapter_changes_no_bit(regularizer, adapt):
     net = network(regularizer)
     for y, A in (mri(), ct()):
@@ -64,7 +64,7 @@ def test_an_untrained_adapter_changes_no_bit(regularizer, adapt):
 
 
 @pytest.mark.parametrize("adapt", ADAPTERS.values(), ids=ADAPTERS)
-@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("regularizer", ["cnn", "unet", "fdd"])
 def test_training_changes_every_adapter_and_the_sites_own_parts_alone(regularizer, adapt):
     net, (y, A) = network(regularizer), mri()
     added = adapt(net)
@@ -87,7 +87,7 @@ def test_training_changes_every_adapter_and_the_sites_own_parts_alone(regularize
 
 
 @pytest.mark.parametrize("adapt", ADAPTERS.values(), ids=ADAPTERS)
-@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("regularizer", ["cnn", "unet", "fdd"])
 def test_a_checkpoint_of_the_plain_network_loads_by_base_name(regularizer, adapt):
     options = {"norm": "group", "attention": True}
     plain, adapted, (y, A) = network(regularizer, **options), network(regularizer, seed=1, **options), mri()

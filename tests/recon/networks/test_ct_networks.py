@@ -51,7 +51,7 @@ def network(consistency: str, regularizer: str = "cnn", **options: object) -> Un
     torch.manual_seed(0)
 
     def make() -> Regularizer:
-        made = REGULARIZERS[regularizer](4, 2)
+        made = REGULARIZERS.make(regularizer, REGULARIZERS.declared(regularizer, {"channels": 4, "depth": 2}))
         for name, parameter in made.named_parameters():
             if name.endswith("last.weight"):
                 torch.nn.init.normal_(parameter, std=0.05)
@@ -291,7 +291,7 @@ def test_a_network_scales_its_steps_by_the_condition() -> None:
     with torch.no_grad():
         net.scales[0].hyper[-1].bias += 1.0  # type: ignore[union-attr, operator, index]
     assert not torch.allclose(net(y, A, condition), before)
-    with pytest.raises(ValueError, match="got none as condition, expected one"):
+    with pytest.raises(ValueError, match=r"got none as condition, expected one; set network.condition to none"):
         net(y, A)
     with pytest.raises(ValueError, match="expected none"):
         plain(y, A, condition)
