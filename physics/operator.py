@@ -254,6 +254,11 @@ class Composition(LinearOperator):
         return self.left.norm * self.right.norm
 
     @property
+    def sampled(self) -> Tensor:
+        left = self.left.sampled
+        return left & self.right.sampled if isinstance(self.left, Sampling) else left
+
+    @property
     def batch_key(self) -> tuple[object, ...]:
         return (type(self).__name__, self.left.batch_key, self.right.batch_key)
 
@@ -352,6 +357,10 @@ class Sampling(LinearOperator):
     @property
     def gram(self) -> LinearOperator:
         return self
+
+    @property
+    def sampled(self) -> Tensor:
+        return self.mask
 
     @property
     def norm(self) -> Tensor:

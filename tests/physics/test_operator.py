@@ -89,6 +89,7 @@ def test_restrict_equals_masking_the_measurement() -> None:
     for operator in (example("CartesianMRI"), example("CoilMaps")):
         x = torch.randn(operator.domain_shape, dtype=torch.complex128, generator=generator)
         torch.testing.assert_close(operator.restrict(keep)(x), operator(x) * keep)
+        assert torch.equal(*torch.broadcast_tensors(operator.restrict(keep).sampled, operator.sampled & keep))
         check_operator(operator.restrict(keep))
 
 
