@@ -19,6 +19,8 @@ import pytest
 from setuptools import find_packages
 
 import federation
+import physics
+import recon
 from recon import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +188,29 @@ print(len(found))
 """
     result = run(sys.executable, "-c", code, folder=tmp_path, path=(ROOT,))
     assert result.stdout.strip() == "8", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("registry", "bases"),
+    {
+        "physics.checks": [physics.LinearOperator],
+        "recon.networks.registries": [recon.Regularizer, recon.SiteDataConsistency],
+        "recon.training.penalties": [recon.Penalty],
+        "recon.classical.mri": [recon.ClassicalMethod],
+        "recon.classical.ct": [recon.ClassicalMethod],
+        "recon.data.mri_formats": [recon.KSpaceVolume],
+        "recon.data.ct_formats": [recon.SinogramVolume],
+        "recon.modalities": [recon.Modality],
+        "federation.methods.registries": [federation.ServerRule, federation.Weighting, federation.Transform],
+    }.items(),
+)
+def test_a_new_part_is_one_file_and_one_line_of_its_registry(registry, bases):
+    """The file of a base class does not import the registry: a new file can import the one, and the other it."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    for base in bases:
+        assert graph.find_shortest_chain(importer=base.__module__, imported=registry) is None
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert registry.split(".")[-1] in text
 
 
 def test_functions_of_the_federation_take_a_path_as_text():

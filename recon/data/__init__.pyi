@@ -8,10 +8,10 @@ from .ct_slices import SinogramSlices as SinogramSlices
 from .hold_out import held_out_split as held_out_split
 from .hold_out import require_fraction as require_fraction
 from .image_files import read_images as read_images
-from .mri_file import MRI_READERS as MRI_READERS
 from .mri_file import KSpaceVolume as KSpaceVolume
 from .mri_file import fitting_crop as fitting_crop
 from .mri_file import open_volume as open_volume
+from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header
 from .mri_header import header_xml as header_xml
 from .mri_header import read_header as read_header

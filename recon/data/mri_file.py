@@ -1,6 +1,6 @@
-"""k-space files: volumes of the fastMRI HDF5 layout, and the registry of readers."""
+"""k-space files: volumes of the fastMRI HDF5 layout."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from ..errors import data_error
 from .hdf5_file import dataset_of, opened, text_of
 from .mri_header import Header, read_header
-from .slices import Readers
 
 _RSS_KEYS = ("reconstruction_rss", "reconstruction_esc")
 
@@ -47,8 +46,8 @@ class KSpaceVolume:
     rss_shape: tuple[int, int] | None = None
     has_maps: bool = False
     noise_covariance: Tensor | None = None
-    #: Inode, size in bytes and time of change of the file when it was checked.
-    version: tuple[int, int, int] = field(init=False)
+    #: Inode, size in bytes and time of change of the file when it was checked; read from the file.
+    version: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         status = self.path.stat()
@@ -152,10 +151,6 @@ def open_volume(path: Path | str) -> KSpaceVolume:
         found = f"no sampled position (padding {volume.header.padding}, width {shape[-1]})"
         raise data_error(path, key, found, "at least one", "correct the mask or the header's encodingLimits")
     return volume
-
-
-#: Readers of k-space files.
-MRI_READERS: Readers[KSpaceVolume] = Readers("MRI reader", {"fastmri": open_volume})
 
 
 def fitting_crop(image_shape: tuple[int, int], recon_shape: tuple[int, int]) -> tuple[int, int]:

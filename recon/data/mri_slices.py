@@ -27,7 +27,8 @@ from physics import (
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
-from .mri_file import MRI_READERS, KSpaceVolume, fitting_crop
+from .mri_file import KSpaceVolume, fitting_crop
+from .mri_formats import MRI_READERS
 from .mri_scaling import VolumeFacts, available_positions, effective_acceleration, probe_volume
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
