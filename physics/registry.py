@@ -104,8 +104,9 @@ class Registry(Mapping[str, Callable[..., Part]], Generic[Part]):
         self.check(name, options, key)
         try:
             return self[name](**options)
-        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-            raise ValueError(f"{key}: {error}") from error
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} of "
+            raise ValueError(f"{key}: {error} ({kind}{self.kind} {name!r})") from error
 
     def declared(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that are options of a part."""

@@ -1,12 +1,12 @@
 """The sections of a recipe: keys, types, bounds and defaults."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
+from physics import options_of
 from recon import (
     CONDITION_DIM,
     DATA_CONSISTENCY,
@@ -27,7 +27,15 @@ from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, S
 LOCAL, SHARED = "local", "shared"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Options = dict[str, bool | int | float | str]
+
+
+def _option(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("true, false, a finite number or a text")
+    return value
+
+
+Options = dict[str, Annotated[Any, AfterValidator(_option)]]
 
 
 class NetworkSection(Section):
@@ -220,7 +228,11 @@ class ObjectiveSection(Section):
             If one is unknown.
         """
         make: Any = PENALTIES[name]
-        known = [key for key in inspect.signature(make.for_round).parameters if key not in ("weight", "at")]
+        if Penalty not in getattr(make, "__mro__", ()):
+            raise ValueError(f"{name}: found a penalty that is no subclass of recon.Penalty, expected one")
+        plain: Any = Penalty.for_round
+        overridden = make.for_round.__func__ is not plain.__func__
+        known = list(options_of(make.for_round))[2:] if overridden else list(options_of(make))[1:]
         own = self.options.get(name, {})
         if unknown := sorted(own.keys() - set(known)):
             raise ValueError(f"options.{name}: found {unknown[0]!r}, expected one of {', '.join(known) or 'none'}")

@@ -49,9 +49,7 @@ class MomentAlignment(Penalty):
         self._records: dict[str, list[Tensor]] | None = None
 
     @classmethod
-    def for_round(  # type: ignore[override]  # with an option
-        cls, weight: float, at: RoundStart, features: str
-    ) -> Penalty | None:
+    def for_round(cls, weight: float, at: RoundStart, features: str) -> Penalty | None:
         return cls(weight, at.received, features) if at.round > 0 else None
 
     @classmethod

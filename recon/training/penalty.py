@@ -54,13 +54,13 @@ class Penalty(ABC):
         """Penalty, a scalar, of a network that made an image from a batch."""
 
     @classmethod
-    def for_round(cls, weight: float, at: RoundStart) -> "Penalty | None":
+    def for_round(cls, weight: float, at: RoundStart, *_: Any, **options: Any) -> "Penalty | None":
         """The penalty in one round; None: it begins in a later round.
 
-        Further keyword arguments of an override are options in a recipe.
+        Its options in a recipe are the arguments of the class after the weight, those of an override after ``at``.
         """
         make: Any = cls
-        penalty: Penalty = make(weight)
+        penalty: Penalty = make(weight, **options)
         return penalty
 
     @classmethod

@@ -148,7 +148,8 @@ class MyRoundPenalty(Penalty):
         return cls(weight, dict(at.shared), power)
 
     def __call__(self, network, batch, image):
-        return self.weight * image.abs().square().mean()
+        own = dict(network.named_parameters())
+        return self.weight * sum((own[n] - w).abs().pow(self.power).sum() for n, w in self.broadcast.items())
 
 
 @SERVER_RULES.add("mine")
@@ -215,7 +216,8 @@ steps_per_round = 2
 [objective]
 task = "mine"
 my_penalty = 1e-3
-options = { mine = { power = 1.5 } }
+my_round_penalty = 1e-3
+options = { mine = { power = 1.5 }, my_penalty = { power = 1.0 }, my_round_penalty = { power = 3.0 } }
 
 [federation]
 rounds = 2
@@ -257,7 +259,8 @@ def test_a_part_of_every_kind_in_a_file_outside_the_package(
     kinds = [OPERATORS, REGULARIZERS, DATA_CONSISTENCY, OBJECTIVES, SERVER_RULES, WEIGHTINGS, TRANSFORMS]
     for registry in (*kinds, mri.methods):
         check_part(registry, "mine")
-    check_part(PENALTIES, "my_penalty")
+    check_part(PENALTIES, "my_penalty", power=1.0)
+    check_part(PENALTIES, "my_round_penalty", power=3.0)
     check_part(mri.readers, "mine", example=example, gain=2.0)
 
 
@@ -470,6 +473,18 @@ def test_a_part_that_fails_is_one_line_with_its_place(
         code = main(["evaluate", str(tmp_path / "run"), "--jobs", "2"])
     errors = capsys.readouterr().err.splitlines()
     assert code == 2 and re.search(message, errors[-1]), errors
+
+
+def test_a_penalty_is_a_class_with_known_options(fresh_registries: None, tmp_path: Path) -> None:
+    PENALTIES.add("plain")(lambda network, batch, image: image.abs().mean())  # type: ignore[arg-type, return-value]
+    path = tmp_path / "mine.toml"
+    for choice, message in {
+        "residual = 1\noptions = { residual = { powr = 2 } }": "objective.options.residual|objective: options.residual",
+        "plain = 0.1": r"objective.plain: found a penalty that is no subclass of recon.Penalty, expected one",
+    }.items():
+        path.write_text(f'extends = "fedavg"\nname = "mine"\n[objective]\n{choice}\n')
+        with pytest.raises(ValueError, match=message):
+            load_recipe(path)
 
 
 def test_an_option_that_a_part_lacks_is_named_before_anything_runs(tmp_path: Path) -> None:

@@ -121,7 +121,12 @@ def test_the_last_override_wins(recipe: Path) -> None:
         ("objective.proxmal=1", ["objective.proxmal: unknown key; did you mean 'proximal'?"]),
         ("objective.options={proximal={mu=1}}", ["objective.options: found proximal, expected the task or a penalty"]),
         ("objective={proximal=1, options={proximal={mu=1}}}", ["found 'mu', expected one of none"]),
-        ("objective={task='two_views', options={two_views={weight='x'}}}", ["options.two_views: '<' not supported"]),
+        ("network.regularizer_options={cutoff=[1]}", ["cutoff: found [1], expected true, false, a finite number"]),
+        ("network.consistency_options={step=inf}", ["consistency_options.step: found inf", "a finite number"]),
+        (
+            "objective={task='two_views', options={two_views={weight='x'}}}",
+            ["options.two_views: '<' not supported", "task"],
+        ),
         ("federation.server_options=3", ["federation.server_options: found 3"]),
         ("federation={server_rule='trimmed_mean', server_options={trim='x'}}", ["federation.server_options: "]),
         ("federation={weights='uniform', weight_options={step=1}}", ["weight_options: found 'step'", "one of none"]),
