@@ -82,6 +82,7 @@ def _check(registry: Registry[Any], name: str, example: Path | str | None, optio
     elif (modality := next((m for m in MODALITIES.values() if m.readers is registry), None)) is not None:
         if example is None:
             raise ValueError(f"check_part: {registry.kind} {name!r} needs a file that it can open: example=FILE")
+        registry.check(name, options)
         check_reader(name, modality, Path(example), **options)
     else:
         checks = {OBJECTIVES: check_task, SERVER_RULES: check_server_rule, WEIGHTINGS: check_weighting}

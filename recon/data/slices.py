@@ -77,7 +77,10 @@ class Readers(Registry[AnyVolume]):
         if not path.is_file():
             found = "a folder" if path.is_dir() else "nothing"
             raise data_error(path, "file", found, f"a file of format {format}", "correct the path")
-        return self[format](path, **options)
+        volume = self[format](path, **options)
+        if volume is None:
+            raise DataError(f"{path}: the reader {format!r} returns nothing, expected a volume; return one")
+        return volume
 
 
 class VolumeSlices(Dataset[Sample], ABC):

@@ -71,6 +71,8 @@ def test_the_first_reader_of_every_modality_has_the_properties_of_a_reader(
     check_part(readers, next(iter(readers)), example=scans[modality])
     with pytest.raises(ValueError, match="needs a file that it can open"):
         check_part(readers, next(iter(readers)))
+    with pytest.raises(ValueError, match="options: found 'gain', expected one of "):
+        check_part(readers, next(iter(readers)), example=scans[modality], gain=2.0)
 
 
 # One file with a part of every kind. Each is used once, by the name "mine".

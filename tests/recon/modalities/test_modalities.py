@@ -19,6 +19,7 @@ from recon import (
     ScanSimulation,
     Simulation,
     VolumeSlices,
+    check_reader,
     collate,
     held_out_split,
     simulate_volume,
@@ -160,6 +161,10 @@ def test_the_dataset_takes_its_data_options_and_those_of_its_readers(modality: M
             modality.open(files[0].with_name("none"), name, **defaults)
 
 
+def test_the_first_reader_has_the_properties_of_a_reader(modality: Modality, files: list[Path]) -> None:
+    check_reader(next(iter(modality.readers)), modality, files[0])
+
+
 @pytest.mark.parametrize(
     ("make", "found"),
     [
@@ -188,6 +193,9 @@ def test_readers_are_called_with_a_path_and_their_options(tmp_path: Path) -> Non
     def read(file: Path, *, pitch: float = 1.0) -> Any:
         return file, pitch
 
+    readers.add("forgetful")(lambda file: None)
     (tmp_path / "a").touch()
+    with pytest.raises(DataError, match=r"a: the reader 'forgetful' returns nothing, expected a volume"):
+        readers.open(tmp_path / "a", "forgetful")
     assert list(readers.options("toy")) == ["pitch"] and readers["toy"] is read
     assert readers.open(str(tmp_path / "a"), "toy", pitch=2.0) == (tmp_path / "a", 2.0)
