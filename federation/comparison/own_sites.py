@@ -53,6 +53,11 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSite
         If a manifest or file cannot be used, a site has no test files with references, or fewer than two sites train.
     """
     manifests = load_federation(folder)
+    if set(modalities) == set(preset.budgets):  # without --modality every site is compared
+        for manifest in manifests:
+            if manifest.modality not in preset.budgets:
+                expected, advice = f"one of {', '.join(preset.budgets)}", "leave the site out, or choose a --modality"
+                raise config_error(manifest.path, "modality", repr(manifest.modality), expected, advice)
     chosen = [modality for modality in modalities if _of_modality(manifests, modality)]
     if not chosen:
         raise ConfigError(f"{folder}: holds no {' or '.join(modalities)} site; choose another folder or --modality")

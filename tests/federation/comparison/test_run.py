@@ -550,6 +550,9 @@ def test_sites_that_cannot_be_compared_are_refused_before_anything_is_run(
 def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no ct site"):
         at_sites(tiny(), hospitals, ("ct",))
+    of_ct = replace(tiny(), budgets={"ct": tiny().budgets["mri"]})
+    with pytest.raises(ConfigError, match=r"\.toml: modality: found 'mri', expected one of ct; leave the site out"):
+        at_sites(of_ct, hospitals, ("ct",))
     # Undersampled measured files have no reference.
     shutil.copytree(hospitals, tmp_path / "sites")
     manifest = tmp_path / "sites" / "random4.toml"
