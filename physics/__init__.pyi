@@ -13,6 +13,7 @@ from .ct import RadonOperator as RadonOperator
 from .ct import ScanPreset as ScanPreset
 from .ct import Transmission as Transmission
 from .ct import attenuation_to_hu as attenuation_to_hu
+from .ct import estimate_ray_noise as estimate_ray_noise
 from .ct import evenly_spaced as evenly_spaced
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm
 from .ct import filtered_backprojection as filtered_backprojection
@@ -59,6 +60,7 @@ from .mri import root_sum_of_squares as root_sum_of_squares
 from .mri import samples_center as samples_center
 from .mri import whiten as whiten
 from .mri import whitening_matrix as whitening_matrix
+from .mri import with_image_phase as with_image_phase
 from .operator import Adjoint as Adjoint
 from .operator import Composition as Composition
 from .operator import LinearOperator as LinearOperator

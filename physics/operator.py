@@ -101,6 +101,19 @@ class LinearOperator(nn.Module, ABC):
         r"""Adjoint preconditioned for steps of size one, :math:`A^H y / \|A\|^2` unless overridden."""
         return self.adjoint(y) * reciprocal(per_sample(self.norm**2, len(self.domain_shape)))
 
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        r"""Estimate of the noise :math:`\sqrt{E |n|^2}` per number of a measurement, ``(*batch,)``.
+
+        Unless overridden the root mean square of :math:`A x - y` with x = :meth:`start`: too large where the start
+        image does not fit, too small where it fits the noise.
+        """
+        axes = tuple(range(-len(self.range_shape), 0))
+        measured = self.sampled.expand(y.shape)
+        residual = (self(self.start(y)) - y) * measured
+        squares = residual.abs().square().sum(axes) / measured.sum(axes).clamp_min(1)
+        estimate: Tensor = squares.sqrt()
+        return estimate
+
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Operators with equal keys can be joined by :meth:`collate`."""

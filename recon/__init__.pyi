@@ -105,6 +105,7 @@ from .networks import FilteredStep as FilteredStep
 from .networks import FixedCondition as FixedCondition
 from .networks import GradientStep as GradientStep
 from .networks import MapsCorrection as MapsCorrection
+from .networks import NoiseProximalStep as NoiseProximalStep
 from .networks import NormalizedStep as NormalizedStep
 from .networks import NoStep as NoStep
 from .networks import OperatorCorrection as OperatorCorrection
@@ -124,6 +125,7 @@ from .networks import add_scales as add_scales
 from .networks import base_name as base_name
 from .networks import freeze_base as freeze_base
 from .networks import is_adapter as is_adapter
+from .networks import noise_map as noise_map
 from .report import html_page as html_page
 from .report import html_table as html_table
 from .report import line_panel as line_panel

@@ -12,13 +12,21 @@ from .data import Sample
 Operator = TypeVar("Operator", bound=LinearOperator)
 
 
-def call(network: nn.Module, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
-    """``network(y, A, condition)`` if there is a condition and the network declares ``uses_condition``.
+def call(
+    network: nn.Module,
+    y: Tensor,
+    A: LinearOperator,
+    condition: Tensor | None = None,
+    noise_std: Tensor | None = None,
+) -> Tensor:
+    """``network(y, A)``, with what else is known and the network declares that it uses.
 
-    Otherwise ``network(y, A)``: a network without conditions ignores the condition of a sample.
+    The condition is the third argument of a network with ``uses_condition``, the noise level the keyword
+    ``noise_std`` of one with ``uses_noise``.
     """
-    takes = condition is not None and getattr(network, "uses_condition", False)
-    image: Tensor = network(y, A, condition) if takes else network(y, A)
+    conditions = (condition,) if condition is not None and getattr(network, "uses_condition", False) else ()
+    noise = {"noise_std": noise_std} if noise_std is not None and getattr(network, "uses_noise", False) else {}
+    image: Tensor = network(y, A, *conditions, **noise)
     return image
 
 
@@ -30,7 +38,7 @@ def to_device_of(network: nn.Module, batch: Sample) -> Sample:
 
 def apply(network: nn.Module, batch: Sample) -> Tensor:
     """Image of a batch, ``(*batch, *A.domain_shape)``, in scaled units."""
-    return call(network, batch.measurement, batch.operator, batch.condition)
+    return call(network, batch.measurement, batch.operator, batch.condition, batch.noise_std)
 
 
 def require_operator(who: str, A: LinearOperator, kind: type[Operator]) -> Operator:

@@ -87,6 +87,7 @@ def _unrolled(section: NetworkSection, manifest: SiteManifest | None) -> Unrolle
         correction=modality.correction if section.correct_operator else None,
         step_scale=partial(StepScale, CONDITION_DIM) if section.condition in ("consistency", "both") else None,
         uses_condition=section.conditioned,
+        noise_level=section.noise_level,
     )
 
 

@@ -58,6 +58,7 @@ class NetworkSection(Section):
     norm: Literal["none", "instance", "group"] = "none"
     attention: bool = False
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
+    noise_level: bool = False
     adapter: Literal["none", "lora", "dual_lora", "prompt", "scale"] = "none"
     adapter_size: int = Field(default=1, ge=1, le=4096)
     base: str | None = None
@@ -80,11 +81,13 @@ class NetworkSection(Section):
         return self.condition in ("regularizer", "both")
 
     def regularizer_arguments(self) -> dict[str, Any]:
-        """Arguments of the regularizer: its size if it has one, its options, condition, norm and attention."""
+        """Arguments of the regularizer: its size if it has one, its options, and what the recipe adds."""
         size = {"channels": self.channels, "depth": self.depth}
         chosen = REGULARIZERS.declared(self.regularizer, size) | self.regularizer_options
         if self.conditioned:
             chosen["condition_dim"] = CONDITION_DIM
+        if self.noise_level:
+            chosen["noise_level"] = True
         if self.norm != "none":
             chosen["norm"] = self.norm
         if self.attention:

@@ -19,6 +19,7 @@ from .transmission import MU_AIR as MU_AIR
 from .transmission import MU_WATER as MU_WATER
 from .transmission import Transmission as Transmission
 from .transmission import attenuation_to_hu as attenuation_to_hu
+from .transmission import estimate_ray_noise as estimate_ray_noise
 from .transmission import hu_to_attenuation as hu_to_attenuation
 from .transmission import lodopab_observation as lodopab_observation
 from .transmission import simulate_counts as simulate_counts

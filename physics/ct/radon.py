@@ -11,6 +11,7 @@ from ..operator import LinearOperator, reciprocal
 from .fbp import filtered_backprojection
 from .geometry import Geometry, ImageGrid, ParallelBeam, evenly_spaced, field_of_view_radius_mm
 from .projector import Projector, projector_of
+from .transmission import estimate_ray_noise
 from .transpose_pair import Transposed
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,10 @@ class RadonOperator(LinearOperator):
             return torch.zeros(*y.shape[:-2], *self.domain_shape, dtype=y.dtype, device=y.device)
         geometry = self.geometry.subset(used.cpu().numpy())
         return filtered_backprojection(lines[..., used, :], geometry, self.grid)
+
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        """Noise of the measurement from :func:`estimate_ray_noise`; the weights change slowly along the detector."""
+        return estimate_ray_noise(y)
 
     def normalized_adjoint(self, y: Tensor) -> Tensor:
         r"""SIRT's :math:`C A^T R y` with the inverse row sums R and column sums C of A; :math:`C A^T R A \le 1`."""

@@ -171,3 +171,25 @@ def transmitted(attenuation: Tensor, grid: ImageGrid, geometry: Geometry, rays_p
         moved = replace(geometry, offset_mm=geometry.offset_mm + shift)
         total += (-projector_of(grid, moved).project(images)).exp() / rays_per_detector
     return total.reshape(*attenuation.shape[:-2], *geometry.shape)
+
+
+def estimate_ray_noise(lines: Tensor) -> Tensor:
+    """Standard deviation of white noise from the median second difference along the detector.
+
+    Parameters
+    ----------
+    lines
+        Line integrals, weighted or not, ``(*batch, views, detectors)`` with at least 3 detector elements.
+
+    Returns
+    -------
+        ``(*batch,)``. Differences that are exactly zero are left out: rays of weight zero and rays beside the object of
+        a noise-free simulation. 0 if all are.
+    """
+    second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).detach().abs()
+    batch = second.shape[:-2]
+    medians = [
+        found.median() if len(found := one[one > 0]) else one.new_zeros(())
+        for one in second.flatten(-2).reshape(math.prod(batch), -1)
+    ]
+    return torch.stack(medians).reshape(batch) / (0.6745 * math.sqrt(6))

@@ -8,6 +8,7 @@ from .coil_maps import birdcage_maps as birdcage_maps
 from .coil_maps import espirit_maps as espirit_maps
 from .coil_maps import estimate_maps as estimate_maps
 from .coil_maps import low_resolution_maps as low_resolution_maps
+from .coil_maps import with_image_phase as with_image_phase
 from .fourier import FourierTransform as FourierTransform
 from .fourier import centering_phases as centering_phases
 from .fourier import fft2c as fft2c

@@ -90,6 +90,8 @@ class CartesianMRI(LinearOperator):
         self.register_buffer("_decode", encode.conj().resolve_conj(), persistent=False)
         sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
         self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
+        # Every layer of a network needs it; computed at each call where the maps are learned.
+        self._norm: Tensor | None = None
 
     @staticmethod
     def _normalized_mask(maps: Tensor, mask: Tensor) -> Tensor:
@@ -149,11 +151,39 @@ class CartesianMRI(LinearOperator):
 
     @property
     def norm(self) -> Tensor:
-        return self.rss.amax((-2, -1))
+        if self.maps.requires_grad:
+            return self.rss.amax((-2, -1))
+        if self._norm is None or self._norm.device != self.maps.device:
+            self._norm = self.rss.amax((-2, -1))
+        return self._norm
 
     def start(self, y: Tensor) -> Tensor:
         """CG-SENSE, 6 iterations, lightly damped: aliasing of the coils is undone, noise is not yet amplified."""
         return solve_normal(self, self.adjoint(y), 0.01 * self.norm**2, max_iterations=6, gradient="unrolled")
+
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        """Noise per sample from the outermost fifth of the sampled positions, where the signal has decayed.
+
+        The median over positions of the power in all coils, so that a few strong samples do no harm. An upper bound:
+        fine structure has signal there. Positions that are zero in all coils count as not sampled.
+        """
+        height, width = self.domain_shape
+        rows, columns = (torch.linspace(-1, 1, n, device=y.device) for n in (height, width))
+        radius = (rows[:, None] ** 2 + columns**2).expand(height, width)
+        power = y.detach().abs().square().mean(-3)
+        n_coils = self.range_shape[0]
+        # The power has a chi-square distribution with two degrees of freedom per coil; ratio of its median and mean by
+        # Wilson and Hilferty (1931).
+        ratio = (1 - 1 / (9 * n_coils)) ** 3
+        estimates = []
+        for one in power.reshape(-1, height, width):
+            places = radius[one > 0]
+            if len(places) == 0:
+                estimates.append(power.new_zeros(()))
+                continue
+            edge = places.kthvalue(max(1, round(0.8 * len(places)))).values
+            estimates.append((one[(one > 0) & (radius >= edge)].median() / ratio).sqrt())
+        return torch.stack(estimates).reshape(power.shape[:-2])
 
     @property
     def support(self) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .cartesian import root_sum_of_squares
+from .cartesian import combine_coils, root_sum_of_squares
 from .fourier import ifft2c
 from .sampling import calibration_block
 
 #: Part of the name of every stored file of maps: raise it when an estimate changes.
-_VERSION = "1"
+_VERSION = "2"
 
 
 def birdcage_maps(n_coils: int, shape: tuple[int, int], seed: int | None = None, radius: float = 1.5) -> Tensor:
@@ -124,14 +124,43 @@ def low_resolution_maps(kspace: Tensor, mask: Tensor) -> Tensor:
         constant maps.
     """
     _require_kspace("low_resolution_maps", kspace)
-    rows, columns = _calibration_region(kspace, mask)
-    block = _in_double("low_resolution_maps", kspace[:, rows, columns])
-    center = torch.zeros(kspace.shape, dtype=block.dtype, device=kspace.device)
-    center[:, rows, columns] = block * _hann(block.shape[-2], block)[:, None] * _hann(block.shape[-1], block)
-    images = ifft2c(center)
+    images = _low_resolution_images("low_resolution_maps", kspace, mask)
     rss = root_sum_of_squares(images)
     constant = _constant_maps(len(images), (images.shape[-2], images.shape[-1]), images.device)
     return torch.where(rss > 0, (images / torch.where(rss > 0, rss, 1)).to(torch.complex64), constant)
+
+
+def with_image_phase(maps: Tensor, kspace: Tensor, mask: Tensor) -> Tensor:
+    r"""Maps times the phase of the low-resolution image, :math:`S_c e^{i \varphi}`; images become nearly real.
+
+    :math:`\varphi` is the phase of the coil-combined image of the calibration region. The maps describe the same scan:
+    :math:`S_c x = (S_c e^{i \varphi}) (e^{-i \varphi} x)`. A magnitude image is the same. Receiver phase, an echo off
+    center and slow field changes differ from scan to scan; they leave the image, so that a network trained at one
+    site meets images of the same kind at another.
+
+    Parameters
+    ----------
+    maps
+        Coil maps, complex, shape ``(coils, height, width)``.
+    kspace, mask
+        As for :func:`low_resolution_maps`.
+
+    Returns
+    -------
+        Shape, magnitude and dtype of the maps. Pixels without signal keep the phase of their maps.
+    """
+    _require_kspace("with_image_phase", kspace)
+    image = combine_coils(_low_resolution_images("with_image_phase", kspace, mask), maps.to(torch.complex128))
+    return torch.where(image.abs() > 0, maps * image.sgn().to(maps.dtype), maps)
+
+
+def _low_resolution_images(who: str, kspace: Tensor, mask: Tensor) -> Tensor:
+    """Coil images of the calibration region, tapered by a Hann window, complex128."""
+    rows, columns = _calibration_region(kspace, mask)
+    block = _in_double(who, kspace[:, rows, columns])
+    center = torch.zeros(kspace.shape, dtype=block.dtype, device=kspace.device)
+    center[:, rows, columns] = block * _hann(block.shape[-2], block)[:, None] * _hann(block.shape[-1], block)
+    return ifft2c(center)
 
 
 def _espirit_from_mask(kspace: Tensor, mask: Tensor) -> Tensor:
@@ -147,7 +176,7 @@ MAP_ESTIMATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_folder: Path | None = None) -> Tensor:
-    """Coil maps from the measured samples alone, optionally stored on disk.
+    """Coil maps with the phase of the image, from the measured samples alone, optionally stored on disk.
 
     Parameters
     ----------
@@ -164,7 +193,7 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_fo
 
     Returns
     -------
-        complex64, shape ``(coils, height, width)``, unit root sum of squares.
+        complex64, shape ``(coils, height, width)``, unit root sum of squares, see :func:`with_image_phase`.
 
     Raises
     ------
@@ -178,13 +207,17 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_fo
     # where, not a product: samples that were not measured may be NaN.
     measured = torch.where(mask, kspace, 0)
     if maps_folder is None:
-        return MAP_ESTIMATES[method](measured, mask)
+        return _estimate(measured, mask, method)
     path = maps_folder / f"{_digest(measured, mask, method)}.safetensors"
     maps = _read(path, measured)
     if maps is None:
-        maps = MAP_ESTIMATES[method](measured, mask)
+        maps = _estimate(measured, mask, method)
         _write(path, maps)
     return maps
+
+
+def _estimate(measured: Tensor, mask: Tensor, method: str) -> Tensor:
+    return with_image_phase(MAP_ESTIMATES[method](measured, mask), measured, mask)
 
 
 def _calibration_region(kspace: Tensor, mask: Tensor) -> tuple[slice, slice]:

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission
+from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
 
 from ..errors import DataError, data_error
 from .ct_file import SinogramVolume
@@ -189,10 +189,10 @@ class SinogramSlices(VolumeSlices):
             part = (stored / flat).clamp_min(model.floor)
             lines = model.line_integrals(part)
             weights = (part / part.mean()).sqrt() if self.weighted else None
-            return lines, weights, _estimated_noise(lines if weights is None else weights * lines)
+            return lines, weights, _ray_noise(lines if weights is None else weights * lines)
         found = self._counts(number, stored, i)
         if found is None:
-            return stored, None, _estimated_noise(stored)
+            return stored, None, _ray_noise(stored)
         counts, model = found
         lines = model.line_integrals(counts)
         spread = model.noise_std(counts)
@@ -250,10 +250,8 @@ class SinogramSlices(VolumeSlices):
                 raise data_error(volume.path, "[simulate] photons", found, "counts of photons", "remove photons")
 
 
-def _estimated_noise(lines: Tensor) -> float:
-    """Standard deviation of white noise from the median second difference along the detector."""
-    second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).abs()
-    return float(second.median()) / (0.6745 * math.sqrt(6))
+def _ray_noise(lines: Tensor) -> float:
+    return float(estimate_ray_noise(lines))
 
 
 def _chosen_views(scan: Geometry, views: int | None, arc_deg: float | None) -> np.ndarray[Any, Any]:

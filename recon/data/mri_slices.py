@@ -23,6 +23,7 @@ from physics import (
     root_sum_of_squares,
     samples_center,
     whiten,
+    with_image_phase,
 )
 
 from ..errors import DataError, data_error
@@ -269,7 +270,9 @@ class KSpaceSlices(VolumeSlices):
 
     def _coil_maps(self, volume: KSpaceVolume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
         if self.maps == "true":
-            return volume.read_maps(i)
+            return (
+                with_image_phase(volume.read_maps(i), measured, mask) if samples_center(mask) else volume.read_maps(i)
+            )
         return estimate_maps(measured, mask, method=self.maps, maps_folder=self.maps_folder)
 
 

@@ -10,6 +10,7 @@ from .data_consistency import ChebyshevStep as ChebyshevStep
 from .data_consistency import DualStep as DualStep
 from .data_consistency import FilteredStep as FilteredStep
 from .data_consistency import GradientStep as GradientStep
+from .data_consistency import NoiseProximalStep as NoiseProximalStep
 from .data_consistency import NormalizedStep as NormalizedStep
 from .data_consistency import NoStep as NoStep
 from .data_consistency import ProximalStep as ProximalStep
@@ -17,6 +18,7 @@ from .data_consistency import SiteDataConsistency as SiteDataConsistency
 from .data_consistency import SitePart as SitePart
 from .data_consistency import SiteStrength as SiteStrength
 from .data_consistency import WeightedStep as WeightedStep
+from .noise_level import noise_map as noise_map
 from .operator_corrections import AxisCorrection as AxisCorrection
 from .operator_corrections import MapsCorrection as MapsCorrection
 from .operator_corrections import OperatorCorrection as OperatorCorrection

@@ -34,9 +34,11 @@ class SiteDataConsistency(SitePart, ABC):
     """A layer that moves an image towards agreement with its measurement.
 
     ``uses_backprojection``: the layer needs :math:`A^H y`, which a network computes once for all layers.
+    ``uses_noise``: the layer takes the keyword ``noise_std``, see :class:`NoiseProximalStep`.
     """
 
     uses_backprojection = True
+    uses_noise = False
     #: Name of the one modality that it is made for; empty: any.
     only_for = ""
 
@@ -114,6 +116,55 @@ class ProximalStep(SiteDataConsistency):
         weight = self.log_weight.exp() * torch.where(norm > 0, norm**2, 1.0)
         rhs = b + per_sample(weight, len(A.domain_shape)) * x
         return solve_normal(A, rhs, weight, x0=x, max_iterations=self.iterations, gradient=self.gradient)
+
+
+class NoiseProximalStep(SiteDataConsistency):
+    r"""Proximal step weighted by the noise of the scan, :math:`\arg\min_z \|A z - y\|^2 / \sigma^2 + e^w \|z - x\|^2`.
+
+    The step of a Gaussian prior around x whose precision :math:`e^w` is learned in units of the normalized image. A
+    noisy scan is trusted less than a clean one; a step size or a weight that a site learns cannot know this, because
+    the scans of a site differ.
+
+    Parameters
+    ----------
+    precision
+        Initial :math:`e^w > 0`, learned on a logarithmic scale. :math:`e^w \sigma^2` is limited to :math:`10^{-4}` to
+        :math:`10` times :math:`\|A\|^2`.
+    iterations
+        Conjugate-gradient iterations; their gradient is exact.
+    """
+
+    uses_noise = True
+
+    def __init__(self, precision: float = 30.0, iterations: int = 4) -> None:
+        super().__init__()
+        self.log_precision = nn.Parameter(_log(precision, "NoiseProximalStep: precision"))
+        self.iterations = iterations
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        A: LinearOperator,
+        backprojection: Tensor | None = None,
+        *,
+        noise_std: Tensor | None = None,
+    ) -> Tensor:
+        r"""As :meth:`SiteDataConsistency.forward`.
+
+        Parameters
+        ----------
+        noise_std
+            :math:`\sigma`, :math:`\sqrt{E |n|^2}` per number of ``y``, ``(*batch,)``; None: estimated from ``y``.
+        """
+        b = A.adjoint(y) if backprojection is None else backprojection
+        sigma = A.estimate_noise_std(y) if noise_std is None else noise_std
+        norm = A.norm
+        # The operator of an empty slice is zero: any positive damping returns x unchanged.
+        largest = torch.where(norm > 0, norm**2, 1.0)
+        weight = (self.log_precision.exp() * sigma**2).clamp(1e-4 * largest, 10 * largest)
+        rhs = b + per_sample(weight, len(A.domain_shape)) * x
+        return solve_normal(A, rhs, weight, x0=x, max_iterations=self.iterations, gradient="unrolled")
 
 
 class FilteredStep(SiteDataConsistency):

@@ -9,6 +9,7 @@ from .data_consistency import (
     DualStep,
     FilteredStep,
     GradientStep,
+    NoiseProximalStep,
     NormalizedStep,
     NoStep,
     ProximalStep,
@@ -28,6 +29,7 @@ REGULARIZERS: Registry[Regularizer] = Registry("regularizer", {
 DATA_CONSISTENCY: Registry[SiteDataConsistency] = Registry("data consistency", {
     "gradient": GradientStep,
     "proximal": ProximalStep,
+    "noise_proximal": NoiseProximalStep,
     "filtered": FilteredStep,
     "normalized": NormalizedStep,
     "chebyshev": ChebyshevStep,

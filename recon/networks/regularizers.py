@@ -4,7 +4,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, TypeVar
 
 import torch
@@ -22,45 +22,62 @@ class Regularizer(nn.Module, ABC):
 
     Subclasses implement :meth:`refine` on real and imaginary part, real tensors ``(batch, 2, height, width)``. A recipe
     gives a subclass the arguments that it declares: ``channels`` and ``depth`` (its size), ``condition_dim`` if it can
-    take a condition, ``norm`` and ``attention`` if it has them, and any others as ``[network.regularizer_options]``.
+    take a condition, ``noise_level`` if it can be told the noise, ``norm`` and ``attention`` if it has them, and any
+    others as ``[network.regularizer_options]``.
 
     Parameters
     ----------
     condition_dim
         Length of the condition vector; 0 for a regularizer without condition.
+    noise_level
+        Whether it is told the noise per pixel: a third channel of the input of :meth:`refine`.
     """
 
-    def __init__(self, condition_dim: int = 0) -> None:
+    def __init__(self, condition_dim: int = 0, noise_level: bool = False) -> None:
         super().__init__()
         if condition_dim < 0:
             raise ValueError(f"{type(self).__name__}: condition_dim is {condition_dim}, expected 0 or more")
-        self.condition_dim = condition_dim
+        self.condition_dim, self.noise_level = condition_dim, noise_level
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """Refined image, shape and dtype of ``x``, ``(*batch, height, width)``.
 
         Parameters
         ----------
         condition
             ``(*batch, condition_dim)``, or ``(condition_dim,)`` for the whole batch.
+        level
+            Logarithm of the noise, real, the shape of ``x``, scaled to order one.
 
         Raises
         ------
         ValueError
-            If a condition is missing, unexpected, or of another shape.
+            If a condition or a level is missing, unexpected, or of another shape.
         """
         flat_condition = self._flat(condition, x.shape[:-2])
+        self._require_level(level, x.shape)
         flat = x.reshape(-1, *x.shape[-2:])
         # Complex numbers in memory are real channels in the channels-last layout: no copy, and convolutions are a
         # fifth faster in this layout.
         pairs = torch.view_as_real(flat) if flat.is_complex() else torch.stack((flat, torch.zeros_like(flat)), dim=-1)
+        if level is not None:
+            pairs = torch.cat((pairs, level.reshape(*flat.shape, 1)), dim=-1)
         out = self.refine(pairs.movedim(-1, 1), flat_condition).movedim(1, -1)
         image = torch.view_as_complex(out.contiguous()) if x.is_complex() else out[..., 0]
         return image.reshape(x.shape)
 
     @abstractmethod
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        """Refined channels; the condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if unused."""
+        """The two refined channels of two, or with the noise level three, channels.
+
+        The condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if unused.
+        """
+
+    def _require_level(self, level: Tensor | None, shape: torch.Size) -> None:
+        found = None if level is None else tuple(level.shape)
+        expected = tuple(shape) if self.noise_level else None
+        if found != expected:
+            raise ValueError(f"{type(self).__name__}: noise level has shape {found}, expected {expected}")
 
     def _flat(self, condition: Tensor | None, batch: torch.Size) -> Tensor | None:
         who = type(self).__name__
@@ -88,6 +105,8 @@ class ConvRegularizer(Regularizer):
         Number of convolutions, at least 2.
     condition_dim
         Above 0: every hidden layer is followed by a :class:`FiLM` with a condition of this length.
+    noise_level
+        As for :class:`Regularizer`.
     norm
         Normalization of every hidden layer before its ReLU, affine and without running statistics.
     attention
@@ -100,19 +119,20 @@ class ConvRegularizer(Regularizer):
         depth: int = 5,
         *,
         condition_dim: int = 0,
+        noise_level: bool = False,
         norm: Norm = "none",
         attention: bool = False,
     ) -> None:
-        super().__init__(condition_dim)
+        super().__init__(condition_dim, noise_level)
         if depth < 2:
             raise ValueError(f"ConvRegularizer: depth is {depth}, expected at least 2 layers")
-        self.hidden = ConvStack([2] + [channels] * (depth - 1), nn.ReLU, norm)
+        self.hidden = ConvStack([2 + noise_level] + [channels] * (depth - 1), nn.ReLU, norm)
         self.last = _zero(nn.Conv2d(channels, 2, 3, padding=1))
         self.film = _films([channels] * (depth - 1), condition_dim)
         self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        out: Tensor = channels + self.residual(channels, condition)
+        out: Tensor = channels[:, :2] + self.residual(channels, condition)
         return out
 
     def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
@@ -138,7 +158,7 @@ class UNetRegularizer(Regularizer):
         Number of times the resolution is halved, at least 1.
     condition_dim
         Above 0: every block is followed by a :class:`FiLM` with a condition of this length.
-    norm, attention
+    noise_level, norm, attention
         As for :class:`ConvRegularizer`; every convolution of a block is normalized.
     """
 
@@ -148,15 +168,16 @@ class UNetRegularizer(Regularizer):
         depth: int = 2,
         *,
         condition_dim: int = 0,
+        noise_level: bool = False,
         norm: Norm = "none",
         attention: bool = False,
     ) -> None:
-        super().__init__(condition_dim)
+        super().__init__(condition_dim, noise_level)
         if depth < 1:
             raise ValueError(f"UNetRegularizer: depth is {depth}, expected at least 1 level")
         widths = [channels * 2**level for level in range(depth + 1)]
         self.levels = depth
-        self.first = _block(2, channels, norm)
+        self.first = _block(2 + noise_level, channels, norm)
         self.down = nn.ModuleList(_block(a, b, norm) for a, b in itertools.pairwise(widths))
         self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(_block(a, a, norm) for a in widths[:-1])
@@ -177,7 +198,7 @@ class UNetRegularizer(Regularizer):
             x = F.interpolate(self.reduce[level](x), scale_factor=2.0, mode="nearest")
             x = self.up[level](x + features.pop())  # a sum is a fifth faster than concatenated channels
             x = _modulated(self.film, self.levels + 1 + level, x, condition)
-        out: Tensor = channels + self.last(self.attention(x))[..., :height, :width]
+        out: Tensor = channels[:, :2] + self.last(self.attention(x))[..., :height, :width]
         return out
 
 
@@ -194,7 +215,7 @@ class FrequencySplitRegularizer(Regularizer):
         Size of each of the two CNNs, as for :class:`ConvRegularizer`.
     cutoff
         Fraction of low coefficients along each axis, above 0 and at most 1; at least one coefficient is low.
-    condition_dim, norm, attention
+    condition_dim, noise_level, norm, attention
         As for :class:`ConvRegularizer`.
 
     References
@@ -210,19 +231,31 @@ class FrequencySplitRegularizer(Regularizer):
         *,
         cutoff: float = 0.125,
         condition_dim: int = 0,
+        noise_level: bool = False,
         norm: Norm = "none",
         attention: bool = False,
     ) -> None:
-        super().__init__(condition_dim)
+        super().__init__(condition_dim, noise_level)
         if not 0 < cutoff <= 1:
             raise ValueError(f"FrequencySplitRegularizer: cutoff is {cutoff}, expected more than 0 and at most 1")
         self.cutoff = cutoff
-        self.low = ConvRegularizer(channels, depth, condition_dim=condition_dim, norm=norm, attention=attention)
-        self.high = ConvRegularizer(channels, depth, condition_dim=condition_dim, norm=norm, attention=attention)
+        branch = partial(
+            ConvRegularizer,
+            channels,
+            depth,
+            condition_dim=condition_dim,
+            noise_level=noise_level,
+            norm=norm,
+            attention=attention,
+        )
+        self.low, self.high = branch(), branch()
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        low = low_frequencies(channels, self.cutoff)
-        return channels + self.low.residual(low, condition) + self.high.residual(channels - low, condition)
+        image, level = channels[:, :2], channels[:, 2:]
+        low = low_frequencies(image, self.cutoff)
+        branches = [(self.low, low), (self.high, image - low)]
+        residuals = [branch.residual(torch.cat((part, level), 1), condition) for branch, part in branches]
+        return image + residuals[0] + residuals[1]
 
 
 class ChannelAttention(nn.Module):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from physics import LinearOperator, per_sample
@@ -10,6 +11,7 @@ from physics import LinearOperator, per_sample
 from ..method import image_scale
 from .conditioning import StepScale
 from .data_consistency import DualStep, SiteDataConsistency, SiteStrength
+from .noise_level import noise_map
 from .operator_corrections import OperatorCorrection
 from .regularizers import Regularizer
 
@@ -46,6 +48,9 @@ class UnrolledNetwork(nn.Module):
         Constructor of an :class:`OperatorCorrection`, applied first.
     uses_condition
         Whether the regularizers take the condition.
+    noise_level
+        Whether the regularizers are told the noise of the image per pixel, see :func:`noise_map`, and change it in
+        proportion: a clean image less than a noisy one.
 
     References
     ----------
@@ -67,6 +72,7 @@ class UnrolledNetwork(nn.Module):
         step_scale: Callable[[], StepScale] | None = None,
         correction: Callable[[], OperatorCorrection] | None = None,
         uses_condition: bool = False,
+        noise_level: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
@@ -78,7 +84,7 @@ class UnrolledNetwork(nn.Module):
         if start not in ("operator", "adjoint"):
             raise ValueError(f"UnrolledNetwork: start is {start!r}, expected 'operator' or 'adjoint'")
         self.cascades, self.combine, self.start = cascades, combine, start
-        self._regularizers_use_condition = uses_condition
+        self._regularizers_use_condition, self._regularizers_use_noise = uses_condition, noise_level
         n_consistency = cascades + (ends_in == "consistency")
         # Shared parts are drawn first: they start equal at all sites, whatever kept parts a site has.
         regularizers = [regularizer() for _ in range(1 if share_regularizer else cascades)]
@@ -98,16 +104,31 @@ class UnrolledNetwork(nn.Module):
         return self._regularizers_use_condition or len(self.scales) > 0
 
     @property
+    def uses_noise(self) -> bool:
+        """Whether the network uses the noise level of the measurement."""
+        return self._regularizers_use_noise or any(layer.uses_noise for layer in self._layers)
+
+    @property
     def _layers(self) -> list[SiteDataConsistency]:
         return [layer for layer in self.consistency if isinstance(layer, SiteDataConsistency)]
 
-    def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
-        """Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``, in the units of ``y``.
+    def forward(
+        self, y: Tensor, A: LinearOperator, condition: Tensor | None = None, noise_std: Tensor | None = None
+    ) -> Tensor:
+        r"""Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``, in the units of ``y``.
+
+        Parameters
+        ----------
+        condition
+            Features of the scan, if the network uses them.
+        noise_std
+            :math:`\sqrt{E |n|^2}` per number of ``y``, ``(*batch,)``, if the network :attr:`uses_noise`. None or 0:
+            unknown, and estimated from ``y``.
 
         Raises
         ------
         ValueError
-            If the network uses a condition and gets none, or gets a condition and uses none.
+            If the network uses a condition and gets none, or gets a condition or a noise level and uses none.
         """
         if (condition is not None) != self.uses_condition:
             found = "none" if condition is None else f"one of shape {tuple(condition.shape)}"
@@ -115,24 +136,39 @@ class UnrolledNetwork(nn.Module):
                 f"UnrolledNetwork: got {found} as condition, expected "
                 + ("one; set network.condition to none where samples have none" if condition is None else "none")
             )
+        if noise_std is not None and not self.uses_noise:
+            raise ValueError(f"UnrolledNetwork: got noise_std of shape {tuple(noise_std.shape)}, expected none")
         if self.correction is not None:
             y, A = self.correction(y, A)
         start = A.start(y) if self.start == "operator" else LinearOperator.normalized_adjoint(A, y)
+        noise = _known_noise(y, A, noise_std) if self.uses_noise else None
         if A.quantitative:
-            return self._iterate(start, y, A, condition)
-        scale = image_scale(start, len(A.domain_shape))
-        y = y / per_sample(scale, len(A.range_shape))
-        x = start / per_sample(scale, len(A.domain_shape))
-        return self._iterate(x, y, A, condition) * per_sample(scale, len(A.domain_shape))
+            return self._iterate(start, y, A, condition, noise)
+        # A complex factor: the network turns with the image, and sees images that are mostly real and positive.
+        n_domain = len(A.domain_shape)
+        scale = image_scale(start, n_domain)
+        turned = scale * _mean_phase(start, n_domain)
+        x, y = start / per_sample(turned, n_domain), y / per_sample(turned, len(A.range_shape))
+        image = self._iterate(x, y, A, condition, None if noise is None else noise / scale)
+        return image * per_sample(turned, n_domain)
 
-    def _iterate(self, x: Tensor, y: Tensor, A: LinearOperator, condition: Tensor | None) -> Tensor:
+    def _iterate(
+        self, x: Tensor, y: Tensor, A: LinearOperator, condition: Tensor | None, noise: Tensor | None
+    ) -> Tensor:
         backprojection = A.adjoint(y) if any(layer.uses_backprojection for layer in self._layers) else None
         memory: Tensor | None = None
-        seen_condition = condition if self._regularizers_use_condition else None
+        told: tuple[Tensor | None, ...] = (condition if self._regularizers_use_condition else None,)
+        strength: Tensor | None = None
+        if noise is not None and self._regularizers_use_noise:
+            level = noise_map(A, noise)
+            told = (*told, (level.clamp(1e-4, 10).log() + 4) / 2)
+            strength = (10 * level).clamp(0.1, 1)
         for index, layer in enumerate(self._layers):
             before = x
             if isinstance(layer, DualStep):
                 x, memory = layer.update(x, y, A, memory)
+            elif layer.uses_noise:
+                x = layer(x, y, A, backprojection, noise_std=noise)
             else:
                 x = layer(x, y, A, backprojection)
             if self.scales:
@@ -140,8 +176,26 @@ class UnrolledNetwork(nn.Module):
                 x = before + factor * (x - before)
             if index < self.cascades:
                 seen = before if self.combine == "sum" else x
-                refined = self.regularizers[index % len(self.regularizers)](seen, seen_condition)
+                refined = self.regularizers[index % len(self.regularizers)](seen, *told)
+                if strength is not None:
+                    refined = seen + strength * (refined - seen)
                 if self.strengths:
                     refined = self.strengths[index](seen, refined)
                 x = x + refined - seen if self.combine == "sum" else refined
         return x
+
+
+def _known_noise(y: Tensor, A: LinearOperator, noise_std: Tensor | None) -> Tensor:
+    """The noise level of every sample, estimated where it is unknown."""
+    if noise_std is not None and bool((noise_std > 0).all()):
+        return noise_std
+    estimate = A.estimate_noise_std(y)
+    return estimate if noise_std is None else torch.where(noise_std > 0, noise_std, estimate)
+
+
+def _mean_phase(image: Tensor, n_axes: int) -> Tensor:
+    """Unit complex number per sample, the phase of the mean of :math:`|x| x`; 1 where it is zero or the image real."""
+    if not image.is_complex():
+        return torch.ones((), device=image.device)
+    mean = (image.detach().abs() * image.detach()).flatten(image.ndim - n_axes).sum(-1)
+    return torch.where(mean.abs() > 0, mean.sgn(), 1)

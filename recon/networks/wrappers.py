@@ -43,9 +43,16 @@ class DataConsistent(nn.Module):
         """Whether the wrapped network uses a condition."""
         return bool(getattr(self.network, "uses_condition", False))
 
-    def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
+    @property
+    def uses_noise(self) -> bool:
+        """Whether the wrapped network uses the noise level."""
+        return bool(getattr(self.network, "uses_noise", False))
+
+    def forward(
+        self, y: Tensor, A: LinearOperator, condition: Tensor | None = None, noise_std: Tensor | None = None
+    ) -> Tensor:
         """Reconstruct, ``(*batch, *A.range_shape) -> (*batch, *A.domain_shape)``."""
-        x = call(self.network, y, A, condition)
+        x = call(self.network, y, A, condition, noise_std)
         # The operator of an empty slice is zero, and so is its damping: its image stays unchanged.
         damping = self.weight * A.norm**2
         rhs = A.adjoint(y) + per_sample(damping, len(A.domain_shape)) * x
@@ -68,20 +75,33 @@ class TwinNetwork(nn.Module):
         """Whether one of the two networks uses a condition; only that network gets it."""
         return any(getattr(network, "uses_condition", False) for network in (self.private, self.shared))
 
-    def forward(self, y: Tensor, A: LinearOperator, condition: Tensor | None = None) -> Tensor:
+    @property
+    def uses_noise(self) -> bool:
+        """Whether one of the two networks uses the noise level."""
+        return any(getattr(network, "uses_noise", False) for network in (self.private, self.shared))
+
+    def forward(
+        self, y: Tensor, A: LinearOperator, condition: Tensor | None = None, noise_std: Tensor | None = None
+    ) -> Tensor:
         """Image of the private network."""
-        return call(self.private, y, A, condition)
+        return call(self.private, y, A, condition, noise_std)
 
 
 class FixedCondition(nn.Module):
     """A network with one condition for all scans: an unseen site uses the condition of the most similar known site."""
+
+    condition: Tensor
 
     def __init__(self, network: nn.Module, condition: Tensor) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("condition", condition, persistent=False)
 
-    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
+    @property
+    def uses_noise(self) -> bool:
+        """Whether the wrapped network uses the noise level."""
+        return bool(getattr(self.network, "uses_noise", False))
+
+    def forward(self, y: Tensor, A: LinearOperator, *, noise_std: Tensor | None = None) -> Tensor:
         """Reconstruct with the fixed condition."""
-        image: Tensor = self.network(y, A, self.condition)
-        return image
+        return call(self.network, y, A, self.condition, noise_std)

@@ -7,8 +7,14 @@ import pytest
 import sigpy.mri.app
 import torch
 
-from physics import fft2c, root_sum_of_squares
-from physics.mri.coil_maps import birdcage_maps, espirit_maps, estimate_maps, low_resolution_maps
+from physics import combine_coils, fft2c, root_sum_of_squares
+from physics.mri.coil_maps import (
+    birdcage_maps,
+    espirit_maps,
+    estimate_maps,
+    low_resolution_maps,
+    with_image_phase,
+)
 from physics.mri.sampling import make_mask
 from physics.phantoms.head import brain_phantom
 
@@ -188,3 +194,20 @@ def test_bad_input_is_named() -> None:
         espirit_maps(kspace, 0)
     with pytest.raises(ValueError, match="0 coils"):
         birdcage_maps(0, (4, 4))
+
+
+def test_the_image_phase_goes_into_the_maps() -> None:
+    n = 64
+    magnitude = brain_phantom((n, n), 0, "t1").abs()
+    ramp = torch.linspace(-4, 4, n)
+    image = torch.polar(magnitude, ramp[:, None] + 0.5 * ramp)
+    maps = birdcage_maps(6, (n, n), seed=0)
+    kspace, mask = fft2c(maps * image), center_mask(n, 12)
+    turned = with_image_phase(maps, kspace, mask)
+    torch.testing.assert_close(turned.abs(), maps.abs())
+    found = combine_coils(maps * image, turned)
+    torch.testing.assert_close(found.abs(), magnitude, atol=1e-5, rtol=1e-4)
+    inside = magnitude > 0.2
+    assert found[inside].angle().abs().mean() < 0.2 < image[inside].angle().abs().mean()
+    empty = with_image_phase(maps, 0 * kspace, mask)
+    assert torch.equal(empty, maps)
