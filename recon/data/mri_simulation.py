@@ -1,6 +1,5 @@
 """k-space simulated from images, and written in the fastMRI layout."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +22,6 @@ def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None
         vendor="simulated",
         model="from images",
     )
-
-
-def with_smooth_phase(images: Tensor, seed: int) -> Tensor:
-    """Add a smooth phase, as of a real scan, to magnitude images: cosines of less than two cycles per image.
-
-    Parameters
-    ----------
-    images
-        Real, shape ``(..., height, width)``.
-    seed
-        Seed of the phase, which is the same for all slices.
-
-    Returns
-    -------
-        complex64, same shape, same magnitude; the phase varies by about one radian.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rows, columns = (torch.linspace(-0.5, 0.5, n) for n in images.shape[-2:])
-    phase = torch.zeros(images.shape[-2:])
-    for _ in range(4):
-        fy, fx, offset = ((torch.rand(3, generator=generator) - 0.5) * torch.tensor([4.0, 4.0, 2.0])).tolist()
-        phase += 0.7 * torch.cos(2 * math.pi * (fy * rows[:, None] + fx * columns + offset))
-    return torch.polar(images.to(torch.float32).abs(), phase.expand_as(images))
 
 
 def simulate_volume(images: Tensor, maps: Tensor, *, noise_covariance: Tensor | None = None, seed: int = 0) -> Tensor:
