@@ -53,6 +53,7 @@ from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
 from .data import center_crop as center_crop
+from .data import coil_covariance as coil_covariance
 from .data import collate as collate
 from .data import condition_vector as condition_vector
 from .data import ct_features as ct_features

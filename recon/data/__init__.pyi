@@ -21,6 +21,7 @@ from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header
 from .mri_header import header_xml as header_xml
 from .mri_header import read_header as read_header
+from .mri_simulation import coil_covariance as coil_covariance
 from .mri_simulation import simulate_volume as simulate_volume
 from .mri_simulation import simulated_header as simulated_header
 from .mri_simulation import write_volume as write_volume

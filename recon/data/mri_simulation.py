@@ -24,6 +24,35 @@ def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None
     )
 
 
+def coil_covariance(n_coils: int, seed: int) -> Tensor:
+    """Covariance of the noise of a ring of coils: neighbors are correlated, and coils differ in noise.
+
+    The correlation decays as ``r^d`` with the number ``d`` of coils between two coils along the ring, ``r`` from 0.1 to
+    0.4, with a random phase per coil; standard deviations differ by a factor of up to 1.5.
+
+    Parameters
+    ----------
+    n_coils
+        Number of coils.
+    seed
+        Seed of correlation, phases and standard deviations.
+
+    Returns
+    -------
+        complex128 ``(n_coils, n_coils)``, Hermitian, positive definite, mean variance 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    gains, phases = torch.rand(2, n_coils, generator=generator, dtype=torch.float64)
+    neighbor = float(0.1 + 0.3 * torch.rand((), generator=generator))
+    index = torch.arange(n_coils)
+    distance = (index[:, None] - index).abs()
+    distance = torch.minimum(distance, n_coils - distance)
+    root = torch.polar(1.5**gains, 2 * torch.pi * phases)
+    covariance = root[:, None] * neighbor**distance * root.conj()
+    scaled: Tensor = covariance / covariance.diagonal().real.mean()
+    return scaled
+
+
 def simulate_volume(images: Tensor, maps: Tensor, *, noise_covariance: Tensor | None = None, seed: int = 0) -> Tensor:
     """Fully sampled multi-coil k-space of a volume, :math:`F(S_c x) + n`.
 
