@@ -34,7 +34,7 @@ def add_sites(commands: Commands) -> None:
     images.set_defaults(run=_make_images)
 
     ct_images = kinds.add_parser("ct-images", help="simulate projections from CT images (NIfTI, DICOM, in HU)")
-    ct_images.add_argument("--size", type=int, help="pixels per side, where --scanners says nothing (default: 256)")
+    ct_images.add_argument("--size", type=int, default=256, help="pixels per side (default: %(default)s)")
     ct_images.set_defaults(run=_make_ct_images)
     for kind in (images, ct_images):
         kind.add_argument("images", type=Path, nargs="*", help="files or folders of DICOM slices, one person each")
@@ -98,9 +98,16 @@ def _make_demo(arguments: argparse.Namespace) -> None:
 
 
 def _make_ct_images(arguments: argparse.Namespace) -> None:
-    from ..sites import make_ct_image_sites
+    from ..sites import CTScanner, make_ct_image_sites, read_scanners
 
-    made = make_ct_image_sites(arguments.images, arguments.out, size=arguments.size, overwrite=arguments.overwrite)
+    made = make_ct_image_sites(
+        _given(arguments),
+        arguments.out,
+        size=arguments.size,
+        sites=read_scanners(arguments.scanners, CTScanner) if arguments.scanners else None,
+        source=arguments.persons or "sites make",
+        overwrite=arguments.overwrite,
+    )
     _print_made(made, arguments.out)
 
 

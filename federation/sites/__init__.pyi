@@ -1,6 +1,7 @@
 from .checking import SiteFacts as SiteFacts
 from .checking import SplitFacts as SplitFacts
 from .checking import check_sites as check_sites
+from .ct_image_sites import make_ct_image_sites as make_ct_image_sites
 from .demos import DEMOS as DEMOS
 from .demos import Demo as Demo
 from .from_fastmri import FASTMRI_4X as FASTMRI_4X
@@ -24,7 +25,6 @@ from .scanner_files import read_scanners as read_scanners
 from .simulated_ct import CT_DEMO_SITES as CT_DEMO_SITES
 from .simulated_ct import SimulatedScanner as SimulatedScanner
 from .simulated_ct import make_ct_demo_sites as make_ct_demo_sites
-from .simulated_ct import make_ct_image_sites as make_ct_image_sites
 from .simulated_ct import scan_of as scan_of
 from .simulated_mri import DEMO_SITES as DEMO_SITES
 from .simulated_mri import SimulatedSite as SimulatedSite

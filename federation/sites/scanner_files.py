@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from physics import SAMPLINGS
-from recon import ScanSimulation, Simulation
+from recon import DATA_CONSISTENCY, ScanSimulation, Simulation
 
 from ..config import Name, NonNegative, Section, config_error, one_of, parse_section, read_toml
 from .people import Wish
@@ -72,7 +72,7 @@ class CTScanner(Scanner):
     table: Literal["as_is", "none", "flat", "curved"] = "as_is"
     views: int | None = Field(default=None, ge=1)
     arc_deg: float | None = Field(default=None, gt=0, le=360)
-    consistency: str | None = None
+    consistency: Annotated[str, AfterValidator(one_of(lambda: DATA_CONSISTENCY))] | None = None
 
     @property
     def simulate(self) -> ScanSimulation | None:
