@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .arguments import Commands, add_jobs, add_plugins, say
 
 if TYPE_CHECKING:
-    from ..sites import MadeSite, SiteFacts
+    from ..sites import MadeSite, PersonImage, SiteFacts
 
 #: Names in `GROUPINGS`, which loads PyTorch.
 GROUPING_NAMES = ("vendor", "model", "field", "contrast", "coils")
@@ -30,14 +30,16 @@ def add_sites(commands: Commands) -> None:
     )
     fastmri.set_defaults(run=_make_fastmri)
 
-    images = kinds.add_parser("images", help="simulate k-space from magnitude images (NIfTI, DICOM)")
-    images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices")
+    images = kinds.add_parser("images", help="simulate k-space from magnitude images (NIfTI, DICOM), by person")
     images.set_defaults(run=_make_images)
 
-    ct_images = kinds.add_parser("ct-images", help="simulate projections from CT images, one site per volume")
-    ct_images.add_argument("images", type=Path, nargs="+", help="NIfTI files or folders of DICOM slices, in HU")
+    ct_images = kinds.add_parser("ct-images", help="simulate projections from CT images (NIfTI, DICOM, in HU)")
     ct_images.add_argument("--size", type=int, default=256, help="pixels per side (default: %(default)s)")
     ct_images.set_defaults(run=_make_ct_images)
+    for kind in (images, ct_images):
+        kind.add_argument("images", type=Path, nargs="*", help="files or folders of DICOM slices, one person each")
+        kind.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons instead")
+        kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
 
     demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
     demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
@@ -68,9 +70,25 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
 
 
 def _make_images(arguments: argparse.Namespace) -> None:
-    from ..sites import make_image_sites
+    from ..sites import IMAGE_SITES, MRIScanner, make_image_sites, read_scanners
 
-    _print_made(make_image_sites(arguments.images, arguments.out, overwrite=arguments.overwrite), arguments.out)
+    sites = read_scanners(arguments.scanners, MRIScanner) if arguments.scanners else IMAGE_SITES
+    source = arguments.persons or "sites make"
+    overwrite = arguments.overwrite
+    made = make_image_sites(_given(arguments), arguments.out, sites=sites, source=source, overwrite=overwrite)
+    _print_made(made, arguments.out)
+
+
+def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
+    """Images of the command line, or those of the table of persons."""
+    from ..config import config_error
+    from ..sites import read_persons
+
+    images: list[Path] = arguments.images
+    if bool(images) == bool(arguments.persons):
+        found = "both images and --persons" if images else "neither images nor --persons"
+        raise config_error("sites make", "images", found, "one of them", "list files, or name a table")
+    return images or read_persons(arguments.persons)
 
 
 def _make_demo(arguments: argparse.Namespace) -> None:
@@ -80,9 +98,16 @@ def _make_demo(arguments: argparse.Namespace) -> None:
 
 
 def _make_ct_images(arguments: argparse.Namespace) -> None:
-    from ..sites import make_ct_image_sites
+    from ..sites import CTScanner, make_ct_image_sites, read_scanners
 
-    made = make_ct_image_sites(arguments.images, arguments.out, size=arguments.size, overwrite=arguments.overwrite)
+    made = make_ct_image_sites(
+        _given(arguments),
+        arguments.out,
+        size=arguments.size,
+        sites=read_scanners(arguments.scanners, CTScanner) if arguments.scanners else None,
+        source=arguments.persons or "sites make",
+        overwrite=arguments.overwrite,
+    )
     _print_made(made, arguments.out)
 
 

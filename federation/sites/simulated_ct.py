@@ -1,4 +1,4 @@
-"""CT sites of simulated projections: phantoms for the demo, or a user's own images in Hounsfield units."""
+"""CT sites of simulated projections of phantoms, for the demo, and the scans of their protocols."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from physics import FanBeam, ImageGrid, Transmission, body_volume, hu_to_attenuation, hyperfed, simulate_counts
-from recon import ScanSimulation, read_images, write_sinograms
+from recon import ScanSimulation, write_sinograms
 
-from ..config import config_error
-from .manifest_schema import SPLITS, Split
-from .splits import split_counts
-from .writing import MadeSite, phantom_files, require_different, seed_of, write_simulated_sites
+from .writing import MadeSite, phantom_files, seed_of, write_simulated_sites
 
 #: Standard deviation of the electronic noise in counts.
 ELECTRONIC_NOISE = 10.0
@@ -98,116 +95,42 @@ def make_ct_demo_sites(
     )
 
 
-def make_ct_image_sites(
-    images: Sequence[Path | str],
-    out: Path | str,
-    *,
-    size: int = 256,
-    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-    overwrite: bool = False,
-) -> list[MadeSite]:
-    """Write counts simulated from CT images, one site per image volume, and the manifests.
-
-    Site n gets HyperFed's protocol n. The image is scaled to the protocol's field of view: lengths are those of the
-    protocol, not of the patient. The slices of a volume are cut into blocks for training, validation and test, with one
-    slice between them that is not used if there are ten or more. The splits share a patient, so the results say
-    nothing about new ones.
-
-    Parameters
-    ----------
-    images
-        NIfTI files, DICOM files or folders of one DICOM series, in Hounsfield units: one per scanner.
-    out
-        Folder to write, as for :func:`make_demo_sites`.
-    size
-        Height and width of the reconstructed images.
-    split
-        Fractions of the slices for training, validation and test.
-    seed
-        Seed of the noise.
-    overwrite
-        Replace files that exist.
-
-    Raises
-    ------
-    ConfigError
-        If an image holds fewer than three slices, or a file to be written exists.
-    DataError
-        If an image cannot be read or a file cannot be written.
-    """
-    out, paths = Path(out), [Path(image) for image in images]
-    names = [_site_name(path) for path in paths]
-    require_different(names)
-    blocks: dict[str, Tensor] = {}
-    files: dict[str, list[tuple[Split, str]]] = {}
-    for name, path in zip(names, paths, strict=True):
-        hu = read_images(path).clamp_min(-1000)
-        if float(hu.min()) > -500 or float(hu.max()) < 50:
-            found = f"{float(hu.min()):g} to {float(hu.max()):g}"
-            raise config_error(path, "values", found, "Hounsfield units, air at -1000", "use CT images")
-        hu = hu[(hu > -300).float().mean((-2, -1)) > 0.02]  # without slices of air
-        if len(hu) < len(SPLITS):
-            raise config_error(path, "slices", f"{len(hu)} with anatomy", "at least 3", "use a longer series")
-        files[name] = [(part, f"{name}_{part}.h5") for part in SPLITS]
-        blocks |= {f"{name}_{part}.h5": block for part, block in zip(SPLITS, _cut(hu, split), strict=True)}
-
-    def write(job: tuple[SimulatedScanner, str]) -> None:
-        scanner, file = job
-        hu = _resized(blocks[file], REFINED * size)
-        _write(out, scanner, file, hu, size, seed, "from_images")
-
-    scanners = [SimulatedScanner(name, n % 5 + 1, "") for n, name in enumerate(names)]
-    origin = f"simulated from the images {', '.join(path.name for path in paths)}"
-    return write_simulated_sites(out, scanners, files, write, origin, synthetic=False, overwrite=overwrite)
-
-
-def _site_name(path: Path) -> str:
-    return "".join(c if c.isalnum() else "-" for c in path.name.split(".")[0].lower()).strip("-") or "site"
-
-
-def _cut(volume: Tensor, split: tuple[float, float, float]) -> tuple[Tensor, Tensor, Tensor]:
-    gap = 1 if len(volume) >= 10 else 0
-    train, validation, test = split_counts(len(volume) - 2 * gap, split)
-    first, second = train + gap, train + validation + 2 * gap
-    return volume[:train], volume[first : first + validation], volume[second : second + test]
-
-
-def _resized(volume: Tensor, size: int) -> Tensor:
-    """Square slices of a size, air around the shorter side."""
-    height, width = volume.shape[-2:]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = torch.full((len(volume), side, side), -1000.0)
-    square[:, top : top + height, left : left + width] = volume
-    mode = "area" if side % size == 0 else "bilinear"
-    options: dict[str, Any] = {} if mode == "area" else {"align_corners": False, "antialias": True}
-    return torch.nn.functional.interpolate(square[None], size=(size, size), mode=mode, **options)[0]
-
-
 def _write_phantom(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedScanner, str]) -> None:
     site, file = job
     hu = body_volume(slices, (REFINED * size, REFINED * size), seed_of(seed, file, "anatomy"), site.family)
-    _write(out, site, file, hu, size, seed, f"phantom_{site.family}")
+    path, name = out / "data" / site.name / file, file.removesuffix(".h5")
+    write_counts(path, site.protocol, site.photons, hu, seed, patient_id=name, acquisition=f"phantom_{site.family}")
 
 
-def _write(out: Path, site: SimulatedScanner, file: str, hu: Tensor, size: int, seed: int, acquisition: str) -> None:
-    """Measure slices of ``REFINED * size`` pixels."""
-    grid, geometry, published = scan_of(site.protocol, size)
-    photons = published if site.photons is None else site.photons
+def write_counts(
+    path: Path,
+    protocol: int,
+    photons: float | None,
+    hu: Tensor,
+    seed: int,
+    *,
+    patient_id: str,
+    acquisition: str,
+) -> None:
+    """Measure slices that are `REFINED` times finer than the reconstructed image, and write the file.
+
+    ``photons`` per ray default to the protocol's; ``seed`` and the file's name draw the noise.
+    """
+    grid, geometry, published = scan_of(protocol, hu.shape[-1] // REFINED)
+    photons = published if photons is None else photons
     attenuation = hu_to_attenuation(hu)
-    generator = torch.Generator().manual_seed(seed_of(seed, file, "noise"))
+    generator = torch.Generator().manual_seed(seed_of(seed, path.name, "noise"))
     model = Transmission(photons, ELECTRONIC_NOISE)
     counts = simulate_counts(attenuation, grid.refined(REFINED), geometry, model, generator, rays_per_detector=RAYS)
     write_sinograms(
-        out / "data" / site.name / file,
+        path,
         grid,
         geometry,
         counts=counts,
         photons=photons,
         electronic_noise=ELECTRONIC_NOISE,
         reference=torch.nn.functional.avg_pool2d(attenuation[None], REFINED)[0],
-        patient_id=file.removesuffix(".h5"),
+        patient_id=patient_id,
         acquisition=acquisition,
         simulated=SIMULATED,
     )

@@ -42,13 +42,15 @@ def write_simulated_sites(
     sites: Sequence[Scanner],
     files: Files,
     write: Callable[[tuple[Scanner, str]], None],
-    origin: str,
+    origin: str | Mapping[str, str],
     *,
     synthetic: bool,
     overwrite: bool,
     jobs: int = 1,
 ) -> list["MadeSite"]:
     """Write ``data/<site>/<file>`` of every site with ``write``, a function of site and file name; then manifests.
+
+    ``origin`` is that of all sites, or of every site by name.
 
     Raises
     ------
@@ -60,7 +62,9 @@ def write_simulated_sites(
             manifest = out / f"{site}.toml"
             _require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in named))
     list(run_jobs(write, [(site, name) for site in sites for _, name in files[site.name]], jobs))
-    return write_sites(out, [_table(site, files[site.name], origin, synthetic) for site in sites], overwrite=overwrite)
+    origins = {site.name: origin if isinstance(origin, str) else origin[site.name] for site in sites}
+    tables = [_table(site, files[site.name], origins[site.name], synthetic) for site in sites]
+    return write_sites(out, tables, overwrite=overwrite)
 
 
 def _table(site: Simulated, files: Sequence[tuple[Split, str]], origin: str, synthetic: bool) -> dict[str, Any]:

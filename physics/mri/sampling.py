@@ -183,15 +183,20 @@ def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: f
     import sigpy.mri  # late: it imports numba, 1.5 s
 
     center = (round(shape[0] * center_fraction), round(shape[1] * center_fraction))
-    number = int(np.random.RandomState(seed).randint(2**31 - 1))
-    try:
-        mask = sigpy.mri.poisson(shape, acceleration, calib=center, dtype=bool, seed=number)
-    except ValueError as error:
-        raise ValueError(
-            f"poisson_mask: {error} Shape {shape}, center {center}: choose an acceleration above 1 that leaves "
-            "more than the center"
-        ) from None
-    return SamplingMask(torch.from_numpy(mask), "poisson", min(center))
+    generator, reason = np.random.RandomState(seed), ""
+    # For some seeds sigpy's search ends without the wanted acceleration: another draw of the same generator has it.
+    for _ in range(5):
+        number = int(generator.randint(2**31 - 1))
+        try:
+            mask = sigpy.mri.poisson(shape, acceleration, calib=center, dtype=bool, seed=number)
+        except ValueError as error:
+            reason = str(error)
+            continue
+        return SamplingMask(torch.from_numpy(mask), "poisson", min(center))
+    raise ValueError(
+        f"poisson_mask: {reason} Shape {shape}, center {center}: choose an acceleration above 1 that leaves more "
+        "than the center"
+    )
 
 
 def gaussian_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:

@@ -7,7 +7,13 @@ from .ct_slices import ScanSimulation as ScanSimulation
 from .ct_slices import SinogramSlices as SinogramSlices
 from .hold_out import held_out_split as held_out_split
 from .hold_out import require_fraction as require_fraction
+from .image_contrast import draw_from_labels as draw_from_labels
+from .image_contrast import vary_contrast as vary_contrast
 from .image_files import read_images as read_images
+from .image_matrix import largest_matrix as largest_matrix
+from .image_matrix import reduce_matrix as reduce_matrix
+from .image_phase import with_realistic_phase as with_realistic_phase
+from .image_phase import with_smooth_phase as with_smooth_phase
 from .mri_file import KSpaceVolume as KSpaceVolume
 from .mri_file import fitting_crop as fitting_crop
 from .mri_file import open_volume as open_volume
@@ -15,9 +21,9 @@ from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header
 from .mri_header import header_xml as header_xml
 from .mri_header import read_header as read_header
+from .mri_simulation import coil_covariance as coil_covariance
 from .mri_simulation import simulate_volume as simulate_volume
 from .mri_simulation import simulated_header as simulated_header
-from .mri_simulation import with_smooth_phase as with_smooth_phase
 from .mri_simulation import write_volume as write_volume
 from .mri_slices import KSpaceSlices as KSpaceSlices
 from .mri_slices import Simulation as Simulation

@@ -1,6 +1,5 @@
 """k-space simulated from images, and written in the fastMRI layout."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +24,33 @@ def simulated_header(shape: tuple[int, int], recon_shape: tuple[int, int] | None
     )
 
 
-def with_smooth_phase(images: Tensor, seed: int) -> Tensor:
-    """Add a smooth phase, as of a real scan, to magnitude images: cosines of less than two cycles per image.
+def coil_covariance(n_coils: int, seed: int) -> Tensor:
+    """Covariance of the noise of a ring of coils: neighbors are correlated, and coils differ in noise.
+
+    The correlation decays as ``r^d`` with the number ``d`` of coils between two coils along the ring, ``r`` from 0.1 to
+    0.4, with a random phase per coil; standard deviations differ by a factor of up to 1.5.
 
     Parameters
     ----------
-    images
-        Real, shape ``(..., height, width)``.
+    n_coils
+        Number of coils.
     seed
-        Seed of the phase, which is the same for all slices.
+        Seed of correlation, phases and standard deviations.
 
     Returns
     -------
-        complex64, same shape, same magnitude; the phase varies by about one radian.
+        complex128 ``(n_coils, n_coils)``, Hermitian, positive definite, mean variance 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows, columns = (torch.linspace(-0.5, 0.5, n) for n in images.shape[-2:])
-    phase = torch.zeros(images.shape[-2:])
-    for _ in range(4):
-        fy, fx, offset = ((torch.rand(3, generator=generator) - 0.5) * torch.tensor([4.0, 4.0, 2.0])).tolist()
-        phase += 0.7 * torch.cos(2 * math.pi * (fy * rows[:, None] + fx * columns + offset))
-    return torch.polar(images.to(torch.float32).abs(), phase.expand_as(images))
+    gains, phases = torch.rand(2, n_coils, generator=generator, dtype=torch.float64)
+    neighbor = float(0.1 + 0.3 * torch.rand((), generator=generator))
+    index = torch.arange(n_coils)
+    distance = (index[:, None] - index).abs()
+    distance = torch.minimum(distance, n_coils - distance)
+    root = torch.polar(1.5**gains, 2 * torch.pi * phases)
+    covariance = root[:, None] * neighbor**distance * root.conj()
+    scaled: Tensor = covariance / covariance.diagonal().real.mean()
+    return scaled
 
 
 def simulate_volume(images: Tensor, maps: Tensor, *, noise_covariance: Tensor | None = None, seed: int = 0) -> Tensor:

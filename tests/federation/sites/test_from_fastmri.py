@@ -19,7 +19,7 @@ from federation import (
     make_fastmri_sites,
     make_image_sites,
 )
-from federation.sites import SimulatedSite
+from federation.sites import MRIScanner
 from federation.sites.from_fastmri import slug
 from federation.sites.lock_file import lock_path, read_lock
 from federation.sites.splits import assign_splits, split_counts
@@ -282,8 +282,8 @@ def test_demo_sites_may_be_moved_but_not_overwritten(tmp_path: Path) -> None:
 
 
 TWO = (
-    SimulatedSite("one", 4, "t1", Simulation("random", 4, 0.08)),
-    SimulatedSite("two", 2, "t1", Simulation("equispaced", 3, 0.1)),
+    MRIScanner(name="one", coils=4, sampling="random", acceleration=4, center_fraction=0.08),
+    MRIScanner(name="two", coils=2, sampling="equispaced", acceleration=3, center_fraction=0.1),
 )
 
 
@@ -319,7 +319,7 @@ def test_many_images_are_split_by_subject(tmp_path: Path) -> None:
             split: {name.split("_")[1] for name in getattr(manifest.data, split)} for split in ("train", "test")
         }
         assert subjects["train"].isdisjoint(subjects["test"])
-        assert len(manifest.data.train) == 2
+        assert len(manifest.data.train) == 3
 
 
 def test_too_few_slices_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import sigpy.mri
 import torch
 from fastmri.data import subsample
 
@@ -17,6 +18,7 @@ from physics.mri.sampling import (
     file_seed,
     make_mask,
     partial_fourier_mask,
+    poisson_mask,
     random_mask,
 )
 
@@ -157,3 +159,11 @@ def test_unknown_family_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'equispaced'"):
         make_mask("equispace", (8, 8), 4, 0.1, 0)
     assert set(SAMPLINGS) == set(COLUMN_SAMPLINGS) | set(PLANE_SAMPLINGS)
+
+
+def test_a_poisson_mask_exists_for_seeds_whose_first_draw_fails():
+    first = int(np.random.RandomState(39).randint(2**31 - 1))
+    with pytest.raises(ValueError, match="Cannot generate"):
+        sigpy.mri.poisson((64, 64), 6, calib=(8, 8), dtype=bool, seed=first)
+    mask = poisson_mask((64, 64), 6, 0.125, 39).mask
+    assert 64 * 64 / int(mask.sum()) == pytest.approx(6, abs=0.15)

@@ -1,0 +1,193 @@
+"""CT sites of projections simulated from images of people in Hounsfield units."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recon import largest_matrix
+
+from ..config import config_error
+from .image_sites import chosen_slices, origin_of, read_person
+from .manifest_schema import SPLITS, Split
+from .patient_table import AIR_HU, BODY_HU, with_table, without_table
+from .people import PersonImage, deal_persons, one_person_per_file
+from .scanner_files import CTScanner, require_different_names
+from .simulated_ct import REFINED, scan_of, write_counts
+from .splits import split_counts
+from .writing import MadeSite, require_different, write_simulated_sites
+
+#: Scanners of :func:`make_ct_image_sites` for persons unless others are given.
+CT_IMAGE_SITES = tuple(CTScanner(name=f"protocol{number}", protocol=number) for number in range(1, 6))
+
+
+def make_ct_image_sites(
+    images: Sequence[Path | str | PersonImage],
+    out: Path | str,
+    *,
+    size: int = 256,
+    sites: Sequence[CTScanner] | None = None,
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    source: Path | str = "sites make",
+    overwrite: bool = False,
+) -> list[MadeSite]:
+    """Write counts simulated from CT images, and the manifests.
+
+    With scanners, or persons, whole persons are dealt to sites and splits as by :func:`make_image_sites`. With paths
+    alone, every image volume is a site: site n gets HyperFed's protocol n, and the slices of the volume are cut into
+    blocks for training, validation and test, with one slice between them that is not used if there are ten or more. The
+    splits then share a patient, so the results say nothing about new ones.
+
+    The image is scaled to the protocol's field of view: lengths are those of the protocol, not of the patient. It is
+    projected on a grid that is twice as fine as the reconstructed one. Hounsfield units are read as attenuation at one
+    energy: there is no beam hardening.
+
+    Parameters
+    ----------
+    images
+        NIfTI files, DICOM files or folders of one DICOM series, in Hounsfield units, or persons.
+    out
+        Folder to write, as for :func:`make_demo_sites`.
+    size
+        Height and width of the reconstructed images where the scanner has no ``matrix``.
+    sites
+        Scanners to simulate. None: a site per volume, or HyperFed's five for persons.
+    split
+        Fractions of the persons (or slices) for training, validation and test.
+    seed
+        Seed of splits and noise.
+    source
+        The table of the persons, for errors.
+    overwrite
+        Replace files that exist.
+
+    Raises
+    ------
+    ConfigError
+        If there are too few persons or slices, a matrix is too large, or a file to be written exists.
+    DataError
+        If an image cannot be read or a file cannot be written.
+    """
+    given = [image for image in images if isinstance(image, PersonImage)]
+    paths = [Path(image) for image in images if not isinstance(image, PersonImage)]
+    if sites is None and not given:
+        return _one_site_per_volume(paths, Path(out), size, split, seed, overwrite)
+    persons, out = given + one_person_per_file(paths), Path(out)
+    require_different([image.name for image in persons])
+    sites = CT_IMAGE_SITES if sites is None else sites
+    require_different_names(sites, source)
+    dealt = deal_persons(persons, {site.name: site.wish for site in sites}, split, seed, source)
+    volumes: dict[str, tuple[PersonImage, Tensor]] = {}
+    files: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
+    for site in sites:
+        _require_views(site, size)
+        for _, image in dealt[site.name]:
+            _require_fine(site, size, image)
+        read = [(part, image, _hounsfield(image)) for part, image in dealt[site.name]]
+        for part, image, volume in chosen_slices(site, read):
+            file = f"{site.name}_{image.name}.h5"
+            files[site.name].append((part, file))
+            volumes[file] = (image, volume)
+
+    def write(job: tuple[CTScanner, str]) -> None:
+        site, file = job
+        image, hu = volumes[file]
+        path = out / "data" / site.name / file
+        hu = scanned(hu, site, site.matrix or size)
+        write_counts(path, site.protocol, site.photons, hu, seed, patient_id=image.person, acquisition="from_images")
+
+    origins = {name: origin_of("the CT images", own) for name, own in dealt.items()}
+    return write_simulated_sites(out, sites, files, write, origins, synthetic=False, overwrite=overwrite)
+
+
+def scanned(hu: Tensor, site: CTScanner, size: int) -> Tensor:
+    """The object, `REFINED` times finer than the image, with the scanner's field of view and table."""
+    if site.table != "as_is":
+        hu = without_table(_square(hu, 1.0))
+    hu = _resized(_square(hu, site.field_of_view), REFINED * size)
+    return with_table(hu, site.table) if site.table in ("flat", "curved") else hu
+
+
+def _require_views(site: CTScanner, size: int) -> None:
+    size = site.matrix or size
+    views = scan_of(site.protocol, size)[1].shape[0]
+    if site.views is not None and site.views > views:
+        expected = f"at most the {views} of protocol {site.protocol} at {size} pixels"
+        raise config_error("sites make", f"site {site.name}: views", str(site.views), expected, "keep fewer")
+
+
+def _require_fine(site: CTScanner, size: int, image: PersonImage) -> None:
+    height, width = read_person(image).shape[-2:]
+    side = round(max(height, width) * site.field_of_view)
+    if (matrix := site.matrix or size) > (most := largest_matrix((side, side))):
+        found = f"{matrix} for images of {height}x{width}"
+        expected = f"about half the source, at most {most}"
+        raise config_error(image.file, f"matrix of site {site.name}", found, expected, "use a smaller matrix")
+
+
+def _hounsfield(image: PersonImage) -> Tensor:
+    """Slices with anatomy, air at -1000."""
+    hu = read_person(image).clamp_min(AIR_HU)
+    if float(hu.min()) > -500 or float(hu.max()) < 50:
+        found = f"{float(hu.min()):g} to {float(hu.max()):g}"
+        raise config_error(image.file, "values", found, "Hounsfield units, air at -1000", "use CT images")
+    hu = hu[(hu > BODY_HU).float().mean((-2, -1)) > 0.02]
+    if len(hu) == 0:
+        raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
+    return hu
+
+
+def _one_site_per_volume(
+    paths: Sequence[Path], out: Path, size: int, split: tuple[float, float, float], seed: int, overwrite: bool
+) -> list[MadeSite]:
+    names = [_site_name(path) for path in paths]
+    require_different(names)
+    blocks: dict[str, Tensor] = {}
+    files: dict[str, list[tuple[Split, str]]] = {}
+    for name, path in zip(names, paths, strict=True):
+        hu = _hounsfield(PersonImage(path, name))
+        if len(hu) < len(SPLITS):
+            raise config_error(path, "slices", f"{len(hu)} with anatomy", "at least 3", "use a longer series")
+        files[name] = [(part, f"{name}_{part}.h5") for part in SPLITS]
+        blocks |= {f"{name}_{part}.h5": block for part, block in zip(SPLITS, _cut(hu, split), strict=True)}
+
+    def write(job: tuple[CTScanner, str]) -> None:
+        site, file = job
+        hu, name = scanned(blocks[file], site, size), file.removesuffix(".h5")
+        path = out / "data" / site.name / file
+        write_counts(path, site.protocol, site.photons, hu, seed, patient_id=name, acquisition="from_images")
+
+    sites = [CTScanner(name=name, protocol=n % 5 + 1) for n, name in enumerate(names)]
+    origin = f"simulated from the images {', '.join(path.name for path in paths)}"
+    return write_simulated_sites(out, sites, files, write, origin, synthetic=False, overwrite=overwrite)
+
+
+def _site_name(path: Path) -> str:
+    return "".join(c if c.isalnum() else "-" for c in path.name.split(".")[0].lower()).strip("-") or "site"
+
+
+def _cut(volume: Tensor, split: tuple[float, float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    gap = 1 if len(volume) >= 10 else 0
+    train, validation, test = split_counts(len(volume) - 2 * gap, split)
+    first, second = train + gap, train + validation + 2 * gap
+    return volume[:train], volume[first : first + validation], volume[second : second + test]
+
+
+def _square(volume: Tensor, field_of_view: float) -> Tensor:
+    """Square slices, air around, the side relative to the longer one."""
+    height, width = volume.shape[-2:]
+    side = round(max(height, width) * field_of_view)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = torch.full((len(volume), side, side), AIR_HU)
+    square[:, top : top + height, left : left + width] = volume
+    return square
+
+
+def _resized(square: Tensor, size: int) -> Tensor:
+    """Slices at another size."""
+    mode = "area" if square.shape[-1] % size == 0 else "bilinear"
+    options: dict[str, Any] = {} if mode == "area" else {"align_corners": False, "antialias": True}
+    return torch.nn.functional.interpolate(square[None], size=(size, size), mode=mode, **options)[0]

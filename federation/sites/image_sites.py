@@ -1,0 +1,261 @@
+"""MRI sites of k-space simulated from magnitude images of people."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from physics import birdcage_maps
+from recon import (
+    coil_covariance,
+    draw_from_labels,
+    largest_matrix,
+    read_images,
+    reduce_matrix,
+    simulate_volume,
+    simulated_header,
+    vary_contrast,
+    with_realistic_phase,
+    with_smooth_phase,
+    write_volume,
+)
+
+from ..config import config_error
+from .manifest_schema import SPLITS, Split
+from .people import PersonImage, deal_persons, one_person_per_file, share
+from .scanner_files import MRIScanner, Scanner, require_different_names
+from .writing import MadeSite, require_different, seed_of, write_simulated_sites
+
+#: Scanners of :func:`make_image_sites` unless others are given.
+IMAGE_SITES = (
+    MRIScanner(name="north", coils=4, sampling="random", acceleration=4, center_fraction=0.08, noise_std=0.01),
+    MRIScanner(name="east", coils=6, sampling="equispaced", acceleration=3, center_fraction=0.08, noise_std=0.03),
+    MRIScanner(name="south", coils=8, sampling="partial_fourier", acceleration=3, center_fraction=0.08, noise_std=0.02),
+)
+
+#: Largest number of slices in a file, and slices between two files of a volume that are dealt apart.
+BLOCK, GAP = 8, 2
+#: Noise in a file, relative to that of [simulate], which has the same correlation between coils.
+FILE_NOISE = 0.05
+
+
+def make_image_sites(
+    images: Sequence[Path | str | PersonImage],
+    out: Path | str,
+    *,
+    sites: Sequence[MRIScanner] = IMAGE_SITES,
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    source: Path | str = "sites make",
+    overwrite: bool = False,
+) -> list[MadeSite]:
+    """Write k-space simulated from magnitude images, with the phase and coils of a scan, and the manifests.
+
+    Whole persons are dealt to sites and splits. A path is a person of its own: several files of one person must be
+    given as :class:`PersonImage` with the person's name. With less than three paths per site, blocks of `BLOCK` slices
+    are dealt instead, `GAP` slices apart: splits then share subjects, and the results say nothing about new ones.
+
+    Images are reduced to half their matrix or less, as the outer k-space of magnitude images is empty. A file holds at
+    most `BLOCK` slices of one volume; every file has its own phase, head array and noise correlation. The manifests
+    name the origin of the data; results on such data are not those of measured data.
+
+    Parameters
+    ----------
+    images
+        NIfTI files, DICOM files or folders of one DICOM series, see :func:`recon.read_images`, or persons.
+    out
+        Folder to write, as for :func:`make_demo_sites`.
+    sites
+        Scanners to simulate.
+    split
+        Fractions of the persons (or blocks) for training, validation and test.
+    seed
+        Seed of splits, contrasts, phase and coils.
+    source
+        The table of the persons, for errors.
+    overwrite
+        Replace files that exist.
+
+    Raises
+    ------
+    ConfigError
+        If there are too few persons or slices, a matrix is too large, or a file to be written exists.
+    DataError
+        If an image cannot be read or a file cannot be written.
+    """
+    out, persons = Path(out), _persons(images, sites)
+    require_different([image.name for image in persons])
+    require_different_names(sites, source)
+    dealt = deal_persons(persons, {site.name: site.wish for site in sites}, split, seed, source)
+    volumes: dict[str, tuple[str, Tensor]] = {}
+    files: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
+    for site in sites:
+        prepared = [(part, image, _prepared(site, image, seed)) for part, image in dealt[site.name]]
+        for part, image, volume in chosen_slices(site, prepared):
+            for number, block in enumerate(volume.chunk(math.ceil(len(volume) / BLOCK))):
+                file = f"{site.name}_{image.name}_{number:02d}.h5"
+                files[site.name].append((part, file))
+                volumes[file] = (image.person, block)
+
+    def write(job: tuple[MRIScanner, str]) -> None:
+        site, file = job
+        person, magnitude = volumes[file]
+        _write(out / "data" / site.name / file, site, magnitude, person, seed)
+
+    origins = {name: origin_of("the magnitude images", own) for name, own in dealt.items()}
+    return write_simulated_sites(out, sites, files, write, origins, synthetic=False, overwrite=overwrite)
+
+
+def origin_of(what: str, dealt: Sequence[tuple[Split, PersonImage]]) -> str:
+    """Origin of a site's data for its manifest: the files, or the folders of many."""
+    files = list(dict.fromkeys(image.file for _, image in dealt))
+    if len(files) <= 5:
+        return f"simulated from {what} {', '.join(file.name for file in files)}"
+    persons = len({image.person for _, image in dealt})
+    folders = ", ".join(dict.fromkeys(file.parent.name for file in files))
+    return f"simulated from {what} of {persons} persons in {folders}"
+
+
+def chosen_slices(
+    site: Scanner, prepared: Sequence[tuple[Split, PersonImage, Tensor]]
+) -> Iterator[tuple[Split, PersonImage, Tensor]]:
+    """Evenly spaced slices, as many as the scanner's keys ``slices`` and ``train_slices`` say.
+
+    Raises
+    ------
+    ConfigError
+        If the persons have fewer.
+    """
+    available: dict[str, int] = {}
+    for _, image, volume in prepared:
+        available[image.person] = available.get(image.person, 0) + len(volume)
+    part_of = {image.person: part for part, image, _ in prepared}
+    wanted = {person: available[person] if site.slices is None else site.slices for person in available}
+    if site.train_slices is not None:
+        trained = [person for person in available if part_of[person] == "train"]
+        wanted |= dict(zip(trained, share(site.train_slices, [available[p] for p in trained]), strict=True))
+        if (found := sum(wanted[person] for person in trained)) < site.train_slices:
+            raise _too_few(site, "train_slices", f"{found} slices with anatomy of {len(trained)} training persons")
+    for person, number in wanted.items():
+        if number > available[person]:
+            raise _too_few(site, "slices", f"{available[person]} slices with anatomy of person {person}")
+    for person in available:
+        own = [entry for entry in prepared if entry[1].person == person]
+        counts = share(wanted[person], [len(volume) for _, _, volume in own])
+        for (part, image, volume), count in zip(own, counts, strict=True):
+            if count:
+                # The middles of equal parts: no slice at the very end, where there is little to see.
+                yield part, image, volume[((torch.arange(count) + 0.5) * len(volume) / count).long()]
+
+
+def _too_few(site: Scanner, key: str, found: str) -> Exception:
+    expected = f"at least {getattr(site, key)}"
+    return config_error("sites make", f"site {site.name}: {key}", found, expected, "add persons or ask for fewer")
+
+
+def _persons(images: Sequence[Path | str | PersonImage], sites: Sequence[MRIScanner]) -> list[PersonImage]:
+    """Persons as given; a path is a person, or, where there are few paths, every block of slices."""
+    given = [image for image in images if isinstance(image, PersonImage)]
+    paths = [Path(image) for image in images if not isinstance(image, PersonImage)]
+    require_different([path.name.split(".")[0] for path in paths])
+    if given or len(paths) >= len(SPLITS) * len(sites):
+        return given + one_person_per_file(paths)
+    blocks = [block for path in paths for block in _blocks(path)]
+    if len(blocks) < len(sites):
+        found = f"{len(blocks)} blocks of {BLOCK} slices"
+        raise config_error("sites make", "images", found, f"one per site ({len(sites)})", "add images")
+    return blocks
+
+
+def _blocks(path: Path) -> Iterator[PersonImage]:
+    shown = _with_anatomy(_unit(read_images(path))).nonzero().flatten()
+    if len(shown) == 0:
+        return
+    first, last = int(shown[0]), int(shown[-1]) + 1
+    length = min(BLOCK, last - first)
+    for start in range(first, last - length + 1, BLOCK + GAP):
+        name = f"{path.name.split('.')[0]}_{start:04d}"
+        yield PersonImage(path, name, slices=(start, start + length - 1))
+
+
+def read_person(image: PersonImage) -> Tensor:
+    """Slices of a person in a file.
+
+    Raises
+    ------
+    ConfigError
+        If the file has fewer slices.
+    DataError
+        If it cannot be read.
+    """
+    volume = _read(image.file)
+    if image.slices is None:
+        return volume
+    first, last = image.slices
+    if last >= len(volume):
+        found = f"{first}-{last} of {len(volume)} slices"
+        raise config_error(image.file, "slices", found, "slices of the file, from 0", "correct the table of persons")
+    return volume[first : last + 1]
+
+
+@lru_cache(maxsize=1)  # files that hold several persons stand one after another
+def _read(file: Path) -> Tensor:
+    return read_images(file)
+
+
+def _prepared(site: MRIScanner, image: PersonImage, seed: int) -> Tensor:
+    """All slices with anatomy of one volume at the scanner's contrast and matrix, bright tissue at about 1."""
+    volume = read_person(image)
+    name = f"{site.name} {image.name}"
+    if image.kind == "labels":
+        contrast = seed_of(seed, site.name, "contrast")
+        volume = draw_from_labels(volume.round().int(), seed_of(seed, name, "drawing"), contrast_seed=contrast)
+    volume = _unit(volume)
+    volume = volume[_with_anatomy(volume)]
+    if len(volume) == 0:
+        raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
+    if site.gray_scale != "as_is":
+        inversion = float(site.gray_scale == "inverted")
+        volume = vary_contrast(volume, seed_of(seed, name, "gray scale"), inversion=inversion)
+    height, width = volume.shape[-2:]
+    if site.matrix is None:
+        return reduce_matrix(volume, (height // 2, width // 2))
+    if site.matrix > (most := largest_matrix((height, width))):
+        found, expected = f"{site.matrix} for images of {height}x{width}", f"about half the source, at most {most}"
+        raise config_error(image.file, f"matrix of site {site.name}", found, expected, "use a smaller matrix")
+    return reduce_matrix(volume, (site.matrix, site.matrix))
+
+
+def _unit(volume: Tensor) -> Tensor:
+    """Scale bright tissue to 1; brighter spots, such as vessels, are clipped at 1.5."""
+    volume = volume.clamp_min(0)
+    seen = volume[volume > 0.05 * volume.max()]
+    if len(seen) == 0:
+        return volume
+    return (volume / seen.kthvalue(math.ceil(0.99 * len(seen))).values).clamp(max=1.5)
+
+
+def _with_anatomy(volume: Tensor) -> Tensor:
+    return (volume > 0.1).float().mean((-2, -1)) > 0.05
+
+
+def _write(path: Path, site: MRIScanner, magnitude: Tensor, person: str, seed: int) -> None:
+    shape = (magnitude.shape[-2], magnitude.shape[-1])
+    with_phase = with_realistic_phase if site.phase == "realistic" else with_smooth_phase
+    image = with_phase(magnitude, seed_of(seed, path.name, "phase"))
+    maps = birdcage_maps(site.coils, shape, seed=seed_of(seed, path.name, "coils"))
+    covariance = coil_covariance(site.coils, seed_of(seed, path.name, "correlation"))
+    covariance = (FILE_NOISE * site.noise_std * float(magnitude.max())) ** 2 * covariance
+    noise_seed = seed_of(seed, path.name, "noise")
+    write_volume(
+        path,
+        simulate_volume(image, maps, noise_covariance=covariance, seed=noise_seed),
+        simulated_header(shape),
+        patient_id=person,
+        acquisition="from_magnitude",
+        maps=maps,
+        noise_covariance=covariance,
+    )
