@@ -132,9 +132,12 @@ from .networks import base_name as base_name
 from .networks import freeze_base as freeze_base
 from .networks import is_adapter as is_adapter
 from .networks import noise_map as noise_map
+from .report import MEAN_OF_SITES as MEAN_OF_SITES
+from .report import LearningCurve as LearningCurve
 from .report import html_page as html_page
 from .report import html_table as html_table
 from .report import line_panel as line_panel
+from .report import slices_text as slices_text
 from .report import summarize as summarize
 from .report import text_table as text_table
 from .report import write_report as write_report

@@ -34,6 +34,8 @@ class ArmResult:
     bytes_base: int | None = None  # of a frozen base, sent to every site once
     steps: int | None = None  # optimizer steps of the site with the most
     least_steps: int | None = None
+    selected_steps: int | None = None  # the same up to the selected round, of the site with the most
+    curves: list[dict[str, Any]] | None = None  # learning curves, see recon.LearningCurve
     seconds: float | None = None  # of training, as is the memory
     peak_memory_mb: float | None = None
     rate: float | None = None  # factor on the learning rate

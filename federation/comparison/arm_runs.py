@@ -15,17 +15,21 @@ from typing import Any, Self
 
 from torch import nn
 
-from recon import MODALITIES, DataError, ScoreRow, write_atomically, write_scores
+from recon import MODALITIES, DataError, LearningCurve, ScoreRow, write_atomically, write_scores
 
 from ..experiment import (
     DEVICE_FAILED,
     ReconstructionTask,
     RunFolder,
     classical_method,
+    curves_of,
+    local_curves,
     score_methods,
     site_network,
+    steps_by_site,
     train_alone,
     train_run,
+    training_slices,
 )
 from ..methods import load_parameters, parameter_scope, parameters_of
 from ..recipes import Recipe, TuningSection
@@ -242,11 +246,10 @@ def _train(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _T
 def _federated(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
     run = train_run(job.recipe, manifests, folder, jobs=1, resume=True, say=quiet, maps=job.maps)
     training = [row for row in read_rows(run.path) if row["n_samples"] is not None]
-    steps = {m.name: 0 for m in run.participants}
-    for row in training:
-        steps[row["site"]] += row["n_steps"]
+    steps = steps_by_site(run.path, [m.name for m in run.participants])
     personal = job.recipe.personal.steps
     cost = ArmResult(
+        **_learning(curves_of(run)[job.recipe.name], personal),
         bytes_up=sum(row["bytes_up"] for row in training),
         bytes_down=sum(row["bytes_down"] for row in training),
         bytes_base=_base_bytes(run),
@@ -258,13 +261,18 @@ def _federated(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -
 
 
 def _local(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
-    """Train every site alone, as many rounds and steps as in the federation; unseen sites too."""
+    """Train every site alone, with the rounds and patience of the federation; unseen sites too."""
     run = RunFolder.create(folder, job.recipe, manifests, resume=True, maps=job.maps)
     begin = time.monotonic()
     for manifest in run.learners:
         train_alone((run, manifest.name))
-    networks = {m.name: site_network(run, m, local=True) for m in run.learners}
-    return _Trained(networks, _cost_without_federation(job, begin, "every site on its own"))
+    seconds = round(time.monotonic() - begin, 1)
+    steps = [sum(steps_by_site(run.local_folder(m.name), [m.name]).values()) for m in run.learners]
+    curves = local_curves(run, {m.name: training_slices(job.recipe, m, run.maps_folder(m.name)) for m in run.learners})
+    cost = ArmResult(
+        **_learning(curves), steps=max(steps), least_steps=min(steps), label="every site on its own", seconds=seconds
+    )
+    return _Trained({m.name: site_network(run, m, local=True) for m in run.learners}, cost)
 
 
 def _centralized(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...]) -> _Trained:
@@ -273,9 +281,16 @@ def _centralized(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...])
     kind: Updates = "sequential" if job.arm.kind == "sequential" else "joint"
     begin = time.monotonic()
     maps = {manifest.name: job.maps / manifest.name for manifest in manifests}
-    networks = CentralArm(job.recipe, trained, folder, maps, kind).train()
-    cost = _cost_without_federation(
-        job, begin, "all data in one place", turns=len(trained) if kind == "sequential" else 1
+    arm = CentralArm(job.recipe, trained, folder, maps, kind)
+    networks = arm.train()
+    seconds = round(time.monotonic() - begin, 1)
+    steps = arm.rounds_made * arm.steps_per_round
+    cost = ArmResult(
+        **_learning(arm.curves),
+        steps=steps,
+        least_steps=steps,
+        label="all data in one place",
+        seconds=seconds,
     )
     first = next(iter(networks.values()))
     shared = parameters_of(first, parameter_scope(first, job.recipe.scope.rules()).shared)
@@ -287,10 +302,14 @@ def _centralized(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...])
     return _Trained(networks, cost)
 
 
-def _cost_without_federation(job: ArmJob, begin: float, label: str, turns: int = 1) -> ArmResult:
-    """Label and cost of an arm that sends nothing and began at ``begin``; ``turns`` steps for each of a site."""
-    steps = job.recipe.federation.rounds * job.recipe.training.steps_per_round * turns
-    return ArmResult(steps=steps, least_steps=steps, label=label, seconds=round(time.monotonic() - begin, 1))
+def _learning(curves: Sequence[LearningCurve], personal: int = 0) -> dict[str, Any]:
+    """Fields of the result about learning curves; ``personal``: steps of the personal stage, added to the selected."""
+    scores = [
+        replace(each, scores=[(round_, None if score is None else round(score, 4)) for round_, score in each.scores])
+        for each in curves
+    ]
+    steps = max((each.steps + personal for each in curves), default=None)
+    return {"curves": [each.to_json() for each in scores] or None, "selected_steps": steps}
 
 
 def _validation(job: ArmJob, networks: Mapping[str, nn.Module]) -> float | None:

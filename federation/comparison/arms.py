@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,9 @@ class Arm:
 class Budget:
     """Network and training common to all arms of a table.
 
-    Parts of the network that a method adds (normalization, conditions, adapters ...) come from its recipe.
+    Parts of the network that a method adds (normalization, conditions, adapters ...) come from its recipe. ``rounds``
+    are the most rounds, and ``patience`` ends every arm earlier, see :class:`Stopping`; an arm whose sites take turns
+    makes all rounds.
     """
 
     network: NetworkSection
@@ -55,6 +57,14 @@ class Budget:
     steps_per_round: int
     learning_rate: float
     tv_weights: tuple[float, ...]
+    patience: int | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+    @classmethod
+    def chosen(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of a stored budget that are no defaults: a preset of an older version lacks later fields."""
+        defaults = {field.name: field.default for field in fields(cls)}
+        return {key: value for key, value in record.items() if value != defaults.get(key, MISSING)}
 
     def times(self, factor: int) -> "Budget":
         """The same with ``factor`` times the rounds."""
@@ -103,7 +113,8 @@ class Budget:
                 "steps_per_round": self.steps_per_round,
                 "learning_rate": rate * self.learning_rate,
                 "batch_size": 1,
-                "schedule": "cosine",
+                "schedule": self.schedule,
+                "patience": None if own.federation.schedule == "cyclic" else self.patience,
                 "augment": None,
             }
         )

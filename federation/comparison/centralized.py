@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from recon import DataError, Learner, Stepper, Supervised, cosine_learning_rate, train_in_turns
+from recon import MEAN_OF_SITES, DataError, Learner, LearningCurve, Stepper, Supervised, train_in_turns
 
-from ..experiment import ReconstructionTask
-from ..methods import derive_seed, load_parameters, parameter_scope, parameters_of
+from ..experiment import ReconstructionTask, curve, trained_parameters, training_slices
+from ..methods import RoundScore, best_of, derive_seed, load_parameters, parameter_scope, parameters_of
 from ..recipes import Recipe
-from ..rounds import initial_network
+from ..rounds import Stopping, initial_network
 from ..serialization import load_newest, save_checkpoint
 from ..sites import SiteManifest
 
@@ -33,8 +33,8 @@ class CentralArm:
     Parameters
     ----------
     recipe
-        Network, scope, loss, optimizer, learning rate, rounds and steps are used; objective, transform and personal
-        stage are not.
+        Network, scope, loss, optimizer, learning rate, rounds, steps and patience are used; objective, transform and
+        personal stage are not.
     maps
         Folder of the estimated coil maps by site.
     """
@@ -48,6 +48,8 @@ class CentralArm:
     def train(self) -> dict[str, nn.Module]:
         """Networks by site from the round with the best mean validation score; stored in the folder and read again.
 
+        Without scores, from the last round.
+
         Raises
         ------
         DataError
@@ -57,13 +59,44 @@ class CentralArm:
         networks = self._networks(tasks)
         done = load_newest(self.folder)
         if done is None:
-            best = self._best(tasks, networks)
-            save_checkpoint(self.folder, self.recipe.federation.rounds, best, {})
+            best, history = self._best(tasks, networks)
+            numbers = {"history": [list(score) for score in history]}
+            save_checkpoint(self.folder, self.recipe.federation.rounds, best, numbers)
         else:
             best = dict(done.tensors)
         for site, network in networks.items():
             load_parameters(network, {name: best[f"{site}/{name}"] for name, _ in network.named_parameters()})
         return {site: copy.deepcopy(network) for site, network in networks.items()}
+
+    @property
+    def history(self) -> tuple[RoundScore, ...]:
+        """Validation scores of the rounds of a trained arm; empty if an older fedrecon trained it."""
+        done = load_newest(self.folder)
+        return () if done is None else tuple(RoundScore(*score) for score in done.numbers.get("history", ()))
+
+    @property
+    def rounds_made(self) -> int:
+        """Rounds that a trained arm made."""
+        history = self.history
+        return history[-1].round if history else self.recipe.federation.rounds
+
+    @property
+    def steps_per_round(self) -> int:
+        """Optimizer steps of a round."""
+        return self.recipe.training.steps_per_round * (len(self.manifests) if self.updates == "sequential" else 1)
+
+    @property
+    def curves(self) -> list[LearningCurve]:
+        """The learning curve of a trained arm; none without scores by round."""
+        history = self.history
+        if not history:
+            return []
+        best = best_of(history)
+        selected = history[-1].round if best is None else best.round
+        slices = {m.name: training_slices(self.recipe, m, self.maps[m.name]) for m in self.manifests}
+        size = max(trained_parameters(self.recipe, manifest) for manifest in self.manifests)
+        steps = selected * self.steps_per_round
+        return [curve(self.recipe, MEAN_OF_SITES, history, selected, steps, slices, size)]
 
     def _networks(self, tasks: Mapping[str, ReconstructionTask]) -> dict[str, nn.Module]:
         """One network per site; their shared parameters are the same tensors."""
@@ -81,8 +114,8 @@ class CentralArm:
 
     def _best(
         self, tasks: Mapping[str, ReconstructionTask], networks: Mapping[str, nn.Module]
-    ) -> dict[str, torch.Tensor]:
-        """Train; parameters of the best round by site and name, as :func:`_state` gives them."""
+    ) -> tuple[dict[str, torch.Tensor], list[RoundScore]]:
+        """Train; parameters of the best round by site and name, as :func:`_state` gives them, and all scores."""
         training, rounds, seed = self.recipe.training, self.recipe.federation.rounds, self.recipe.federation.seed
         learners = [
             Learner(
@@ -100,21 +133,24 @@ class CentralArm:
             dict(together.named_parameters()), training.optimizer, training.learning_rate, training.momentum
         )
         first_site = next(iter(tasks.values()))
-        best: dict[str, torch.Tensor] = {}
-        best_score = -float("inf")
-        for round_ in range(rounds + 1):
+        state: dict[str, torch.Tensor] = {}
+        history: list[RoundScore] = []
+        stopping = Stopping(rounds, training.patience)
+        while True:
+            round_ = len(history)
             scores = [score for site, task in tasks.items() if (score := task.validate(networks[site])) is not None]
-            if not best or sum(scores) > best_score:
-                best, best_score = _state(networks), sum(scores)
-            if round_ == rounds:
-                break
-            stepper.set_learning_rate(cosine_learning_rate(training.learning_rate, round_ / rounds))
+            history.append(RoundScore(round_, len(scores), sum(scores) / len(scores) if scores else None))
+            best = best_of(history)
+            if best is None or best.round == round_:
+                state = _state(networks)
+            if stopping.is_over(history):
+                return state, history
+            stepper.set_learning_rate(training.learning_rate_at(round_ / rounds))
             try:
                 with first_site.at_work(together):
                     train_in_turns(stepper, turns * training.steps_per_round)
             except DataError as error:
                 raise DataError(f"{self.updates} arm: {error}") from None
-        return best
 
 
 def _state(networks: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from recon import DataError, ScoreRow, data_error, read_scores, write_atomically
 from ..config import Name, Section, read_json
 from ..recipes import NetworkSection, classical_arms
 from .arm_result import ArmResult, explained
+from .arms import Budget
 from .plan import table_folder
 
 #: Results by modality and table, by arm and by seed.
@@ -211,11 +212,11 @@ def read_published(folder: Path, preset: Mapping[str, Any]) -> Published:
 
 
 def without_seeds(preset: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset without the numbers of seeds, which do not change the scores of an arm."""
+    """A preset without defaults, and without the numbers of seeds, which do not change the scores of an arm."""
     plain = {name: value for name, value in preset.items() if name != "small_effect_seeds"}
     tables = [{name: value for name, value in table.items() if name != "seeds"} for table in preset.get("tables", ())]
     budgets = {
-        modality: {**budget, "network": NetworkSection.chosen(budget["network"])}
+        modality: Budget.chosen(budget) | {"network": NetworkSection.chosen(budget["network"])}
         for modality, budget in preset.get("budgets", {}).items()
     }
     return plain | {"tables": tables, "budgets": budgets}

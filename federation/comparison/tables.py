@@ -11,6 +11,7 @@ from recon import (
     ArmDetails,
     ComparedTable,
     DataError,
+    LearningCurve,
     ScoreRow,
     compare_arms,
     comparison_text,
@@ -208,7 +209,9 @@ def _table(key: Key, rows: Sequence[ScoreRow], results: ByArm, preset: Mapping[s
 def _details(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> ArmDetails:
     """Values of the first seed; the fewest seconds and most memory of all seeds."""
     runs = list(results[arm].values())
-    known = {each.name: getattr(runs[0], each.name) for each in fields(ArmDetails) if each.name != "flags"}
+    own = ("flags", "curves")
+    known = {each.name: getattr(runs[0], each.name) for each in fields(ArmDetails) if each.name not in own}
+    known["curves"] = tuple(LearningCurve(**curve) for curve in runs[0].curves or ())
     known["seconds"] = min(run.seconds for run in runs if run.seconds is not None)
     known["peak_memory_mb"] = max(run.peak_memory_mb for run in runs if run.peak_memory_mb is not None)
     known["label"] = known["label"] or ""
@@ -218,7 +221,8 @@ def _details(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> ArmDetails:
 def _flags(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> list[str]:
     """Warnings beside the name of an arm."""
     flags, runs = _lost(arm, rows, results), results[arm].values()
-    if any(run.least_steps != run.steps for run in runs):
+    # Sites that train alone end by their own scores; their learning curves show it.
+    if arm != LOCAL and any(run.least_steps != run.steps for run in runs):
         flags.append("sites make unequal steps")
     if any(run.at_end for run in runs):
         flags.append("best learning rate is the last one tried")
@@ -260,13 +264,19 @@ def _card(
         (_given(sites), "data given") if "sites" in preset else (_simulated(key, spec, preset), "data drawn once")
     )
     rounds, steps = budget["rounds"] * spec["steps"], budget["steps_per_round"]
-    network = budget["network"]
+    network, patience = budget["network"], budget.get("patience")
+    if patience is not None:
+        data["regime"] = (
+            f"every arm trains until no improvement of its validation score, patience {patience} rounds of {steps} "
+            f"steps, at most {rounds} rounds; local training by the score of its site"
+        )
     return data | {
         "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
-        "steps": f"{rounds * steps} of batch 1 at every site, fine-tuning included unless it is shorter than a round; "
+        "steps": ("" if patience is None else "at most ")
+        + f"{rounds * steps} of batch 1 at every site, fine-tuning included unless it is shorter than a round; "
         "some make fewer where sites take turns or work unequally (columns steps, least steps); joint: as many, each "
         "on a batch of every site; sequential: as many per site",
-        "learning_rate": f"{budget['learning_rate']:g}, cosine, "
+        "learning_rate": f"{budget['learning_rate']:g}, {budget.get('schedule', 'cosine')}, "
         + (
             f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, for every arm, local training "
             "and controls included; half or twice as much is tried too where the best is at an end; a value of a "

@@ -8,14 +8,15 @@ from pathlib import Path
 from recon import DataError, write_atomically
 
 from ..experiment import BASE, RunFolder, algorithm_of, personalize, score_text
-from ..recipes import attach_base, load_recipe
-from ..serialization import load_newest, save_checkpoint
+from ..recipes import Recipe, attach_base, load_recipe
+from ..serialization import Checkpoint, load_checkpoint, load_newest, save_checkpoint, saved_rounds
 from .site_folder import SiteFolder
 
 
 def export_run(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) -> RunFolder:
     """Write a run folder with the last shared parameters from the server and the kept parameters of the site.
 
+    If the recipe has patience and the run ended before its last round, those of the best round, which the server names.
     If the recipe has a personal stage, it runs here on the site's data. ``out`` appears once everything is written.
 
     Raises
@@ -41,6 +42,9 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     if newest is None:
         raise DataError(f"{state}: the server has sent no parameters of run {run[:16]} yet; export it later")
     recipe = load_recipe(folder.approvals.folder / run / "recipe.toml")
+    chosen = _chosen(state / "seen", newest, recipe)
+    if chosen is not newest:
+        say(f"the server sent {newest.round + 1} rounds; round {chosen.round} is the best by its validation scores")
     base = attach_base(recipe, folder.approvals.base(run)).network.base
     exported = RunFolder.create(out, recipe, [folder.manifest], resume=False)
     if base is not None:
@@ -48,8 +52,19 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     if (state / "kept").is_dir():
         shutil.copytree(state / "kept", exported.site_folder(folder.name) / "kept")
     numbers = {"history": [], "algorithm": algorithm_of(recipe).describe(), "accepted": {}}
-    save_checkpoint(out / "checkpoints", newest.round, newest.tensors, numbers)
+    save_checkpoint(out / "checkpoints", chosen.round, chosen.tensors, numbers)
     if recipe.personal.steps:
         say(f"{recipe.personal.steps} personal steps ...")
         before, after = personalize((RunFolder.open(out), folder.name, False))
         say(f"validation: {score_text(before)} -> {score_text(after)}; the better of the two is used")
+
+
+def _chosen(seen: Path, newest: Checkpoint, recipe: Recipe) -> Checkpoint:
+    """The broadcast of the best round if patience ended the run, else the newest one.
+
+    After all rounds the site does not know whether the last one is better: the server's last score came after it.
+    """
+    best = newest.numbers.get("best")
+    if recipe.training.patience is None or newest.round >= recipe.federation.rounds or best not in saved_rounds(seen):
+        return newest
+    return load_checkpoint(seen, best)

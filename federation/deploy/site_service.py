@@ -220,5 +220,5 @@ def _check_change(folder: Path, broadcast: Broadcast, initial: State, most: floa
             f"maximum_change: {worst} changed by {change:.3g} of its norm in {rounds} rounds, expected at most "
             f"{most:g} a round"
         )
-    save_checkpoint(folder, broadcast.round, broadcast.shared, {})
-    prune(folder, [r for r in saved_rounds(folder) if r >= broadcast.round - 1])
+    save_checkpoint(folder, broadcast.round, broadcast.shared, {"best": broadcast.best_round})
+    prune(folder, [r for r in saved_rounds(folder) if r >= broadcast.round - 1 or r == broadcast.best_round])

@@ -1,6 +1,12 @@
 from .classical_arms import classical_method as classical_method
 from .evaluate import evaluate_run as evaluate_run
 from .evaluate import measurement_text as measurement_text
+from .learning import curve as curve
+from .learning import curves_of as curves_of
+from .learning import local_curves as local_curves
+from .learning import steps_by_site as steps_by_site
+from .learning import trained_parameters as trained_parameters
+from .learning import training_slices as training_slices
 from .personal_stage import personalize as personalize
 from .personal_stage import site_network as site_network
 from .reconstruction import reconstruct_file as reconstruct_file

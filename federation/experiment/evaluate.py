@@ -12,6 +12,7 @@ from recon import MODALITIES, DataError, metric_card, summarize, write_report, w
 
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
+from .learning import curves_of
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
 
@@ -91,6 +92,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "recipe": run.recipe.to_toml(),
         "personal_steps": run.recipe.personal.steps or None,
         "curves": rows,
+        "training": {arm: [curve.to_json() for curve in curves] for arm, curves in curves_of(run).items()},
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},
     }
@@ -108,7 +110,8 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
         "mean_and_worst": "over the sites that took part; unseen sites apart",
         "seeds": f"1 (seed {run.recipe.federation.seed})",
         "personal_stage": _personal(run),
-        "steps": f"{run.recipe.federation.rounds} rounds of {run.recipe.training.steps_per_round} steps, batch "
+        "regime": _regime(run),
+        "steps": f"{_rounds(run)} of {run.recipe.training.steps_per_round} steps, batch "
         f"{run.recipe.training.batch_size}, {_who(run)} in the federated and at every site in the local arm",
     }
 
@@ -117,6 +120,19 @@ def _selection(run: RunFolder, selected: int) -> str:
     federation = run.recipe.federation
     how = "the last one, as sites take turns" if federation.schedule == "cyclic" else "by mean validation PSNR"
     return f"round {selected} of {federation.rounds}, {how}; test data used once"
+
+
+def _rounds(run: RunFolder) -> str:
+    return f"{'' if run.recipe.training.patience is None else 'at most '}{run.recipe.federation.rounds} rounds"
+
+
+def _regime(run: RunFolder) -> str:
+    """How long arms are trained, the same for all."""
+    training, rounds = run.recipe.training, run.recipe.federation.rounds
+    ends = f"the same for every trained arm; {training.schedule} learning rate"
+    if training.patience is None:
+        return f"all {rounds} rounds, {ends}"
+    return f"until no improvement of the validation score, patience {training.patience}, {_rounds(run)}, {ends}"
 
 
 def _who(run: RunFolder) -> str:

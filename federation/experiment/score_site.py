@@ -189,6 +189,7 @@ def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, An
         "consistency": consistency_at(manifest, recipe.network),
         "effective_acceleration": sum(accelerations) / len(accelerations),
         "volumes": {split: len(getattr(manifest.data, split)) for split in ("train", "validation", "test")},
+        "train_slices": len(task.dataset("train")) if manifest.data.train else 0,
         "test_slices": len(samples),
         "parameters_shared": sum(sizes[parameter] for parameter in scope.shared),
         "parameters_kept": sum(sizes[parameter] for parameter in scope.kept),

@@ -16,7 +16,6 @@ from recon import (
     Penalty,
     RoundStart,
     VolumeSlices,
-    cosine_learning_rate,
     evaluate,
     train_locally,
 )
@@ -96,9 +95,6 @@ class ReconstructionTask:
     def _train(self, network: nn.Module, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
         dataset = self.dataset("train")
-        rate = training.learning_rate
-        if training.schedule == "cosine":
-            rate = cosine_learning_rate(rate, round / self.recipe.federation.rounds)
         # SCAFFOLD: control variate of the server minus that of the site.
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
@@ -107,7 +103,7 @@ class ReconstructionTask:
             dataset,
             steps=steps,
             batch_size=training.batch_size,
-            learning_rate=rate,
+            learning_rate=training.learning_rate_at(round / self.recipe.federation.rounds),
             objective=self.recipe.objective.build_task(training.loss),
             penalties=_penalties_of_round(self.recipe.objective, network, context, round),
             correction={name: server[name] - own[name] for name in server},

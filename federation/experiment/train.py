@@ -54,8 +54,8 @@ def train_run(
         begin = time.monotonic()
         say(f"training {len(run.learners)} sites on their own, the local arm ...")
         done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
-        for manifest, score in zip(run.learners, done, strict=True):
-            say(f"local   {manifest.name:20s} {score_text(score)}")
+        for manifest, (score, ended) in zip(run.learners, done, strict=True):
+            say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
         run.record_seconds("local", time.monotonic() - begin, resumed=resume)
     if recipe.personal.steps:
         begin = time.monotonic()
@@ -107,21 +107,28 @@ def _train_together(run: RunFolder, shared: State, aux: State, jobs: int, resume
 
     specs = [run.spec(manifest) for manifest in run.participants]
     with InProcessRuntime(specs, jobs) as runtime:
-        run_rounds(
+        result = run_rounds(
             algorithm_of(run.recipe),
             runtime,
             shared,
             run.path,
             rounds=run.recipe.federation.rounds,
+            patience=run.recipe.training.patience,
             aux=aux,
             quorum=run.recipe.federation.quorum,
             resume=resume,
             progress=progress,
         )
+    say(f"ended: {result.ended}")
 
 
-def train_alone(job: tuple[RunFolder, str]) -> float | None:
-    """Train one site alone for as many rounds and steps; resumes an interrupted training."""
+def train_alone(job: tuple[RunFolder, str]) -> tuple[float | None, str]:
+    """Train one site alone, by the same rule with its own validation score; resumes an interrupted training.
+
+    Returns
+    -------
+        Best validation score, and why training ended.
+    """
     run, name = job
     folder = run.local_folder(name)
     with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
@@ -131,10 +138,11 @@ def train_alone(job: tuple[RunFolder, str]) -> float | None:
             initial_state(local_recipe(run.recipe))[0],
             folder,
             rounds=run.recipe.federation.rounds,
+            patience=run.recipe.training.patience,
             resume=True,
         )
     best = result.state.best
-    return None if best is None else best.mean
+    return None if best is None else best.mean, result.ended
 
 
 def score_text(score: float | None) -> str:

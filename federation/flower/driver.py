@@ -89,13 +89,14 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         shared,
         folder / "train",
         rounds=recipe.federation.rounds,
+        patience=recipe.training.patience,
         aux=aux,
         quorum=quorum,
         resume=job["resume"],
         progress=progress,
         check=UpdateBounds(settings.maximum_change, settings.maximum_weight),
     )
-    return {"round": result.state.round, "digest": result.state.digest}
+    return {"round": result.state.round, "digest": result.state.digest, "ended": result.ended}
 
 
 def _wait_for(channel: GridChannel, count: int, seconds: float) -> None:

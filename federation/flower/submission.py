@@ -87,6 +87,7 @@ def run(
     folder.audit.append("run ended", name=name, **result)
     if not result["ok"]:
         raise DataError(f"run {name}: {result['error']}")
+    say(f"ended: {result['ended']}")
     return place / "train"
 
 

@@ -18,6 +18,7 @@ from .server_state import CHECKPOINTS as CHECKPOINTS
 from .server_state import MEMORY_PREFIX as MEMORY_PREFIX
 from .server_state import RoundScore as RoundScore
 from .server_state import ServerState as ServerState
+from .server_state import best_of as best_of
 from .server_state import selected_state as selected_state
 from .server_state import state_of_checkpoint as state_of_checkpoint
 from .transform import Transform as Transform

@@ -1,6 +1,6 @@
 """The server's state between rounds, and its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,12 @@ class RoundScore(NamedTuple):
     mean: float | None
 
 
+def best_of(history: Sequence[RoundScore]) -> RoundScore | None:
+    """The highest score among means over the most sites; of equal scores the earliest. None without scores."""
+    scored = [(score.n_sites, score.mean, -score.round, score) for score in history if score.mean is not None]
+    return max(scored)[-1] if scored else None
+
+
 @dataclass(frozen=True, eq=False)
 class ServerState:
     """The server's state at the start of ``round``.
@@ -49,14 +55,8 @@ class ServerState:
 
     @property
     def best(self) -> RoundScore | None:
-        """The highest score among means over the most sites; of equal scores the earliest."""
-        scored = [(score.n_sites, score.mean, -score.round, score) for score in self.history if score.mean is not None]
-        return max(scored)[-1] if scored else None
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether the sites have scored ``shared`` itself."""
-        return any(score.round == self.round for score in self.history)
+        """The best round so far, see :func:`best_of`."""
+        return best_of(self.history)
 
 
 #: Folder of the server's checkpoints in that of a run.

@@ -103,6 +103,9 @@ class Recipe(Section):
             raise ValueError("network.twin: found true with an adapter or a base, expected neither")
         if self.personal.nearest_code and self.network.condition == "none":
             raise ValueError("personal.nearest_code: found true without network.condition, expected a condition")
+        if self.training.patience is not None and self.federation.schedule == "cyclic":
+            found = f"found {self.training.patience} with federation.schedule = 'cyclic'"
+            raise ValueError(f"training.patience: {found}, expected none: sites that take turns score other rounds")
         return self
 
     def choices(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from recon import (
     Augmentation,
     Penalty,
     TaskTerm,
+    cosine_learning_rate,
 )
 
 from ..config import Names, Section, Seed, nearest, one_of
@@ -134,6 +135,7 @@ class TrainingSection(Section):
     batch_size: int = Field(default=1, ge=1)
     schedule: Literal["cosine", "constant"] = "cosine"
     steps_per_round: int = Field(default=20, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     loss: Annotated[str, AfterValidator(one_of(LOSSES))] = "l1"
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -143,6 +145,10 @@ class TrainingSection(Section):
     def augmentation(self) -> Augmentation | None:
         """Augmentation of the training slices; None: none."""
         return None if self.augment is None else Augmentation(**self.augment.model_dump())
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Learning rate of a round; ``progress`` is its number divided by the maximum of rounds."""
+        return cosine_learning_rate(self.learning_rate, progress) if self.schedule == "cosine" else self.learning_rate
 
 
 class ObjectiveSection(Section):

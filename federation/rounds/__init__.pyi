@@ -16,6 +16,7 @@ from .site import Site as Site
 from .site import SiteSpec as SiteSpec
 from .site import SiteTask as SiteTask
 from .site import initial_network as initial_network
+from .stopping import Stopping as Stopping
 from .transport import ReplyStream as ReplyStream
 from .transport import SiteFailure as SiteFailure
 from .transport import Transport as Transport

@@ -25,6 +25,7 @@ from ..serialization import (
 )
 from .replies import Check, Replies, Requests
 from .round_log import Row, append_rows, drop_rows
+from .stopping import Stopping
 from .transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -56,10 +57,11 @@ class RoundTime:
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """Result of :func:`run_rounds`: the last state, and the times of the rounds of this call."""
+    """Result of :func:`run_rounds`: the last state, the times of the rounds of this call, and why the run ended."""
 
     state: ServerState
     rounds: tuple[RoundTime, ...]
+    ended: str
 
 
 def run_rounds(
@@ -69,13 +71,17 @@ def run_rounds(
     folder: Path | str,
     *,
     rounds: int,
+    patience: int | None = None,
     aux: State | None = None,
     quorum: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     check: Check | None = None,
 ) -> RunResult:
-    """Train for ``rounds`` rounds, then score the result in one evaluate-only round.
+    """Train for ``rounds`` rounds, then score the result in one evaluate-only round; or end earlier, by ``patience``.
+
+    A round scores the parameters that it receives and trains them in one exchange. So a run that ends earlier has
+    trained once more after its last score; nobody uses these parameters.
 
     Parameters
     ----------
@@ -85,6 +91,9 @@ def run_rounds(
         The initial shared parameters.
     folder
         Output folder of ``rounds.jsonl`` and ``checkpoints/``.
+    rounds, patience
+        The most rounds, and the rounds without a better validation score after which the run ends, see
+        :class:`Stopping`.
     aux
         Initial means over the sites of the tensors that they send beside their parameters.
     quorum
@@ -105,7 +114,8 @@ def run_rounds(
         If ``folder`` holds a run and ``resume`` is not set, or a run of another network or of more rounds; if the
         disk is full.
     """
-    loop = _Loop(algorithm, transport, Path(folder), rounds, quorum, aux or {}, check)
+    stopping = Stopping(rounds, patience, in_turn=algorithm.schedule == "cyclic")
+    loop = _Loop(algorithm, transport, Path(folder), stopping, quorum, aux or {}, check)
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):
@@ -115,7 +125,7 @@ def run_rounds(
         times.append(RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs))
         if progress is not None:
             progress(rows[0]["round"], rounds, rows)
-    return RunResult(state, tuple(times))
+    return RunResult(state, tuple(times), loop.stopping.reason(state.history))
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class _Loop:
     algorithm: FederatedAlgorithm
     transport: Transport
     folder: Path
-    rounds: int
+    stopping: Stopping
     quorum: int | None
     aux: State
     check: Check | None = None
@@ -141,8 +151,6 @@ class _Loop:
                 f"federation.server_rule: {rule} needs at least {least} sites in a round, found {count}; let more "
                 "sites take part, or choose other options or another rule"
             )
-        if self.rounds < 1:
-            raise ValueError(f"run_rounds: rounds is {self.rounds}, expected at least 1")
         if self.quorum is not None and not 1 <= self.quorum <= len(sites):
             raise ValueError(f"run_rounds: quorum is {self.quorum}, expected 1 to {len(sites)}, the number of sites")
 
@@ -161,22 +169,22 @@ class _Loop:
                 raise DataError(f"{self.folder}: holds a run of another algorithm; choose another folder")
             logger.info("resuming at round %d", state.round)
             self._prune(state)
-        if state.round > self.rounds:
+        if state.round > self.stopping.rounds:
             raise DataError(
-                f"{self.folder}: the run is at round {state.round}, expected at most {self.rounds}; set more rounds or "
-                "choose another folder"
+                f"{self.folder}: the run is at round {state.round}, expected at most {self.stopping.rounds}; set "
+                "more rounds or choose another folder"
             )
         if not self.is_finished(state):
             drop_rows(self.folder, state.round)
         return state
 
     def is_finished(self, state: ServerState) -> bool:
-        """Whether the evaluate-only round is complete."""
-        return state.round >= self.rounds and state.is_scored
+        """Whether the evaluate-only round is complete, or the score has not improved for long enough."""
+        return self.stopping.is_over(state.history)
 
     def step(self, state: ServerState) -> tuple[ServerState, list[Row]]:
         """One round; after the last one, the evaluate-only round. It is complete once its checkpoint is written."""
-        evaluate_only = state.round >= self.rounds
+        evaluate_only = state.round >= self.stopping.rounds
         replies = self._collect(state, evaluate_only)
         reports = list(replies.reports.values())
         if evaluate_only:

@@ -99,6 +99,14 @@ def chosen_by(entry: ArmEntry) -> str:
     return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in chosen)
 
 
+def selected_rounds(entry: ArmEntry) -> str:
+    """Selected round of the rounds made, per training of the arm."""
+    curves = entry.details.curves
+    if len(curves) == 1:
+        return f"{curves[0].selected} of {curves[0].rounds}"
+    return "; ".join(f"{curve.name} {curve.selected} of {curve.rounds}" for curve in curves)
+
+
 def legend_of(comparison: ComparedTable) -> str:
     """How to read a table, in text, LaTeX and on the page."""
     single = any(entry.psnr.seeds == 1 for entry in comparison.arms)

@@ -10,12 +10,14 @@ from typing import Any
 
 from ..files import write_atomically
 from ..report.results import plain
+from ..report.text import regime_text
 from .columns import (
     card_lines,
     chosen_by,
     cost_columns,
     difference_columns,
     legend_of,
+    selected_rounds,
     site_columns,
     summary_columns,
 )
@@ -98,7 +100,8 @@ def _text(comparison: ComparedTable) -> str:
     rule = "-" * (sum(widths) + 2 * len(columns))
     title = f"{comparison.modality.upper()}, {comparison.table}: PSNR in dB"
     legend = textwrap.fill(legend_of(comparison), 100)
-    return "\n".join([title, written[0], rule, *written[1:], rule, legend, *card_lines(comparison)])
+    regime = regime_text({entry.arm: entry.details.curves for entry in comparison.arms})
+    return "\n".join([title, written[0], rule, *written[1:], rule, legend, *card_lines(comparison), *regime])
 
 
 # JSON and CSV
@@ -175,4 +178,6 @@ def _csv_line(comparison: ComparedTable, entry: ArmEntry) -> dict[str, Any]:
     line |= {f"psnr_at_unseen_{site}": value for site, value in entry.psnr.unseen.items()}
     line |= {"bytes": entry.details.bytes, "label": entry.details.label, "flags": "; ".join(entry.details.flags)}
     line |= {name: getattr(entry.details, name) for name in _NUMBERS} | {"chosen": chosen_by(entry)}
+    if entry.details.selected_steps is not None:  # tables of an older version have no such column
+        line |= {"selected_steps": entry.details.selected_steps, "selected_rounds": selected_rounds(entry)}
     return line | {"metric_card": "; ".join(card_lines(comparison))}

@@ -20,6 +20,7 @@ from .columns import (
     summary_columns,
     whole_number,
 )
+from .learning import learning_section
 from .table import ComparedTable
 
 _STYLE = """
@@ -109,6 +110,7 @@ def _section(comparison: ComparedTable) -> str:
         + scroll(_arm_table(comparison), f"Every arm, {name}")
         + f"<h3>How these numbers were computed: {label}</h3>"
         + card(comparison.metric_card)
+        + learning_section(comparison)
         + _tuning(comparison, name)
     )
 

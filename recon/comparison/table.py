@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..report.learning_curve import LearningCurve
 from .claims import seeds_needed
 from .scores import ROW_METRICS, ArmSummary, ScoreRow, site_roles, summarize_arm, tables_of
 from .statistics import Interval, holm, paired_difference
@@ -41,11 +42,13 @@ class ArmDetails:
     bytes_base: int | None = None  # of a frozen base that was trained before, sent once
     least_steps: int | None = None  # optimizer steps of the site with the fewest
     steps: int | None = None  # of the site with the most
+    selected_steps: int | None = None  # the same up to the selected round
     trials: int | None = None
     seconds: float | None = None
     peak_memory_mb: float | None = None
     label: str = ""  # purpose of the arm
     flags: tuple[str, ...] = ()  # warnings, such as a gain in PSNR with sharpness or contrast lost
+    curves: tuple[LearningCurve, ...] = ()
 
     @property
     def bytes(self) -> int | None:
@@ -56,6 +59,7 @@ class ArmDetails:
     def to_json(self) -> dict[str, Any]:
         """Known values by name."""
         known = {each.name: getattr(self, each.name) for each in fields(self)}
+        known["curves"] = [curve.to_json() for curve in self.curves] or None
         return {name: value for name, value in known.items() if value not in (None, "", (), {})}
 
 

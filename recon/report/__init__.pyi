@@ -1,3 +1,7 @@
+from .learning_curve import MEAN_OF_SITES as MEAN_OF_SITES
+from .learning_curve import LearningCurve as LearningCurve
+from .learning_curve import regime_rows as regime_rows
+from .learning_curve import slices_text as slices_text
 from .page import html_page as html_page
 from .page import line_panel as line_panel
 from .results import summarize as summarize

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 #: Number of colors in the style sheet (``--c0`` ...); further series repeat them with another dash.
@@ -15,11 +15,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 36
 
 @dataclass(frozen=True)
 class Series:
-    """A named line; ``style`` is the number of its color, dash and mark."""
+    """A named line; ``style`` is the number of its color, dash and mark; a ring marks its point at ``chosen``."""
 
     name: str
     points: Sequence[tuple[float, float]]
     style: int
+    chosen: float | None = None
 
 
 def nice_ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> list[float]:
@@ -47,7 +48,7 @@ def line_chart(title: str, series: Sequence[Series], y_label: str, x_label: str 
     series
         Lines; values that are not finite are left out.
     """
-    drawn = [Series(s.name, [p for p in s.points if math.isfinite(p[1])], s.style) for s in series]
+    drawn = [replace(s, points=[p for p in s.points if math.isfinite(p[1])]) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
         return ""
@@ -167,7 +168,12 @@ def _line(plane: _Plane, series: Series) -> str:
     spots = [plane.at(x, y) for x, y in series.points]
     radius = 2.6 if len(spots) <= 40 else 1.2
     marks = "".join(mark(series.style, x, y, radius) for x, y in spots)
-    return f'<polyline {_stroke(series.style)} points="{_points(spots)}"/>{marks}'
+    rings = "".join(
+        f'<circle class="s{series.style % N_COLORS}" cx="{spot[0]:.1f}" cy="{spot[1]:.1f}" r="6"/>'
+        for spot, (x, _) in zip(spots, series.points, strict=True)
+        if x == series.chosen
+    )
+    return f'<polyline {_stroke(series.style)} points="{_points(spots)}"/>{marks}{rings}'
 
 
 def _stroke(style: int) -> str:

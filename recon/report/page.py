@@ -6,11 +6,12 @@ from html import escape
 from typing import Any
 
 from .charts import Series, dot_plot, legend, line_chart, panel
+from .curves import curves_section
 from .picture_section import picture_section, site_strips
 from .quality import quality_section
 from .results import Results, is_open, method_of, score_rows, sites_by_role, volume_rows
 from .style import STYLE
-from .tables import bytes_table, card, round_table, score_table, scroll, site_note, site_table
+from .tables import bytes_table, card, score_table, scroll, site_note, site_table
 from .text import byte_count, duration, number
 
 #: The page must load nothing: opening it sends no request.
@@ -25,7 +26,7 @@ def run_page(results: Results) -> str:
         _table(results),
         picture_section(results),
         quality_section(results, [site for role in sites_by_role(results) for site in role]),
-        _curves(results),
+        curves_section(results),
         "<h2>Sites</h2>" + site_table(results),
         _messages(results),
         _reproduce(results),
@@ -163,37 +164,6 @@ def _table(results: Results) -> str:
     )
 
 
-def _curves(results: Results) -> str:
-    curves: Sequence[Mapping[str, Any]] = results.get("curves", ())
-    if not curves:
-        return ""
-    sites = list(dict.fromkeys(str(row["site"]) for row in curves))
-    panels = []
-    for site in sites:
-        own = [row for row in curves if str(row["site"]) == site]
-        series = [
-            Series("as received from the server", _points(own, "score_before"), 0),
-            Series("after training at the site", _points(own, "score_after"), 1),
-        ]
-        panels.append(panel(site, line_chart(f"Validation score of {site}", series, _score_label(results, site))))
-    losses = [
-        Series(site, _points([row for row in curves if str(row["site"]) == site], "loss"), index)
-        for index, site in enumerate(sites)
-    ]
-    loss = panel("mean of the round", line_chart("Training loss", losses, "loss"))
-    return (
-        "<h2>Round by round</h2>"
-        '<p class="note">Validation scores. The table shows the round whose shared parameters have the best mean '
-        "score as received, over the sites. Axes differ between sites.</p>"
-        + legend([series.name for series in series], lines=True)
-        + f'<div class="panels">{"".join(panels)}</div>'
-        + "<h3>Training loss</h3>"
-        + legend(sites, lines=True)
-        + f'<div class="panels">{loss}</div>'
-        + f"<details><summary>Numbers of every round</summary>{round_table(curves)}</details>"
-    )
-
-
 def _messages(results: Results) -> str:
     curves: Sequence[Mapping[str, Any]] = results.get("curves", ())
     if not curves:
@@ -224,15 +194,6 @@ def _reproduce(results: Results) -> str:
             f'<pre tabindex="0" aria-label="Resolved recipe">{escape(str(recipe))}</pre></details>'
         )
     return "".join(parts)
-
-
-def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(float(row["round"]), float(row[key])) for row in rows if row.get(key) is not None]
-
-
-def _score_label(results: Results, site: str) -> str:
-    known = [entry["sites"].get(site, {}) for entry in results["arms"].values()]
-    return "\N{MINUS SIGN}residual" if known and all(s.get("psnr") is None for s in known) else "PSNR (dB)"
 
 
 def _count(number_of: int, what: str) -> str:

@@ -11,7 +11,8 @@ from ..evaluation import METRICS
 Results = Mapping[str, Any]
 
 #: Keys of the results that become report.json.
-PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "quality")
+PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "training",
+             "quality")  # fmt: skip
 
 
 @dataclass(frozen=True)

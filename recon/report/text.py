@@ -1,7 +1,9 @@
 """Numbers and the score table as plain text."""
 
 import math
+from collections.abc import Iterable, Mapping
 
+from .learning_curve import COLUMNS, LearningCurve, curves_by_arm, regime_rows
 from .results import Cell, Results, score_rows
 
 #: Decimals of every score.
@@ -39,7 +41,8 @@ def duration(seconds: float) -> str:
 def text_table(results: Results) -> str:
     """Table of scores: rows are sites, columns are arms, cells are PSNR in dB and SSIM; ``*`` marks the best of a row.
 
-    Sites without a reference show the residual on held-out measurements in units of the noise.
+    Sites without a reference show the residual on held-out measurements in units of the noise. Below stands the regime
+    of every training, if the results have it: slices, rounds, steps at the selected round, parameters.
 
     Parameters
     ----------
@@ -69,7 +72,18 @@ def text_table(results: Results) -> str:
         ruled.append(line.rstrip())
     title = "PSNR in dB and SSIM"
     note = "* best PSNR of the row; mean and worst over the sites that took part"
-    return "\n".join([title, *ruled, rule, note])
+    regime = regime_text(curves_by_arm(results))
+    return "\n".join([title, *ruled, rule, note, *([""] if regime else []), *regime])
+
+
+def regime_text(curves: Mapping[str, Iterable[LearningCurve]]) -> list[str]:
+    """Lines of the table of the regime; none without learning curves."""
+    rows = [(name, *cells) for name, cells in regime_rows(curves)]
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (COLUMNS, *rows)]
+    return [line.rstrip() for line in lines]
 
 
 def _cell(cell: Cell) -> str:

@@ -25,8 +25,10 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``method``: the arm with which the others are compared, by default the last.
         - ``metric_card``, ``bytes``, ``seconds``, ``versions``, ``recipe`` (TOML text), ``claims`` (lines).
         - ``sites``, per site: ``sampling, effective_acceleration, coils, noise_std, maps, parameters_shared,
-          parameters_kept, synthetic, unseen`` and ``volumes``, their number in ``train, validation, test``.
+          parameters_kept, train_slices, synthetic, unseen`` and ``volumes``, their number in ``train, validation,
+          test``.
         - ``curves``: the rows of ``rounds.jsonl``.
+        - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``personal_steps``: steps of the personal stage.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
         - ``pictures``: per site, an image ``(height, width)`` for every arm and ``"reference"``.

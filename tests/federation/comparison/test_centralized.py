@@ -104,6 +104,37 @@ def test_a_centralized_arm_is_a_loop_by_hand_bit_for_bit(
     assert equal == [round_ == best for round_ in range(len(rounds))]
 
 
+@pytest.mark.parametrize(
+    ("scores", "selected", "ended"),
+    [
+        ((5.0, 6.0, 6.0), 1, "all 2 rounds; best round 1"),
+        ((5.0, 4.0), 0, "no improvement for 1 round; best round 0"),
+        ((None, None, None), 2, "all 2 rounds; the last one counts, without validation scores"),
+    ],
+)
+def test_a_centralized_arm_ends_by_the_rule_of_the_federation(
+    scores: tuple[float | None, ...],
+    selected: int,
+    ended: str,
+    manifests: tuple[SiteManifest, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arm = arm_in(tmp_path, recipe_of(patience=1, schedule="constant"), manifests)
+    tasks = {m.name: ReconstructionTask(m, arm.recipe, arm.maps[m.name]) for m in manifests}
+    waiting = iter([score for score in scores for _ in manifests])
+    monkeypatch.setattr(ReconstructionTask, "validate", lambda self, network: next(waiting))
+    found = parameters(arm.train())
+    assert next(waiting, "all used") == "all used"
+    (curve,) = arm.curves
+    assert [score for _, score in curve.scores] == list(scores)
+    assert (curve.selected, curve.ended, curve.steps) == (selected, ended, selected * BUDGET.steps_per_round)
+    assert set(curve.slices.values()) == {2} and arm.rounds_made == len(scores) - 1
+    assert curve.parameters == sum(p.numel() for name, p in found.items() if name.startswith(manifests[0].name + "/"))
+    before = parameters(arm._networks(tasks))
+    assert all(tensor.equal(found[name]) for name, tensor in before.items()) == (selected == 0)
+
+
 def test_the_regularizer_is_shared_and_what_was_trained_is_read_again(
     manifests: tuple[SiteManifest, ...], tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import SiteService, objection
 from federation.deploy.status import site_status
 from federation.experiment.personal_stage import site_network
+from federation.experiment.task import ReconstructionTask
 from federation.experiment.train import algorithm_of, initial_state
 from federation.methods import selected_state
 from federation.recipes.frozen_base import attach_base, detach_base
@@ -110,6 +111,7 @@ class Deployed:
             shared,
             folder,
             rounds=rounds,
+            patience=self.recipe.training.patience,
             aux=aux,
             quorum=quorum,
             resume=resume,
@@ -389,6 +391,35 @@ def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, da
         export_run(folder, deployed.run, tmp_path / "home", say=str)
     with pytest.raises(DataError, match="has sent no parameters of run"):
         export_run(folder, "0" * 64, tmp_path / "other", say=str)
+
+
+def test_a_site_takes_home_the_best_round_of_a_run_that_patience_ended(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training round validates before and after; the scores before decide."""
+    deployed = deploy(tmp_path, data, "federation.rounds=6", "training.patience=2")
+    before = {name: iter([1.0, 2.0, 5.0, 4.0, 3.0]) for name in NAMES}
+    calls = dict.fromkeys(NAMES, 0)
+
+    def scripted(task: ReconstructionTask, network: object) -> float:
+        name = task.manifest.name
+        calls[name] += 1
+        return next(before[name]) if calls[name] % 2 else 0.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReconstructionTask, "validate", scripted)
+        deployed.train()
+    assert all(next(left, None) is None for left in before.values())
+    said: list[str] = []
+    run = export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=said.append)
+    assert said == ["the server sent 5 rounds; round 2 is the best by its validation scores"]
+    best = load_checkpoint(deployed.path / "run" / "checkpoints", 2)
+    assert run.selected().round == 2 and digest(run.selected().shared) == digest(best.tensors)
+    kept = run.spec(run.manifest("north")).build().network_at(run.selected().shared, 2)
+    there = deployed.folders["north"].state(deployed.run) / "kept"
+    names = {f"kept.{name}": tensor for name, tensor in kept.named_parameters()}
+    stored = load_checkpoint(there, 2).tensors
+    assert all(names[name].equal(tensor) for name, tensor in stored.items() if name.startswith("kept."))
 
 
 def test_the_personal_stage_is_run_where_a_site_takes_the_run_home(data: Path, tmp_path: Path) -> None:

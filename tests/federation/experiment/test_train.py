@@ -1,11 +1,12 @@
-"""A recipe that cannot be trained is refused before its folder is written: a corrected one can use the folder."""
+"""A recipe that cannot be trained leaves no folder; training ends by patience, in the federation and at each site."""
 
 from pathlib import Path
 
 import pytest
 
 from federation import load_federation, load_recipe, train_run
-from recon import DataError
+from federation.experiment import ReconstructionTask, evaluate_run
+from recon import DataError, cosine_learning_rate
 
 from ..fake_sites import write_site
 
@@ -33,3 +34,67 @@ def test_a_recipe_that_cannot_be_trained_leaves_no_folder(tmp_path: Path, overri
         )
     assert expected in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+TINY = (
+    "network.cascades=1", "network.regularizer=cnn", "network.channels=2", "network.depth=2",
+    "training.steps_per_round=1", "federation.rounds=9", "training.patience=2",
+    "evaluation.arms=['zero_filled', 'local']",
+)  # fmt: skip
+
+
+def test_the_run_and_each_site_alone_end_when_their_own_score_no_longer_improves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training round validates before and after; the scores before decide."""
+    for name in ("north", "south"):
+        write_site(tmp_path / "sites", name)
+    scores = {
+        "north": [30.0, 0, 32.0, 0, 31.0, 0, 32.0, 0, *(20.0, 0, 19.0, 0, 18.0, 0)],
+        "south": [20.0, 0, 20.0, 0, 21.0, 0, 20.0, 0, *(20.0, 0, 21.0, 0, 22.0, 0, 21.0, 0, 22.0, 0)],
+    }
+    waiting = {name: iter(values) for name, values in scores.items()}
+    monkeypatch.setattr(ReconstructionTask, "validate", lambda self, network: float(next(waiting[self.manifest.name])))
+    recipe, said = load_recipe("fedavg", TINY), list[str]()
+    sites = load_federation(tmp_path / "sites")
+    run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append)
+    assert all(next(left, None) is None for left in waiting.values())  # no round more
+    assert "ended: no improvement for 2 rounds; best round 1" in said
+    local = [line.split(maxsplit=2)[2] for line in said if line.startswith("local ")]
+    assert local == [
+        "20.00 dB  no improvement for 2 rounds; best round 0",
+        "22.00 dB  no improvement for 2 rounds; best round 2",
+    ]
+    assert run.selected().round == 1
+    assert [run.selected(local=name).round for name in ("north", "south")] == [0, 2]
+    # What is resumed is over.
+    again: list[str] = []
+    train_run(recipe, sites, tmp_path / "run", jobs=1, resume=True, say=again.append)
+    assert [line for line in again if "best round" in line] == [line for line in said if "best round" in line]
+    # The report has a curve of every arm, with its regime.
+    results = evaluate_run(run.path, jobs=1, say=said.append)
+    found = {
+        (arm, curve["name"]): (len(curve["scores"]), curve["selected"], curve["steps"], curve["slices"])
+        for arm, curves in results["training"].items()
+        for curve in curves
+    }
+    assert found == {
+        ("fedavg", "mean of the sites"): (4, 1, 1, {"north": 4, "south": 4}),
+        ("local", "north"): (3, 0, 0, {"north": 4}),
+        ("local", "south"): (5, 2, 2, {"south": 4}),
+    }
+    sizes = {curve["parameters"] for curves in results["training"].values() for curve in curves}
+    facts = results["sites"]["north"]
+    assert sizes == {facts["parameters_shared"] + facts["parameters_kept"]} and facts["train_slices"] == 4
+    assert "patience 2, at most 9 rounds" in results["metric_card"]["regime"]
+    page = (run.path / "report.html").read_text()
+    assert "mean of the sites, fedavg: round 1 selected" in page and "south; alone: round 2" in page
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_schedule_runs_over_the_most_rounds(schedule: str) -> None:
+    training = load_recipe("fedavg", [*TINY, f"training.schedule={schedule}"]).training
+    rates = [training.learning_rate_at(progress) for progress in (0.0, 0.5, 1.0)]
+    base = training.learning_rate
+    expected = [base, cosine_learning_rate(base, 0.5), base / 100] if schedule == "cosine" else [base] * 3
+    assert rates == pytest.approx(expected)

@@ -90,7 +90,7 @@ def test_without_scores_there_is_no_best_round():
     state = algorithm.aggregate(algorithm.start(SHARED), [update("a", score=None)])
     assert state.best is None
     scored = algorithm.score(state, [update("a", score=None, round=1)])
-    assert scored.is_scored and not state.is_scored and scored.round == 1 and scored.shared is state.shared
+    assert scored.history[-1].round == scored.round == 1 and scored.shared is state.shared
 
 
 def test_stale_and_duplicate_replies_are_refused():

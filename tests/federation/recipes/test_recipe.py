@@ -274,6 +274,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
             ["network.twin=true", "objective.task=mutual", "objective.distillation=0.1", "network.adapter=lora"],
             "network.twin: found true with an adapter or a base, expected neither",
         ),
+        (
+            ["training.patience=3", "federation.schedule=cyclic"],
+            "training.patience: found 3 with federation.schedule = 'cyclic', expected none",
+        ),
         (["personal.nearest_code=true"], "personal.nearest_code: found true without network.condition"),
     ],
 )
@@ -281,6 +285,17 @@ def test_parts_that_do_not_agree_are_refused_in_one_line(recipe: Path, assignmen
     with pytest.raises(ConfigError) as error:
         load_recipe(recipe, assignments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_patience_that_is_not_set_is_no_part_of_the_digest(recipe: Path, tmp_path: Path) -> None:
+    """A run of a version without the key stays resumable; what was run with it does not become another run."""
+    plain, patient = load_recipe(recipe), load_recipe(recipe, ["training.patience=3"])
+    assert plain.digest() != patient.digest() and plain.method_digest() != patient.method_digest()
+    resolved = tmp_path / "resolved.toml"
+    resolved.write_text(plain.to_toml())
+    assert "patience" not in plain.to_toml() and load_recipe(resolved).digest() == plain.digest()
+    with pytest.raises(ConfigError, match=r"training\.patience"):
+        load_recipe(recipe, ["training.patience=0"])
 
 
 def test_what_is_tuned_is_no_part_of_what_is_trained(recipe: Path) -> None:

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from recon import DataError
+from recon import MEAN_OF_SITES, DataError, LearningCurve
 from recon.comparison.chart import forest_plot
 from recon.comparison.claims import Aim, Hypothesis
 from recon.comparison.files import comparison_csv, comparison_text, write_comparison
@@ -70,6 +70,12 @@ def both(compared):
         compared,
         compare_arms(scores("ct", "noise only", {"fedavg": 0.0, "local": -0.5}), {}, {"window": "full range"}),
     ]
+
+
+def curve(name=MEAN_OF_SITES, selected=2):
+    slices = {"north": 16, "south": 16} if name == MEAN_OF_SITES else {name: 16}
+    points = [(0, 25.0), (1, 27.0), (2, 28.0), (3, 27.5)]
+    return LearningCurve(name, points, selected, 24, "no improvement for 1 round", slices, 276)
 
 
 def claims():
@@ -356,7 +362,9 @@ def test_everything_from_outside_is_escaped(tmp_path):
         replace(r, modality=r.modality + mark, table=r.table + mark, arm=r.arm + mark, site=r.site + mark)
         for r in scores()
     ]
-    details = {arm + mark: ArmDetails(label=mark, flags=(mark,), chosen={mark: mark}) for arm in GAINS}
+    details = {
+        arm + mark: ArmDetails(label=mark, flags=(mark,), chosen={mark: mark}, curves=(curve(mark),)) for arm in GAINS
+    }
     table = compare_arms(rows, details, {mark: mark}, against=("fedavg" + mark, "local" + mark))
     claim = claims()["H8"]["mri"] | {"aim": mark, "verdict": mark, "note": mark}
     path = write_comparison(tmp_path, [table], hypotheses={mark: {mark: claim}}, statements={mark: mark})
@@ -366,15 +374,46 @@ def test_everything_from_outside_is_escaped(tmp_path):
 
 
 def test_every_detail_is_written(tmp_path):
-    numbers = {each.name: 1 for each in fields(ArmDetails) if each.name not in ("label", "flags", "chosen")}
-    details = ArmDetails(label="l", flags=("f",), chosen={"mu": 0.5, "name": "x"}, **numbers)
+    numbers = {each.name: 1 for each in fields(ArmDetails) if each.name not in ("label", "flags", "chosen", "curves")}
+    details = ArmDetails(label="l", flags=("f",), chosen={"mu": 0.5, "name": "x"}, curves=(curve(),), **numbers)
     table = compare_arms(scores(), {"fedavg": details}, CARD)
     text = words(write_comparison(tmp_path, [table]).read_text())
     assert "mu 0.5, name x" in text
     row = next(csv.DictReader(io.StringIO(comparison_csv([table]))))
-    assert {each.name for each in fields(ArmDetails)} <= row.keys()
+    assert {each.name for each in fields(ArmDetails)} - {"curves"} <= row.keys()
+    assert row["selected_rounds"] == "2 of 3"
     assert {row[name] for name in numbers} == {"1"}
     assert (row["label"], row["flags"], row["chosen"]) == ("l", "f", "mu 0.5, name x")
+
+
+def test_learning_curves_and_regime_of_every_arm_are_shown(tmp_path):
+    alone = tuple(curve(site, selected=round_) for site, round_ in (("north", 1), ("south", 2)))
+    details = {
+        "fedavg": ArmDetails(curves=(curve(),), selected_steps=24),
+        "local": ArmDetails(curves=alone, selected_steps=24),
+    }
+    table = compare_arms(scores(), details, CARD)
+    html = write_comparison(tmp_path, [table]).read_text()
+    text = words(html)
+    for part in ("fedavg: round 2 selected", "mean of the sites north south", "16 at each of 2 sites", "local, south"):
+        assert part in text, part
+    assert html.count('r="6"') == 3  # a ring on each of three lines
+    lines = comparison_text([table]).splitlines()[-4:]
+    assert [re.split(r"\s{2,}", line) for line in lines] == [
+        ["training", "training slices", "rounds", "selected", "steps at the selected round", "parameters", "ended"],
+        ["fedavg", "16 at each of 2 sites", "3", "2", "24", "276", "no improvement for 1 round"],
+        ["local, north", "16", "3", "1", "24", "276", "no improvement for 1 round"],
+        ["local, south", "16", "3", "2", "24", "276", "no improvement for 1 round"],
+    ]
+    found = json.loads((tmp_path / "comparison.json").read_text())["tables"][0]["arms"]
+    assert found["local"]["facts"]["curves"] == [each.to_json() for each in alone]
+    assert found["fedavg"]["facts"]["selected_steps"] == 24 and "curves" not in found["fedpr"]["facts"]
+    rows = list(csv.DictReader(io.StringIO(comparison_csv([table]))))
+    assert [row["selected_rounds"] for row in rows[:3]] == ["2 of 3", "north 1 of 3; south 2 of 3", ""]
+
+
+def test_tables_without_learning_curves_have_no_column_of_them(compared):
+    assert not {"selected_steps", "selected_rounds"} & set(comparison_csv([compared]).splitlines()[0].split(","))
 
 
 # The chart

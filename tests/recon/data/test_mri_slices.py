@@ -91,7 +91,7 @@ def test_the_phase_of_the_image_lies_in_the_maps(phantom_file, maps):
     sample = KSpaceSlices([phantom_file()], "north", simulate=Simulation("random", 2, 0.3), maps=maps)[1]
     bright = sample.reference.abs() > 0.2 * sample.reference.abs().max()
     assert sample.reference[bright].angle().abs().mean() < 0.15
-    assert 0.3 < anatomy()[1][bright].angle().abs().mean()
+    assert anatomy()[1][bright].angle().abs().mean() > 0.3
 
 
 def test_the_reference_holds_no_simulated_noise(phantom_file):
