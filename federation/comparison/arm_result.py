@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
-from recon import DataError, write_atomically
+from recon import DataError, LearningCurve, write_atomically
 
 from ..config import read_json
 
@@ -18,6 +18,20 @@ _ADVICE = "delete it, and the arm is run again"
 #: Fields that the tables need of every trained arm; ``value`` may be None.
 _NEEDED = ("rate", "tuning", "trials", "at_end", "value_at_end", "chosen", "seconds", "peak_memory_mb", "steps",
            "least_steps")  # fmt: skip
+
+
+def _readable(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records, if each is that of a learning curve."""
+    try:
+        for record in curves:
+            _CURVE.validate_python(record)
+    except ValidationError:
+        expected = ", ".join(each.name for each in fields(LearningCurve))
+        raise ValueError(f"Input should be learning curves, each with {expected}") from None
+    return curves
+
+
+_CURVE = TypeAdapter(LearningCurve)
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class ArmResult:
     steps: int | None = None  # optimizer steps of the site with the most
     least_steps: int | None = None
     selected_steps: int | None = None  # the same up to the selected round, of the site with the most
-    curves: list[dict[str, Any]] | None = None  # learning curves, see recon.LearningCurve
+    curves: Annotated[list[dict[str, Any]], AfterValidator(_readable)] | None = None  # see recon.LearningCurve
     seconds: float | None = None  # of training, as is the memory
     peak_memory_mb: float | None = None
     rate: float | None = None  # factor on the learning rate
