@@ -41,6 +41,7 @@ from .data import Augmentation as Augmentation
 from .data import Header as Header
 from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
+from .data import RandomCTScans as RandomCTScans
 from .data import RandomScans as RandomScans
 from .data import Readers as Readers
 from .data import Sample as Sample

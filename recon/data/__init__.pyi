@@ -27,6 +27,7 @@ from .mri_simulation import simulated_header as simulated_header
 from .mri_simulation import write_volume as write_volume
 from .mri_slices import KSpaceSlices as KSpaceSlices
 from .mri_slices import Simulation as Simulation
+from .random_ct_scans import RandomCTScans as RandomCTScans
 from .random_scans import RandomScans as RandomScans
 from .sample import Sample as Sample
 from .sample import SampleMeta as SampleMeta

@@ -70,16 +70,16 @@ class RandomScans:
         if not 0 <= index < self.count:
             raise IndexError(f"RandomScans: index {index}, expected less than {self.count}")
         generator = generator_for("random scan", self.seed, index)
-        image = with_realistic_phase(self._magnitude(generator), _seed(generator))
+        image = with_realistic_phase(self._magnitude(generator), random_seed(generator))
         shape = (image.shape[-2], image.shape[-1])
-        n_coils = 1 if _uniform(generator, 0, 1) < 0.1 else int(_uniform(generator, 2, 13))
-        true_maps = birdcage_maps(n_coils, shape, seed=_seed(generator), radius=_uniform(generator, 1.3, 2.0))
+        n_coils = 1 if uniform(generator, 0, 1) < 0.1 else int(uniform(generator, 2, 13))
+        true_maps = birdcage_maps(n_coils, shape, seed=random_seed(generator), radius=uniform(generator, 1.3, 2.0))
         mask = _random_mask(shape, n_coils, generator)
-        noise_std = 0.002 * 30 ** _uniform(generator, 0, 1)
+        noise_std = 0.002 * 30 ** uniform(generator, 0, 1)
         kspace = fft2c(true_maps * image)
-        covariance, correlated = torch.eye(n_coils, dtype=torch.complex128), _uniform(generator, 0, 1) < 0.5
+        covariance, correlated = torch.eye(n_coils, dtype=torch.complex128), uniform(generator, 0, 1) < 0.5
         if correlated and n_coils > 1:
-            covariance = coil_covariance(n_coils, _seed(generator))
+            covariance = coil_covariance(n_coils, random_seed(generator))
             noise = noise_std * correlated_noise(kspace.shape, covariance, generator).to(torch.complex64)
         else:
             noise = complex_noise(kspace.shape, noise_std, generator)
@@ -100,15 +100,15 @@ class RandomScans:
 
     def _magnitude(self, generator: torch.Generator) -> Tensor:
         """One of the images with another contrast, flipped and transposed at random, maximum 1."""
-        image = self.images[int(_uniform(generator, 0, len(self.images)))]
+        image = self.images[int(uniform(generator, 0, len(self.images)))]
         if not image.is_floating_point():
-            image = draw_from_labels(image, _seed(generator))
-        elif _uniform(generator, 0, 1) < 0.6:
-            image = vary_contrast(image, _seed(generator), inversion=0.3)
+            image = draw_from_labels(image, random_seed(generator))
+        elif uniform(generator, 0, 1) < 0.6:
+            image = vary_contrast(image, random_seed(generator), inversion=0.3)
         for axis in (-1, -2):
-            if _uniform(generator, 0, 1) < 0.5:
+            if uniform(generator, 0, 1) < 0.5:
                 image = image.flip(axis)
-        if _uniform(generator, 0, 1) < 0.5:
+        if uniform(generator, 0, 1) < 0.5:
             image = image.mT
         return image.contiguous() / image.max().clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -117,20 +117,22 @@ def _random_mask(shape: tuple[int, int], n_coils: int, generator: torch.Generato
     """A mask of a random family with 8 lines or more in the center, 4 in those of points, ``(1 | height, width)``."""
     kinds = _LINES + _PLANES
     chosen = int(torch.multinomial(torch.tensor([weight for _, weight in kinds]), 1, generator=generator))
-    family, center = kinds[chosen][0], _uniform(generator, 0.06, 0.14)
+    family, center = kinds[chosen][0], uniform(generator, 0.06, 0.14)
     low, high = _LINE_RATES if chosen < len(_LINES) else _PLANE_RATES
     # One coil cannot undo aliasing: nobody scans it fast.
-    rate = _uniform(generator, low, high if n_coils > 2 else (low + high) / 2)
+    rate = uniform(generator, low, high if n_coils > 2 else (low + high) / 2)
     if family in ("equispaced", "partial_fourier"):
         rate = float(round(rate))
-    seed = _seed(generator)
+    seed = random_seed(generator)
     mask = make_mask(family, shape, rate, center, seed).mask
     return mask if mask.ndim == 2 else mask[None]
 
 
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """A number between two others."""
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def _seed(generator: torch.Generator) -> int:
+def random_seed(generator: torch.Generator) -> int:
+    """A seed of 31 bits."""
     return int(torch.randint(2**31 - 1, (), generator=generator))
