@@ -10,10 +10,10 @@ from torch import Tensor
 from recon import largest_matrix
 
 from ..config import config_error
-from .image_sites import chosen_slices, origin_of, read_person
 from .manifest_schema import SPLITS, Split
 from .patient_table import AIR_HU, BODY_HU, with_table, without_table
 from .people import PersonImage, deal_persons, one_person_per_file
+from .person_slices import chosen_slices, origin_of, read_person
 from .scanner_files import CTScanner, require_different_names
 from .simulated_ct import REFINED, scan_of, write_counts
 from .splits import split_counts

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from physics import birdcage_maps
@@ -25,8 +23,9 @@ from recon import (
 
 from ..config import config_error
 from .manifest_schema import SPLITS, Split
-from .people import PersonImage, deal_persons, one_person_per_file, share
-from .scanner_files import MRIScanner, Scanner, require_different_names
+from .people import PersonImage, deal_persons, one_person_per_file
+from .person_slices import chosen_slices, origin_of, read_person
+from .scanner_files import MRIScanner, require_different_names
 from .writing import MadeSite, require_different, seed_of, write_simulated_sites
 
 #: Scanners of :func:`make_image_sites` unless others are given.
@@ -105,55 +104,15 @@ def make_image_sites(
         person, magnitude = volumes[file]
         _write(out / "data" / site.name / file, site, magnitude, person, seed)
 
-    origins = {name: origin_of("the magnitude images", own) for name, own in dealt.items()}
+    origins = {name: _origin(own) for name, own in dealt.items()}
     return write_simulated_sites(out, sites, files, write, origins, synthetic=False, overwrite=overwrite)
 
 
-def origin_of(what: str, dealt: Sequence[tuple[Split, PersonImage]]) -> str:
-    """Origin of a site's data for its manifest: the files, or the folders of many."""
-    files = list(dict.fromkeys(image.file for _, image in dealt))
-    if len(files) <= 5:
-        return f"simulated from {what} {', '.join(file.name for file in files)}"
-    persons = len({image.person for _, image in dealt})
-    folders = ", ".join(dict.fromkeys(file.parent.name for file in files))
-    return f"simulated from {what} of {persons} persons in {folders}"
-
-
-def chosen_slices(
-    site: Scanner, prepared: Sequence[tuple[Split, PersonImage, Tensor]]
-) -> Iterator[tuple[Split, PersonImage, Tensor]]:
-    """Evenly spaced slices, as many as the scanner's keys ``slices`` and ``train_slices`` say.
-
-    Raises
-    ------
-    ConfigError
-        If the persons have fewer.
-    """
-    available: dict[str, int] = {}
-    for _, image, volume in prepared:
-        available[image.person] = available.get(image.person, 0) + len(volume)
-    part_of = {image.person: part for part, image, _ in prepared}
-    wanted = {person: available[person] if site.slices is None else site.slices for person in available}
-    if site.train_slices is not None:
-        trained = [person for person in available if part_of[person] == "train"]
-        wanted |= dict(zip(trained, share(site.train_slices, [available[p] for p in trained]), strict=True))
-        if (found := sum(wanted[person] for person in trained)) < site.train_slices:
-            raise _too_few(site, "train_slices", f"{found} slices with anatomy of {len(trained)} training persons")
-    for person, number in wanted.items():
-        if number > available[person]:
-            raise _too_few(site, "slices", f"{available[person]} slices with anatomy of person {person}")
-    for person in available:
-        own = [entry for entry in prepared if entry[1].person == person]
-        counts = share(wanted[person], [len(volume) for _, _, volume in own])
-        for (part, image, volume), count in zip(own, counts, strict=True):
-            if count:
-                # The middles of equal parts: no slice at the very end, where there is little to see.
-                yield part, image, volume[((torch.arange(count) + 0.5) * len(volume) / count).long()]
-
-
-def _too_few(site: Scanner, key: str, found: str) -> Exception:
-    expected = f"at least {getattr(site, key)}"
-    return config_error("sites make", f"site {site.name}: {key}", found, expected, "add persons or ask for fewer")
+def _origin(dealt: Sequence[tuple[Split, PersonImage]]) -> str:
+    drawn = [entry for entry in dealt if entry[1].kind == "labels"]
+    magnitudes = [entry for entry in dealt if entry[1].kind != "labels"]
+    parts = [origin_of("the magnitude images", magnitudes)] if magnitudes else []
+    return "; ".join(parts + ([origin_of("images drawn from the label maps", drawn)] if drawn else []))
 
 
 def _persons(images: Sequence[Path | str | PersonImage], sites: Sequence[MRIScanner]) -> list[PersonImage]:
@@ -179,31 +138,6 @@ def _blocks(path: Path) -> Iterator[PersonImage]:
     for start in range(first, last - length + 1, BLOCK + GAP):
         name = f"{path.name.split('.')[0]}_{start:04d}"
         yield PersonImage(path, name, slices=(start, start + length - 1))
-
-
-def read_person(image: PersonImage) -> Tensor:
-    """Slices of a person in a file.
-
-    Raises
-    ------
-    ConfigError
-        If the file has fewer slices.
-    DataError
-        If it cannot be read.
-    """
-    volume = _read(image.file)
-    if image.slices is None:
-        return volume
-    first, last = image.slices
-    if last >= len(volume):
-        found = f"{first}-{last} of {len(volume)} slices"
-        raise config_error(image.file, "slices", found, "slices of the file, from 0", "correct the table of persons")
-    return volume[first : last + 1]
-
-
-@lru_cache(maxsize=1)  # files that hold several persons stand one after another
-def _read(file: Path) -> Tensor:
-    return read_images(file)
 
 
 def _prepared(site: MRIScanner, image: PersonImage, seed: int) -> Tensor:

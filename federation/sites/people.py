@@ -68,7 +68,7 @@ def read_persons(path: Path | str) -> list[PersonImage]:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
             reader = csv.DictReader(file, skipinitialspace=True, strict=True)
             rows = [(reader.line_num, row) for row in reader]
             columns = tuple(name.strip() for name in reader.fieldnames or ())

@@ -21,7 +21,7 @@ def read_images(path: Path | str) -> Tensor:
 
     NIfTI volumes become axial slices from feet to head, anterior at the top, the patient's left at the right
     of the image. DICOM slices keep their orientation and are sorted along their normal. Values are rescaled
-    as stated in the file. For a phase see :func:`with_smooth_phase`.
+    as stated in the file. For a phase see :func:`with_realistic_phase`.
 
     Returns
     -------

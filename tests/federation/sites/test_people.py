@@ -119,7 +119,7 @@ def test_a_table_is_read(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert images[1].name == "person-1_T1"
     monkeypatch.setenv("HEADS", "/data/heads")
     table = people / "one.csv"
-    table.write_text("person,file,slices,kind,split\nA,${HEADS}/a.nii.gz,4-9,labels,test\nB,b.nii,7,,\n")
+    table.write_text("\ufeffperson,file,slices,kind,split\nA,${HEADS}/a.nii.gz,4-9,labels,test\nB,b.nii,7,,\n")
     assert read_persons(table) == [
         PersonImage(Path("/data/heads/a.nii.gz"), "A", slices=(4, 9), kind="labels", split="test"),
         PersonImage(people / "b.nii", "B", slices=(7, 7)),
@@ -227,7 +227,9 @@ def test_persons_from_label_maps(tmp_path: Path) -> None:
     scanner = MRIScanner(name="one", coils=2, sampling="random", acceleration=2, center_fraction=0.2)
     images = [PersonImage(tmp_path / "a.nii", "p", kind="labels")]
     make_image_sites(images, tmp_path / "sites", sites=[scanner])
-    reference = load_federation(tmp_path / "sites")[0].dataset("train")[0].reference
+    (site,) = load_federation(tmp_path / "sites")
+    assert site.acquisition.origin == "simulated from images drawn from the label maps a.nii"
+    reference = site.dataset("train")[0].reference
     assert reference is not None
     inner, outer = reference.abs()[9:11, 9:11].mean(), reference.abs()[9:11, 3:5].mean()
     assert abs(float(inner - outer)) > 0.05 and float(reference.abs()[0].max()) < 0.1
