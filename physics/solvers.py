@@ -63,12 +63,18 @@ def conjugate_gradient(
             break
         Mp = apply(p)
         # A converged sample takes steps of size zero: no division by zero, no drift.
-        alpha = torch.where(active, energy * reciprocal(inner(p, Mp)), 0.0)
+        alpha = _quotient(energy, inner(p, Mp), active)
         x = x + alpha * p
         r = r - alpha * Mp
         previous, energy = energy, inner(r, r)
-        p = r + torch.where(active, energy * reciprocal(previous), 0.0) * p
+        p = r + _quotient(energy, previous, active) * p
     return x
+
+
+def _quotient(a: Tensor, b: Tensor, active: Tensor) -> Tensor:
+    """``a / b`` where active and b is positive, else 0, with finite derivatives: those of 1 / b overflow early."""
+    active = active & (b > 0)
+    return torch.where(active, a, 0.0) / torch.where(active, b, 1.0)
 
 
 def solve_normal(

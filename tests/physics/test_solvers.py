@@ -101,3 +101,18 @@ def test_power_iteration_finds_the_largest_singular_value() -> None:
         exact = torch.linalg.matrix_norm(single(unit).reshape(30, -1), 2)
         torch.testing.assert_close(power_iteration(single, iterations=300), exact, rtol=1e-4, atol=0)
         assert power_iteration(A, iterations=300)[index] <= A.norm[index]
+
+
+def test_gradients_stay_finite_after_convergence() -> None:
+    """One coil: the Gram is a projection, and two iterations solve the system exactly."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(64) % 3 == 0
+    A = CartesianMRI(torch.ones(1, 1, 64, 64, dtype=torch.complex64), mask)
+    x, object_ = (1e-4 * torch.randn(1, 64, 64, dtype=torch.complex64, generator=generator) for _ in range(2))
+    y = A(object_)
+    x.requires_grad_()
+    weight = torch.tensor([1e-4], requires_grad=True)
+    z = solve_normal(A, A.adjoint(y) + 1e-4 * x, weight, x0=x, max_iterations=8, gradient="unrolled")
+    z.abs().sum().backward()
+    for tensor in (x, weight):
+        assert tensor.grad is not None and bool(tensor.grad.isfinite().all())
