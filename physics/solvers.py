@@ -49,7 +49,9 @@ def conjugate_gradient(
     axes = tuple(range(b.ndim - n_axes, b.ndim))
 
     def inner(u: Tensor, v: Tensor) -> Tensor:
-        return (u.conj() * v).real.sum(axes, keepdim=True) if axes else (u.conj() * v).real
+        product = torch.view_as_real(u) * torch.view_as_real(v) if u.is_complex() else u * v
+        each = product.sum(-1) if u.is_complex() else product
+        return each.sum(axes, keepdim=True) if axes else each
 
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - apply(x0)

@@ -1,6 +1,7 @@
 """Multi-coil Cartesian MRI: coil maps, Fourier transform and sampling as one fast operator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -245,8 +246,20 @@ class CartesianGram(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
         A._require_batch(x, len(A.domain_shape), "image")
+        if A.maps.requires_grad:
+            kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
+            image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
+            return image
+        if x.requires_grad and torch.is_grad_enabled():
+            applied: Tensor = _SelfAdjoint.apply(x, self._apply_once)
+            return applied
+        return self._apply_once(x)
+
+    def _apply_once(self, x: Tensor) -> Tensor:
+        """The Gram without a graph: the stack of coil images is changed in place."""
+        A = self.operator
         kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
-        image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
+        image: Tensor = torch.fft.ifftn(kspace, dim=self.axes).mul_(A._decode).sum(-3)
         return image
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -263,6 +276,21 @@ class CartesianGram(LinearOperator):
     @classmethod
     def example(cls, generator: torch.Generator) -> "CartesianGram":
         return cls(CartesianMRI.example(generator))
+
+
+class _SelfAdjoint(torch.autograd.Function):
+    """A Hermitian map, ``apply(x, map)``: the backward pass applies it again, for derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hermitian: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.hermitian, ctx.shape = hermitian, x.shape
+        return hermitian(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        hermitian = ctx.hermitian
+        gradient: Tensor = _SelfAdjoint.apply(grads[0], hermitian)
+        return gradient.sum_to_size(ctx.shape), None
 
 
 def root_sum_of_squares(coil_images: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The noise of an image per pixel, which noise-aware regularizers are told."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,13 +37,20 @@ def noise_map(A: LinearOperator, noise_std: Tensor) -> Tensor:
     """
     with torch.no_grad():
         batch = noise_std.shape
-        dtype = torch.complex64 if A.dtype.is_complex else torch.float32
-        generator = torch.Generator().manual_seed(0)
-        replica = torch.randn(A.range_shape, dtype=dtype, generator=generator).to(noise_std.device)
+        replica = _replica(A.range_shape, A.dtype.is_complex, noise_std.device)
         image = A.start((replica * A.sampled).expand(*batch, *A.range_shape).contiguous())
         power = image.abs().square().reshape(-1, 1, *image.shape[-2:])
         mean = _box(power) / _box(torch.ones_like(power[:1]))
         return mean.sqrt().reshape(image.shape) * per_sample(noise_std, image.ndim - noise_std.ndim)
+
+
+@lru_cache(maxsize=64)
+def _replica(shape: tuple[int, ...], is_complex: bool, device: torch.device) -> Tensor:
+    """White noise of unit variance."""
+    dtype = torch.complex64 if is_complex else torch.float32
+    # Autograd refuses tensors that were made in inference mode, and the cache may return this one later.
+    with torch.inference_mode(False):
+        return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def _box(power: Tensor) -> Tensor:
