@@ -23,6 +23,7 @@ from physics import (
 from .ct_slices import CT_SCALE
 from .random_scans import uniform
 from .sample import Sample, SampleMeta
+from .scan_features import condition_vector, ct_features
 from .slices import generator_for
 
 #: Objects are projected on a grid this many times finer than the image.
@@ -80,7 +81,8 @@ class RandomCTScans:
             image, width = self._body(fine, generator), uniform(generator, 250, 450)
         grid = ImageGrid((self.size, self.size), width / self.size)
         geometry = _random_geometry(grid, generator)
-        model = Transmission(10 ** uniform(generator, 4, 6), electronic_noise=10.0)
+        photons = 10 ** uniform(generator, 4, 6)
+        model = Transmission(photons, electronic_noise=10.0)
         attenuation = CT_SCALE * image
         counts = simulate_counts(attenuation, grid.refined(_REFINED), geometry, model, generator)
         weights, lines = model.ray_weights(counts), model.line_integrals(counts) / CT_SCALE
@@ -92,7 +94,7 @@ class RandomCTScans:
             noise_std=(weights * spread).square().mean().sqrt(),
             reference=interpolate(reference, size=(self.size, self.size), mode="area")[0, 0],
             scale=torch.tensor(CT_SCALE),
-            condition=None,
+            condition=condition_vector(ct_features(geometry, photons)),
             meta=(SampleMeta(self.site, "random", index, 1.0, "attenuation"),),
         )
 

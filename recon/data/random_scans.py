@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from physics import (
     CartesianMRI,
     birdcage_maps,
+    calibration_block,
     combine_coils,
     complex_noise,
     correlated_noise,
@@ -21,9 +23,10 @@ from physics import (
 )
 
 from .image_contrast import draw_from_labels, vary_contrast
-from .image_phase import with_realistic_phase
+from .image_phase import with_realistic_phase, with_smooth_phase
 from .mri_simulation import coil_covariance
 from .sample import Sample, SampleMeta
+from .scan_features import condition_vector, mask_family, mri_features
 from .slices import generator_for
 
 #: Samplings with their probabilities, and the range of accelerations.
@@ -50,6 +53,8 @@ class RandomScans:
         Number of scans.
     seed
         Equal seeds give equal scans.
+    phase
+        ``"realistic"`` or ``"smooth"``: phase of the images, :func:`with_realistic_phase` or :func:`with_smooth_phase`.
     site
         Name of the site, for :class:`SampleMeta`.
     """
@@ -57,6 +62,7 @@ class RandomScans:
     images: Sequence[Tensor]
     count: int
     seed: int = 0
+    phase: Literal["realistic", "smooth"] = "realistic"
     site: str = "random"
 
     def __post_init__(self) -> None:
@@ -70,7 +76,8 @@ class RandomScans:
         if not 0 <= index < self.count:
             raise IndexError(f"RandomScans: index {index}, expected less than {self.count}")
         generator = generator_for("random scan", self.seed, index)
-        image = with_realistic_phase(self._magnitude(generator), random_seed(generator))
+        with_phase = with_realistic_phase if self.phase == "realistic" else with_smooth_phase
+        image = with_phase(self._magnitude(generator), random_seed(generator))
         shape = (image.shape[-2], image.shape[-1])
         n_coils = 1 if uniform(generator, 0, 1) < 0.1 else int(uniform(generator, 2, 13))
         true_maps = birdcage_maps(n_coils, shape, seed=random_seed(generator), radius=uniform(generator, 1.3, 2.0))
@@ -88,14 +95,22 @@ class RandomScans:
         maps = whiten(estimate_maps(measured, mask), matrix)
         left = matrix.to(covariance.dtype)
         gain = float((left @ covariance @ left.mH).diagonal().real.mean().sqrt())
+        acceleration, center = mask.numel() / float(mask.sum()), calibration_block(mask)[-1]
+        features = mri_features(
+            acceleration=acceleration,
+            center_fraction=(center.stop - center.start) / shape[1],
+            n_coils=n_coils,
+            noise_std=noise_std * gain,
+            family=mask_family(mask),
+        )
         return Sample(
             measurement=whiten(measured, matrix),
             operator=CartesianMRI(maps, mask),
             noise_std=torch.tensor(noise_std * gain),
             reference=combine_coils(ifft2c(whiten(kspace, matrix)), maps),
             scale=torch.tensor(1.0),
-            condition=None,
-            meta=(SampleMeta(self.site, "random", index, mask.numel() / float(mask.sum()), "coil_combined"),),
+            condition=condition_vector(features),
+            meta=(SampleMeta(self.site, "random", index, acceleration, "coil_combined"),),
         )
 
     def _magnitude(self, generator: torch.Generator) -> Tensor:
