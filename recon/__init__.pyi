@@ -113,6 +113,7 @@ from .networks import FilteredStep as FilteredStep
 from .networks import FixedCondition as FixedCondition
 from .networks import GradientStep as GradientStep
 from .networks import MapsCorrection as MapsCorrection
+from .networks import NetworkSettings as NetworkSettings
 from .networks import NoiseProximalStep as NoiseProximalStep
 from .networks import NormalizedStep as NormalizedStep
 from .networks import NoStep as NoStep
@@ -171,3 +172,10 @@ from .training import moment_layout as moment_layout
 from .training import ssim_loss as ssim_loss
 from .training import train_in_turns as train_in_turns
 from .training import train_locally as train_locally
+from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
+from .weights import WeightsFile as WeightsFile
+from .weights import is_weights as is_weights
+from .weights import load_weights as load_weights
+from .weights import open_weights as open_weights
+from .weights import read_weights as read_weights
+from .weights import save_weights as save_weights

@@ -68,9 +68,14 @@ def test_a_wheel_holds_every_recipe_and_stub_and_runs_in_an_empty_folder(tmp_pat
     built = run(sys.executable, "-m", "pip", "wheel", *options, tmp_path, source, folder=tmp_path)
     assert built.returncode == 0, built.stderr
     shutil.unpack_archive(next(tmp_path.glob("*.whl")), installed, "zip")
-    kinds = ("*.py", "*.pyi", "*.toml", "py.typed")
+    kinds = ("*.py", "*.pyi", "*.toml", "py.typed", "*.safetensors")
     files = {file.relative_to(ROOT) for name in PACKAGES for kind in kinds for file in (ROOT / name).rglob(kind)}
-    assert {Path("recon/__init__.pyi"), Path("federation/recipes/library/demos/fedavg_ct.toml")} < files
+    files |= {file.relative_to(ROOT) for file in (ROOT / "recon" / "weights").glob("*.md")}
+    assert {
+        Path("recon/__init__.pyi"),
+        Path("recon/weights/brain-mri.md"),
+        Path("federation/recipes/library/demos/fedavg_ct.toml"),
+    } < files
     assert [str(file) for file in files if not (installed / file).is_file()] == []
 
     def fedrecon(*words):

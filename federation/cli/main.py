@@ -11,8 +11,9 @@ from recon import DataError
 from .compare import add_compare
 from .deploy import add_deploy
 from .recipes import add_recipes
-from .runs import add_demo, add_evaluate, add_reconstruct, add_train
+from .runs import add_demo, add_evaluate, add_train
 from .sites import add_sites
+from .weights import add_reconstruct, add_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_evaluate(commands)
     add_reconstruct(commands)
+    add_weights(commands)
     add_compare(commands)
     add_deploy(commands)
     return parser

@@ -1,4 +1,4 @@
-"""`fedrecon demo`, `train`, `evaluate` and `reconstruct`."""
+"""`fedrecon demo`, `train` and `evaluate`."""
 
 import argparse
 import time
@@ -20,6 +20,7 @@ def add_demo(commands: Commands) -> None:
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
     demo.add_argument("--recipe", help=f"{RECIPE} (default: the recipe of the kind)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
+    _add_start(demo)
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     demo.set_defaults(run=_demo)
     add_plugins(demo)
@@ -32,6 +33,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
+    _add_start(train)
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
     train.set_defaults(run=_train)
     add_plugins(train)
@@ -48,20 +50,11 @@ def add_evaluate(commands: Commands) -> None:
     add_jobs(evaluate)
 
 
-def add_reconstruct(commands: Commands) -> None:
-    reconstruct = commands.add_parser("reconstruct", help="reconstruct a scan with a trained run")
-    reconstruct.add_argument("folder", type=Path, help="run folder")
-    reconstruct.add_argument(
-        "--site", required=True, help="site of the run whose data consistency is used, or `unseen`"
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "trained weights to start from (see `fedrecon weights`), or a run folder; they replace [network] of the recipe"
     )
-    reconstruct.add_argument("scan", type=Path, help="file in the format of the site")
-    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
-    reconstruct.add_argument(
-        "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
-    )
-    reconstruct.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    reconstruct.set_defaults(run=_reconstruct)
-    add_plugins(reconstruct)
+    parser.add_argument("--start-from", metavar="NAME", help=text)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -73,7 +66,9 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     begin = time.monotonic()
     demo = DEMOS[arguments.kind]
-    recipe = load_recipe(arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin)
+    recipe = load_recipe(
+        arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from
+    )
     out: Path = arguments.out or demo.out
     sites = out / "sites_data"
     resumed = arguments.resume and any(sites.glob("*.toml"))
@@ -93,7 +88,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from ..recipes import load_recipe
     from ..sites import load_federation
 
-    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin)
+    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
     sites = load_federation(arguments.sites)
     train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
     say(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
@@ -107,17 +102,3 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=say)
     say("\n" + text_table(results))
     say(f"\nreport: {arguments.folder / 'report.html'}")
-
-
-def _reconstruct(arguments: argparse.Namespace) -> None:
-    from ..experiment import reconstruct_file
-
-    if arguments.out.exists() and not arguments.overwrite:
-        raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
-    shape, scores = reconstruct_file(
-        arguments.folder, arguments.site, arguments.scan, arguments.out, simulate=arguments.simulate
-    )
-    for name in ("psnr", "ssim", "residual"):
-        if (value := scores.mean(name)) is not None:
-            say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
-    say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")

@@ -10,6 +10,7 @@ from .learning import training_slices as training_slices
 from .personal_stage import personalize as personalize
 from .personal_stage import site_network as site_network
 from .reconstruction import reconstruct_file as reconstruct_file
+from .reconstruction import reconstruct_with_weights as reconstruct_with_weights
 from .run_folder import BASE as BASE
 from .run_folder import RunFolder as RunFolder
 from .run_folder import Say as Say

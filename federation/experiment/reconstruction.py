@@ -1,19 +1,37 @@
-"""Reconstruct one file with a trained run."""
+"""Reconstruct one file, with a trained run or with weights alone."""
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from torch import nn
 
-from recon import DataError, SiteScores, evaluate, reconstruct, write_hdf5
+from recon import (
+    MODALITIES,
+    DataError,
+    SiteScores,
+    VolumeSlices,
+    evaluate,
+    load_weights,
+    open_weights,
+    reconstruct,
+    write_hdf5,
+)
 
+from ..config import config_error, nearest
 from .personal_stage import site_network
-from .run_folder import RunFolder
+from .run_folder import RunFolder, Say
 from .task import ReconstructionTask
+
+#: Shape of the reconstruction, and its scores.
+Reconstructed = tuple[tuple[int, ...], SiteScores]
 
 
 def reconstruct_file(
     path: Path | str, site: str, scan: Path | str, out: Path | str, *, simulate: bool = False
-) -> tuple[tuple[int, ...], SiteScores]:
+) -> Reconstructed:
     """Reconstruct a scan with the network that a site of the run uses.
 
     Parameters
@@ -46,22 +64,77 @@ def reconstruct_file(
     state = run.selected()
     network = site_network(run, manifest)
     samples = manifest.samples([Path(scan)], degraded=simulate, maps_folder=run.maps_folder(site))
-    magnitudes, images = [], []
-    network.eval()
-    with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
-        with torch.no_grad():
-            for index in range(len(samples)):
-                sample = samples[index]
-                image = reconstruct(network, sample)
-                images.append(image * sample.scale)
-                magnitudes.append(sample.magnitude(image) * sample.scale)
-        scores = evaluate(network, samples)
-    reconstruction = torch.stack(magnitudes).numpy()
     attributes = {
         "site": site,
         "recipe": run.recipe.name,
         "recipe_digest": run.recipe.digest(),
         "round": state.round,
     }
-    write_hdf5(Path(out), {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
+    with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
+        return _write(network, samples, Path(out), attributes)
+
+
+def reconstruct_with_weights(
+    weights: Path | str, scan: Path | str, out: Path | str, *, format: str | None = None, say: Say = lambda text: None
+) -> Reconstructed:
+    """Reconstruct a scan with starter weights or a file of weights; needs neither run nor site.
+
+    Parameters
+    ----------
+    weights
+        A name in :data:`recon.STARTER_WEIGHTS`, or a file of :func:`recon.save_weights`.
+    scan
+        A file of the modality of the weights.
+    out
+        HDF5 file to write, as for :func:`reconstruct_file`.
+    format
+        Format of the scan, a reader of the modality; None: the usual one.
+    say
+        Prints the progress.
+
+    Returns
+    -------
+        Shape of the reconstruction, and its scores.
+
+    Raises
+    ------
+    DataError
+        If the weights, the format or the scan cannot be used.
+    """
+    file = open_weights(weights)
+    network = load_weights(weights)
+    kind = MODALITIES[file.modality]
+    if format is not None and format not in kind.readers:
+        expected = f"one of {', '.join(kind.readers)}{nearest(format, kind.readers)}"
+        raise config_error("--format", "", repr(format), expected, f"{file.name} is for {kind.title}")
+    chosen = {} if format is None else {"format": format}
+    attributes = {"weights": file.name, "weights_sha256": file.sha256()}
+    with TemporaryDirectory() as maps:  # the scores read every slice again
+        samples = kind.slices([Path(scan)], "scan", **kind.arguments(maps_folder=Path(maps)), **chosen)
+
+        def progress(done: int) -> None:
+            say(f"slice {done}/{len(samples)}")
+
+        return _write(network, samples, Path(out), attributes, progress)
+
+
+def _write(
+    network: nn.Module,
+    samples: VolumeSlices,
+    out: Path,
+    attributes: dict[str, Any],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Reconstructed:
+    magnitudes, images = [], []
+    network.eval()
+    with torch.no_grad():
+        for index in range(len(samples)):
+            sample = samples[index]
+            image = reconstruct(network, sample)
+            images.append(image * sample.scale)
+            magnitudes.append(sample.magnitude(image) * sample.scale)
+            progress(index + 1)
+    scores = evaluate(network, samples)
+    reconstruction = torch.stack(magnitudes).numpy()
+    write_hdf5(out, {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
     return reconstruction.shape, scores

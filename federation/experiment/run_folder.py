@@ -13,13 +13,24 @@ from recon import DataError, nearest_code, write_atomically
 
 from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
-from ..recipes import LOCAL, FederationSection, Recipe, TransformSection, attach_base, digest_of_base, load_recipe
+from ..recipes import (
+    LOCAL,
+    FederationSection,
+    Recipe,
+    TransformSection,
+    as_copy,
+    attach_base,
+    digest_of_base,
+    digest_of_weights,
+    load_recipe,
+    weights_of,
+)
 from ..rounds import SiteSpec
 from ..sites import SiteManifest, Split, load_manifest
 from .task import site_spec
 
 Say = Callable[[str], None]
-#: The frozen base of a run that came from a deployment, whose recipe names it by a digest.
+#: The base of a run that came from a deployment, whose recipe names it by a digest; or a copy of its weights.
 BASE = "base.safetensors"
 
 
@@ -71,6 +82,8 @@ class RunFolder:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
             seconds = found.get("seconds", {})
         store_plugins(recipe.plugins, path)
+        if recipe.network.base is not None and (weights := weights_of(recipe.network.base)) is not None:
+            write_atomically(path / BASE, weights.path.read_bytes())
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
         write_atomically(path / "run.json", json.dumps({**facts, "seconds": seconds}, indent=1).encode())
         return cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
@@ -90,7 +103,7 @@ class RunFolder:
         sites = _record(path)["sites"]
         recipe = load_recipe(path / "recipe.toml")  # first: its plugins may register readers
         manifests = tuple(load_manifest(sites[name]) for name in sorted(sites))
-        return cls(path, attach_base(recipe, path / BASE) if digest_of_base(recipe) else recipe, manifests)
+        return cls(path, _with_base(recipe, path / BASE), manifests)
 
     @property
     def participants(self) -> tuple[SiteManifest, ...]:
@@ -160,6 +173,16 @@ class RunFolder:
         times = facts.setdefault("seconds", {})
         times[name] = round(seconds + (times.get(name, 0.0) if resumed else 0.0), 1)
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
+
+
+def _with_base(recipe: Recipe, copy: Path) -> Recipe:
+    """The recipe with its base in the run folder, if that holds one."""
+    if digest_of_base(recipe):
+        return attach_base(recipe, copy)
+    network = recipe.network
+    if network.base is None or digest_of_weights(network.base) is None:
+        return recipe
+    return recipe.model_copy(update={"network": network.model_copy(update={"base": as_copy(network.base, copy)})})
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def train_run(
     if quorum is not None and quorum > count:
         advice = "lower it, or add sites"
         raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
-    require_base(recipe)
+    require_base(recipe, manifests)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     begin = time.monotonic()

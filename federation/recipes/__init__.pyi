@@ -23,3 +23,6 @@ from .recipe_schema import TrainingSection as TrainingSection
 from .recipe_schema import TransformSection as TransformSection
 from .recipe_schema import TuningSection as TuningSection
 from .recipe_schema import classical_arms as classical_arms
+from .starting_point import as_copy as as_copy
+from .starting_point import digest_of_weights as digest_of_weights
+from .starting_point import weights_of as weights_of

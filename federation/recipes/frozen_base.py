@@ -1,15 +1,18 @@
-"""The frozen base of adapters: the folder of the run that trained it, or one file beside the bundle of a deployment."""
+"""The base of a network: a run that trained it, weights, or one file beside the bundle of a deployment."""
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from recon import DataError
+from recon import MODALITIES, STARTER_WEIGHTS, DataError, read_weights
 
-from ..config import config_error
+from ..config import config_error, nearest
 from ..methods import selected_state
 from ..serialization import MessageError, State, pack, unpack
+from ..sites import SiteManifest
 from .recipe import Recipe
+from .starting_point import require_same_network, weights_of
 
 _KIND = "base"
 #: Name of the base in a recipe that is sent to sites.
@@ -30,7 +33,9 @@ def read_base(path: Path) -> State:
         except (MessageError, OSError) as error:
             raise DataError(f"{path}: cannot be read as a base ({error}); get the file again") from None
     if not (path / "run.json").is_file():
-        raise config_error("recipe", "network.base", str(path), "the folder of a trained run", "train one first")
+        expected = "the folder of a trained run, or starter weights"
+        advice = f"train one first, or see `fedrecon weights`{nearest(str(path), STARTER_WEIGHTS)}"
+        raise config_error("recipe", "network.base", str(path), expected, advice)
     return selected_state(path).shared
 
 
@@ -46,7 +51,10 @@ def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
     if recipe.network.base is None:
         return recipe, None
     _require_adapter(recipe)
-    content = pack(_KIND, {}, read_base(Path(recipe.network.base)))
+    file = weights_of(recipe.network.base)
+    if file is not None:
+        require_same_network(recipe.network, file)
+    content = pack(_KIND, {}, read_base(Path(recipe.network.base)) if file is None else read_weights(file))
     return _with(recipe, f"sha256:{hashlib.sha256(content).hexdigest()}"), content
 
 
@@ -86,15 +94,21 @@ def without_base(recipe: Recipe) -> Recipe:
     return _with(recipe, None)
 
 
-def require_base(recipe: Recipe) -> None:
-    """Refuse adapters on an untrained network.
+def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None:
+    """Refuse adapters on an untrained network, and weights of another modality than that of the sites.
 
     Raises
     ------
     ConfigError
-        If the recipe has an adapter and no base; the message describes the base.
+        If the recipe has an adapter and no base, where the message describes the base, or a site has another modality.
     """
     network = recipe.network
+    file = None if network.base is None else weights_of(network.base)
+    for manifest in manifests:
+        if file is not None and manifest.modality != file.modality:
+            title = MODALITIES[file.modality].title
+            found = f"{file.name}, weights for {title}, with the {manifest.kind.title} site {manifest.name}"
+            raise config_error("recipe", "network.base", found, "sites of one modality", "leave out one of them")
     if network.adapter != "none" and network.base is None:
         raise config_error(
             "recipe",
@@ -107,7 +121,7 @@ def require_base(recipe: Recipe) -> None:
 
 def _require_adapter(recipe: Recipe) -> None:
     if recipe.network.adapter == "none":
-        advice = "sites draw the parameters that they train; leave it out, or add an adapter"
+        advice = "sites draw the parameters that they train; leave it out, or add an adapter (network.adapter)"
         raise config_error("recipe", "network.base", "a base without an adapter", "none in a deployment", advice)
 
 

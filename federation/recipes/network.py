@@ -8,11 +8,7 @@ import torch
 from torch import nn
 
 from recon import (
-    CONDITION_DIM,
-    DATA_CONSISTENCY,
     MODALITIES,
-    REGULARIZERS,
-    StepScale,
     TwinNetwork,
     UnrolledNetwork,
     add_lora,
@@ -20,12 +16,15 @@ from recon import (
     add_scales,
     base_name,
     is_adapter,
+    read_weights,
 )
 
 from ..config import ConfigError, config_error
+from ..serialization import State
 from ..sites import SiteManifest
 from .frozen_base import read_base
 from .recipe_schema import NetworkSection
+from .starting_point import require_same_network, weights_of
 
 #: Functions that add adapters to a network, by the name used in recipes; the number is ``adapter_size``.
 _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
@@ -67,46 +66,44 @@ def build_network(section: NetworkSection, manifest: SiteManifest | None = None)
     if section.adapter != "none":
         _ADAPT[section.adapter](network, section.adapter_size)
     if section.base is not None:
-        _load_base(network, Path(section.base))
+        _load_base(network, section, section.base, manifest)
     return network
 
 
 def _unrolled(section: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
     modality = next(iter(MODALITIES.values())) if manifest is None else manifest.kind
+    consistency = None if manifest is None else consistency_at(manifest, section)
+    return section.settings(consistency).build(modality.correction)
+
+
+def _load_base(network: nn.Module, section: NetworkSection, base: str, manifest: SiteManifest | None) -> None:
+    """Load all parameters of weights, or the shared ones of a run; all others keep their initial values."""
+    file = weights_of(base)
+    if file is not None:
+        require_same_network(section, file)
+    state = read_base(Path(base)) if file is None else read_weights(file)
+    # Parts that a site has of its own were not trained: another data consistency, or a correction of its operator.
+    here = next(iter(MODALITIES)) if manifest is None else manifest.modality
+    trained = here if file is None else file.modality
     consistency = section.consistency if manifest is None else consistency_at(manifest, section)
-    options = section.consistency_arguments(consistency)
-    return UnrolledNetwork(
-        section.cascades,
-        partial(DATA_CONSISTENCY.make, consistency, options, "consistency_options"),
-        partial(REGULARIZERS.make, section.regularizer, section.regularizer_arguments(), "regularizer_options"),
-        share_regularizer=section.share_cascades,
-        ends_in=section.ends_in,
-        combine=section.combine,
-        site_strength=section.site_strength,
-        start=section.start,
-        correction=modality.correction if section.correct_operator else None,
-        step_scale=partial(StepScale, CONDITION_DIM) if section.condition in ("consistency", "both") else None,
-        uses_condition=section.conditioned,
-        noise_level=section.noise_level,
-    )
+    own = {"consistency": consistency != section.consistency_of(trained), "correction": here != trained}
+    _load(network, {name: tensor for name, tensor in state.items() if not own.get(name.split(".")[0])}, base)
 
 
-def _load_base(network: nn.Module, path: Path) -> None:
-    """Load the shared parameters of a run; all others keep their initial values."""
-    base = read_base(path)
+def _load(network: nn.Module, state: State, base: str) -> None:
     parameters = dict(network.named_parameters())
     plain = {name: base_name(name) for name in parameters if not is_adapter(name)}
-    missing = sorted(base.keys() - set(plain.values()))
+    missing = sorted(state.keys() - set(plain.values()))
     if missing:
         found = f"a run with parameters such as {missing[0]}"
-        raise config_error(path, "network.base", found, "a run with this network", "train one with the same [network]")
+        raise config_error(base, "network.base", found, "a run with this network", "train one with the same [network]")
     with torch.no_grad():
         for name, parameter in parameters.items():
             source = plain.get(name)
-            if source is not None and source in base:
-                if base[source].shape != parameter.shape:
-                    found = f"{source} of shape {tuple(base[source].shape)}"
+            if source is not None and source in state:
+                if state[source].shape != parameter.shape:
+                    found = f"{source} of shape {tuple(state[source].shape)}"
                     raise config_error(
-                        path, "network.base", found, str(tuple(parameter.shape)), "use the same [network]"
+                        base, "network.base", found, str(tuple(parameter.shape)), "use the same [network]"
                     )
-                parameter.copy_(base[source])
+                parameter.copy_(state[source])

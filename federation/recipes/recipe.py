@@ -38,6 +38,7 @@ from .recipe_schema import (
     TuningSection,
     classical_arms,
 )
+from .starting_point import digest_of_weights, pinned, trained_network, with_sizes_of
 
 #: Keys of ``[network]`` that belong to a method; a comparison sets the others.
 _METHOD_PARTS = (
@@ -142,8 +143,14 @@ class Recipe(Section):
         return parse_section(Recipe, table, path, {keys: where})
 
     def digest(self) -> str:
-        """SHA-256 of all values except defaults and ``[tuning]``, whatever the order of the keys."""
-        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning"}))
+        """SHA-256 of all values except defaults and ``[tuning]``, whatever the order of the keys.
+
+        Weights that the network starts from count by their content, not by their name or place.
+        """
+        table = self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning"})
+        if (weights := digest_of_weights(self.network.base)) is not None:
+            table["network"]["base"] = weights
+        return _digest(table)
 
     def method_digest(self) -> str:
         """SHA-256 of the method: :meth:`digest` without words, seed and path of the base.
@@ -172,6 +179,7 @@ def load_recipe(
     *,
     network: NetworkSection | None = None,
     plugins: Sequence[Path | str] = (),
+    start_from: Path | str | None = None,
 ) -> Recipe:
     """Read a recipe.
 
@@ -185,6 +193,9 @@ def load_recipe(
         Replaces ``[network]`` of the recipe that extends no other, except the keys that belong to a method.
     plugins
         Further plugins, see :func:`load_plugin`.
+    start_from
+        Name of starter weights, a file of weights, or the folder of a run: they replace ``[network]``, except the
+        adapters of the method, and are its ``base``.
 
     Raises
     ------
@@ -192,7 +203,10 @@ def load_recipe(
         If the file, a key or a value cannot be used; the message names an override by its text.
     """
     path = recipe_path(path)
-    table = _read_extended(path, (), network)
+    trained = None if start_from is None else trained_network(start_from)
+    table = _read_extended(path, (), trained or network)
+    if trained is not None and isinstance(section := table.get("network"), dict):
+        table["network"] = with_sizes_of(trained, section)
     sources: dict[KeyPath, str] = {}
     for override in overrides:
         keys, value = parse_override(override)
@@ -203,6 +217,9 @@ def load_recipe(
         source = sources.get(("plugins",), path)
         names = resolve_plugins(table.get("plugins", []), Path(), source)  # of --set: relative to the working directory
         table["plugins"] = list(dict.fromkeys([*names, *(load_plugin(plugin).name for plugin in plugins)]))
+    section = table.get("network")
+    if isinstance(section, dict) and isinstance(base := section.get("base"), str):
+        table["network"] = section | {"base": pinned(base)}
     return parse_section(Recipe, table, path, sources)
 
 

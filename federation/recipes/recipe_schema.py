@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from physics import options_of
 from recon import (
-    CONDITION_DIM,
     DATA_CONSISTENCY,
     LOSSES,
     MODALITIES,
@@ -16,6 +16,7 @@ from recon import (
     PENALTIES,
     REGULARIZERS,
     Augmentation,
+    NetworkSettings,
     Penalty,
     TaskTerm,
     cosine_learning_rate,
@@ -76,34 +77,21 @@ class NetworkSection(Section):
         defaults = {key: field.get_default(call_default_factory=True) for key, field in cls.model_fields.items()}
         return {key: value for key, value in record.items() if value != defaults.get(key, ...)}
 
-    @property
-    def conditioned(self) -> bool:
-        """Whether the regularizers take the scan's features."""
-        return self.condition in ("regularizer", "both")
+    def settings(self, consistency: str | None = None) -> NetworkSettings:
+        """What the network is built from; ``consistency`` replaces the data consistency.
 
-    def regularizer_arguments(self) -> dict[str, Any]:
-        """Arguments of the regularizer: its size if it has one, its options, and what the recipe adds."""
-        size = {"channels": self.channels, "depth": self.depth}
-        chosen = REGULARIZERS.declared(self.regularizer, size) | self.regularizer_options
-        if self.conditioned:
-            chosen["condition_dim"] = CONDITION_DIM
-        if self.noise_level:
-            chosen["noise_level"] = True
-        if self.norm != "none":
-            chosen["norm"] = self.norm
-        if self.attention:
-            chosen["attention"] = True
-        return chosen
-
-    def consistency_arguments(self, name: str) -> dict[str, Any]:
-        """Arguments of a data consistency; ``consistency_options`` belong to ``consistency`` alone."""
-        return dict(self.consistency_options) if name == self.consistency else {}
+        The ``consistency_options`` belong to the section's own data consistency alone.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(NetworkSettings)}
+        if consistency not in (None, self.consistency):
+            values |= {"consistency": consistency, "consistency_options": {}}
+        return NetworkSettings(**values)
 
     @model_validator(mode="after")
     def _possible(self) -> "NetworkSection":
         if self.regularizer == "cnn" and self.depth < 2:
             raise ValueError(f"depth: found {self.depth}, expected at least 2 layers for the cnn")
-        REGULARIZERS.check(self.regularizer, self.regularizer_arguments(), "regularizer_options")
+        REGULARIZERS.check(self.regularizer, self.settings().regularizer_arguments(), "regularizer_options")
         DATA_CONSISTENCY.check(self.consistency, self.consistency_options, "consistency_options")
         return self
 

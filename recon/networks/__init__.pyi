@@ -27,6 +27,7 @@ from .registries import REGULARIZERS as REGULARIZERS
 from .regularizers import ConvRegularizer as ConvRegularizer
 from .regularizers import Regularizer as Regularizer
 from .regularizers import UNetRegularizer as UNetRegularizer
+from .settings import NetworkSettings as NetworkSettings
 from .unrolled import UnrolledNetwork as UnrolledNetwork
 from .wrappers import DataConsistent as DataConsistent
 from .wrappers import FixedCondition as FixedCondition

@@ -1,0 +1,99 @@
+"""`fedrecon reconstruct`, with a run or with weights, and `fedrecon weights`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from recon import DataError
+
+from .arguments import Commands, add_plugins, say
+
+
+def add_weights(commands: Commands) -> None:
+    weights = commands.add_parser("weights", help="list the trained weights that come with fedrecon")
+    weights.add_argument("name", nargs="?", help="print the card of these weights")
+    weights.set_defaults(run=_weights)
+
+
+def add_reconstruct(commands: Commands) -> None:
+    reconstruct = commands.add_parser(
+        "reconstruct",
+        help="reconstruct a scan with a trained run, or with starter weights",
+        usage="fedrecon reconstruct RUN SCAN --site SITE --out FILE [options]\n"
+        "       fedrecon reconstruct --weights NAME SCAN --out FILE [options]",
+    )
+    reconstruct.add_argument("folder", metavar="RUN", type=Path, help="run folder; none with --weights")
+    scan = reconstruct.add_argument(
+        "scan", metavar="SCAN", type=Path, help="file in the format of the site, or a scan of the modality"
+    )
+
+    class Weights(argparse.Action):
+        """Stores the name; the scan is then the only positional argument."""
+
+        def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+            namespace.weights = values
+            scan.required = False
+
+    reconstruct.add_argument(
+        "--weights",
+        action=Weights,
+        metavar="NAME",
+        help="name of `fedrecon weights`, or a file of weights",
+    )
+    reconstruct.add_argument("--site", help="site of the run whose data consistency is used, or `unseen`")
+    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    reconstruct.add_argument("--format", help="with --weights: format of the scan (default: fastmri; in CT sinogram)")
+    reconstruct.add_argument(
+        "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
+    )
+    reconstruct.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    reconstruct.set_defaults(run=_reconstruct)
+    add_plugins(reconstruct)
+
+
+def _weights(arguments: argparse.Namespace) -> None:
+    from recon import STARTER_WEIGHTS, open_weights
+
+    if arguments.name is not None:
+        say(open_weights(arguments.name).card.read_text(encoding="utf-8").rstrip())
+        return
+    if not STARTER_WEIGHTS:
+        say("no weights come with this version")
+    for name in STARTER_WEIGHTS:
+        file = open_weights(name)
+        size = f"{file.parameters} parameters, {file.bytes / 1000:.0f} kB"
+        say(f"{name}  {file.title}; {file.modality}, {size}; card: {file.card}")
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    from ..experiment import reconstruct_file, reconstruct_with_weights
+
+    _require_one_form(arguments)
+    if arguments.out.exists() and not arguments.overwrite:
+        raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
+    if arguments.weights is not None:
+        shape, scores = reconstruct_with_weights(
+            arguments.weights, arguments.folder, arguments.out, format=arguments.format, say=say
+        )
+    else:
+        shape, scores = reconstruct_file(
+            arguments.folder, arguments.site, arguments.scan, arguments.out, simulate=arguments.simulate
+        )
+    for name in ("psnr", "ssim", "residual"):
+        if (value := scores.mean(name)) is not None:
+            say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
+    say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")
+
+
+def _require_one_form(arguments: argparse.Namespace) -> None:
+    """Refuse options of the other form of the command."""
+    if arguments.weights is None:
+        if arguments.format is not None:
+            raise DataError("--format: goes with --weights; the manifest of the site states the format, leave it out")
+        if arguments.site is None:
+            raise DataError("--site: missing; name a site of the run, or give --weights NAME instead of a run")
+    elif arguments.scan is not None:
+        raise DataError(f"{arguments.folder}: a run folder or --weights, not both; give the scan alone")
+    elif arguments.site is not None or arguments.simulate:
+        option = "--simulate" if arguments.site is None else "--site"
+        raise DataError(f"{option}: belongs to a run; leave it out with --weights")

@@ -1,0 +1,111 @@
+"""Settings of an unrolled network, for recipes and files of weights alike, and the network that they describe."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
+from typing import Any, Literal
+
+from ..data import CONDITION_DIM
+from .conditioning import StepScale
+from .operator_corrections import OperatorCorrection
+from .registries import DATA_CONSISTENCY, REGULARIZERS
+from .unrolled import UnrolledNetwork
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Keys of ``[network]`` of a recipe that decide which parameters a network has, with the same defaults.
+
+    The parts are named as in :data:`REGULARIZERS` and :data:`DATA_CONSISTENCY`; ``condition`` names what reads the
+    scan's features, and ``correct_operator`` adds the correction of the modality. :class:`UnrolledNetwork` describes
+    the others.
+    """
+
+    cascades: int = 5
+    regularizer: str = "unet"
+    regularizer_options: Mapping[str, Any] = field(default_factory=dict)
+    channels: int = 16
+    depth: int = 2
+    consistency: str = "gradient"
+    consistency_options: Mapping[str, Any] = field(default_factory=dict)
+    combine: Literal["sequence", "sum"] = "sequence"
+    site_strength: bool = False
+    ends_in: Literal["regularizer", "consistency"] = "regularizer"
+    share_cascades: bool = False
+    start: Literal["operator", "adjoint"] = "operator"
+    correct_operator: bool = False
+    norm: Literal["none", "instance", "group"] = "none"
+    attention: bool = False
+    condition: Literal["none", "regularizer", "consistency", "both"] = "none"
+    noise_level: bool = False
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "NetworkSettings":
+        """Settings from stored values; keys that are left out have their defaults.
+
+        Raises
+        ------
+        ValueError
+            If a key is unknown, or a value of another type than its default.
+        """
+        defaults = cls.defaults()
+        for key, value in record.items():
+            if key not in defaults:
+                near = difflib.get_close_matches(key, defaults, n=1)
+                raise ValueError(f"{key}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}")
+            if type(value) is not type(defaults[key]):
+                raise ValueError(f"{key}: found {value!r}, expected a value such as {defaults[key]!r}")
+        return cls(**record)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Default of every key."""
+        return {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(cls)}
+
+    def record(self) -> dict[str, Any]:
+        """Values that are no defaults, as JSON holds them; the inverse of :meth:`of`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {key: value for key, value in values.items() if value != self.defaults()[key]}
+
+    def regularizer_arguments(self) -> dict[str, Any]:
+        """Arguments of the regularizer: its size if it has one, its options, and what the other keys add."""
+        size = {"channels": self.channels, "depth": self.depth}
+        chosen = REGULARIZERS.declared(self.regularizer, size) | dict(self.regularizer_options)
+        if self.condition in ("regularizer", "both"):
+            chosen["condition_dim"] = CONDITION_DIM
+        if self.noise_level:
+            chosen["noise_level"] = True
+        if self.norm != "none":
+            chosen["norm"] = self.norm
+        if self.attention:
+            chosen["attention"] = True
+        return chosen
+
+    def build(self, correction: Callable[[], OperatorCorrection] | None = None) -> UnrolledNetwork:
+        """The network, initialized from torch's global generator; ``correction`` is that of the modality.
+
+        Raises
+        ------
+        ValueError
+            If a part is unknown or refuses its options.
+        """
+        for key, registry in (("regularizer", REGULARIZERS), ("consistency", DATA_CONSISTENCY)):
+            if (name := getattr(self, key)) not in registry:
+                raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(registry)}")
+        if self.correct_operator and correction is None:
+            raise ValueError("correct_operator: found true without the correction of a modality, expected one")
+        return UnrolledNetwork(
+            self.cascades,
+            partial(DATA_CONSISTENCY.make, self.consistency, self.consistency_options, "consistency_options"),
+            partial(REGULARIZERS.make, self.regularizer, self.regularizer_arguments(), "regularizer_options"),
+            share_regularizer=self.share_cascades,
+            ends_in=self.ends_in,
+            combine=self.combine,
+            site_strength=self.site_strength,
+            start=self.start,
+            correction=correction if self.correct_operator else None,
+            step_scale=partial(StepScale, CONDITION_DIM) if self.condition in ("consistency", "both") else None,
+            uses_condition=self.condition in ("regularizer", "both"),
+            noise_level=self.noise_level,
+        )
