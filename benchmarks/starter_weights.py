@@ -1,176 +1,120 @@
-"""Train the starter weights `brain-mri`, and score them on measured scans against TV tuned on the very scan.
+"""Train the starter weights, and score them on measured scans against classical methods tuned on the very scan.
 
-    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/starter_weights.py            # scores of the packaged weights
-    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/starter_weights.py --train 60 # minutes of one core; resumable
+    export FEDRECON_DATA=... OMP_NUM_THREADS=1
+    python benchmarks/starter_weights.py                        # scores of the packaged weights
+    python benchmarks/starter_weights.py brain-mri --train 60   # minutes of one core
+    python benchmarks/starter_weights.py body-ct --train 60
 
-Trains on simulated scans (`recon.RandomScans`) of images of people: heads of IXI and Ljubljana, contrasts drawn from
-SynthSeg's label maps. Persons of the validation scans are in none of the training scans. Measured scans are for testing
-alone. The scans lie in runs/starter/scans, the training's state in runs/starter.
+`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads of people, `body-ct` from simulated scans
+(`recon.RandomCTScans`) of bodies of people and of discs. Training goes on where it was interrupted; its state and its
+scans lie in runs/starter.
 """
 
 import argparse
 import math
-import os
 import time
-from collections.abc import Iterator
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
-import nibabel
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from starter_scans import CachedScans, StoredScans, bodies, data_folder, heads, measured_discs, measured_heads
+from torch import Tensor, nn
 
-from physics import (
-    CartesianMRI,
-    combine_coils,
-    equispaced_mask,
-    estimate_maps,
-    estimate_noise_covariance,
-    ifft2c,
-    random_mask,
-)
 from recon import (
+    STARTER_WEIGHTS,
     CGSense,
     NetworkSettings,
+    PenalizedTV,
+    RandomCTScans,
     RandomScans,
     Sample,
-    SampleMeta,
+    Samples,
     TotalVariation,
-    UnrolledNetwork,
     apply,
     collate,
     cosine_learning_rate,
     held_out_split,
     load_weights,
-    reduce_matrix,
     save_weights,
     train_locally,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "runs" / "starter"
-IXI, LJUBLJANA = "mr_brain_t1_ixi_3T_philips", "mr_brain_t1_t2_flair_ms_ljubljana"
-LABELS = "mr_brain_label_maps_synthseg/synthseg_label_slices.npz"
-#: Persons of the validation scans: the last of each collection.
-VALIDATION = {"ixi": 4, "ljubljana": 1, "synthseg": 2}
-SETTINGS = NetworkSettings(
-    cascades=10,
-    regularizer="cnn",
-    channels=16,
-    depth=4,
-    consistency="noise_proximal",
-    ends_in="consistency",
-    noise_level=True,
-)
-TITLE = "Cartesian MRI of the head, 1 to 12 coils, 2 to 6 times faster (points 10 times)"
-STEPS_PER_CHUNK = 50
-TV_WEIGHTS = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
-CG_WEIGHTS = (1e-3, 1e-2, 3e-2, 0.1, 0.3)
+FOLDER = Path(__file__).resolve().parents[1] / "runs" / "starter"
+STEPS_PER_CHUNK, LEARNING_RATE = 50, 3e-3
 
 
-def network() -> UnrolledNetwork:
+@dataclass(frozen=True)
+class Weights:
+    """What to train."""
+
+    modality: str
+    title: str
+    settings: NetworkSettings
+    scans: int
+
+
+WEIGHTS = {
+    "brain-mri": Weights(
+        "mri",
+        "Cartesian MRI of the head, 1 to 12 coils, 2 to 6 times faster (points 10 times)",
+        NetworkSettings(
+            cascades=10,
+            regularizer="cnn",
+            channels=16,
+            depth=4,
+            consistency="noise_proximal",
+            ends_in="consistency",
+            noise_level=True,
+        ),
+        2400,
+    ),
+    "body-ct": Weights(
+        "ct",
+        "CT of bodies and of discs with holes, fan or parallel beam, 24 to 240 views, 1e4 to 1e6 photons per ray",
+        NetworkSettings(
+            cascades=8,
+            regularizer="cnn",
+            channels=16,
+            depth=5,
+            consistency="noise_proximal",
+            ends_in="consistency",
+            noise_level=True,
+        ),
+        2000,
+    ),
+}
+
+
+def scans_of(name: str, data: Path, count: int, jobs: int) -> tuple[Samples, Samples]:
+    """Scans for training and for validation, of different persons."""
+    if name == "body-ct":
+        training = RandomCTScans(bodies(data, False), count)
+        return CachedScans(training), CachedScans(RandomCTScans(bodies(data, True), 32, seed=1))
+    return (
+        StoredScans(FOLDER / "scans", RandomScans(heads(data, False), count), jobs),
+        StoredScans(FOLDER / "validation", RandomScans(heads(data, True), 32, seed=1), jobs),
+    )
+
+
+def train(name: str, data: Path, minutes: float, jobs: int) -> Path:
+    """Train for some minutes of processor time, in chunks; the state is kept for the next call."""
+    what = WEIGHTS[name]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    training, validation = scans_of(name, data, what.scans, jobs)
     torch.manual_seed(0)
-    return SETTINGS.build()
-
-
-def people(data: Path, validation: bool) -> list[Tensor]:
-    """Images of the persons for training, or for validation: magnitudes, or labels as integers."""
-    images: list[Tensor] = []
-    for path in _chosen(sorted((data / IXI).glob("*_T1.nii.gz")), VALIDATION["ixi"], validation):
-        volume = np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).get_fdata(), np.float32)
-        volume = np.ascontiguousarray(volume[::-1, ::-1].transpose(2, 1, 0))
-        for image in torch.from_numpy(volume[24:78:3]):
-            images.append(_padded(image, 128) / volume.max())
-    patients = sorted({path.name.split("_")[0] for path in (data / LJUBLJANA).glob("*.nii.gz")})
-    for patient in _chosen(patients, VALIDATION["ljubljana"], validation):
-        for path in sorted((data / LJUBLJANA).glob(f"{patient}_*.nii.gz")):
-            volume = np.asarray(nibabel.load(path).get_fdata(), np.float32)
-            for z in range(volume.shape[-1]):
-                image = torch.from_numpy(np.rot90(volume[..., z]).copy())
-                half = [min(n // 4 * 2, 192) for n in image.shape]
-                low = reduce_matrix(image, (half[0], half[1]))
-                images.append((low / low.flatten().quantile(0.999)).clamp(0, 1.2))
-    labels = np.load(data / LABELS)["labels"].astype(np.int64)
-    for person in _chosen(list(labels), VALIDATION["synthseg"], validation):
-        for number, image in enumerate(torch.from_numpy(person)):
-            images.append((image[32:-32, 32:-32] if number % 4 == 0 else image[::2, ::2]).contiguous())
-    return images
-
-
-def _chosen(items: list[Any], last: int, validation: bool) -> list[Any]:
-    return items[-last:] if validation else items[:-last]
-
-
-def _padded(image: Tensor, size: int) -> Tensor:
-    out = torch.zeros(size, size)
-    top, left = ((size - n) // 2 for n in image.shape)
-    out[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return out
-
-
-class StoredScans:
-    """Samples in a folder, one file each; missing ones are made by `jobs` processes."""
-
-    def __init__(self, folder: Path, scans: RandomScans, jobs: int) -> None:
-        self.folder, self.count = folder, len(scans)
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = [i for i in range(len(scans)) if not (folder / f"{i}.safetensors").exists()]
-        if not missing:
-            return
-        print(f"simulating {len(missing)} scans into {folder}, about {0.2 * len(missing) / jobs / 60:.0f} minutes")
-        parts = [(folder, scans, missing[k::jobs]) for k in range(jobs)]
-        with get_context("spawn").Pool(jobs) as pool:
-            pool.map(_store, parts)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        stored = load_file(self.folder / f"{index}.safetensors")
-        return Sample(
-            measurement=stored["measurement"],
-            operator=CartesianMRI(stored["maps"], stored["mask"]),
-            noise_std=stored["noise_std"],
-            reference=stored["reference"],
-            scale=torch.tensor(1.0),
-            condition=None,
-            meta=(SampleMeta("random", "random", index, 1.0, "coil_combined"),),
-        )
-
-
-def _store(part: tuple[Path, RandomScans, list[int]]) -> None:
-    torch.set_num_threads(1)
-    folder, scans, numbers = part
-    for i in numbers:
-        sample = scans[i]
-        A = sample.operator
-        assert isinstance(A, CartesianMRI) and sample.reference is not None
-        arrays = {"measurement": sample.measurement, "maps": A.maps, "mask": A.mask, "reference": sample.reference}
-        arrays = {name: tensor.contiguous() for name, tensor in arrays.items()} | {"noise_std": sample.noise_std}
-        save_file(arrays, folder / f"{i}.tmp")
-        (folder / f"{i}.tmp").replace(folder / f"{i}.safetensors")
-
-
-def train(data: Path, minutes: float, count: int, jobs: int, learning_rate: float) -> Path:
-    """Train for some processor time, in chunks; the state of the last chunk is kept for the next call."""
-    training = StoredScans(FOLDER / "scans", RandomScans(people(data, False), count), jobs)
-    validation = StoredScans(FOLDER / "validation", RandomScans(people(data, True), 32, seed=1), jobs)
-    net, state_file = network(), FOLDER / "state.safetensors"
+    net, state_file = what.settings.build(), FOLDER / f"{name}.state"
     spent, chunk, moments = 0.0, 0, {}
     if state_file.exists():
         stored = load_file(state_file)
-        spent, chunk = stored.pop("spent").tolist()
+        spent, chunk = float(stored["spent"][0]), int(stored["spent"][1])
         net.load_state_dict({k.removeprefix("net."): v for k, v in stored.items() if k.startswith("net.")})
         moments = {k.removeprefix("adam."): v for k, v in stored.items() if k.startswith("adam.")}
         print(f"continues after {spent / 60:.1f} minutes")
-    chunk = int(chunk)
     while spent < 60 * minutes:
         begin = time.process_time()
-        rate = cosine_learning_rate(learning_rate, spent / (60 * minutes))
+        rate = cosine_learning_rate(LEARNING_RATE, spent / (60 * minutes))
         result = train_locally(
             net,
             training,
@@ -190,131 +134,100 @@ def train(data: Path, minutes: float, count: int, jobs: int, learning_rate: floa
                 f"{np.mean(result.losses):.4f}  validation {_validation(net, validation):.2f} dB",
                 flush=True,
             )
-    weights = FOLDER / "brain-mri.safetensors"
-    save_weights(net, weights, SETTINGS, "mri", TITLE)
-    return weights
+    save_weights(net, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title)
+    return FOLDER / f"{name}.safetensors"
 
 
-def _validation(net: UnrolledNetwork, samples: StoredScans) -> float:
+def _validation(net: nn.Module, samples: Samples) -> float:
     net.eval()
     with torch.no_grad():
-        scores = [score(apply(net, collate([s]))[0], s.reference) for s in (samples[i] for i in range(len(samples)))]
-    return float(np.mean(scores))
+        each = (collate([samples[i]]) for i in range(len(samples)))
+        return float(np.mean([score(apply(net, batch)[0], batch) for batch in each]))
 
 
-def score(image: Tensor, reference: Tensor | None) -> float:
-    """PSNR in dB of magnitudes inside the body."""
-    assert reference is not None
-    p, q = image.abs(), reference.abs()
-    return 10 * math.log10(float(q.max()) ** 2 / float((p - q)[q > 0.05 * q.max()].square().mean()))
+def score(image: Tensor, batch: Sample) -> float:
+    """PSNR in dB: of magnitudes inside the head in MRI, of all pixels in CT; range: the reference's maximum."""
+    assert batch.reference is not None
+    q = batch.reference[0]
+    error = ((image.abs() - q.abs())[q.abs() > 0.05 * q.abs().max()] if q.is_complex() else image - q).square().mean()
+    return 10 * math.log10(float(q.abs().max()) ** 2 / float(error))
 
 
-def measured_scans(data: Path) -> Iterator[tuple[str, Sample]]:
-    """Measured heads, kept from training, under masks; maps, noise and scale as at a site."""
-    head = _kspace(data / "mr_kspace_head_t2_4coil" / "head_t2_axial_4coil.h5")
-    sagittal = _kspace(data / "mri_kspace" / "head_t1_sagittal_1coil.h5")
-    for name, kspace, rates in (
-        ("T2 head, 4 coils, 128", _cropped(head, 128), (2, 3, 4)),
-        ("T2 head, 4 coils, 256", head, (2, 3, 4)),
-        ("sagittal head, 1 coil", sagittal, (2, 3)),
-    ):
-        for rate in rates:
-            for kind, make in (("random", random_mask), ("equispaced", equispaced_mask)):
-                yield f"{name}, {rate}x {kind}", _sample(kspace, make(kspace.shape[-1], rate, 0.1, 3).mask)
-    with h5py.File(data / "mri_kspace" / "head_8coil_poisson_R8.h5") as file:
-        kspace, mask = torch.from_numpy(file["kspace"][0]), torch.from_numpy(file["mask"][()]) != 0
-    yield "head, 8 coils, Poisson 8x", _sample(kspace, mask, reference=False)
+def classical(modality: str) -> dict[str, list[nn.Module]]:
+    """Methods with the values of their weight; each scan takes its best."""
+    if modality == "mri":
+        return {
+            "CG-SENSE": [CGSense(w) for w in (1e-3, 1e-2, 3e-2, 0.1, 0.3)],
+            "TV": [TotalVariation(w) for w in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)],
+        }
+    return {"TV": [PenalizedTV(w) for w in (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)]}
 
 
-def _kspace(path: Path) -> Tensor:
-    with h5py.File(path) as file:
-        return torch.from_numpy(file["kspace"][0]).to(torch.complex64)
-
-
-def _cropped(kspace: Tensor, size: int) -> Tensor:
-    rows, columns = (slice(n // 2 - size // 2, n // 2 + size // 2) for n in kspace.shape[-2:])
-    return kspace[:, rows, columns].contiguous()
-
-
-def _sample(kspace: Tensor, mask: Tensor, reference: bool = True) -> Sample:
-    mask = mask if mask.ndim == 2 else mask[None]
-    covariance = estimate_noise_covariance(kspace * mask, mask)
-    maps = estimate_maps(kspace * mask, mask)
-    A = CartesianMRI(maps, mask)
-    scale = float(A.start(kspace * mask).abs().max())
-    return Sample(
-        measurement=kspace * mask / scale,
-        operator=A,
-        noise_std=torch.tensor(float(covariance.diagonal().real.mean().sqrt()) / scale),
-        reference=combine_coils(ifft2c(kspace), maps) / scale if reference else None,
-        scale=torch.tensor(scale),
-        condition=None,
-        meta=(SampleMeta("measured", "scan", 0, 1.0, "coil_combined" if reference else "none"),),
+def evaluate(name: str, data: Path, path: Path) -> None:
+    """Print the scores on measured scans."""
+    net, modality = load_weights(path), WEIGHTS[name].modality
+    methods = classical(modality)
+    print(f"{path}: {sum(p.numel() for p in net.parameters())} parameters, {path.stat().st_size} bytes")
+    print(
+        f"{'':34s}{'noise':>8s}"
+        + "".join(f"{m:>10s}" for m in methods)
+        + f"{'network':>9s}{'- TV':>7s}{'- best':>8s}  s"
     )
-
-
-def evaluate(data: Path, weights: Path) -> None:
-    net = load_weights(weights)
-    print(f"{weights}: {sum(p.numel() for p in net.parameters())} parameters, {weights.stat().st_size} bytes")
-    print(f"{'':42s}{'noise':>8s}{'CG-SENSE':>10s}{'TV':>8s}{'network':>9s}{'- TV':>7s}{'- best':>8s}   seconds")
     gains = []
-    for name, sample in measured_scans(data):
+    for title, sample in measured_heads(data) if modality == "mri" else measured_discs(data):
         batch = collate([sample])
         begin = time.perf_counter()
         with torch.no_grad():
             image = apply(net, batch)
         seconds = time.perf_counter() - begin
         if sample.reference is None:
-            _residuals(name, batch, net)
+            _residuals(title, batch, net, methods)
             continue
-        y, A, reference = batch.measurement, batch.operator, sample.reference
-        cg = max(score(CGSense(w)(y, A)[0], reference) for w in CG_WEIGHTS)
-        tv = max(score(TotalVariation(w)(y, A)[0], reference) for w in TV_WEIGHTS)
-        ours = score(image[0], reference)
-        gains.append((ours - tv, ours - max(tv, cg)))
+        best = {m: max(score(apply(one, batch)[0], batch) for one in tried) for m, tried in methods.items()}
+        ours = score(image[0], batch)
+        gains.append((ours - best["TV"], ours - max(best.values())))
         print(
-            f"{name:42s}{float(sample.noise_std):8.4f}{cg:10.2f}{tv:8.2f}{ours:9.2f}{ours - tv:+7.2f}"
-            f"{ours - max(tv, cg):+8.2f}{seconds:10.1f}",
+            f"{title:34s}{float(sample.noise_std):8.4f}" + "".join(f"{value:10.2f}" for value in best.values())
+            + f"{ours:9.2f}{gains[-1][0]:+7.2f}{gains[-1][1]:+8.2f}{seconds:5.1f}",
             flush=True,
-        )
+        )  # fmt: skip
     mean, worst = np.mean([gain for gain, _ in gains]), min(gain for _, gain in gains)
-    print(f"network - tuned TV: mean {mean:+.2f} dB; network - better of TV and CG-SENSE: worst {worst:+.2f}")
+    print(f"network - TV tuned on the scan: {mean:+.2f} dB in the mean; - best classical method: worst {worst:+.2f} dB")
 
 
-def _residuals(name: str, batch: Sample, net: UnrolledNetwork) -> None:
+def _residuals(title: str, batch: Sample, net: nn.Module, methods: dict[str, list[nn.Module]]) -> None:
     """Residual on held-out samples, in units of the noise, of scans without a reference."""
     kept, held_out = held_out_split(batch, 0.2, torch.Generator().manual_seed(0))
 
-    def residual(image: Tensor) -> float:
-        difference = (batch.operator(image) - batch.measurement) * held_out
+    def residual(method: nn.Module) -> float:
+        with torch.no_grad():
+            difference = (batch.operator(apply(method, kept)) - batch.measurement) * held_out
         count = float((held_out & batch.operator.sampled).sum()) * batch.measurement.shape[-3]
         return float((difference.abs().square().sum() / count).sqrt() / batch.noise_std[0])
 
-    with torch.no_grad():
-        ours = residual(apply(net, kept))
-    tv = min(residual(TotalVariation(w)(kept.measurement, kept.operator)) for w in TV_WEIGHTS)
-    cg = min(residual(CGSense(w)(kept.measurement, kept.operator)) for w in CG_WEIGHTS)
-    print(f"{name:42s} held-out residual in noise: CG-SENSE {cg:.3f}  TV {tv:.3f}  network {ours:.3f}")
+    found = {m: min(residual(one) for one in tried) for m, tried in methods.items()} | {"network": residual(net)}
+    print(f"{title:34s} held-out residual in noise: " + "  ".join(f"{m} {value:.3f}" for m, value in found.items()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", choices=WEIGHTS, help="default: all packaged weights")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="processor time of the training")
-    parser.add_argument("--scans", type=int, default=2400, help="simulated training scans (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes that simulate (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--weights", type=Path, help="score these instead of the packaged ones")
+    parser.add_argument("--weights", type=Path, help="score this file instead of the packaged one")
     arguments = parser.parse_args()
-    if "FEDRECON_DATA" not in os.environ:
-        print("left out: needs FEDRECON_DATA, the folder of measured data and images of people")
+    if (data := data_folder()) is None:
         return
     torch.set_num_threads(1)
-    data = Path(os.environ["FEDRECON_DATA"])
-    weights = arguments.weights or ROOT / "recon" / "weights" / "brain-mri.safetensors"
-    if arguments.train is not None:
-        weights = train(data, arguments.train, arguments.scans, arguments.jobs, arguments.learning_rate)
-        print(f"weights: {weights}")
-    evaluate(data, weights)
+    for name in [arguments.name] if arguments.name else list(STARTER_WEIGHTS):
+        path = arguments.weights or STARTER_WEIGHTS.get(name)
+        if arguments.train is not None:
+            path = train(name, data, arguments.train, arguments.jobs)
+            print(f"weights: {path}")
+        if path is None:
+            print(f"{name}: no packaged weights; train them with --train MINUTES")
+            continue
+        evaluate(name, data, path)
 
 
 if __name__ == "__main__":
