@@ -3,9 +3,9 @@
     FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/noise_ablation.py [--minutes 2.5] [--seeds 3] [--modality mri]
 
 All networks have the same cascades and regularizer. They train for the same processor time on the same simulated scans
-of people (`recon.RandomScans`, `recon.RandomCTScans`; noise over a factor of 30, dose over a factor of 100), in MRI with
-realistic and with smooth phase. Scores: PSNR on simulated scans of other people with realistic phase, and on measured
-scans. Finished rows are in runs/ablation/scores.csv and are not computed again.
+of people (`recon.RandomScans`, `recon.RandomCTScans`; noise over a factor of 30, dose over a factor of 100), in MRI
+with realistic and with smooth phase. Scores: PSNR on simulated scans of other people with realistic phase, and on
+measured scans. Finished rows are in runs/ablation/scores.csv and are not computed again.
 """
 
 import argparse

@@ -148,6 +148,7 @@ from .report import write_site_report as write_site_report
 from .training import LOSSES as LOSSES
 from .training import OBJECTIVES as OBJECTIVES
 from .training import PENALTIES as PENALTIES
+from .training import Adaptation as Adaptation
 from .training import ContrastiveRatio as ContrastiveRatio
 from .training import Distillation as Distillation
 from .training import Learner as Learner
@@ -164,6 +165,7 @@ from .training import Supervised as Supervised
 from .training import TaskTerm as TaskTerm
 from .training import TrainingResult as TrainingResult
 from .training import TwoViews as TwoViews
+from .training import adapt as adapt
 from .training import cosine_learning_rate as cosine_learning_rate
 from .training import l1_loss as l1_loss
 from .training import l1_ssim_loss as l1_ssim_loss

@@ -1,3 +1,5 @@
+from .adaptation import Adaptation as Adaptation
+from .adaptation import adapt as adapt
 from .feature_moments import MomentAlignment as MomentAlignment
 from .feature_moments import measure_moments as measure_moments
 from .feature_moments import moment_layout as moment_layout
