@@ -67,6 +67,8 @@ SETTINGS = NetworkSettings(
     noise_level=True,
 )
 TITLE = "Cartesian MRI of the head, 1 to 12 coils, 2 to 6 times faster (points 10 times)"
+#: Largest scans, in training and among the measured ones.
+LIMITS = {"matrix": 256, "acceleration": 10}
 STEPS_PER_CHUNK = 50
 TV_WEIGHTS = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 CG_WEIGHTS = (1e-3, 1e-2, 3e-2, 0.1, 0.3)
@@ -191,7 +193,7 @@ def train(data: Path, minutes: float, count: int, jobs: int, learning_rate: floa
                 flush=True,
             )
     weights = FOLDER / "brain-mri.safetensors"
-    save_weights(net, weights, SETTINGS, "mri", TITLE)
+    save_weights(net, weights, SETTINGS, "mri", TITLE, LIMITS)
     return weights
 
 
