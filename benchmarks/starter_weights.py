@@ -53,6 +53,8 @@ class Weights:
     title: str
     settings: NetworkSettings
     scans: int
+    #: Largest scans, in training and among the measured ones.
+    limits: dict[str, float]
 
 
 WEIGHTS = {
@@ -69,6 +71,7 @@ WEIGHTS = {
             noise_level=True,
         ),
         2400,
+        {"matrix": 256, "acceleration": 10},
     ),
     "body-ct": Weights(
         "ct",
@@ -83,6 +86,7 @@ WEIGHTS = {
             noise_level=True,
         ),
         2000,
+        {"matrix": 256},
     ),
 }
 
@@ -134,7 +138,7 @@ def train(name: str, data: Path, minutes: float, jobs: int) -> Path:
                 f"{np.mean(result.losses):.4f}  validation {_validation(net, validation):.2f} dB",
                 flush=True,
             )
-    save_weights(net, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title)
+    save_weights(net, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title, what.limits)
     return FOLDER / f"{name}.safetensors"
 
 

@@ -115,7 +115,10 @@ def reconstruct_with_weights(
         def progress(done: int) -> None:
             say(f"slice {done}/{len(samples)}")
 
-        return _write(network, samples, Path(out), attributes, progress)
+        done = _write(network, samples, Path(out), attributes, progress)
+        for text in file.beyond(matrix=max(done[0][1:]), acceleration=samples.acceleration(0)):
+            say(f"warning: {text} for {file.name}; compare the image with another method")
+    return done
 
 
 def _write(

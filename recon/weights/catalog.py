@@ -33,6 +33,8 @@ class WeightsFile:
         Values of ``[network]`` of a recipe that are no defaults.
     parameters
         Number of parameters.
+    limits
+        Largest ``matrix`` and ``acceleration`` of the scans that the weights suit, where they are stated.
     """
 
     name: str
@@ -41,6 +43,7 @@ class WeightsFile:
     modality: str
     network: dict[str, Any]
     parameters: int
+    limits: dict[str, float]
 
     @property
     def card(self) -> Path:
@@ -50,6 +53,11 @@ class WeightsFile:
     @property
     def bytes(self) -> int:
         return self.path.stat().st_size
+
+    def beyond(self, **scan: float) -> list[str]:
+        """What of a scan, such as ``matrix=320``, is larger than the limits, in words."""
+        known = [(key, value, self.limits[key]) for key, value in scan.items() if key in self.limits]
+        return [f"{key} {value:.3g}, expected at most {limit:g}" for key, value, limit in known if value > limit]
 
     def sha256(self) -> str:
         """SHA-256 of the file."""
@@ -74,14 +82,20 @@ def open_weights(name: Path | str) -> WeightsFile:
     for key in ("network", "modality", "title"):
         if key not in metadata:
             raise data_error(path, "metadata", f"no {key!r}", "weights of `recon.save_weights`", "give another file")
+    network, limits = (_json_object(path, key, metadata.get(key, "{}")) for key in ("network", "limits"))
+    if not all(isinstance(value, int | float) for value in limits.values()):
+        raise data_error(path, "limits", repr(metadata["limits"][:40]), "numbers by name", "write the file again")
+    return WeightsFile(str(name), path, metadata["title"], metadata["modality"], network, count, limits)
+
+
+def _json_object(path: Path, key: str, text: str) -> dict[str, Any]:
     try:
-        network = json.loads(metadata["network"])
+        value = json.loads(text)
     except ValueError:
-        network = None
-    if not isinstance(network, dict):
-        found = repr(metadata["network"][:40])
-        raise data_error(path, "network", found, "the settings as a JSON object", "write the file again")
-    return WeightsFile(str(name), path, metadata["title"], metadata["modality"], network, count)
+        value = None
+    if not isinstance(value, dict):
+        raise data_error(path, key, repr(text[:40]), "a JSON object", "write the file again")
+    return value
 
 
 def is_weights(path: Path) -> bool:

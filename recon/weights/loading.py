@@ -1,7 +1,9 @@
 """Networks from files of weights, and the files from networks."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import safetensors.torch
 import torch
@@ -40,7 +42,12 @@ def read_weights(file: WeightsFile) -> dict[str, Tensor]:
 
 
 def save_weights(
-    network: UnrolledNetwork, path: Path | str, settings: NetworkSettings, modality: str, title: str
+    network: UnrolledNetwork,
+    path: Path | str,
+    settings: NetworkSettings,
+    modality: str,
+    title: str,
+    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Write all parameters of a network with its settings into one safetensors file, atomically.
 
@@ -52,6 +59,8 @@ def save_weights(
         Name in :data:`MODALITIES`.
     title
         What the weights are for, in one line.
+    limits
+        Largest ``matrix`` and ``acceleration`` of the scans that they suit; empty: unknown.
 
     Raises
     ------
@@ -65,7 +74,9 @@ def save_weights(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if difference := _difference(state, _built(settings, modality).state_dict()):
         raise ValueError(f"save_weights: {difference}, for these settings")
-    metadata = {"network": json.dumps(settings.record(), sort_keys=True), "modality": modality, "title": title}
+    stored = {"network": settings.record(), "limits": dict(limits)}
+    metadata = {key: json.dumps(value, sort_keys=True) for key, value in stored.items()}
+    metadata |= {"modality": modality, "title": title}
     write_atomically(Path(path), safetensors.torch.save(state, metadata))
 
 

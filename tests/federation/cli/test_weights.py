@@ -47,7 +47,7 @@ def scan(sites: Path, tmp_path: Path) -> Path:
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of packaged weights, for this test alone."""
     path = tmp_path / "packaged" / "head-test.safetensors"
-    save_weights(SETTINGS.build(), path, SETTINGS, "mri", "Small heads")
+    save_weights(SETTINGS.build(), path, SETTINGS, "mri", "Small heads", {"matrix": 32, "acceleration": 10})
     path.with_suffix(".md").write_text("# head-test\n")
     monkeypatch.setitem(STARTER_WEIGHTS, "head-test", path)
     return "head-test"
@@ -71,7 +71,12 @@ def test_a_scan_is_reconstructed_without_run_or_site(
     out = tmp_path / "out.h5"
     assert main(["reconstruct", "--weights", weights, str(scan), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "slice 1/2\nslice 2/2\nresidual " in printed and "held-out samples, in units of the noise" in printed
+    assert (
+        "slice 1/2\nslice 2/2\n" in printed
+        and "\nresidual " in printed
+        and "held-out samples, in units of the noise" in printed
+    )
+    assert "slice 2/2\nwarning: matrix 40, expected at most 32 for head-test; compare" in printed
     assert f"reconstructed 2 slices of 40x40: {out}" in printed
     samples = KSpaceSlices([scan], "scan")
     with h5py.File(out) as file, torch.no_grad():

@@ -40,7 +40,7 @@ def written(tmp_path: Path) -> tuple[Path, UnrolledNetwork]:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    save_weights(network, tmp_path / "heads.safetensors", SETTINGS, "mri", "Heads")
+    save_weights(network, tmp_path / "heads.safetensors", SETTINGS, "mri", "Heads", {"matrix": 128})
     return tmp_path / "heads.safetensors", network
 
 
@@ -68,6 +68,8 @@ def test_a_file_says_what_it_holds(written: tuple[Path, UnrolledNetwork]) -> Non
         == sum(p.numel() for p in network.parameters())
         == sum(tensor.numel() for tensor in read_weights(file).values())
     )
+    assert file.beyond(matrix=128, acceleration=99) == []
+    assert file.beyond(matrix=320) == ["matrix 320, expected at most 128"]
     assert file.bytes == path.stat().st_size and len(file.sha256()) == 64
 
 
@@ -103,7 +105,7 @@ def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, s
         (lambda t, m: t["regularizers.0.last.bias"].fill_(float("nan")), "found NaN or infinity"),
         (lambda t, m: m.pop("network"), "metadata: found no 'network'"),
         (lambda t, m: m.pop("title"), "metadata: found no 'title'"),
-        (lambda t, m: m.update(network="[1"), r"network: found '\[1', expected the settings as a JSON object"),
+        (lambda t, m: m.update(network="[1"), r"network: found '\[1', expected a JSON object"),
         (lambda t, m: m.update(network='{"cascade": 2}'), r"network.cascade: unknown key; did you mean 'cascades'\?"),
         (lambda t, m: m.update(network='{"cascades": "2"}'), "network.cascades: found '2', expected a value such as 5"),
         (
@@ -111,6 +113,8 @@ def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, s
             "network.regularizer: found 'tanh', expected",
         ),
         (lambda t, m: m.update(network='{"regularizer_options": {"x": 1}}'), "network.regularizer_options: found 'x'"),
+        (lambda t, m: m.update(limits="3"), "limits: found '3', expected a JSON object"),
+        (lambda t, m: m.update(limits='{"matrix": "1"}'), "limits: found .*, expected numbers by name"),
         (lambda t, m: m.update(modality="pet"), "modality: found 'pet', expected mri or ct"),
     ],
 )
