@@ -46,6 +46,14 @@ def add_reconstruct(commands: Commands) -> None:
     reconstruct.add_argument(
         "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
     )
+    reconstruct.add_argument(
+        "--adapt",
+        metavar="STEPS",
+        type=int,
+        nargs="?",
+        const=100,
+        help="first train the network on this scan for at most STEPS steps (default: %(const)s), without a reference",
+    )
     reconstruct.add_argument("--overwrite", action="store_true", help="replace an existing file")
     reconstruct.set_defaults(run=_reconstruct)
     add_plugins(reconstruct)
@@ -73,11 +81,22 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
     if arguments.weights is not None:
         shape, scores = reconstruct_with_weights(
-            arguments.weights, arguments.folder, arguments.out, format=arguments.format, say=say
+            arguments.weights,
+            arguments.folder,
+            arguments.out,
+            format=arguments.format,
+            adapt_steps=arguments.adapt,
+            say=say,
         )
     else:
         shape, scores = reconstruct_file(
-            arguments.folder, arguments.site, arguments.scan, arguments.out, simulate=arguments.simulate
+            arguments.folder,
+            arguments.site,
+            arguments.scan,
+            arguments.out,
+            simulate=arguments.simulate,
+            adapt_steps=arguments.adapt,
+            say=say,
         )
     for name in ("psnr", "ssim", "residual"):
         if (value := scores.mean(name)) is not None:
@@ -87,6 +106,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _require_one_form(arguments: argparse.Namespace) -> None:
     """Refuse options of the other form of the command."""
+    if arguments.adapt is not None and arguments.adapt < 1:
+        raise DataError(f"--adapt: found {arguments.adapt}, expected at least 1 step; leave it out for none")
     if arguments.weights is None:
         if arguments.format is not None:
             raise DataError("--format: goes with --weights; the manifest of the site states the format, leave it out")

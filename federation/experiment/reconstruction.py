@@ -1,5 +1,6 @@
 """Reconstruct one file, with a trained run or with weights alone."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from recon import (
     DataError,
     SiteScores,
     VolumeSlices,
+    adapt,
     evaluate,
     load_weights,
     open_weights,
@@ -30,7 +32,14 @@ Reconstructed = tuple[tuple[int, ...], SiteScores]
 
 
 def reconstruct_file(
-    path: Path | str, site: str, scan: Path | str, out: Path | str, *, simulate: bool = False
+    path: Path | str,
+    site: str,
+    scan: Path | str,
+    out: Path | str,
+    *,
+    simulate: bool = False,
+    adapt_steps: int | None = None,
+    say: Say = lambda text: None,
 ) -> Reconstructed:
     """Reconstruct a scan with the network that a site of the run uses.
 
@@ -47,6 +56,10 @@ def reconstruct_file(
         ``image``, in MRI complex and on the encoded grid; in the units of the coil images of the file, or in 1/mm.
     simulate
         Apply ``[simulate]`` of the manifest to the scan, and score against the scan as measured.
+    adapt_steps
+        Largest number of steps of :func:`recon.adapt` on this scan; None: no adaptation.
+    say
+        Prints the progress.
 
     Returns
     -------
@@ -71,11 +84,18 @@ def reconstruct_file(
         "round": state.round,
     }
     with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
-        return _write(network, samples, Path(out), attributes)
+        network, adapted = _adapted(network, samples, adapt_steps, say)
+        return _write(network, samples, Path(out), attributes | adapted)
 
 
 def reconstruct_with_weights(
-    weights: Path | str, scan: Path | str, out: Path | str, *, format: str | None = None, say: Say = lambda text: None
+    weights: Path | str,
+    scan: Path | str,
+    out: Path | str,
+    *,
+    format: str | None = None,
+    adapt_steps: int | None = None,
+    say: Say = lambda text: None,
 ) -> Reconstructed:
     """Reconstruct a scan with starter weights or a file of weights; needs neither run nor site.
 
@@ -89,6 +109,8 @@ def reconstruct_with_weights(
         HDF5 file to write, as for :func:`reconstruct_file`.
     format
         Format of the scan, a reader of the modality; None: the usual one.
+    adapt_steps
+        As for :func:`reconstruct_file`.
     say
         Prints the progress.
 
@@ -102,7 +124,7 @@ def reconstruct_with_weights(
         If the weights, the format or the scan cannot be used.
     """
     file = open_weights(weights)
-    network = load_weights(weights)
+    network: nn.Module = load_weights(weights)
     kind = MODALITIES[file.modality]
     if format is not None and format not in kind.readers:
         expected = f"one of {', '.join(kind.readers)}{nearest(format, kind.readers)}"
@@ -115,10 +137,31 @@ def reconstruct_with_weights(
         def progress(done: int) -> None:
             say(f"slice {done}/{len(samples)}")
 
-        done = _write(network, samples, Path(out), attributes, progress)
+        network, adapted = _adapted(network, samples, adapt_steps, say)
+        done = _write(network, samples, Path(out), attributes | adapted, progress)
         for text in file.beyond(matrix=max(done[0][1:]), acceleration=samples.acceleration(0)):
             say(f"warning: {text} for {file.name}; compare the image with another method")
     return done
+
+
+def _adapted(
+    network: nn.Module, samples: VolumeSlices, steps: int | None, say: Say
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network after adaptation to the scan, and what the file says of it."""
+    if steps is None:
+        return network, {}
+    begin = time.monotonic()
+    say(f"adapting to {len(samples)} slices, at most {steps} steps, without a reference ...")
+
+    def progress(done: int, residual: float) -> None:
+        left = (time.monotonic() - begin) / done * (steps - done)
+        say(f"step {done}/{steps}   residual of held-out measurements {residual:.3f} of the noise   {left:.0f} s left")
+
+    adapted = adapt(network, [samples[index] for index in range(len(samples))], steps=steps, progress=progress)
+    first, last = adapted.residuals[0], adapted.residuals[adapted.best]
+    kept = f"fell from {first:.3f} to {last:.3f}" if adapted.best else f"did not fall from {first:.3f}: not adapted"
+    say(f"the residual of held-out measurements {kept} ({time.monotonic() - begin:.0f} s)")
+    return adapted.network, {"adapted_checks": adapted.best, "adapted_residuals": adapted.residuals}
 
 
 def _write(

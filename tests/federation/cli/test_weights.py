@@ -92,6 +92,22 @@ def test_a_scan_is_reconstructed_without_run_or_site(
     assert main([*command, "--weights", str(STARTER_WEIGHTS[weights])]) == 0
 
 
+def test_a_network_is_adapted_to_the_scan(
+    weights: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.h5"
+    command = ["reconstruct", "--weights", weights, str(scan), "--out", str(out), "--overwrite"]
+    assert main([*command, "--adapt", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "adapting to 2 slices, at most 20 steps, without a reference" in printed
+    assert "step 10/20   residual of held-out measurements" in printed
+    with h5py.File(out) as file:
+        residuals = file.attrs["adapted_residuals"]
+        assert len(residuals) == 3 and residuals[file.attrs["adapted_checks"]] == min(residuals)
+    assert main([*command, "--adapt", "0"]) == 2
+    assert "--adapt: found 0, expected at least 1 step" in capsys.readouterr().err
+
+
 def test_a_ct_scan_is_reconstructed_by_weights_for_ct(tmp_path: Path) -> None:
     make_ct_demo_sites(tmp_path / "ct", size=32, train=1, validation=1, test=1, slices=1, sites=CT_DEMO_SITES[:1])
     settings = NetworkSettings(cascades=1, regularizer="cnn", channels=2, depth=2, consistency="normalized")

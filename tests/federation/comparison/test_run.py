@@ -848,7 +848,7 @@ def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]],
             lambda text: text.replace('"tiny"', '"other"'),
             "results of the preset 'other', expected .*'tiny'",
         ),
-        ("arms.jsonl", lambda text: text[: len(text) // 2], "arms.jsonl: line 6: found .*Invalid JSON"),
+        ("arms.jsonl", lambda text: text[: len(text) // 2], "arms.jsonl: line [67]: found .*Invalid JSON"),
         (
             "arms.jsonl",
             lambda text: text.replace('"arm":"local"', '"arm":"../../x"'),
