@@ -128,4 +128,6 @@ def _optimizer(name: str, parameters: Parameters, learning_rate: float, momentum
         return torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
     if momentum != 0:
         raise ValueError(f"Stepper: momentum is {momentum}, expected 0 with {name}; it is an option of sgd")
-    return torch.optim.Adam(parameters.values(), lr=learning_rate)
+    # One kernel for all parameters; elsewhere torch chooses.
+    on_cpu = all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in parameters.values())
+    return torch.optim.Adam(parameters.values(), lr=learning_rate, fused=on_cpu or None)
