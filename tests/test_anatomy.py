@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from federation import check_sites, load_federation
+from federation import ConfigError, check_sites, load_federation
+from federation.comparison import anatomy_sites as anatomy
 from federation.sites import read_persons
 from federation.sites.lock_file import read_lock
 from federation.sites.people import deal_persons
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.real_data
 
 
 @pytest.fixture(scope="module")
-def anatomy() -> ModuleType:
+def benchmark() -> ModuleType:
     spec = importlib.util.spec_from_file_location("anatomy", ROOT / "benchmarks" / "anatomy.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,7 +27,7 @@ def anatomy() -> ModuleType:
     return module
 
 
-def places(anatomy: ModuleType, folder: Path, slices: int, seed: int) -> dict[str, tuple[str, str]]:
+def places(folder: Path, slices: int, seed: int) -> dict[str, tuple[str, str]]:
     """Site and split of every person at the MRI sites."""
     images = anatomy.write_table(folder, anatomy.mri_rows(folder, 8, slices))
     wishes = {scanner.name: scanner.wish for scanner in anatomy.mri_scanners(8, [slices] * 5, 8, 64)}
@@ -38,8 +39,8 @@ def places(anatomy: ModuleType, folder: Path, slices: int, seed: int) -> dict[st
     return found
 
 
-def test_persons_do_not_overlap_and_the_same_ones_test(anatomy: ModuleType, tmp_path: Path) -> None:
-    few, many, other = (places(anatomy, tmp_path / str(n), slices, seed) for n, slices, seed in
+def test_persons_do_not_overlap_and_the_same_ones_test(tmp_path: Path) -> None:
+    few, many, other = (places(tmp_path / str(n), slices, seed) for n, slices, seed in
                         ((0, 16, 0), (1, 256, 0), (2, 16, 1)))  # fmt: skip
     assert few.items() <= many.items() and len(few) == 44 and len(many) == 56
     assert few != other
@@ -48,7 +49,39 @@ def test_persons_do_not_overlap_and_the_same_ones_test(anatomy: ModuleType, tmp_
         assert counts == [4, 2, 2]
 
 
-def test_measured_scans_are_not_used(anatomy: ModuleType, tmp_path: Path) -> None:
+def test_the_persons_of_the_base_are_at_no_site(tmp_path: Path) -> None:
+    base = {image.person for image in anatomy.write_table(tmp_path / "base", anatomy.base_rows(tmp_path / "base"))}
+    for slices in (4, 16, 64):
+        assert not base & places(tmp_path / str(slices), slices, 0).keys()
+    assert len(base) == 12
+
+
+def test_equal_scanners_have_all_persons_with_t1(tmp_path: Path) -> None:
+    images = anatomy.write_table(tmp_path, anatomy.mri_rows(tmp_path, 8, 64, drawn=False))
+    scanners = anatomy.mri_scanners(8, [4, 16, 64, 256, 16], 8, 64, equal=True)
+    training = scanners[:-1]
+    assert [(s.name, s.train_slices) for s in training] == list(
+        zip(anatomy.MRI_NAMES, [4, 16, 64, 256, 16], strict=True)
+    )
+    assert (
+        len({s.model_copy(update={"name": "", "train_slices": 1, "persons": 1}).model_dump_json() for s in training})
+        == 1
+    )
+    dealt = deal_persons(images, {s.name: s.wish for s in scanners}, anatomy.SPLIT, 0)
+    assert [len(dealt[s.name]) for s in training] == [6, 6, 8, 8, 6]
+
+
+def test_a_missing_folder_of_images_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for value in (None, str(tmp_path / "none")):
+        monkeypatch.delenv("FEDRECON_DATA", raising=False)
+        if value is not None:
+            monkeypatch.setenv("FEDRECON_DATA", value)
+        with pytest.raises(ConfigError, match=r"environment: FEDRECON_DATA: found .*; set it") as error:
+            anatomy.make_anatomy_sites(tmp_path, "mri", [16] * 5)
+        assert "\n" not in str(error.value)
+
+
+def test_measured_scans_are_not_used(tmp_path: Path) -> None:
     rows = anatomy.mri_rows(tmp_path, 8, 16) + anatomy.ct_rows()
     assert not [row for row in rows if "kspace" in row[0] or "projections" in row[0]]
     images = anatomy.write_table(tmp_path, anatomy.ct_rows())
@@ -59,12 +92,12 @@ def test_measured_scans_are_not_used(anatomy: ModuleType, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["mri", "ct"])
 def test_sites_of_real_anatomy(
-    anatomy: ModuleType, modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    benchmark: ModuleType, modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "sites"
     counts = ["--slices", "4", "4", "8", "4", "4", "--persons-per-site", "4", "--test-slices", "1", "--matrix", "32"]
     monkeypatch.setattr(sys, "argv", ["anatomy.py", str(out), "--modality", modality, *counts])
-    anatomy.main()
+    benchmark.main()
     home: dict[str, str] = {}
     for site in load_federation(out):
         for entry in read_lock(site.path).values():
