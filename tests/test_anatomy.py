@@ -2,14 +2,18 @@
 
 import csv
 import importlib.util
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from federation import ConfigError, check_sites, load_federation
-from federation.comparison import anatomy_sites as anatomy
+from federation import check_sites, load_federation
+from federation.comparison import anatomy_persons as anatomy
+from federation.comparison.anatomy import ANATOMY
+from federation.comparison.run import run_comparison
 from federation.sites import read_persons
 from federation.sites.lock_file import read_lock
 from federation.sites.people import deal_persons
@@ -67,18 +71,8 @@ def test_equal_scanners_have_all_persons_with_t1(tmp_path: Path) -> None:
         len({s.model_copy(update={"name": "", "train_slices": 1, "persons": 1}).model_dump_json() for s in training})
         == 1
     )
-    dealt = deal_persons(images, {s.name: s.wish for s in scanners}, anatomy.SPLIT, 0)
-    assert [len(dealt[s.name]) for s in training] == [6, 6, 8, 8, 6]
-
-
-def test_a_missing_folder_of_images_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for value in (None, str(tmp_path / "none")):
-        monkeypatch.delenv("FEDRECON_DATA", raising=False)
-        if value is not None:
-            monkeypatch.setenv("FEDRECON_DATA", value)
-        with pytest.raises(ConfigError, match=r"environment: FEDRECON_DATA: found .*; set it") as error:
-            anatomy.make_anatomy_sites(tmp_path, "mri", [16] * 5)
-        assert "\n" not in str(error.value)
+    dealt = deal_persons(images, {s.name: s.wish for s in scanners}, anatomy.EQUAL_SPLIT, 0)
+    assert [len(dealt[s.name]) for s in training] == [6, 6, 6, 10, 6]
 
 
 def test_measured_scans_are_not_used(tmp_path: Path) -> None:
@@ -108,3 +102,18 @@ def test_sites_of_real_anatomy(
     assert sorted(trained)[1:] == [4, 4, 4, 4, 8] if modality == "mri" else sorted(trained) == [0, 4, 4, 4, 4, 8]
     with (out / "made_from" / "persons.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(read_persons(out / "made_from" / "persons.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["mri", "ct"])
+def test_the_preset_compares_real_people(modality: str, tmp_path: Path) -> None:
+    budgets = {name: replace(budget, rounds=2, steps_per_round=2) for name, budget in ANATOMY.budgets.items()}
+    table = replace(
+        ANATOMY.tables[0], arms=("classical", "local", "fedavg", "finetune", "fed_scales"), seeds=1, train=4
+    )
+    preset = replace(
+        ANATOMY, size=48, slices=1, base_slices=8, budgets=budgets, tables=(table,), rates=(1.0,), small_effect_seeds=0
+    )
+    page = run_comparison(preset, tmp_path, modalities=(modality,), jobs=1, say=print)
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert len(found["tables"][0]["arms"]) == 6 and {"H4", "H8.scales", "H10"} <= found["hypotheses"].keys()
