@@ -8,7 +8,7 @@ from pathlib import Path
 from .arguments import RECIPE, Commands, add_jobs, add_plugins, positive_count, say
 
 #: Names in `PRESETS`, which loads PyTorch.
-PRESET_NAMES = ("laptop", "full")
+PRESET_NAMES = ("laptop", "full", "anatomy")
 
 
 def add_compare(commands: Commands) -> None:
@@ -20,7 +20,8 @@ def add_compare(commands: Commands) -> None:
         "--preset",
         choices=PRESET_NAMES,
         default="laptop",
-        help="laptop: 15 to 40 minutes; full: hours (%(default)s)",
+        help="laptop: 15 to 40 minutes; full: hours; anatomy: images of people in the folder FEDRECON_DATA, hours, or "
+        "with --device cuda less (%(default)s)",
     )
     compare.add_argument(
         "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
@@ -42,6 +43,16 @@ def add_compare(commands: Commands) -> None:
         type=positive_count,
         help="training seeds of every arm (default: those of the preset, with `full` eight for small differences of a "
         "claim unless recipes are named; one for recipes beside the preset)",
+    )
+    compare.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="one table of the preset; may be given several times",
+    )
+    compare.add_argument(
+        "--device", choices=("cpu", "cuda"), help="device of all sites (default: cpu); not with --sites"
     )
     compare.add_argument("--tables", action="store_true", help="train nothing, write the tables of finished arms")
     compare.add_argument(

@@ -49,7 +49,7 @@ class Budget:
 
     Parts of the network that a method adds (normalization, conditions, adapters ...) come from its recipe. ``rounds``
     are the most rounds, and ``patience`` ends every arm earlier, see :class:`Stopping`; an arm whose sites take turns
-    makes all rounds.
+    makes all rounds. ``personal_rounds`` is the length of a personal stage, None: a fifth of ``rounds``.
     """
 
     network: NetworkSection
@@ -59,6 +59,7 @@ class Budget:
     tv_weights: tuple[float, ...]
     patience: int | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
+    personal_rounds: int | None = None
 
     @classmethod
     def chosen(cls, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Budget:
         # A personal stage replaces rounds, unless it is shorter than a round: then its steps are added.
         fine_tune = own.personal.steps
         if fine_tune >= self.steps_per_round:
-            fine_tune = max(1, self.rounds // 5) * self.steps_per_round
+            fine_tune = (self.personal_rounds or max(1, self.rounds // 5)) * self.steps_per_round
         rounds = self.rounds - fine_tune // self.steps_per_round
         federation = own.federation.model_copy(update={"rounds": rounds, "seed": seed})
         training = own.training.model_copy(

@@ -1,12 +1,14 @@
 """Options of the command ``fedrecon compare``, checked before anything is trained, and their effect."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recon import DataError
 
 from ..experiment import Say
+from .anatomy import ANATOMY
+from .anatomy_persons import data_folder
 from .arms import arm_of
 from .own_sites import at_sites
 from .plan import extra_arms
@@ -36,6 +38,8 @@ class CompareOptions:
     published: Path | None = None
     modality: str | None = None
     seeds: int | None = None
+    only: Sequence[str] = ()
+    device: str | None = None
     tables: bool = False
     publish: Path | None = None
     jobs: int = 1
@@ -48,6 +52,12 @@ class CompareOptions:
             )
         if self.publish is not None and self.sites is not None:
             raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
+        for option, given in (("--only", self.only), ("--device", self.device)):
+            if given and self.sites is not None:
+                why = "which have one table" if option == "--only" else "whose manifests name their devices"
+                raise DataError(f"{option}: found beside --sites, {why}; leave one of them out")
+            if given and self.tables:
+                raise DataError(f"{option}: found beside --tables, which trains nothing; leave one of them out")
 
     @property
     def folder(self) -> Path:
@@ -62,7 +72,8 @@ def compare(options: CompareOptions, say: Say) -> Path:
     Raises
     ------
     DataError
-        As :func:`run_comparison`, :func:`at_sites` and :func:`publish`.
+        If the preset needs a folder of images that is not set; as :func:`run_comparison`, :func:`at_sites` and
+        :func:`publish`.
     """
     page = write_tables(options.folder, say) if options.tables else _run(options, say)
     if options.publish is not None:
@@ -71,7 +82,9 @@ def compare(options: CompareOptions, say: Say) -> Path:
 
 
 def _run(options: CompareOptions, say: Say) -> Path:
-    preset = PRESETS[options.preset]
+    preset = replace(PRESETS[options.preset], device=options.device)
+    if preset.name == ANATOMY.name and options.sites is None:
+        data_folder()
     modalities = tuple(preset.budgets) if options.modality is None else (options.modality,)
     if options.publish is not None:
         require_place(options.folder, options.publish, preset.described(), modalities)
@@ -84,6 +97,7 @@ def _run(options: CompareOptions, say: Say) -> Path:
         modalities=modalities,
         extra=extra_arms(preset, [arm_of(path) for path in options.recipes], every=options.every),
         seeds=options.seeds,
+        only=options.only,
         published=options.published,
         more_seeds=not options.recipes,  # named recipes only: run those, without extra seeds
         jobs=options.jobs,

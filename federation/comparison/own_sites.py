@@ -6,11 +6,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
-from recon import write_atomically
-
 from ..config import ConfigError, config_error
-from ..sites import SiteManifest, load_federation, load_manifest, read_federation, write_sites
-from .presets import Preset, TableSpec
+from ..sites import SiteManifest, load_federation, read_federation, write_sites
+from .preset import Preset, TableSpec, set_devices
 
 #: The one table of a comparison at such sites.
 OWN_SITES = "own sites"
@@ -37,11 +35,7 @@ class OwnSites(Preset):
     def refresh(self, sites: Path) -> None:
         """Copy the devices of the user's manifests into the existing ones."""
         devices = {manifest.name: manifest.device for manifest in read_federation(self.sites)}
-        for path in sorted(sites.glob("*.toml")):
-            manifest = load_manifest(path)
-            if manifest.device != devices[manifest.name]:
-                changed = manifest.model_copy(update={"device": devices[manifest.name]})
-                write_atomically(path, changed.to_toml().encode())
+        set_devices(sites, devices.__getitem__)
 
 
 def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSites:

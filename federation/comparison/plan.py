@@ -12,7 +12,7 @@ from ..config import ConfigError
 from .arm_result import RESULT_FILE, ArmResult
 from .arm_runs import TRIAL_SEED, ArmJob, Tuned
 from .arms import Arm, every_recipe, with_same_modules
-from .presets import Preset, TableSpec
+from .preset import Preset, TableSpec
 
 
 def table_folder(name: str) -> str:
@@ -76,6 +76,8 @@ class ModalityPlan:
         Arms beside those of the preset, in its first table.
     seeds
         Number of training seeds of every arm; None: as the preset says.
+    only
+        Names of the tables to run; empty: all.
     """
 
     preset: Preset
@@ -83,6 +85,7 @@ class ModalityPlan:
     extra: tuple[Arm, ...]
     seeds: int | None
     modality: str
+    only: tuple[str, ...] = ()
 
     @cached_property
     def base(self) -> Path | None:
@@ -92,8 +95,9 @@ class ModalityPlan:
 
     @property
     def tables(self) -> list[TableSpec]:
-        """Tables of the preset in this modality."""
-        return [table for table in self.preset.tables if self.modality in table.modalities]
+        """Tables of the preset in this modality that are run."""
+        tables = [table for table in self.preset.tables if self.modality in table.modalities]
+        return [table for table in tables if not self.only or table.name in self.only]
 
     def jobs(self, table: TableSpec, more: Collection[str] = ()) -> list[ArmJob]:
         """Jobs of a table, with the values that trials chose.
@@ -132,7 +136,8 @@ class ModalityPlan:
         one is the smallest or largest tried; then, at the best rate, with the values that its recipe tunes.
         """
         missing = []
-        for arm in self._arms:
+        wanted_arms = [arm for table in self.tables for arm in self._arms_in(table)] if self.only else self._arms
+        for arm in dict.fromkeys(wanted_arms):
             if not self._is_tuned(arm) or self._chosen_before(arm) is not None:
                 continue
             tried = self._tried_rates(arm)

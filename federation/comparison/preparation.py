@@ -13,7 +13,8 @@ from .arm_runs import ArmJob, measurement_scores, quiet
 from .arms import Arm
 from .hospitals import HOSPITALS
 from .plan import table_folder
-from .presets import WRONG_OPERATOR, Preset, TableSpec
+from .preset import Preset, TableSpec
+from .presets import WRONG_OPERATOR
 from .published import CLASSICAL_RUN
 
 #: PSNR of the same data differs far less between processors, PSNR of other data far more.
@@ -73,6 +74,7 @@ def _sites(preset: Preset, folder: Path, modality: str, table: TableSpec, base: 
         else:
             preset.make_sites(folder / "sites", modality, table, base=base, jobs=jobs)
         write_atomically(done, b"")
+    preset.refresh(folder / "sites")
     return folder / "sites"
 
 

@@ -1,17 +1,13 @@
-"""Presets of a comparison: simulated hospitals, network, steps, tables, arms and seeds, in two sizes."""
+"""Presets of a comparison at simulated hospitals, in two sizes, and at sites of real anatomy."""
 
-import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import BaseModel
+from dataclasses import replace
 
 from recon import SEEDS_OF_SMALL_EFFECT
 
 from ..recipes import NetworkSection
+from .anatomy import ANATOMY
 from .arms import Arm, Budget
-from .hospitals import COMPARED, HOSPITALS
+from .preset import Preset, TableSpec
 
 #: Arms that the hypotheses need.
 ARMS = (
@@ -46,80 +42,6 @@ _ONE_FACTOR = (*_FEW, "no_physics", "shared_step", "kept_weighting", "conditione
 #: Arms of H6.
 _MORE_STEPS = ("classical", "fedavg", "finetune", "joint")
 
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """One table: arms, seeds, training volumes per site, and a factor on the steps of the preset."""
-
-    name: str
-    arms: tuple[str, ...]
-    seeds: int
-    train: int
-    steps: int = 1
-    modalities: tuple[str, ...] = COMPARED
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A comparison of one size."""
-
-    name: str
-    size: int
-    slices: int
-    validation: int
-    test: int
-    budgets: dict[str, Budget]
-    tables: tuple[TableSpec, ...]
-    arms: tuple[Arm, ...] = ARMS
-    #: Factors on the learning rate that are tried for every arm on validation data; a single one needs no trial. If the
-    #: best is the smallest or largest, half or twice the rate is tried too, at most ``more_rates`` times.
-    rates: tuple[float, ...] = (1.0,)
-    more_rates: int = 3
-    #: Training seeds of arms whose difference a claim needs, if it is small with the seeds of the table; 0: no more.
-    small_effect_seeds: int = 0
-    data_seed: int = 0
-    #: Seed of the data on which a frozen base is trained.
-    base_seed: int = 1000
-    #: Whether sites of another draw exist for training that base.
-    has_base: ClassVar[bool] = True
-
-    def described(self) -> dict[str, Any]:
-        """All fields as JSON."""
-        described: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
-        return described
-
-    def needs_base(self, arm: Arm) -> bool:
-        """Whether an arm trains adapters on a frozen base."""
-        return any(
-            budget.recipe(arm, modality, 0).network.adapter != "none"
-            for modality, budget in self.budgets.items()
-            if modality in arm.modalities
-        )
-
-    def refresh(self, sites: Path) -> None:
-        """Update existing manifests where they may change; those of simulated hospitals never do."""
-
-    def make_sites(self, out: Path, modality: str, table: TableSpec, *, base: bool = False, jobs: int = 1) -> None:
-        """Write the sites of a table, or with ``base`` the sites of another draw for training a base."""
-        seed = self.base_seed if base else self.data_seed
-        counts = {"train": table.train, "validation": self.validation, "test": 1 if base else self.test}
-        hospitals = HOSPITALS[modality]
-        hospitals.make(
-            out,
-            size=self.size,
-            seed=seed,
-            slices=self.slices,
-            sites=hospitals.of_table(table.name, self.size),
-            jobs=jobs,
-            overwrite=True,
-            **counts,
-        )
-
-
 #: The table with the data of ``together`` and wrong operators.
 WRONG_OPERATOR = "operator wrong"
 
@@ -148,6 +70,7 @@ PRESETS = {
         validation=1,
         test=4,
         budgets=_budgets(8, 12, 8),
+        arms=ARMS,
         tables=(
             TableSpec("together", _NAMES, seeds=1, train=8),
             TableSpec(WRONG_OPERATOR, ("classical", "local", "fedavg", "corrected"), seeds=1, train=8),
@@ -160,6 +83,7 @@ PRESETS = {
         validation=1,
         test=8,
         budgets=_budgets(10, 16, 12),
+        arms=ARMS,
         tables=(
             TableSpec("together", _NAMES, seeds=3, train=8),
             TableSpec(WRONG_OPERATOR, ("classical", "fedavg", "corrected"), seeds=3, train=8),
@@ -174,4 +98,5 @@ PRESETS = {
         rates=(0.5, 1.0, 2.0, 4.0),
         small_effect_seeds=SEEDS_OF_SMALL_EFFECT,
     ),
+    "anatomy": ANATOMY,
 }

@@ -90,7 +90,7 @@ def require_place(out: Path, folder: Path, preset: Mapping[str, Any], modalities
     Parameters
     ----------
     preset
-        From :meth:`federation.comparison.presets.Preset.described`.
+        From :meth:`federation.comparison.preset.Preset.described`.
     modalities
         Modalities in which the comparison may still gain arms.
 

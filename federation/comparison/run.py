@@ -16,7 +16,7 @@ from .arm_runs import ArmJob, quiet, run_arm, run_trial
 from .arms import Arm
 from .plan import ModalityPlan
 from .preparation import prepare
-from .presets import Preset
+from .preset import Preset
 from .published import read_published, without_seeds
 from .tables import DAMAGED_PRESET, Key, small_effects, write_tables
 
@@ -28,6 +28,7 @@ def run_comparison(
     modalities: Sequence[str] | None = None,
     extra: Sequence[Arm] = (),
     seeds: int | None = None,
+    only: Sequence[str] = (),
     published: Path | str | None = None,
     more_seeds: bool = True,
     jobs: int,
@@ -45,6 +46,8 @@ def run_comparison(
         Arms beside those of the preset, in its first table, with one seed unless ``seeds`` says more.
     seeds
         Number of training seeds of every arm; None: as the preset says.
+    only
+        Names of the tables to run, by default all. Arms are tuned in the first table of the preset in any case.
     published
         Published tables of the same preset: their arms are copied and not run again.
     more_seeds
@@ -65,11 +68,12 @@ def run_comparison(
     """
     out = Path(out).resolve()  # recipes hold the path of a frozen base
     modalities = tuple(preset.budgets) if modalities is None else modalities
+    _require_tables(preset, only, modalities, extra)
     _require_names(preset, extra)
     _require_networks(preset, extra, modalities, say)
     copied = None if published is None else read_published(Path(published), preset.described())
     _claim_folder(preset, out)
-    plans = [ModalityPlan(preset, out, tuple(extra), seeds, modality) for modality in modalities]
+    plans = [ModalityPlan(preset, out, tuple(extra), seeds, modality, tuple(only)) for modality in modalities]
     if copied is not None:
         say(f"{copied.put(out, modalities)} arms from {published}")
         if stale := sorted({name for plan in plans for name in plan.arms_of_another_recipe()}):
@@ -145,6 +149,18 @@ class _Runner:
             left = (time.monotonic() - begin) / number * (len(work) - number)
             what = f"{kind} {job.modality} {job.table}: {job.arm.name}, seed {job.seed}".strip()
             self.say(f"[{number}/{len(work)}] {what}  {failure or f'{seconds:.0f} s'}   about {left / 60:.0f} min left")
+
+
+def _require_tables(preset: Preset, only: Sequence[str], modalities: Sequence[str], extra: Sequence[Arm]) -> None:
+    """Refuse names of tables that the preset lacks in these modalities, and recipes without their table."""
+    first = preset.tables[0].name
+    if only and extra and first not in only:
+        raise ConfigError(f"--only: found recipes without their table {first!r}; add it or leave the recipes out")
+    known = [table.name for table in preset.tables if set(table.modalities) & set(modalities)]
+    if unknown := [name for name in only if name not in known]:
+        raise ConfigError(
+            f"--only: found {unknown[0]!r}, expected tables of the preset: {', '.join(known)}; correct it"
+        )
 
 
 def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:

@@ -15,7 +15,6 @@ from recon import (
     ScoreRow,
     compare_arms,
     comparison_text,
-    metric_card,
     read_scores,
     select_table,
     summarize_arm,
@@ -25,15 +24,16 @@ from recon import (
 )
 
 from ..config import read_json
-from ..experiment import Say, measurement_text
+from ..experiment import Say
 from ..recipes import LOCAL, classical_arms
 from .arm_result import RESULT_FILE, ArmResult
-from .arm_runs import TRIAL_SEED, quiet
-from .hospitals import HOSPITALS, VARIANTS
-from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, CLAIMS
-from .presets import FEDERATED_ARMS, PERSONAL_ARMS, WRONG_OPERATOR
+from .arm_runs import quiet
+from .card import card_of
+from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, claims_of
+from .presets import FEDERATED_ARMS, PERSONAL_ARMS
 from .published import CLASSICAL_RUN, Results, write_arms
 from .verdicts import judge, short_of_seeds
+from .worth import worth_of_joining
 
 #: Reference arms; a table needs the first.
 REFERENCES = ("fedavg", LOCAL)
@@ -67,19 +67,22 @@ def write_tables(out: Path, say: Say) -> Path:
     compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(results.items())]
     beside = _all_beside(results)
     write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())
-    hypotheses = judge(rows, beside)
+    claims = claims_of(preset["name"])
+    hypotheses = judge(rows, beside, claims)
     write_atomically(out / "hypotheses.json", json.dumps(hypotheses, indent=1).encode())
-    statements = {claim.key: claim.text for claim in CLAIMS}
-    page = write_comparison(out, compared, hypotheses=hypotheses, statements=statements)
-    say(comparison_text(compared))
+    statements = {claim.key: claim.text for claim in claims}
+    worth = worth_of_joining(rows, preset)
+    page = write_comparison(out, compared, hypotheses=hypotheses, statements=statements, worth=worth)
+    say(comparison_text(compared, worth=worth))
     return page
 
 
 def small_effects(out: Path) -> dict[Key, set[str]]:
     """Arms by table that need more seeds, as a claim rests on a small difference; with the table's references."""
     rows, results = _gather(out, quiet)
+    claims = claims_of(read_json(out / "preset.json", DAMAGED_PRESET)["name"])
     try:
-        short = short_of_seeds(rows, _all_beside(results))
+        short = short_of_seeds(rows, _all_beside(results), claims)
     except ValueError as error:
         raise DataError(f"{out}: {error}; run what is missing with the same --out") from None
     return {key: {*arms, *(arm for arm in REFERENCES if arm in results[key])} for key, arms in short.items()}
@@ -201,7 +204,7 @@ def _table(key: Key, rows: Sequence[ScoreRow], results: ByArm, preset: Mapping[s
     against = [arm for arm in REFERENCES if arm in scored]
     try:
         sites = _first(results[REFERENCES[0]]).sites or {}
-        return compare_arms(rows, details, _card(key, rows, preset, sites), against=against)
+        return compare_arms(rows, details, card_of(key, rows, preset, sites), against=against)
     except ValueError as error:
         raise DataError(f"{key[0]}, table '{key[1]}': {error}; run what is missing with the same --out") from None
 
@@ -252,77 +255,3 @@ def _lost(arm: str, rows: Sequence[ScoreRow], results: ByArm) -> list[str]:
         if whole and fmean(own for own, _ in whole) < 0.9 * fmean(other for _, other in whole):
             flags.append(f"{text} below TV")
     return list(dict.fromkeys(flags))
-
-
-def _card(
-    key: tuple[str, str], rows: Sequence[ScoreRow], preset: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    modality, table = key
-    budget = preset["budgets"][modality]
-    spec = next(entry for entry in preset["tables"] if entry["name"] == table)
-    data, drawn = (
-        (_given(sites), "data given") if "sites" in preset else (_simulated(key, spec, preset), "data drawn once")
-    )
-    rounds, steps = budget["rounds"] * spec["steps"], budget["steps_per_round"]
-    network, patience = budget["network"], budget.get("patience")
-    if patience is not None:
-        data["regime"] = (
-            f"every arm trains until no improvement of its validation score, patience {patience} rounds of {steps} "
-            f"steps, at most {rounds} rounds; local training by the score of its site"
-        )
-    return data | {
-        "network": f"{network['cascades']} cascades, {network['regularizer']} {network['channels']}x{network['depth']}",
-        "steps": ("" if patience is None else "at most ")
-        + f"{rounds * steps} of batch 1 at every site, fine-tuning included unless it is shorter than a round; "
-        "some make fewer where sites take turns or work unequally (columns steps, least steps); joint: as many, each "
-        "on a batch of every site; sequential: as many per site",
-        "learning_rate": f"{budget['learning_rate']:g}, {budget.get('schedule', 'cosine')}, "
-        + (
-            f"times the best of {preset['rates']} by validation at seed {TRIAL_SEED}, for every arm, local training "
-            "and controls included; half or twice as much is tried too where the best is at an end; a value of a "
-            "method's own that its recipe says is tuned, at the best rate"
-            if len(preset["rates"]) > 1
-            else "the same for all arms; one trial each"
-        ),
-        "selection": "best round by mean validation PSNR (the last one where sites take turns); test data used once",
-        "seconds": "of training, one process with one thread, or the device that a manifest of your own names; the "
-        "least of the seeds, which may be of several machines",
-        "seeds": f"{_span(rows)} of training; {drawn}",
-    }
-
-
-def _span(rows: Sequence[ScoreRow]) -> str:
-    """Fewest and most seeds of an arm."""
-    seeds: dict[str, set[int]] = {}
-    for row in rows:
-        seeds.setdefault(row.arm, set()).add(row.seed)
-    counts = sorted({len(found) for found in seeds.values()})
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}, see the column,"
-
-
-def _simulated(key: tuple[str, str], spec: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, str]:
-    """Entries of the metric card about simulated hospitals."""
-    modality, table = key
-    size, wrong = preset["size"], table == WRONG_OPERATOR
-    hospitals = HOSPITALS[modality]
-    kind, maps = hospitals.reference, hospitals.maps
-    if wrong:
-        kind, maps = hospitals.wrong_reference, hospitals.wrong_maps
-    return metric_card([kind], [(size, size)], list(maps)) | {
-        "measurement": hospitals.origin,
-        "size": f"{size}x{size}, {spec['train']} training volumes of {preset['slices']} slices per site"
-        + (f"; sites differ in: {table}" if table in VARIANTS else "")
-        + (f"; {hospitals.mistake}" if wrong else ""),
-    }
-
-
-def _given(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Entries of the metric card about the user's own sites, from the metadata of scoring."""
-    kinds = [kind for site in sites.values() for kind in site["references"]]
-    crops = [tuple(crop) for site in sites.values() for crop in site["crops"]]
-    maps = [site["maps"] for site in sites.values() if "maps" in site]
-    volumes = ", ".join(f"{name} {site['volumes'].get('train', 0)}" for name, site in sites.items())
-    return metric_card(kinds, crops, maps) | {
-        "measurement": measurement_text(sites),
-        "size": f"training volumes: {volumes}",
-    }

@@ -32,6 +32,7 @@ def write_comparison(
     *,
     hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     statements: Mapping[str, str] | None = None,
+    worth: Sequence[str] = (),
 ) -> Path:
     """Write ``comparison.html``, ``.json``, ``.csv`` (a row per arm) and ``.tex`` (booktabs); no scores of volumes.
 
@@ -43,6 +44,8 @@ def write_comparison(
         By hypothesis and modality, from :meth:`recon.Hypothesis.to_json`.
     statements
         Text of each hypothesis.
+    worth
+        Sentences that say what joining the federation is worth.
 
     Returns
     -------
@@ -57,8 +60,9 @@ def write_comparison(
     """
     check_tables(comparisons)
     results = hypotheses or {}
-    page = comparison_page(comparisons, results, statements or {})
-    published = plain({"tables": [_json(each) for each in comparisons], "hypotheses": results})
+    page = comparison_page(comparisons, results, statements or {}, worth)
+    content = {"tables": [_json(each) for each in comparisons], "hypotheses": results}
+    published = plain(content | ({"worth": list(worth)} if worth else {}))
     target = Path(folder) / "comparison.html"
     text = json.dumps(published, indent=2, allow_nan=False) + "\n"
     write_atomically(target.with_suffix(".json"), text.encode("utf-8"))
@@ -71,8 +75,10 @@ def write_comparison(
 # Plain text
 
 
-def comparison_text(comparisons: Sequence[ComparedTable]) -> str:
+def comparison_text(comparisons: Sequence[ComparedTable], *, worth: Sequence[str] = ()) -> str:
     """Tables for a terminal: differences, mean, worst site, SSIM, unseen sites, bytes, time, seeds and flags.
+
+    The sentences of ``worth`` follow, see :func:`write_comparison`.
 
     Raises
     ------
@@ -80,7 +86,7 @@ def comparison_text(comparisons: Sequence[ComparedTable]) -> str:
         If there is no table, or a modality has a table twice.
     """
     check_tables(comparisons)
-    return "\n\n".join(map(_text, comparisons))
+    return "\n\n".join([*map(_text, comparisons), *(textwrap.fill(sentence, 100) for sentence in worth)])
 
 
 def _text(comparison: ComparedTable) -> str:

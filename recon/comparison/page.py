@@ -50,14 +50,23 @@ def comparison_page(
     comparisons: Sequence[ComparedTable],
     hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]],
     statements: Mapping[str, str],
+    worth: Sequence[str] = (),
 ) -> str:
     """All tables on one page that loads nothing, in the style of a run's report."""
     lead = (
         "One part per modality and table; they are not comparable with each other. Differences are paired: the same "
         "test volumes, and training runs of the same seed."
     )
-    parts = [_claims(hypotheses, statements), *map(_section, comparisons)]
+    parts = [_worth(worth), _claims(hypotheses, statements), *map(_section, comparisons)]
     return html_page("Comparison of federated methods", lead, parts, _STYLE)
+
+
+def _worth(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    note = "Slices with which local training reaches the federated score, interpolated in their logarithm."
+    return f'<h2>What joining is worth</h2><p class="note">{escape(note)}</p><ul>{items}</ul>'
 
 
 def _claims(hypotheses: Mapping[str, Mapping[str, Mapping[str, Any]]], statements: Mapping[str, str]) -> str:

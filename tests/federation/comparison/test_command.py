@@ -8,7 +8,8 @@ import pytest
 from federation.cli.main import main
 from federation.comparison import command
 from federation.comparison.command import CompareOptions, compare
-from federation.comparison.presets import PRESETS, Preset
+from federation.comparison.preset import Preset
+from federation.comparison.presets import PRESETS
 from recon import DataError
 
 
@@ -31,6 +32,9 @@ def test_each_preset_and_folder_of_sites_has_a_folder_of_its_own(options: dict[s
         ({"published": Path("a"), "tables": True}, "--from: found beside --tables"),
         ({"published": Path("a"), "sites": Path("b")}, "--from: found beside --sites"),
         ({"publish": Path("a"), "sites": Path("b")}, "--publish: found beside --sites"),
+        ({"only": ["together"], "sites": Path("b")}, "--only: found beside --sites"),
+        ({"device": "cuda", "sites": Path("b")}, "--device: found beside --sites"),
+        ({"device": "cuda", "tables": True}, "--device: found beside --tables"),
     ],
 )
 def test_options_that_contradict_each_other_are_one_line(options: dict[str, object], words: str) -> None:
@@ -44,15 +48,17 @@ def test_the_command_line_passes_every_option_on(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("federation.comparison.compare", lambda options, say: passed.append(options))
     words = "--preset full --all --out o --modality ct --seeds 2 --tables --publish q --jobs 3"
     assert main(["compare", "a.toml", "b.toml", *words.split()]) == 0
+    assert main(["compare", "--only", "a", "--only", "b", "--device", "cuda", "--jobs", "1"]) == 0
     assert main(["compare", "--from", "p"]) == 0 and main(["compare", "--sites", "s", "--jobs", "1"]) == 0
-    options, going_on, at_sites = passed
+    options, on_gpu, going_on, at_sites = passed
+    assert on_gpu == CompareOptions(recipes=[], only=["a", "b"], device="cuda")
     assert options == CompareOptions(
         preset="full", recipes=["a.toml", "b.toml"], every=True, out=Path("o"), modality="ct", seeds=2,
-        tables=True, publish=Path("q"), jobs=3,
+        only=[], tables=True, publish=Path("q"), jobs=3,
     )  # fmt: skip
-    assert going_on.published == Path("p") and at_sites == CompareOptions(recipes=[], sites=Path("s"))
+    assert going_on.published == Path("p") and at_sites == CompareOptions(recipes=[], only=[], sites=Path("s"))
     changed = {each.name for each in fields(CompareOptions) if getattr(options, each.name) != each.default}
-    assert changed | {"published", "sites"} == {each.name for each in fields(CompareOptions)}
+    assert changed | {"published", "sites", "device"} == {each.name for each in fields(CompareOptions)}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
