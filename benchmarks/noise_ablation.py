@@ -1,6 +1,8 @@
 """Do networks gain from the noise level? Blind, conditioned and noise-aware networks at equal training time.
 
-    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/noise_ablation.py [--minutes 2.5] [--seeds 3] [--modality mri]
+    export FEDRECON_DATA=... OMP_NUM_THREADS=1
+    python benchmarks/noise_ablation.py --train 2.5 [--seeds 3] [--modality mri]   # minutes of one core per network
+    python benchmarks/noise_ablation.py                                            # the table of finished trainings
 
 All networks have the same cascades and regularizer. They train for the same processor time on the same simulated scans
 of people (`recon.RandomScans`, `recon.RandomCTScans`; noise over a factor of 30, dose over a factor of 100), in MRI
@@ -117,7 +119,7 @@ def data_of(modality: str, phase: str, data: Path, jobs: int) -> tuple[Samples, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2.5, help="processor time of each training")
+    parser.add_argument("--train", type=float, metavar="MINUTES", help="processor time of each training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--modality", choices=ARMS, help="default: both")
     parser.add_argument("--jobs", type=int, default=2, help="processes that simulate")
@@ -127,21 +129,23 @@ def main() -> None:
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     table = FOLDER / "scores.csv"
+    minutes = f"{arguments.train:g}" if arguments.train else ""
     done = {tuple(row[:5]): row[5:] for row in csv.reader(table.open())} if table.exists() else {}
     modalities = [arguments.modality] if arguments.modality else list(ARMS)
     cases = [(m, phase) for m in modalities for phase in (("realistic", "smooth") if m == "mri" else ("-",))]
-    count = sum(len(ARMS[m]) for m, _ in cases) * arguments.seeds
-    print(f"{count} trainings of {arguments.minutes:g} minutes; {len(done)} rows are in {table}")
-    for modality, phase in cases:
+    if arguments.train:
+        count = sum(len(ARMS[m]) for m, _ in cases) * arguments.seeds
+        print(f"{count} trainings of {minutes} minutes; {len(done)} rows are in {table}")
+    for modality, phase in cases if arguments.train else ():
         loaded = None
         for seed in range(arguments.seeds):
             for name, make in ARMS[modality].items():
-                key = (modality, phase, name, str(seed), f"{arguments.minutes:g}")
+                key = (modality, phase, name, str(seed), minutes)
                 if key in done:
                     continue
                 loaded = loaded or data_of(modality, phase, data, arguments.jobs)
                 scans, simulated, measured = loaded
-                net, steps = trained(make, scans, arguments.minutes, seed)
+                net, steps = trained(make, scans, arguments.train, seed)
                 scores = [mean_score(net, simulated)]
                 # Features of measured scans are not known to this script: a conditioned network is not scored on them.
                 if getattr(net, "uses_condition", False):
@@ -155,7 +159,7 @@ def main() -> None:
     print(f"\n{'':34s}{'steps':>7s}{'simulated':>16s}{'measured':>16s}   PSNR in dB, mean (lowest to highest seed)")
     for modality, phase in cases:
         for name in ARMS[modality]:
-            rows = [v for k, v in done.items() if k[:3] == (modality, phase, name) and k[4] == f"{arguments.minutes:g}"]
+            rows = [v for k, v in done.items() if k[:3] == (modality, phase, name) and minutes in ("", k[4])]
             if rows:
                 values = np.array(rows, float)
                 cells = "".join(f"{v.mean():8.2f} ({v.min():.2f} to {v.max():.2f})" for v in values.T[1:])

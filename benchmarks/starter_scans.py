@@ -145,16 +145,17 @@ class StoredScans:
 class CachedScans:
     """Samples that are made once and kept in memory: sinograms are small."""
 
-    def __init__(self, scans: Samples) -> None:
-        self.scans = scans
+    def __init__(self, *scans: Samples) -> None:
+        self.places = [(part, index) for part in scans for index in range(len(part))]
         self._made: dict[int, Sample] = {}
 
     def __len__(self) -> int:
-        return len(self.scans)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
         if index not in self._made:
-            self._made[index] = self.scans[index]
+            part, place = self.places[index]
+            self._made[index] = part[place]
         return self._made[index]
 
 

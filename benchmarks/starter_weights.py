@@ -42,7 +42,7 @@ from recon import (
 )
 
 FOLDER = Path(__file__).resolve().parents[1] / "runs" / "starter"
-STEPS_PER_CHUNK, LEARNING_RATE = 50, 3e-3
+STEPS_PER_CHUNK = 50
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,17 @@ WEIGHTS = {
 def scans_of(name: str, data: Path, count: int, jobs: int) -> tuple[Samples, Samples]:
     """Scans for training and for validation, of different persons."""
     if name == "body-ct":
-        training = RandomCTScans(bodies(data, False), count)
-        return CachedScans(training), CachedScans(RandomCTScans(bodies(data, True), 32, seed=1))
+        people = RandomCTScans(bodies(data, False), count)
+        # Discs at the matrix of the measured ones, with few views.
+        discs = RandomCTScans((), count, size=256, discs=1.0, views=(24, 120), seed=2)
+        return CachedScans(people, discs), CachedScans(RandomCTScans(bodies(data, True), 32, seed=1))
     return (
         StoredScans(FOLDER / "scans", RandomScans(heads(data, False), count), jobs),
         StoredScans(FOLDER / "validation", RandomScans(heads(data, True), 32, seed=1), jobs),
     )
 
 
-def train(name: str, data: Path, minutes: float, jobs: int) -> Path:
+def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | None, learning_rate: float) -> Path:
     """Train for some minutes of processor time, in chunks; the state is kept for the next call."""
     what = WEIGHTS[name]
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,8 @@ def train(name: str, data: Path, minutes: float, jobs: int) -> Path:
     torch.manual_seed(0)
     net, state_file = what.settings.build(), FOLDER / f"{name}.state"
     spent, chunk, moments = 0.0, 0, {}
+    if begin_at is not None:
+        net.load_state_dict(load_weights(begin_at).state_dict())
     if state_file.exists():
         stored = load_file(state_file)
         spent, chunk = float(stored["spent"][0]), int(stored["spent"][1])
@@ -118,7 +122,7 @@ def train(name: str, data: Path, minutes: float, jobs: int) -> Path:
         print(f"continues after {spent / 60:.1f} minutes")
     while spent < 60 * minutes:
         begin = time.process_time()
-        rate = cosine_learning_rate(LEARNING_RATE, spent / (60 * minutes))
+        rate = cosine_learning_rate(learning_rate, spent / (60 * minutes))
         result = train_locally(
             net,
             training,
@@ -217,6 +221,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=WEIGHTS, help="default: all packaged weights")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="processor time of the training")
+    parser.add_argument("--begin-at", type=Path, metavar="FILE", help="weights at the begin of the training")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--jobs", type=int, default=2, help="processes that simulate (default: %(default)s)")
     parser.add_argument("--weights", type=Path, help="score this file instead of the packaged one")
     arguments = parser.parse_args()
@@ -226,7 +232,7 @@ def main() -> None:
     for name in [arguments.name] if arguments.name else list(STARTER_WEIGHTS):
         path = arguments.weights or STARTER_WEIGHTS.get(name)
         if arguments.train is not None:
-            path = train(name, data, arguments.train, arguments.jobs)
+            path = train(name, data, arguments.train, arguments.jobs, arguments.begin_at, arguments.learning_rate)
             print(f"weights: {path}")
         if path is None:
             print(f"{name}: no packaged weights; train them with --train MINUTES")

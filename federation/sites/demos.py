@@ -8,6 +8,9 @@ from pathlib import Path
 from .simulated_ct import CT_DEMO_SITES, SimulatedScanner, make_ct_demo_sites
 from .simulated_mri import DEMO_SITES, SimulatedSite, make_demo_sites
 
+#: Training volumes of an MRI site: few, so that the table shows what federation is for.
+MRI_VOLUMES = 2
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -19,13 +22,13 @@ class Demo:
 
 
 def _make(mri: Sequence[SimulatedSite], ct: Sequence[SimulatedScanner], out: Path, jobs: int) -> None:
-    make_demo_sites(out, sites=mri, jobs=jobs, overwrite=True)
+    make_demo_sites(out, sites=mri, train=MRI_VOLUMES, jobs=jobs, overwrite=True)
     make_ct_demo_sites(out, sites=ct, jobs=jobs, overwrite=True)
 
 
 #: Kinds of demo by name.
 DEMOS = {
-    "mri": Demo("fedavg", Path("runs/demo"), partial(_make, DEMO_SITES, ())),
+    "mri": Demo("demos/fedavg_mri", Path("runs/demo"), partial(_make, DEMO_SITES, ())),
     "ct": Demo("demos/fedavg_ct", Path("runs/demo_ct"), partial(_make, (), CT_DEMO_SITES)),
     "mixed": Demo("demos/fedavg_mixed", Path("runs/demo_mixed"), partial(_make, DEMO_SITES[:2], CT_DEMO_SITES[:2])),
 }

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from physics import birdcage_maps, phantom_volume
-from recon import Simulation, simulate_volume, simulated_header, write_volume
+from recon import Simulation, simulate_volume, simulated_header, with_realistic_phase, write_volume
 
 from .writing import MadeSite, phantom_files, seed_of, write_simulated_sites
+
+Phase = Literal["realistic", "smooth"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def make_demo_sites(
     test: int = 3,
     slices: int = 4,
     sites: Sequence[SimulatedSite] = DEMO_SITES,
+    phase: Phase = "realistic",
     jobs: int = 1,
     overwrite: bool = False,
 ) -> list[MadeSite]:
@@ -70,6 +73,8 @@ def make_demo_sites(
         Slices per volume.
     sites
         Scanners to simulate.
+    phase
+        ``"realistic"``, see :func:`recon.with_realistic_phase`, or ``"smooth"``, the phantom's own.
     jobs
         Processes.
     overwrite
@@ -82,17 +87,19 @@ def make_demo_sites(
     DataError
         If a file cannot be written.
     """
-    write = partial(_write_phantom, Path(out), size, seed, slices)
+    write = partial(_write_phantom, Path(out), size, seed, slices, phase)
     files = phantom_files(sites, train, validation, test)
     return write_simulated_sites(
         Path(out), sites, files, write, "simulated from phantoms", synthetic=True, overwrite=overwrite, jobs=jobs
     )
 
 
-def _write_phantom(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedSite, str]) -> None:
+def _write_phantom(out: Path, size: int, seed: int, slices: int, phase: Phase, job: tuple[SimulatedSite, str]) -> None:
     site, file = job
     shape = (size, size)
     anatomy = phantom_volume(slices, shape, seed_of(seed, file, "anatomy"), site.family)
+    if phase == "realistic":
+        anatomy = with_realistic_phase(anatomy.abs(), seed_of(seed, file, "phase"))
     maps = birdcage_maps(site.n_coils, shape, seed=seed_of(seed, file, "coils"))
     write_volume(
         out / "data" / site.name / file,

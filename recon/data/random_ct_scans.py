@@ -34,9 +34,9 @@ _REFINED = 2
 class RandomCTScans:
     """CT scans of bodies and discs, each by another random scanner: geometry, views and dose are drawn.
 
-    Three of four scans are a fan beam over a turn, the others a parallel beam over half a turn; 24 to 240 views and
-    ten thousand to a million photons per ray, log-uniform; the pixel is 0.3 to 2 mm. Objects are projected on a grid
-    twice as fine with three rays per element; counts have Poisson and electronic noise.
+    Three of four scans are a fan beam over a turn, the others a parallel beam over half a turn. The number of views, and
+    ten thousand to a million photons per ray, are log-uniform. Bodies are 250 to 450 mm wide, discs 50 to 150 mm.
+    Objects are projected on a grid twice as fine with three rays per element; counts have Poisson and electronic noise.
 
     Parameters
     ----------
@@ -48,6 +48,8 @@ class RandomCTScans:
         Height and width of the reconstructed images.
     discs
         Part of the scans that show a disc with holes instead of a body.
+    views
+        Smallest and largest number of views.
     seed
         Equal seeds give equal scans.
     site
@@ -58,6 +60,7 @@ class RandomCTScans:
     count: int
     size: int = 128
     discs: float = 0.3
+    views: tuple[int, int] = (24, 240)
     seed: int = 0
     site: str = "random"
 
@@ -80,7 +83,7 @@ class RandomCTScans:
         else:
             image, width = self._body(fine, generator), uniform(generator, 250, 450)
         grid = ImageGrid((self.size, self.size), width / self.size)
-        geometry = _random_geometry(grid, generator)
+        geometry = _random_geometry(grid, self.views, generator)
         photons = 10 ** uniform(generator, 4, 6)
         model = Transmission(photons, electronic_noise=10.0)
         attenuation = CT_SCALE * image
@@ -134,9 +137,9 @@ def _inside(size: int, radius: float) -> Tensor:
     return (torch.hypot(place[:, None], place) < radius).float()
 
 
-def _random_geometry(grid: ImageGrid, generator: torch.Generator) -> Geometry:
+def _random_geometry(grid: ImageGrid, least_most: tuple[int, int], generator: torch.Generator) -> Geometry:
     """A scan whose detector covers the inscribed circle of the grid."""
-    views = round(24 * 10 ** uniform(generator, 0, 1))
+    views = round(least_most[0] * (least_most[1] / least_most[0]) ** uniform(generator, 0, 1))
     elements = round(grid.shape[0] * uniform(generator, 1.1, 1.8))
     radius, first = grid.inscribed_radius_mm, uniform(generator, 0, math.pi)
     if uniform(generator, 0, 1) < 0.25:
