@@ -22,7 +22,6 @@ from physics import (
     combine_coils,
     equispaced_mask,
     estimate_maps,
-    estimate_noise_covariance,
     ifft2c,
     random_mask,
 )
@@ -206,14 +205,13 @@ def _cropped(kspace: Tensor, size: int) -> Tensor:
 
 def _sample(kspace: Tensor, mask: Tensor, reference: bool = True) -> Sample:
     mask = mask if mask.ndim == 2 else mask[None]
-    covariance = estimate_noise_covariance(kspace * mask, mask)
     maps = estimate_maps(kspace * mask, mask)
     A = CartesianMRI(maps, mask)
     scale = float(A.start(kspace * mask).abs().max())
     return Sample(
         measurement=kspace * mask / scale,
         operator=A,
-        noise_std=torch.tensor(float(covariance.diagonal().real.mean().sqrt()) / scale),
+        noise_std=A.estimate_noise_std(kspace * mask) / scale,
         reference=combine_coils(ifft2c(kspace), maps) / scale if reference else None,
         scale=torch.tensor(scale),
         condition=None,

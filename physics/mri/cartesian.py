@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
@@ -163,28 +164,25 @@ class CartesianMRI(LinearOperator):
         return solve_normal(self, self.adjoint(y), 0.01 * self.norm**2, max_iterations=6, gradient="unrolled")
 
     def estimate_noise_std(self, y: Tensor) -> Tensor:
-        """Noise per sample from the outermost fifth of the sampled positions, where the signal has decayed.
+        r"""Noise per sample, :math:`\sqrt{E |n|^2}`: the smaller one of two upper bounds, ``(*batch,)``.
 
-        The median over positions of the power in all coils, so that a few strong samples do no harm. An upper bound:
-        fine structure has signal there. Positions that are zero in all coils count as not sampled.
+        - The mean power of the quietest 3 of 64 blocks of k-space. Signal may still be there.
+        - The residual :math:`\|A x - y\|` of the start image, with as many degrees of freedom as there are more samples
+          than pixels. It holds errors of the maps; left out where a tenth of the samples or fewer are in excess.
+
+        Positions that are zero in all coils count as not sampled. 0 for an empty measurement.
         """
-        height, width = self.domain_shape
-        rows, columns = (torch.linspace(-1, 1, n, device=y.device) for n in (height, width))
-        radius = (rows[:, None] ** 2 + columns**2).expand(height, width)
-        power = y.detach().abs().square().mean(-3)
-        n_coils = self.range_shape[0]
-        # The power has a chi-square distribution with two degrees of freedom per coil; ratio of its median and mean by
-        # Wilson and Hilferty (1931).
-        ratio = (1 - 1 / (9 * n_coils)) ** 3
-        estimates = []
-        for one in power.reshape(-1, height, width):
-            places = radius[one > 0]
-            if len(places) == 0:
-                estimates.append(power.new_zeros(()))
-                continue
-            edge = places.kthvalue(max(1, round(0.8 * len(places)))).values
-            estimates.append((one[(one > 0) & (radius >= edge)].median() / ratio).sqrt())
-        return torch.stack(estimates).reshape(power.shape[:-2])
+        with torch.no_grad():
+            n_coils, batch = self.range_shape[0], y.shape[:-3]
+            power = y.abs().square().sum(-3).reshape(-1, 1, *y.shape[-2:])
+            measured = (power > 0).to(power.dtype)
+            quiet = _quietest_blocks(power, measured, n_coils)
+            x = self.start(y)
+            residual = ((self(x) - y).abs().square().sum(-3).reshape(power.shape) * measured).sum((-3, -2, -1))
+            samples = n_coils * measured.sum((-3, -2, -1))
+            free = samples - y.shape[-2] * y.shape[-1]
+            fit = torch.where(free > 0.1 * samples, residual / free.clamp_min(1), torch.inf)
+            return torch.minimum(quiet, fit).sqrt().reshape(batch)
 
     @property
     def support(self) -> Tensor:
@@ -291,6 +289,20 @@ class _SelfAdjoint(torch.autograd.Function):
         hermitian = ctx.hermitian
         gradient: Tensor = _SelfAdjoint.apply(grads[0], hermitian)
         return gradient.sum_to_size(ctx.shape), None
+
+
+def _quietest_blocks(power: Tensor, measured: Tensor, n_coils: int) -> Tensor:
+    """Mean power per sample in the quietest 3 of 64 blocks of k-space, ``(batch, 1, height, width) -> (batch,)``."""
+    sums, counts = (adaptive_avg_pool2d(image, 8).flatten(1) for image in (power, measured))
+    # Blocks with hardly a measured position are no estimate.
+    means = torch.where(counts > 0.05, sums / counts.clamp_min(1e-6), torch.inf)
+    lowest = means.topk(3, largest=False).indices
+    found, number, valid = sums.gather(-1, lowest), counts.gather(-1, lowest), means.gather(-1, lowest).isfinite()
+    number = (number * valid).sum(-1)
+    mean = (found * valid).sum(-1) / number.clamp_min(1e-6) / n_coils
+    # The lowest of many means lie below their expectation: by 1.7 standard deviations if half of the blocks are noise.
+    per_block = number / 3 * power[0].numel() / 64 * n_coils
+    return mean / (1 - 1.7 * per_block.clamp_min(1).rsqrt()).clamp_min(0.5)
 
 
 def root_sum_of_squares(coil_images: Tensor) -> Tensor:

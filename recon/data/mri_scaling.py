@@ -31,13 +31,14 @@ class VolumeFacts:
 
     ``added_noise`` is the covariance of the simulated noise, complex128 ``(coils, coils)``; None: no noise is added.
     ``whitening`` is the matrix for data and maps; None: the noise is white already. ``noise_std`` is the level after
-    whitening.
+    whitening; where neither file nor simulation state it, ``noise_is_estimated`` and it is an upper bound.
     """
 
     mask: Tensor
     added_noise: Tensor | None
     whitening: Tensor | None
     noise_std: float
+    noise_is_estimated: bool
     scale: float
     acceleration: float
     center_fraction: float
@@ -119,6 +120,7 @@ def _probed(probe: _Probe) -> VolumeFacts:
         added_noise=added,
         whitening=whitening,
         noise_std=math.sqrt(variance),
+        noise_is_estimated=estimate,
         scale=_robust_maximum(torch.cat(pixels)),
         acceleration=effective_acceleration(volume, mask),
         center_fraction=_center_fraction(mask),

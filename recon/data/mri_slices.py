@@ -89,7 +89,8 @@ class KSpaceSlices(VolumeSlices):
     root-sum-of-squares image of the sampled positions (before simulated noise), cropped as displayed.
 
     **Noise.** The covariance :math:`C` of a measurement is the sum of the covariance of simulated noise and
-    ``noise_covariance`` of the file; only where neither exists is it estimated, from the outermost readout samples.
+    ``noise_covariance`` of the file; only where neither exists is it estimated, from the outermost readout samples, and
+    its level by :meth:`physics.CartesianMRI.estimate_noise_std`.
     Data and maps are multiplied by :math:`W` with :math:`W C W^H = c I`; ``noise_std`` is :math:`\sqrt{c}` in scaled
     units. A file without ``noise_covariance`` counts as noise-free where noise is simulated: its own noise cannot be
     told from signal.
@@ -188,10 +189,14 @@ class KSpaceSlices(VolumeSlices):
             crop = fitting_crop((volume.shape[2], volume.shape[3]), volume.rss_shape or volume.header.recon_shape)
             reference = center_crop(volume.read_rss(i), crop) / facts.scale
             output_weight = root_sum_of_squares(maps)
+        operator = make_operator(volume.path, self.operator, white_maps, facts.mask)
+        measurement, noise_std = whitened(measured) / facts.scale, torch.tensor(facts.noise_std / facts.scale)
+        if facts.noise_is_estimated:
+            noise_std = torch.minimum(noise_std, operator.estimate_noise_std(measurement))
         sample = Sample(
-            measurement=whitened(measured) / facts.scale,
-            operator=make_operator(volume.path, self.operator, white_maps, facts.mask),
-            noise_std=torch.tensor(facts.noise_std / facts.scale),
+            measurement=measurement,
+            operator=operator,
+            noise_std=noise_std,
             reference=reference,
             scale=torch.tensor(facts.scale),
             condition=self._condition(facts, volume.shape[1]),

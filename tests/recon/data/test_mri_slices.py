@@ -157,7 +157,7 @@ def test_unknown_noise_of_a_file_is_estimated(tmp_path):
     write_volume(tmp_path / "unknown.h5", kspace, header, **facts)
     write_volume(tmp_path / "stated.h5", kspace, header, noise_covariance=covariance, **facts)
     unknown, stated = (KSpaceSlices([tmp_path / name], "north", maps="true")[0] for name in ("unknown.h5", "stated.h5"))
-    assert unknown.noise_std / stated.noise_std == pytest.approx(1.0, rel=0.05)
+    assert unknown.noise_std / stated.noise_std == pytest.approx(1.0, rel=0.1)
     assert relative(unknown.measurement - stated.measurement, stated.measurement) < 0.1
     assert torch.allclose(unknown.reference, stated.reference, atol=0.02)
 
