@@ -94,7 +94,7 @@ def test_a_centralized_arm_is_a_loop_by_hand_bit_for_bit(
 
     def optimizer(params: object, lr: float) -> torch.optim.Optimizer:
         plain = training.get("optimizer", "adam") == "adam"
-        return torch.optim.Adam(params, lr) if plain else torch.optim.SGD(params, lr, momentum=0.9)  # type: ignore[arg-type]
+        return torch.optim.Adam(params, lr, fused=True) if plain else torch.optim.SGD(params, lr, momentum=0.9)  # type: ignore[arg-type]
 
     rounds = by_hand(arm, tasks, optimizer)
     scores = iter([float(round_ == best) for round_ in range(len(rounds)) for _ in tasks])

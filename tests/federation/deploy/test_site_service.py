@@ -423,7 +423,7 @@ def test_a_site_takes_home_the_best_round_of_a_run_that_patience_ended(
 
 
 def test_the_personal_stage_is_run_where_a_site_takes_the_run_home(data: Path, tmp_path: Path) -> None:
-    deployed = deploy(tmp_path, data, "personal.steps=4", "personal.learning_rate=1e-3")
+    deployed = deploy(tmp_path, data, "personal.steps=4", "personal.learning_rate=5e-3")
     deployed.train()
     said: list[str] = []
     run = export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=said.append)

@@ -136,7 +136,7 @@ def test_errors_name_the_volume_and_the_parameter() -> None:
 def test_the_default_is_adam_on_l1() -> None:
     ours, theirs = toy_network(), toy_network()
     batch = collate(SAMPLES[:1])
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, fused=True)
     for _ in range(3):
         optimizer.zero_grad()
         image = theirs(batch.measurement, batch.operator)
@@ -167,7 +167,7 @@ def test_learners_that_share_parameters_train_as_a_loop_by_hand_does(joint: bool
         stepper.set_learning_rate(rate)
         losses += train_in_turns(stepper, [learners] * 2 if joint else [[learner] for learner in learners])
 
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, fused=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
     streams = [[*batches(p, 2, g), *batches(p, 2, g)] for p, g in zip(parts, generators, strict=True)]
     expected = []
