@@ -5,7 +5,7 @@
     python benchmarks/starter_weights.py brain-mri --train 60   # minutes of one core
     python benchmarks/starter_weights.py body-ct --train 60
 
-`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads of people, `body-ct` from simulated scans
+`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; `body-ct`, not packaged yet, from scans
 (`recon.RandomCTScans`) of bodies of people and of discs. Training goes on where it was interrupted; its state and its
 scans lie in runs/starter.
 """
