@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from federation.comparison.anatomy_persons import CT_TRAINING, DATA_VARIABLE, IXI, LABELS, LJUBLJANA, MSD, SBU
 from physics import (
     CartesianMRI,
     RadonOperator,
@@ -39,27 +40,16 @@ from recon import (
 
 Item = TypeVar("Item")
 
-IXI, LJUBLJANA = "mr_brain_t1_ixi_3T_philips", "mr_brain_t1_t2_flair_ms_ljubljana"
-LABELS = "mr_brain_label_maps_synthseg/synthseg_label_slices.npz"
-SBU, MSD = "ct_chest_abdomen_sbu/sbu_ge_7people.nii.gz", "ct_and_mr_slices_msd/msd_ct_5people.nii.gz"
-#: CT volumes of one person each, all for training.
-BODIES = (
-    "ct_images/chest_siemens",
-    "ct_images/abdomen_ge",
-    "ct_images/trunk_3mm.nii.gz",
-    "ct_chest_lidc/LIDC-IDRI-0314.nii.gz",
-    "ct_abdomen_liver_labels_chaos/chaos_ct_set3.nii.gz",
-)
 #: Persons of the validation scans: the last of each collection.
 VALIDATION = {"ixi": 4, "ljubljana": 1, "synthseg": 2, "sbu": 2, "msd": 1}
 
 
 def data_folder() -> Path | None:
     """The folder of images and measured scans; None, with a line, where it is not set."""
-    if "FEDRECON_DATA" not in os.environ:
+    if DATA_VARIABLE not in os.environ:
         print("left out: needs FEDRECON_DATA, the folder of measured data and images of people")
         return None
-    return Path(os.environ["FEDRECON_DATA"])
+    return Path(os.environ[DATA_VARIABLE])
 
 
 def heads(data: Path, validation: bool) -> list[Tensor]:
@@ -101,7 +91,7 @@ def bodies(data: Path, validation: bool) -> list[Tensor]:
     """CT images in Hounsfield units of the persons for training, or for validation."""
     images: list[Tensor] = []
     if not validation:
-        for name in BODIES:
+        for name, _ in CT_TRAINING:
             volume = read_images(data / name)
             # The trunk is one person in 112 slices, 3 mm apart.
             images += list(volume[5:-5:2] if len(volume) > 100 else volume)

@@ -35,6 +35,7 @@ from recon import (
     apply,
     collate,
     cosine_learning_rate,
+    held_out_residual,
     held_out_split,
     load_weights,
     save_weights,
@@ -57,34 +58,30 @@ class Weights:
     limits: dict[str, float]
 
 
+def _noise_aware(cascades: int, depth: int) -> NetworkSettings:
+    return NetworkSettings(
+        cascades=cascades,
+        regularizer="cnn",
+        channels=16,
+        depth=depth,
+        consistency="noise_proximal",
+        ends_in="consistency",
+        noise_level=True,
+    )
+
+
 WEIGHTS = {
     "brain-mri": Weights(
         "mri",
         "Cartesian MRI of the head, 1 to 12 coils, 2 to 6 times faster (points 10 times)",
-        NetworkSettings(
-            cascades=10,
-            regularizer="cnn",
-            channels=16,
-            depth=4,
-            consistency="noise_proximal",
-            ends_in="consistency",
-            noise_level=True,
-        ),
+        _noise_aware(cascades=10, depth=4),
         2400,
         {"matrix": 256, "acceleration": 10},
     ),
     "body-ct": Weights(
         "ct",
         "CT of bodies and of discs with holes, fan or parallel beam, 24 to 240 views, 1e4 to 1e6 photons per ray",
-        NetworkSettings(
-            cascades=8,
-            regularizer="cnn",
-            channels=16,
-            depth=5,
-            consistency="noise_proximal",
-            ends_in="consistency",
-            noise_level=True,
-        ),
+        _noise_aware(cascades=8, depth=5),
         2000,
         {"matrix": 256},
     ),
@@ -189,7 +186,7 @@ def evaluate(name: str, data: Path, path: Path) -> None:
             image = apply(net, batch)
         seconds = time.perf_counter() - begin
         if sample.reference is None:
-            _residuals(title, batch, net, methods)
+            _residuals(title, sample, net, methods)
             continue
         best = {m: max(score(apply(one, batch)[0], batch) for one in tried) for m, tried in methods.items()}
         ours = score(image[0], batch)
@@ -203,17 +200,16 @@ def evaluate(name: str, data: Path, path: Path) -> None:
     print(f"network - TV tuned on the scan: {mean:+.2f} dB in the mean; - best classical method: worst {worst:+.2f} dB")
 
 
-def _residuals(title: str, batch: Sample, net: nn.Module, methods: dict[str, list[nn.Module]]) -> None:
+def _residuals(title: str, sample: Sample, net: nn.Module, methods: dict[str, list[nn.Module]]) -> None:
     """Residual on held-out samples, in units of the noise, of scans without a reference."""
-    kept, held_out = held_out_split(batch, 0.2, torch.Generator().manual_seed(0))
+    parts = [(sample, *held_out_split(sample, 0.2, torch.Generator().manual_seed(0)))]
 
     def residual(method: nn.Module) -> float:
-        with torch.no_grad():
-            difference = (batch.operator(apply(method, kept)) - batch.measurement) * held_out
-        count = float((held_out & batch.operator.sampled).sum()) * batch.measurement.shape[-3]
-        return float((difference.abs().square().sum() / count).sqrt() / batch.noise_std[0])
+        found = held_out_residual(method, parts)
+        assert found is not None, title
+        return found
 
-    found = {m: min(residual(one) for one in tried) for m, tried in methods.items()} | {"network": residual(net)}
+    found = {m: min(map(residual, tried)) for m, tried in methods.items()} | {"network": residual(net)}
     print(f"{title:34s} held-out residual in noise: " + "  ".join(f"{m} {value:.3f}" for m, value in found.items()))
 
 

@@ -88,6 +88,7 @@ from .evaluation import VolumeImages as VolumeImages
 from .evaluation import VolumeScore as VolumeScore
 from .evaluation import evaluate as evaluate
 from .evaluation import foreground_ssim as foreground_ssim
+from .evaluation import held_out_residual as held_out_residual
 from .evaluation import measure_quality as measure_quality
 from .evaluation import metric_card as metric_card
 from .evaluation import nmse as nmse

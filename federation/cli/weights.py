@@ -79,25 +79,14 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     _require_one_form(arguments)
     if arguments.out.exists() and not arguments.overwrite:
         raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
+    common: dict[str, Any] = {"adapt_steps": arguments.adapt, "say": say}
+    places: tuple[Any, ...]
     if arguments.weights is not None:
-        shape, scores = reconstruct_with_weights(
-            arguments.weights,
-            arguments.folder,
-            arguments.out,
-            format=arguments.format,
-            adapt_steps=arguments.adapt,
-            say=say,
-        )
+        places = (arguments.weights, arguments.folder, arguments.out)
+        shape, scores = reconstruct_with_weights(*places, format=arguments.format, **common)
     else:
-        shape, scores = reconstruct_file(
-            arguments.folder,
-            arguments.site,
-            arguments.scan,
-            arguments.out,
-            simulate=arguments.simulate,
-            adapt_steps=arguments.adapt,
-            say=say,
-        )
+        places = (arguments.folder, arguments.site, arguments.scan, arguments.out)
+        shape, scores = reconstruct_file(*places, simulate=arguments.simulate, **common)
     for name in ("psnr", "ssim", "residual"):
         if (value := scores.mean(name)) is not None:
             say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))

@@ -105,18 +105,10 @@ def reconstruct_with_weights(
         A name in :data:`recon.STARTER_WEIGHTS`, or a file of :func:`recon.save_weights`.
     scan
         A file of the modality of the weights.
-    out
-        HDF5 file to write, as for :func:`reconstruct_file`.
     format
         Format of the scan, a reader of the modality; None: the usual one.
-    adapt_steps
-        As for :func:`reconstruct_file`.
-    say
-        Prints the progress.
-
-    Returns
-    -------
-        Shape of the reconstruction, and its scores.
+    out, adapt_steps, say
+        As for :func:`reconstruct_file`, which also describes what is returned.
 
     Raises
     ------

@@ -55,21 +55,8 @@ def make_ct_image_sites(
         Height and width of the reconstructed images where the scanner has no ``matrix``.
     sites
         Scanners to simulate. None: a site per volume, or HyperFed's five for persons.
-    split
-        Fractions of the persons (or slices) for training, validation and test.
-    seed
-        Seed of splits and noise.
-    source
-        The table of the persons, for errors.
-    overwrite
-        Replace files that exist.
-
-    Raises
-    ------
-    ConfigError
-        If there are too few persons or slices, a matrix is too large, or a file to be written exists.
-    DataError
-        If an image cannot be read or a file cannot be written.
+    split, seed, source, overwrite
+        As for :func:`make_image_sites`, with slices instead of blocks. Its errors are raised here, too.
     """
     given = [image for image in images if isinstance(image, PersonImage)]
     paths = [Path(image) for image in images if not isinstance(image, PersonImage)]

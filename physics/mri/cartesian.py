@@ -155,9 +155,12 @@ class CartesianMRI(LinearOperator):
     def norm(self) -> Tensor:
         if self.maps.requires_grad:
             return self.rss.amax((-2, -1))
-        if self._norm is None or self._norm.device != self.maps.device:
-            self._norm = self.rss.amax((-2, -1))
-        return self._norm
+        found, maps = self._norm, self.maps
+        if found is None or (found.device, found.dtype) != (maps.device, maps.real.dtype):
+            # Autograd refuses tensors that were made in inference mode, and training may use this one later.
+            with torch.inference_mode(False):
+                self._norm = found = self.rss.amax((-2, -1))
+        return found
 
     def start(self, y: Tensor) -> Tensor:
         """CG-SENSE, 6 iterations, lightly damped: aliasing of the coils is undone, noise is not yet amplified."""

@@ -199,7 +199,7 @@ class KSpaceSlices(VolumeSlices):
             noise_std=noise_std,
             reference=reference,
             scale=torch.tensor(facts.scale),
-            condition=self._condition(facts, volume.shape[1]),
+            condition=self._condition(facts, volume.shape[1], float(noise_std)),
             meta=(SampleMeta(self.site, volume.path.name, i, facts.acceleration, kind),),
             output_weight=output_weight,
             crop_shape=crop,
@@ -229,13 +229,13 @@ class KSpaceSlices(VolumeSlices):
             "reference_complex": torch.stack(references),
         }
 
-    def _condition(self, facts: VolumeFacts, n_coils: int) -> Tensor:
+    def _condition(self, facts: VolumeFacts, n_coils: int, noise_std: float) -> Tensor:
         sampling = None if self.simulate is None else self.simulate.sampling
         features = mri_features(
             acceleration=facts.acceleration,
             center_fraction=facts.center_fraction,
             n_coils=n_coils,
-            noise_std=facts.noise_std / facts.scale,
+            noise_std=noise_std,
             family=mask_family(facts.mask) if sampling is None else SAMPLING_FAMILIES[sampling],
         )
         return condition_vector(features)

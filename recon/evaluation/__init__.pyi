@@ -5,6 +5,7 @@ from .evaluate import SiteScores as SiteScores
 from .evaluate import VolumeImages as VolumeImages
 from .evaluate import VolumeScore as VolumeScore
 from .evaluate import evaluate as evaluate
+from .evaluate import held_out_residual as held_out_residual
 from .evaluate import reconstruct as reconstruct
 from .metrics import METRICS as METRICS
 from .metrics import foreground_ssim as foreground_ssim

@@ -1,7 +1,7 @@
 """Scores of a method per volume; without a reference, the residual on held-out measurements."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ def _score_volume(
             "lower the learning rate"
         )
     if reference is None:
-        return VolumeScore(name, len(group), residual=_held_out_residual(method, group))
+        return VolumeScore(name, len(group), residual=held_out_residual(method, _held_out_parts(group)))
     if float(reference.min()) == float(reference.max()):
         return VolumeScore(name, len(group))  # an empty volume has no PSNR
     return VolumeScore(
@@ -149,17 +149,39 @@ def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
     return apply(method, to_device_of(method, collate([sample])))[0].to(sample.measurement.device)
 
 
-def _held_out_residual(method: nn.Module, group: list[Sample]) -> float | None:
-    """Root mean square error of predicted held-out samples, in units of the noise; None if none has noise."""
+def held_out_residual(method: nn.Module, parts: Iterable[tuple[Sample, Sample, Tensor]]) -> float | None:
+    """Root mean square error of predicted held-out measurements, in units of the noise; 1 is ideal.
+
+    Parameters
+    ----------
+    method
+        In evaluation mode; called on the measurements that are kept.
+    parts
+        Single slices, each with the two results of :func:`recon.held_out_split`. Slices without measurements or of
+        unknown noise (``noise_std`` 0) are left out.
+
+    Returns
+    -------
+        None if no slice is left.
+    """
     squares, count = 0.0, 0
-    for sample in group:
-        noise = float(sample.noise_std)
-        if noise == 0 or not sample.measurement.any():
-            continue
-        generator = torch.Generator().manual_seed(sample.meta[0].slice)
-        kept, held_out = held_out_split(sample, HELD_OUT_FRACTION, generator)
-        predicted = sample.operator(reconstruct(method, kept))
-        error = (predicted - sample.measurement) * held_out
-        squares += float(error.abs().square().sum()) / noise**2
-        count += int(held_out.expand(error.shape).sum())
+    with torch.no_grad():
+        for sample, kept, held_out in parts:
+            if not _can_be_scored(sample):
+                continue
+            error = (sample.operator(reconstruct(method, kept)) - sample.measurement) * held_out
+            squares += float(error.abs().square().sum()) / float(sample.noise_std) ** 2
+            count += int(held_out.expand(error.shape).sum())
     return math.sqrt(squares / count) if count else None
+
+
+def _held_out_parts(group: list[Sample]) -> Iterator[tuple[Sample, Sample, Tensor]]:
+    """Slices of a volume, split one after another, at random by the number of the slice."""
+    for sample in group:
+        if _can_be_scored(sample):
+            generator = torch.Generator().manual_seed(sample.meta[0].slice)
+            yield sample, *held_out_split(sample, HELD_OUT_FRACTION, generator)
+
+
+def _can_be_scored(sample: Sample) -> bool:
+    return float(sample.noise_std) > 0 and bool(sample.measurement.any())

@@ -50,7 +50,8 @@ class UnrolledNetwork(nn.Module):
         Whether the regularizers take the condition.
     noise_level
         Whether the regularizers are told the noise of the image per pixel, see :func:`noise_map`, and change it in
-        proportion: a clean image less than a noisy one.
+        proportion: a clean image less than a noisy one, by ten times the noise, but at least by a tenth and at most by
+        all of what the regularizer says.
 
     References
     ----------

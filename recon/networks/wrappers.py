@@ -104,4 +104,6 @@ class FixedCondition(nn.Module):
 
     def forward(self, y: Tensor, A: LinearOperator, *, noise_std: Tensor | None = None) -> Tensor:
         """Reconstruct with the fixed condition."""
-        return call(self.network, y, A, self.condition, noise_std)
+        noise = {"noise_std": noise_std} if noise_std is not None else {}
+        image: Tensor = self.network(y, A, self.condition, **noise)
+        return image

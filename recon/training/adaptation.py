@@ -1,15 +1,14 @@
 """Adaptation of a trained network to the scan at hand, without a reference."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
-from ..data import Sample, collate, generator_for, held_out_split, require_fraction
-from ..method import apply, to_device_of
+from ..data import Sample, generator_for, held_out_split, require_fraction
+from ..errors import DataError
+from ..evaluation import held_out_residual
 from .local_training import train_locally
 from .objectives import SelfSupervised
 
@@ -57,7 +56,7 @@ def adapt(
     network
         A trained network; its frozen parameters stay as they are.
     samples
-        Slices of one scan, not collated; a reference is not looked at.
+        Slices of one scan, not collated; a reference is not looked at, and noise that is unknown is estimated.
     steps
         Largest number of optimizer steps, one slice each.
     learning_rate
@@ -76,7 +75,7 @@ def adapt(
     ValueError
         If there is no slice, or a number is out of range.
     DataError
-        If a slice has too few measurements to hold some out.
+        If a slice has too few measurements to hold some out, or no slice has any.
 
     References
     ----------
@@ -86,28 +85,26 @@ def adapt(
     if not samples or min(steps, check_every, patience) < 1:
         found = f"{len(samples)} slices, steps {steps}, check_every {check_every}, patience {patience}"
         raise ValueError(f"adapt: got {found}, expected at least 1 each")
-    network = copy.deepcopy(network)
-    generator = generator_for("adapt", seed)
-    split = [held_out_split(sample, held_out, generator) for sample in samples]
-    kept = [part for part, _ in split]
-    residuals = [_residual(network, samples, split)]
-    best, best_state = 0, copy.deepcopy(network.state_dict())
-    moments: dict[str, Tensor] = {}
-    for check in range(1, -(-steps // check_every) + 1):
-        result = train_locally(
+    network, generator = copy.deepcopy(network), generator_for("adapt", seed)
+    known = [_with_noise(sample) for sample in samples]
+    parts = [(sample, *held_out_split(sample, held_out, generator)) for sample in known]
+    residuals = [_residual(network, parts)]
+    best, best_state, moments = 0, copy.deepcopy(network.state_dict()), dict[str, Tensor]()
+    for check, done in enumerate(range(0, steps, check_every), start=1):
+        made = min(check_every, steps - done)
+        moments = train_locally(
             network,
-            kept,
-            steps=min(check_every, steps - (check - 1) * check_every),
+            [kept for _, kept, _ in parts],
+            steps=made,
             batch_size=1,
             learning_rate=learning_rate,
             objective=SelfSupervised(),
             seed=seed + check,
             optimizer_state=moments,
-        )
-        moments = result.optimizer_state
-        residuals.append(_residual(network, samples, split))
+        ).optimizer_state
+        residuals.append(_residual(network, parts))
         if progress is not None:
-            progress(min(check * check_every, steps), residuals[-1])
+            progress(done + made, residuals[-1])
         if residuals[-1] < residuals[best]:
             best, best_state = check, copy.deepcopy(network.state_dict())
         elif check - best >= patience:
@@ -116,15 +113,15 @@ def adapt(
     return Adaptation(network.eval(), tuple(residuals), best)
 
 
-def _residual(network: nn.Module, samples: Sequence[Sample], split: Sequence[tuple[Sample, Tensor]]) -> float:
-    """Root mean square of ``A x - y`` on the held-out measurements, in units of the noise where it is known."""
-    network.eval()
-    squares, count = 0.0, 0
-    with torch.no_grad():
-        for sample, (kept, held_out) in zip(samples, split, strict=True):
-            image = apply(network, to_device_of(network, collate([kept])))[0].to(sample.measurement.device)
-            error = (sample.operator(image) - sample.measurement) * held_out
-            noise = float(sample.noise_std) or 1.0
-            squares += float(error.abs().square().sum()) / noise**2
-            count += int(held_out.expand(error.shape).sum())
-    return math.sqrt(squares / max(count, 1))
+def _with_noise(sample: Sample) -> Sample:
+    """The sample with an estimate of its noise where that is unknown."""
+    if float(sample.noise_std) > 0:
+        return sample
+    return replace(sample, noise_std=sample.operator.estimate_noise_std(sample.measurement))
+
+
+def _residual(network: nn.Module, parts: Sequence[tuple[Sample, Sample, Tensor]]) -> float:
+    found = held_out_residual(network.eval(), parts)
+    if found is None:
+        raise DataError(f"{parts[0][0].meta[0].volume}: adapt: found no measurement, expected a scan; correct the file")
+    return found

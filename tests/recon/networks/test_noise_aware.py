@@ -196,6 +196,8 @@ def test_wrappers_pass_the_noise_on() -> None:
     consistent = DataConsistent(net)
     assert not torch.equal(call(consistent, y, A, noise_std=std), call(consistent, y, A))
     assert FixedCondition(net, torch.zeros(4)).uses_noise
+    with pytest.raises(ValueError, match="as condition, expected none"):
+        FixedCondition(net, torch.zeros(4))(y, A)
 
 
 def test_a_network_that_uses_no_noise_refuses_it() -> None:
@@ -206,3 +208,12 @@ def test_a_network_that_uses_no_noise_refuses_it() -> None:
         network().regularizers[0](x)
     with pytest.raises(ValueError, match="expected None"):
         blind.regularizers[0](x, None, x.real)
+
+
+def test_the_norm_of_an_operator_that_was_used_in_inference_mode_can_train() -> None:
+    A, _ = mri()
+    with torch.inference_mode():
+        A.norm  # noqa: B018  computed once and kept
+    step = torch.ones(1, requires_grad=True)
+    (step * A.norm).sum().backward()
+    assert step.grad is not None and float(step.grad) == float(A.norm)

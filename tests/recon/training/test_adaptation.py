@@ -68,6 +68,17 @@ def test_every_modality_can_be_adapted(name: str) -> None:
     assert len(adapted.residuals) >= 2 and all(value > 0 for value in adapted.residuals)
 
 
+def test_unknown_noise_is_estimated_and_an_empty_scan_is_refused() -> None:
+    sample = scan()
+    blind = replace(sample, noise_std=torch.tensor(0.0))
+    told = replace(sample, noise_std=sample.operator.estimate_noise_std(sample.measurement))
+    found = [adapt(network(), [each], steps=2, check_every=1).residuals for each in (blind, told)]
+    assert found[0] == found[1]
+    empty = replace(sample, measurement=torch.zeros_like(sample.measurement))
+    with pytest.raises(DataError, match="found no measurement"):
+        adapt(network(), [empty], steps=1)
+
+
 def test_too_few_measurements_and_wrong_numbers_are_named() -> None:
     with pytest.raises(ValueError, match="steps 0"):
         adapt(network(), [scan()], steps=0)
