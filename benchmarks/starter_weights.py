@@ -165,7 +165,7 @@ def classical(modality: str) -> dict[str, list[nn.Module]]:
             "CG-SENSE": [CGSense(w) for w in (1e-3, 1e-2, 3e-2, 0.1, 0.3)],
             "TV": [TotalVariation(w) for w in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)],
         }
-    return {"TV": [PenalizedTV(w) for w in (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)]}
+    return {"TV": [PenalizedTV(w) for w in (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2, 0.16)]}
 
 
 def evaluate(name: str, data: Path, path: Path) -> None:

@@ -35,7 +35,8 @@ class RandomCTScans:
     """CT scans of bodies and discs, each by another random scanner: geometry, views and dose are drawn.
 
     Three of four scans are a fan beam over a turn, the others a parallel beam over half a turn. Number of views and
-    photons per ray (ten thousand to a million) are log-uniform. Bodies are 250 to 450 mm wide, discs 50 to 150 mm.
+    photons per ray (ten thousand to a million) are log-uniform. Bodies are 250 to 450 mm wide, discs 50 to 150 mm; two
+    of three discs have the cup of an uncorrected beam hardening.
     Objects are projected on a grid twice as fine with three rays per element; counts have Poisson and electronic noise.
 
     Parameters
@@ -114,22 +115,46 @@ class RandomCTScans:
 
 
 def _disc(size: int, generator: torch.Generator) -> Tensor:
-    """A homogeneous disc of attenuation 1 with round and straight holes."""
+    """A disc of attenuation 1 at its rim with a few holes, or with a network of bars between many."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     radius = uniform(generator, 0.65, 0.95)
     shift = [uniform(generator, -0.9, 0.9) * (0.97 - radius) for _ in range(2)]
-    image = (torch.hypot(x - shift[0], y - shift[1]) < radius).float()
+    x, y = x - shift[0], y - shift[1]
+    distance = torch.hypot(x, y) / radius
+    image = (distance < 1).float()
+    cells = uniform(generator, 0, 1) < 0.4
+    for hole in [_cells(x, y, radius, generator)] if cells else _holes(x, y, radius, generator):
+        # Most holes hold air, some another material.
+        image[hole] = 0.0 if uniform(generator, 0, 1) < 0.8 else uniform(generator, 0.2, 1.5)
+    if uniform(generator, 0, 1) < 0.7:
+        # Beams that harden leave a cup in images of dense materials.
+        image = image * (1 - uniform(generator, 0, 0.35) * (1 - distance.square()).clamp_min(0))
+    return image * _inside(size, 0.98)
+
+
+def _holes(x: Tensor, y: Tensor, radius: float, generator: torch.Generator) -> list[Tensor]:
+    """Round and straight holes in a disc around (0, 0)."""
+    holes = []
     for _ in range(int(uniform(generator, 0, 12))):
         angle, distance = uniform(generator, 0, 2 * math.pi), radius * uniform(generator, 0, 0.85) ** 0.5
-        cx, cy = shift[0] + distance * math.cos(angle), shift[1] + distance * math.sin(angle)
+        cx, cy = distance * math.cos(angle), distance * math.sin(angle)
         turn = uniform(generator, 0, math.pi)
         u = (x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)
         v = (y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)
         a, b = (radius * uniform(generator, 0.02, 0.3) for _ in range(2))
-        hole = (u / a) ** 2 + (v / b) ** 2 < 1 if uniform(generator, 0, 1) < 0.6 else (u.abs() < a) & (v.abs() < b)
-        # Most holes hold air, some another material.
-        image[hole] = 0.0 if uniform(generator, 0, 1) < 0.8 else uniform(generator, 0.2, 1.5)
-    return image * _inside(size, 0.98)
+        round_hole = uniform(generator, 0, 1) < 0.6
+        holes.append((u / a) ** 2 + (v / b) ** 2 < 1 if round_hole else (u.abs() < a) & (v.abs() < b))
+    return holes
+
+
+def _cells(x: Tensor, y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
+    """Cells of a Voronoi diagram between bars of equal width, and within a ring."""
+    points = radius * (2 * torch.rand(int(uniform(generator, 5, 25)), 2, generator=generator) - 1)
+    nearest = ((x[..., None] - points[:, 0]).square() + (y[..., None] - points[:, 1]).square()).topk(2, largest=False)
+    gap = points[nearest.indices[..., 0]] - points[nearest.indices[..., 1]]
+    to_bar = (nearest.values[..., 1] - nearest.values[..., 0]) / (2 * gap.square().sum(-1).sqrt())
+    bar, ring = radius * uniform(generator, 0.015, 0.06), radius * uniform(generator, 0.7, 0.95)
+    return (to_bar > bar) & (torch.hypot(x, y) < ring)
 
 
 def _inside(size: int, radius: float) -> Tensor:

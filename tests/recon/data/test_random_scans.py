@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from skimage.measure import label
 
 from physics import body_phantom, brain_phantom
 from recon import RandomCTScans, RandomScans, Sample, collate
@@ -70,8 +71,20 @@ def test_ct_scans_differ_and_fit() -> None:
         assert float(scan.reference.min()) >= 0 and 0.3 < float(scan.reference.max()) < 4
         # Finer objects and several rays per element: the model error is of the order of the noise.
         assert 0.8 < misfit(scan) < 12
-    disc = ct(discs=1.0)[0]
-    assert disc.reference is not None and len(disc.reference.unique()) < 3000
+
+
+def test_discs_have_few_holes_or_many_cells_and_most_have_a_cup() -> None:
+    discs = [ct(discs=1.0)[i].reference for i in range(COUNT)]
+    counts, falls = [], []
+    for disc in discs:
+        assert disc is not None
+        dense = disc > 0.5 * disc.max()
+        counts.append(int(label(~dense.numpy(), connectivity=1).max()) - 1)  # without the air around it
+        # Attenuation of a quarter of the radius against that of the rim.
+        place = torch.hypot(*torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij"))
+        falls.append(float(disc[dense & (place < 0.4)].mean() / disc[dense].max()))
+    assert min(counts) <= 1 and max(counts) >= 5
+    assert min(falls) < 0.85
 
 
 def test_wrong_arguments_are_refused() -> None:
