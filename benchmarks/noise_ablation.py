@@ -14,6 +14,7 @@ import argparse
 import csv
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ ARMS: dict[str, dict[str, Callable[[], UnrolledNetwork]]] = {
         "blind, proximal step": lambda: _network(ProximalStep),
         "condition vector": lambda: _network(ProximalStep, condition=True),
         "noise-aware": lambda: _network(NoiseProximalStep, level=True),
+        "noise-aware, 6 iterations": lambda: _network(partial(NoiseProximalStep, iterations=6), level=True),
     },
     "ct": {
         "blind, normalized step": lambda: _network(NormalizedStep),

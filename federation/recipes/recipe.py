@@ -61,6 +61,7 @@ _METHOD_NETWORK = (
     "consistency_options",
     "ends_in",
     "combine",
+    "share_cascades",
 )
 
 

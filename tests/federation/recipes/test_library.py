@@ -816,7 +816,7 @@ def icp2p(play: Play) -> None:
 def fedpt(play: Play) -> None:
     """The frozen layers are those that the seed draws, at every site and in every round, and never travel."""
     names = [name for name, _ in play.network.named_parameters()]
-    frozen = matching(names, "regularizers.*.hidden.2.*")
+    frozen = matching(names, "regularizers.*.hidden.[24].*")
     assert travelled(play) == play.states[0].shared.keys() == set(names) - set(frozen) - site_parts(play.network)
     drawn = everything(play.network)
     for turns in play.turns:
@@ -858,7 +858,7 @@ def modl(play: Play) -> None:
     own = matching(site_parts(play.network), "consistency.*")
     for a, b in combinations(play.turns[-1].values(), 2):
         assert not same(a.after, b.after, own)
-    assert size_of_message("modl") < 0.15 * size_of_message("fedavg")
+    assert size_of_message("modl") < 0.25 * size_of_message("fedavg")
 
 
 def varnet(play: Play) -> None:
@@ -996,8 +996,18 @@ SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
     "scaffold": (("federation.rounds=4", "federation.participation=0.3"), 5),
     "scan_physfed": ((), 3),
     "trimmed_mean": (("federation.rounds=1",), 3),
+    "varnet": (("training.learning_rate=6e-3",), 2),  # the untrained U-Net is the identity
 } | {
-    stem: (("network.cascades=12", "network.channels=12", "federation.rounds=3", "training.steps_per_round=1"), 2)
+    stem: (
+        (
+            "network.cascades=5",
+            "network.channels=16",
+            "federation.rounds=3",
+            "training.steps_per_round=1",
+            "training.learning_rate=6e-3",  # so that what is left out is large against rounding
+        ),
+        2,
+    )
     for stem in ("int8", "low_rank", "qsparse", "topk")
 }
 

@@ -61,8 +61,11 @@ def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(mod
         ("regularizer_options={norm='batch'}", "regularizer_options: Regularizer: norm is 'batch', expected"),
         ("regularizer_options={channels=-1}", "regularizer_options: Trying to create tensor with negative dimension"),
         ("regularizer_options={channels='x'}", "regularizer_options: "),
-        ("consistency_options={step=0}", "consistency_options: GradientStep: step is 0, expected a positive number"),
-        ("consistency_options={step='x'}", "consistency_options: '>' not supported between instances of 'str' and"),
+        (
+            "consistency_options={weight=0}",
+            "consistency_options: ProximalStep: weight is 0, expected a positive number",
+        ),
+        ("consistency_options={weight='x'}", "consistency_options: '>' not supported between instances of 'str' and"),
     ],
 )
 def test_a_part_that_refuses_its_options_is_one_line(override: str, expected: str) -> None:
@@ -78,7 +81,7 @@ def test_a_penalty_that_refuses_its_options_is_one_line() -> None:
 
 
 def test_a_base_of_another_network_is_refused(base: Path, tmp_path: Path) -> None:
-    table = NetworkSection(cascades=2, regularizer="cnn", channels=5, depth=3, adapter="scale", base=str(base))
+    table = NetworkSection(cascades=2, regularizer="cnn", channels=5, depth=4, adapter="scale", base=str(base))
     with pytest.raises(ConfigError, match=r"network.base: found regularizers.0.hidden.0.* of shape"):
         build_network(table)
     with pytest.raises(ConfigError, match=r"network.base: found a run with parameters such as"):
