@@ -75,6 +75,8 @@ class Symmetry:
         if len(matches) == 1:
             return None
         views, rays = geometry.shape
+        # Of views at the same angle a match names one; unmoved, every view is its own.
+        matches[Move(False, False, False)] = _Matches(np.arange(views), np.zeros(views, dtype=bool))
         # Half a turn reverses every parallel view: half of its rays are enough.
         itself = np.arange(views)
         halved = any(found.backwards.all() and np.array_equal(found.views, itself) for found in matches.values())
@@ -90,9 +92,11 @@ class Symmetry:
                 for found in matches.values()
             ]
         )
-        source = np.empty(views * rays, dtype=np.intp)
+        source = np.full(views * rays, -1)
         # Several moves may give the same ray; forward and adjoint use the same one of them.
         source[target.reshape(-1)] = np.arange(target.size)
+        if (source < 0).any():
+            return None  # some ray is no image of another: no symmetry
         return cls(tuple(matches), table.select(np.array(chosen), slice(len(some))), source)
 
     def project(self, images: Tensor) -> Tensor:

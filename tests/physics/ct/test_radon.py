@@ -304,3 +304,43 @@ def test_a_gpu_gives_what_the_cpu_gives() -> None:
         assert relative(A(x.cuda()).cpu(), A(x)) < 1e-5
         assert relative(A.adjoint(y.cuda()).cpu(), A.adjoint(y)) < 1e-5
         assert relative(A.start(y.cuda()).cpu(), A.start(y)) < 1e-4
+
+
+def angle_set(rng: np.random.Generator) -> list[float]:
+    """Angles in radians as scanners and users give them: repeats, both ends, several turns, any order and sense."""
+    count = int(rng.integers(1, 13))
+    kind = rng.integers(5)
+    if kind == 0:
+        angles = np.linspace(0, np.pi * rng.integers(1, 5), count)
+    elif kind == 1:
+        angles = np.arange(count) * 2 * np.pi / rng.choice([4, 6, 8])
+    elif kind == 2:
+        angles = np.repeat(rng.uniform(0, 7, (count + 1) // 2), 2)[:count]
+    elif kind == 3:
+        angles = rng.choice(np.arange(8) * np.pi / 4, count) + 2 * np.pi * rng.integers(-1, 2, count)
+    else:
+        angles = rng.uniform(-4, 9, count)
+    angles = angles * rng.choice([-1, 1]) + rng.choice([0, rng.uniform(0, 1)])
+    return rng.permutation(angles).tolist() if rng.integers(2) else angles.tolist()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_row_is_that_of_its_view_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    angles, offset = tuple(angle_set(rng)), float(rng.choice([0, 0, 0.5, -1.25]))
+    elements = int(rng.integers(15, 24))
+
+    def scan(some: tuple[float, ...]) -> ParallelBeam | FanBeam:
+        if seed % 2:
+            return FanBeam(some, elements, 1.5, 40.0, 70.0, offset_mm=offset)
+        return ParallelBeam(some, elements, 1.0, offset_mm=offset)
+
+    grid = ImageGrid((12, 12 if seed % 3 else 9), 1.0)
+    images = torch.rand(int(rng.choice([1, 2, 3, 17])), *grid.shape, dtype=torch.float64)
+    A = RadonOperator(grid, scan(angles))
+    rows = A(images)
+    for number, angle in enumerate(angles):
+        alone = RadonOperator(grid, scan((angle,)))(images)[:, 0]
+        torch.testing.assert_close(rows[:, number], alone, rtol=1e-9, atol=1e-9)
+    y = torch.rand(rows.shape, dtype=torch.float64)
+    torch.testing.assert_close((rows * y).sum(), (images * A.adjoint(y)).sum())
