@@ -35,9 +35,9 @@ class RandomCTScans:
     """CT scans of bodies and discs, each by another random scanner: geometry, views and dose are drawn.
 
     Three of four scans are a fan beam over a turn, the others a parallel beam over half a turn. Number of views and
-    photons per ray (ten thousand to a million) are log-uniform. Bodies are 250 to 450 mm wide, discs 50 to 150 mm; two
-    of three discs have the cup of an uncorrected beam hardening.
-    Objects are projected on a grid twice as fine with three rays per element; counts have Poisson and electronic noise.
+    photons per ray (ten thousand to a million) are log-uniform. Bodies are 250 to 450 mm wide, discs 50 to 150
+    mm; seven of ten discs have the cup of an uncorrected beam hardening. Objects are projected on a grid twice as fine
+    with three rays per element; counts have Poisson and electronic noise.
 
     Parameters
     ----------
