@@ -129,9 +129,14 @@ def _print_made(made: Sequence["MadeSite"], out: Path) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from ..sites import check_sites
 
-    for site in check_sites(arguments.folder):
+    sites = check_sites(arguments.folder)
+    for site in sites:
         _print_facts(site)
-    say(f"all files agree with the manifests: {arguments.folder}")
+    warnings = [warning for site in sites for split in site.splits for warning in split.warnings]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    count = f", with {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
+    say(f"all files agree with the manifests{count}: {arguments.folder}")
 
 
 def _print_facts(site: "SiteFacts") -> None:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon import data_error
-
 from .lock_file import LockedFile, read_lock, write_lock
 from .manifest import SiteManifest, read_federation
 from .manifest_schema import SPLITS, Split
@@ -17,7 +15,7 @@ class SplitFacts:
     """Content of a split of a site.
 
     ``measured`` describes the kinds of its volumes; ``accelerations`` are their lowest and highest effective
-    acceleration.
+    acceleration; ``warnings`` are those of :meth:`recon.VolumeSlices.check`, one line each.
     """
 
     split: Split
@@ -26,6 +24,7 @@ class SplitFacts:
     slices: int
     measured: tuple[str, ...]
     accelerations: tuple[float, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,7 @@ def _check_site(manifest: SiteManifest) -> SiteFacts:
 
 def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> SplitFacts:
     dataset = manifest.dataset(split)
-    for volume in dataset.volumes:
-        for index in range(volume.shape[0]):
-            found, expected = tuple(volume.read_slice(index).shape), tuple(volume.shape[1:])
-            if found != expected:
-                key, advice = f"slice {index}", f"correct the reader {manifest.data.format!r}"
-                raise data_error(volume.path, key, f"shape {found}", f"{expected}, as of the volume", advice)
+    warnings = tuple(warning for number in range(len(dataset.volumes)) for warning in dataset.check(number))
     accelerations = [dataset.acceleration(number) for number in range(len(dataset.volumes))]
     return SplitFacts(
         split=split,
@@ -83,4 +77,5 @@ def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, Locked
         slices=len(dataset),
         measured=tuple(sorted({volume.description for volume in dataset.volumes})),
         accelerations=(min(accelerations), max(accelerations)),
+        warnings=warnings,
     )

@@ -127,7 +127,7 @@ class VolumeSlices(Dataset[Sample], ABC):
     ) -> None:
         if not files:
             raise DataError(f"{site}: found no file, expected at least one; name it")
-        self.site = site
+        self.site, self.format = site, format
         self.volumes = tuple(readers.open(file, format, **reader_options) for file in files)
         _require_different_names([volume.path for volume in self.volumes])
         self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
@@ -149,6 +149,24 @@ class VolumeSlices(Dataset[Sample], ABC):
     @abstractmethod
     def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Measurements and operators of samples of one shape, for a file of test data."""
+
+    def check(self, number: int) -> list[str]:
+        """Read a file whole; returns what makes its reconstructions doubtful, one line each, with the file's path.
+
+        ``fedrecon sites check`` prints the lines as warnings. Subclasses add their checks to those of this class.
+
+        Raises
+        ------
+        DataError
+            If training would refuse the file.
+        """
+        volume = self.volumes[number]
+        for index in range(volume.shape[0]):
+            found, expected = tuple(volume.read_slice(index).shape), tuple(volume.shape[1:])
+            if found != expected:
+                key, advice = f"slice {index}", f"correct the reader {self.format!r}"
+                raise data_error(volume.path, key, f"shape {found}", f"{expected}, as of the volume", advice)
+        return []
 
     def locate(self, index: int) -> tuple[int, int]:
         """Numbers of the volume and of its slice at an index."""
