@@ -61,6 +61,7 @@ from .data import condition_vector as condition_vector
 from .data import ct_features as ct_features
 from .data import draw_from_labels as draw_from_labels
 from .data import fitting_crop as fitting_crop
+from .data import format_of as format_of
 from .data import header_xml as header_xml
 from .data import held_out_split as held_out_split
 from .data import largest_matrix as largest_matrix
@@ -75,6 +76,7 @@ from .data import seed_from as seed_from
 from .data import simulate_volume as simulate_volume
 from .data import simulated_header as simulated_header
 from .data import vary_contrast as vary_contrast
+from .data import volume_names as volume_names
 from .data import with_realistic_phase as with_realistic_phase
 from .data import with_smooth_phase as with_smooth_phase
 from .data import write_sinograms as write_sinograms
@@ -95,6 +97,7 @@ from .evaluation import nmse as nmse
 from .evaluation import psnr as psnr
 from .evaluation import reconstruct as reconstruct
 from .evaluation import ssim as ssim
+from .files import shown_files as shown_files
 from .files import write_atomically as write_atomically
 from .files import write_hdf5 as write_hdf5
 from .method import apply as apply

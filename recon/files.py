@@ -33,6 +33,16 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def shown_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Files in a folder, sorted; hidden ones, and those in hidden folders, are left out.
+
+    macOS writes a ``._a.h5`` beside ``a.h5`` on foreign disks.
+    """
+    # Also links that lead nowhere, which a reader refuses by name.
+    files = (path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not path.is_dir())
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+
+
 def write_hdf5(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     """Write datasets (``/`` in a name makes groups) and root attributes as one HDF5 file, atomically.
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from recon import DataError
 
+from ..config import ConfigError
 from .compare import add_compare
 from .deploy import add_deploy
 from .recipes import add_recipes
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explained(error: Exception) -> str | None:
     """The error in one line, with the line of the user's plugin that caused it; None: an error of fedrecon."""
-    text = " ".join(str(error).split())
+    lines = str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]  # one per mistake
+    text = "\n".join(" ".join(line.split()) for line in lines)
     if isinstance(error, OSError):
         text = (f"{error.filename}: " if error.filename else "") + (error.strerror or text)
     refused = isinstance(error, DataError | OSError)

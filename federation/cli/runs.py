@@ -62,7 +62,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     from ..experiment import evaluate_run, train_run
     from ..recipes import load_recipe
-    from ..sites import DEMOS, load_federation
+    from ..sites import DEMOS, load_checked
 
     begin = time.monotonic()
     demo = DEMOS[arguments.kind]
@@ -77,7 +77,7 @@ def _demo(arguments: argparse.Namespace) -> None:
             raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
         say("simulating the hospitals ...")
         demo.make(sites, arguments.jobs)
-    train_run(recipe, load_federation(sites), out, jobs=arguments.jobs, resume=arguments.resume, say=say)
+    train_run(recipe, load_checked(sites, say), out, jobs=arguments.jobs, resume=arguments.resume, say=say)
     results = evaluate_run(out, jobs=arguments.jobs, say=say, begin=None if resumed else begin)
     say("\n" + text_table(results))
     say(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
@@ -86,10 +86,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from ..experiment import train_run
     from ..recipes import load_recipe
-    from ..sites import load_federation
+    from ..sites import load_checked
 
     recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
-    sites = load_federation(arguments.sites)
+    sites = load_checked(arguments.sites, say)
     train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
     say(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
 

@@ -21,13 +21,14 @@ def add_sites(commands: Commands) -> None:
     kinds = make.add_subparsers(required=True, metavar="KIND")
 
     fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
-    fastmri.add_argument("folder", type=str, help="folder of *.h5; ${VARIABLES} in its path are kept in the manifests")
+    fastmri.add_argument("folder", help="folder of *.h5 and *.hdf5; ${VARIABLES} in its path stay in the manifests")
     fastmri.add_argument(
         "--by", default="model,field,contrast", help=f"any of {','.join(GROUPING_NAMES)} (default: %(default)s)"
     )
     fastmri.add_argument(
         "--measured", action="store_true", help="use fully sampled files as measured; default: undersample them 4x"
     )
+    fastmri.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons")
     fastmri.set_defaults(run=_make_fastmri)
 
     images = kinds.add_parser("images", help="simulate k-space from magnitude images (NIfTI, DICOM), by person")
@@ -37,9 +38,15 @@ def add_sites(commands: Commands) -> None:
     ct_images.add_argument("--size", type=int, default=256, help="pixels per side (default: %(default)s)")
     ct_images.set_defaults(run=_make_ct_images)
     for kind in (images, ct_images):
-        kind.add_argument("images", type=Path, nargs="*", help="files or folders of DICOM slices, one person each")
+        kind.add_argument(
+            "images", type=Path, nargs="*", help="files or folders of DICOM slices, one person each without --subject"
+        )
         kind.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons instead")
         kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
+    for kind in (fastmri, images, ct_images):
+        pattern = "regular expression with one group: the person, searched in the path of every file, as in '^([^_]+)_'"
+        kind.add_argument("--subject", metavar="PATTERN", help=pattern)
+        _add_skip_bad(kind)
 
     demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
     demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
@@ -56,8 +63,13 @@ def add_sites(commands: Commands) -> None:
 
     check = actions.add_parser("check", help="read all files, compare checksums, print a summary of each site")
     check.add_argument("folder", type=Path, help="folder of manifests")
+    _add_skip_bad(check)
     check.set_defaults(run=_check)
     add_plugins(check)
+
+
+def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used; they are named")
 
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:
@@ -65,7 +77,16 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
 
     by = tuple(part.strip() for part in arguments.by.split(","))
     simulate = None if arguments.measured else FASTMRI_4X
-    made = make_fastmri_sites(arguments.folder, arguments.out, by=by, simulate=simulate, overwrite=arguments.overwrite)
+    made = make_fastmri_sites(
+        arguments.folder,
+        arguments.out,
+        by=by,
+        simulate=simulate,
+        overwrite=arguments.overwrite,
+        subject_pattern=arguments.subject,
+        persons=arguments.persons,
+        skip_bad=arguments.skip_bad,
+    )
     _print_made(made, arguments.out)
 
 
@@ -74,21 +95,31 @@ def _make_images(arguments: argparse.Namespace) -> None:
 
     sites = read_scanners(arguments.scanners, MRIScanner) if arguments.scanners else IMAGE_SITES
     source = arguments.persons or "sites make"
-    overwrite = arguments.overwrite
-    made = make_image_sites(_given(arguments), arguments.out, sites=sites, source=source, overwrite=overwrite)
+    made = make_image_sites(
+        _given(arguments),
+        arguments.out,
+        sites=sites,
+        source=source,
+        overwrite=arguments.overwrite,
+        skip_bad=arguments.skip_bad,
+    )
     _print_made(made, arguments.out)
 
 
 def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
     """Images of the command line, or those of the table of persons."""
     from ..config import config_error
-    from ..sites import read_persons
+    from ..sites import images_of_persons, read_persons
 
     images: list[Path] = arguments.images
     if bool(images) == bool(arguments.persons):
         found = "both images and --persons" if images else "neither images nor --persons"
         raise config_error("sites make", "images", found, "one of them", "list files, or name a table")
-    return images or read_persons(arguments.persons)
+    if arguments.subject is None:
+        return images or read_persons(arguments.persons)
+    if arguments.persons:
+        raise config_error("sites make", "--subject", "--persons, too", "one of them", "leave one out")
+    return images_of_persons(images, arguments.subject)
 
 
 def _make_demo(arguments: argparse.Namespace) -> None:
@@ -107,6 +138,7 @@ def _make_ct_images(arguments: argparse.Namespace) -> None:
         sites=read_scanners(arguments.scanners, CTScanner) if arguments.scanners else None,
         source=arguments.persons or "sites make",
         overwrite=arguments.overwrite,
+        skip_bad=arguments.skip_bad,
     )
     _print_made(made, arguments.out)
 
@@ -129,10 +161,11 @@ def _print_made(made: Sequence["MadeSite"], out: Path) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from ..sites import check_sites
 
-    sites = check_sites(arguments.folder)
+    sites = check_sites(arguments.folder, skip_bad=arguments.skip_bad)
     for site in sites:
         _print_facts(site)
     warnings = [warning for site in sites for split in site.splits for warning in split.warnings]
+    warnings += [warning for site in sites for warning in site.warnings]
     for warning in warnings:
         say(f"warning: {warning}")
     count = f", with {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""

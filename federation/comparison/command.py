@@ -89,7 +89,7 @@ def _run(options: CompareOptions, say: Say) -> Path:
     if options.publish is not None:
         require_place(options.folder, options.publish, preset.described(), modalities)
     if options.sites is not None:
-        preset = at_sites(preset, options.sites, modalities)
+        preset = at_sites(preset, options.sites, modalities, say)
         modalities = tuple(preset.budgets)
     return run_comparison(
         preset,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..config import ConfigError, config_error
-from ..sites import SiteManifest, load_federation, read_federation, write_sites
+from ..experiment import Say
+from ..sites import SiteManifest, load_checked, load_federation, read_federation, write_sites
 from .preset import Preset, TableSpec, set_devices
 
 #: The one table of a comparison at such sites.
@@ -38,8 +39,8 @@ class OwnSites(Preset):
         set_devices(sites, devices.__getitem__)
 
 
-def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSites:
-    """The arms, network, steps and seeds of a preset at the sites in a folder.
+def at_sites(preset: Preset, folder: Path, modalities: Sequence[str], say: Say) -> OwnSites:
+    """The arms, network, steps and seeds of a preset at the sites in a folder, whose files are checked.
 
     Raises
     ------
@@ -55,6 +56,7 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str]) -> OwnSite
     chosen = [modality for modality in modalities if _of_modality(manifests, modality)]
     if not chosen:
         raise ConfigError(f"{folder}: holds no {' or '.join(modalities)} site; choose another folder or --modality")
+    load_checked(folder, say)
     for modality in chosen:
         _require_comparable(folder, modality, _of_modality(manifests, modality))
     first = preset.tables[0]

@@ -1,6 +1,7 @@
 from .checking import SiteFacts as SiteFacts
 from .checking import SplitFacts as SplitFacts
 from .checking import check_sites as check_sites
+from .checking import load_checked as load_checked
 from .ct_image_sites import make_ct_image_sites as make_ct_image_sites
 from .demos import DEMOS as DEMOS
 from .demos import Demo as Demo
@@ -29,5 +30,6 @@ from .simulated_ct import scan_of as scan_of
 from .simulated_mri import DEMO_SITES as DEMO_SITES
 from .simulated_mri import SimulatedSite as SimulatedSite
 from .simulated_mri import make_demo_sites as make_demo_sites
+from .subjects import images_of_persons as images_of_persons
 from .writing import MadeSite as MadeSite
 from .writing import write_sites as write_sites

@@ -1,13 +1,23 @@
-"""Check the sites of a federation: every byte, every slice."""
+"""Check the sites of a federation: every byte, every slice, every person."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recon import DataError, write_atomically
+
 from .lock_file import LockedFile, read_lock, write_lock
-from .manifest import SiteManifest, read_federation
+from .manifest import SiteManifest, load_federation, read_federation, without_files
 from .manifest_schema import SPLITS, Split
+from .subjects import people_across_sites, unnamed_people
+from .unusable import refuse
 from .writing import locked_file, subjects_of
+
+#: Version of the checks in the lock files: a new one makes `fedrecon train` check all files again.
+CHECKS = 1
 
 
 @dataclass(frozen=True)
@@ -32,50 +42,174 @@ class SiteFacts:
     """Result of :func:`check_sites` for a site.
 
     ``role`` is ``trains``, ``test only`` or ``unseen``. The lock file was ``verified``, ``written`` if there was none,
-    or ``updated`` if the manifest lists other files.
+    or ``updated`` if the manifest lists other files. ``warnings`` are about its people.
     """
 
     name: str
     role: str
     lock: str
     splits: tuple[SplitFacts, ...]
+    warnings: tuple[str, ...] = ()
 
 
-def check_sites(folder: Path | str) -> list[SiteFacts]:
+@dataclass(frozen=True)
+class _CheckedFile:
+    """A file that passed, with its new entry in the lock file."""
+
+    locked: LockedFile
+    slices: int
+    description: str
+    acceleration: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _SiteCheck:
+    """A site with the content of its lock file, the files that passed, and the errors of the others."""
+
+    manifest: SiteManifest
+    old: Mapping[str, LockedFile]
+    passed: Mapping[str, _CheckedFile]
+    faults: Mapping[str, Exception]
+
+    @property
+    def lock(self) -> dict[str, LockedFile]:
+        """New content of the lock file; a file that was not checked keeps its entry."""
+        new = {**self.old, **{name: file.locked for name, file in self.passed.items()}}
+        return {name: new[name] for _, name in self.manifest.data.named()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warning that files count as people, where the site has several splits."""
+        lock, splits = self.lock, [split for split in SPLITS if self.manifest.files(split)]
+        unnamed = [n for n in lock if self.manifest.subject(n, lock[n].patient_id).startswith("file ")]
+        return unnamed_people(self.manifest.path, unnamed) if len(splits) > 1 else []
+
+
+def check_sites(folder: Path | str, *, skip_bad: bool = False) -> list[SiteFacts]:
     """Check every byte and every slice of a federation; write missing lock files.
+
+    Parameters
+    ----------
+    skip_bad
+        Remove files that cannot be used from the manifests, with a warning for each.
 
     Raises
     ------
     DataError
-        At the first manifest or file that cannot be used, or file whose checksum differs from the lock file.
+        If a manifest or file cannot be used, or the checksum of a file differs from the lock file; of several such
+        files, one line for each.
     """
-    return [_check_site(manifest) for manifest in read_federation(folder)]
+    checks = []
+    for manifest in read_federation(folder):
+        old = read_lock(manifest.path)
+        checks.append(_check_site(manifest, old, [name for _, name in manifest.data.named()]))
+    faults = [fault for check in checks for fault in check.faults.values()]
+    if skip_bad and faults:
+        # All manifests, before any is written.
+        left = [without_files(check.manifest, check.faults) for check in checks]
+        refuse(faults, skip_bad=True)
+        for text, manifest in left:
+            write_atomically(manifest.path, text.encode())
+        checks = [replace(check, manifest=manifest) for check, (_, manifest) in zip(checks, left, strict=True)]
+    else:
+        refuse(faults, skip_bad=False)
+    across = _require_people(checks)
+    facts = []
+    for check in checks:
+        manifest, lock = check.manifest, check.lock
+        if lock != check.old:
+            write_lock(manifest.path, lock)
+        same = {n: e.sha256 for n, e in lock.items()} == {n: e.sha256 for n, e in check.old.items()}
+        state = "verified" if same else "updated" if check.old else "written"
+        role = "unseen" if manifest.unseen else "trains" if manifest.trains else "test only"
+        splits = tuple(_split_facts(check, split) for split in SPLITS if manifest.files(split))
+        facts.append(SiteFacts(manifest.name, role, state, splits, (*check.warnings, *across[manifest.name])))
+    return facts
 
 
-def _check_site(manifest: SiteManifest) -> SiteFacts:
-    manifest.verify(hashes=True)
-    old = read_lock(manifest.path)
-    lock = {name: old.get(name) or locked_file(manifest, name) for _, name in manifest.data.named()}
-    # Again with patients and checksums: a subject in two splits, the same bytes twice.
-    manifest.check_files(lock)
-    splits = tuple(_split_facts(manifest, split, lock) for split in SPLITS if manifest.files(split))
-    if lock != old:
-        write_lock(manifest.path, lock)
-    state = "verified" if lock == old else "updated" if old else "written"
-    role = "unseen" if manifest.unseen else "trains" if manifest.trains else "test only"
-    return SiteFacts(manifest.name, role, state, splits)
+def load_checked(folder: Path | str, say: Callable[[str], None]) -> list[SiteManifest]:
+    """:func:`load_federation`, after a check of every file whose entry in the lock file does not say that it passed.
+
+    A second call checks nothing, unless files, manifests or the checks have changed since. ``say`` prints the number
+    of files and the warnings.
+
+    Raises
+    ------
+    DataError
+        As :func:`check_sites`.
+    """
+    manifests = load_federation(folder)
+    locks = [read_lock(manifest.path) for manifest in manifests]
+    new = [_unchecked(manifest, lock) for manifest, lock in zip(manifests, locks, strict=True)]
+    if not any(new):
+        return manifests
+    say(f"checking {sum(map(len, new))} files, once ...")
+    checks = [_check_site(*each) for each in zip(manifests, locks, new, strict=True)]
+    refuse([fault for check in checks for fault in check.faults.values()], skip_bad=False)
+    across = _require_people(checks)
+    for check in checks:
+        for warning in (*_file_warnings(check.passed.values()), *check.warnings, *across[check.manifest.name]):
+            say(f"warning: {warning}")
+        with contextlib.suppress(DataError):  # the folder may be read-only: checked again the next time
+            write_lock(check.manifest.path, check.lock)
+    return manifests
 
 
-def _split_facts(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> SplitFacts:
-    dataset = manifest.dataset(split)
-    warnings = tuple(warning for number in range(len(dataset.volumes)) for warning in dataset.check(number))
-    accelerations = [dataset.acceleration(number) for number in range(len(dataset.volumes))]
+def _unchecked(manifest: SiteManifest, lock: Mapping[str, LockedFile]) -> list[str]:
+    wanted = _conditions(manifest)
+    return [name for _, name in manifest.data.named() if name not in lock or lock[name].checked != wanted]
+
+
+def _conditions(manifest: SiteManifest) -> str:
+    """Digest of all that the result of a check depends on, beside the file."""
+    lists = {"root", "persons", *SPLITS}
+    told = manifest.model_dump(mode="json", include={"modality", "plugins", "simulate", "data"})
+    told["data"] = {key: value for key, value in told["data"].items() if key not in lists}
+    return hashlib.sha256(json.dumps([CHECKS, told], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_site(manifest: SiteManifest, old: Mapping[str, LockedFile], names: Collection[str]) -> _SiteCheck:
+    manifest.require_root()
+    passed: dict[str, _CheckedFile] = {}
+    faults: dict[str, Exception] = {}
+    for split, name in manifest.data.named():
+        if name in names:
+            try:
+                passed[name] = _check_file(manifest, split, name, old.get(name))
+            except (DataError, OSError) as error:
+                faults[name] = error
+    return _SiteCheck(manifest, old, passed, faults)
+
+
+def _check_file(manifest: SiteManifest, split: Split, name: str, locked: LockedFile | None) -> _CheckedFile:
+    manifest.require_file(split, name, locked, hashes=True)
+    samples = manifest.samples([manifest.root / name])
+    warnings = tuple(samples.check(0))
+    locked = (locked or locked_file(manifest, name)).model_copy(update={"checked": _conditions(manifest)})
+    return _CheckedFile(locked, len(samples), samples.volumes[0].description, samples.acceleration(0), warnings)
+
+
+def _require_people(checks: Sequence[_SiteCheck]) -> dict[str, list[str]]:
+    """Refuse a subject in two splits, and the same bytes twice; warnings of people at two sites, by site."""
+    for check in checks:
+        check.manifest.check_files(check.lock)
+    return people_across_sites([(check.manifest, check.lock) for check in checks])
+
+
+def _split_facts(check: _SiteCheck, split: Split) -> SplitFacts:
+    files = [check.passed[name] for name in getattr(check.manifest.data, split)]
+    accelerations = [file.acceleration for file in files]
     return SplitFacts(
         split=split,
-        files=len(dataset.volumes),
-        subjects=len(subjects_of(manifest, split, lock)),
-        slices=len(dataset),
-        measured=tuple(sorted({volume.description for volume in dataset.volumes})),
+        files=len(files),
+        subjects=len(subjects_of(check.manifest, split, check.lock)),
+        slices=sum(file.slices for file in files),
+        measured=tuple(sorted({file.description for file in files})),
         accelerations=(min(accelerations), max(accelerations)),
-        warnings=warnings,
+        warnings=_file_warnings(files),
     )
+
+
+def _file_warnings(files: Iterable[_CheckedFile]) -> tuple[str, ...]:
+    return tuple(warning for file in files for warning in file.warnings)

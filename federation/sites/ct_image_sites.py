@@ -1,5 +1,6 @@
 """CT sites of projections simulated from images of people in Hounsfield units."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from recon import largest_matrix
 from ..config import config_error
 from .manifest_schema import SPLITS, Split
 from .patient_table import AIR_HU, BODY_HU, with_table, without_table
-from .people import PersonImage, deal_persons, one_person_per_file
+from .people import PersonImage, deal_persons, named_apart, one_person_per_file
 from .person_slices import chosen_slices, origin_of, read_person
 from .scanner_files import CTScanner, require_different_names
 from .simulated_ct import REFINED, scan_of, write_counts
 from .splits import split_counts
+from .subjects import unnamed_people
+from .unusable import usable
 from .writing import MadeSite, require_different, write_simulated_sites
+
+logger = logging.getLogger(__name__)
 
 #: Scanners of :func:`make_ct_image_sites` for persons unless others are given.
 CT_IMAGE_SITES = tuple(CTScanner(name=f"protocol{number}", protocol=number) for number in range(1, 6))
@@ -33,6 +38,7 @@ def make_ct_image_sites(
     seed: int = 0,
     source: Path | str = "sites make",
     overwrite: bool = False,
+    skip_bad: bool = False,
 ) -> list[MadeSite]:
     """Write counts simulated from CT images, and the manifests.
 
@@ -55,14 +61,17 @@ def make_ct_image_sites(
         Height and width of the reconstructed images where the scanner has no ``matrix``.
     sites
         Scanners to simulate. None: a site per volume, or HyperFed's five for persons.
-    split, seed, source, overwrite
+    split, seed, source, overwrite, skip_bad
         As for :func:`make_image_sites`, with slices instead of blocks. Its errors are raised here, too.
     """
     given = [image for image in images if isinstance(image, PersonImage)]
-    paths = [Path(image) for image in images if not isinstance(image, PersonImage)]
+    unnamed = one_person_per_file([Path(image) for image in images if not isinstance(image, PersonImage)])
+    persons, out = list(usable(given + unnamed, _require_hounsfield, skip_bad=skip_bad)), Path(out)
     if sites is None and not given:
-        return _one_site_per_volume(paths, Path(out), size, split, seed, overwrite)
-    persons, out = given + one_person_per_file(paths), Path(out)
+        return _one_site_per_volume(persons, out, size, split, seed, overwrite)
+    for warning in unnamed_people("sites make", [str(image.file) for image in unnamed if image in persons], ""):
+        logger.warning(warning)
+    persons = named_apart(persons)
     require_different([image.name for image in persons])
     sites = CT_IMAGE_SITES if sites is None else sites
     require_different_names(sites, source)
@@ -127,17 +136,25 @@ def _hounsfield(image: PersonImage) -> Tensor:
     return hu
 
 
+def _require_hounsfield(image: PersonImage) -> None:
+    _hounsfield(image)
+
+
 def _one_site_per_volume(
-    paths: Sequence[Path], out: Path, size: int, split: tuple[float, float, float], seed: int, overwrite: bool
+    images: Sequence[PersonImage], out: Path, size: int, split: tuple[float, float, float], seed: int, overwrite: bool
 ) -> list[MadeSite]:
-    names = [_site_name(path) for path in paths]
+    names = [_site_name(image) for image in images]
     require_different(names)
+    logger.warning(
+        f"sites make: {len(images)} files, a site each: the splits of a site show one person, and its scores are not "
+        "those of new people; to deal whole persons, name them with --subject or --persons"
+    )
     blocks: dict[str, Tensor] = {}
     files: dict[str, list[tuple[Split, str]]] = {}
-    for name, path in zip(names, paths, strict=True):
-        hu = _hounsfield(PersonImage(path, name))
+    for name, image in zip(names, images, strict=True):
+        hu = _hounsfield(image)
         if len(hu) < len(SPLITS):
-            raise config_error(path, "slices", f"{len(hu)} with anatomy", "at least 3", "use a longer series")
+            raise config_error(image.file, "slices", f"{len(hu)} with anatomy", "at least 3", "use a longer series")
         files[name] = [(part, f"{name}_{part}.h5") for part in SPLITS]
         blocks |= {f"{name}_{part}.h5": block for part, block in zip(SPLITS, _cut(hu, split), strict=True)}
 
@@ -148,12 +165,12 @@ def _one_site_per_volume(
         write_counts(path, site.protocol, site.photons, hu, seed, patient_id=name, acquisition="from_images")
 
     sites = [CTScanner(name=name, protocol=n % 5 + 1) for n, name in enumerate(names)]
-    origin = f"simulated from the images {', '.join(path.name for path in paths)}"
+    origin = f"simulated from the images {', '.join(image.file.name for image in images)}"
     return write_simulated_sites(out, sites, files, write, origin, synthetic=False, overwrite=overwrite)
 
 
-def _site_name(path: Path) -> str:
-    return "".join(c if c.isalnum() else "-" for c in path.name.split(".")[0].lower()).strip("-") or "site"
+def _site_name(image: PersonImage) -> str:
+    return "".join(c if c.isalnum() else "-" for c in image.person.lower()).strip("-") or "site"
 
 
 def _cut(volume: Tensor, split: tuple[float, float, float]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Make sites from a folder of fastMRI files."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recon import KSpaceVolume, Simulation, open_volume
+from recon import KSpaceVolume, Simulation, format_of, open_volume, shown_files, volume_names
 
 from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, subject
 from .manifest_schema import SPLITS
 from .splits import assign_splits
+from .subjects import persons_by_pattern, persons_by_table, unnamed_people
+from .unusable import usable
 from .writing import MadeSite, write_sites
+
+logger = logging.getLogger(__name__)
 
 #: Properties of files that group them to sites, from header or attributes.
 GROUPINGS: dict[str, Callable[[KSpaceVolume], str | None]] = {
@@ -37,8 +42,11 @@ def make_fastmri_sites(
     seed: int = 0,
     simulate: Simulation | None = FASTMRI_4X,
     overwrite: bool = False,
+    subject_pattern: str | None = None,
+    persons: Path | None = None,
+    skip_bad: bool = False,
 ) -> list[MadeSite]:
-    """Group the ``*.h5`` below a folder into sites and write a manifest and a lock file for each.
+    """Group the ``*.h5`` and ``*.hdf5`` below a folder into sites and write a manifest and a lock file for each.
 
     Reads headers and attributes, and every byte once for the checksums of the lock file. Subjects are split, not files,
     and a subject is in the same split at every site. Of two subjects one goes to training, the other to validation.
@@ -60,6 +68,13 @@ def make_fastmri_sites(
         ``[simulate]`` of fully sampled files; None: none.
     overwrite
         Replace manifests and lock files that exist.
+    subject_pattern
+        Regular expression whose group is the person, searched in the path of every file below the folder.
+    persons
+        CSV table with the columns ``file`` and ``person``. Without pattern and table, a person is the ``patient_id`` of
+        the file, or, with a warning, the file.
+    skip_bad
+        Leave out files that cannot be used, with a warning for each.
 
     Returns
     -------
@@ -70,7 +85,7 @@ def make_fastmri_sites(
     ConfigError
         If the folder holds no file, a grouping is unknown, or a file to be written exists.
     DataError
-        If a file is not of the fastMRI layout.
+        If a file is not of the fastMRI layout; of several such files, one line for each.
     """
     _require_groupings(by)
     _require_fractions(split)
@@ -78,13 +93,14 @@ def make_fastmri_sites(
     expanded = Path(expand_variables(root, "sites make", "folder")).expanduser()
     if expanded == Path(root):
         root = str(expanded.absolute())
-    files = sorted(expanded.rglob("*.h5")) if expanded.is_dir() else []
-    if not files:
-        raise config_error(expanded, "", "no *.h5 file", "a folder of fastMRI files", "correct the path")
-    volumes = {file.relative_to(expanded).as_posix(): open_volume(file) for file in files}
+    files = {file.relative_to(expanded).as_posix(): file for file in _scans(expanded)}
+    volumes = usable(files, lambda name: open_volume(files[name]), skip_bad=skip_bad)
     groups = _group(volumes, by)
+    told = _told_persons({name: files[name] for name in volumes}, subject_pattern, persons)
+    names = volume_names(list(volumes))
+    subjects = {file: subject(names[file], told.get(file) or volume.patient_id) for file, volume in volumes.items()}
     splits = assign_splits(
-        {name: [subject(file, volumes[file].patient_id) for file in group] for name, group in groups.items()},
+        {name: [subjects[file] for file in group] for name, group in groups.items()},
         split,
         seed,
         test_only=[name for name, group in groups.items() if volumes[group[0]].undersampled],
@@ -97,10 +113,34 @@ def make_fastmri_sites(
         }
         if simulate is not None and not volumes[group[0]].undersampled:
             table["simulate"] = asdict(simulate)
-        of = {file: splits[name][subject(file, volumes[file].patient_id)] for file in group}
+        of = {file: splits[name][subjects[file]] for file in group}
         table["data"] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
+        table["data"]["persons"] = {file: told[file] for file in group if file in told}
         manifests.append(table)
+    for warning in unnamed_people(expanded, [file for file in volumes if subjects[file].startswith("file ")]):
+        logger.warning(warning)
     return write_sites(out, manifests, overwrite=overwrite)
+
+
+def _scans(folder: Path) -> list[Path]:
+    """HDF5 files below a folder; names the formats of the others where there is none."""
+    shown = shown_files(folder, recursive=True) if folder.is_dir() else []
+    files = [file for file in shown if file.suffix.lower() in (".h5", ".hdf5")]
+    if files:
+        return files
+    others = {known: file.name for file in shown if file.is_file() and (known := format_of(file)) is not None}
+    named = ", ".join(f"{known.name} ({file})" for known, file in others.items())
+    found = f"no *.h5 or *.hdf5 file{', but ' * bool(others)}{named}"
+    advice = next((known.advice for known in others), "correct the path")
+    raise config_error(folder, "", found, "a folder of fastMRI files", advice)
+
+
+def _told_persons(files: Mapping[str, Path], pattern: str | None, table: Path | None) -> dict[str, str]:
+    if pattern is not None and table is not None:
+        raise ConfigError("sites make: found both --subject and --persons, expected one of them; leave one out")
+    if table is not None:
+        return persons_by_table(files, table)
+    return {} if pattern is None else persons_by_pattern(files, pattern)
 
 
 def _group(volumes: Mapping[str, KSpaceVolume], by: Sequence[str]) -> dict[str, list[str]]:

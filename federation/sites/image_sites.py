@@ -1,5 +1,6 @@
 """MRI sites of k-space simulated from magnitude images of people."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from recon import (
     coil_covariance,
     draw_from_labels,
     largest_matrix,
-    read_images,
     reduce_matrix,
     simulate_volume,
     simulated_header,
@@ -23,10 +23,14 @@ from recon import (
 
 from ..config import config_error
 from .manifest_schema import SPLITS, Split
-from .people import PersonImage, deal_persons, one_person_per_file
+from .people import PersonImage, deal_persons, named_apart, one_person_per_file
 from .person_slices import chosen_slices, origin_of, read_person
 from .scanner_files import MRIScanner, require_different_names
+from .subjects import unnamed_people
+from .unusable import usable
 from .writing import MadeSite, require_different, seed_of, write_simulated_sites
+
+logger = logging.getLogger(__name__)
 
 #: Scanners of :func:`make_image_sites` unless others are given.
 IMAGE_SITES = (
@@ -50,6 +54,7 @@ def make_image_sites(
     seed: int = 0,
     source: Path | str = "sites make",
     overwrite: bool = False,
+    skip_bad: bool = False,
 ) -> list[MadeSite]:
     """Write k-space simulated from magnitude images, with the phase and coils of a scan, and the manifests.
 
@@ -77,15 +82,17 @@ def make_image_sites(
         The table of the persons, for errors.
     overwrite
         Replace files that exist.
+    skip_bad
+        Leave out images that cannot be used, with a warning for each.
 
     Raises
     ------
     ConfigError
         If there are too few persons or slices, a matrix is too large, or a file to be written exists.
     DataError
-        If an image cannot be read or a file cannot be written.
+        If images cannot be read, one line for each, or a file cannot be written.
     """
-    out, persons = Path(out), _persons(images, sites)
+    out, persons = Path(out), named_apart(_persons(images, sites, skip_bad))
     require_different([image.name for image in persons])
     require_different_names(sites, source)
     dealt = deal_persons(persons, {site.name: site.wish for site in sites}, split, seed, source)
@@ -115,29 +122,45 @@ def _origin(dealt: Sequence[tuple[Split, PersonImage]]) -> str:
     return "; ".join(parts + ([origin_of("images drawn from the label maps", drawn)] if drawn else []))
 
 
-def _persons(images: Sequence[Path | str | PersonImage], sites: Sequence[MRIScanner]) -> list[PersonImage]:
+def _persons(
+    images: Sequence[Path | str | PersonImage], sites: Sequence[MRIScanner], skip_bad: bool
+) -> list[PersonImage]:
     """Persons as given; a path is a person, or, where there are few paths, every block of slices."""
     given = [image for image in images if isinstance(image, PersonImage)]
-    paths = [Path(image) for image in images if not isinstance(image, PersonImage)]
-    require_different([path.name.split(".")[0] for path in paths])
-    if given or len(paths) >= len(SPLITS) * len(sites):
-        return given + one_person_per_file(paths)
-    blocks = [block for path in paths for block in _blocks(path)]
+    files = one_person_per_file([Path(image) for image in images if not isinstance(image, PersonImage)])
+    persons = list(usable(given + files, _require_anatomy, skip_bad=skip_bad))
+    files = [image for image in files if image in persons]
+    if given or len(files) >= len(SPLITS) * len(sites):
+        for warning in unnamed_people("sites make", [str(image.file) for image in files], ""):
+            logger.warning(warning)
+        return persons
+    blocks = [block for image in files for block in _blocks(image)]
+    wanted = len(SPLITS) * len(sites)
+    logger.warning(
+        f"sites make: {len(files)} files give {len(blocks)} blocks of slices, dealt as if each was a person: sites and "
+        f"splits share people, and scores are not those of new people; give {wanted} files or more, or name the "
+        "persons with --subject or --persons"
+    )
     if len(blocks) < len(sites):
         found = f"{len(blocks)} blocks of {BLOCK} slices"
         raise config_error("sites make", "images", found, f"one per site ({len(sites)})", "add images")
     return blocks
 
 
-def _blocks(path: Path) -> Iterator[PersonImage]:
-    shown = _with_anatomy(_unit(read_images(path))).nonzero().flatten()
+def _require_anatomy(image: PersonImage) -> None:
+    volume = read_person(image)
+    if image.kind == "image" and not _with_anatomy(_unit(volume)).any():
+        raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
+
+
+def _blocks(image: PersonImage) -> Iterator[PersonImage]:
+    shown = _with_anatomy(_unit(read_person(image))).nonzero().flatten()
     if len(shown) == 0:
         return
     first, last = int(shown[0]), int(shown[-1]) + 1
     length = min(BLOCK, last - first)
     for start in range(first, last - length + 1, BLOCK + GAP):
-        name = f"{path.name.split('.')[0]}_{start:04d}"
-        yield PersonImage(path, name, slices=(start, start + length - 1))
+        yield PersonImage(image.file, f"{image.person}_{start:04d}", slices=(start, start + length - 1))
 
 
 def _prepared(site: MRIScanner, image: PersonImage, seed: int) -> Tensor:

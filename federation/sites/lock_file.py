@@ -14,11 +14,15 @@ from ..config import Section, parse_section, read_json
 
 
 class LockedFile(Section):
-    """Size, checksum and patient of a file; ``patient_id`` is empty if the file names none."""
+    """Size, checksum and patient of a file; ``patient_id`` is empty if the file names none.
+
+    ``checked`` says under which checks and conditions the file passed, see :func:`load_checked`.
+    """
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=0)
     patient_id: str
+    checked: str | None = None
 
 
 class Lock(Section):
@@ -50,7 +54,7 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
 def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
     """Write the lock file beside a manifest atomically."""
     lock = Lock(files=dict(sorted(files.items())))
-    write_atomically(lock_path(manifest), (json.dumps(lock.model_dump(), indent=1) + "\n").encode())
+    write_atomically(lock_path(manifest), (json.dumps(lock.model_dump(exclude_none=True), indent=1) + "\n").encode())
 
 
 def lock_file(path: Path, patient_id: str | None) -> LockedFile:

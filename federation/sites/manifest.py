@@ -4,9 +4,10 @@ from __future__ import annotations  # types of recon load PyTorch, which `read_s
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tomli_w
@@ -106,6 +107,10 @@ class SiteManifest(Section):
         names: tuple[str, ...] = getattr(self.data, split)
         return tuple(self.root / name for name in names)
 
+    def _listed(self, file: Path) -> str:
+        """Name of a file in the manifest, if it is listed there."""
+        return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else ""
+
     @property
     def kind(self) -> recon.Modality:
         """The modality of the site."""
@@ -154,7 +159,7 @@ class SiteManifest(Section):
         DataError
             If a file cannot be used.
         """
-        kind = self.kind
+        kind, names = self.kind, self.data.names
         if augment is not None and not kind.augments:
             found = f"{self.modality} with training.augment"
             raise config_error(self.path, "modality", found, "a recipe without", "set training.augment=false")
@@ -162,6 +167,7 @@ class SiteManifest(Section):
         return kind.slices(
             files,
             self.name,
+            names=[names.get(self._listed(file), file.name) for file in files],
             simulate=self.simulation() if degraded else None,
             **kind.arguments(maps_folder=maps_folder, augment=augment, seed=seed),
             **{key: getattr(self.data, key) for key in keys},
@@ -184,6 +190,10 @@ class SiteManifest(Section):
             raise config_error(self.path, f"data.{split}", "no files", "at least one", "list some or leave it out")
         return self.samples(files, maps_folder=maps_folder, augment=augment, seed=seed)
 
+    def subject(self, name: str, patient_id: str | None) -> str:
+        """Subject of a file: the person that the manifest names, else the patient of the file, else the file itself."""
+        return subject(self.data.names[name], self.data.persons.get(name) or patient_id)
+
     def verify(self, *, hashes: bool = False) -> None:
         """Check that every file exists and agrees with the lock file, and that no subject is in two splits.
 
@@ -201,17 +211,12 @@ class SiteManifest(Section):
 
     def check_files(self, lock: Mapping[str, LockedFile], *, hashes: bool = False) -> None:
         """:meth:`verify` with the content of a lock file; opens files that it does not list to read their patient."""
-        if not self.root.is_dir():
-            found = f"{self.data.root!r} = {self.root}, {'a file' if self.root.exists() else 'no such folder'}"
-            raise config_error(self.path, "data.root", found, "the folder of the data", "correct it")
+        self.require_root()
         same: dict[object, str] = {}
         subjects: dict[str, tuple[Split, str]] = {}
         for split, name in self.data.named():
             key, file, locked = f"data.{split}", self.root / name, lock.get(name)
-            if not file.is_file():
-                raise config_error(self.path, key, f"no file {file}", "an HDF5 file", "correct the name or the root")
-            if locked is not None:
-                self._compare(file, locked, hashes)
+            self.require_file(split, name, locked, hashes=hashes)
             status = file.stat()
             for identity in ((status.st_dev, status.st_ino), locked and locked.sha256):
                 first = same.setdefault(identity, name) if identity else name
@@ -219,10 +224,24 @@ class SiteManifest(Section):
                     found = f"{name}, the same data as {first}"
                     raise config_error(self.path, key, found, "every file once", "remove one")
             patient = locked.patient_id if locked is not None else self.open(file).patient_id
-            other, where = subjects.setdefault(subject(name, patient), (split, name))
+            other, where = subjects.setdefault(self.subject(name, patient), (split, name))
             if other != split:
                 found = f"the subject of {name} also in {other} ({where})"
                 raise config_error(self.path, key, found, "every subject in one split", "move one of the files")
+
+    def require_root(self) -> None:
+        """Refuse a site whose folder of data does not exist."""
+        if not self.root.is_dir():
+            found = f"{self.data.root!r} = {self.root}, {'a file' if self.root.exists() else 'no such folder'}"
+            raise config_error(self.path, "data.root", found, "the folder of the data", "correct it")
+
+    def require_file(self, split: Split, name: str, locked: LockedFile | None, *, hashes: bool) -> None:
+        """Refuse a file that does not exist or differs from its entry in the lock file."""
+        file = self.root / name
+        if not file.is_file():
+            raise config_error(self.path, f"data.{split}", f"no file {file}", "a file", "correct the name or the root")
+        if locked is not None:
+            self._compare(file, locked, hashes)
 
     def _compare(self, file: Path, locked: LockedFile, hashes: bool) -> None:
         size = file.stat().st_size
@@ -241,6 +260,8 @@ class SiteManifest(Section):
     def to_toml(self) -> str:
         """The manifest with all defaults; reads back equal."""
         table = self.model_dump(mode="json", exclude_none=True)
+        if not self.data.persons:
+            del table["data"]["persons"]
         return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
 
 
@@ -278,9 +299,9 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     return manifest
 
 
-def subject(name: str, patient_id: str | None) -> str:
-    """Identity of a subject: the patient of the file, or the name of a file without patient."""
-    return f"patient {patient_id}" if patient_id else f"file {PurePosixPath(name).name}"
+def subject(name: str, person: str | None) -> str:
+    """Identity of a subject: the person, or the name of a file without one."""
+    return f"patient {person}" if person else f"file {name}"
 
 
 def expand_variables(text: str, path: Path | str, key: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -312,6 +333,30 @@ def read_site_name(path: Path | str) -> str:
     """
     path = Path(path)
     return parse_section(_Named, {"name": read_toml(path).get("name", "")}, path).name
+
+
+def without_files(manifest: SiteManifest, names: Collection[str]) -> tuple[str, SiteManifest]:
+    """Text of a manifest without some files, the rest as the user wrote it, and the manifest that it describes.
+
+    Raises
+    ------
+    ConfigError
+        If no file is left, or a name is written in a way that is not found.
+    """
+    text = manifest.path.read_text(encoding="utf-8")
+    for name in names:
+        quoted = rf"""(?:"(?:\./)*{re.escape(name)}"|'(?:\./)*{re.escape(name)}')"""
+        text = re.sub(rf"(?m)^[ \t]*{quoted}[ \t]*=.*\n?", "", text)  # its line of [data.persons]
+        text = re.sub(rf"(?m)^[ \t]*{quoted}[ \t]*,?[ \t]*\n|{quoted}[ \t]*,?[ \t]*", "", text)
+    wanted = [entry for entry in manifest.data.named() if entry[1] not in names]
+    try:
+        left = parse_manifest(tomllib.loads(text) | {"plugins": manifest.plugins}, manifest.path)
+    except tomllib.TOMLDecodeError:
+        left = None
+    if left is None or list(left.data.named()) != wanted:
+        found = f"lists from which {', '.join(sorted(names))} cannot be removed"
+        raise config_error(manifest.path, "data", found, "plain strings", "remove them by hand")
+    return text, left
 
 
 class _Named(Section):

@@ -1,6 +1,7 @@
 """The sections of a manifest: the acquisition, and the files of every split."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal, cast
 
@@ -26,13 +27,17 @@ class AcquisitionSection(Section):
 
 
 class DataSection(Section):
-    """Files of every split, their names relative to ``root``; the files of a subject are in one split."""
+    """Files of every split, their names relative to ``root``; the files of a subject are in one split.
+
+    ``persons`` names the subject of files, in place of the ``patient_id`` in them.
+    """
 
     root: str = Field(min_length=1)
     format: str
     train: Names = ()
     validation: Names = ()
     test: Names = ()
+    persons: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -46,17 +51,24 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _once(self) -> "DataSection":
-        # By base name, which seeds the mask of a volume and names it in the report.
         first: dict[str, str] = {}
         for split, name in self.named():
-            base = PurePosixPath(name).name
-            if base in first:
-                found = f"found {base!r} also in {first[base]}"
-                raise ValueError(f"{split}: {found}, expected every file name once; remove or rename one")
-            first[base] = split
+            if name in first:
+                found = f"found {name!r} also in {first[name]}"
+                raise ValueError(f"{split}: {found}, expected every file once; remove one")
+            first[name] = split
         if not first:
             raise ValueError("train, validation and test are all empty, expected at least one file; list one")
+        for name, person in self.persons.items():
+            if name not in first or not person:
+                expected = "a name for a file of train, validation or test"
+                raise ValueError(f"persons: found {person!r} for {name!r}, expected {expected}; correct it")
         return self
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Name of every volume by its file, see :func:`recon.volume_names`."""
+        return recon.volume_names([name for _, name in self.named()])
 
     def named(self) -> Iterator[tuple[Split, str]]:
         """Every file as ``(split, name)``."""

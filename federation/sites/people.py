@@ -2,10 +2,12 @@
 
 import csv
 import itertools
+import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import config_error
@@ -24,7 +26,7 @@ class PersonImage:
     """Slices of one person in one file.
 
     ``slices`` are the first and the last one, from 0, of a file that holds several persons; None: all. ``site`` and
-    ``split`` are None where they are dealt. ``kind`` is one of `KINDS`.
+    ``split`` are None where they are dealt. ``kind`` is one of `KINDS`. ``stem`` replaces the file's part of the name.
     """
 
     file: Path
@@ -34,12 +36,12 @@ class PersonImage:
     kind: str = "image"
     site: str | None = None
     split: Split | None = None
+    stem: str | None = None
 
     @property
     def name(self) -> str:
         """Person and file, as part of a file name, with the first slice if the file holds several persons."""
-        person = re.sub(r"[^A-Za-z0-9.-]+", "-", self.person).strip("-.") or "person"
-        stem = self.file.name.split(".")[0]
+        person, stem = _slug(self.person) or "person", self.stem or _stem(self.file)
         name = stem if stem.startswith(person) else person if person.startswith(stem) else f"{person}_{stem}"
         return name if self.slices is None else f"{name}_{self.slices[0]:04d}"
 
@@ -118,8 +120,29 @@ def _person_image(cells: Mapping[str, str], path: Path, where: str) -> PersonIma
 
 
 def one_person_per_file(files: Sequence[Path]) -> list[PersonImage]:
-    """Every file is a person of its own, named after the file."""
-    return [PersonImage(file, file.name.split(".")[0]) for file in files]
+    """Every file is a person of its own, named after the file, or its path where two file names are equal."""
+    count = Counter(map(_stem, files))
+    return [PersonImage(file, stem if count[stem := _stem(file)] == 1 else _path(file, files)) for file in files]
+
+
+def named_apart(images: Sequence[PersonImage]) -> list[PersonImage]:
+    """The images, of which those of one name are named after their paths."""
+    count, files = Counter(image.name for image in images), [image.file for image in images]
+    return [i if count[i.name] == 1 else replace(i, stem=_slug(_path(i.file, files))) for i in images]
+
+
+def _path(file: Path, files: Sequence[Path]) -> str:
+    """Path without suffix, from the folder that holds all files."""
+    folder = os.path.commonpath([other.absolute().parent for other in files])
+    return (file.absolute().parent / _stem(file)).relative_to(folder).as_posix()
+
+
+def _stem(file: Path) -> str:
+    return file.name.split(".")[0]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")
 
 
 def deal_persons(

@@ -10,7 +10,7 @@ from recon import seed_from, write_atomically
 from ..config import config_error, store_plugins
 from ..worker_pool import run_jobs
 from .lock_file import LockedFile, lock_file, lock_path, write_lock
-from .manifest import SiteManifest, parse_manifest, subject
+from .manifest import SiteManifest, parse_manifest
 from .manifest_schema import SPLITS, Split
 
 #: Split and name of the files of every site.
@@ -160,4 +160,4 @@ def locked_file(manifest: SiteManifest, name: str) -> LockedFile:
 def subjects_of(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> set[str]:
     """Subjects of a split."""
     names: tuple[str, ...] = getattr(manifest.data, split)
-    return {subject(name, lock[name].patient_id) for name in names}
+    return {manifest.subject(name, lock[name].patient_id) for name in names}

@@ -27,6 +27,8 @@ from .mri_simulation import simulated_header as simulated_header
 from .mri_simulation import write_volume as write_volume
 from .mri_slices import KSpaceSlices as KSpaceSlices
 from .mri_slices import Simulation as Simulation
+from .other_formats import FileFormat as FileFormat
+from .other_formats import format_of as format_of
 from .random_ct_scans import RandomCTScans as RandomCTScans
 from .random_scans import RandomScans as RandomScans
 from .sample import Sample as Sample
@@ -49,3 +51,4 @@ from .slices import Volume as Volume
 from .slices import VolumeSlices as VolumeSlices
 from .slices import generator_for as generator_for
 from .slices import seed_from as seed_from
+from .slices import volume_names as volume_names

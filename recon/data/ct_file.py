@@ -21,7 +21,7 @@ from physics import FanBeam, Geometry, ImageGrid, ParallelBeam
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
-from .hdf5_file import dataset_of, opened, text_of
+from .hdf5_file import dataset_of, not_found, opened, text_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,9 +195,11 @@ def open_sinogram_file(path: Path) -> SinogramVolume:
     """Check a file of fedrecon's layout; no slice is read."""
     with opened(path) as file:
         stored = [name for name in ("counts", "line_integrals") if name in file]
-        if len(stored) != 1:
-            found = " and ".join(stored) or f"datasets {', '.join(sorted(file)) or 'none'}"
-            raise data_error(path, "file", found, "one of counts and line_integrals", "see recon.write_sinograms")
+        one_of, advice = "one of counts and line_integrals", "see recon.write_sinograms"
+        if not stored:
+            raise not_found(file, path, "file", one_of, advice)
+        if len(stored) > 1:
+            raise data_error(path, "file", " and ".join(stored), one_of, advice)
         holds: Any = stored[0]
         shape = dataset_of(file, path, holds).shape
         if len(shape) != 3 or 0 in shape:

@@ -13,7 +13,8 @@ from physics import LODOPAB_MU_MAX, FanBeam, ImageGrid, ParallelBeam, lodopab
 
 from ..errors import data_error
 from .ct_file import SinogramVolume, checked, open_sinogram_file
-from .hdf5_file import opened, text_of
+from .hdf5_file import not_found, opened, text_of
+from .other_formats import unreadable
 from .slices import Readers
 
 
@@ -62,7 +63,8 @@ def open_lodopab(path: Path) -> SinogramVolume:
     """Check an ``observation_*.hdf5`` of LoDoPaB-CT."""
     with opened(path) as file:
         if "data" not in file or file["data"].ndim != 3:
-            raise data_error(path, "data", "nothing", "(slices, 1000, 513)", "use an observation_*.hdf5 of LoDoPaB-CT")
+            expected, advice = "data of shape (slices, 1000, 513)", "use an observation_*.hdf5 of LoDoPaB-CT"
+            raise not_found(file, path, "data", expected, advice)
         shape = file["data"].shape
     grid, geometry, photons = lodopab()
     return LoDoPaBVolume(
@@ -110,7 +112,10 @@ def open_exchange(
         missing = [f"exchange/{name}" for name in names if f"exchange/{name}" not in file]
         if missing:
             advice = "check the format of the file"
-            raise data_error(path, missing[0], "nothing", "raw counts with flat and dark fields and angles", advice)
+            expected = "raw counts with flat and dark fields and angles"
+            if missing[0] == "exchange/data":
+                raise not_found(file, path, missing[0], expected, advice)
+            raise data_error(path, missing[0], "nothing", expected, advice)
         views, slices, detectors = file["exchange/data"].shape
         theta = file["exchange/theta"]
         in_degrees = "deg" in (text_of(theta.attrs.get("units")) or "deg")
@@ -153,7 +158,8 @@ def _helsinki(path: Path) -> tuple[np.ndarray[Any, Any], FanBeam]:
     try:
         content: dict[str, Any] = scipy.io.loadmat(path)
     except Exception as error:  # scipy raises many kinds
-        raise data_error(path, "file", f"no readable MATLAB 5 file ({error})", "one", advice) from None
+        found = f"no readable MATLAB 5 file ({error})"
+        raise unreadable(path, found, "a MATLAB 5 file", advice, own="a MATLAB file") from None
     names = [name for name in ("CtDataFull", "CtDataLimited") if name in content]
     if not names:
         keys = ", ".join(key for key in content if not key.startswith("__")) or "nothing"

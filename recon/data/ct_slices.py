@@ -84,7 +84,7 @@ class SinogramSlices(VolumeSlices):
 
     Parameters
     ----------
-    files, site, format, reader_options
+    files, names, site, format, reader_options
         As for :class:`VolumeSlices`; ``format`` is a name in :data:`CT_READERS`.
     simulate
         Degradation; None: the scan of the file.
@@ -111,9 +111,10 @@ class SinogramSlices(VolumeSlices):
         format: Annotated[str, CT_READERS] = "sinogram",
         operator: Annotated[str, OPERATORS] | None = None,
         weighted: bool = True,
+        names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
-        super().__init__(files, site, CT_READERS, format, reader_options)
+        super().__init__(files, site, CT_READERS, format, reader_options, names)
         self.simulate, self.weighted = simulate, weighted
         self.operator = operator or "RadonOperator"
         scans = [self._scan(volume) for volume in self.volumes]
@@ -126,8 +127,7 @@ class SinogramSlices(VolumeSlices):
         """Views of the file over views that are used."""
         return self.volumes[number].shape[1] / self.geometries[number].shape[0]
 
-    def __getitem__(self, index: int) -> Sample:
-        number, i = self.locate(index)
+    def sample(self, number: int, i: int) -> Sample:
         volume, geometry = self.volumes[number], self.geometries[number]
         lines, weights, noise_std = self._measured(number, i)
         measurement = lines / CT_SCALE
@@ -138,7 +138,9 @@ class SinogramSlices(VolumeSlices):
             reference=volume.read_reference(i) / CT_SCALE if volume.has_reference else None,
             scale=torch.tensor(CT_SCALE),
             condition=condition_vector(ct_features(geometry, self._photons(number))),
-            meta=(SampleMeta(self.site, volume.path.name, i, self.acceleration(number), self.reference_kinds[number]),),
+            meta=(
+                SampleMeta(self.site, self.names[number], i, self.acceleration(number), self.reference_kinds[number]),
+            ),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class SinogramSlices(VolumeSlices):
                 return None
             model = Transmission(photons, volume.electronic_noise)
             return stored if volume.holds == "counts" else model.expected_counts(stored), model
-        generator = generator_for("dose", simulated.seed, volume.path.name, i)
+        generator = generator_for("dose", simulated.seed, self.names[number], i)
         model = Transmission(simulated.photons, simulated.electronic_noise)
         if volume.holds != "counts" or photons is None:
             return model.counts(stored, generator), model

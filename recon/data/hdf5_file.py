@@ -1,5 +1,6 @@
 """Open HDF5 files with errors of one line, and without following links to other files."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import h5py
 
-from ..errors import data_error
+from ..errors import DataError, data_error
+from .other_formats import format_of, layout_of
 
 
 @contextmanager
@@ -17,13 +19,18 @@ def opened(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     DataError
-        If there is no file or it is no complete HDF5 file, also where this shows only while it is read.
+        If there is no file or it is no complete HDF5 file, also where this shows only while it is read; a file of
+        another format is named as such.
     """
     expected, advice = "a complete HDF5 file", "copy it again"
     if not path.is_file():
         raise data_error(path, "file", "a folder" if path.is_dir() else "nothing", expected, "correct the path")
     if path.stat().st_size == 0:
         raise data_error(path, "file", "an empty file", expected, advice)
+    if not os.access(path, os.R_OK):
+        raise data_error(path, "file", "no right to read it", "a readable file", "change its rights")
+    if not h5py.is_hdf5(path) and (known := format_of(path)) is not None:
+        raise data_error(path, "file", known.name, expected, known.advice)
     try:
         # Network folders that are mounted read-only often have no file locks.
         with h5py.File(path, "r", locking="best-effort") as file:
@@ -55,6 +62,15 @@ def dataset_of(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     if dataset.external:
         raise data_error(path, key, "external storage", "a plain dataset", advice)
     return dataset
+
+
+def not_found(file: h5py.File, path: Path, key: str, expected: str, advice: str) -> DataError:
+    """Error for a file without what is expected; names the layout of the file where it is known."""
+    known = layout_of(file)
+    if known is None:
+        found = f"only {', '.join(sorted(file)) or 'an empty file'}"
+        return data_error(path, key, found, expected, advice)
+    return data_error(path, "file", known.name, expected, known.advice)
 
 
 def text_of(value: Any) -> str | None:

@@ -12,8 +12,10 @@ from pydicom.errors import InvalidDicomError
 from torch import Tensor
 
 from ..errors import data_error
+from ..files import shown_files
+from .other_formats import DICOM, NIFTI, format_of, unreadable
 
-_NIFTI = (".nii", ".nii.gz")
+_NIFTI, _DICOM = (".nii", ".nii.gz"), (".dcm", ".ima")
 
 
 def read_images(path: Path | str) -> Tensor:
@@ -34,14 +36,16 @@ def read_images(path: Path | str) -> Tensor:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.glob("*.dcm"))
+        files = [file for file in shown_files(path) if file.suffix.lower() in _DICOM or _is_dicom(file)]
         if not files:
-            raise data_error(path, "folder", "no .dcm file", "one DICOM series", "correct the path")
+            raise data_error(path, "folder", "no DICOM file", "one DICOM series", "correct the path")
         return _finite(_read_dicom(files, path), path)
     if not path.is_file():
         raise data_error(path, "file", "nothing", "a NIfTI or DICOM file", "correct the path")
-    if path.name.endswith(_NIFTI):
+    if path.name.lower().endswith(_NIFTI):
         return _finite(_read_nifti(path), path)
+    if format_of(path) == NIFTI:
+        raise data_error(path, "file name", "a NIfTI image", "a name that ends with .nii or .nii.gz", "rename it")
     return _finite(_read_dicom([path], path), path)
 
 
@@ -53,7 +57,8 @@ def _read_nifti(path: Path) -> np.ndarray[Any, Any]:
         image: Any = canonical(nibabel.load(path))
         volume = np.squeeze(np.asarray(image.dataobj, dtype=np.float32))
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise data_error(path, "file", f"no readable NIfTI ({error})", "a NIfTI volume", "copy it again") from None
+        found = f"no readable NIfTI ({error})"
+        raise unreadable(path, found, "a NIfTI volume", "copy it again", own="a NIfTI image") from None
     if volume.ndim != 3:
         raise data_error(path, "data", f"shape {volume.shape}", "a 3-D volume", "write one volume per file")
     # Canonical axes point to the right, to anterior and to superior.
@@ -69,7 +74,7 @@ def _read_dicom(files: Sequence[Path], path: Path) -> np.ndarray[Any, Any]:
             pixels = dataset.pixel_array.astype(np.float32)
         except (InvalidDicomError, AttributeError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
             found, advice = f"no readable DICOM ({error})", "copy it again, uncompressed"
-            raise data_error(file, "file", found, "a DICOM image", advice) from None
+            raise unreadable(file, found, "a NIfTI or DICOM image", advice, own="a DICOM image") from None
         pixels = pixels * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
         series.add(dataset.get("SeriesInstanceUID"))
         slices.append((_slice_position(dataset, number), pixels))
@@ -81,6 +86,10 @@ def _read_dicom(files: Sequence[Path], path: Path) -> np.ndarray[Any, Any]:
     slices.sort(key=lambda entry: entry[0])
     volume = np.stack([pixels for _, pixels in slices])
     return volume[0] if volume.ndim == 4 else volume
+
+
+def _is_dicom(file: Path) -> bool:
+    return file.is_file() and format_of(file) == DICOM and file.name != "DICOMDIR"  # the index of the files on a disc
 
 
 def _slice_position(dataset: pydicom.Dataset, number: int) -> float:

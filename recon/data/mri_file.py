@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import data_error
-from .hdf5_file import dataset_of, opened, text_of
+from .hdf5_file import dataset_of, not_found, opened, text_of
 from .mri_header import Header, read_header
 
 _RSS_KEYS = ("reconstruction_rss", "reconstruction_esc")
@@ -171,6 +171,8 @@ def fitting_crop(image_shape: tuple[int, int], recon_shape: tuple[int, int]) -> 
 
 
 def _kspace_shape(file: h5py.File, path: Path) -> tuple[int, int, int, int]:
+    if "kspace" not in file:
+        raise not_found(file, path, "kspace", "dataset kspace", "add it")
     dataset = dataset_of(file, path, "kspace")
     advice = "write the file in the fastMRI layout"
     if dataset.dtype.kind != "c":

@@ -101,7 +101,7 @@ class KSpaceSlices(VolumeSlices):
 
     Parameters
     ----------
-    files, site, format, reader_options
+    files, names, site, format, reader_options
         As for :class:`VolumeSlices`; ``format`` is a name in :data:`MRI_READERS`.
     simulate
         Degradation; None: the measurement of the file.
@@ -141,9 +141,10 @@ class KSpaceSlices(VolumeSlices):
         reference: ReferenceChoice = "auto",
         augment: Augmentation | None = None,
         seed: int = 0,
+        names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
-        super().__init__(files, site, MRI_READERS, format, reader_options)
+        super().__init__(files, site, MRI_READERS, format, reader_options, names)
         self.simulate, self.maps, self.maps_folder = simulate, maps, maps_folder
         self.augment, self.seed = augment, seed
         self.operator = operator or "CartesianMRI"
@@ -156,7 +157,7 @@ class KSpaceSlices(VolumeSlices):
         mask, key, advice = available_positions(volume), "mask", "correct the mask of the file"
         if self.simulate is not None:
             key, advice = "[simulate]", "lower acceleration or raise center_fraction"
-            mask = mask & _drawn_mask(volume, self.simulate)
+            mask = mask & _drawn_mask(volume, self.names[number], self.simulate)
         if not mask.any():
             raise data_error(volume.path, key, "no sampled position", "at least one", advice)
         if self.maps != "true" and not samples_center(mask):
@@ -167,13 +168,12 @@ class KSpaceSlices(VolumeSlices):
         """Encoded positions of a volume over sampled ones; padding counts as neither."""
         return effective_acceleration(self.volumes[number], self.mask(number))
 
-    def __getitem__(self, index: int) -> Sample:
-        number, i = self.locate(index)
+    def sample(self, number: int, i: int) -> Sample:
         volume, facts = self.volumes[number], self._volume_facts(number)
         kspace = volume.read_slice(i) * available_positions(volume)
         measured = kspace
         if facts.added_noise is not None:
-            measured = measured + self._noise(volume, i, facts.added_noise, white=facts.whitening is None)
+            measured = measured + self._noise(number, i, facts.added_noise, white=facts.whitening is None)
         measured = measured * facts.mask
         maps = self._coil_maps(volume, i, measured, facts.mask)
 
@@ -200,13 +200,13 @@ class KSpaceSlices(VolumeSlices):
             reference=reference,
             scale=torch.tensor(facts.scale),
             condition=self._condition(facts, volume.shape[1], float(noise_std)),
-            meta=(SampleMeta(self.site, volume.path.name, i, facts.acceleration, kind),),
+            meta=(SampleMeta(self.site, self.names[number], i, facts.acceleration, kind),),
             output_weight=output_weight,
             crop_shape=crop,
         )
         if self.augment is None:
             return sample
-        return self.augment(sample, generator_for("augment", self.seed, self.epoch, volume.path.name, i))
+        return self.augment(sample, generator_for("augment", self.seed, self.epoch, self.names[number], i))
 
     def facts(self) -> dict[str, Any]:
         simulation = self.simulate
@@ -265,10 +265,10 @@ class KSpaceSlices(VolumeSlices):
             self._facts[number] = probe_volume(self.volumes[number], self.mask(number), noise_std)
         return self._facts[number]
 
-    def _noise(self, volume: KSpaceVolume, i: int, covariance: Tensor, white: bool) -> Tensor:
+    def _noise(self, number: int, i: int, covariance: Tensor, white: bool) -> Tensor:
         seed = self.simulate.seed if self.simulate is not None else 0
-        generator = generator_for("noise", seed, volume.path.name, i)
-        shape = volume.shape[1:]
+        generator = generator_for("noise", seed, self.names[number], i)
+        shape = self.volumes[number].shape[1:]
         if white:
             return complex_noise(shape, math.sqrt(float(covariance[0, 0].real)), generator)
         return correlated_noise(shape, covariance, generator).to(torch.complex64)
@@ -281,8 +281,8 @@ class KSpaceSlices(VolumeSlices):
         return estimate_maps(measured, mask, method=self.maps, maps_folder=self.maps_folder)
 
 
-def _drawn_mask(volume: KSpaceVolume, simulate: Simulation) -> Tensor:
-    seed = file_seed(volume.path.name) + ((simulate.seed,) if simulate.seed else ())
+def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:
+    seed = file_seed(name) + ((simulate.seed,) if simulate.seed else ())
     shape = (volume.shape[2], volume.shape[3])
     try:
         drawn = make_mask(simulate.sampling, shape, simulate.acceleration, simulate.center_fraction, seed)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from inspect import Parameter
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Protocol, TypeVar
 
 import torch
@@ -93,6 +93,8 @@ class VolumeSlices(Dataset[Sample], ABC):
     ----------
     volumes
         The files.
+    names
+        Name of every volume in samples and reports; it seeds the random numbers of the volume.
     reference_kinds
         Kind of the reference of every file, see :class:`SampleMeta`.
     epoch
@@ -101,7 +103,9 @@ class VolumeSlices(Dataset[Sample], ABC):
     Parameters
     ----------
     files
-        Paths; their names must differ.
+        Paths.
+    names
+        Names of the volumes, which must differ; None: the names of the files.
     site
         Name of the site, for :class:`SampleMeta`.
     readers, format, reader_options
@@ -114,6 +118,7 @@ class VolumeSlices(Dataset[Sample], ABC):
     """
 
     volumes: Sequence[Volume]
+    names: tuple[str, ...]
     reference_kinds: tuple[str, ...]
     epoch = 0
 
@@ -124,19 +129,32 @@ class VolumeSlices(Dataset[Sample], ABC):
         readers: Readers[Any],
         format: str,
         reader_options: Mapping[str, Any],
+        names: Sequence[str] | None = None,
     ) -> None:
         if not files:
             raise DataError(f"{site}: found no file, expected at least one; name it")
         self.site, self.format = site, format
         self.volumes = tuple(readers.open(file, format, **reader_options) for file in files)
-        _require_different_names([volume.path for volume in self.volumes])
+        self.names = tuple(volume.path.name for volume in self.volumes) if names is None else tuple(names)
+        _require_different(self.names, [volume.path for volume in self.volumes])
         self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
+    def __getitem__(self, index: int) -> Sample:
+        number, i = self.locate(index)
+        try:
+            return self.sample(number, i)
+        except DataError:
+            raise
+        except (ValueError, RuntimeError) as error:  # operators and estimators know no file
+            found, advice = f"values that cannot be used ({error})", "correct or leave out the file"
+            raise data_error(self.volumes[number].path, f"slice {i}", found, "a scan", advice) from error
+
     @abstractmethod
-    def __getitem__(self, index: int) -> Sample: ...
+    def sample(self, number: int, i: int) -> Sample:
+        """Slice ``i`` of a volume."""
 
     @abstractmethod
     def acceleration(self, number: int) -> float:
@@ -192,11 +210,18 @@ def make_operator(path: Path, name: str, *arguments: Any) -> LinearOperator:
         raise data_error(path, "operator", found, "an operator of this modality", advice) from error
 
 
-def _require_different_names(paths: Sequence[Path]) -> None:
-    """Refuse two files of one name: the name identifies a volume in reports and seeds its random numbers."""
-    names = Counter(path.name for path in paths)
-    for path in paths:
-        if names[path.name] > 1:
+def volume_names(files: Sequence[str]) -> dict[str, str]:
+    """Names of volumes by file, a path below one folder: the base name, or the path where two base names are equal."""
+    bases = {file: PurePosixPath(file).name for file in files}
+    count = Counter(bases.values())
+    return {file: base if count[base] == 1 else file for file, base in bases.items()}
+
+
+def _require_different(names: Sequence[str], paths: Sequence[Path]) -> None:
+    """Refuse two volumes of one name, which identifies a volume in reports and seeds its random numbers."""
+    count = Counter(names)
+    for name, path in zip(names, paths, strict=True):
+        if count[name] > 1:
             raise data_error(path, "file name", "a second file of this name", "one", "rename it")
 
 

@@ -15,7 +15,7 @@ from ..data import Readers, Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
 #: Arguments of datasets that are not keys of a manifest's ``[data]``.
-_NOT_IN_DATA = ("files", "site", "simulate", "maps_folder", "augment", "seed")
+_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "augment", "seed")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]

@@ -544,13 +544,13 @@ def test_sites_that_cannot_be_compared_are_refused_before_anything_is_run(
     for path in (tmp_path / "sites").glob(f"{site or '*'}.toml"):
         path.write_text(re.sub(rf"(?m)^{key} = \[[^]]*\]", f"{key} = [{value}]", path.read_text()))
     with pytest.raises(ConfigError) as error:
-        at_sites(tiny(), tmp_path / "sites", ("mri",))
+        at_sites(tiny(), tmp_path / "sites", ("mri",), print)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no ct site"):
-        at_sites(tiny(), hospitals, ("ct",))
+        at_sites(tiny(), hospitals, ("ct",), print)
     of_ct = replace(tiny(), budgets={"ct": tiny().budgets["mri"]})
     with pytest.raises(ConfigError, match=r"\.toml: modality: found 'mri', expected one of ct; leave the site out"):
         at_sites(of_ct, hospitals, ("ct",))
@@ -565,7 +565,7 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
     for lock in manifest.parent.glob("*lock*"):
         lock.unlink()
     with pytest.raises(ConfigError, match=r"data.test: found random4_test_000.h5 without a reference"):
-        at_sites(tiny(), tmp_path / "sites", ("mri",))
+        at_sites(tiny(), tmp_path / "sites", ("mri",), print)
     preset = at_sites(tiny(), hospitals, ("mri",))
     lora = next(arm for arm in every_recipe() if arm.name == "med_lora")
     assert lora not in extra_arms(preset, (), every=True)

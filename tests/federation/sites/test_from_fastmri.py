@@ -24,7 +24,7 @@ from federation.sites.from_fastmri import slug
 from federation.sites.lock_file import lock_path, read_lock
 from federation.sites.splits import assign_splits, split_counts
 from physics import ifft2c
-from recon import DataError, KSpaceVolume, Simulation
+from recon import DataError, KSpaceSlices, KSpaceVolume, Simulation
 
 from ..fake_sites import write_file, write_manifest, write_site
 
@@ -134,10 +134,31 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
             make_fastmri_sites(folder, tmp_path / "out")
 
 
-def test_two_files_of_one_name_are_refused(knee: Path, tmp_path: Path) -> None:
-    write_file(knee / "deeper/p0a.h5", "p0", seed=5)
-    with pytest.raises(ConfigError, match=r"'p0a\.h5' also in"):
-        make_fastmri_sites(knee, tmp_path / "out")
+def test_files_of_one_name_in_several_folders_are_named_by_their_paths(tmp_path: Path) -> None:
+    for person in range(6):
+        write_file(tmp_path / f"data/p{person}/scan.h5", None, seed=person)
+    write_file(tmp_path / "data/p0/other.h5", None)
+    make_fastmri_sites(tmp_path / "data", tmp_path / "out")
+    (facts,) = check_sites(tmp_path / "out")
+    assert sum(split.subjects for split in facts.splits) == 7  # without patient_id every file is a subject of its own
+    (site,) = load_federation(tmp_path / "out")
+    named = dict(zip((name for _, name in site.data.named()), site.data.names.values(), strict=True))
+    assert named["p0/other.h5"] == "other.h5"
+    assert all(named[f"p{person}/scan.h5"] == f"p{person}/scan.h5" for person in range(6))
+    samples = [site.samples([site.root / name])[0] for _, name in site.data.named()]
+    assert {sample.meta[0].volume for sample in samples} == set(named.values())
+    masks = {sample.operator.sampled.numpy().tobytes() for sample in samples}  # type: ignore[attr-defined, operator]
+    assert len(masks) > 3  # the name seeds the mask
+
+
+def test_files_of_unique_names_keep_their_numbers(tmp_path: Path) -> None:
+    write_file(tmp_path / "data/s/a/first.h5")
+    write_file(tmp_path / "data/s/b/second.h5")
+    simulate = '[simulate]\nsampling = "random"\nacceleration = 4\ncenter_fraction = 0.2\nnoise_std = 0.01\n'
+    site = load_manifest(write_manifest(tmp_path, "s", {"train": ["a/first.h5", "b/second.h5"]}, simulate))
+    alone = KSpaceSlices(site.files("train"), "s", simulate=site.simulation())
+    for mine, theirs in zip(site.dataset("train"), alone, strict=True):
+        assert mine.meta == theirs.meta and torch.equal(mine.measurement, theirs.measurement)
 
 
 @pytest.mark.parametrize("fractions", [FRACTIONS, (0.8, 0.2, 0.0), (0.8, 0.0, 0.2), (0.1, 0.45, 0.45), (1.0, 0.0, 0.0)])

@@ -101,7 +101,7 @@ def test_an_empty_split_is_no_dataset(tmp_path: Path) -> None:
         ("'north_3.h5'", "'/etc/passwd'", ["data.test", "below data.root"]),
         ("'north_3.h5'", "'north_0.h5'", ["data.test: found 'north_0.h5' also in train", "once"]),
         ("'north_3.h5'", "'./north_0.h5'", ["'north_0.h5' also in train"]),
-        ("'north_3.h5'", "'b/north_0.h5'", ["'north_0.h5' also in train"]),
+        ("[data]", "[data]\npersons = {'a.h5' = 'p'}", ["data.persons: found 'p' for 'a.h5'", "a file of train"]),
         ("'north_1.h5'", "'north_0.h5'", ["'north_0.h5' also in train"]),
         ("[data]", "[data", ["syntax error", "line"]),
         ('name = "north"', 'name = "north"\nmodality = []', ["modality: found [], expected mri or ct"]),
