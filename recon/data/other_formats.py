@@ -64,6 +64,8 @@ def format_of(path: Path) -> FileFormat | None:
         head = file.read(1024)
     if h5py.is_hdf5(path):
         return _layout_at(path)
+    if head[128:132] == b"DICM":  # first: what stands before may be the head of a TIFF
+        return DICOM
     for signature, known in _SIGNATURES:
         if head.startswith(signature):
             return known
@@ -73,8 +75,6 @@ def format_of(path: Path) -> FileFormat | None:
         return NIFTI if _is_nifti(_unzipped(path)) else FileFormat("a gzip archive", _UNPACK)
     if head[257:262] == b"ustar":
         return FileFormat("a tar archive", _UNPACK)
-    if head[128:132] == b"DICM":
-        return DICOM
     if _is_nifti(head):
         return NIFTI
     if head.startswith(b"# Dimensions") or (path.suffix == ".cfl" and path.with_suffix(".hdr").is_file()):
@@ -86,8 +86,10 @@ def format_of(path: Path) -> FileFormat | None:
 
 def layout_of(file: h5py.File) -> FileFormat | None:
     """Layout of an HDF5 file by the names of its datasets; None: not known."""
-    top = set(file)
-    if any(isinstance(group, h5py.Group) and {"xml", "data"} <= set(group) for group in _groups(file)):
+    # Links, which may lead to other files, are not followed.
+    held = {name: file[name] for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)}
+    top = held.keys()
+    if any(isinstance(entry, h5py.Group) and {"xml", "data"} <= set(entry) for entry in held.values()):
         return _ISMRMRD
     if top & {"counts", "line_integrals"} and "geometry" in top:
         return FileFormat("a CT scan of fedrecon", 'read it as CT: modality = "ct" in the manifest, CT weights')
@@ -95,11 +97,11 @@ def layout_of(file: h5py.File) -> FileFormat | None:
         return FileFormat("CT projections (Data Exchange)", 'read them as CT: modality = "ct", format = "exchange"')
     if "kspace" in top:
         return FileFormat("an MRI scan (k-space)", 'read it as MRI: modality = "mri" in the manifest, MRI weights')
-    if top == {"data"} and getattr(file["data"], "shape", ())[1:] == (1000, 513):
+    if top == {"data"} and getattr(held["data"], "shape", ())[1:] == (1000, 513):
         return FileFormat("CT projections (LoDoPaB-CT)", 'read them as CT: modality = "ct", format = "lodopab"')
     if {"reconstruction", "image"} <= top:
         return FileFormat("an image that fedrecon reconstructed", "use the scan that it was made from")
-    if "#refs#" in top or any("MATLAB_class" in file[name].attrs for name in top if name in file):
+    if "#refs#" in top or any("MATLAB_class" in entry.attrs for entry in held.values()):
         return FileFormat("a MATLAB 7.3 file", f"read it with h5py, then {_WRITE}")
     return None
 
@@ -120,12 +122,6 @@ def _layout_at(path: Path) -> FileFormat:
             )
     except (OSError, RuntimeError, KeyError):
         return FileFormat("a broken HDF5 file", "copy it again")
-
-
-def _groups(file: h5py.File) -> list[object]:
-    # Links that lead nowhere, or to other files, are not followed.
-    hard = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-    return [file[name] for name in hard]
 
 
 def _is_nifti(head: bytes) -> bool:
