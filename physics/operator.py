@@ -174,8 +174,8 @@ class LinearOperator(nn.Module, ABC):
             places = allowed.nonzero()
             if len(places) < 2:
                 raise ValueError(
-                    f"hold out: found {len(places)} candidates, expected at least 2; sample more outside the "
-                    "calibration block"
+                    f"hold out: found {len(places)} candidates, expected at least 2 (positions outside the "
+                    "calibration block, or views); use a reference, or leave the scan out"
                 )
             count = min(max(round(fraction * len(places)), 1), len(places) - 1)
             chosen = places[torch.randperm(len(places), generator=generator)[:count].to(places.device)]

@@ -72,6 +72,7 @@ from .data import open_volume as open_volume
 from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import reduce_matrix as reduce_matrix
+from .data import require_hold_out as require_hold_out
 from .data import seed_from as seed_from
 from .data import simulate_volume as simulate_volume
 from .data import simulated_header as simulated_header

@@ -87,9 +87,13 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     else:
         places = (arguments.folder, arguments.site, arguments.scan, arguments.out)
         shape, scores = reconstruct_file(*places, simulate=arguments.simulate, **common)
-    for name in ("psnr", "ssim", "residual"):
+    for name in ("psnr", "ssim"):
         if (value := scores.mean(name)) is not None:
-            say(f"{name} {value:.3f}" + ("  (held-out samples, in units of the noise)" if name == "residual" else ""))
+            say(f"{name} {value:.3f}")
+    if scores.mean("psnr") is None:
+        residual = scores.mean("residual")
+        said = "none" if residual is None else f"{residual:.3f}  (held-out samples, in units of the noise)"
+        say(f"residual {said}")
     say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")
 
 

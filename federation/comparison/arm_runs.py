@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from recon import MODALITIES, DataError, LearningCurve, ScoreRow, write_atomically, write_scores
+from recon import MODALITIES, DataError, LearningCurve, ScoreRow, data_error, write_atomically, write_scores
 
 from ..experiment import (
     DEVICE_FAILED,
@@ -331,6 +331,10 @@ def _base_bytes(run: RunFolder) -> int:
 
 def _rows(job: ArmJob, arm: str, manifest: SiteManifest, volumes: Sequence[Mapping[str, Any]]) -> list[ScoreRow]:
     key = (job.modality, job.table, arm, job.seed, manifest.name, manifest.unseen)
+    for volume in volumes:
+        if "psnr" not in volume or "ssim" not in volume:
+            found, expected = "a volume without PSNR or SSIM", "a reference of at least 7x7 pixels that is not empty"
+            raise data_error(manifest.path, volume["volume"], found, expected, "leave it out of data.test")
     return [ScoreRow(*key, v["volume"], v["psnr"], v["ssim"], v["nmse"], v.get("foreground_ssim")) for v in volumes]
 
 

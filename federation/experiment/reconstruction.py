@@ -15,6 +15,7 @@ from recon import (
     SiteScores,
     VolumeSlices,
     adapt,
+    data_error,
     evaluate,
     load_weights,
     open_weights,
@@ -172,7 +173,11 @@ def _write(
             images.append(image * sample.scale)
             magnitudes.append(sample.magnitude(image) * sample.scale)
             progress(index + 1)
-    scores = evaluate(network, samples)
-    reconstruction = torch.stack(magnitudes).numpy()
-    write_hdf5(out, {"reconstruction": reconstruction, "image": torch.stack(images).numpy()}, attributes)
-    return reconstruction.shape, scores
+    reconstruction, image = torch.stack(magnitudes), torch.stack(images)
+    if not (bool(reconstruction.isfinite().all()) and bool(image.isfinite().all())):
+        found, expected = "NaN or infinite values in the image", "finite ones"
+        advice = "check the values of the scan and the weights of the network; nothing was written"
+        raise data_error(samples.volumes[0].path, "reconstruction", found, expected, advice)
+    # Before the scores: whatever they meet, the image exists.
+    write_hdf5(out, {"reconstruction": reconstruction.numpy(), "image": image.numpy()}, attributes)
+    return tuple(reconstruction.shape), evaluate(network, samples)

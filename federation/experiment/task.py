@@ -17,6 +17,7 @@ from recon import (
     RoundStart,
     VolumeSlices,
     evaluate,
+    require_hold_out,
     train_locally,
 )
 
@@ -95,6 +96,9 @@ class ReconstructionTask:
     def _train(self, network: nn.Module, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
         dataset = self.dataset("train")
+        objective = self.recipe.objective.build_task(training.loss)
+        if round == 0 and getattr(objective, "holds_out", False):
+            require_hold_out(dataset)
         # SCAFFOLD: control variate of the server minus that of the site.
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
@@ -104,7 +108,7 @@ class ReconstructionTask:
             steps=steps,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate_at(round / self.recipe.federation.rounds),
-            objective=self.recipe.objective.build_task(training.loss),
+            objective=objective,
             penalties=_penalties_of_round(self.recipe.objective, network, context, round),
             correction={name: server[name] - own[name] for name in server},
             collect_gradients=bool(server),

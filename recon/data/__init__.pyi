@@ -5,8 +5,10 @@ from .ct_formats import CT_READERS as CT_READERS
 from .ct_slices import CT_SCALE as CT_SCALE
 from .ct_slices import ScanSimulation as ScanSimulation
 from .ct_slices import SinogramSlices as SinogramSlices
+from .hold_out import can_hold_out as can_hold_out
 from .hold_out import held_out_split as held_out_split
 from .hold_out import require_fraction as require_fraction
+from .hold_out import require_hold_out as require_hold_out
 from .image_contrast import draw_from_labels as draw_from_labels
 from .image_contrast import vary_contrast as vary_contrast
 from .image_files import read_images as read_images

@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, data_error
 from .sample import Sample
+from .slices import VolumeSlices
 
 
 def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) -> tuple[Sample, Tensor]:
@@ -45,6 +46,35 @@ def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) 
         raise DataError(f"{sample.meta[0].volume}: {error}") from None
     kept = replace(sample, operator=sample.operator.restrict(~held_out), measurement=sample.measurement * ~held_out)
     return kept, held_out
+
+
+def can_hold_out(sample: Sample) -> bool:
+    """Whether every slice has at least two candidates of :func:`held_out_split`, and the operator defines them.
+
+    A scan with one block of columns, such as partial Fourier, has none; nor has a CT scan with one view.
+    """
+    try:
+        candidates = sample.operator.hold_out_candidates()
+    except TypeError:
+        return False
+    axes = tuple(range(-len(sample.operator.range_shape), 0))
+    return bool((candidates.sum(axes) >= 2).all())
+
+
+def require_hold_out(samples: VolumeSlices) -> None:
+    """Refuse files for training without a reference if nothing can be held out of their first slice.
+
+    Raises
+    ------
+    DataError
+        It names all of them.
+    """
+    firsts = [samples.first(number) for number in range(len(samples.volumes))]
+    bad = [v.path for v, index in zip(samples.volumes, firsts, strict=True) if not can_hold_out(samples[index])]
+    if bad:
+        found, expected = "nothing to hold out of the measurements", "sampled positions outside the calibration block"
+        advice = "train with references, or leave out " + ", ".join(path.name for path in bad)
+        raise data_error(bad[0], "mask", found, f"{expected}, or several views", advice)
 
 
 def require_fraction(who: str, value: float) -> None:

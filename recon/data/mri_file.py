@@ -13,6 +13,8 @@ from ..errors import data_error
 from .hdf5_file import dataset_of, not_found, opened, text_of
 from .mri_header import Header, read_header
 
+#: Largest value of k-space and images: sums of squares stay finite in single precision.
+LARGEST_VALUE = 1e15
 _RSS_KEYS = ("reconstruction_rss", "reconstruction_esc")
 
 
@@ -103,6 +105,9 @@ class KSpaceVolume:
         array, key = self._read(what, index), f"{what}[{index}]"
         if not np.isfinite(array).all():
             raise data_error(self.path, key, "NaN or infinite values", "finite values", "repair or leave out the file")
+        if (largest := max(np.abs(array.real).max(), np.abs(array.imag).max())) > LARGEST_VALUE:
+            expected = f"at most {LARGEST_VALUE:g}, as squares are in single precision"
+            raise data_error(self.path, key, f"values up to {largest:.1e}", expected, "divide the data by a constant")
         return np.require(array, dtype, "W")
 
     def _read(self, what: str, index: int) -> np.ndarray[Any, Any]:

@@ -18,9 +18,12 @@ from physics import (
     whitening_matrix,
 )
 
+from ..errors import data_error
 from .mri_file import KSpaceVolume
 from .sample import center_crop
 
+#: Smallest maximum of k-space; squares of its noise would vanish in single precision.
+SMALLEST_VALUE = 1e-13
 #: Largest number of slices, evenly spaced, that scale, image maximum and noise of a volume are measured on.
 PROBED_SLICES = 16
 
@@ -98,16 +101,21 @@ def _probed(probe: _Probe) -> VolumeFacts:
     available = available_positions(volume)
     estimate = noise_std == 0 and volume.noise_covariance is None
     covariance = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
-    image_maximum, pixels = 0.0, []
+    image_maximum, largest, pixels = 0.0, 0.0, []
     probed = torch.linspace(0, n_slices - 1, min(n_slices, PROBED_SLICES)).round().int().tolist()
     for i in probed:
         kspace = volume.read_slice(i)
+        largest = max(largest, float(torch.view_as_real(kspace).abs().max()))
         sampled = kspace * mask
         pixels.append(_rss_image(sampled, volume.crop_shape).flatten())
         if noise_std > 0:
             image_maximum = max(image_maximum, float(_rss_image(kspace * available, volume.crop_shape).max()))
         if estimate:
             covariance += estimate_noise_covariance(sampled, mask) / len(probed)
+    if 0 < largest < SMALLEST_VALUE:
+        found, advice = f"values up to {largest:.1e}", "multiply the data by a constant"
+        expected = f"at least {SMALLEST_VALUE:g}, as squares are in single precision"
+        raise data_error(volume.path, "kspace", found, expected, advice)
     added = None
     if noise_std > 0 and image_maximum > 0:
         added = (noise_std * image_maximum) ** 2 * _coil_coupling(volume)

@@ -186,13 +186,17 @@ class VolumeSlices(Dataset[Sample], ABC):
                 raise data_error(volume.path, key, f"shape {found}", f"{expected}, as of the volume", advice)
         return []
 
+    def first(self, number: int) -> int:
+        """Index of the first slice of a volume."""
+        return self._ends[number - 1] if number else 0
+
     def locate(self, index: int) -> tuple[int, int]:
         """Numbers of the volume and of its slice at an index."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"slices: index {index}, expected less than {len(self)}")
         index %= len(self)
         number = bisect_right(self._ends, index)
-        return number, index - (self._ends[number - 1] if number else 0)
+        return number, index - self.first(number)
 
 
 def make_operator(path: Path, name: str, *arguments: Any) -> LinearOperator:

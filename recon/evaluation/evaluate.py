@@ -1,17 +1,17 @@
 """Scores of a method per volume; without a reference, the residual on held-out measurements."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Sample, Samples, collate, held_out_split
+from ..data import Sample, Samples, can_hold_out, collate, held_out_split
 from ..errors import DataError
 from ..method import apply, to_device_of
-from .metrics import METRICS, foreground_ssim, nmse, psnr, ssim
+from .metrics import METRICS, SSIM_WINDOW, foreground_ssim, has_foreground, nmse, psnr, ssim
 
 #: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.
 HELD_OUT_FRACTION = 0.1
@@ -21,9 +21,10 @@ DIVERGED = 1e6
 
 @dataclass(frozen=True)
 class VolumeScore:
-    """Scores of one volume; None for scores that need a reference or a noise level that the volume does not have.
+    """Scores of one volume; None for scores that it cannot have.
 
-    ``residual`` is the root mean square of ``A x - y`` on held-out samples in units of the noise; 1 is ideal.
+    PSNR and NMSE need a reference, SSIM also images of 7x7 pixels. ``residual`` is the root mean square of ``A x - y``
+    on held-out samples in units of the noise; 1 is ideal. It needs a noise level and measurements that can be held out.
     """
 
     volume: str
@@ -58,10 +59,15 @@ class SiteScores:
         return None if residual is None else -residual
 
     def to_json(self) -> dict[str, Any]:
-        """Means and per-volume rows as plain numbers."""
-        means: dict[str, Any] = {name: self.mean(name) for name in METRICS}
-        rows = [{key: value for key, value in asdict(v).items() if value is not None} for v in self.volumes]
-        return {key: value for key, value in means.items() if value is not None} | {"volumes": rows}
+        """Means and per-volume rows as plain numbers; without any score ``residual`` is None."""
+        means = _known({name: self.mean(name) for name in METRICS})
+        names = [{"volume": v.volume, "slices": v.slices} for v in self.volumes]
+        scores = [_known({name: getattr(v, name) for name in METRICS}) for v in self.volumes]
+        return means | {"volumes": [name | score for name, score in zip(names, scores, strict=True)]}
+
+
+def _known(scores: Mapping[str, float | None]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if value is not None} or {"residual": None}
 
 
 @dataclass(frozen=True)
@@ -129,13 +135,14 @@ def _score_volume(
         return VolumeScore(name, len(group), residual=held_out_residual(method, _held_out_parts(group)))
     if float(reference.min()) == float(reference.max()):
         return VolumeScore(name, len(group))  # an empty volume has no PSNR
+    fits = min(images.shape[-2:]) >= SSIM_WINDOW
     return VolumeScore(
         name,
         len(group),
         psnr=psnr(reference, images),
-        ssim=ssim(reference, images),
+        ssim=ssim(reference, images) if fits else None,
         nmse=nmse(reference, images),
-        foreground_ssim=foreground_ssim(reference, images),
+        foreground_ssim=foreground_ssim(reference, images) if fits and has_foreground(reference) else None,
     )
 
 
@@ -178,7 +185,7 @@ def held_out_residual(method: nn.Module, parts: Iterable[tuple[Sample, Sample, T
 def _held_out_parts(group: list[Sample]) -> Iterator[tuple[Sample, Sample, Tensor]]:
     """Slices of a volume, split one after another, at random by the number of the slice."""
     for sample in group:
-        if _can_be_scored(sample):
+        if _can_be_scored(sample) and can_hold_out(sample):
             generator = torch.Generator().manual_seed(sample.meta[0].slice)
             yield sample, *held_out_split(sample, HELD_OUT_FRACTION, generator)
 

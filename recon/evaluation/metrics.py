@@ -91,6 +91,13 @@ def foreground_ssim(reference: Magnitudes | Tensor, image: Magnitudes | Tensor) 
     return float(foreground.mean(dtype=np.float64))
 
 
+def has_foreground(reference: Tensor) -> bool:
+    """Whether :func:`foreground_ssim` of this reference ``(slices, height, width)`` has a pixel to average over."""
+    border = SSIM_WINDOW // 2
+    inside = reference[:, border:-border, border:-border]
+    return bool((inside > FOREGROUND_LEVEL * reference.amax()).any())
+
+
 def metric_card(
     reference_kinds: Iterable[str], crops: Iterable[tuple[int, ...]], coil_maps: Iterable[str] = ()
 ) -> dict[str, str]:

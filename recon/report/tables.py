@@ -166,7 +166,7 @@ def _table(caption: str, head: str, lines: Sequence[str], style: str = "plain") 
 
 def _score_cell(cell: Cell, method: str) -> str:
     if not cell.scores:
-        return '<div class="soft">no score</div>'
+        return '<div class="soft">none</div>'
     shown = [name for name in ("psnr", "ssim", "nmse") if name in cell.scores] or ["residual"]
     lines = []
     for name in shown:

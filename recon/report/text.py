@@ -41,8 +41,9 @@ def duration(seconds: float) -> str:
 def text_table(results: Results) -> str:
     """Table of scores: rows are sites, columns are arms, cells are PSNR in dB and SSIM; ``*`` marks the best of a row.
 
-    Sites without a reference show the residual on held-out measurements in units of the noise. Below stands the regime
-    of every training, if the results have it: slices, rounds, steps at the selected round, parameters.
+    Sites without a reference show the residual on held-out measurements in units of the noise, ``none`` where there is
+    none. Below stands the regime of every training, if the results have it: slices, rounds, steps at the selected
+    round, parameters.
 
     Parameters
     ----------
@@ -88,6 +89,8 @@ def regime_text(curves: Mapping[str, Iterable[LearningCurve]]) -> list[str]:
 
 def _cell(cell: Cell) -> str:
     if "psnr" not in cell.scores:
+        if "residual" not in cell.scores:
+            return "none "
         star = "*" if "residual" in cell.best else " "
         return f"residual {number(cell.scores.get('residual'), DIGITS['residual'])}{star}"
     star = "*" if "psnr" in cell.best else " "

@@ -19,7 +19,10 @@ from .losses import LOSSES, mse_loss
 
 
 class TaskTerm(Protocol):
-    """A task; its random numbers come from ``generator``. ``needs_twin = True``: it trains a :class:`TwinNetwork`."""
+    """A task; its random numbers come from ``generator``.
+
+    ``needs_twin = True``: it trains a :class:`TwinNetwork`. ``holds_out = True``: it calls :func:`held_out_split`.
+    """
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss of a batch, see :func:`recon.collate`, and its image, ``(batch, *A.domain_shape)``."""
@@ -70,6 +73,7 @@ class SelfSupervised:
     """
 
     fraction: float = 0.4
+    holds_out: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_fraction("SelfSupervised", self.fraction)
@@ -104,6 +108,7 @@ class TwoViews:
 
     fraction: float = 0.4
     weight: float = 1.0
+    holds_out: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_fraction("TwoViews", self.fraction)

@@ -1,6 +1,7 @@
 """Properties of the readers and the dataset of every modality."""
 
 import json
+import math
 import pickle
 from collections.abc import Callable
 from inspect import Parameter
@@ -10,17 +11,29 @@ from typing import Any
 import pytest
 import torch
 
-from physics import FanBeam, ImageGrid, RadonOperator, birdcage_maps, body_volume, evenly_spaced, hu_to_attenuation
+from physics import (
+    FanBeam,
+    ImageGrid,
+    ParallelBeam,
+    RadonOperator,
+    birdcage_maps,
+    body_volume,
+    evenly_spaced,
+    hu_to_attenuation,
+)
 from recon import (
     MODALITIES,
     DataError,
     Modality,
     Readers,
+    Sample,
+    SampleMeta,
     ScanSimulation,
     Simulation,
     VolumeSlices,
     check_reader,
     collate,
+    evaluate,
     held_out_split,
     simulate_volume,
     simulated_header,
@@ -199,3 +212,15 @@ def test_readers_are_called_with_a_path_and_their_options(tmp_path: Path) -> Non
         readers.open(tmp_path / "a", "forgetful")
     assert list(readers.options("toy")) == ["pitch"] and readers["toy"] is read
     assert readers.open(str(tmp_path / "a"), "toy", pitch=2.0) == (tmp_path / "a", 2.0)
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_a_ct_scan_of_few_views_has_a_residual_where_one_can_be_held_out(views: int) -> None:
+    angles = tuple(math.pi * index / views for index in range(views))
+    A = RadonOperator(ImageGrid((12, 12), 2.0), ParallelBeam(angles, 20, 2.0))
+    meta = SampleMeta("site", "scan", 0, 1.0, "none")
+    sample = Sample(A(torch.ones(12, 12)), A, torch.tensor(0.1), None, torch.tensor(1.0), None, (meta,))
+    for method in MODALITIES["ct"].methods.values():
+        found = evaluate(method(), [sample])
+        assert (found.mean("residual") is None) == (views == 1)
+        assert found.to_json()["volumes"][0]["residual"] == found.mean("residual")

@@ -1,0 +1,135 @@
+"""`fedrecon reconstruct`: the image is written whatever can be scored, and what it cannot do is one line."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from federation.cli import main
+from federation.experiment import reconstruction
+
+from ..fake_sites import write_file, write_manifest, write_site
+
+TINY = [
+    "--set", "network.cascades=1", "--set", "network.regularizer=cnn", "--set", "network.channels=2",
+    "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--set", "federation.rounds=1",
+    "--set", "evaluation.arms=['zero_filled', 'tv']", "--jobs", "1",
+]  # fmt: skip
+COLUMNS = np.arange(20)
+#: Masks that leave fewer than two columns, or points, outside the calibration block.
+BLOCKS = {
+    "upper 3/4": COLUMNS >= 5,
+    "lower 3/4": COLUMNS < 15,
+    "middle": abs(COLUMNS - 10) < 4,
+    "middle and one more": (abs(COLUMNS - 10) < 4) | (COLUMNS == 1),
+    "plane": (abs(np.arange(24) - 12) < 6)[:, None] & (COLUMNS >= 5),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("federation")
+    write_site(folder / "sites")
+    out = folder / "run"
+    assert main(["train", "fedavg", "--sites", str(folder / "sites"), "--out", str(out), *TINY]) == 0
+    return out
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    def command(*arguments: object) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("fedrecon: error: ") and "\n" not in error
+        return error
+
+    yield command
+
+
+def reconstruct(run: Path, scan: Path, out: Path) -> list[str]:
+    return ["reconstruct", str(run), "--site", "north", str(scan), "--out", str(out)]
+
+
+@pytest.mark.parametrize("mask", BLOCKS.values(), ids=BLOCKS)
+def test_a_scan_without_anything_to_hold_out_is_reconstructed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mask: np.ndarray
+) -> None:
+    scan, out = tmp_path / "scan.h5", tmp_path / "out.h5"
+    write_file(scan, mask=mask)
+    assert main(reconstruct(run, scan, out)) == 0
+    assert "residual none" in capsys.readouterr().out
+    with h5py.File(out) as file:
+        assert np.isfinite(file["reconstruction"][:]).all() and file["reconstruction"][:].any()
+
+
+def test_the_image_is_written_before_it_is_scored(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no score")
+
+    monkeypatch.setattr(reconstruction, "evaluate", broken)
+    write_file(tmp_path / "scan.h5")
+    with pytest.raises(RuntimeError, match="no score"):
+        main(reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"))
+    assert (tmp_path / "out.h5").exists()
+
+
+def test_one_site_without_a_score_keeps_no_other_from_its_report(tmp_path: Path) -> None:
+    """A site whose files are all partial Fourier trains with references, and is evaluated, without a score."""
+    sites, out = tmp_path / "sites", tmp_path / "run"
+    write_site(sites)
+    for index in range(3):
+        write_file(sites / "data" / "part" / f"part_{index}.h5", mask=BLOCKS["upper 3/4"])
+    write_manifest(sites, "part", {"train": [], "validation": ["part_1.h5"], "test": ["part_0.h5", "part_2.h5"]})
+    assert main(["train", "fedavg", "--sites", str(sites), "--out", str(out), *TINY]) == 0
+    assert main(["evaluate", str(out), "--jobs", "1"]) == 0
+    arm = json.loads((out / "report.json").read_text())["arms"]["fedavg"]["sites"]
+    assert arm["part"] == {"residual": None, "volumes": []} and arm["north"]["psnr"] > 0
+    assert ">none<" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["self_supervised", "two_views"])
+def test_training_without_references_refuses_such_files_by_name(
+    tmp_path: Path, fails: Callable[..., str], kind: str
+) -> None:
+    sites = tmp_path / "sites"
+    for index in range(3):
+        mask = BLOCKS["lower 3/4"] if index else (COLUMNS % 2 == 0) | (abs(COLUMNS - 10) < 4)
+        write_file(sites / "data" / "part" / f"part_{index}.h5", mask=mask)
+    write_manifest(sites, "part", {"train": [f"part_{index}.h5" for index in range(3)]})
+    options = ["--set", f"objective.task='{kind}'", "--set", "objective.split=0.4"]
+    error = fails("train", "fedavg", "--sites", sites, "--out", tmp_path / "run", *TINY, *options)
+    assert "nothing to hold out" in error and "leave out part_1.h5, part_2.h5" in error
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-16, 1e16, 1e20, 1e25])
+def test_values_beyond_single_precision_are_one_line(
+    run: Path, tmp_path: Path, fails: Callable[..., str], factor: float
+) -> None:
+    scan, out = tmp_path / "scan.h5", tmp_path / "out.h5"
+    write_file(scan)
+    with h5py.File(scan, "r+") as file:
+        file["kspace"][0] = file["kspace"][0] * np.float32(factor)
+        if factor < 1:
+            file["kspace"][1] = 0
+    assert "scan.h5: kspace" in fails(*reconstruct(run, scan, out)) and not out.exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 6, 7, 8])
+def test_an_image_smaller_than_the_window_of_ssim_has_a_psnr(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    scan = tmp_path / "scan.h5"
+    write_file(scan)
+    with h5py.File(scan, "r+") as file:
+        text = file["ismrmrd_header"][()].decode()
+        before, after = text.split("<reconSpace>")
+        del file["ismrmrd_header"]
+        after = after.replace("<x>24</x>", f"<x>{size}</x>").replace("<y>20</y>", f"<y>{size}</y>")
+        file["ismrmrd_header"] = f"{before}<reconSpace>{after}"
+    assert main([*reconstruct(run, scan, tmp_path / "out.h5"), "--simulate"]) == 0
+    said = capsys.readouterr().out
+    assert "psnr" in said and ("ssim" in said) == (size >= 7)
