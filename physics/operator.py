@@ -101,6 +101,13 @@ class LinearOperator(nn.Module, ABC):
         r"""Adjoint preconditioned for steps of size one, :math:`A^H y / \|A\|^2` unless overridden."""
         return self.adjoint(y) * reciprocal(per_sample(self.norm**2, len(self.domain_shape)))
 
+    def zero_filled(self, y: Tensor) -> Tensor:
+        """Image of the measurement alone, with zeros where nothing was measured, ``(..., *domain_shape)``.
+
+        The scaled adjoint unless overridden: its brightness is right up to one factor only.
+        """
+        return LinearOperator.normalized_adjoint(self, y)
+
     def estimate_noise_std(self, y: Tensor) -> Tensor:
         r"""Estimate of the noise :math:`\sqrt{E |n|^2}` per number of a measurement, ``(*batch,)``.
 

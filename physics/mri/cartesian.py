@@ -166,6 +166,14 @@ class CartesianMRI(LinearOperator):
         """CG-SENSE, 6 iterations, lightly damped: aliasing of the coils is undone, noise is not yet amplified."""
         return solve_normal(self, self.adjoint(y), 0.01 * self.norm**2, max_iterations=6, gradient="unrolled")
 
+    def zero_filled(self, y: Tensor) -> Tensor:
+        r"""Least-squares combination of the coil images, :math:`A^H y / \sum_c |S_c|^2` in every pixel.
+
+        See :func:`combine_coils`. Fully sampled it is the image itself; undersampled it is about as bright if the
+        center of k-space is sampled, whatever the coils and their noise.
+        """
+        return self.adjoint(y) * reciprocal(self.rss**2)
+
     def estimate_noise_std(self, y: Tensor) -> Tensor:
         r"""Noise per sample, :math:`\sqrt{E |n|^2}`: the smaller one of two upper bounds, ``(*batch,)``.
 

@@ -3,11 +3,15 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+#: Largest deviation of the effective acceleration of a Poisson-disc mask from the wanted one.
+_POISSON_TOLERANCE = 0.1
 #: An int, or the sequence of ints that fastMRI makes of a file name, see :func:`file_seed`.
 Seed = int | Sequence[int]
 
@@ -178,25 +182,91 @@ def poisson_mask(shape: tuple[int, int], acceleration: float, center_fraction: f
         Edges of the calibration rectangle as a fraction of height and width.
     seed
         An int or a sequence of ints.
+
+    Raises
+    ------
+    ValueError
+        If no such mask exists, or five draws did not find one: at accelerations below 4/pi or above what the center
+        allows, and in small planes.
     """
     _require("poisson_mask", shape, acceleration, center_fraction)
-    import sigpy.mri  # late: it imports numba, 1.5 s
-
     center = (round(shape[0] * center_fraction), round(shape[1] * center_fraction))
-    generator, reason = np.random.RandomState(seed), ""
-    # For some seeds sigpy's search ends without the wanted acceleration: another draw of the same generator has it.
+    key = tuple(int(number) for number in seed) if isinstance(seed, Sequence) else seed
+    drawn = np.unpackbits(_poisson_points(tuple(shape), acceleration, center, key), count=shape[0] * shape[1])
+    return SamplingMask(torch.from_numpy(drawn.reshape(shape) != 0), "poisson", min(center))
+
+
+# A draw takes up to two seconds, and every round of training asks for the same masks again.
+@lru_cache(maxsize=4096)
+def _poisson_points(
+    shape: tuple[int, int], acceleration: float, center: tuple[int, int], seed: int | tuple[int, ...]
+) -> np.ndarray:
+    """The mask of :func:`poisson_mask` as packed bits."""
+    squares = []
+    for size, edge, axis in zip(shape, center, np.ogrid[: shape[0], : shape[1]], strict=True):
+        distance = np.maximum(abs(axis - size / 2) - edge / 2, 0)
+        squares.append((distance / max(distance.max(), 1e-9)) ** 2)
+    radius = np.sqrt(squares[0] + squares[1])
+    calibration = prod(int(n / 2 + edge / 2) - int(n / 2 - edge / 2) for n, edge in zip(shape, center, strict=True))
+    # Between all positions inside the ellipse and the calibration rectangle alone.
+    lowest, highest = radius.size / max(int((radius < 1).sum()), 1), radius.size / max(calibration, 1)
+    if not max(lowest - _POISSON_TOLERANCE, 1) < acceleration < highest + _POISSON_TOLERANCE:
+        reason = f"possible are about {lowest:.3g} to {highest:.3g}"
+        raise _no_poisson_mask(shape, acceleration, center, reason)
+    generator = np.random.RandomState(seed)
+    # For some seeds the search ends without the wanted acceleration: another draw of the same generator has it.
     for _ in range(5):
-        number = int(generator.randint(2**31 - 1))
-        try:
-            mask = sigpy.mri.poisson(shape, acceleration, calib=center, dtype=bool, seed=number)
-        except ValueError as error:
-            reason = str(error)
-            continue
-        return SamplingMask(torch.from_numpy(mask), "poisson", min(center))
-    raise ValueError(
-        f"poisson_mask: {reason} Shape {shape}, center {center}: choose an acceleration above 1 that leaves more "
-        "than the center"
+        mask = _search_poisson(radius, acceleration, center, int(generator.randint(2**31 - 1)))
+        if mask is not None:
+            return np.packbits(mask)
+    raise _no_poisson_mask(shape, acceleration, center, f"none of 5 draws is within {_POISSON_TOLERANCE}")
+
+
+def _no_poisson_mask(shape: tuple[int, int], acceleration: float, center: tuple[int, int], reason: str) -> ValueError:
+    return ValueError(
+        f"poisson_mask: found no mask of shape {shape} with acceleration {acceleration} and a center of {center}: "
+        f"{reason}; change acceleration or center_fraction"
     )
+
+
+def _search_poisson(radius: np.ndarray, acceleration: float, center: tuple[int, int], seed: int) -> np.ndarray | None:
+    """The search of ``sigpy.mri.poisson``, bit-equal where that ends with a mask; None where it fails or never ends.
+
+    Parameters
+    ----------
+    radius
+        Distance from the calibration rectangle, 1 at the edge of the inscribed ellipse, ``(height, width)``.
+
+    Raises
+    ------
+    ValueError
+        If the densest mask has too few points.
+    """
+    from sigpy.mri.samp import _poisson  # late: it imports numba, 1.5 s
+
+    (height, width), longest = radius.shape, max(radius.shape)
+
+    def drawn(slope: float) -> tuple[np.ndarray, float]:
+        radii = (np.clip((1 + radius * slope) * size / longest, 1, None) for size in (width, height))
+        mask = _poisson(width, height, 30, *radii, center, seed) * (radius < 1)
+        return mask != 0, float(mask.size / max(mask.sum(), 1e-9))
+
+    if acceleration < 2:
+        # Near the densest mask the search halves slopes down to rounding; the number of points hardly changes there.
+        densest = drawn(0.0)[1]
+        if densest - acceleration > _POISSON_TOLERANCE + 3 * acceleration / radius.size**0.5:
+            reason = f"the densest has {densest:.3g}"
+            raise _no_poisson_mask((height, width), acceleration, center, reason)
+    low, high = 0.0, float(longest)
+    while True:
+        slope = (low + high) / 2
+        mask, found = drawn(slope)
+        if abs(found - acceleration) < _POISSON_TOLERANCE:
+            return mask
+        # The interval cannot be halved again, or the slope is below rounding: all later masks are this one.
+        if slope in (low, high) or slope < 1e-17:
+            return None
+        low, high = (slope, high) if found < acceleration else (low, slope)
 
 
 def gaussian_mask(shape: tuple[int, int], acceleration: float, center_fraction: float, seed: Seed) -> SamplingMask:

@@ -14,10 +14,13 @@ from .tuning import ClassicalMethod
 
 
 class ZeroFilled(ClassicalMethod):
-    """The adjoint divided by the squared norm of the operator."""
+    """The measurement with zeros where nothing was sampled: coil images combined by least squares in every pixel.
+
+    Networks with ``start = "adjoint"`` start from another image, the adjoint over the squared norm of the operator.
+    """
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
-        return LinearOperator.start(A, y)
+        return A.zero_filled(y)
 
 
 class CGSense(ClassicalMethod):

@@ -41,7 +41,7 @@ class UnrolledNetwork(nn.Module):
         Every cascade has a :class:`SiteStrength`, kept at the site.
     start
         ``"operator"``: ``A.start(y)``, which is filtered back-projection or a few iterations of CG-SENSE.
-        ``"adjoint"``: the scaled adjoint, which is the zero-filled image in MRI.
+        ``"adjoint"``: the scaled adjoint; in MRI the zero-filled image, darker where the maps are small.
     step_scale
         Constructor of one layer per cascade that maps the condition to a factor of the data-consistency step.
     correction

@@ -6,7 +6,19 @@ import sigpy
 import sigpy.mri.linop
 import torch
 
-from physics import CartesianMRI, CoilMaps, FourierTransform, check_operator, combine_coils, fft2c, ifft2c, solve_normal
+from physics import (
+    CartesianMRI,
+    CoilMaps,
+    FourierTransform,
+    birdcage_maps,
+    check_operator,
+    combine_coils,
+    fft2c,
+    ifft2c,
+    make_mask,
+    phantom_volume,
+    solve_normal,
+)
 
 SHAPES = [(321, 318), (322, 320), (320, 320), (7, 5), (6, 9)]
 
@@ -141,6 +153,21 @@ def test_combine_coils_inverts_the_maps() -> None:
     x = random_maps(6, 5, seed=1)
     torch.testing.assert_close(combine_coils(CoilMaps(maps)(x), maps), x)
     assert combine_coils(torch.zeros(3, 6, 5), torch.zeros(3, 6, 5)).isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_zero_filled_image_is_as_bright_as_the_object_whatever_the_coils(seed: int) -> None:
+    """Fully sampled it is the object; with a sampled center its mean over the body is right, for uneven maps too."""
+    x = phantom_volume(1, (48, 40), seed=seed)[0].to(torch.complex128)
+    yy, xx = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
+    uneven = torch.exp(-3 * ((yy - 0.8) ** 2 + (xx + 0.6) ** 2))  # one coil of little noise after whitening
+    maps = birdcage_maps(5, (48, 40), seed=seed).to(torch.complex128) * (0.3 + 9 * uneven)
+    full = CartesianMRI(maps, torch.ones(40, dtype=torch.bool))
+    torch.testing.assert_close(full.zero_filled(full(x)), x)
+    A = full.restrict(make_mask("random", (48, 40), 4, 0.2, seed).mask)
+    body = x.abs() > 0.1 * x.abs().max()
+    assert 0.85 < float(A.zero_filled(A(x)).abs()[body].mean() / x.abs()[body].mean()) < 1.15
+    torch.testing.assert_close(A.normalized_adjoint(A(x)), A.adjoint(A(x)) / A.norm**2)  # start of networks
 
 
 def test_magnitude_gradient_through_exact_zeros_is_finite() -> None:

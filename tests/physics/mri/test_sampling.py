@@ -167,3 +167,42 @@ def test_a_poisson_mask_exists_for_seeds_whose_first_draw_fails():
         sigpy.mri.poisson((64, 64), 6, calib=(8, 8), dtype=bool, seed=first)
     mask = poisson_mask((64, 64), 6, 0.125, 39).mask
     assert 64 * 64 / int(mask.sum()) == pytest.approx(6, abs=0.15)
+
+
+#: sigpy's search makes no mask of these: below 4/pi, a full center, a few columns, too few points.
+IMPOSSIBLE = [
+    ((64, 64), 1.2, 0.08), ((32, 32), 1.01, 0.1), ((64, 64), 20, 0.3), ((39, 42), 12, 0.3), ((5, 61), 1.2, 0.05),
+    ((14, 66), 50, 0.05), ((1, 40), 4, 0.1), ((3, 3), 8, 0.3), ((128, 128), 1.25, 0.04), ((64, 64), 1, 0.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "acceleration", "center"), IMPOSSIBLE)
+def test_a_poisson_mask_that_cannot_be_had_is_one_line(monkeypatch, shape, acceleration, center):
+    import sigpy.mri.samp
+
+    real, calls = sigpy.mri.samp._poisson, []
+    monkeypatch.setattr(sigpy.mri.samp, "_poisson", lambda *arguments: calls.append(1) or real(*arguments))
+    with pytest.raises(ValueError, match="found no mask") as error:
+        poisson_mask(shape, acceleration, center, 0)
+    assert f"shape {shape} with acceleration {acceleration} " in str(error.value)
+    assert "\n" not in str(error.value) and len(calls) < 400
+    assert len(calls) <= 1 or shape[0] * shape[1] < 1000
+
+
+def test_poisson_masks_are_those_of_sigpy():
+    """Where its search ends; (24, 12) is a plane where it never does for some seeds."""
+    for shape, acceleration, center, seed in (((40, 36), 4, 0.1, 3), ((33, 21), 2.5, 0.05, 5), ((16, 50), 8, 0.1, 9)):
+        first = int(np.random.RandomState(seed).randint(2**31 - 1))
+        edges = tuple(round(n * center) for n in shape)
+        expected = sigpy.mri.poisson(shape, acceleration, calib=edges, dtype=bool, seed=first)
+        assert np.array_equal(poisson_mask(shape, acceleration, center, seed).mask.numpy(), expected)
+    assert all(abs(poisson_mask((24, 12), 6, 0.2, seed).effective_acceleration - 6) < 0.1 for seed in range(20))
+
+
+def test_a_poisson_mask_is_drawn_once(monkeypatch):
+    first = poisson_mask((30, 30), 4, 0.1, [1, 2, 3])
+    monkeypatch.setattr("sigpy.mri.samp._poisson", None)
+    again = poisson_mask((30, 30), 4, 0.1, (1, 2, 3))
+    assert torch.equal(first.mask, again.mask)
+    again.mask[:] = False  # a caller's change stays its own
+    assert torch.equal(first.mask, poisson_mask((30, 30), 4, 0.1, (1, 2, 3)).mask)
