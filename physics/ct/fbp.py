@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .fbp_weights import redundancy_weights, view_angles
-from .geometry import Array, Geometry, ImageGrid, ParallelBeam
+from .fbp_weights import coverage, redundancy_weights, view_angles
+from .geometry import Array, Geometry, ImageGrid, ParallelBeam, hole_radius_mm
 from .rays import PAD, by_lanes
 from .transpose_pair import Transposed
 
@@ -37,9 +37,11 @@ def filtered_backprojection(
     r"""Reconstruct attenuation from line integrals with the ramp filter.
 
     Neither the adjoint nor an exact inverse of `RadonOperator`: every pixel sums the filtered views, interpolated
-    linearly at its projection. Views are weighted by their angular width. Lines measured twice (short and full scans,
-    displaced detectors) have smooth weights that add up to one [N]_; for a short scan these act as Parker's weights.
-    Differentiable to any order.
+    linearly at its projection. Views are weighted by their angular width, whatever the order and spacing of the angles.
+    Lines measured twice (short and full scans, displaced detectors) have smooth weights that add up to one [N]_; for a
+    short scan these act as Parker's weights. A scan that misses lines through the image, as of a limited angle, a fan
+    beam over less than half a turn and the angle of its fan, or a displaced detector over less than a turn, is logged
+    as a warning with the missing degrees. Differentiable to any order.
 
     Parameters
     ----------
@@ -245,12 +247,21 @@ class _Plan:
 
 @lru_cache(maxsize=16)
 def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
-    arc = float(view_angles(geometry).sum())
-    if arc < math.pi * 0.99:
+    covered, needed, missing = coverage(geometry, grid)
+    if missing > 0.01 * needed:
         logger.warning(
-            "filtered_backprojection: the views cover %.0f degrees, less than half a turn: expect artefacts along the "
-            "missing angles",
-            math.degrees(arc),
+            "filtered_backprojection: the views cover %.0f of the %.0f degrees that this scan needs, %.0f degrees are "
+            "missing: expect artefacts along them",
+            covered,
+            needed,
+            missing,
+        )
+    hole = hole_radius_mm(geometry)
+    if hole > 0:
+        logger.warning(
+            "filtered_backprojection: no ray passes within %.3g mm of the axis: expect artefacts there; check offset_mm "
+            "and detectors",
+            hole,
         )
     return _Plan(geometry, grid)
 

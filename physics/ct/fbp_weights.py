@@ -1,14 +1,26 @@
 """Weights of views and rays in filtered back-projection: any angles, short scans, displaced detectors."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Array, Geometry, ParallelBeam
+from .geometry import Array, Geometry, ImageGrid, ParallelBeam, field_of_view_radius_mm, is_displaced
 
-#: A gap between views that exceeds the typical gap by this factor is a missing angular range.
-_MISSING = 4.0
+#: A gap between views is a missing angular range if it exceeds the median gap by this angle and by the factor
+#: `_TYPICAL_GAPS`, and what chance explains. Missing ranges are few, and the gaps beside them are at most half as wide.
+_LEAST_MISSING_RAD = math.radians(6)
+_TYPICAL_GAPS = 4.0
+_MOST_MISSING = 4
+#: Missing ranges up to this angle belong to the views at their ends: 10 degrees without views darken an image by 5 %.
+_BRIDGED_RAD = math.radians(12)
+#: Gaps of random angles exceed the largest of their kind by this many mean gaps once in a thousand scans.
+_CHANCE = 7.0
+#: Views whose angles differ by less than this part of the largest gap are repetitions of one view.
+_SAME = 1e-6
 #: Largest angle over which the weights of a short scan rise from zero to one at either end.
 _TAPER_RAD = math.radians(10)
 
@@ -16,13 +28,19 @@ _TAPER_RAD = math.radians(10)
 def view_angles(geometry: Geometry) -> Array:
     """Angular width of every view in rad, ``(views,)``: half of the gaps to its two neighbors.
 
-    Angles are taken modulo half a turn for parallel beams, modulo a full turn for fan beams. A missing angular range,
-    as in a limited-angle or short scan, belongs to no view.
+    Repetitions of a view share its width. Angles are taken modulo half a turn for parallel beams, modulo a full turn
+    for fan beams and displaced detectors. A missing angular range, as in a limited-angle or short scan, belongs to no
+    view.
     """
-    order, gaps, missing = _gaps(geometry, math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi)
-    gaps = np.where(missing, _typical(gaps), gaps)
-    angles = np.empty(len(order))
-    angles[order] = (gaps + np.roll(gaps, 1)) / 2
+    ring = _ring(geometry)
+    gaps = np.where(ring.unbridged, ring.typical, ring.gaps)
+    widths = (gaps + np.roll(gaps, 1)) / 2
+    # Zero gaps join the repetitions of a view; the last view may repeat the first, across the end of the period.
+    apart = np.roll(ring.gaps > _SAME * ring.gaps.max(), 1)
+    group = np.cumsum(apart) % max(int(apart.sum()), 1)
+    shared = np.bincount(group, widths) / np.bincount(group)
+    angles = np.empty(len(gaps))
+    angles[ring.order] = shared[group]
     return angles
 
 
@@ -31,37 +49,144 @@ def redundancy_weights(geometry: Geometry) -> Array:
 
     A fan beam measures the line of view t and fan angle g once more in view ``t + pi - 2 g``, at fan angle -g; with a
     displaced detector, some lines of a full turn are measured once and others twice. Opposite views of a parallel beam
-    already share their angular width (:func:`view_angles`), so their weights add up to two.
+    already share their angular width (:func:`view_angles`) unless the detector is displaced, so their weights add up
+    to two.
     """
-    u = geometry.u_mm
+    u, displaced = geometry.u_mm, is_displaced(geometry)
     here, opposite = _detector_taper(geometry, u), _detector_taper(geometry, -u)
     across = np.broadcast_to(here / (here + opposite), geometry.shape)
-    order, gaps, missing = _gaps(geometry, 2 * math.pi)
-    if isinstance(geometry, ParallelBeam):
-        return np.ones(geometry.shape) if missing.any() else 2 * across
-    if not missing.any():
+    turn = _Ring(geometry.angles, 2 * math.pi)
+    if isinstance(geometry, ParallelBeam) and not displaced:
+        return np.ones(geometry.shape) if turn.missing.any() else 2 * across
+    ends = turn.unbridged if displaced or turn.unbridged.any() else turn.missing
+    if not ends.any():
         return across
-    # The scan covers half a typical gap beyond its first and its last view.
-    typical, first = _typical(gaps), order[(int(gaps.argmax()) + 1) % len(order)]
-    arc = 2 * math.pi - float(gaps.max()) + typical
-    turned = (geometry.angles - geometry.angles[first] + typical / 2)[:, None] % (2 * math.pi)
-    back = (turned + math.pi - 2 * geometry.fan_angles) % (2 * math.pi)
-    there = (opposite > 0) * _scan_taper(back, arc)
-    weights: Array = _scan_taper(turned, arc) / (_scan_taper(turned, arc) + there)
+    if not displaced:
+        here, opposite = np.ones(len(u)), (opposite > 0).astype(float)
+    fan = 0.0 if isinstance(geometry, ParallelBeam) else geometry.fan_angles
+    back = geometry.angles[:, None] + math.pi - 2 * fan
+    first, there = turn.taper(geometry.angles, ends)[:, None] * here, turn.taper(back, ends) * opposite
+    weights: Array = first / (first + there)
     return weights
 
 
-def _gaps(geometry: Geometry, period: float) -> tuple[npt.NDArray[np.intp], Array, npt.NDArray[np.bool_]]:
-    """Views sorted by angle, the gap after each of them, and which gaps are missing angular ranges."""
-    angles = geometry.angles % period
-    order = np.argsort(angles, kind="stable")
-    gaps = np.diff(angles[order], append=angles[order[0]] + period)
-    return order, gaps, gaps > _MISSING * _typical(gaps)
+class Coverage(NamedTuple):
+    """Rotation in degrees that a scan covers, that it needs, and the part of it that is missing."""
+
+    covered: float
+    needed: float
+    missing: float
 
 
-def _typical(gaps: Array) -> float:
-    """Median gap between views of different angle."""
-    return float(np.median(gaps[gaps > 1e-6 * gaps.max()]))
+def coverage(geometry: Geometry, grid: ImageGrid) -> Coverage:
+    """How far a scan turns: with no rotation missing, every line through the image is measured.
+
+    A parallel beam needs half a turn, a fan beam also the angle of the fan that meets the image, a displaced detector
+    a full turn.
+    """
+    turn, radius = _Ring(geometry.angles, 2 * math.pi), grid.corner_radius_mm
+    if is_displaced(geometry) and field_of_view_radius_mm(geometry) < radius:
+        needed, missing = 2 * math.pi, 2 * math.pi - turn.covered
+    elif isinstance(geometry, ParallelBeam):
+        needed, missing = math.pi, math.pi - _Ring(geometry.angles, math.pi).covered
+    else:
+        seen = math.asin(min(radius / geometry.source_to_axis_mm, 1.0))
+        fan = min(seen, float(np.abs(geometry.fan_angles).max()))
+        needed = math.pi + 2 * fan
+        center, rim = turn.unmeasured(0.0) / 2, turn.unmeasured(fan)
+        missing = max(center, min(rim, center + 2 * fan))
+    return Coverage(*(math.degrees(angle) for angle in (needed - missing, needed, missing)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ring:
+    """View angles on a circle of ``period`` rad, and the angular ranges that no view measures."""
+
+    angles: Array
+    period: float
+
+    @cached_property
+    def order(self) -> npt.NDArray[np.intp]:
+        """Views sorted by angle."""
+        return np.argsort(self.angles % self.period, kind="stable")
+
+    @cached_property
+    def sorted(self) -> Array:
+        """Angles of the sorted views, from 0 to the period."""
+        ring: Array = (self.angles % self.period)[self.order]
+        return ring
+
+    @cached_property
+    def gaps(self) -> Array:
+        """Gap after each sorted view."""
+        return np.diff(self.sorted, append=self.sorted[0] + self.period)
+
+    @cached_property
+    def distinct(self) -> npt.NDArray[np.intp]:
+        """Gaps between views of different angle."""
+        return np.flatnonzero(self.gaps > _SAME * self.gaps.max())
+
+    @cached_property
+    def missing(self) -> npt.NDArray[np.bool_]:
+        """Which gaps are missing angular ranges."""
+        gaps, found = self.gaps[self.distinct], np.zeros(len(self.gaps), dtype=bool)
+        falling, beside = np.argsort(-gaps), np.maximum(np.roll(gaps, 1), np.roll(gaps, -1))
+        for count in range(1, 1 + min(_MOST_MISSING, len(gaps) // 2)):
+            some, others = falling[:count], gaps[falling[count:]]
+            typical = float(np.median(others))
+            # Random angles have exponential gaps; of these, half exceed the median, by the mean gap on average.
+            mean = 2 * float((others - typical).clip(0).mean())
+            chance = typical + mean * (math.log(max(len(others) / 2, 1)) + _CHANCE)
+            limit = np.maximum(max(typical + _LEAST_MISSING_RAD, _TYPICAL_GAPS * typical, chance), 2 * beside[some])
+            if (gaps[some] > limit).all():
+                found[self.distinct[some]] = True
+        return found
+
+    @property
+    def unbridged(self) -> npt.NDArray[np.bool_]:
+        """Which gaps are missing angular ranges that belong to no view."""
+        return self.missing & (self.gaps > _BRIDGED_RAD)
+
+    @cached_property
+    def typical(self) -> float:
+        """Median gap between neighboring views."""
+        return float(np.median(self.gaps[self.distinct][~self.missing[self.distinct]]))
+
+    @property
+    def covered(self) -> float:
+        """Total length of the measured ranges."""
+        return self.period - float((self.gaps - self.typical)[self.missing].sum())
+
+    def taper(self, angles: Array, ends: npt.NDArray[np.bool_]) -> Array:
+        """One in the ranges between some of the gaps, zero in these gaps; rises at either end, from above zero.
+
+        A range reaches half a typical gap beyond its first and last views.
+        """
+        weights, after, largest = np.zeros(np.shape(angles)), np.flatnonzero(ends), float(self.gaps[~ends].max())
+        # Unequal steps need several views within the rise.
+        rise = max(_TAPER_RAD, 4 * largest) if largest > 2 * self.typical else _TAPER_RAD
+        for end, before in zip(after, np.roll(after, 1), strict=True):
+            first, last = self.sorted[(before + 1) % len(self.gaps)], self.sorted[end]
+            along = (angles - first + self.typical / 2) % self.period
+            length = (last - first) % self.period + self.typical
+            inside = np.clip(np.minimum(along, length - along) / min(rise, length / 4), 0, 1)
+            weights += np.where(along <= length, np.sin(math.pi / 2 * inside) ** 2 + 1e-9, 0.0)
+        return weights
+
+    def unmeasured(self, fan: float) -> float:
+        """Part of the turn in which lines of a fan angle are measured neither in a view nor in the opposite one."""
+        if not self.missing.any():
+            return 0.0
+        views = np.linspace(0, self.period, 7200, endpoint=False)
+        opposite = views + math.pi - 2 * fan
+        missing = [self.taper(angles, self.missing) == 0 for angles in (views, opposite)]
+        return self.period * float((missing[0] & missing[1]).mean())
+
+
+def _ring(geometry: Geometry) -> _Ring:
+    """Views among those that measure the same lines."""
+    same_lines = isinstance(geometry, ParallelBeam) and not is_displaced(geometry)
+    return _Ring(geometry.angles, math.pi if same_lines else 2 * math.pi)
 
 
 def _detector_taper(geometry: Geometry, u: Array) -> Array:
@@ -70,9 +195,3 @@ def _detector_taper(geometry: Geometry, u: Array) -> Array:
     inside = np.minimum(u - low, high - u) / min(max(min(-low, high), geometry.pitch_mm), (high - low) / 4)
     rise: Array = np.sin(math.pi / 2 * np.clip(inside, 0, 1)) ** 2
     return rise
-
-
-def _scan_taper(angle: Array, arc: float) -> Array:
-    """One in the scan, zero outside; rises at either end, from a small positive value."""
-    inside = np.clip(np.minimum(angle, arc - angle) / min(_TAPER_RAD, arc / 4), 0, 1)
-    return np.where(angle <= arc, np.sin(math.pi / 2 * inside) ** 2 + 1e-9, 0.0)

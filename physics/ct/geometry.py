@@ -248,11 +248,38 @@ def rays_of(geometry: Geometry) -> Rays:
 
 def field_of_view_radius_mm(geometry: Geometry) -> float:
     """Radius of the largest circle around the axis that every view covers; 0 if there is none."""
-    u, half = geometry.u_mm, geometry.pitch_mm / 2
-    reach = max(min(half - float(u[0]), float(u[-1]) + half), 0.0)
+    return _ray_radius_mm(geometry, max(min(_reaches_mm(geometry)), 0.0))
+
+
+def covered_radius_mm(geometry: Geometry) -> float:
+    """Radius of the largest circle around the axis that some views of a full turn cover: of the longer side."""
+    return _ray_radius_mm(geometry, max(*_reaches_mm(geometry), 0.0))
+
+
+def hole_radius_mm(geometry: Geometry) -> float:
+    """Radius of the circle around the axis that no ray meets, as the detector ends before the axis; mostly 0."""
+    return _ray_radius_mm(geometry, max(-min(_reaches_mm(geometry)), 0.0))
+
+
+def is_displaced(geometry: Geometry) -> bool:
+    """Whether one side of the detector reaches less than four fifths as far from the axis as the other (half fan).
+
+    The lines beyond the short side are measured once per turn, in one of two opposite views.
+    """
+    return min(_reaches_mm(geometry)) < 0.8 * max(_reaches_mm(geometry))
+
+
+def _reaches_mm(geometry: Geometry) -> tuple[float, float]:
+    """How far the detector reaches from the axis, towards -u and towards +u; negative if it ends before the axis."""
+    half = geometry.pitch_mm / 2
+    return half - float(geometry.u_mm[0]), half + float(geometry.u_mm[-1])
+
+
+def _ray_radius_mm(geometry: Geometry, u: float) -> float:
+    """Distance from the axis of the ray to a position on the detector."""
     if isinstance(geometry, ParallelBeam):
-        return reach
-    return geometry.source_to_axis_mm * float(np.sin(_fan_angles(geometry, np.array(reach))))
+        return u
+    return geometry.source_to_axis_mm * float(np.sin(_fan_angles(geometry, np.array(u))))
 
 
 def evenly_spaced(views: int, step_rad: float, start_rad: float = 0.0) -> tuple[float, ...]:

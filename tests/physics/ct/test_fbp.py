@@ -1,7 +1,7 @@
 """Filtered back-projection from analytic sinograms, never from our own projector."""
 
-import logging
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from physics import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced, filtered_backprojection, shepp_logan
 from physics.ct.fbp import WINDOWS, _plan
-from physics.ct.fbp_weights import redundancy_weights, view_angles
+from physics.ct.fbp_weights import coverage, redundancy_weights, view_angles
 from physics.phantoms.ellipses import Ellipse, EllipsePhantom
 
 TURN = 2 * math.pi
@@ -136,14 +136,91 @@ def test_kernels_agree_with_plain_torch_and_derivatives_are_exact(geometry: Geom
     assert torch.autograd.gradgradcheck(reconstruct, y, fast_mode=True)
 
 
-def test_less_than_half_a_turn_warns_once(caplog: pytest.LogCaptureFixture) -> None:
-    geometry, grid = ParallelBeam(evenly_spaced(61, math.pi / 180), 63, 1.0), ImageGrid((33, 33), 1.0)
-    with caplog.at_level(logging.WARNING, "physics.ct.fbp"):
-        for _ in range(2):
-            filtered_backprojection(torch.ones(geometry.shape), geometry, grid)
-    assert [record.getMessage()[:57] for record in caplog.records] == [
-        "filtered_backprojection: the views cover 61 degrees, less"
+WATER = EllipsePhantom((Ellipse(0.02, 0.02, -0.03, 0.35, 0.35, 0.0),))
+SMALL = ImageGrid((64, 64), 4.0)
+
+
+def bias_hu(geometry: Geometry) -> float:
+    """Mean error in HU inside a disc of water."""
+    found = filtered_backprojection(WATER.line_integrals(geometry, 256.0), geometry, SMALL).numpy()
+    inside = np.hypot(SMALL.x_mm - 0.02 * 128, SMALL.y_mm[:, None] + 0.03 * 128) < 0.25 * 256 / 2
+    return float(found[inside].mean() / 0.02 - 1) * 1000
+
+
+def some_angles(rotation: float, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Angles in degrees that go all round, in every way that scans do."""
+    views = int(rng.integers(300, 600))
+    equal, lost = np.arange(views) * rotation / views, int(rng.integers(20, views - 20))
+    yield "equal", equal
+    yield "random", rng.uniform(0, rotation, views)
+    yield "steps of 1, then of 6", np.r_[: rotation * 2 / 3, rotation * 2 / 3 : rotation - 3 : 6]
+    yield "jitter", equal + rng.normal(0, 0.2, views)
+    yield "half of the views", equal[rng.random(views) < 0.5]
+    yield "lost views", np.delete(equal, np.arange(lost, lost + int(5 * views / rotation)))
+    yield "repeated views", np.r_[equal, rng.choice(equal, 50), equal[:3]]
+    yield "both ends", np.linspace(0, rotation, views)
+    yield "more than a turn", np.arange(2 * views) * rotation / views * 1.07
+    yield "golden angle", np.arange(views) * 111.246117975 % rotation
+
+
+def stored(degrees: np.ndarray, rng: np.random.Generator) -> tuple[float, ...]:
+    """The angles in one of the ways to store them."""
+    degrees = degrees + rng.uniform(-200, 200)
+    ways = [degrees, -degrees, degrees % 360, (degrees + 180) % 360 - 180, rng.permutation(degrees)]
+    return tuple(np.deg2rad(ways[int(rng.integers(5))]).tolist())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_scan_that_goes_all_round_keeps_water_at_0_hu(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(seed)
+    scans = [
+        (180, lambda angles: ParallelBeam(angles, 150, 2.0, 0.5)),
+        (360, lambda angles: ParallelBeam(angles, 100, 2.0, -60.0)),
+        (360, lambda angles: FanBeam(angles, 200, 4.0, 500.0, 1000.0)),
+        (360, lambda angles: FanBeam(angles, 120, 4.0, 500.0, 1000.0, "curved", 120.0)),
+        (235, lambda angles: FanBeam(angles, 200, 4.0, 500.0, 1000.0)),
     ]
+    for rotation, scan in scans:
+        for name, degrees in some_angles(rotation, rng):
+            geometry = scan(stored(degrees, rng))
+            assert abs(bias_hu(geometry)) < 3, (name, rotation, geometry.shape)
+    assert not caplog.records
+
+
+def test_a_scan_that_misses_lines_says_how_many_degrees(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+
+    def said(geometry: Geometry) -> str:
+        caplog.clear()
+        for _ in range(2):
+            filtered_backprojection(torch.zeros(geometry.shape), geometry, SMALL)
+        assert len(caplog.records) == 1
+        return caplog.records[0].getMessage()
+
+    for start, stop, missing in ((0, 120, 60), (20, 160, 40), (0, 61, 119)):
+        for degrees in (np.arange(start, stop, 0.5), np.sort(rng.uniform(start, stop, 4000))):
+            angles = stored(degrees, rng)
+            assert f" {missing} degrees are missing" in said(ParallelBeam(angles, 150, 2.0))
+            assert f" {180 + missing} degrees are missing" in said(ParallelBeam(angles, 100, 2.0, 60.0))
+    two = stored(np.r_[0:100:0.5, 130:230:0.5], rng)  # the second turn measures 30 to 50 degrees, not 100 to 130
+    assert "30 degrees are missing" in said(ParallelBeam(two, 150, 2.0))
+    # A fan of 43 degrees that covers the image; one twice as wide needs no more for this image.
+    for detectors, needed in ((200, 222), (400, 222)):
+        geometry = FanBeam(stored(np.arange(0, 190, 0.5), rng), detectors, 4.0, 500.0, 1000.0)
+        assert f"cover 190 of the {needed} degrees that this scan needs" in said(geometry)
+    far = ParallelBeam(evenly_spaced(360, TURN / 360), 60, 2.0, 80.0)
+    assert "no ray passes within 20 mm of the axis" in said(far)
+
+
+def test_a_missing_range_is_told_from_chance(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        views = int(rng.integers(60, 800))
+        for degrees in (rng.uniform(0, 180, views), np.arange(views) * 180 / views + rng.normal(0, 30 / views, views)):
+            assert coverage(ParallelBeam(tuple(np.deg2rad(degrees)), 100, 3.0), SMALL).missing < 2
+        wedge = float(rng.uniform(40, 90))
+        found = coverage(ParallelBeam(tuple(np.deg2rad(rng.uniform(0, 180 - wedge, views))), 100, 3.0), SMALL)
+        assert found.missing == pytest.approx(wedge, abs=12)
 
 
 @pytest.mark.parametrize(
