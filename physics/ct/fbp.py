@@ -259,8 +259,8 @@ def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
     hole = hole_radius_mm(geometry)
     if hole > 0:
         logger.warning(
-            "filtered_backprojection: no ray passes within %.3g mm of the axis: expect artefacts there; check offset_mm "
-            "and detectors",
+            "filtered_backprojection: no ray passes within %.3g mm of the axis: expect artefacts there; check "
+            "offset_mm and detectors",
             hole,
         )
     return _Plan(geometry, grid)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +68,12 @@ def redundancy_weights(geometry: Geometry) -> Array:
     first, there = turn.taper(geometry.angles, ends)[:, None] * here, turn.taper(back, ends) * opposite
     weights: Array = first / (first + there)
     return weights
+
+
+@lru_cache(maxsize=64)
+def goes_all_round(geometry: Geometry) -> bool:
+    """Whether the views of a scan go through a full turn."""
+    return not _Ring(geometry.angles, 2 * math.pi).missing.any()
 
 
 class Coverage(NamedTuple):

@@ -9,7 +9,17 @@ from torch import Tensor
 
 from ..operator import LinearOperator, reciprocal
 from .fbp import filtered_backprojection
-from .geometry import Geometry, ImageGrid, ParallelBeam, evenly_spaced, field_of_view_radius_mm
+from .fbp_weights import goes_all_round
+from .geometry import (
+    Geometry,
+    ImageGrid,
+    ParallelBeam,
+    covered_radius_mm,
+    evenly_spaced,
+    field_of_view_radius_mm,
+    hole_radius_mm,
+    is_displaced,
+)
 from .projector import Projector, projector_of
 from .transmission import estimate_ray_noise
 from .transpose_pair import Transposed
@@ -37,8 +47,9 @@ class RadonOperator(LinearOperator):
     Raises
     ------
     ValueError
-        If the radius of the field of view is less than half that of the image's inscribed circle, the source is within
-        the image, or the weights are negative or have another shape.
+        If the radius of the field of view is less than half that of the image's inscribed circle, no ray comes near the
+        axis, the source is within the image, or the weights are negative or have another shape. The field of view of a
+        displaced detector is what its longer side covers in a full turn.
 
     Notes
     -----
@@ -224,11 +235,18 @@ def _perron(grid: ImageGrid, geometry: Geometry) -> tuple[Tensor, float]:
 
 
 def _require_coverage(grid: ImageGrid, geometry: Geometry) -> None:
-    radius = field_of_view_radius_mm(geometry)
+    turn = goes_all_round(geometry)
+    radius, hole = (covered_radius_mm if turn else field_of_view_radius_mm)(geometry), hole_radius_mm(geometry)
     if radius < grid.inscribed_radius_mm / 2:
+        part = "" if turn or not is_displaced(geometry) else " of a displaced detector over a part of a turn"
         raise ValueError(
-            f"RadonOperator: the field of view has a radius of {radius:.4g} mm, less than half of the image's "
+            f"RadonOperator: the field of view{part} has a radius of {radius:.4g} mm, less than half of the image's "
             f"inscribed circle, {grid.inscribed_radius_mm:.4g} mm; check pitch_mm, detectors, offset_mm and pixel_mm"
+        )
+    if hole > grid.pixel_mm:
+        raise ValueError(
+            f"RadonOperator: no ray passes within {hole:.4g} mm of the axis, the middle of the image; check offset_mm, "
+            "detectors and pitch_mm"
         )
     if not isinstance(geometry, ParallelBeam) and geometry.source_to_axis_mm <= grid.corner_radius_mm:
         raise ValueError(

@@ -25,6 +25,8 @@ SCANS: dict[str, tuple[ImageGrid, Geometry]] = {
     "coarse pitch": (ImageGrid((12, 12), 1.0), ParallelBeam(evenly_spaced(5, 0.6), 7, 3.0)),
     "flat": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(8, math.pi / 4), 19, 1.5, 50, 80)),
     "near source": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(8, 0.7, 0.1), 19, 4.0, 12, 80, "curved", 0.3)),
+    "half fan": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(12, TURN / 12), 14, 1.5, 50, 80, offset_mm=9.0)),
+    "half acquisition": (ImageGrid((12, 11), 1.3), ParallelBeam(evenly_spaced(9, TURN / 9), 12, 1.0, -5.0)),
     "curved": (ImageGrid((33, 40), 1.3), FanBeam(evenly_spaced(9, 0.7, 0.1), 49, 1.5, 60, 80, "curved")),
 }
 
@@ -232,6 +234,33 @@ def test_uncovered_corners_are_logged_not_refused(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, "physics.ct.radon"):
         RadonOperator(ImageGrid((20, 20), 1.0), ParallelBeam((0.0,), 16, 1.0))
     assert "do not cover the corners" in caplog.text
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("kind", ["parallel", "flat", "curved"])
+def test_displaced_detectors_are_served_over_a_full_turn(kind: str, side: int) -> None:
+    def scan(degrees: float, offset: float) -> Geometry:
+        angles = evenly_spaced(360, math.radians(degrees) / 360)
+        if kind == "parallel":
+            return ParallelBeam(angles, 180, 0.5, side * offset)
+        return FanBeam(angles, 180, 0.75, 200, 300, kind, side * 1.5 * offset)  # type: ignore[arg-type]
+
+    grid, center, sigma = ImageGrid((128, 128), 1.0), (21.0, -8.0), 10.0
+    geometry = scan(360, 35.0)  # the short side reaches 10 of 64 mm
+    A, x, exact = (
+        RadonOperator(grid, geometry),
+        gaussian(grid, center, sigma),
+        gaussian_integrals(geometry, center, sigma),
+    )
+    assert relative(A(x), exact) < 1e-3
+    y = torch.randn(geometry.shape, dtype=torch.float64)
+    assert float((A(x) * y).sum()) == pytest.approx(float((x * A.adjoint(y)).sum()), rel=1e-12)
+    seen = A.restrict(torch.rand(360, 1) > 0.2)
+    assert relative(seen.start(seen.weighted(exact)), x) < 0.1
+    with pytest.raises(ValueError, match="of a displaced detector over a part of a turn has a radius of"):
+        RadonOperator(grid, scan(200, 35.0))
+    with pytest.raises(ValueError, match="no ray passes within 1[45]"):
+        RadonOperator(grid, scan(360, 60.0))
 
 
 def test_threads_follow_torch_and_do_not_change_the_result() -> None:
