@@ -135,7 +135,7 @@ def mri_rows(out: Path, persons: int, drawn_slices: int, *, drawn: bool = True) 
     data = data_folder()
     rows: list[Row] = []
     for file in sorted((data / IXI).glob("*_T1.nii.gz")):
-        brain = read_images(file.with_name(file.name.replace("_T1", "_T1_DLMUSE"))) > 0
+        brain = read_images(file.with_name(file.name.replace("_T1", "_T1_DLMUSE")), labels=True) > 0
         shown = (brain.float().mean((-2, -1)) > 0.02).nonzero().flatten()  # neither neck nor skullcap
         slices = f"{max(int(shown[0]) - 4, 0)}-{min(int(shown[-1]) + 2, len(brain) - 1)}"
         rows.append((f"${{FEDRECON_DATA}}/{IXI}/{file.name}", file.name.split("-")[0], "T1", slices, "", "", ""))

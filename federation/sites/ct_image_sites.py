@@ -24,6 +24,9 @@ from .writing import MadeSite, require_different, write_simulated_sites
 
 logger = logging.getLogger(__name__)
 
+#: Lower values stand for pixels outside the scanner's field of view.
+_PADDING_HU = -1500.0
+
 #: Scanners of :func:`make_ct_image_sites` for persons unless others are given.
 CT_IMAGE_SITES = tuple(CTScanner(name=f"protocol{number}", protocol=number) for number in range(1, 6))
 
@@ -126,10 +129,14 @@ def _require_fine(site: CTScanner, size: int, image: PersonImage) -> None:
 
 def _hounsfield(image: PersonImage) -> Tensor:
     """Slices with anatomy, air at -1000."""
-    hu = read_person(image).clamp_min(AIR_HU)
-    if float(hu.min()) > -500 or float(hu.max()) < 50:
-        found = f"{float(hu.min()):g} to {float(hu.max()):g}"
-        raise config_error(image.file, "values", found, "Hounsfield units, air at -1000", "use CT images")
+    hu = read_person(image)
+    shown, expected = hu[hu > _PADDING_HU], "Hounsfield units, air at -1000"
+    if len(shown) == 0 or float(shown.min()) > -500 or float(shown.max()) < 50:
+        found = f"{float(shown.min()):g} to {float(shown.max()):g}" if len(shown) else "padding alone"
+        raise config_error(image.file, "values", found, expected, "use CT images")
+    if fault := _gray_scale_fault(shown):
+        raise config_error(image.file, "values", fault, expected, "use the original CT images, not a picture of them")
+    hu = hu.clamp_min(AIR_HU)
     hu = hu[(hu > BODY_HU).float().mean((-2, -1)) > 0.02]
     if len(hu) == 0:
         raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
@@ -138,6 +145,21 @@ def _hounsfield(image: PersonImage) -> Tensor:
 
 def _require_hounsfield(image: PersonImage) -> None:
     _hounsfield(image)
+
+
+def _gray_scale_fault(hu: Tensor) -> str | None:
+    """Trace of a gray scale for display: tissue cut off at the brightest value, or the levels of 8 bits."""
+    some = hu[:: max(1, len(hu) // 2**20)]
+    levels, top = some.unique(), float(some.max())
+    if len(levels) < 50:  # a drawing, not a scan
+        return None
+    if len(levels) <= 256 and float(levels.diff().median()) > 1.5:
+        return f"{len(levels)} gray levels from {float(levels[0]):g} to {top:g}, as of an image of 8 bits"
+    cut = float((some[some > BODY_HU] == top).float().mean())
+    # Metal and the largest value of 12 bits stand above.
+    if cut > 0.003 and top < 1500:
+        return f"{100 * cut:.1f} % of the body at {top:g}, as if a display window had cut off brighter tissue"
+    return None
 
 
 def _one_site_per_volume(

@@ -25,7 +25,7 @@ def read_person(image: PersonImage) -> Tensor:
     DataError
         If it cannot be read.
     """
-    volume = _read(image.file)
+    volume = _read(image.file, image.kind == "labels")
     if image.slices is None:
         return volume
     first, last = image.slices
@@ -36,8 +36,8 @@ def read_person(image: PersonImage) -> Tensor:
 
 
 @lru_cache(maxsize=1)  # files that hold several persons stand one after another
-def _read(file: Path) -> Tensor:
-    return read_images(file)
+def _read(file: Path, labels: bool) -> Tensor:
+    return read_images(file, labels=labels)
 
 
 def origin_of(what: str, dealt: Sequence[tuple[Split, PersonImage]]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -133,3 +134,24 @@ def test_the_table_of_a_real_scan_is_removed_and_the_body_is_not(name: str) -> N
     assert (body[:, -20:] == -1000).all()  # the table reaches the lower border, the body does not
     tissue, kept = (float((volume > -300).float().mean()) for volume in (hu, body))
     assert 0.9 * tissue < kept < 0.995 * tissue
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda hu: hu.clip(-1000, 60), "display window"),
+        (lambda hu: (hu / 8).round() * 8, "gray levels .* 8 bits"),
+        (lambda hu: np.where(hu < -900, -2000, hu + 1024), "expected Hounsfield units"),
+    ],
+)
+def test_pictures_of_ct_images_are_no_hounsfield_units(tmp_path: Path, spoil: Any, words: str) -> None:
+    draw = np.random.default_rng(0)
+    hu = np.stack([body_volume(4, (64, 64), seed, "chest").numpy() for seed in range(3)]).reshape(-1, 64, 64)
+    hu = (hu + 30 * draw.standard_normal(hu.shape)).round()
+    for name, values in (("sound", np.where(hu < -1050, -2000, hu)), ("spoiled", spoil(hu))):
+        volume = nibabel.Nifti1Image(values.transpose(2, 1, 0).astype(np.int16), np.eye(4))  # type: ignore[no-untyped-call]
+        nibabel.save(volume, tmp_path / f"{name}.nii")  # type: ignore[no-untyped-call]
+    make_ct_image_sites([tmp_path / "sound.nii"], tmp_path / "sites", size=32)
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_ct_image_sites([tmp_path / "spoiled.nii"], tmp_path / "other", size=32)
+    assert str(tmp_path / "spoiled.nii") in str(caught.value)
