@@ -1,6 +1,7 @@
 """`fedrecon deploy ...`; each command imports its work when it is called."""
 
 import argparse
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,17 @@ def _command(
     actions: Commands, name: str, about: str, run: Callable[[argparse.Namespace], int | None]
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=about, description=about[0].upper() + about[1:])
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=functools.partial(_privately, run))
     return parser
+
+
+def _privately(run: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int | None:
+    """Run a command whose files are for their owner alone."""
+    _require_extra()
+    from ..deploy.private_files import private_files
+
+    with private_files():
+        return run(arguments)
 
 
 def _add_server(actions: Commands) -> None:
@@ -88,7 +98,8 @@ def _add_site(actions: Commands) -> None:
     init.add_argument("--ca", type=Path, required=True, help="the federation's ca.crt")
     init.add_argument("--server-key", type=Path, required=True, help="the server's signing.key.pub")
     init.add_argument("--data", type=Path, required=True, help="manifest of the site's data")
-    init.add_argument("--proxy", default="", help="HTTP proxy to the outside, e.g. http://proxy:3128")
+    proxy = "HTTP proxy to the outside, e.g. http://proxy:3128; write user and password into site.toml, not here"
+    init.add_argument("--proxy", default="", help=proxy)
     approve = _command(verbs, "approve", "show a bundle and approve it", _site_approve)
     approve.add_argument("folder", type=Path, metavar="DIR")
     approve.add_argument("bundle", type=Path, help="the .fab of a run")
@@ -150,7 +161,6 @@ def _require_extra() -> None:
 
 
 def _server(arguments: argparse.Namespace) -> Any:
-    _require_extra()
     from ..deploy.server_folder import ServerFolder
 
     folder = ServerFolder(arguments.folder)
@@ -160,14 +170,12 @@ def _server(arguments: argparse.Namespace) -> Any:
 
 
 def _site(arguments: argparse.Namespace) -> Any:
-    _require_extra()
     from ..deploy.site_folder import SiteFolder
 
     return SiteFolder(arguments.folder)
 
 
 def _init(arguments: argparse.Namespace) -> None:
-    _require_extra()
     from ..deploy.server_folder import ServerFolder
 
     folder = ServerFolder.create(arguments.folder, host=arguments.host, port=arguments.port)
@@ -262,7 +270,6 @@ def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _site_init(arguments: argparse.Namespace) -> None:
-    _require_extra()
     from ..deploy.site_folder import SiteFolder
 
     folder = SiteFolder.create(
@@ -351,7 +358,6 @@ def _site_status(arguments: argparse.Namespace) -> int:
 
 
 def _audit_verify(arguments: argparse.Namespace) -> None:
-    _require_extra()
     from ..deploy.audit_log import heads_seen, verify_log
     from ..deploy.keys import PublicKey
 

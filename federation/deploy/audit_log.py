@@ -81,7 +81,7 @@ class AuditLog:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file, _locked(file):
+            with open(self.path, "a+b", opener=_private) as file, _locked(file):
                 head, torn = self._end_of(file)
                 if torn:
                     file.truncate(file.seek(0, os.SEEK_END) - torn)
@@ -241,6 +241,11 @@ def _parsed(path: Path, number: int | None, line: bytes) -> Entry:
         )
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{where}: is no entry of an audit log; restore the log from a backup") from None
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file; a new one is for its owner alone."""
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from recon import DataError, write_atomically
 from ..config import SITE_NAME, Section, parse_section, read_toml
 from .audit_log import SERVER, AuditLog
 from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
+from .private_files import make_private, private_files, require_private
 
 #: Days before the expiry of a certificate at which warnings start.
 WARN_DAYS = 30
@@ -52,13 +53,15 @@ class Enrolled:
 
 class ServerFolder:
     """``server.toml``, ``ca.key`` and ``.crt``, ``server.key`` and ``.crt``, ``signing.key`` and its ``.pub``,
-    ``sites.json``, ``audit.jsonl``, ``runs/<name>/``, and Flower's own files below ``flower/``.
+    ``sites.json``, ``audit.jsonl``, ``runs/<name>/``, and Flower's own files below ``flower/``. A folder that other
+    users can enter is refused.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "server.toml").is_file():
             raise DataError(f"{path}: is no folder of a server (no server.toml); create it by `fedrecon deploy init`")
+        require_private(path)
 
     @classmethod
     def create(cls, path: Path, *, host: str, port: int) -> "ServerFolder":
@@ -72,11 +75,13 @@ class ServerFolder:
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
         settings = parse_section(ServerSection, {"host": host, "port": port}, "deploy init")
-        create_authority(path, _AUTHORITY_DAYS)
-        issue_server_certificate(path, host, _SERVER_DAYS)
-        SigningKey.create(path / "signing.key")
-        write_atomically(path / "sites.json", b"{}")
-        write_atomically(path / "server.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
+        make_private(path)
+        with private_files():
+            create_authority(path, _AUTHORITY_DAYS)
+            issue_server_certificate(path, host, _SERVER_DAYS)
+            SigningKey.create(path / "signing.key")
+            write_atomically(path / "sites.json", b"{}")
+            write_atomically(path / "server.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
         folder = cls(path)
         folder.audit.append("server made", host=host, key=folder.key.public.text)
         return folder

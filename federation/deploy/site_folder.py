@@ -1,7 +1,10 @@
 """A site's folder: its key, the trusted server key, policy, approvals, kept state."""
 
+import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 from pydantic import Field
@@ -14,13 +17,15 @@ from .approval import Approvals
 from .audit_log import SERVER, AuditLog
 from .keys import PublicKey, SigningKey, read_certificate
 from .policy import Policy
+from .private_files import make_private, private_files, require_private
 
-#: HOST:PORT; an HTTP proxy, or nothing.
-_ADDRESS, _PROXY = r"^[A-Za-z0-9.-]+:\d{1,5}$", r"^(https?://[^\s/]+/?)?$"
+#: HOST:PORT; an HTTP proxy with or without USER:PASSWORD@, or nothing.
+_ADDRESS = r"^[A-Za-z0-9.-]+:\d{1,5}$"
+_PROXY = r"^(https?://([\w.~!$&'()*+,;=%-]+(:[\w.~!$&'()*+,;=%-]*)?@)?([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?)?$"
 
 
 class SiteSection(Section):
-    """``site.toml``: name of the site, address of the server, path of the manifest, proxy."""
+    """``site.toml``: name of the site, address of the server, path of the manifest, proxy (may hold a password)."""
 
     name: Name
     server: str = Field(pattern=_ADDRESS)
@@ -28,15 +33,31 @@ class SiteSection(Section):
     proxy: str = Field(default="", pattern=_PROXY)
 
 
+def without_password(text: str) -> str:
+    """A text in which user and password of an address are hidden: ``http://***@proxy:3128``."""
+    return re.sub(r"(https?://)\S*@", r"\1***@", text)
+
+
+def _settings(content: Mapping[str, Any], source: Path | str) -> SiteSection:
+    """Check ``site.toml``; an error does not repeat the proxy, which may hold a password."""
+    proxy = content.get("proxy", "")
+    if not isinstance(proxy, str) or not re.fullmatch(_PROXY, proxy):
+        expected = "http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, other characters than letters and digits as %XX"
+        raise DataError(f"{source}: proxy: is no address of a proxy (not shown), expected {expected}")
+    return parse_section(SiteSection, content, source)
+
+
 class SiteFolder:
     """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``ca.crt``, ``server.pub``, ``approvals/``,
-    ``audit.jsonl`` and ``state/<run>/``. Only the public key leaves the site.
+    ``audit.jsonl`` and ``state/<run>/``. Only the public key leaves the site. A folder that other users can enter is
+    refused.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "site.toml").is_file():
             raise DataError(f"{path}: is no folder of a site (no site.toml); create it by `fedrecon deploy site init`")
+        require_private(path)
 
     @classmethod
     def create(
@@ -55,21 +76,23 @@ class SiteFolder:
         if path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty; choose another folder")
         content = {"name": name, "server": server, "data": str(data.resolve()), "proxy": proxy}
-        settings = parse_section(SiteSection, content, "site init")
+        settings = _settings(content, "site init")
         public = PublicKey.read(server_key)
         certificate = read_certificate(authority)
-        SigningKey.create(path / "site.key")
-        write_atomically(path / "ca.crt", certificate)
-        write_atomically(path / "server.pub", (public.text + "\n").encode())
-        write_atomically(path / "policy.toml", Policy().to_toml().encode())
-        write_atomically(path / "site.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
+        make_private(path)
+        with private_files():
+            SigningKey.create(path / "site.key")
+            write_atomically(path / "ca.crt", certificate)
+            write_atomically(path / "server.pub", (public.text + "\n").encode())
+            write_atomically(path / "policy.toml", Policy().to_toml().encode())
+            write_atomically(path / "site.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
         folder = cls(path)
         folder.audit.append("site made", key=SigningKey.read(path / "site.key").public.text)
         return folder
 
     @cached_property
     def settings(self) -> SiteSection:
-        return parse_section(SiteSection, read_toml(self.path / "site.toml"), self.path / "site.toml")
+        return _settings(read_toml(self.path / "site.toml"), self.path / "site.toml")
 
     @property
     def name(self) -> str:

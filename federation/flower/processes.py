@@ -20,11 +20,16 @@ from typing import BinaryIO
 
 from recon import DataError, write_atomically
 
+from ..deploy.private_files import PRIVATE_UMASK
+
 #: Name of the server in Flower's configuration.
 CONNECTION = "fedrecon"
 _BIN = Path(sys.executable).parent
 #: Folder of the packages, so that all processes import the same code.
 _SOURCE = Path(__file__).resolve().parents[2]
+_HERE = Path(__file__).resolve().parent
+#: Programs of ours in place of Flower's: with `flower-superexec` they start no process with a secret argument.
+TASK_LAUNCHER = {"flower-superexec": _HERE / "task_launcher.py"}
 _SECONDS_TO_END = 15.0
 _PR_SET_PDEATHSIG = 1
 _SECONDS_ALONE = 3
@@ -51,6 +56,18 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **more,
     }
+
+
+def with_programs(settings: Mapping[str, str], folder: Path, programs: Mapping[str, Path]) -> dict[str, str]:
+    """Environment in which Python files take the place of Flower's programs of these names.
+
+    ``folder`` gets a small file for each of them; it comes first on the PATH.
+    """
+    for name, file in programs.items():
+        text = f"#!{sys.executable}\nimport runpy\n\nrunpy.run_path({str(file)!r}, run_name='__main__')\n"
+        write_atomically(folder / name, text.encode())
+        (folder / name).chmod(0o700)
+    return {**settings, "PATH": os.pathsep.join([str(folder.resolve()), settings["PATH"]])}
 
 
 def program(name: str) -> str:
@@ -138,6 +155,7 @@ class Supervisor:
                             stdout=log,
                             stderr=subprocess.STDOUT,
                             start_new_session=True,
+                            umask=PRIVATE_UMASK,
                             preexec_fn=_end_with_parent,
                         )
                     )
@@ -277,7 +295,12 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
     before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as file:
         process = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            umask=PRIVATE_UMASK,
         )
     _DETACHED.append(process)
     end = time.monotonic() + seconds

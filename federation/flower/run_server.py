@@ -16,6 +16,7 @@ from ..deploy.server_folder import ServerFolder
 from .processes import (
     CONNECTION,
     STATE,
+    TASK_LAUNCHER,
     Child,
     Supervisor,
     environment,
@@ -24,6 +25,7 @@ from .processes import (
     program,
     running,
     start_detached,
+    with_programs,
 )
 
 _START_SECONDS = 90.0
@@ -49,7 +51,7 @@ def serve(folder: ServerFolder) -> str:
     proxy = [sys.executable, "-E", "-P", "-u", str(_PROXY), *map(str, (path, table.port, link, limit))]
     page_port = table.page_port or free_port()
     page = [sys.executable, "-m", "federation.flower.status_page", str(path), str(page_port)]
-    logs, settings = path / "logs", environment(home)
+    logs, settings = path / "logs", with_programs(environment(home), path / "bin", TASK_LAUNCHER)
     folder.audit.append("server started", port=table.port)
     ended = Supervisor(path / STATE, {"link_port": link, "page_port": page_port}).run(
         [

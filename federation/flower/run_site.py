@@ -1,6 +1,5 @@
 """Inspect and approve bundles, start a site."""
 
-import os
 import ssl
 import subprocess
 import sys
@@ -16,11 +15,22 @@ from recon import DataError, write_atomically
 
 from ..deploy.approval import Approval
 from ..deploy.audit_log import read_log
-from ..deploy.site_folder import SiteFolder
+from ..deploy.site_folder import SiteFolder, without_password
 from ..recipes import Recipe, attach_base
 from . import client_process
 from .bundle import base_beside, read_bundle
-from .processes import STATE, Child, Supervisor, environment, free_port, program, running, start_detached
+from .processes import (
+    STATE,
+    TASK_LAUNCHER,
+    Child,
+    Supervisor,
+    environment,
+    free_port,
+    program,
+    running,
+    start_detached,
+    with_programs,
+)
 from .proxy import NOT_FOR_SITES
 
 _START_SECONDS = 90.0
@@ -116,12 +126,12 @@ def reach(folder: SiteFolder) -> None:
     """
     table = folder.settings
     trust = ssl.create_default_context(cafile=str(folder.path / "ca.crt"))
-    way = f"through {table.proxy}" if table.proxy else "directly"
+    way = f"through {without_password(table.proxy)}" if table.proxy else "directly"
     try:
         with httpx.Client(verify=trust, proxy=table.proxy or None, trust_env=False, timeout=_REACH_SECONDS) as client:
             answer = client.get(f"https://{table.server}/")
-    except httpx.HTTPError as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        text = without_password(" ".join(str(error).split())) or type(error).__name__
         raise DataError(
             f"{table.server}: cannot be reached {way} ({text}); check that the server runs, address and proxy in "
             f"{folder.path / 'site.toml'}, the firewall, and {folder.path / 'ca.crt'}"
@@ -150,14 +160,9 @@ def wait_for_data_process(socket: Path, process: subprocess.Popen[bytes], log: P
 
 def _site_environment(folder: SiteFolder, socket: Path) -> dict[str, str]:
     """Environment in which `flwr-clientapp` is our program, which knows the socket of the data process."""
-    own = folder.path / "bin"
-    shim = own / "flwr-clientapp"
-    file = str(Path(client_process.__file__).resolve())
-    text = f"#!{sys.executable}\nimport runpy\n\nrunpy.run_path({file!r}, run_name='__main__')\n"
-    write_atomically(shim, text.encode())
-    shim.chmod(0o755)
+    programs = {"flwr-clientapp": Path(client_process.__file__).resolve(), **TASK_LAUNCHER}
     settings = environment(folder.path / "flower", **{client_process.SOCKET_VARIABLE: str(socket)})
-    settings["PATH"] = os.pathsep.join([str(own.resolve()), settings["PATH"]])
+    settings = with_programs(settings, folder.path / "bin", programs)
     if folder.settings.proxy:
         settings |= {"HTTPS_PROXY": folder.settings.proxy, "NO_PROXY": "127.0.0.1"}
     return settings

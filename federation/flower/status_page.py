@@ -5,6 +5,8 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -14,12 +16,17 @@ from ..deploy.status import server_page
 
 
 def page_app(folder: ServerFolder) -> Starlette:
-    """One read-only page, written for each request."""
+    """One read-only page, written for each request.
+
+    A request for another host than this machine is refused: in a browser it comes from a foreign page whose name leads
+    to this address (DNS rebinding).
+    """
 
     def page(request: Request) -> HTMLResponse:
         return HTMLResponse(server_page(folder), headers={"cache-control": "no-store"})
 
-    return Starlette(routes=[Route("/", page, methods=["GET"])])
+    own = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", folder.settings.host])
+    return Starlette(routes=[Route("/", page, methods=["GET"])], middleware=[own])
 
 
 def main() -> None:

@@ -64,6 +64,65 @@ def test_a_server_folder_has_keys_that_its_owner_alone_can_read(server: Path) ->
     assert modes == {"ca.key": 0o600, "server.key": 0o600, "signing.key": 0o600}
 
 
+@pytest.fixture
+def site(server: Path, tmp_path: Path) -> Path:
+    make_demo_sites(tmp_path / "data", size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
+    command = ["site", "init", tmp_path / "site", "--server", "localhost:1", "--ca", server / "ca.crt", "--server-key",
+               server / "signing.key.pub", "--data", tmp_path / "data" / f"{DEMO_SITES[0].name}.toml",
+               "--proxy", "http://user:zebra%21zebra@127.0.0.1:1"]  # fmt: skip
+    assert main(["deploy", *map(str, command)]) == 0
+    return tmp_path / "site"
+
+
+def test_folders_and_all_their_files_are_for_their_owner_alone(server: Path, site: Path) -> None:
+    """Under the usual umask of 022, and in a folder that was there before."""
+    before = server.parent / "before"
+    before.mkdir(mode=0o777)
+    assert main(["deploy", "init", str(before), "--host", "localhost"]) == 0
+    for folder in (server, site, before):
+        found = {path: path.stat().st_mode & 0o077 for path in (folder, *folder.rglob("*"))}
+        assert len(found) > 5 and set(found.values()) == {0}, found
+
+
+def test_a_folder_with_loose_modes_is_refused_with_the_command_that_corrects_it(
+    server: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    for folder, command in ((server, "server"), (site, "site")):
+        for name, mode in (("", 0o777), ("", 0o755), ("", 0o701), ("audit.jsonl", 0o666), (f"{command}.toml", 0o620)):
+            path = folder / name
+            right = path.stat().st_mode
+            path.chmod(mode)
+            error = failed(capsys, command, "status", folder)
+            assert f"{path}: mode {mode:03o} lets other users" in error
+            assert f"chmod -R go-rwx {folder}" in error
+            path.chmod(right)
+        assert main(["deploy", command, "status", str(folder)]) == STOPPED
+        folder.chmod(0o777)
+        subprocess.run(shlex.split(f"chmod -R go-rwx {folder}"), check=True)
+        assert main(["deploy", command, "status", str(folder)]) == STOPPED
+
+
+def test_the_password_of_a_proxy_is_in_no_output(
+    server: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    error = failed(capsys, "site", "start", site, "--foreground")
+    assert "through http://***@127.0.0.1:1 (" in error and "zebra" not in error
+    command = ["site", "init", tmp_path / "other", "--server", "localhost:1", "--ca", server / "ca.crt", "--server-key",
+               server / "signing.key.pub", "--data", tmp_path / "data" / f"{DEMO_SITES[0].name}.toml"]  # fmt: skip
+    for wrong in ("http://user:zebra zebra@proxy:3128", "user:zebra@proxy:3128", "http://user:zebra@proxy/a/b"):
+        error = failed(capsys, *command, "--proxy", wrong)
+        assert "site init: proxy: is no address of a proxy" in error and "zebra" not in error
+    table, right = site / "site.toml", "http://user:zebra%21zebra@127.0.0.1:1"
+    content = table.read_text()
+    assert right in content
+    for wrong in ("http://u:zebra#zebra@a:3128", "http://u:zebra:zebra@a:port", "http://u:zebra@zebra@a:b"):
+        table.write_text(content.replace(right, wrong))
+        error = failed(capsys, "site", "start", site, "--foreground")
+        assert "site.toml: proxy: is no address of a proxy" in error and "zebra" not in error
+
+
 def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not empty; choose another folder" in failed(capsys, "init", server, "--host", "localhost")
     assert "is no folder of a server" in failed(capsys, "server", "status", tmp_path / "none")
@@ -206,13 +265,22 @@ def test_the_status_page_can_be_read_and_nothing_else(server: Path) -> None:
 
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(page_app(ServerFolder(server)))
-        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             calls = (("GET", "/"), ("POST", "/"), ("GET", "/signing.key"), ("GET", "/../signing.key"))
-            return [await client.request(method, path) for method, path in calls]
+            own = [await client.request(method, path) for method, path in calls]
+            hosts = (
+                "localhost:8080",
+                "127.0.0.1",
+                "evil.example",
+                "localhost.evil.example",
+                "127.0.0.1.evil.example",
+                "",
+            )
+            return own + [await client.get("/", headers={"host": host}) for host in hosts]
 
     answers = asyncio.run(ask())
-    assert [answer.status_code for answer in answers] == [200, 405, 404, 404]
-    assert "fedrecon server localhost" in answers[0].text
+    assert [answer.status_code for answer in answers] == [200, 405, 404, 404, 200, 200, 400, 400, 400, 400]
+    assert "fedrecon server localhost" in answers[0].text and all("fedrecon" not in a.text for a in answers[6:])
 
 
 def test_a_site_with_a_broken_folder_does_not_start(server: Path, tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def test_weights_are_those_of_the_run_in_process(federation: Path, here: Path, w
     assert way_out.bytes > 2 * sum(row["bytes_up"] for row in read_rows(there) if row["site"] == "north") > 0
 
 
+def test_all_files_are_for_their_owner_alone(federation: Path, here: Path) -> None:
+    for name in ("server", *NAMES):
+        files = [path for path in (federation / name, *(federation / name).rglob("*")) if not path.is_symlink()]
+        assert [path for path in files if path.stat().st_mode & 0o077] == []
+    assert {"link.db", "audit.jsonl"} <= {path.name for path in (federation / "server").rglob("*")}
+
+
 def test_adapters_find_their_base_at_server_and_sites(federation: Path, here: Path) -> None:
     server, recipe = federation / "server", RECIPE.with_name("fed_scales.toml")
     choices = (*CHOICES, "federation.rounds=1", f"network.base='{here}'")

@@ -80,6 +80,7 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
         wait_until(lambda: rounds_done(federation, "driver") >= 1)
         drivers = [line for line in processes(server) if "flwr-serverapp" in line]
         assert len(drivers) == 1, processes(server)
+        assert "--token-file /dev/fd/" in drivers[0] and "--token " not in drivers[0]
         os.kill(int(drivers[0].split()[0]), signal.SIGKILL)
         text = run.communicate(timeout=300)[0]
     assert run.returncode == 2 and "without an outcome; read the logs, then add --resume" in text
