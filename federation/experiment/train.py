@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from recon import DataError
+from recon import DataError, data_error
 
-from ..config import config_error
+from ..config import ConfigError, config_error
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
 from ..recipes import LOCAL, Recipe, build_network, require_base
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
@@ -45,6 +45,7 @@ def train_run(
         advice = "lower it, or add sites"
         raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
     require_base(recipe, manifests)
+    _require_references(recipe, manifests)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     begin = time.monotonic()
@@ -62,6 +63,21 @@ def train_run(
         _train_personally(run, jobs, say)
         run.record_seconds("personal", time.monotonic() - begin, resumed=resume)
     return run
+
+
+def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> None:
+    """Refuse training files without a reference, all in one report, if the objective needs one."""
+    if not getattr(recipe.objective.build_task(recipe.training.loss), "needs_reference", False):
+        return
+    faults = []
+    for manifest in (manifest for manifest in manifests if manifest.data.train):
+        dataset = manifest.dataset("train")
+        for volume, kind in zip(dataset.volumes, dataset.reference_kinds, strict=True):
+            if kind == "none":
+                advice = "leave it out, train on fully sampled MRI or CT with a ground truth, or use the recipe ssdu"
+                faults.append(str(data_error(volume.path, "reference", "nothing", "one to train on", advice)))
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:

@@ -32,6 +32,8 @@ class TaskTerm(Protocol):
 class Supervised:
     """Distance to the reference, on magnitudes in scaled units.
 
+    ``needs_reference = True`` of a task: training files without a reference are refused before the first round.
+
     Parameters
     ----------
     loss
@@ -39,13 +41,15 @@ class Supervised:
     """
 
     loss: str = "l1"
+    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_loss("Supervised", self.loss)
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if batch.reference is None:
-            raise DataError(f"{batch.meta[0].volume}: has no reference to train on; train on fully sampled files")
+            advice = "train on fully sampled MRI, or CT with a ground truth"
+            raise DataError(f"{batch.meta[0].volume}: has no reference to train on; {advice}")
         image = apply(network, batch)
         return LOSSES[self.loss](batch.magnitude(image), batch.target()), image
 
@@ -146,6 +150,7 @@ class MutualDistillation:
     loss: str = "l1"
     distillation: float = 1.0
     needs_twin: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_loss("MutualDistillation", self.loss)

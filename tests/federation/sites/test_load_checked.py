@@ -137,3 +137,17 @@ def test_an_error_of_an_operator_names_the_file(tmp_path: Path, monkeypatch: pyt
         site.dataset("train")[3]
     assert str(caught.value).startswith(f"{tmp_path / 'data/north/north_1.h5'}: slice 1: found values that")
     assert "shape (7, 8), expected (8, 8)" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_train_refuses_files_without_references_before_round_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_site(tmp_path)
+    text = path.read_text()
+    path.write_text(text[: text.index("[simulate]")] + text[text.index("[data]") :])
+    for number in range(2):
+        write_file(tmp_path / f"data/north/north_{number}.h5", mask=[True, False] * 8 + [True] * 4)
+    assert main(["train", "fedavg", "--sites", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert all(f"north_{n}.h5: reference: found nothing, expected one to train on" in error for n in range(2))
+    assert "round 0" not in error and not (tmp_path / "run").exists()
