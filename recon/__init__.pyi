@@ -84,6 +84,7 @@ from .data import write_sinograms as write_sinograms
 from .data import write_volume as write_volume
 from .errors import DataError as DataError
 from .errors import data_error as data_error
+from .errors import naming_file as naming_file
 from .evaluation import Probe as Probe
 from .evaluation import Quality as Quality
 from .evaluation import SiteScores as SiteScores

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recon import DataError, write_atomically
+from recon import DataError, naming_file, write_atomically
 
 from .lock_file import LockedFile, read_lock, write_lock
-from .manifest import SiteManifest, load_federation, read_federation, without_files
+from .manifest import SiteManifest, read_federation, without_files
 from .manifest_schema import SPLITS, Split
 from .subjects import people_across_sites, unnamed_people
 from .unusable import refuse
@@ -118,9 +118,10 @@ def check_sites(folder: Path | str, *, skip_bad: bool = False) -> list[SiteFacts
     facts = []
     for check in checks:
         manifest, lock = check.manifest, check.lock
-        if lock != check.old:
-            write_lock(manifest.path, lock)
         same = {n: e.sha256 for n, e in lock.items()} == {n: e.sha256 for n, e in check.old.items()}
+        if lock != check.old:
+            with contextlib.suppress(*[DataError] * same):  # marks alone: the folder may be read-only
+                write_lock(manifest.path, lock)
         state = "verified" if same else "updated" if check.old else "written"
         role = "unseen" if manifest.unseen else "trains" if manifest.trains else "test only"
         splits = tuple(_split_facts(check, split) for split in SPLITS if manifest.files(split))
@@ -129,7 +130,7 @@ def check_sites(folder: Path | str, *, skip_bad: bool = False) -> list[SiteFacts
 
 
 def load_checked(folder: Path | str, say: Callable[[str], None]) -> list[SiteManifest]:
-    """:func:`load_federation`, after a check of every file whose entry in the lock file does not say that it passed.
+    """Read every manifest in a folder, and check every file whose entry in the lock file does not say that it passed.
 
     A second call checks nothing, unless files, manifests or the checks have changed since. ``say`` prints the number
     of files and the warnings.
@@ -139,16 +140,19 @@ def load_checked(folder: Path | str, say: Callable[[str], None]) -> list[SiteMan
     DataError
         As :func:`check_sites`.
     """
-    manifests = load_federation(folder)
+    manifests = read_federation(folder)
     locks = [read_lock(manifest.path) for manifest in manifests]
     new = [_unchecked(manifest, lock) for manifest, lock in zip(manifests, locks, strict=True)]
-    if not any(new):
-        return manifests
-    say(f"checking {sum(map(len, new))} files, once ...")
+    for manifest in manifests:
+        manifest.torch_device()
+    if any(new):
+        say(f"checking {(count := sum(map(len, new)))} file{'s' * (count > 1)}, once ...")
     checks = [_check_site(*each) for each in zip(manifests, locks, new, strict=True)]
     refuse([fault for check in checks for fault in check.faults.values()], skip_bad=False)
     across = _require_people(checks)
     for check in checks:
+        if not check.passed:
+            continue
         for warning in (*_file_warnings(check.passed.values()), *check.warnings, *across[check.manifest.name]):
             say(f"warning: {warning}")
         with contextlib.suppress(DataError):  # the folder may be read-only: checked again the next time
@@ -174,20 +178,23 @@ def _check_site(manifest: SiteManifest, old: Mapping[str, LockedFile], names: Co
     passed: dict[str, _CheckedFile] = {}
     faults: dict[str, Exception] = {}
     for split, name in manifest.data.named():
-        if name in names:
-            try:
+        try:
+            if name in names:
                 passed[name] = _check_file(manifest, split, name, old.get(name))
-            except (DataError, OSError) as error:
-                faults[name] = error
+            else:
+                manifest.require_file(split, name, old[name], hashes=False)
+        except (DataError, OSError) as error:
+            faults[name] = error
     return _SiteCheck(manifest, old, passed, faults)
 
 
 def _check_file(manifest: SiteManifest, split: Split, name: str, locked: LockedFile | None) -> _CheckedFile:
     manifest.require_file(split, name, locked, hashes=True)
-    samples = manifest.samples([manifest.root / name])
-    warnings = tuple(samples.check(0))
+    with naming_file(file := manifest.root / name, "file"):
+        samples = manifest.samples([file])
+        warnings, acceleration = tuple(samples.check(0)), samples.acceleration(0)
     locked = (locked or locked_file(manifest, name)).model_copy(update={"checked": _conditions(manifest)})
-    return _CheckedFile(locked, len(samples), samples.volumes[0].description, samples.acceleration(0), warnings)
+    return _CheckedFile(locked, len(samples), samples.volumes[0].description, acceleration, warnings)
 
 
 def _require_people(checks: Sequence[_SiteCheck]) -> dict[str, list[str]]:

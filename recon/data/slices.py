@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from physics import OPERATORS, LinearOperator, Registry
 
-from ..errors import DataError, data_error
+from ..errors import DataError, data_error, naming_file
 from .sample import Sample
 
 #: A seed in a recipe or manifest.
@@ -144,13 +144,8 @@ class VolumeSlices(Dataset[Sample], ABC):
 
     def __getitem__(self, index: int) -> Sample:
         number, i = self.locate(index)
-        try:
+        with naming_file(self.volumes[number].path, f"slice {i}"):
             return self.sample(number, i)
-        except DataError:
-            raise
-        except (ValueError, RuntimeError) as error:  # operators and estimators know no file
-            found, advice = f"values that cannot be used ({error})", "correct or leave out the file"
-            raise data_error(self.volumes[number].path, f"slice {i}", found, "a scan", advice) from error
 
     @abstractmethod
     def sample(self, number: int, i: int) -> Sample:

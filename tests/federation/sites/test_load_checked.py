@@ -59,7 +59,7 @@ def test_new_files_and_new_checks_are_checked(tmp_path: Path, said: list[str], m
     write_file(tmp_path / "data/north/new.h5")
     path.write_text(path.read_text().replace("'north_3.h5'", "'north_3.h5', 'new.h5'"))
     load_checked(tmp_path, said.append)
-    assert said[0] == "checking 1 files, once ..."
+    assert said[0] == "checking 1 file, once ..."
     monkeypatch.setattr(checking, "CHECKS", checking.CHECKS + 1)
     load_checked(tmp_path, said.append)
     assert said[-1] == "checking 5 files, once ..."
@@ -77,6 +77,28 @@ def test_all_bad_files_of_all_sites_are_one_report(tmp_path: Path, said: list[st
     lines = str(caught.value).splitlines()
     assert len(lines) == 5 and all(str(path) in line for path, line in zip(bad, lines, strict=False))
     assert not lock_path(tmp_path / "east.toml").exists()
+
+
+def test_all_files_that_are_gone_or_changed_are_one_report(tmp_path: Path, said: list[str]) -> None:
+    write_site(tmp_path)
+    check_sites(tmp_path)
+    (tmp_path / "data/north/north_0.h5").unlink()
+    (tmp_path / "data/north/north_2.h5").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"(?s)no file .*north_0.h5.*north_2.h5: size: found 0 bytes"):
+        load_checked(tmp_path, said.append)
+
+
+def test_an_error_without_a_file_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_site(tmp_path)
+
+    def fail(self: KSpaceSlices, number: int) -> list[str]:
+        raise np.linalg.LinAlgError("Singular\n matrix")
+
+    monkeypatch.setattr(KSpaceSlices, "check", fail)
+    with pytest.raises(ConfigError) as caught:
+        check_sites(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5 and all("_0.h5: file: found" in line or "Singular matrix" in line for line in lines[:4])
 
 
 def test_a_file_that_changed_in_its_content_is_refused(tmp_path: Path, said: list[str]) -> None:
