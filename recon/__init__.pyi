@@ -82,9 +82,11 @@ from .data import with_realistic_phase as with_realistic_phase
 from .data import with_smooth_phase as with_smooth_phase
 from .data import write_sinograms as write_sinograms
 from .data import write_volume as write_volume
+from .errors import NO_SPACE as NO_SPACE
 from .errors import DataError as DataError
 from .errors import data_error as data_error
 from .errors import naming_file as naming_file
+from .errors import os_error_line as os_error_line
 from .evaluation import Probe as Probe
 from .evaluation import Quality as Quality
 from .evaluation import SiteScores as SiteScores

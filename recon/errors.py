@@ -1,8 +1,15 @@
-"""The error for data that cannot be used."""
+"""The error for data that cannot be used, and the one line of an error of the operating system."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: Stands in the line of every write that failed for want of space.
+NO_SPACE = "no space left"
+_NO_SPACE = {
+    errno.ENOSPC: "on the disk", errno.EDQUOT: "in the quota", errno.EFBIG: "under the limit of file sizes, ulimit -f",
+}  # fmt: skip
 
 
 class DataError(ValueError):
@@ -35,3 +42,11 @@ def data_error(path: Path | str, key: str, found: str, expected: str, advice: st
     """
     line = f"{path}: {key}: found {found}, expected {expected}; {advice}"
     return DataError(" ".join(line.split()))
+
+
+def os_error_line(error: OSError, path: Path | str | None = None) -> str:
+    """File and reason in one line; without space on the disk also what to do."""
+    place, reason = path or error.filename, error.strerror or str(error)
+    if where := _NO_SPACE.get(error.errno or 0):
+        reason = f"cannot be written ({reason}); {NO_SPACE} {where}: free space"
+    return " ".join(f"{f'{place}: ' if place else ''}{reason}".split())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import NO_SPACE, DataError, os_error_line
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -26,7 +26,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); make room or choose another folder") from None
+        if NO_SPACE in (line := os_error_line(error, path)):
+            raise DataError(line) from None
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
     finally:
         # After a failure only: os.replace has moved the file.
         with contextlib.suppress(OSError):

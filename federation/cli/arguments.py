@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import TypeAlias
 
 #: A group of commands; argparse has no public name for its type.
@@ -14,6 +15,11 @@ RECIPE = "name of a recipe (see `fedrecon recipes`) or a TOML file"
 def add_plugins(parser: argparse.ArgumentParser) -> None:
     text = "Python file that registers parts of your own; repeat for several"
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help=text)
+
+
+def add_moved_sites(parser: argparse.ArgumentParser) -> None:
+    text = "folder of the manifests of a run, if it has moved since training"
+    parser.add_argument("--sites", type=Path, help=text)
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:

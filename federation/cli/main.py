@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from recon import DataError
+from recon import DataError, os_error_line
 
 from ..config import ConfigError
 from .compare import add_compare
@@ -45,7 +45,7 @@ def _explained(error: Exception) -> str | None:
     lines = str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]  # one per mistake
     text = "\n".join(" ".join(line.split()) for line in lines)
     if isinstance(error, OSError):
-        text = (f"{error.filename}: " if error.filename else "") + (error.strerror or text)
+        text = os_error_line(error)
     refused = isinstance(error, DataError | OSError)
     if refused and error.__cause__ is None:
         return text

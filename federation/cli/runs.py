@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recon import DataError
 
-from .arguments import RECIPE, Commands, add_jobs, add_plugins, say
+from .arguments import RECIPE, Commands, add_jobs, add_moved_sites, add_plugins, say
 
 #: Names in `DEMOS`, which loads PyTorch.
 DEMO_NAMES = ("mri", "ct", "mixed")
@@ -45,6 +45,7 @@ def add_evaluate(commands: Commands) -> None:
         "evaluate", help="score each arm on the test data, write report.html and report.json"
     )
     evaluate.add_argument("folder", type=Path, help="run folder")
+    add_moved_sites(evaluate)
     evaluate.set_defaults(run=_evaluate)
     add_plugins(evaluate)
     add_jobs(evaluate)
@@ -99,6 +100,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from ..experiment import evaluate_run
 
-    results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=say)
+    results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=say, sites=arguments.sites)
     say("\n" + text_table(results))
     say(f"\nreport: {arguments.folder / 'report.html'}")

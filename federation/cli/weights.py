@@ -6,7 +6,7 @@ from typing import Any
 
 from recon import DataError
 
-from .arguments import Commands, add_plugins, say
+from .arguments import Commands, add_moved_sites, add_plugins, say
 
 
 def add_weights(commands: Commands) -> None:
@@ -41,7 +41,8 @@ def add_reconstruct(commands: Commands) -> None:
         help="name of `fedrecon weights`, or a file of weights",
     )
     reconstruct.add_argument("--site", help="site of the run whose data consistency is used, or `unseen`")
-    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    add_moved_sites(reconstruct)
+    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write, .h5 or .hdf5")
     reconstruct.add_argument("--format", help="with --weights: format of the scan (default: fastmri; in CT sinogram)")
     reconstruct.add_argument(
         "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
@@ -86,7 +87,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         shape, scores = reconstruct_with_weights(*places, format=arguments.format, **common)
     else:
         places = (arguments.folder, arguments.site, arguments.scan, arguments.out)
-        shape, scores = reconstruct_file(*places, simulate=arguments.simulate, **common)
+        shape, scores = reconstruct_file(*places, simulate=arguments.simulate, sites=arguments.sites, **common)
     for name in ("psnr", "ssim"):
         if (value := scores.mean(name)) is not None:
             say(f"{name} {value:.3f}")
@@ -108,6 +109,5 @@ def _require_one_form(arguments: argparse.Namespace) -> None:
             raise DataError("--site: missing; name a site of the run, or give --weights NAME instead of a run")
     elif arguments.scan is not None:
         raise DataError(f"{arguments.folder}: a run folder or --weights, not both; give the scan alone")
-    elif arguments.site is not None or arguments.simulate:
-        option = "--simulate" if arguments.site is None else "--site"
-        raise DataError(f"{option}: belongs to a run; leave it out with --weights")
+    elif given := [option for option in ("site", "simulate", "sites") if getattr(arguments, option)]:
+        raise DataError(f"--{given[0]}: belongs to a run; leave it out with --weights")

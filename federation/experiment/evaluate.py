@@ -22,7 +22,9 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None = None) -> dict[str, Any]:
+def evaluate_run(
+    path: Path | str, *, jobs: int, say: Say, begin: float | None = None, sites: Path | str | None = None
+) -> dict[str, Any]:
     """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
 
     The report holds aggregates. Pictures and scores per volume of measured data stay at their site, in
@@ -34,6 +36,8 @@ def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None =
         Folder of a trained run.
     begin
         ``time.monotonic()`` at the start of the time to report; None: the sum of the recorded times of the parts.
+    sites
+        Folder of the manifests, if it has moved since training.
 
     Returns
     -------
@@ -44,7 +48,7 @@ def evaluate_run(path: Path | str, *, jobs: int, say: Say, begin: float | None =
     DataError
         If the folder holds no trained run, or no site has test data.
     """
-    run = RunFolder.open(path)
+    run = RunFolder.open(path, sites)
     state = run.selected()
     started = time.monotonic()
     tested = [manifest for manifest in run.manifests if manifest.data.test]

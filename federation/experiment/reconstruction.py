@@ -28,6 +28,8 @@ from .personal_stage import site_network
 from .run_folder import RunFolder, Say
 from .task import ReconstructionTask
 
+#: A scan of a lower acceleration counts as fully sampled.
+_FULL = 1.2
 #: Shape of the reconstruction, and its scores.
 Reconstructed = tuple[tuple[int, ...], SiteScores]
 
@@ -40,6 +42,7 @@ def reconstruct_file(
     *,
     simulate: bool = False,
     adapt_steps: int | None = None,
+    sites: Path | str | None = None,
     say: Say = lambda text: None,
 ) -> Reconstructed:
     """Reconstruct a scan with the network that a site of the run uses.
@@ -53,14 +56,17 @@ def reconstruct_file(
     scan
         A file in the format of the site.
     out
-        HDF5 file to write: ``reconstruction`` ``(slices, height, width)``, magnitudes in MRI, attenuation in CT, and
-        ``image``, in MRI complex and on the encoded grid; in the units of the coil images of the file, or in 1/mm.
+        HDF5 file to write, ``.h5`` or ``.hdf5``: ``reconstruction`` ``(slices, height, width)``, magnitudes in MRI,
+        attenuation in CT, and ``image``, in MRI complex and on the encoded grid; in the units of the coil images of the
+        file, or in 1/mm.
     simulate
         Apply ``[simulate]`` of the manifest to the scan, and score against the scan as measured.
     adapt_steps
         Largest number of steps of :func:`recon.adapt` on this scan; None: no adaptation.
+    sites
+        Folder of the manifests, if it has moved since training.
     say
-        Prints the progress.
+        Prints the progress, and whether the scan is fully sampled.
 
     Returns
     -------
@@ -71,13 +77,16 @@ def reconstruct_file(
     DataError
         If the run, the site or the scan cannot be used.
     """
-    run = RunFolder.open(path)
+    _require_hdf5_name(Path(out))
+    run = RunFolder.open(path, sites)
     manifest = run.manifest(site)
     if simulate and manifest.simulate is None:
         raise DataError(f"{manifest.path}: has no [simulate] to apply; leave out --simulate")
     state = run.selected()
     network = site_network(run, manifest)
     samples = manifest.samples([Path(scan)], degraded=simulate, maps_folder=run.maps_folder(site))
+    if not simulate:
+        _say_if_full(samples, manifest.simulate is not None, say)
     attributes = {
         "site": site,
         "recipe": run.recipe.name,
@@ -116,6 +125,7 @@ def reconstruct_with_weights(
     DataError
         If the weights, the format or the scan cannot be used.
     """
+    _require_hdf5_name(Path(out))
     file = open_weights(weights)
     network: nn.Module = load_weights(weights)
     kind = MODALITIES[file.modality]
@@ -126,6 +136,7 @@ def reconstruct_with_weights(
     attributes = {"weights": file.name, "weights_sha256": file.sha256()}
     with TemporaryDirectory() as maps:  # the scores read every slice again
         samples = kind.slices([Path(scan)], "scan", **kind.arguments(maps_folder=Path(maps)), **chosen)
+        _say_if_full(samples, False, say)
 
         def progress(done: int) -> None:
             say(f"slice {done}/{len(samples)}")
@@ -135,6 +146,27 @@ def reconstruct_with_weights(
         for text in file.beyond(matrix=max(done[0][1:]), acceleration=samples.acceleration(0)):
             say(f"warning: {text} for {file.name}; compare the image with another method")
     return done
+
+
+def _require_hdf5_name(out: Path) -> None:
+    if out.suffix.lower() not in (".h5", ".hdf5") or out.is_dir():
+        found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
+        raise data_error(out, "--out", found, "a file name that ends in .h5 or .hdf5", "the image is written as HDF5")
+
+
+def _say_if_full(samples: VolumeSlices, can_simulate: bool, say: Say) -> None:
+    """Say that a scan is fully sampled, or nearly, where its scores would pass for those of an accelerated scan.
+
+    That is where the reference is the measurement itself, or the site degrades its scans.
+    """
+    acceleration, kind = samples.acceleration(0), samples.reference_kinds[0]
+    if acceleration > _FULL or kind == "none" or not (can_simulate or kind == "coil_combined"):
+        return
+    advice = "; --simulate degrades it as in [simulate] of the site" if can_simulate else ""
+    say(
+        f"note: {samples.volumes[0].path} is fully sampled (R = {acceleration:.2f}) and reconstructed as it is: its "
+        f"scores are not those of accelerated or noisier scans{advice}"
+    )
 
 
 def _adapted(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon import DataError, nearest_code, write_atomically
+from recon import DataError, data_error, nearest_code, write_atomically
 
 from ..config import read_json, store_plugins
 from ..methods import ServerState, selected_state
@@ -26,7 +26,7 @@ from ..recipes import (
     weights_of,
 )
 from ..rounds import SiteSpec
-from ..sites import SiteManifest, Split, load_manifest
+from ..sites import SiteManifest, Split, load_manifest, read_federation
 from .task import site_spec
 
 Say = Callable[[str], None]
@@ -89,20 +89,34 @@ class RunFolder:
         return cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
 
     @classmethod
-    def open(cls, path: Path | str) -> "RunFolder":
+    def open(cls, path: Path | str, sites: Path | str | None = None) -> "RunFolder":
         """Open the folder of a trained run.
+
+        Parameters
+        ----------
+        sites
+            Folder of the manifests, if it has moved since; None: where they were in training.
 
         Raises
         ------
         DataError
-            If it is none, or its recipe or a manifest cannot be read.
+            If it is none, its recipe or a manifest cannot be read, or a site of the run has no manifest.
         """
         path = Path(path)
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
-        sites = _record(path)["sites"]
+        trained = _record(path)["sites"]
         recipe = load_recipe(path / "recipe.toml")  # first: its plugins may register readers
-        manifests = tuple(load_manifest(sites[name]) for name in sorted(sites))
+        if sites is None:
+            if missing := [file for file in trained.values() if not Path(file).is_file()]:
+                advice = "name the folder where the manifests are now with --sites"
+                raise data_error(missing[0], "file", "nothing", f"a manifest of {path}", advice)
+            manifests = tuple(load_manifest(trained[name]) for name in sorted(trained))
+        else:
+            manifests = tuple(manifest for manifest in read_federation(sites) if manifest.name in trained)
+            if missing := sorted(trained.keys() - {manifest.name for manifest in manifests}):
+                expected = f"all sites of {path}"
+                raise data_error(sites, "manifests", f"none of {', '.join(missing)}", expected, "correct --sites")
         return cls(path, _with_base(recipe, path / BASE), manifests)
 
     @property

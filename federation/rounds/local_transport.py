@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 
-from recon import DataError
+from recon import DataError, os_error_line
 
 from ..config import Plugin, load_again, loaded_plugins
 from ..config.plugin_errors import line_in_plugin
@@ -184,6 +184,8 @@ def _answer(spec: SiteSpec, request: bytes) -> bytes | str:
         text = " ".join(str(error).split())
         if isinstance(error, DataError | MessageError):
             return text
+        if isinstance(error, OSError):
+            return os_error_line(error)
         where = line_in_plugin(error)
         return f"{type(error).__name__}: {text}" + (f" ({where})" if where else "")
 

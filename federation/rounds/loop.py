@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon import DataError
+from recon import NO_SPACE, DataError
 
 from ..config import SITE_NAME, ConfigError
 from ..methods import CHECKPOINTS, MEMORY_PREFIX, FederatedAlgorithm, ServerState, state_of_checkpoint
@@ -222,10 +222,10 @@ class _Loop:
         if len(replies.reports) < needed:
             reasons = [f"site {site}: {reason}" for site, reason in sorted(replies.failures.items())]
             reasons = reasons or [f"no reply of {', '.join(silent)}"]
-            raise QuorumError(
-                f"round {state.round}: {'; '.join(reasons)} (at least {needed} of {len(sites)} sites must "
-                "answer); correct the cause and --resume, or allow fewer sites"
-            )
+            full = any(NO_SPACE in reason.lower() for reason in reasons)
+            advice = "free space and --resume" if full else "correct the cause and --resume, or allow fewer sites"
+            wanted = f"at least {needed} of {len(sites)} sites must answer"
+            raise QuorumError(f"round {state.round}: {'; '.join(reasons)} ({wanted}); {advice}")
         for site in silent:
             logger.warning("round %d: no reply of site %s", state.round, site)
         return replies

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recon import DataError, write_atomically
+from recon import DataError, os_error_line, write_atomically
 
 _ROWS = "rounds.jsonl"
 
@@ -38,7 +38,7 @@ def append_rows(folder: Path, rows: Sequence[Row]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); make room; --resume goes on") from None
+        raise DataError(f"{os_error_line(error, path)}; --resume goes on") from None
 
 
 def drop_rows(folder: Path, first: int) -> None:

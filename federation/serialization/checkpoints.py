@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from recon import DataError, State, write_atomically
+from recon import NO_SPACE, DataError, State, os_error_line, write_atomically
 
 from .packing import Layout, MessageError, check_finite, pack, unpack
 
@@ -188,4 +188,6 @@ def _line(path: Path, found: str, advice: str = "") -> str:
 
 
 def _not_written(path: Path, error: OSError) -> DataError:
-    return DataError(_line(path, f"cannot be written ({_reason(error)})", "make room; --resume goes on"))
+    if NO_SPACE in (line := os_error_line(error, path)):
+        return DataError(f"{line}; --resume goes on")
+    return DataError(_line(path, f"cannot be written ({_reason(error)})", "--resume goes on"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .cartesian import combine_coils, root_sum_of_squares
@@ -325,10 +325,12 @@ def _write(path: Path, maps: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Write a temporary file, then rename: two processes may store the same maps, none may read half a file.
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
     try:
-        save_file({"maps": maps.cpu().contiguous()}, name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(save({"maps": maps.cpu().contiguous()}))
         os.replace(name, path)
-    except BaseException:
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        # After a failure only: os.replace has moved the file.
         Path(name).unlink(missing_ok=True)
-        raise

@@ -1,6 +1,9 @@
 """`fedrecon reconstruct`: the image is written whatever can be scored, and what it cannot do is one line."""
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,3 +136,69 @@ def test_an_image_smaller_than_the_window_of_ssim_has_a_psnr(
     assert main([*reconstruct(run, scan, tmp_path / "out.h5"), "--simulate"]) == 0
     said = capsys.readouterr().out
     assert "psnr" in said and ("ssim" in said) == (size >= 7)
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii", "scan.dcm", "scan.npy", "scan.mat", "scan", "folder.h5"])
+def test_other_endings_of_the_output_are_refused_before_any_work(
+    run: Path, tmp_path: Path, fails: Callable[..., str], name: str
+) -> None:
+    (tmp_path / "folder.h5").mkdir()
+    error = fails(*reconstruct(run, tmp_path / "no_such_scan.h5", tmp_path / name), "--overwrite")
+    assert name in error and "ends in .h5 or .hdf5" in error
+
+
+def test_a_fully_sampled_scan_is_said_to_be_one(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only where its scores could be taken for those of an accelerated scan."""
+
+    def said(*options: str, mask: np.ndarray | None = None) -> bool:
+        write_file(tmp_path / "scan.h5", mask=mask)
+        assert main([*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"), "--overwrite", *options]) == 0
+        return "is fully sampled (R = 1.00)" in capsys.readouterr().out
+
+    assert said() and not said("--simulate")
+    assert not said(mask=(COLUMNS % 2 == 0) | (abs(COLUMNS - 10) < 4))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_line_that_asks_for_space(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str], number: int
+) -> None:
+    """While coil maps are stored, and while the image is written."""
+    write_file(tmp_path / "scan.h5", seed=number)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for place in ("physics.mri.coil_maps.save", "recon.files.os.fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            error = fails(*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"))
+            assert "no space left" in error and error.endswith("free space") and not (tmp_path / "out.h5").exists()
+
+
+def test_a_full_disk_at_a_site_asks_for_space_and_not_for_fewer_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_site(tmp_path / "sites")
+    monkeypatch.setattr("physics.mri.coil_maps.save", full)
+    error = fails("train", "fedavg", "--sites", tmp_path / "sites", "--out", tmp_path / "run", *TINY)
+    assert "no space left" in error and error.endswith("free space and --resume")
+
+
+def test_a_run_whose_manifests_have_moved_is_evaluated_with_sites(
+    run: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    moved = Path(shutil.copytree(run, tmp_path / "run"))
+    facts = json.loads((moved / "run.json").read_text())
+    facts["sites"] = {name: str(tmp_path / "gone" / f"{name}.toml") for name in facts["sites"]}
+    (moved / "run.json").write_text(json.dumps(facts))
+    scan, sites = run.parent / "sites" / "data" / "north" / "north_3.h5", str(run.parent / "sites")
+    commands = (["evaluate", str(moved), "--jobs", "1"], reconstruct(moved, scan, tmp_path / "out.h5"))
+    for command in commands:
+        assert "gone/north.toml" in (error := fails(*command)) and "--sites" in error
+        assert main([*command, "--sites", sites]) == 0
+    write_manifest(tmp_path / "others", "south", {"test": ["south_0.h5"]})
+    assert "manifests: found none of north" in fails(*commands[0], "--sites", tmp_path / "others")
