@@ -16,8 +16,6 @@ from .image_matrix import largest_matrix as largest_matrix
 from .image_matrix import reduce_matrix as reduce_matrix
 from .image_phase import with_realistic_phase as with_realistic_phase
 from .image_phase import with_smooth_phase as with_smooth_phase
-from .mri_file import KSpaceVolume as KSpaceVolume
-from .mri_file import fitting_crop as fitting_crop
 from .mri_file import open_volume as open_volume
 from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header
@@ -29,6 +27,8 @@ from .mri_simulation import simulated_header as simulated_header
 from .mri_simulation import write_volume as write_volume
 from .mri_slices import KSpaceSlices as KSpaceSlices
 from .mri_slices import Simulation as Simulation
+from .mri_volume import KSpaceVolume as KSpaceVolume
+from .mri_volume import fitting_crop as fitting_crop
 from .other_formats import FileFormat as FileFormat
 from .other_formats import format_of as format_of
 from .random_ct_scans import RandomCTScans as RandomCTScans

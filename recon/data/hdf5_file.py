@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from ..errors import DataError, data_error
 from .other_formats import format_of, layout_of
@@ -71,6 +72,22 @@ def not_found(file: h5py.File, path: Path, key: str, expected: str, advice: str)
         found = f"only {', '.join(sorted(file)) or 'an empty file'}"
         return data_error(path, key, found, expected, advice)
     return data_error(path, "file", known.name, expected, known.advice)
+
+
+def read_part(dataset: h5py.Dataset, path: Path, part: Any) -> np.ndarray[Any, Any]:
+    """Read one slice of a dataset, or the part of it at an index.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read; names the slice.
+    """
+    try:
+        return np.asarray(dataset[part])
+    except (OSError, ValueError) as error:
+        name = f"{dataset.name.strip('/')}[{part[0] if isinstance(part, tuple) else part}]"
+        found = f"unreadable data ({error})"
+        raise data_error(path, name, found, "a complete file", "copy the file again") from None
 
 
 def text_of(value: Any) -> str | None:

@@ -1,8 +1,7 @@
-"""k-space files: volumes of the fastMRI HDF5 layout."""
+"""Read k-space files of the fastMRI HDF5 layout."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -12,167 +11,64 @@ from torch import Tensor
 from ..errors import data_error
 from .hdf5_file import dataset_of, not_found, opened, text_of
 from .mri_header import Header, read_header
-
-#: Largest value of k-space and images: sums of squares stay finite in single precision.
-LARGEST_VALUE = 1e15
-_RSS_KEYS = ("reconstruction_rss", "reconstruction_esc")
-
-
-@dataclass(frozen=True, eq=False)
-class KSpaceVolume:
-    """One k-space file: checked facts; slices are read on demand. No file stays open; pickling is allowed.
-
-    Volumes of other layouts derive from it and override :meth:`_read`.
-
-    Parameters
-    ----------
-    shape
-        ``(slices, coils, readout, phase)``.
-    mask
-        Mask of the file, bool ``(width,)`` or ``(height, width)``; None where the file has none.
-    rss_shape
-        ``(height, width)`` of the root-sum-of-squares reconstructions; None where the file has none.
-    has_maps
-        Whether the file holds the true coil maps of a simulation.
-    noise_covariance
-        Covariance of the noise in k-space, complex ``(coils, coils)``, in squared units of the file; all zero: no
-        noise; None: unknown.
-    """
-
-    path: Path
-    shape: tuple[int, int, int, int]
-    header: Header
-    mask: Tensor | None = None
-    acquisition: str | None = None
-    patient_id: str | None = None
-    rss_shape: tuple[int, int] | None = None
-    has_maps: bool = False
-    noise_covariance: Tensor | None = None
-    #: Inode, size in bytes and time of change of the file when it was checked; read from the file.
-    version: tuple[int, int, int] = (0, 0, 0)
-
-    def __post_init__(self) -> None:
-        status = self.path.stat()
-        object.__setattr__(self, "version", (status.st_ino, status.st_size, status.st_mtime_ns))
-
-    @property
-    def description(self) -> str:
-        return f"{self.shape[1]} coils {self.shape[2]}x{self.shape[3]}"
-
-    @property
-    def acquired(self) -> Tensor:
-        """Columns that the scanner encoded, bool ``(width,)``; the others are padding."""
-        left, right = self.header.padding
-        columns = torch.zeros(self.shape[-1], dtype=torch.bool)
-        columns[max(left, 0) : max(right, 0)] = True
-        return columns
-
-    @property
-    def undersampled(self) -> bool:
-        """Whether the mask of the file leaves out encoded positions."""
-        return self.mask is not None and not bool((self.mask | ~self.acquired).all())
-
-    @property
-    def crop_shape(self) -> tuple[int, int]:
-        """Size of the displayed and scored image, from the header's reconstruction size."""
-        return fitting_crop((self.shape[-2], self.shape[-1]), self.header.recon_shape)
-
-    def read_slice(self, index: int) -> Tensor:
-        """k-space of one slice, complex64 ``(coils, height, width)``; nothing else of the file is read.
-
-        Raises
-        ------
-        DataError
-            If the slice cannot be read or is not finite.
-        """
-        return torch.from_numpy(self._checked("kspace", index, np.complex64).reshape(self.shape[1:]))
-
-    def read_rss(self, index: int) -> Tensor:
-        """Root-sum-of-squares reconstruction of one slice, float32 ``(height, width)``."""
-        if self.rss_shape is None:
-            raise data_error(self.path, _RSS_KEYS[0], "nothing", "a reconstruction", "use another reference")
-        return torch.from_numpy(self._checked(_RSS_KEYS[0], index, np.float32))
-
-    def read_maps(self, index: int) -> Tensor:
-        """True coil maps of one simulated slice, complex64 ``(coils, height, width)``."""
-        if not self.has_maps:
-            raise data_error(self.path, "maps", "nothing", "true coil maps", 'estimate them (maps = "espirit")')
-        return torch.from_numpy(self._checked("maps", index, np.complex64))
-
-    def _checked(self, what: str, index: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
-        if not 0 <= index < self.shape[0]:
-            raise IndexError(f"KSpaceVolume: slice {index} of {self.path}, expected 0 to {self.shape[0] - 1}")
-        array, key = self._read(what, index), f"{what}[{index}]"
-        if not np.isfinite(array).all():
-            raise data_error(self.path, key, "NaN or infinite values", "finite values", "repair or leave out the file")
-        if (largest := max(np.abs(array.real).max(), np.abs(array.imag).max())) > LARGEST_VALUE:
-            expected = f"at most {LARGEST_VALUE:g}, as squares are in single precision"
-            raise data_error(self.path, key, f"values up to {largest:.1e}", expected, "divide the data by a constant")
-        return np.require(array, dtype, "W")
-
-    def _read(self, what: str, index: int) -> np.ndarray[Any, Any]:
-        """One slice of ``kspace``, ``reconstruction_rss`` or ``maps``."""
-        with opened(self.path) as file:
-            dataset = dataset_of(file, self.path, _rss_key(file) if what == _RSS_KEYS[0] else what)
-            try:
-                # Maps may be one set for all slices.
-                return np.asarray(dataset[()] if what == "maps" and dataset.ndim == 3 else dataset[index])
-            except (OSError, ValueError) as error:
-                found, key = f"unreadable data ({error})", f"{what}[{index}]"
-                raise data_error(self.path, key, found, "a complete file", "copy the file again") from None
+from .mri_volume import KSpaceVolume
+from .mri_zeros import without_zeros
 
 
 def open_volume(path: Path | str) -> KSpaceVolume:
-    """Check a file of the fastMRI layout; reads no k-space.
+    """Check a file of the fastMRI layout; of k-space a few rows are read, to find zeros that no mask states.
 
     Expected: ``kspace`` complex ``(slices, coils, readout, phase)``, or ``(slices, readout, phase)`` for a
     single coil; ``ismrmrd_header`` XML. Optional: ``mask`` ``(width,)`` or ``(height, width)``,
-    ``reconstruction_rss`` (or ``reconstruction_esc``), ``maps``, ``noise_covariance``, attributes
-    ``acquisition`` and ``patient_id``.
+    ``reconstruction_rss`` (``reconstruction_esc`` of a single coil, where ``reconstruction_rss`` is that of the
+    multi-coil scan), ``maps``, ``noise_covariance``, attributes ``acquisition`` and ``patient_id``.
+
+    Without ``ismrmrd_header`` the sizes follow from ``kspace``, the reconstruction and the attributes ``recon_size``,
+    ``padding_left`` and ``padding_right``, where they exist.
+
+    Returns
+    -------
+        The volume; its notes say what the file contradicts or leaves out.
 
     Raises
     ------
     DataError
-        If the file is missing, empty, truncated, not HDF5, differs from the layout, or refers to other files
-        by links, virtual datasets or external storage.
+        If the file is missing, empty, truncated, not HDF5, differs from the layout, is not Cartesian, or refers to
+        other files by links, virtual datasets or external storage.
     """
     path = Path(path)
     with opened(path) as file:
         shape = _kspace_shape(file, path)
+        rss_key = _rss_key(file, shape[1])
+        rss_shape = _rss_shape(file, path, rss_key, shape[0])
+        header, notes = _header(file, path, shape, rss_shape)
         volume = KSpaceVolume(
             path=path,
             shape=shape,
-            header=_header(file, path, shape),
+            header=header,
             mask=_mask(file, path, shape),
             acquisition=text_of(file.attrs.get("acquisition")),
             patient_id=text_of(file.attrs.get("patient_id")),
-            rss_shape=_rss_shape(file, path, shape[0]),
+            rss_shape=rss_shape,
+            rss_key=rss_key,
             has_maps="maps" in file and _maps_fit(file, path, shape),
             noise_covariance=_covariance(file, path, shape[1]),
+            notes=notes,
         )
-    sampled = volume.acquired if volume.mask is None else volume.acquired & volume.mask
-    if not sampled.any():
-        key = "ismrmrd_header" if volume.mask is None else "mask"
-        found = f"no sampled position (padding {volume.header.padding}, width {shape[-1]})"
-        raise data_error(path, key, found, "at least one", "correct the mask or the header's encodingLimits")
+        sampled = volume.acquired if volume.mask is None else volume.acquired & volume.mask
+        if not sampled.any():
+            key = "ismrmrd_header" if volume.mask is None else "mask"
+            found = f"no sampled position (padding {volume.header.padding}, width {shape[-1]})"
+            raise data_error(path, key, found, "at least one", "correct the mask or the header's encodingLimits")
+        volume = without_zeros(volume, dataset_of(file, path, "kspace"))
+    if header.acceleration > 1 and volume.mask is None:
+        key, found = "ismrmrd_header parallelImaging", f"acceleration {header.acceleration:g} and no mask"
+        expected, advice = (
+            "the mask of the scan",
+            "lines that parallel imaging filled in are no measurement: add the mask",
+        )
+        volume = replace(volume, notes=(*volume.notes, str(data_error(path, key, found, expected, advice))))
     return volume
-
-
-def fitting_crop(image_shape: tuple[int, int], recon_shape: tuple[int, int]) -> tuple[int, int]:
-    """The center crop that fastMRI scores: the reconstruction size, or a square where the image is too narrow.
-
-    Parameters
-    ----------
-    image_shape
-        ``(height, width)`` of the encoded image.
-    recon_shape
-        Reconstruction size of the header or shape of the target. If it does not fit into the image, the crop
-        is a square with the image's shorter side.
-    """
-    if all(wanted <= size for wanted, size in zip(recon_shape, image_shape, strict=True)):
-        return recon_shape
-    side = min(image_shape)
-    return (side, side)
 
 
 def _kspace_shape(file: h5py.File, path: Path) -> tuple[int, int, int, int]:
@@ -190,16 +86,53 @@ def _kspace_shape(file: h5py.File, path: Path) -> tuple[int, int, int, int]:
     return shape
 
 
-def _header(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> Header:
-    key, advice = "ismrmrd_header", "write the header of this scan"
+def _header(
+    file: h5py.File, path: Path, shape: tuple[int, int, int, int], rss_shape: tuple[int, int] | None
+) -> tuple[Header, tuple[str, ...]]:
+    """Header of the file, or one that follows from its arrays and attributes; and notes."""
+    key, advice, image_shape = "ismrmrd_header", "write the header of this scan", (shape[2], shape[3])
+    if key not in file:
+        padding = (_attribute(file, path, "padding_left", 0), _attribute(file, path, "padding_right", shape[3]))
+        found, expected = "nothing", "the header of the scan"
+        note = data_error(path, key, found, expected, "sizes are those of kspace, every column counts as encoded")
+        if padding != (0, shape[3]):
+            note = data_error(path, key, found, expected, "sizes are those of kspace, padding that of the attributes")
+        recon = rss_shape or _recon_size(file, image_shape)
+        return Header(image_shape, recon, padding), (str(note),)
     xml = np.asarray(dataset_of(file, path, key)[()]).reshape(-1)
     if xml.size != 1 or not isinstance(xml[0], bytes | str):
         raise data_error(path, key, f"dtype {xml.dtype} with {xml.size} entries", "one string", advice)
     header = read_header(xml[0], path)
-    if header.encoded_shape[1] != shape[-1]:
-        key, expected = f"{key} encodedSpace/matrixSize/y", f"the width of kspace, {shape[-1]}"
-        raise data_error(path, key, str(header.encoded_shape[1]), expected, advice)
-    return header
+    readout, phase = header.encoded_shape
+    matrix = f"{key} encodedSpace/matrixSize"
+    if phase != shape[3]:
+        raise data_error(path, f"{matrix}/y", str(phase), f"the width of kspace, {shape[3]}", advice)
+    notes = []
+    if readout != shape[2]:
+        expected = f"the height of kspace, {shape[2]}"
+        if header.recon_shape[0] != shape[2]:
+            raise data_error(path, f"{matrix}/x", str(readout), expected, advice)
+        removed = "read as a readout whose oversampling was removed; correct the header"
+        notes.append(str(data_error(path, f"{matrix}/x", str(readout), expected, removed)))
+    if header.partitions > 1:
+        found, expected = str(header.partitions), "1: slices are reconstructed one by one"
+        advice = "make sure that the slices are transformed along the slab, then write 1"
+        notes.append(str(data_error(path, f"{matrix}/z", found, expected, advice)))
+    return header, tuple(notes)
+
+
+def _attribute(file: h5py.File, path: Path, key: str, default: int) -> int:
+    """An attribute that fastMRI's loader adds, a number of columns."""
+    value = file.attrs.get(key, default)
+    if np.size(value) != 1 or not np.issubdtype(np.asarray(value).dtype, np.integer):
+        raise data_error(path, f"attribute {key}", repr(value), "a number of columns", "correct or remove it")
+    return int(np.ravel(value)[0])
+
+
+def _recon_size(file: h5py.File, image_shape: tuple[int, int]) -> tuple[int, int]:
+    size = np.ravel(file.attrs.get("recon_size", image_shape))
+    fits = size.size >= 2 and size.dtype.kind in "iu" and (size[:2] > 0).all()
+    return (int(size[0]), int(size[1])) if fits else image_shape
 
 
 def _mask(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> Tensor | None:
@@ -219,12 +152,13 @@ def _mask(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> Tens
     return tensor.reshape(width) if tensor.shape[0] == 1 or tensor.ndim == 1 else tensor
 
 
-def _rss_key(file: h5py.File) -> str:
-    return next((key for key in _RSS_KEYS if key in file), _RSS_KEYS[0])
+def _rss_key(file: h5py.File, n_coils: int) -> str:
+    """Dataset of the reconstruction; that of a single coil beside a multi-coil one is ``reconstruction_esc``."""
+    keys = ("reconstruction_rss", "reconstruction_esc")
+    return next((key for key in (keys[::-1] if n_coils == 1 else keys) if key in file), keys[0])
 
 
-def _rss_shape(file: h5py.File, path: Path, n_slices: int) -> tuple[int, int] | None:
-    key = _rss_key(file)
+def _rss_shape(file: h5py.File, path: Path, key: str, n_slices: int) -> tuple[int, int] | None:
     if key not in file:
         return None
     dataset = dataset_of(file, path, key)

@@ -18,12 +18,10 @@ from physics import (
     whitening_matrix,
 )
 
-from ..errors import data_error
-from .mri_file import KSpaceVolume
+from .mri_checks import KSpaceContent
+from .mri_volume import KSpaceVolume
 from .sample import center_crop
 
-#: Smallest maximum of k-space; squares of its noise would vanish in single precision.
-SMALLEST_VALUE = 1e-13
 #: Largest number of slices, evenly spaced, that scale, image maximum and noise of a volume are measured on.
 PROBED_SLICES = 16
 
@@ -35,6 +33,7 @@ class VolumeFacts:
     ``added_noise`` is the covariance of the simulated noise, complex128 ``(coils, coils)``; None: no noise is added.
     ``whitening`` is the matrix for data and maps; None: the noise is white already. ``noise_std`` is the level after
     whitening; where neither file nor simulation state it, ``noise_is_estimated`` and it is an upper bound.
+    ``warnings`` are those of :class:`KSpaceContent` on the slices that were read.
     """
 
     mask: Tensor
@@ -45,12 +44,7 @@ class VolumeFacts:
     scale: float
     acceleration: float
     center_fraction: float
-
-
-def available_positions(volume: KSpaceVolume) -> Tensor:
-    """Positions in the file, bool ``(1 | height, width)``: its mask without the padding columns."""
-    mask = volume.acquired if volume.mask is None else volume.acquired & volume.mask
-    return mask if mask.ndim == 2 else mask.unsqueeze(0)
+    warnings: tuple[str, ...]
 
 
 def effective_acceleration(volume: KSpaceVolume, mask: Tensor) -> float:
@@ -75,7 +69,7 @@ def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> Volume
     Raises
     ------
     DataError
-        If the file is gone or a slice cannot be read.
+        If the file is gone, or a slice cannot be read or used.
     """
     file = (volume.path.resolve(), volume.version)
     digest = hashlib.sha256(repr(mask.shape).encode() + mask.numpy().tobytes()).digest()
@@ -98,24 +92,20 @@ class _Probe:
 def _probed(probe: _Probe) -> VolumeFacts:
     volume, mask, noise_std = probe.volume, probe.mask, probe.noise_std
     n_slices, n_coils = volume.shape[:2]
-    available = available_positions(volume)
+    available = volume.available
     estimate = noise_std == 0 and volume.noise_covariance is None
     covariance = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
-    image_maximum, largest, pixels = 0.0, 0.0, []
+    image_maximum, pixels, content = 0.0, [], KSpaceContent(volume)
     probed = torch.linspace(0, n_slices - 1, min(n_slices, PROBED_SLICES)).round().int().tolist()
     for i in probed:
         kspace = volume.read_slice(i)
-        largest = max(largest, float(torch.view_as_real(kspace).abs().max()))
+        content.look(i, kspace)
         sampled = kspace * mask
         pixels.append(_rss_image(sampled, volume.crop_shape).flatten())
         if noise_std > 0:
             image_maximum = max(image_maximum, float(_rss_image(kspace * available, volume.crop_shape).max()))
         if estimate:
             covariance += estimate_noise_covariance(sampled, mask) / len(probed)
-    if 0 < largest < SMALLEST_VALUE:
-        found, advice = f"values up to {largest:.1e}", "multiply the data by a constant"
-        expected = f"at least {SMALLEST_VALUE:g}, as squares are in single precision"
-        raise data_error(volume.path, "kspace", found, expected, advice)
     added = None
     if noise_std > 0 and image_maximum > 0:
         added = (noise_std * image_maximum) ** 2 * _coil_coupling(volume)
@@ -132,6 +122,7 @@ def _probed(probe: _Probe) -> VolumeFacts:
         scale=_robust_maximum(torch.cat(pixels)),
         acceleration=effective_acceleration(volume, mask),
         center_fraction=_center_fraction(mask),
+        warnings=tuple(content.warnings()),
     )
 
 

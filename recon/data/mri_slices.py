@@ -1,6 +1,8 @@
 """Slices of k-space files as samples: sampled, whitened, scaled, with operator and reference."""
 
+import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,17 @@ from physics import (
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
-from .mri_file import KSpaceVolume, fitting_crop
+from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines, check_reference
 from .mri_formats import MRI_READERS
-from .mri_scaling import VolumeFacts, available_positions, effective_acceleration, probe_volume
+from .mri_scaling import VolumeFacts, effective_acceleration, probe_volume
+from .mri_volume import KSpaceVolume, fitting_crop
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
 from .slices import Seed, VolumeSlices, generator_for, make_operator
+
+logger = logging.getLogger(__name__)
+#: Sites and kinds of faults that this process has logged.
+_SAID: set[tuple[str, str]] = set()
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -154,7 +161,7 @@ class KSpaceSlices(VolumeSlices):
     def mask(self, number: int) -> Tensor:
         """Sampled positions of a volume, bool ``(1 | height, width)``; padding counts as not sampled."""
         volume = self.volumes[number]
-        mask, key, advice = available_positions(volume), "mask", "correct the mask of the file"
+        mask, key, advice = volume.available, "mask", "correct the mask of the file"
         if self.simulate is not None:
             key, advice = "[simulate]", "lower acceleration or raise center_fraction"
             mask = mask & _drawn_mask(volume, self.names[number], self.simulate)
@@ -168,9 +175,23 @@ class KSpaceSlices(VolumeSlices):
         """Encoded positions of a volume over sampled ones; padding counts as neither."""
         return effective_acceleration(self.volumes[number], self.mask(number))
 
+    def calibration(self, number: int) -> int | None:
+        if self.maps == "true" or self.volumes[number].shape[1] == 1:
+            return None
+        return calibration_lines(self.mask(number))
+
+    def check(self, number: int) -> list[str]:
+        volume, content = self.volumes[number], KSpaceContent(self.volumes[number])
+        for index, kspace in enumerate(self.measured_slices(number)):
+            content.look(index, kspace)
+        lines = [*volume.notes, *content.warnings(), *self._calibration_warnings(number)]
+        if self.reference_kinds[number] == "rss":
+            lines += check_reference(volume, [content.energy[index] for index in range(volume.shape[0])])
+        return lines
+
     def sample(self, number: int, i: int) -> Sample:
         volume, facts = self.volumes[number], self._volume_facts(number)
-        kspace = volume.read_slice(i) * available_positions(volume)
+        kspace = volume.read_slice(i) * volume.available
         measured = kspace
         if facts.added_noise is not None:
             measured = measured + self._noise(number, i, facts.added_noise, white=facts.whitening is None)
@@ -259,10 +280,24 @@ class KSpaceSlices(VolumeSlices):
             raise data_error(path, "reference", kind, expected, "train without augmentation")
         return kind
 
+    def _calibration_warnings(self, number: int) -> list[str]:
+        lines = self.calibration(number)
+        if lines is None or lines >= CALIBRATION_LINES:
+            return []
+        found, expected = f"{lines} calibration line{'s' * (lines != 1)}", f"at least {CALIBRATION_LINES} for coil maps"
+        advice = "images will hardly be better than zero-filled ones; sample adjacent lines at the center of k-space"
+        key = "mask"
+        if self.simulate is not None:
+            key, advice = "[simulate]", "raise center_fraction"
+        return [str(data_error(self.volumes[number].path, key, found, expected, advice))]
+
     def _volume_facts(self, number: int) -> VolumeFacts:
         if number not in self._facts:
             noise_std = 0.0 if self.simulate is None else self.simulate.noise_std
-            self._facts[number] = probe_volume(self.volumes[number], self.mask(number), noise_std)
+            volume = self.volumes[number]
+            facts = self._facts[number] = probe_volume(volume, self.mask(number), noise_std)
+            for line in (*volume.notes, *facts.warnings, *self._calibration_warnings(number)):
+                _warn_once(self.site, volume.path, line)
         return self._facts[number]
 
     def _noise(self, number: int, i: int, covariance: Tensor, white: bool) -> Tensor:
@@ -279,6 +314,14 @@ class KSpaceSlices(VolumeSlices):
                 with_image_phase(volume.read_maps(i), measured, mask) if samples_center(mask) else volume.read_maps(i)
             )
         return estimate_maps(measured, mask, method=self.maps, maps_folder=self.maps_folder)
+
+
+def _warn_once(site: str, path: Path, line: str) -> None:
+    """Log a line unless the same was said of a file of the site before: many files share a fault."""
+    kind = re.sub(r"[-+.\d]+", "", line.removeprefix(str(path)))
+    if (site, kind) not in _SAID:
+        _SAID.add((site, kind))
+        logger.warning("%s", line)
 
 
 def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -155,6 +155,10 @@ class VolumeSlices(Dataset[Sample], ABC):
     def acceleration(self, number: int) -> float:
         """Samples of a full measurement of a volume over the samples that are used."""
 
+    def calibration(self, number: int) -> int | None:
+        """Lines of a file from which its operator is calibrated, for ``fedrecon sites check``; None: needs none."""
+        return None
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Scan parameters of the site for the report, as JSON values."""
@@ -173,13 +177,26 @@ class VolumeSlices(Dataset[Sample], ABC):
         DataError
             If training would refuse the file.
         """
+        for _ in self.measured_slices(number):
+            pass
+        return []
+
+    def measured_slices(self, number: int) -> Iterator[Tensor]:
+        """Slices of a file as stored, one after another.
+
+        Raises
+        ------
+        DataError
+            If one cannot be read, is not finite or has another shape than the volume says.
+        """
         volume = self.volumes[number]
         for index in range(volume.shape[0]):
-            found, expected = tuple(volume.read_slice(index).shape), tuple(volume.shape[1:])
+            slice = volume.read_slice(index)
+            found, expected = tuple(slice.shape), tuple(volume.shape[1:])
             if found != expected:
                 key, advice = f"slice {index}", f"correct the reader {self.format!r}"
                 raise data_error(volume.path, key, f"shape {found}", f"{expected}, as of the volume", advice)
-        return []
+            yield slice
 
     def first(self, number: int) -> int:
         """Index of the first slice of a volume."""

@@ -1,0 +1,175 @@
+"""A checked k-space file: facts in memory, slices read on demand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import data_error
+from .hdf5_file import dataset_of, opened, read_part
+from .mri_header import Header
+
+#: Largest value of k-space, maps and reconstructions: sums of squares stay finite in single precision.
+LARGEST = 1e15
+
+
+@dataclass(frozen=True, eq=False)
+class KSpaceVolume:
+    """One k-space file: checked facts; slices are read on demand. No file stays open; pickling is allowed.
+
+    Volumes of other layouts derive from it and override :meth:`_read`.
+
+    Parameters
+    ----------
+    shape
+        ``(slices, coils, readout, phase)``.
+    mask
+        Mask of the file, bool ``(width,)`` or ``(height, width)``; None where the file has none.
+    rss_shape
+        ``(height, width)`` of the reconstructions in the file; None where it has none.
+    rss_key
+        Their dataset: ``reconstruction_rss``, or ``reconstruction_esc`` of a single coil.
+    has_maps
+        Whether the file holds the true coil maps of a simulation.
+    noise_covariance
+        Covariance of the noise in k-space, complex ``(coils, coils)``, in squared units of the file; all zero: no
+        noise; None: unknown.
+    notes
+        What the file contradicts or leaves out, and how it is read: one line each, with the path.
+    """
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    header: Header
+    mask: Tensor | None = None
+    acquisition: str | None = None
+    patient_id: str | None = None
+    rss_shape: tuple[int, int] | None = None
+    rss_key: str = "reconstruction_rss"
+    has_maps: bool = False
+    noise_covariance: Tensor | None = None
+    notes: tuple[str, ...] = ()
+    #: Inode, size in bytes and time of change of the file when it was checked; read from the file.
+    version: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        status = self.path.stat()
+        object.__setattr__(self, "version", (status.st_ino, status.st_size, status.st_mtime_ns))
+
+    @property
+    def description(self) -> str:
+        return f"{self.shape[1]} coils {self.shape[2]}x{self.shape[3]}"
+
+    @property
+    def acquired(self) -> Tensor:
+        """Columns that the scanner encoded, bool ``(width,)``; the others are padding."""
+        left, right = self.header.padding
+        columns = torch.zeros(self.shape[-1], dtype=torch.bool)
+        columns[max(left, 0) : max(right, 0)] = True
+        return columns
+
+    @property
+    def available(self) -> Tensor:
+        """Positions in the file, bool ``(1 | height, width)``: its mask without the padding columns."""
+        mask = self.acquired if self.mask is None else self.acquired & self.mask
+        return mask if mask.ndim == 2 else mask.unsqueeze(0)
+
+    @property
+    def undersampled(self) -> bool:
+        """Whether the mask of the file leaves out encoded positions."""
+        return self.mask is not None and not bool((self.mask | ~self.acquired).all())
+
+    @property
+    def crop_shape(self) -> tuple[int, int]:
+        """Size of the displayed and scored image, from the header's reconstruction size or fields of view."""
+        return displayed_crop((self.shape[-2], self.shape[-1]), self.header)
+
+    def read_slice(self, index: int) -> Tensor:
+        """k-space of one slice, complex64 ``(coils, height, width)``; nothing else of the file is read.
+
+        Raises
+        ------
+        DataError
+            If the slice cannot be read, is not finite or exceeds `LARGEST`.
+        """
+        return torch.from_numpy(self._checked("kspace", index, np.complex64).reshape(self.shape[1:]))
+
+    def read_rss(self, index: int) -> Tensor:
+        """Reconstruction of one slice in the file, float32 ``(height, width)``."""
+        if self.rss_shape is None:
+            raise data_error(self.path, self.rss_key, "nothing", "a reconstruction", "use another reference")
+        return torch.from_numpy(self._checked(self.rss_key, index, np.float32))
+
+    def read_maps(self, index: int) -> Tensor:
+        """True coil maps of one simulated slice, complex64 ``(coils, height, width)``."""
+        if not self.has_maps:
+            raise data_error(self.path, "maps", "nothing", "true coil maps", 'estimate them (maps = "espirit")')
+        return torch.from_numpy(self._checked("maps", index, np.complex64))
+
+    def _checked(self, what: str, index: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"KSpaceVolume: slice {index} of {self.path}, expected 0 to {self.shape[0] - 1}")
+        array, key = self._read(what, index), f"{what}[{index}]"
+        parts = array.view(array.real.dtype) if array.flags.c_contiguous else np.stack((array.real, array.imag))
+        largest = max(parts.max(), -parts.min())  # faster than abs; NaN stays NaN
+        if not np.isfinite(largest):
+            raise data_error(self.path, key, "NaN or infinite values", "finite values", "repair or leave out the file")
+        if largest > LARGEST:
+            found, expected = f"values up to {largest:.0e}", f"at most {LARGEST:.0e}: squares must not overflow"
+            raise data_error(self.path, key, found, expected, "scale the file")
+        return np.require(array, dtype, "W")
+
+    def _read(self, what: str, index: int) -> np.ndarray[Any, Any]:
+        """One slice of ``kspace``, `rss_key` or ``maps``."""
+        with opened(self.path) as file:
+            dataset = dataset_of(file, self.path, what)
+            # Maps may be one set for all slices.
+            return read_part(dataset, self.path, () if what == "maps" and dataset.ndim == 3 else index)
+
+
+def displayed_crop(image_shape: tuple[int, int], header: Header) -> tuple[int, int]:
+    """The center crop that is displayed: the header's reconstruction size, or the same field of view.
+
+    The two differ where the scanner interpolates, so that the reconstruction has more pixels than were encoded: then
+    each axis is cut to the part of the encoded field of view that ``fieldOfView_mm`` of the reconstruction leaves.
+    Without fields of view only the axes that fit are cut. Never is a tenth of the stated field of view cut away.
+
+    Parameters
+    ----------
+    image_shape
+        ``(height, width)`` of the encoded image.
+    header
+        Its sizes and fields of view.
+    """
+    wanted = header.recon_shape
+    if header.encoded_fov_mm is None or header.recon_fov_mm is None:
+        kept = wanted
+    else:
+        # Not the size of the image: oversampling may have been removed already.
+        fields = zip(header.encoded_shape, header.recon_fov_mm, header.encoded_fov_mm, strict=True)
+        height, width = (max(round(size * recon / encoded), 1) for size, recon, encoded in fields)
+        kept = (height, width)
+    fits = all(want <= size for want, size in zip(wanted, image_shape, strict=True))
+    if fits and all(keep <= 1.1 * want for keep, want in zip(kept, wanted, strict=True)):
+        return wanted
+    return min(kept[0], image_shape[0]), min(kept[1], image_shape[1])
+
+
+def fitting_crop(image_shape: tuple[int, int], recon_shape: tuple[int, int]) -> tuple[int, int]:
+    """The center crop that fastMRI scores: the reconstruction size, or a square where the image is too narrow.
+
+    Parameters
+    ----------
+    image_shape
+        ``(height, width)`` of the encoded image.
+    recon_shape
+        Reconstruction size of the header or shape of the target. If it does not fit into the image, the crop
+        is a square with the image's shorter side.
+    """
+    if all(wanted <= size for wanted, size in zip(recon_shape, image_shape, strict=True)):
+        return recon_shape
+    side = min(image_shape)
+    return (side, side)
