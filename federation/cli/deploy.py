@@ -60,6 +60,11 @@ def _add_server(actions: Commands) -> None:
 
     rotate = _command(actions, "rotate", "renew the server's certificate; restart the server afterwards", _rotate)
     rotate.add_argument("folder", type=Path, metavar="DIR")
+    rotate.add_argument(
+        "--signing",
+        action="store_true",
+        help="instead, replace a stolen signing.key; each site must then trust the new one (site trust)",
+    )
 
     server = actions.add_parser("server", help="start and stop the server, show its status")
     _add_service(server, {"start": _server_start, "stop": _server_stop, "status": _server_status})
@@ -105,6 +110,10 @@ def _add_site(actions: Commands) -> None:
     approve.add_argument("bundle", type=Path, help="the .fab of a run")
     approve.add_argument("--yes", action="store_true", help="approve; without it, only show the bundle")
     add_plugins(approve)
+    trust = _command(verbs, "trust", "show a new signing key of the server and trust it instead of the old one", _trust)
+    trust.add_argument("folder", type=Path, metavar="DIR")
+    trust.add_argument("--server-key", type=Path, required=True, help="the server's new signing.key.pub")
+    trust.add_argument("--yes", action="store_true", help="trust it; without it, only show the keys")
     withdraw = _command(verbs, "withdraw", "withdraw an approval", _site_withdraw)
     withdraw.add_argument("folder", type=Path, metavar="DIR")
     withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
@@ -194,6 +203,13 @@ def _revoke(arguments: argparse.Namespace) -> None:
 
 
 def _rotate(arguments: argparse.Namespace) -> None:
+    if arguments.signing:
+        key = _server(arguments).rotate_signing()
+        file = arguments.folder / "signing.key.pub"
+        say(f"{file}: a new key, {key.fingerprint}; send the file to the sites, and the fingerprint by another way")
+        say(f"each site: fedrecon deploy site trust DIR --server-key {file.name}")
+        say("a run in progress ends, as the sites refuse the old key; then `fedrecon deploy run --resume` continues it")
+        return
     _server(arguments).rotate()
     say(f"{arguments.folder / 'server.crt'}: renewed; restart the server")
 
@@ -286,7 +302,7 @@ def _site_init(arguments: argparse.Namespace) -> None:
 
 def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
-    recipe, ready, approval = _flower("run_site").look_at(arguments.bundle)
+    recipe, ready, approval = _flower("run_site").look_at(folder, arguments.bundle)
     from ..deploy.site_service import objection
 
     say(recipe.to_toml())
@@ -303,6 +319,20 @@ def _site_approve(arguments: argparse.Namespace) -> None:
         return
     _flower("run_site").approve(folder, arguments.bundle)
     say("approved")
+
+
+def _trust(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    from ..deploy.keys import PublicKey
+
+    key = PublicKey.read(arguments.server_key)
+    folder.require_new_server_key(key)
+    say(f"trusted now: {folder.server_key.fingerprint}\nnew key:     {key.fingerprint}")
+    if not arguments.yes:
+        say("not trusted yet; ask the server's engineer for the fingerprint by telephone, then add --yes")
+        return
+    folder.trust(key)
+    say("the new key is trusted from now on, the old one no longer")
 
 
 def _site_withdraw(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,22 +34,25 @@ class Approval:
         return hashlib.sha256(f"{self.bundle}\n{self.recipe}\n{self.architecture}\n".encode()).hexdigest()
 
     @classmethod
-    def of(cls, bundle: bytes, recipe: "Recipe") -> "Approval":
-        """The approval of a bundle with the software that is installed here now."""
-        return cls(hashlib.sha256(bundle).hexdigest(), recipe.digest(), architecture_digest(recipe), software_digest())
+    def of(cls, bundle: bytes, recipe: "Recipe", most_parameters: int = 2**63) -> "Approval":
+        """The approval of a bundle with the software that is installed here now.
+
+        Raises
+        ------
+        DataError
+            If the network has more parameters than ``most_parameters``.
+        """
+        architecture = architecture_digest(recipe, most_parameters)
+        return cls(hashlib.sha256(bundle).hexdigest(), recipe.digest(), architecture, software_digest())
 
 
-def architecture_digest(recipe: "Recipe") -> str:
-    """SHA-256 of names, dtypes and shapes of the shared parameters."""
+def architecture_digest(recipe: "Recipe", most_parameters: int = 2**63) -> str:
+    """SHA-256 of names, dtypes and shapes of the shared parameters; a network of any size needs no memory for it."""
     # Imported here: most commands of a deployment need no network, and start in a tenth of the time without PyTorch.
-    from ..methods import parameter_scope, parameters_of
-    from ..recipes import build_network, without_base
-    from ..rounds import initial_network
-    from ..serialization import layout, layout_digest
+    from ..serialization import layout_digest
+    from .network_layout import shared_layout
 
-    network = initial_network(partial(build_network, without_base(recipe).network), recipe.federation.seed)
-    shared = parameter_scope(network, recipe.scope.rules()).shared
-    return layout_digest(layout(parameters_of(network, shared)))
+    return layout_digest(shared_layout(recipe, most_parameters))
 
 
 def software_digest() -> str:

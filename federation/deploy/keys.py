@@ -1,5 +1,7 @@
 """Keys of server and sites, and the certificate authority of one federation."""
 
+import base64
+import hashlib
 import ipaddress
 import os
 from datetime import UTC, datetime, timedelta
@@ -59,6 +61,12 @@ class PublicKey:
         line = self._key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return line.decode()
 
+    @property
+    def fingerprint(self) -> str:
+        """Short digest to compare by telephone, as ``ssh-keygen -lf`` prints it."""
+        digest = hashlib.sha256(base64.b64decode(self.text.split()[1])).digest()
+        return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
     def verifies(self, data: bytes, signature: str) -> bool:
         """Whether ``signature`` (hexadecimal) is a signature of ``data`` by the owner of this key."""
         try:
@@ -75,17 +83,17 @@ class SigningKey:
         self._key = key
 
     @classmethod
-    def create(cls, path: Path) -> "SigningKey":
+    def create(cls, path: Path, *, replace: bool = False) -> "SigningKey":
         """Create a key in ``path`` and its public key in ``<path>.pub``.
 
         Raises
         ------
         DataError
-            If ``path`` exists.
+            If ``path`` exists and ``replace`` is false.
         """
         key = cls(ec.generate_private_key(ec.SECP384R1()))
         content = key._key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-        write_secret(path, content)
+        write_secret(path, content, replace=replace)
         write_atomically(path.with_name(path.name + ".pub"), (key.public.text + "\n").encode())
         return key
 
@@ -239,6 +247,11 @@ def issue_server_certificate(folder: Path, host: str, days: int) -> None:
     )
     write_secret(folder / "server.key", _private_pem(key), replace=True)
     write_atomically(folder / "server.crt", certificate.public_bytes(_PEM))
+
+
+def file_time() -> str:
+    """The time now, for the name of a key that is no longer used."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
 
 
 def days_left(certificate: Path) -> float:

@@ -38,9 +38,16 @@ class Policy(Section):
         default=16, ge=1, description="Least number of training slices: fewer reveal more of single images."
     )
     minimum_steps: int = Field(default=4, ge=1, description="Least number of steps in a round, for the same reason.")
+    maximum_parameters: int = Field(
+        default=50_000_000, ge=1, description="Largest number of parameters of a network that `site approve` looks at."
+    )
     maximum_change: NonNegative = Field(
         default=1.0,
-        description="Largest relative change per round of a tensor from the server; training changes about 0.5.",
+        description="Largest relative change of a tensor from the server since the last message, or since the initial "
+        "parameters; training changes about 0.5 in a round and 1 in many.",
+    )
+    maximum_aux: NonNegative = Field(
+        default=10.0, description="The same for tensors beside the parameters: control variates, moments of features."
     )
 
     def to_toml(self) -> str:

@@ -14,7 +14,7 @@ from recon import DataError, write_atomically
 
 from ..config import SITE_NAME, Section, parse_section, read_toml
 from .audit_log import SERVER, AuditLog
-from .keys import PublicKey, SigningKey, create_authority, days_left, issue_server_certificate
+from .keys import PublicKey, SigningKey, create_authority, days_left, file_time, issue_server_certificate
 from .private_files import make_private, private_files, require_private
 
 #: Days before the expiry of a certificate at which warnings start.
@@ -28,7 +28,8 @@ class ServerSection(Section):
     ``link_port`` is the port of Flower's SuperLink and ``page_port`` the port of the status page, both for this machine
     only; 0 takes a free port at each start. ``round_hours`` is the longest time that a round waits for replies.
     ``maximum_change`` is the largest relative change of a tensor by a site, ``maximum_weight`` the largest number of
-    training slices that a site may report.
+    training slices that a site may report, ``maximum_share`` the largest share of one site in the weights of a round
+    (of two sites: halfway between it and 1).
     """
 
     host: str = Field(pattern=r"^[A-Za-z0-9.-]+$")
@@ -39,6 +40,7 @@ class ServerSection(Section):
     round_hours: float = Field(default=12.0, gt=0)
     maximum_change: float = Field(default=10.0, gt=0)
     maximum_weight: int = Field(default=1_000_000, ge=1)
+    maximum_share: float = Field(default=0.5, ge=0.5, le=1)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,18 @@ class ServerFolder:
         """Renew the server's key and certificate by the same authority; sites need no change."""
         issue_server_certificate(self.path, self.settings.host, _SERVER_DAYS)
         self.audit.append("certificate rotated")
+
+    def rotate_signing(self) -> PublicKey:
+        """Replace a stolen or lost signing key; a site refuses all requests until it trusts the new one.
+
+        The old private key is overwritten. The old public key stays beside it, as ``signing-until-<time>.pub``: the
+        sites' audit logs hold its signatures.
+        """
+        old = PublicKey.read(self.path / "signing.key.pub")
+        write_atomically(self.path / f"signing-until-{file_time()}.pub", (old.text + "\n").encode())
+        new = SigningKey.create(self.path / "signing.key", replace=True).public
+        self.audit.append("signing key rotated", old=old.text, new=new.text)
+        return new
 
     def warnings(self) -> list[str]:
         """One line for each certificate that expires soon."""

@@ -15,7 +15,7 @@ from ..config import Name, Section, parse_section, read_toml
 from ..sites import SiteManifest, load_manifest, read_site_name
 from .approval import Approvals
 from .audit_log import SERVER, AuditLog
-from .keys import PublicKey, SigningKey, read_certificate
+from .keys import PublicKey, SigningKey, file_time, read_certificate
 from .policy import Policy
 from .private_files import make_private, private_files, require_private
 
@@ -48,9 +48,9 @@ def _settings(content: Mapping[str, Any], source: Path | str) -> SiteSection:
 
 
 class SiteFolder:
-    """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``ca.crt``, ``server.pub``, ``approvals/``,
-    ``audit.jsonl`` and ``state/<run>/``. Only the public key leaves the site. A folder that other users can enter is
-    refused.
+    """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``ca.crt``, ``server.pub`` and any former ones,
+    ``approvals/``, ``audit.jsonl`` and ``state/<run>/``. Only the public key leaves the site. A folder that other users
+    can enter is refused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,6 +118,41 @@ class SiteFolder:
     def server_key(self) -> PublicKey:
         return PublicKey.read(self.path / "server.pub")
 
+    def former_server_keys(self) -> list[Path]:
+        """Files with the keys of the server that the site no longer trusts, oldest first."""
+        return sorted(self.path.glob("server-until-*.pub"))
+
+    def require_new_server_key(self, key: PublicKey) -> None:
+        """Check a key that the server shall have from now on.
+
+        Raises
+        ------
+        DataError
+            If the site trusts it already, trusted it before, or it is the site's own.
+        """
+        if key.text == self.server_key.text:
+            raise DataError(f"{self.path / 'server.pub'}: is this key already; expected the server's new one")
+        if key.text == self.key.public.text:
+            raise DataError("--server-key: is this site's own key; expected the server's signing.key.pub")
+        for path in self.former_server_keys():
+            if PublicKey.read(path).text == key.text:
+                raise DataError(f"{path}: this key was replaced, it may be stolen; expected the server's new one")
+
+    def trust(self, key: PublicKey) -> None:
+        """Trust another signing key of the server from the next request on, and the one before no longer.
+
+        Raises
+        ------
+        DataError
+            As for :meth:`require_new_server_key`.
+        """
+        self.require_new_server_key(key)
+        old = self.server_key
+        write_atomically(self.path / f"server-until-{file_time()}.pub", (old.text + "\n").encode())
+        write_atomically(self.path / "server.pub", (key.text + "\n").encode())
+        del self.server_key  # the cached one
+        self.audit.append("server key replaced", old=old.text, new=key.text)
+
     @property
     def approvals(self) -> Approvals:
         return Approvals(self.path / "approvals")
@@ -127,7 +162,7 @@ class SiteFolder:
         return AuditLog(self.path / "audit.jsonl", self.name)
 
     def state(self, run: str) -> Path:
-        """Folder of one run: kept state, the last parameters from the server."""
+        """Folder of one run: kept state, the last parameters from the server, the answers."""
         return self.path / "state" / run
 
     @property

@@ -5,11 +5,12 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from recon import DataError
 
 from ..experiment import site_spec
 from ..recipes import Recipe
-from ..rounds import Site
 from ..serialization import (
     Broadcast,
     MessageError,
@@ -25,10 +26,11 @@ from ..serialization import (
     under,
 )
 from ..sites import SiteManifest
+from .answered_rounds import AnsweredRounds, RepeatError
 from .approval import software_digest
 from .audit_log import SERVER, Head, read_log
-from .change_bounds import largest_change
-from .policy import PolicyError
+from .change_bounds import AUX_FLOOR, FLOOR, largest_change
+from .policy import Policy, PolicyError
 from .signed_message import Countersignature, SignedMessage
 from .site_folder import SiteFolder
 
@@ -114,11 +116,19 @@ class SiteService:
         policy.check_recipe(recipe, site.wire.shared, site.wire.aux)
         if len(request.payload) > largest_message({**site.wire.shared, **under("aux/", site.wire.aux)}):
             raise MessageError(f"request: its payload has {len(request.payload)} bytes, more than any broadcast")
+        answered = AnsweredRounds(state / "answers")
+        if (stored := answered.reply_to(request.round, request.payload)) is not None:
+            self._record_reply("reply repeated", request, stored)
+            return stored
         broadcast, rounds = site.read(request.payload), recipe.federation.rounds
         if broadcast.round != request.round or broadcast.round > rounds:
             found = f"is of round {request.round}, its broadcast of round {broadcast.round}"
             raise MessageError(f"request: {found}, expected the same and at most {rounds}")
-        _check_change(state / "seen", broadcast, site.initial_shared, policy.maximum_change)
+        if broadcast.evaluate_only != (broadcast.round == rounds):
+            found = f"round {broadcast.round} {'only scores' if broadcast.evaluate_only else 'trains'}"
+            raise MessageError(f"request: {found}, expected training in rounds 0 to {rounds - 1}, then a score")
+        answered.check_accepted(broadcast)
+        _check_change(state / "seen", broadcast, site.initial_shared, policy)
         try:
             reply = site.answer(broadcast)
         except MessageError as error:  # parameters are not finite after training
@@ -127,20 +137,20 @@ class SiteService:
             reply = _without_scores(reply)
         payload = reply.to_bytes()
         policy.check_bytes(len(payload), self._bytes_before())
-        self._record_reply(request, payload, site, reply)
+        tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []
+        self._record_reply("reply", request, payload, fields=reply.names(), tensors=sorted(tensors))
+        answered.add(broadcast, request.payload, payload)
         return payload
 
-    def _record_reply(self, request: SignedMessage, payload: bytes, site: Site, reply: SiteReport) -> None:
-        """Record a reply before it leaves: size, digest, names of its fields and tensors."""
-        tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []
+    def _record_reply(self, event: str, request: SignedMessage, payload: bytes, **names: list[str]) -> None:
+        """Record a reply before it leaves: size and digest, the names of its fields and tensors."""
         self.folder.audit.append(
-            "reply",
+            event,
             run=request.run,
             round=request.round,
             bytes=len(payload),
             sha256=hashlib.sha256(payload).hexdigest(),
-            fields=reply.names(),
-            tensors=sorted(tensors),
+            **names,
         )
 
     def _bytes_before(self) -> int:
@@ -185,6 +195,7 @@ class _NotApprovedError(Exception):
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (PolicyError, "policy"),
     (ChangeError, "change"),
+    (RepeatError, "repeated"),
     (_TrainingError, "training"),
     (_NotApprovedError, "not approved"),
     (MessageError, "message"),
@@ -202,23 +213,32 @@ def _without_scores(reply: SiteReport) -> SiteReport:
     return replace(reply, score_before=None)
 
 
-def _check_change(folder: Path, broadcast: Broadcast, initial: State, most: float) -> None:
+def _check_change(folder: Path, broadcast: Broadcast, initial: State, policy: Policy) -> None:
     """Compare a broadcast with the newest one of an earlier round, then store it.
 
     The first broadcast is compared with the initial parameters, which the site draws itself: in round 0 both are equal.
+    The bound does not grow with the number of the round, which is only what the server says.
 
     Raises
     ------
     ChangeError
         With the name of the tensor that changed most.
     """
-    seen = load_newest(folder, at_most=broadcast.round - 1, expected=layout(broadcast.shared))
-    before, rounds = (initial, broadcast.round) if seen is None else (seen.tensors, broadcast.round - seen.round)
-    worst, change = largest_change(broadcast.shared, before)
-    if change > most * rounds:
-        raise ChangeError(
-            f"maximum_change: {worst} changed by {change:.3g} of its norm in {rounds} rounds, expected at most "
-            f"{most:g} a round"
-        )
-    save_checkpoint(folder, broadcast.round, broadcast.shared, {"best": broadcast.best_round})
-    prune(folder, [r for r in saved_rounds(folder) if r >= broadcast.round - 1 or r == broadcast.best_round])
+    aux = {name: torch.zeros_like(tensor) for name, tensor in broadcast.aux.items()}
+    for place, tensors, first, key, floor in (
+        (folder, broadcast.shared, initial, "maximum_change", FLOOR),
+        (folder / "aux", broadcast.aux, aux, "maximum_aux", AUX_FLOOR),
+    ):
+        seen = load_newest(place, at_most=broadcast.round - 1, expected=layout(tensors))
+        since, before = ("the initial ones", first) if seen is None else (f"round {seen.round}", seen.tensors)
+        most = getattr(policy, key) if broadcast.round else 0.0
+        worst, change = largest_change(tensors, before, floor)
+        if change > most:
+            raise ChangeError(
+                f"{key}: {worst} changed by {change:.3g} of its norm since {since}, expected at most {most:g}; if the "
+                "site missed rounds, raise the bound in policy.toml until it has answered"
+            )
+    for place, tensors in ((folder, broadcast.shared), (folder / "aux", broadcast.aux)):
+        if tensors:
+            save_checkpoint(place, broadcast.round, tensors, {"best": broadcast.best_round})
+            prune(place, [r for r in saved_rounds(place) if r >= broadcast.round - 1 or r == broadcast.best_round])

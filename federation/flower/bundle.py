@@ -63,15 +63,16 @@ def write_app(folder: Path, recipe: Recipe) -> bytes:
     return build_fab_from_disk(folder)
 
 
-def read_bundle(path: Path) -> tuple[bytes, Recipe, Approval]:
+def read_bundle(path: Path, most_parameters: int = 2**63) -> tuple[bytes, Recipe, Approval]:
     """Bytes and recipe of a bundle, and the approval that would accept it on this machine.
 
-    No code of the bundle is run.
+    No code of the bundle is run, and its network is counted, not built.
 
     Raises
     ------
     DataError
-        If the file is no bundle of fedrecon, or its code differs from the code that fedrecon writes.
+        If the file is no bundle of fedrecon, its code differs from the code that fedrecon writes, or its network has
+        more parameters than ``most_parameters``.
     """
     try:
         content = path.read_bytes()
@@ -85,11 +86,18 @@ def read_bundle(path: Path) -> tuple[bytes, Recipe, Approval]:
         recipe = parse_section(Recipe, table, source)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        raise DataError(f"{path}: is no bundle of fedrecon; ask the server's engineer for it") from None
+    except DataError:
+        raise
+    except Exception:  # a damaged archive raises errors of a dozen classes
+        raise DataError(
+            f"{path}: is no bundle of fedrecon, or was damaged on the way; ask the server's engineer for it"
+        ) from None
     expected = {"pyproject.toml": _PROJECT, "server_app.py": _SERVER, "client_app.py": _CLIENT}
     different = sorted(name for name in texts.keys() | expected.keys() if texts.get(name) != expected.get(name))
     if different != ["recipe.toml"]:
         unknown = ", ".join(name for name in different if name != "recipe.toml")
         raise DataError(f"{path}: {unknown}: differs from what this version of fedrecon writes; do not approve it")
-    return content, recipe, Approval.of(content, recipe)
+    try:
+        return content, recipe, Approval.of(content, recipe, most_parameters)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

@@ -94,7 +94,8 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         quorum=quorum,
         resume=job["resume"],
         progress=progress,
-        check=UpdateBounds(settings.maximum_change, settings.maximum_weight),
+        check=UpdateBounds(settings.maximum_change, settings.maximum_weight, recipe.training.steps_per_round),
+        maximum_share=settings.maximum_share,
     )
     return {"round": result.state.round, "digest": result.state.digest, "ended": result.ended}
 

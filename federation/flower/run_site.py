@@ -39,8 +39,8 @@ _REACH_SECONDS = 20.0
 _CONNECTED = b"SuperNode ID:"
 
 
-def look_at(bundle: Path) -> tuple[Recipe, Recipe, Approval]:
-    """Read a bundle and compute the approval that would accept it here.
+def look_at(folder: SiteFolder, bundle: Path) -> tuple[Recipe, Recipe, Approval]:
+    """Read a bundle and compute the approval that would accept it at a site.
 
     Returns
     -------
@@ -49,9 +49,9 @@ def look_at(bundle: Path) -> tuple[Recipe, Recipe, Approval]:
     Raises
     ------
     DataError
-        If the file is no bundle of fedrecon, or its base is missing.
+        If the file is no bundle of fedrecon, its base is missing, or its network is larger than the policy allows.
     """
-    _, recipe, approval = read_bundle(bundle)
+    _, recipe, approval = read_bundle(bundle, folder.policy.maximum_parameters)
     return recipe, attach_base(recipe, base_beside(bundle)), approval
 
 
@@ -61,9 +61,9 @@ def approve(folder: SiteFolder, bundle: Path) -> Approval:
     Raises
     ------
     DataError
-        If the file is no bundle of fedrecon, or its base is missing.
+        As for :func:`look_at`.
     """
-    content, recipe, approval = read_bundle(bundle)
+    content, recipe, approval = read_bundle(bundle, folder.policy.maximum_parameters)
     base = attach_base(recipe, base_beside(bundle)).network.base
     folder.approvals.add(approval, recipe, None if base is None else Path(base).read_bytes())
     write_atomically(folder.path / "approvals" / approval.run / "bundle.fab", content)

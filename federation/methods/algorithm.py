@@ -16,7 +16,7 @@ from .server_rule import Contribution, ServerRule
 from .server_state import RoundScore, ServerState
 from .transform import Transform
 from .transform_chain import Chain
-from .weighting import Samples, Weighting
+from .weighting import Samples, Weighting, limit_share
 
 #: Prefixes in the server's memory: memory of the rule and of the weighting, exact parameters behind a lossy broadcast,
 #: the encoded broadcast, means over the sites of the tensors that they send beside their parameters.
@@ -117,7 +117,12 @@ class FederatedAlgorithm:
         )
 
     def aggregate(
-        self, state: ServerState, updates: Sequence[SiteUpdate], *, n_sites: int | None = None
+        self,
+        state: ServerState,
+        updates: Sequence[SiteUpdate],
+        *,
+        n_sites: int | None = None,
+        maximum_share: float = 1.0,
     ) -> ServerState:
         """State before the next round, from the updates of this one.
 
@@ -127,6 +132,8 @@ class FederatedAlgorithm:
             Updates with decoded parameters.
         n_sites
             Number of all sites of the federation, participants or not; by default the number of updates.
+        maximum_share
+            Largest share of one site in the weights, see :func:`limit_share`.
 
         Raises
         ------
@@ -153,7 +160,7 @@ class FederatedAlgorithm:
             exact or state.shared,
             below(_RULE, state.memory),
             contributions,
-            weights,
+            limit_share(weights, maximum_share),
             n_sites=len(updates) if n_sites is None else n_sites,
         )
         memory = under(_RULE, rule_memory) | under(_WEIGHTS, weight_memory)
@@ -162,7 +169,8 @@ class FederatedAlgorithm:
             new, more = self._encode(state, new)
             memory |= more
         accepted = {**state.accepted, **{update.site: state.round for update in updates}}
-        return replace(scored, round=state.round + 1, shared=new, memory=memory, accepted=accepted)
+        samples = {**{update.site: update.n_samples for update in updates}, **state.samples}
+        return replace(scored, round=state.round + 1, shared=new, memory=memory, accepted=accepted, samples=samples)
 
     def _encode(self, state: ServerState, exact: State) -> tuple[State, dict[str, Tensor]]:
         """Parameters that the sites decode from a lossy broadcast of ``exact``, and the server's memory of it."""
@@ -194,10 +202,10 @@ class FederatedAlgorithm:
                     f"FederatedAlgorithm: {report.site} answers round {report.round}, expected {state.round}"
                 )
         ordered = sorted(reports, key=lambda report: report.site)
-        scores = [report.score_before for report in ordered if report.score_before is not None]
-        mean = sum(scores) / len(scores) if scores else None
+        scores = {report.site: report.score_before for report in ordered if report.score_before is not None}
+        mean = sum(scores.values()) / len(scores) if scores else None
         earlier = tuple(score for score in state.history if score.round < state.round)
-        return replace(state, history=(*earlier, RoundScore(state.round, len(scores), mean)))
+        return replace(state, history=(*earlier, RoundScore(state.round, len(scores), mean, scores)))
 
 
 class _Moved(Mapping[str, Tensor]):

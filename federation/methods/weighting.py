@@ -1,9 +1,10 @@
 """Weights of the sites in the server's mean: one class per weighting; its fields are the options in a recipe."""
 
+import logging
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +12,8 @@ import torch
 
 from ..serialization import State
 from .server_rule import INVARIANTS, Contribution, check_number
+
+logger = logging.getLogger(__name__)
 
 # Lower bound of a weight: server rules expect positive weights.
 _TINY = sys.float_info.min
@@ -191,6 +194,31 @@ class Fairness(Weighting):
         after |= {f"score_after.{site}": score for site, score in trained.items()}
         tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in after.items()}
         return weights, {**memory, **tensors}
+
+
+def limit_share(weights: Mapping[str, float], most: float) -> dict[str, float]:
+    """Weights of which one site has at most the part ``most``; equal to the given ones if none has more.
+
+    A site states its number of samples and its scores, which decide its weight. Of two sites one always has half:
+    there the limit lies halfway between ``most`` and 1. A site alone has no limit.
+
+    Parameters
+    ----------
+    most
+        0.5 to 1; 1 is no limit.
+    """
+    limited = dict(weights)
+    part = (1 + most) / 2 if len(weights) == 2 else most
+    if len(weights) < 2 or part >= 1:
+        return limited
+    site = max(sorted(weights), key=lambda name: weights[name])
+    others = math.fsum(weight for name, weight in weights.items() if name != site)
+    bound = others * part / (1 - part)
+    if weights[site] > bound:
+        share = weights[site] / (weights[site] + others)
+        logger.warning("site %s has %.1f %% of the weight, counted as %.0f %%", site, 100 * share, 100 * part)
+        limited[site] = bound
+    return limited
 
 
 def _decibels(score: float) -> float:

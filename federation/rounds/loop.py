@@ -77,6 +77,7 @@ def run_rounds(
     resume: bool = False,
     progress: Progress | None = None,
     check: Check | None = None,
+    maximum_share: float = 1.0,
 ) -> RunResult:
     """Train for ``rounds`` rounds, then score the result in one evaluate-only round; or end earlier, by ``patience``.
 
@@ -105,6 +106,8 @@ def run_rounds(
         Called after each round.
     check
         Further check of each update; a refused update counts as no reply.
+    maximum_share
+        Largest share of one site in the weights of a round, see :func:`federation.methods.limit_share`.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def run_rounds(
         disk is full.
     """
     stopping = Stopping(rounds, patience, in_turn=algorithm.schedule == "cyclic")
-    loop = _Loop(algorithm, transport, Path(folder), stopping, quorum, aux or {}, check)
+    loop = _Loop(algorithm, transport, Path(folder), stopping, quorum, aux or {}, check, maximum_share)
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):
@@ -137,6 +140,7 @@ class _Loop:
     quorum: int | None
     aux: State
     check: Check | None = None
+    maximum_share: float = 1.0
 
     def __post_init__(self) -> None:
         sites = self.transport.sites()
@@ -192,7 +196,9 @@ class _Loop:
         else:
             updates = [report for report in reports if isinstance(report, SiteUpdate)]
             try:
-                after = self.algorithm.aggregate(state, updates, n_sites=len(self.transport.sites()))
+                after = self.algorithm.aggregate(
+                    state, updates, n_sites=len(self.transport.sites()), maximum_share=self.maximum_share
+                )
                 check_finite({**after.shared, **after.memory}, "the aggregate")
             except ValueError as error:  # too few sites for the rule, or an aggregate that diverges
                 raise QuorumError(f"round {state.round}: {error}") from error
@@ -209,7 +215,8 @@ class _Loop:
         requests = Requests(
             {site: self.algorithm.broadcast(state, site, evaluate_only=evaluate_only) for site in sites}
         )
-        replies = Replies(requests, self.folder / _INCOMING, self.algorithm.wire(state), state.shared, self.check)
+        incoming, wire = self.folder / _INCOMING, self.algorithm.wire(state)
+        replies = Replies(requests, incoming, wire, state.shared, self.check, state.samples)
         with contextlib.closing(self.transport.exchange(requests)) as exchange:
             for site, reply in exchange:
                 reason = replies.take(site, reply)
@@ -236,6 +243,7 @@ class _Loop:
             "history": [list(score) for score in state.history],
             "algorithm": self.algorithm.describe(),
             "accepted": dict(sorted(state.accepted.items())),
+            "samples": dict(sorted(state.samples.items())),
         }
         save_checkpoint(folder, state.round, {**state.shared, **under(MEMORY_PREFIX, state.memory)}, numbers)
         self._prune(state)

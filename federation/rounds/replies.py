@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from ..serialization import (
     Broadcast,
@@ -38,19 +39,32 @@ class Requests(Mapping[str, bytes]):
         return len(self.broadcasts)
 
 
-#: Raises a MessageError for a decoded update that is refused; the second argument are the broadcast parameters.
-Check = Callable[[SiteUpdate, State], None]
+#: Raises a MessageError for a decoded update that is refused; the other arguments are the broadcast parameters and the
+#: tensors beside them.
+Check = Callable[[SiteUpdate, State, State], None]
 
 
 class Replies:
-    """The valid replies of a round. Updates wait on disk, so that memory does not grow with the number of sites."""
+    """The valid replies of a round. Updates wait on disk, so that memory does not grow with the number of sites.
+
+    Parameters
+    ----------
+    samples
+        Number of training samples of each site in its first update, which later updates must repeat.
+    """
 
     def __init__(
-        self, requests: Requests, incoming: Path, wire: Wire, shared: State, check: Check | None = None
+        self,
+        requests: Requests,
+        incoming: Path,
+        wire: Wire,
+        shared: State,
+        check: Check | None = None,
+        samples: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.requests = requests
         self.incoming = incoming
-        self.wire, self.shared, self.check = wire, shared, check
+        self.wire, self.shared, self.check, self.samples = wire, shared, check, samples
         self.reports: dict[str, SiteReport] = {}
         self.bytes_up: dict[str, int] = {}
         self.failures: dict[str, str] = {}
@@ -80,8 +94,13 @@ class Replies:
             update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
             shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
             check_finite(shared, "update")
+            if (first := self.samples.get(site, update.n_samples)) != update.n_samples:
+                raise MessageError(
+                    f"update: n_samples is {update.n_samples}, expected {first} as in the first update of this site; "
+                    "its data must stay the same in a run"
+                )
             if self.check is not None:
-                self.check(replace(update, shared=shared, encoded=False), self.shared)
+                self.check(replace(update, shared=shared, encoded=False), self.shared, broadcast.aux)
             stored = StoredState(self.incoming / f"{site}.safetensors", pack("parameters", {}, shared))
             aux = (
                 StoredState(self.incoming / f"{site}.aux.safetensors", pack("aux", {}, update.aux))

@@ -10,9 +10,9 @@ from ..methods import RoundScore, best_of
 class Stopping:
     """The rule by which training ends, the same in the federation, at one site alone and with all data in one place.
 
-    A round improves if its score is strictly greater than every earlier one. Only rounds that as many sites scored as
-    the best one are counted: a mean over fewer sites cannot be compared with it. Without scores, training makes all
-    rounds.
+    A round improves if it is better than every earlier one, see :func:`federation.methods.best_of`. Only rounds that
+    as many sites scored as the best one, or more, are counted: a mean over fewer sites cannot be compared with it.
+    Without scores, training makes all rounds.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def _rounds_since_best(history: Sequence[RoundScore]) -> int:
     best = best_of(history)
     if best is None:
         return 0
-    return sum(score.round > best.round and score.n_sites == best.n_sites for score in history)
+    return sum(score.round > best.round and score.n_sites >= best.n_sites for score in history)
 
 
 def _count(rounds: int) -> str:

@@ -33,14 +33,20 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # Far above any score, loss or time, and means of such numbers stay finite.
+    # Far above any loss or time, and means of such numbers stay finite.
     return type(value) in (int, float) and abs(value) < 1e12
+
+
+def _is_score(value: Any) -> bool:
+    """None, a PSNR in dB, or a negative residual in units of the noise."""
+    return value is None or (_is_number(value) and -1e6 <= value <= 100)
 
 
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
+_SCORE = "null, a PSNR of 0 to 100 dB, or a negative residual above -1e6"
 #: Expected value of each header field, in words and as a check. No other field can travel.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "round": ("a count", _is_count),
@@ -52,8 +58,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "evaluate_only": ("true or false", lambda v: isinstance(v, bool)),
     "loaded_digest": ("a SHA-256", _is_digest),
     "kept_digest": ("a SHA-256", _is_digest),
-    "score_before": ("a finite number or null", lambda v: v is None or _is_number(v)),
-    "score_after": ("a finite number or null", lambda v: v is None or _is_number(v)),
+    "score_before": (_SCORE, _is_score),
+    "score_after": (_SCORE, _is_score),
     "loss": ("a finite number or null", lambda v: v is None or _is_number(v)),
     "n_samples": ("a positive count", lambda v: _is_count(v) and v > 0),
     "n_steps": ("a count", _is_count),

@@ -1,6 +1,7 @@
 """The process that has the data: what it answers at its socket, and that what it loaded is what was approved."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,10 +16,8 @@ import torch
 from federation.deploy.audit_log import read_log
 from federation.deploy.data_process import APPROVED, BUNDLE, REFUSED, REQUEST, DataProcess
 
-from .test_site_service import BUNDLE as APPROVED_BUNDLE
-from .test_site_service import Deployed, data, deployed
-
-__all__ = ["data", "deployed"]  # fixtures
+from .deployment import BUNDLE as APPROVED_BUNDLE
+from .deployment import Deployed
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def ask(socket: Path, message: bytes) -> bytes:
 
 def test_a_round_through_the_data_process_is_the_round_without_it(deployed: Deployed, socket: Path) -> None:
     expected = deployed.train("without")
-    deployed.folders["north"].state(deployed.run)
+    shutil.rmtree(deployed.folders["north"].state(deployed.run))  # else it would repeat its replies
     deployed.channel.answers["north"] = lambda data: ask(socket, REQUEST + data)
     assert deployed.train("with") == expected
     assert deployed.events("north").count("reply") == 6

@@ -73,7 +73,7 @@ def test_best_round_has_the_highest_score_before_training():
     for round, scores in enumerate([(10, 20), (30, 32), (31, 31), (12, 40)]):
         reports = [update("a", score=scores[0], round=round), update("b", score=scores[1], round=round)]
         state = algorithm.aggregate(state, reports)
-    assert state.best == RoundScore(1, 2, 31.0)
+    assert state.best == RoundScore(1, 2, 31.0, {"a": 30, "b": 32})
     assert algorithm.broadcast(state, "a").best_round == 1
     assert [score.round for score in state.history] == [0, 1, 2, 3]
 
