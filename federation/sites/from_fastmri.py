@@ -43,7 +43,7 @@ def make_fastmri_sites(
     simulate: Simulation | None = FASTMRI_4X,
     overwrite: bool = False,
     subject_pattern: str | None = None,
-    persons: Path | None = None,
+    persons: Path | str | None = None,
     skip_bad: bool = False,
 ) -> list[MadeSite]:
     """Group the ``*.h5`` and ``*.hdf5`` below a folder into sites and write a manifest and a lock file for each.
@@ -135,11 +135,11 @@ def _scans(folder: Path) -> list[Path]:
     raise config_error(folder, "", found, "a folder of fastMRI files", advice)
 
 
-def _told_persons(files: Mapping[str, Path], pattern: str | None, table: Path | None) -> dict[str, str]:
+def _told_persons(files: Mapping[str, Path], pattern: str | None, table: Path | str | None) -> dict[str, str]:
     if pattern is not None and table is not None:
         raise ConfigError("sites make: found both --subject and --persons, expected one of them; leave one out")
     if table is not None:
-        return persons_by_table(files, table)
+        return persons_by_table(files, Path(table))
     return {} if pattern is None else persons_by_pattern(files, pattern)
 
 

@@ -191,11 +191,11 @@ def test_images_that_cannot_be_used_are_named_and_can_be_left_out(
 ) -> None:
     paths = [tmp_path / f"head{number:02d}.nii.gz" for number in range(12)]
     for number, path in enumerate(paths):
-        head = phantom_volume(3, (36, 36), number).abs().numpy()
+        head = phantom_volume(2, (36, 36), number).abs().numpy()
         nibabel.save(nibabel.Nifti1Image(head.transpose(2, 1, 0), np.eye(4)), path)  # type: ignore[no-untyped-call]
     paths[3].write_bytes(paths[3].read_bytes()[:2000])
     paths[5].write_bytes(b"")
-    nibabel.save(nibabel.Nifti1Image(np.zeros((36, 36, 3)), np.eye(4)), paths[8])  # type: ignore[no-untyped-call]
+    nibabel.save(nibabel.Nifti1Image(np.zeros((36, 36, 2)), np.eye(4)), paths[8])  # type: ignore[no-untyped-call]
     bad = ("head03", "head05", "head08")
     with pytest.raises(ConfigError) as caught:
         make_image_sites(paths, tmp_path / "sites")

@@ -177,7 +177,7 @@ def test_the_same_file_at_two_sites_is_warned_about(tmp_path: Path) -> None:
 def heads(folder: Path, names: list[str]) -> list[Path]:
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        head = phantom_volume(10, (36, 36), number).abs().numpy()
+        head = phantom_volume(2, (36, 36), number).abs().numpy()
         nibabel.save(nibabel.Nifti1Image(head.transpose(2, 1, 0), np.eye(4)), folder / name)  # type: ignore[no-untyped-call]
     return [folder / name for name in names]
 
