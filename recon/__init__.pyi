@@ -69,6 +69,7 @@ from .data import mask_family as mask_family
 from .data import mri_features as mri_features
 from .data import nearest_code as nearest_code
 from .data import open_volume as open_volume
+from .data import patient_of as patient_of
 from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import reduce_matrix as reduce_matrix

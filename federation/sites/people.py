@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recon import patient_of
+
 from ..config import config_error
 from .manifest import expand_variables
 from .manifest_schema import SPLITS, Split
@@ -120,9 +122,19 @@ def _person_image(cells: Mapping[str, str], path: Path, where: str) -> PersonIma
 
 
 def one_person_per_file(files: Sequence[Path]) -> list[PersonImage]:
-    """Every file is a person of its own, named after the file, or its path where two file names are equal."""
-    count = Counter(map(_stem, files))
-    return [PersonImage(file, stem if count[stem := _stem(file)] == 1 else _path(file, files)) for file in files]
+    """Every file is a person of its own, named after the file, or its path where two file names are equal.
+
+    DICOM files that share a PatientID are one person, named after the first of them, unless all share it: it may be a
+    placeholder then.
+    """
+    stems, patients = Counter(map(_stem, files)), [patient_of(file) for file in files]
+    several = len(set(patients) - {None}) > 1
+    named: dict[str, str] = {}
+    images = []
+    for file, patient in zip(files, patients, strict=True):
+        person = _stem(file) if stems[_stem(file)] == 1 else _path(file, files)
+        images.append(PersonImage(file, named.setdefault(patient, person) if patient and several else person))
+    return images
 
 
 def named_apart(images: Sequence[PersonImage]) -> list[PersonImage]:

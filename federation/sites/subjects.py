@@ -91,12 +91,13 @@ def unnamed_people(source: Path | str, names: Sequence[str], lack: str = " witho
 
 
 def _alike(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two files of one numbered beginning, where others have another: ``p01_T1``, ``p01_T2``, ``p02_T1``."""
+    """Two files of one numbered folder or beginning, where others have another: ``p01_T1``, ``p01_T2``, ``p02_T1``."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        first, *rest = re.split(r"[_. ]", Path(name).name.split(".")[0], maxsplit=1)
-        if rest and any(character.isdigit() for character in first):
-            groups[first].append(name)
+        folder, stem = Path(name).parent.name, Path(name).name.split(".")[0]
+        beginning = re.match(r"(.*?\d[^-_ ]*)[-_ ]", stem)
+        if beginning or re.search(r"\d", folder):
+            groups[f"{folder}/{beginning[1]}" if beginning else folder].append(name)
     found = next((group for group in groups.values() if len(group) > 1), None)
     return (found[0], found[1]) if found and len(groups) > 1 else None
 

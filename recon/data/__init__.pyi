@@ -11,6 +11,7 @@ from .hold_out import require_fraction as require_fraction
 from .hold_out import require_hold_out as require_hold_out
 from .image_contrast import draw_from_labels as draw_from_labels
 from .image_contrast import vary_contrast as vary_contrast
+from .image_files import patient_of as patient_of
 from .image_files import read_images as read_images
 from .image_matrix import largest_matrix as largest_matrix
 from .image_matrix import reduce_matrix as reduce_matrix

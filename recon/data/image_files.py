@@ -169,6 +169,17 @@ def _read_frames(file: Path, number: int) -> list[_Frame]:
         raise data_error(file, "header", f"{error}", "numbers", "copy it again") from None
 
 
+def patient_of(path: Path) -> str | None:
+    """PatientID of a DICOM file, or of the first one in a folder; None where there is none."""
+    files = [file for file in shown_files(path) if _is_dicom(file)] if path.is_dir() else [path]
+    if not files or not _is_dicom(files[0]):
+        return None
+    try:
+        return str(pydicom.dcmread(files[0], stop_before_pixels=True).get("PatientID") or "").strip() or None
+    except (InvalidDicomError, AttributeError, NotImplementedError, RuntimeError, ValueError, OSError):
+        return None  # `read_images` says why
+
+
 def _is_dicom(file: Path) -> bool:
     return file.is_file() and format_of(file) == DICOM and file.name != "DICOMDIR"  # the index of the files on a disc
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from federation import ConfigError, check_sites, load_federation, make_fastmri_sites, make_image_sites
 from federation.cli.main import main
 from federation.sites import PersonImage
+from federation.sites.people import one_person_per_file
 from federation.sites.subjects import images_of_persons, persons_by_pattern, persons_by_table, unnamed_people
 from physics import phantom_volume
 
@@ -99,6 +101,11 @@ def test_known_persons_are_not_warned_about(tmp_path: Path, caplog: pytest.LogCa
     [
         (["2022061003_T101.h5", "2022061003_T102.h5", "2022061004_T101.h5"], True),
         (["sub-01_T1w.nii.gz", "sub-01_T2w.nii.gz", "sub-02_T1w.nii.gz"], True),
+        (["IXI013-Guys-T1.nii.gz", "IXI013-Guys-T2.nii.gz", "IXI014-Guys-T1.nii.gz"], True),
+        (["sub-01_ses-2_T1w.nii", "sub-01_ses-1_T1w.nii", "sub-02_ses-1_T1w.nii"], True),
+        (["p01/t1.h5", "p01/t2.h5", "p02/t1.h5"], True),
+        (["p01/t1.h5", "p02/t1.h5"], False),
+        (["observation_train_000.hdf5", "observation_train_001.hdf5", "observation_test_000.hdf5"], False),
         (["file1000001.h5", "file1000002.h5"], False),
         (["file_1000001.h5", "file_1000002.h5"], False),
         (["train_001.h5", "train_002.h5", "test_001.h5"], False),
@@ -195,6 +202,21 @@ def test_images_are_dealt_by_the_person_of_a_pattern(tmp_path: Path, caplog: pyt
     assert len(places) == 9 and all(len(each) == 1 for each in places.values())
     images = images_of_persons([Path("a/p1.nii"), Path("b/p1.nii")], "(p[0-9])")
     assert images == [PersonImage(Path("a/p1.nii"), "p1"), PersonImage(Path("b/p1.nii"), "p1")]
+
+
+def test_series_of_one_patient_are_one_person(tmp_path: Path) -> None:
+    dicom = pydicom.dcmread(str(pydicom.data.get_testdata_file("CT_small.dcm")))
+
+    def persons(*patients: str) -> list[str]:
+        files = [tmp_path / f"series{number}" / "1.dcm" for number in range(len(patients))]
+        for file, patient in zip(files, patients, strict=True):
+            file.parent.mkdir(exist_ok=True)
+            dicom.PatientID = patient
+            dicom.save_as(file)
+        return [image.person for image in one_person_per_file([file.parent for file in files])]
+
+    assert persons("A", "B", "A", "", "C") == ["series0", "series1", "series0", "series3", "series4"]
+    assert persons("ANON", "ANON") == ["series0", "series1"]
 
 
 def test_image_files_are_said_to_count_as_persons(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
