@@ -17,12 +17,16 @@ from .ct import estimate_ray_noise as estimate_ray_noise
 from .ct import evenly_spaced as evenly_spaced
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm
 from .ct import filtered_backprojection as filtered_backprojection
+from .ct import goes_all_round as goes_all_round
 from .ct import htc2022 as htc2022
 from .ct import hu_to_attenuation as hu_to_attenuation
 from .ct import hyperfed as hyperfed
 from .ct import lodopab as lodopab
 from .ct import lodopab_observation as lodopab_observation
+from .ct import ray_distances_mm as ray_distances_mm
+from .ct import rays_beside as rays_beside
 from .ct import redundancy_weights as redundancy_weights
+from .ct import scan_coverage as scan_coverage
 from .ct import simulate_counts as simulate_counts
 from .ct import transmitted as transmitted
 from .ct import view_angles as view_angles

@@ -94,6 +94,8 @@ def reconstruct_file(
         "round": state.round,
     }
     with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
+        for warning in samples.coverage_warnings(0):
+            say(f"warning: {warning}")
         network, adapted = _adapted(network, samples, adapt_steps, say)
         return _write(network, samples, Path(out), attributes | adapted)
 
@@ -141,6 +143,8 @@ def reconstruct_with_weights(
         def progress(done: int) -> None:
             say(f"slice {done}/{len(samples)}")
 
+        for warning in samples.coverage_warnings(0):
+            say(f"warning: {warning}")
         network, adapted = _adapted(network, samples, adapt_steps, say)
         done = _write(network, samples, Path(out), attributes | adapted, progress)
         for text in file.beyond(matrix=max(done[0][1:]), acceleration=samples.acceleration(0)):

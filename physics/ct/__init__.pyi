@@ -1,6 +1,8 @@
 from .fbp import WINDOWS as WINDOWS
 from .fbp import filtered_backprojection as filtered_backprojection
+from .fbp_weights import goes_all_round as goes_all_round
 from .fbp_weights import redundancy_weights as redundancy_weights
+from .fbp_weights import scan_coverage as scan_coverage
 from .fbp_weights import view_angles as view_angles
 from .geometry import FanBeam as FanBeam
 from .geometry import Geometry as Geometry
@@ -8,6 +10,8 @@ from .geometry import ImageGrid as ImageGrid
 from .geometry import ParallelBeam as ParallelBeam
 from .geometry import evenly_spaced as evenly_spaced
 from .geometry import field_of_view_radius_mm as field_of_view_radius_mm
+from .geometry import ray_distances_mm as ray_distances_mm
+from .geometry import rays_beside as rays_beside
 from .geometry import rays_of as rays_of
 from .radon import RadonOperator as RadonOperator
 from .scans import ScanPreset as ScanPreset

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .fbp_weights import coverage, redundancy_weights, view_angles
+from .fbp_weights import redundancy_weights, scan_coverage, view_angles
 from .geometry import Array, Geometry, ImageGrid, ParallelBeam, hole_radius_mm
 from .rays import PAD, by_lanes
 from .transpose_pair import Transposed
@@ -247,7 +247,7 @@ class _Plan:
 
 @lru_cache(maxsize=16)
 def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
-    covered, needed, missing = coverage(geometry, grid)
+    covered, needed, missing = scan_coverage(geometry, grid)
     if missing > 0.01 * needed:
         logger.warning(
             "filtered_backprojection: the views cover %.0f of the %.0f degrees that this scan needs, %.0f degrees are "

@@ -84,7 +84,8 @@ class Coverage(NamedTuple):
     missing: float
 
 
-def coverage(geometry: Geometry, grid: ImageGrid) -> Coverage:
+@lru_cache(maxsize=64)
+def scan_coverage(geometry: Geometry, grid: ImageGrid) -> Coverage:
     """How far a scan turns: with no rotation missing, every line through the image is measured.
 
     A parallel beam needs half a turn, a fan beam also the angle of the fan that meets the image, a displaced detector

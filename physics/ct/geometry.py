@@ -246,6 +246,23 @@ def rays_of(geometry: Geometry) -> Rays:
     return Rays(*(np.broadcast_to(part, geometry.shape).copy() for part in rays))
 
 
+def ray_distances_mm(geometry: Geometry) -> Array:
+    """Signed distance of the rays of every view from the axis, ``(detectors,)``, positive towards +u."""
+    if isinstance(geometry, ParallelBeam):
+        return geometry.u_mm
+    distances: Array = geometry.source_to_axis_mm * np.sin(geometry.fan_angles)
+    return distances
+
+
+def rays_beside(geometry: Geometry, grid: ImageGrid) -> npt.NDArray[np.bool_]:
+    """Rays that pass the image at a distance of a pixel or more, ``(views, detectors)``."""
+    rays = rays_of(geometry)
+    half_height, half_width = (n / 2 + 1 for n in grid.shape)
+    reach = grid.pixel_mm * (half_width * np.abs(rays.direction_y) + half_height * np.abs(rays.direction_x))
+    beside: npt.NDArray[np.bool_] = np.abs(ray_distances_mm(geometry)) > reach
+    return beside
+
+
 def field_of_view_radius_mm(geometry: Geometry) -> float:
     """Radius of the largest circle around the axis that every view covers; 0 if there is none."""
     return _ray_radius_mm(geometry, max(min(_reaches_mm(geometry)), 0.0))

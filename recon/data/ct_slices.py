@@ -14,6 +14,7 @@ from torch import Tensor
 from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
 
 from ..errors import DataError, data_error
+from .ct_coverage import geometry_warnings, object_warnings
 from .ct_file import SinogramVolume
 from .ct_formats import CT_READERS
 from .sample import Sample, SampleMeta
@@ -22,6 +23,8 @@ from .slices import Seed, VolumeSlices, generator_for, make_operator
 
 #: Attenuation in 1/mm of image value 1: water.
 CT_SCALE = MU_WATER
+#: Largest number of slices of a file whose rays beside the object are looked at.
+_SLICES_LOOKED_AT = 3
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,20 @@ class SinogramSlices(VolumeSlices):
             "simulated": volume.simulated,
             "pixel_mm": volume.grid.pixel_mm,
         }
+
+    def check(self, number: int) -> list[str]:
+        return super().check(number) + self.coverage_warnings(number)
+
+    def coverage_warnings(self, number: int) -> list[str]:
+        volume, geometry = self.volumes[number], self.geometries[number]
+        count = volume.shape[0]
+        some = min(_SLICES_LOOKED_AT, -(-count // 4))
+        chosen = [(2 * i + 1) * count // (2 * some) for i in range(some)]
+        slices = ((i, self._measured(number, i)[0]) for i in chosen)
+        return [
+            *geometry_warnings(volume.path, volume.geometry, volume.grid),
+            *object_warnings(volume.path, geometry, volume.grid, slices),
+        ]
 
     def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """``sinogram``, and ``ray_weights`` where rays are weighted."""

@@ -181,6 +181,13 @@ class VolumeSlices(Dataset[Sample], ABC):
             pass
         return []
 
+    def coverage_warnings(self, number: int) -> list[str]:
+        """Lines that say that the scan of a file does not see the whole object, or that its image does not hold it.
+
+        Some slices are read, as they are used.
+        """
+        return []
+
     def measured_slices(self, number: int) -> Iterator[Tensor]:
         """Slices of a file as stored, one after another.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from physics import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced, filtered_backprojection, shepp_logan
 from physics.ct.fbp import WINDOWS, _plan
-from physics.ct.fbp_weights import coverage, redundancy_weights, view_angles
+from physics.ct.fbp_weights import redundancy_weights, scan_coverage, view_angles
 from physics.phantoms.ellipses import Ellipse, EllipsePhantom
 
 TURN = 2 * math.pi
@@ -143,7 +143,7 @@ SMALL = ImageGrid((64, 64), 4.0)
 def bias_hu(geometry: Geometry) -> float:
     """Mean error in HU inside a disc of water."""
     found = filtered_backprojection(WATER.line_integrals(geometry, 256.0), geometry, SMALL).numpy()
-    inside = np.hypot(SMALL.x_mm - 0.02 * 128, SMALL.y_mm[:, None] + 0.03 * 128) < 0.25 * 256 / 2
+    inside = np.hypot(SMALL.x_mm - 0.02 * 256, SMALL.y_mm[:, None] + 0.03 * 256) < 0.28 * 256
     return float(found[inside].mean() / 0.02 - 1) * 1000
 
 
@@ -217,9 +217,9 @@ def test_a_missing_range_is_told_from_chance(caplog: pytest.LogCaptureFixture) -
     for _ in range(300):
         views = int(rng.integers(60, 800))
         for degrees in (rng.uniform(0, 180, views), np.arange(views) * 180 / views + rng.normal(0, 30 / views, views)):
-            assert coverage(ParallelBeam(tuple(np.deg2rad(degrees)), 100, 3.0), SMALL).missing < 2
+            assert scan_coverage(ParallelBeam(tuple(np.deg2rad(degrees)), 100, 3.0), SMALL).missing < 2
         wedge = float(rng.uniform(40, 90))
-        found = coverage(ParallelBeam(tuple(np.deg2rad(rng.uniform(0, 180 - wedge, views))), 100, 3.0), SMALL)
+        found = scan_coverage(ParallelBeam(tuple(np.deg2rad(rng.uniform(0, 180 - wedge, views))), 100, 3.0), SMALL)
         assert found.missing == pytest.approx(wedge, abs=12)
 
 

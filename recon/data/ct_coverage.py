@@ -1,0 +1,137 @@
+"""Whether a CT scan sees the whole object, and the image holds it: by its geometry, and by rays that should be air."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from physics import (
+    Geometry,
+    ImageGrid,
+    ParallelBeam,
+    field_of_view_radius_mm,
+    goes_all_round,
+    ray_distances_mm,
+    rays_beside,
+    scan_coverage,
+)
+
+#: Line integrals above this value, and above this part of the largest ones, are not air.
+_LEAST_SIGNAL = 0.05
+_PART_OF_LARGEST = 0.05
+#: Line integrals above this number of standard deviations are not noise; neighbors along the detector agree.
+_NOISE_STD = 4.0
+#: Least part of the views whose outermost elements see the object, and of the rays beside the image that do.
+_VIEWS, _RAYS = 0.03, 0.0005
+#: Part of the rotation that may be missing.
+_MISSING = 0.01
+#: Views whose rays are looked at, evenly chosen.
+_VIEWS_LOOKED_AT = 90
+#: Fewest detector elements whose ends are looked at.
+_FEWEST = 8
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+def geometry_warnings(path: Path, geometry: Geometry, grid: ImageGrid) -> list[str]:
+    """A line if the views of a file miss lines through the image, with the degrees that are missing."""
+    covered, needed, missing = scan_coverage(geometry, grid)
+    if missing <= _MISSING * needed:
+        return []
+    beam = "a parallel beam" if isinstance(geometry, ParallelBeam) else "this fan beam"
+    beam = "a displaced detector" if needed == 360 else beam
+    found, advice = f"views over {covered:.0f} degrees", f"expect artefacts along the missing {missing:.0f} degrees"
+    return [f"{path}: angles: found {found}, expected {needed:.0f} degrees for {beam}; {advice}"]
+
+
+def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Iterable[tuple[int, Tensor]]) -> list[str]:
+    """Lines that say that the object is larger than the field of view, or than the image.
+
+    The object is larger than the field of view if the outermost detector elements see it (truncated projections), and
+    larger than the image if rays that pass beside the image see it. No image explains either.
+
+    Parameters
+    ----------
+    slices
+        Numbers and line integrals ``(views, detectors)`` of some slices of a file.
+
+    Returns
+    -------
+        At most one line for each, of the slice where most rays are concerned.
+    """
+    some, ends, beside = _air(geometry, grid)
+    found = [_Outside.of(number, lines[some].numpy(), ends, beside) for number, lines in slices]
+    if not found:
+        return []
+    cut, off = max(found, key=lambda each: each.views), max(found, key=lambda each: each.rays)
+    lines = []
+    if cut.views > _VIEWS:
+        radius = field_of_view_radius_mm(geometry) if len(ends) > 1 else np.abs(ray_distances_mm(geometry)).max()
+        lines.append(
+            f"{path}: detector: found the object at its ends in {cut.views:.0%} of the views of slice {cut.number}, "
+            f"expected air; the object is larger than the field of view of {2 * radius:.0f} mm (truncated "
+            "projections): values near the rim will be wrong, use a wider detector"
+        )
+    if off.rays > _RAYS:
+        reach = np.abs(ray_distances_mm(geometry)[off.signal.any(0)]).max()
+        size = 2 * int(np.ceil(reach / grid.pixel_mm))
+        height, width = (max(size, n) for n in grid.shape)
+        lines.append(
+            f"{path}: grid: found the object in {off.rays:.1%} of the rays that pass beside the image in slice "
+            f"{off.number}, expected air; the object is larger than the grid of {grid.shape[0]}x{grid.shape[1]} pixels "
+            f"of {grid.pixel_mm:g} mm, which no image explains: use a grid of {'at least ' * (cut.views > _VIEWS)}"
+            f"{height}x{width} pixels"
+        )
+    return lines
+
+
+@dataclass(frozen=True, eq=False)
+class _Outside:
+    """Signal of a slice where air is expected: part of the views at the detector's ends, rays off the image."""
+
+    number: int
+    views: float
+    signal: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, number: int, lines: Array, ends: list[int], beside: npt.NDArray[np.bool_]) -> "_Outside":
+        level = max(_LEAST_SIGNAL, _PART_OF_LARGEST * float(np.percentile(lines, 99)))
+        # A neighbor agrees: a dead element is no object.
+        around = np.pad(lines, ((0, 0), (1, 1)), constant_values=-np.inf)
+        agreed = np.minimum(lines, np.maximum(around[:, :-2], around[:, 2:]))
+        roughness = np.abs(np.diff(lines, 2))
+        noise = {end: _noise(roughness[:, :4] if end == 0 else roughness[:, -4:]) for end in ends}
+        views = max((float((agreed[:, end] > level + noise[end]).mean()) for end in ends), default=0.0)
+        off = beside & (agreed > level)
+        off &= agreed > level + _noise(roughness[off[:, 1:-1]])
+        return cls(number, views, off)
+
+    @property
+    def rays(self) -> float:
+        """Part of all rays that pass beside the image and see the object."""
+        return float(self.signal.mean())
+
+
+def _noise(roughness: Array) -> float:
+    """What noise does not exceed, from second differences along the detector."""
+    return _NOISE_STD * float(np.median(roughness)) / (0.6745 * math.sqrt(6)) if roughness.size else 0.0
+
+
+@lru_cache(maxsize=16)
+def _air(geometry: Geometry, grid: ImageGrid) -> tuple[slice, list[int], npt.NDArray[np.bool_]]:
+    """The views that are looked at, ends of the detector that should see air, and the rays beside the image.
+
+    The ends are 0 and -1. Over a full turn, the lines beyond the short side are measured on the other.
+    """
+    some = slice(None, None, max(1, geometry.shape[0] // _VIEWS_LOOKED_AT))
+    first, last = np.abs(ray_distances_mm(geometry)[[0, -1]])
+    ends = [0, -1]
+    if goes_all_round(geometry) and min(first, last) < 0.98 * max(first, last):
+        ends = [0] if first > last else [-1]
+    return some, ends if geometry.detectors >= _FEWEST else [], rays_beside(geometry.subset(some), grid)
