@@ -92,6 +92,27 @@ class _Scan:
         return np.array(self.angles_rad)
 
     @property
+    def travel_rad(self) -> Array:
+        """Rotation that precedes every view, 0 at the first: in the order and sense in which the gantry turned.
+
+        Angles may be stored modulo a turn or beyond it, in either sense. Views that were stored in another order than a
+        gantry turns count from the end of their largest gap.
+        """
+        turn = 2 * math.pi
+        steps = (np.diff(self.angles) + math.pi) % turn - math.pi
+        steps *= -1.0 if (steps < 0).sum() > (steps > 0).sum() else 1.0
+        # A small step against the sense is an inaccuracy, a large one goes on over more than half a turn.
+        beyond = steps < -math.pi / 4
+        small, forward = steps[~beyond], np.where(beyond, steps + turn, steps)
+        in_order = beyond.mean() < 0.1 and small.sum() >= 0.3 * np.abs(small).sum() if len(steps) else True
+        if in_order and (forward.sum() <= turn or np.median(forward) < math.pi / 3):
+            travel = np.cumsum(np.r_[0.0, forward])
+            return travel - travel.min()
+        ring = np.sort(self.angles % turn)
+        first = ring[(int(np.diff(ring, append=ring[0] + turn).argmax()) + 1) % len(ring)]
+        return (self.angles - first) % turn
+
+    @property
     def u_mm(self) -> Array:
         """Centers of the detector elements along u."""
         return (np.arange(self.detectors) - (self.detectors - 1) / 2) * self.pitch_mm + self.offset_mm

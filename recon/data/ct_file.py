@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -122,6 +123,30 @@ class SinogramVolume:
         if key == "counts" and float(array.min()) < 0 and self.electronic_noise == 0:
             found = f"counts down to {float(array.min()):g}"
             raise data_error(self.path, key, found, "counts of 0 or more", "state electronic_noise if they are right")
+
+
+def chosen_views(scan: Geometry, views: int | None, arc_deg: float | None) -> npt.NDArray[np.intp]:
+    """Numbers of the views in the first ``arc_deg`` degrees of the rotation, evenly thinned to ``views``; None: all.
+
+    Raises
+    ------
+    ValueError
+        If the arc holds fewer views.
+    """
+    travel = scan.travel_rad
+    chosen = np.argsort(travel, kind="stable")
+    if arc_deg is not None:
+        chosen = chosen[travel[chosen] < np.deg2rad(arc_deg) - 1e-9]
+    if views is not None:
+        if views > len(chosen):
+            raise ValueError(f"views: found {views}, expected at most the {len(chosen)} of the scan")
+        chosen = chosen[np.arange(views) * len(chosen) // views]
+    return np.sort(chosen)
+
+
+def limited(scan: Geometry, views: int | None, arc_deg: float | None) -> Geometry:
+    """The scan with the views that :func:`chosen_views` chooses."""
+    return scan.subset(chosen_views(scan, views, arc_deg))
 
 
 def write_sinograms(

@@ -15,7 +15,7 @@ from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, e
 
 from ..errors import DataError, data_error
 from .ct_coverage import geometry_warnings, object_warnings
-from .ct_file import SinogramVolume
+from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
@@ -34,9 +34,9 @@ class ScanSimulation:
     Parameters
     ----------
     views
-        Number of views, evenly chosen; None: all.
+        Number of views, evenly chosen in the order of the acquisition; None: all.
     arc_deg
-        Only views within this angle of the first; None: all.
+        Only the views of the first part of the rotation, in degrees, however the angles are stored; None: all.
     photons
         Photons per ray: line integrals receive noise, counts are thinned. None: the dose of the file.
     electronic_noise
@@ -149,7 +149,7 @@ class SinogramSlices(VolumeSlices):
     def facts(self) -> dict[str, Any]:
         volume, geometry = self.volumes[0], self.geometries[0]
         beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
-        arc = np.rad2deg(np.ptp(geometry.angles)) * (1 + 1 / max(geometry.shape[0] - 1, 1))
+        arc = np.rad2deg(geometry.travel_rad.max()) * (1 + 1 / max(geometry.shape[0] - 1, 1))
         return {
             "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
             "elements": geometry.detectors,
@@ -246,7 +246,7 @@ class SinogramSlices(VolumeSlices):
         if simulated is None:
             return torch.arange(scan.shape[0]), scan
         try:
-            views = _chosen_views(scan, simulated.views, simulated.arc_deg)
+            views = chosen_views(scan, simulated.views, simulated.arc_deg)
             limited = scan.subset(views)
             return torch.from_numpy(views), replace(limited, offset_mm=limited.offset_mm + simulated.axis_error_mm)
         except ValueError as error:
@@ -271,15 +271,3 @@ class SinogramSlices(VolumeSlices):
 
 def _ray_noise(lines: Tensor) -> float:
     return float(estimate_ray_noise(lines))
-
-
-def _chosen_views(scan: Geometry, views: int | None, arc_deg: float | None) -> np.ndarray[Any, Any]:
-    """Numbers of the views within an arc from the first, evenly thinned to a number of views."""
-    chosen = np.arange(scan.shape[0])
-    if arc_deg is not None:
-        chosen = np.flatnonzero(np.abs(scan.angles - scan.angles[0]) < np.deg2rad(arc_deg) - 1e-9)
-    if views is not None:
-        if views > len(chosen):
-            raise ValueError(f"views: found {views}, expected at most the {len(chosen)} of the scan")
-        chosen = chosen[np.floor(np.arange(views) * len(chosen) / views).astype(int)]
-    return chosen

@@ -121,3 +121,30 @@ def test_field_of_view_is_what_all_views_cover_on_both_sides() -> None:
     assert field_of_view_radius_mm(ParallelBeam(ANGLES, 10, 2.0, 3.0)) == pytest.approx(7)
     fan: Geometry = FanBeam(ANGLES, 10, 2.0, 50.0, 100.0)
     assert field_of_view_radius_mm(fan) == pytest.approx(50 * math.sin(math.atan(0.1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_travel_does_not_depend_on_how_angles_are_stored(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        views, rotation = int(rng.integers(12, 400)), float(rng.uniform(20, 1080))
+        travel = np.arange(views) * rotation / views
+        if rng.random() < 0.5:
+            travel = np.sort(rng.uniform(0, rotation, views))
+        if views > 100 and rng.random() < 0.3:
+            travel[views // 2 :] += 150  # views of a large part are lost
+        travel = travel - travel[0]
+        if np.median(np.diff(travel)) > 50:
+            continue
+        degrees = rng.choice([-1, 1]) * travel + rng.uniform(-400, 400)
+        for stored in (degrees, degrees % 360, (degrees + 180) % 360 - 180, degrees % 360 + 360 * (travel > 360)):
+            if np.ptp(stored) < 1080:
+                found = ParallelBeam(tuple(np.deg2rad(stored)), 5, 1.0).travel_rad
+                assert np.rad2deg(found) == pytest.approx(travel, abs=1e-9)
+    shuffled = ParallelBeam(tuple(np.deg2rad(rng.permutation(np.arange(300, 420, 1.0)) % 360)), 5, 1.0)
+    assert np.rad2deg(shuffled.travel_rad) == pytest.approx((np.rad2deg(shuffled.angles) - 300) % 360, abs=1e-9)
+    jitter = np.deg2rad(np.arange(200) + rng.normal(0, 0.8, 200))
+    assert FanBeam(tuple(-jitter % (2 * math.pi)), 5, 1.0, 50, 80).travel_rad == pytest.approx(
+        jitter - jitter.min(), abs=1e-9
+    )
+    assert ParallelBeam((0.3,), 5, 1.0).travel_rad == pytest.approx([0.0])

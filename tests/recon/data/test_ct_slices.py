@@ -107,6 +107,25 @@ def test_degradation_takes_views_and_photons(volume: Path) -> None:
     assert float(noise.std()) == pytest.approx(float(dim.noise_std), rel=0.08)
 
 
+@pytest.mark.parametrize("sense", [-1, 1])
+def test_the_arc_is_the_first_part_of_the_rotation(sense: int, tmp_path: Path) -> None:
+    rows = torch.arange(1.0, 241.0)[None, :, None].expand(1, 240, 50).contiguous()
+    degrees = 300 + sense * np.arange(0, 720, 3.0)  # two turns
+    for stored in (degrees, degrees % 360, (degrees + 180) % 360 - 180):
+        scan = FanBeam(tuple(np.deg2rad(stored)), 50, 8.0, 400.0, 640.0)
+        write_sinograms(tmp_path / "a.h5", GRID, scan, line_integrals=rows)
+        for simulate, numbers in (
+            (ScanSimulation(arc_deg=120), np.arange(40)),
+            (ScanSimulation(arc_deg=120, views=10), np.arange(0, 40, 4)),
+            (ScanSimulation(views=60), np.arange(0, 240, 4)),
+        ):
+            slices = SinogramSlices([tmp_path / "a.h5"], "s", simulate=simulate)
+            assert slices.geometries[0].angles == pytest.approx(np.deg2rad(stored[numbers]))
+            assert (slices[0].measurement[:, 0] * CT_SCALE).round().tolist() == (numbers + 1.0).tolist()
+        arc = SinogramSlices([tmp_path / "a.h5"], "s", simulate=ScanSimulation(arc_deg=120)).facts()
+        assert arc["sampling"].endswith("40 views over 120 degrees")
+
+
 def test_displaced_detectors_go_all_the_way(tmp_path: Path) -> None:
     scan, fine = FanBeam(evenly_spaced(60, 2 * math.pi / 60), 60, 4.0, 400.0, 640.0, offset_mm=90.0), GRID.refined(3)
     reference = hu_to_attenuation(body_volume(1, fine.shape, 1, "pelvis"))
