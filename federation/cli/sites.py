@@ -176,7 +176,8 @@ def _print_facts(site: "SiteFacts") -> None:
     say(f"{site.name}  ({site.role}; checksums {site.lock})")
     for split in site.splits:
         low, high = split.accelerations
+        lines = "" if split.calibration is None else "   calibration lines {} to {}".format(*split.calibration)
         say(
             f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
-            f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}"
+            f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}{lines}"
         )

@@ -25,7 +25,8 @@ class SplitFacts:
     """Content of a split of a site.
 
     ``measured`` describes the kinds of its volumes; ``accelerations`` are their lowest and highest effective
-    acceleration; ``warnings`` are those of :meth:`recon.VolumeSlices.check`, one line each.
+    acceleration; ``calibration`` are the fewest and most lines of their fully sampled centers, None where no operator
+    is calibrated; ``warnings`` are those of :meth:`recon.VolumeSlices.check`, one line each.
     """
 
     split: Split
@@ -34,6 +35,7 @@ class SplitFacts:
     slices: int
     measured: tuple[str, ...]
     accelerations: tuple[float, float]
+    calibration: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -60,6 +62,7 @@ class _CheckedFile:
     slices: int
     description: str
     acceleration: float
+    calibration: int | None
     warnings: tuple[str, ...]
 
 
@@ -193,8 +196,9 @@ def _check_file(manifest: SiteManifest, split: Split, name: str, locked: LockedF
     with naming_file(file := manifest.root / name, "file"):
         samples = manifest.samples([file])
         warnings, acceleration = tuple(samples.check(0)), samples.acceleration(0)
+        calibration = samples.calibration(0)
     locked = (locked or locked_file(manifest, name)).model_copy(update={"checked": _conditions(manifest)})
-    return _CheckedFile(locked, len(samples), samples.volumes[0].description, acceleration, warnings)
+    return _CheckedFile(locked, len(samples), samples.volumes[0].description, acceleration, calibration, warnings)
 
 
 def _require_people(checks: Sequence[_SiteCheck]) -> dict[str, list[str]]:
@@ -207,6 +211,7 @@ def _require_people(checks: Sequence[_SiteCheck]) -> dict[str, list[str]]:
 def _split_facts(check: _SiteCheck, split: Split) -> SplitFacts:
     files = [check.passed[name] for name in getattr(check.manifest.data, split)]
     accelerations = [file.acceleration for file in files]
+    lines = [file.calibration for file in files if file.calibration is not None]
     return SplitFacts(
         split=split,
         files=len(files),
@@ -214,6 +219,7 @@ def _split_facts(check: _SiteCheck, split: Split) -> SplitFacts:
         slices=sum(file.slices for file in files),
         measured=tuple(sorted({file.description for file in files})),
         accelerations=(min(accelerations), max(accelerations)),
+        calibration=(min(lines), max(lines)) if lines else None,
         warnings=_file_warnings(files),
     )
 

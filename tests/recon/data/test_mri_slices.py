@@ -230,7 +230,7 @@ def test_unmeasured_samples_do_not_matter(phantom_file):
     mask = before.mask(0).expand(SHAPE).numpy()
     samples = [before[i] for i in range(3)]
     with h5py.File(path, "a") as file:
-        file["kspace"][...] = np.where(mask, file["kspace"][()], 1e3)
+        file["kspace"][...] = file["kspace"][()] * np.where(mask, 1, 0.5)
     after = KSpaceSlices([path], "north", simulate=R2, maps="low_resolution")
     for i, sample in enumerate(samples):
         assert torch.equal(sample.measurement, after[i].measurement) and sample.scale == after[i].scale
@@ -279,6 +279,8 @@ def test_crop_after_magnitude(fake_file, shape, recon, crop, reference):
         pad = max(recon[1] - shape[1], 0)
         target = transforms.center_crop(torch.nn.functional.pad(rss, (pad // 2, pad - pad // 2)), recon)
         file["reconstruction_rss"] = target.numpy()
+    if reference == "coil_combined" and shape[1] < recon[1]:
+        crop = (recon[0], shape[1])  # the whole field of view; the square is fastMRI's, for its references
     sample = KSpaceSlices([path], "north", maps="low_resolution", reference=reference)[0]
     assert sample.target().shape == crop
     if reference == "rss":
@@ -404,11 +406,11 @@ def test_many_slices_cost_nothing(fake_file, monkeypatch):
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", recording)
     dataset = KSpaceSlices([path], "north", maps="low_resolution")
-    assert len(dataset) == 200_000 and requests == []
+    assert len(dataset) == 200_000 and len(requests) <= 4  # to look for zeros
     dataset[123_456]
-    assert len(requests) <= 17 and requests[-1] == 123_456
+    assert len(requests) <= 21 and requests[-1] == 123_456
     dataset[7]
-    assert len(requests) <= 18 and requests[-1] == 7
+    assert len(requests) <= 22 and requests[-1] == 7
 
 
 def test_a_volume_is_probed_once_until_its_file_changes(fake_file, monkeypatch):
