@@ -1,11 +1,13 @@
 """Iterative solvers: conjugate gradients, normal equations with two kinds of gradient, power iteration."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .differentiable import Differentiable
 from .operator import LinearOperator, per_sample, reciprocal
 
 
@@ -103,7 +105,7 @@ def solve_normal(
         ``"unrolled"`` differentiates the iterations. ``"implicit"`` solves the same system once more in the backward
         pass: its memory does not grow with the iterations, but the gradient is exact only at convergence (8 coils,
         4x: 22 / 10 / 1.7 % off after 4 / 6 / 10 iterations at a weight of 0.05). Both give gradients for ``b``,
-        ``weight`` and the operator's own tensors.
+        ``weight`` and the operator's own tensors; ``"implicit"`` gives second derivatives for ``b`` alone.
 
     Returns
     -------
@@ -111,28 +113,42 @@ def solve_normal(
     """
     if gradient not in ("implicit", "unrolled"):
         raise ValueError(f"solve_normal: gradient is {gradient!r}, expected 'implicit' or 'unrolled'")
-    gram = A.gram
-    w = per_sample(torch.as_tensor(weight, device=b.device, dtype=b.real.dtype), len(A.domain_shape))
-    system = _Damped(gram, w)
-    if gradient == "unrolled" or not torch.is_grad_enabled():
+    if isinstance(weight, Tensor):
+        weight = per_sample(weight.to(device=b.device, dtype=b.real.dtype), len(A.domain_shape))
+    system = _Damped(A.gram, weight)
+    if gradient == "unrolled":
         return conjugate_gradient(system, b, max_iterations=max_iterations, tolerance=tolerance, x0=x0)
 
-    def solve(rhs: Tensor, start: Tensor | None = None) -> Tensor:
-        return conjugate_gradient(system, rhs, max_iterations=max_iterations, tolerance=tolerance, x0=start)
+    return _solve_implicitly(system, max_iterations, tolerance, b, x0)
 
+
+def _solve_implicitly(
+    system: "_Damped", max_iterations: int, tolerance: float, b: Tensor, x0: Tensor | None = None, order: int = 1
+) -> Tensor:
+    """Conjugate gradients; with gradients enabled the derivative is another such solve, of the next order."""
+    solve = partial(conjugate_gradient, system, max_iterations=max_iterations, tolerance=tolerance)
+    if not torch.is_grad_enabled():
+        return solve(b, x0=x0)
     with torch.no_grad():
-        solution = solve(b, x0)
-    residual = b - system(solution)
-    result: Tensor = _ImplicitSolve.apply(residual, solution, solve)
-    return result
+        solution = solve(b, x0=x0).detach()  # also from forward derivatives
+    if order > 1 and system.is_learned:
+        return _FirstDerivative.of(solution, b)
+    again = partial(_solve_implicitly, system, max_iterations, tolerance, order=order + 1)
+    return _ImplicitSolve.of(b - system(solution), solution, again)
 
 
 class _Damped(LinearOperator):
     """``gram + w I``, faster in this inner loop than the same sum in operator algebra."""
 
-    def __init__(self, gram: LinearOperator, w: Tensor) -> None:
+    def __init__(self, gram: LinearOperator, w: Tensor | float) -> None:
         super().__init__(gram.domain_shape, gram.domain_shape)
         self.base, self.w = gram, w
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the weight or a tensor of the operator requires a gradient."""
+        own = (self.w,) if isinstance(self.w, Tensor) else ()
+        return any(tensor.requires_grad for tensor in (*own, *self.buffers(), *self.parameters()))
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.base.forward(x) + self.w * x
@@ -142,21 +158,53 @@ class _Damped(LinearOperator):
 
     @property
     def norm(self) -> Tensor:
+        if not isinstance(self.w, Tensor):
+            return self.base.norm + self.w
         return self.base.norm + self.w.reshape(self.w.shape[: self.w.ndim - len(self.domain_shape)])
 
 
-class _ImplicitSolve(torch.autograd.Function):
+class _ImplicitSolve(Differentiable):
     r"""Value :math:`x^*`, derivative :math:`dx = M^{-1} dr` with the residual :math:`r = b - M x^*`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, solution: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.solve = solve
+    def forward(residual: Tensor, solution: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
         return solution.clone()
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Callable[[Tensor], Tensor]], output: Tensor) -> None:
+        ctx.solve = inputs[2]
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        with torch.no_grad():
-            return ctx.solve(grads[0]), None, None
+        return ctx.solve(grads[0]), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        image: Tensor = ctx.solve(tangents[0])
+        return image
+
+
+class _FirstDerivative(Differentiable):
+    """The solution of a backward pass, which holds the solution of the forward pass as a constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(solution: Tensor, b: Tensor) -> Tensor:
+        return solution.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            "solve_normal: second derivatives where the weight or the operator requires a gradient are asked for, "
+            "expected first ones; use gradient='unrolled'"
+        )
 
 
 def power_iteration(A: LinearOperator, *, iterations: int = 50, generator: torch.Generator | None = None) -> Tensor:

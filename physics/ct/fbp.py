@@ -85,8 +85,7 @@ def filtered_backprojection(
     response = torch.from_numpy(plan.response(window, cutoff)).to(sinogram)
     n = 2 * (len(response) - 1)
     filtered = torch.fft.irfft(torch.fft.rfft(weighted, n=n) * response, n=n)[..., : weighted.shape[-1]]
-    image: Tensor = Transposed.apply(filtered, plan.backproject, plan.transpose)
-    return image
+    return Transposed.of(filtered, plan.backproject, plan.transpose)
 
 
 @dataclass(frozen=True, eq=False)

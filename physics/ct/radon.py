@@ -84,12 +84,10 @@ class RadonOperator(LinearOperator):
         return projector_of(self.grid, self.geometry)
 
     def _project(self, x: Tensor) -> Tensor:
-        y: Tensor = Transposed.apply(x, self.projector.project, self.projector.backproject)
-        return y
+        return Transposed.of(x, self.projector.project, self.projector.backproject)
 
     def _backproject(self, y: Tensor) -> Tensor:
-        x: Tensor = Transposed.apply(y, self.projector.backproject, self.projector.project)
-        return x
+        return Transposed.of(y, self.projector.backproject, self.projector.project)
 
     def _forward(self, x: Tensor) -> Tensor:
         self._require_real(x, "image")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ..differentiable import Differentiable
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
@@ -260,8 +261,7 @@ class CartesianGram(LinearOperator):
             image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
             return image
         if x.requires_grad and torch.is_grad_enabled():
-            applied: Tensor = _SelfAdjoint.apply(x, self._apply_once)
-            return applied
+            return _SelfAdjoint.of(x, self._apply_once)
         return self._apply_once(x)
 
     def _apply_once(self, x: Tensor) -> Tensor:
@@ -287,19 +287,27 @@ class CartesianGram(LinearOperator):
         return cls(CartesianMRI.example(generator))
 
 
-class _SelfAdjoint(torch.autograd.Function):
+class _SelfAdjoint(Differentiable):
     """A Hermitian map, ``apply(x, map)``: the backward pass applies it again, for derivatives of any order."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, hermitian: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.hermitian, ctx.shape = hermitian, x.shape
+    def forward(x: Tensor, hermitian: Callable[[Tensor], Tensor]) -> Tensor:
         return hermitian(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Callable[[Tensor], Tensor]], output: Tensor) -> None:
+        ctx.hermitian, ctx.shape = inputs[1], inputs[0].shape
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         hermitian = ctx.hermitian
-        gradient: Tensor = _SelfAdjoint.apply(grads[0], hermitian)
-        return gradient.sum_to_size(ctx.shape), None
+        return _SelfAdjoint.of(grads[0], hermitian).sum_to_size(ctx.shape), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _SelfAdjoint.of(tangents[0], ctx.hermitian)
 
 
 def _quietest_blocks(power: Tensor, measured: Tensor, n_coils: int) -> Tensor:

@@ -161,7 +161,7 @@ _NUMBERS = ("parameters_shared", "parameters_kept", "bytes_up", "bytes_down", "b
 
 
 def comparison_csv(comparisons: Sequence[ComparedTable]) -> str:
-    """A line per modality, table and arm; numbers with all digits, unknown ones empty."""
+    """A line per modality, table and arm; numbers with all digits, unknown ones empty. The JSON has the metric card."""
     lines = [_csv_line(comparison, entry) for comparison in comparisons for entry in comparison.arms]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     text = io.StringIO(newline="")
@@ -186,4 +186,4 @@ def _csv_line(comparison: ComparedTable, entry: ArmEntry) -> dict[str, Any]:
     line |= {name: getattr(entry.details, name) for name in _NUMBERS} | {"chosen": chosen_by(entry)}
     if entry.details.selected_steps is not None:  # tables of an older version have no such column
         line |= {"selected_steps": entry.details.selected_steps, "selected_rounds": selected_rounds(entry)}
-    return line | {"metric_card": "; ".join(card_lines(comparison))}
+    return line

@@ -17,17 +17,17 @@ LEVEL = 0.05
 class Difference:
     """An arm less a reference arm, and the p-value adjusted for the number of arms compared with it.
 
-    An arm with too few seeds for its difference has a p-value of 1, but counts: with one seed the p-value of the
-    interval ignores the spread of training, and must not relax the correction of the others.
+    ``p_holm`` is None for an arm with too few seeds for its difference. It still counts, with a p-value of 1: with one
+    seed the p-value of the interval ignores the spread of training, and must not relax the correction of the others.
     """
 
     interval: Interval
-    p_holm: float
+    p_holm: float | None
 
     @property
     def marked(self) -> bool:
         """Whether the difference is significant."""
-        return self.p_holm < LEVEL
+        return self.p_holm is not None and self.p_holm < LEVEL
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,9 @@ def _differences(
         for arm, own in by_arm.items()
         if arm != reference
     }
-    adjusted = holm({arm: each.p_value if each.seeds >= seeds_needed(each) else 1.0 for arm, each in intervals.items()})
-    return {arm: Difference(each, adjusted[arm]) for arm, each in intervals.items()}
+    enough = {arm: each.seeds >= seeds_needed(each) for arm, each in intervals.items()}
+    adjusted = holm({arm: each.p_value if enough[arm] else 1.0 for arm, each in intervals.items()})
+    return {arm: Difference(each, adjusted[arm] if enough[arm] else None) for arm, each in intervals.items()}
 
 
 def check_tables(comparisons: Sequence[ComparedTable]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from recon import MEAN_OF_SITES, DataError, LearningCurve
 from recon.comparison.chart import forest_plot
-from recon.comparison.claims import Aim, Hypothesis
+from recon.comparison.claims import Aim, Hypothesis, seeds_needed
 from recon.comparison.files import comparison_csv, comparison_text, write_comparison
 from recon.comparison.latex import comparison_tex, tex
 from recon.comparison.scores import ScoreRow
@@ -131,6 +131,7 @@ def test_entries_are_those_of_the_statistics(compared):
         # One seed says nothing of training.
         p_values[arm] = 1.0 if arm == "fedmri" else expected.p_value
     adjusted = holm(p_values)
+    assert adjusted.pop("fedmri") == 1.0 and entries["fedmri"].differences["fedavg"].p_holm is None
     assert {arm: entries[arm].differences["fedavg"].p_holm for arm in adjusted} == adjusted
     assert "fedavg" not in entries["fedavg"].differences
     for arm, gain in GAINS.items():
@@ -144,6 +145,18 @@ def test_entries_are_those_of_the_statistics(compared):
 def test_bytes_count_the_base_once(compared):
     totals = {entry.arm: entry.details.bytes for entry in compared.arms}
     assert totals == {"zero_filled": None, "local": 0, "fedavg": 3072, "fedmri": None, "fedpr": 1024}
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 7, 8])
+def test_an_adjusted_p_value_stands_only_where_the_seeds_allow_a_verdict(seeds):
+    """It is at most the p-value times the number of arms; the others' correction counts every arm."""
+    gains = {"fedavg": 0.0, "local": -1.0, "none": 0.0, "small": 0.3, "large": 0.9}
+    for entry in compare_arms(scores(gains=gains, seeds=seeds), {}, CARD).arms:
+        for difference in entry.differences.values():
+            p, adjusted = difference.interval.p_value, difference.p_holm
+            assert (adjusted is None) == (seeds < seeds_needed(difference.interval))
+            assert adjusted is None or p <= adjusted <= 4 * p + 1e-12 or adjusted == 1
+            assert not (adjusted is None and difference.marked)
 
 
 def test_order_of_rows_does_not_matter(compared):
@@ -240,10 +253,8 @@ def test_csv_has_a_row_per_arm(compared, both):
             assert row[f"vs_{name}_marked"] == str(difference.marked).lower()
     assert by_arm["fedavg"]["vs_fedavg"] == ""
     assert (by_arm["fedavg"]["chosen"], by_arm["fedmri"]["flags"]) == ("learning_rate 0.002", "MTF 50 % lower")
-    assert {r["metric_card"] for r in rows} == {
-        "data range: maximum of the reference volume; crop: 16x12",
-        "window: full range",
-    }
+    assert by_arm["fedmri"]["vs_fedavg_p_holm"] == "" != by_arm["local"]["vs_fedavg_p_holm"]
+    assert "metric_card" not in rows[0]  # comparison.json has it, once per table
 
 
 def test_text_table():

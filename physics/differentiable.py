@@ -1,0 +1,34 @@
+"""Base class of autograd functions that also work under the transforms of `torch.func`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Differentiable(torch.autograd.Function):
+    """A function of tensors with ``setup_context``, ``backward``, ``jvp`` and a rule for ``vmap``; :meth:`of` calls it.
+
+    Outside `torch.func` a twin is called whose ``forward`` takes the context: there autograd binds the arguments of a
+    function with ``setup_context`` by its signature, 20 to 90 microseconds in each call.
+    """
+
+    _ordinary: type[torch.autograd.Function]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = cls.forward(*inputs)
+            cls.setup_context(ctx, inputs, output)
+            return output
+
+        rules = {name: staticmethod(rule) for name, rule in (("forward", forward), ("backward", cls.backward))}
+        cls._ordinary = type(cls)(cls.__name__, (torch.autograd.Function,), {**rules, "jvp": staticmethod(cls.jvp)})
+
+    @classmethod
+    def of(cls, *inputs: Any) -> Tensor:
+        """Apply the function."""
+        function = cls if torch._C._are_functorch_transforms_active() else cls._ordinary
+        output: Tensor = function.apply(*inputs)
+        return output
