@@ -1,5 +1,6 @@
 """Base class of autograd functions that also work under the transforms of `torch.func`."""
 
+from types import new_class
 from typing import Any
 
 import torch
@@ -23,8 +24,9 @@ class Differentiable(torch.autograd.Function):
             cls.setup_context(ctx, inputs, output)
             return output
 
-        rules = {name: staticmethod(rule) for name, rule in (("forward", forward), ("backward", cls.backward))}
-        cls._ordinary = type(cls)(cls.__name__, (torch.autograd.Function,), {**rules, "jvp": staticmethod(cls.jvp)})
+        rules = {"forward": forward, "backward": cls.backward, "jvp": cls.jvp}
+        static = {name: staticmethod(rule) for name, rule in rules.items()}
+        cls._ordinary = new_class(cls.__name__, (torch.autograd.Function,), exec_body=lambda body: body.update(static))
 
     @classmethod
     def of(cls, *inputs: Any) -> Tensor:
