@@ -186,7 +186,11 @@ def _adapted(
         left = (time.monotonic() - begin) / done * (steps - done)
         say(f"step {done}/{steps}   residual of held-out measurements {residual:.3f} of the noise   {left:.0f} s left")
 
-    adapted = adapt(network, [samples[index] for index in range(len(samples))], steps=steps, progress=progress)
+    slices = [samples[index] for index in range(len(samples))]
+    try:
+        adapted = adapt(network, slices, steps=steps, progress=progress)
+    except DataError as error:
+        raise DataError(f"{error}; or leave out --adapt") from None
     first, last = adapted.residuals[0], adapted.residuals[adapted.best]
     kept = f"fell from {first:.3f} to {last:.3f}" if adapted.best else f"did not fall from {first:.3f}: not adapted"
     say(f"the residual of held-out measurements {kept} ({time.monotonic() - begin:.0f} s)")

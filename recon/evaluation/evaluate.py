@@ -129,7 +129,7 @@ def _score_volume(
     if not peak < DIVERGED:
         raise DataError(
             f"{name}: the reconstruction reaches {peak:.1e} times its expected maximum: training has diverged; "
-            "lower the learning rate"
+            "lower the learning rate, or check the values of the file"
         )
     if reference is None:
         return VolumeScore(name, len(group), residual=held_out_residual(method, _held_out_parts(group)))

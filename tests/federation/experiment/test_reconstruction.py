@@ -69,6 +69,14 @@ def test_a_scan_without_anything_to_hold_out_is_reconstructed(
         assert np.isfinite(file["reconstruction"][:]).all() and file["reconstruction"][:].any()
 
 
+def test_a_scan_without_anything_to_hold_out_is_not_adapted_to(
+    run: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    write_file(tmp_path / "scan.h5", mask=BLOCKS["upper 3/4"])
+    error = fails(*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"), "--adapt", "2")
+    assert "scan.h5: hold out: found 0 candidates" in error and error.endswith("or leave out --adapt")
+
+
 def test_the_image_is_written_before_it_is_scored(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("no score")
