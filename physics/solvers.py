@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .differentiable import Differentiable
-from .operator import LinearOperator, per_sample, reciprocal
+from .operator import Differentiable, LinearOperator, per_sample, reciprocal
 
 
 def conjugate_gradient(

@@ -106,11 +106,12 @@ class _Scan:
         small, forward = steps[~beyond], np.where(beyond, steps + turn, steps)
         in_order = beyond.mean() < 0.1 and small.sum() >= 0.3 * np.abs(small).sum() if len(steps) else True
         if in_order and (forward.sum() <= turn or np.median(forward) < math.pi / 3):
-            travel = np.cumsum(np.r_[0.0, forward])
-            return travel - travel.min()
+            travel: Array = np.cumsum(np.r_[0.0, forward])
+            return travel - float(travel.min())
         ring = np.sort(self.angles % turn)
         first = ring[(int(np.diff(ring, append=ring[0] + turn).argmax()) + 1) % len(ring)]
-        return (self.angles - first) % turn
+        gone: Array = (self.angles - float(first)) % turn
+        return gone
 
     @property
     def u_mm(self) -> Array:

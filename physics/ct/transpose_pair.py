@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..differentiable import Differentiable
+from ..operator import Differentiable
 
 Map = Callable[[Tensor], Tensor]
 

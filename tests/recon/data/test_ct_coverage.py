@@ -102,8 +102,8 @@ def test_check_names_objects_and_missing_views(tmp_path: Path) -> None:
     assert check(FAN, 90.0)[0].startswith("grid: found the object in ") and "slice 1" in check(FAN, 90.0)[0]
     short = FAN.subset(slice(0, 92))
     assert check(short, 60.0) == [
-        "angles: found views over 184 degrees, expected 201 degrees for this fan beam; expect artefacts along the missing 17 "
-        "degrees"
+        "angles: found views over 184 degrees, expected 201 degrees for this fan beam; expect artefacts along the "
+        "missing 17 degrees"
     ]
     displaced = FanBeam(tuple(np.deg2rad(np.arange(0, 300, 2.0))), 120, 4.0, 500.0, 1000.0, offset_mm=100.0)
     assert check(displaced, 40.0)[0].startswith(
