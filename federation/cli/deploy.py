@@ -220,6 +220,7 @@ def _server_start(arguments: argparse.Namespace) -> None:
         if ended := _flower("run_server").serve(folder):
             raise DataError(ended)
         return
+    say("server: starts, up to 90 s ...")
     page = _flower("run_server").start_server(folder)
     say(f"server: open to sites at {folder.settings.host}:{folder.settings.port}; logs in {folder.path / 'logs'}")
     say(f"status: http://127.0.0.1:{page}/ on this machine")
@@ -367,6 +368,7 @@ def _site_start(arguments: argparse.Namespace) -> None:
         if ended := _flower("run_site").serve_site(folder):
             raise DataError(ended)
         return
+    say(f"site {folder.name}: starts its self-test and waits for {folder.settings.server}, up to 90 s ...")
     connected = _flower("run_site").start_site(folder)
     state = f"{'connected' if connected else 'runs, but is not connected yet'}, after a self-test"
     say(f"site {folder.name}: {state}; logs in {folder.path / 'logs'}")

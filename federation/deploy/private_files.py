@@ -29,7 +29,10 @@ def make_private(folder: Path) -> None:
 
 
 def require_private(folder: Path) -> None:
-    """Check that no other user may enter a folder, nor change a file directly in it.
+    """Check that no other user may enter a folder, nor every user change a file directly in it.
+
+    A file with the group's right to write passes: editors make such files under a umask of 002, and the folder's own
+    mode keeps the group out.
 
     Raises
     ------
@@ -40,5 +43,5 @@ def require_private(folder: Path) -> None:
     if (mode := folder.stat().st_mode) & PRIVATE_UMASK:
         raise DataError(f"{folder}: mode {mode & 0o777:03o} lets other users in, {advice}")
     for path in sorted(folder.iterdir()):
-        if not path.is_symlink() and (mode := path.lstat().st_mode) & 0o022:
+        if not path.is_symlink() and (mode := path.lstat().st_mode) & 0o002:
             raise DataError(f"{path}: mode {mode & 0o777:03o} lets other users change it, {advice}")

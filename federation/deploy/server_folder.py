@@ -26,7 +26,8 @@ class ServerSection(Section):
     """``server.toml``: host name and port for the sites, and limits.
 
     ``link_port`` is the port of Flower's SuperLink and ``page_port`` the port of the status page, both for this machine
-    only; 0 takes a free port at each start. ``round_hours`` is the longest time that a round waits for replies.
+    only; 0 takes a free port at each start. ``round_hours`` is the longest time that a round waits for replies,
+    ``late_minutes`` the longest time that it waits for further sites once its quorum has replied.
     ``maximum_change`` is the largest relative change of a tensor by a site, ``maximum_weight`` the largest number of
     training slices that a site may report, ``maximum_share`` the largest share of one site in the weights of a round
     (of two sites: halfway between it and 1).
@@ -38,6 +39,7 @@ class ServerSection(Section):
     page_port: int = Field(default=0, ge=0, le=65535)
     megabytes_per_message: float = Field(default=500.0, gt=0)
     round_hours: float = Field(default=12.0, gt=0)
+    late_minutes: float = Field(default=60.0, ge=0)
     maximum_change: float = Field(default=10.0, gt=0)
     maximum_weight: int = Field(default=1_000_000, ge=1)
     maximum_share: float = Field(default=0.5, ge=0.5, le=1)

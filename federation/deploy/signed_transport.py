@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..rounds import ReplyStream, SiteFailure
+from ..rounds import ReplyStream, SiteFailure, StillWaiting
 from ..serialization import MessageError, round_of
 from .audit_log import AuditLog, Head
 from .keys import PublicKey, SigningKey
@@ -62,6 +62,9 @@ class SignedTransport:
 
         for site, answer in self.channel.send(dict(signed())):
             reply: bytes | Exception
+            if isinstance(answer, StillWaiting):
+                yield site, answer
+                continue
             try:
                 reply = self._reply(site, answer, rounds)
             except (MessageError, SiteFailure) as error:

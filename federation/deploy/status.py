@@ -10,6 +10,9 @@ from .audit_log import read_log
 from .server_folder import ServerFolder
 from .site_folder import SiteFolder
 
+#: File in the folder of a run with what it waits for.
+WAITING = "waiting.json"
+
 
 @dataclass
 class SiteStatus:
@@ -64,7 +67,8 @@ def _run(place: Path) -> RunStatus:
         found = json.loads(outcome.read_bytes())
         state = f"{done}, done" if found["ok"] else f"{done}, ended: {found['error']}"
     else:
-        state = f"{done}, running"
+        notice = place / WAITING
+        state = f"{done}, running" + (f": {json.loads(notice.read_bytes())['text']}" if notice.exists() else "")
     by_round = {row["round"]: row["scores"] for row in rows}  # a repeated round counts once
     names = sorted({site for scores in by_round.values() for site in scores})
     lines = {

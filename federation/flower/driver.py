@@ -16,6 +16,7 @@ from ..deploy.change_bounds import UpdateBounds
 from ..deploy.keys import PublicKey
 from ..deploy.server_folder import ServerFolder
 from ..deploy.signed_transport import SignedTransport
+from ..deploy.status import WAITING
 from ..experiment import algorithm_of, initial_state
 from ..recipes import attach_base, load_recipe
 from ..rounds import Row, run_rounds
@@ -75,13 +76,18 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         int(settings.megabytes_per_message * 1e6),
     )
     quorum = job["quorum"] or len(members)
-    _wait_for(channel, quorum, job["wait_seconds"])
+    notice = Notice(folder / WAITING)
+    _wait_for(channel, quorum, job["wait_seconds"], notice)
     shared, aux = initial_state(recipe)
 
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
         with (folder / "progress.jsonl").open("a") as file:
             scores = {row["site"]: row["score_before"] for row in rows}
-            file.write(json.dumps({"round": round, "rounds": rounds, "time": time.time(), "scores": scores}) + "\n")
+            line = {"round": round, "rounds": rounds, "time": time.time(), "scores": scores, "sites": channel.asked}
+            file.write(json.dumps(line) + "\n")
+
+    def waiting(round: int, sites: Sequence[str]) -> None:
+        notice.write(f"round {round}: waits for the reply of {', '.join(sites)}")
 
     result = run_rounds(
         algorithm_of(recipe),
@@ -92,15 +98,29 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         patience=recipe.training.patience,
         aux=aux,
         quorum=quorum,
+        late_seconds=settings.late_minutes * 60,
         resume=job["resume"],
         progress=progress,
+        waiting=waiting,
         check=UpdateBounds(settings.maximum_change, settings.maximum_weight, recipe.training.steps_per_round),
         maximum_share=settings.maximum_share,
     )
     return {"round": result.state.round, "digest": result.state.digest, "ended": result.ended}
 
 
-def _wait_for(channel: GridChannel, count: int, seconds: float) -> None:
+class Notice:
+    """What a run waits for, in a file: the text and the time at which it began."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.text = path, ""
+
+    def write(self, text: str) -> None:
+        if text != self.text:
+            self.text = text
+            write_atomically(self.path, json.dumps({"text": text, "since": time.time()}).encode())
+
+
+def _wait_for(channel: GridChannel, count: int, seconds: float, notice: Notice) -> None:
     """Wait until ``count`` sites are connected.
 
     Raises
@@ -114,4 +134,5 @@ def _wait_for(channel: GridChannel, count: int, seconds: float) -> None:
             there = ", ".join(found) or "none"
             found_text = f"{len(found)} sites are connected ({there}), expected at least {count}"
             raise DataError(f"{found_text}; start the others, then add --resume")
+        notice.write(f"waits for sites: {len(found)} of {count} connected ({', '.join(found) or 'none'})")
         time.sleep(_POLL_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from ..rounds import SiteFailure
+from ..rounds import SiteFailure, StillWaiting
 from .client_process import content_of, data_of
 
 _POLL_SECONDS = 1.0
@@ -26,13 +26,19 @@ class GridChannel:
 
     def __init__(self, grid: Grid, nodes: Mapping[str, int], seconds: float) -> None:
         self.grid, self.nodes, self.seconds = grid, dict(nodes), seconds
+        #: The sites that were asked last.
+        self.asked: list[str] = []
 
     def reachable(self) -> list[str]:
         connected = set(self.grid.get_node_ids())
         return sorted(site for site, node in self.nodes.items() if node in connected)
 
     def send(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Exception]]:
-        """Yield each reply as it arrives; a site that is not connected fails at once, a late site yields nothing."""
+        """Yield each reply as it arrives, and :class:`StillWaiting` every second.
+
+        A site that is not connected fails at once, a late site yields nothing.
+        """
+        self.asked = sorted(messages)
         connected = set(self.reachable())
         for name in sorted(messages.keys() - connected):
             yield name, SiteFailure("is not connected")
@@ -54,6 +60,7 @@ class GridChannel:
                 if sender is not None:
                     yield sender, _answer(reply)
             if waiting:
+                yield "", StillWaiting()
                 time.sleep(_POLL_SECONDS)
 
 

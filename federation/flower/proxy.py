@@ -52,6 +52,9 @@ ALLOWED = frozenset(
         "confirm-message-received",
     )
 )
+_PULL_MESSAGES = "/v1/fleet/pull-messages"
+#: Calls that a site makes whether or not it has received a message.
+_ANY_TIME = {f"/v1/fleet/{name}" for name in ("activate-node", "deactivate-node", "send-node-heartbeat")}
 #: Answer to all other calls.
 NOT_FOR_SITES = "not for sites\n"
 #: Headers in which a site of flwr 1.41 and 1.42 signs the time of each request with its node key.
@@ -138,6 +141,8 @@ def proxy_app(
     The raw path must equal an entry of :data:`ALLOWED`, so that no encoding, doubled slash or ``..`` reaches another
     path. The method must be POST. A request whose headers have no ``owner`` is refused before its body is read (None:
     the SuperLink alone looks at the key). A body of more than ``max_bytes``, or one that does not come, is refused.
+
+    Flower hands out a message once. If the connection is cut then, this proxy hands it out again at the next call.
     """
     limits = limits or Limits()
     verify = ssl.create_default_context(cafile=str(authority)) if authority is not None else True
@@ -150,10 +155,13 @@ def proxy_app(
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),  # the open port bounds their number
     )
 
+    handed_out: dict[str, Response] = {}  # by site, until the site asks for the parts of the message
+
     async def forward(request: Request) -> Response:
         path = request.scope["raw_path"].decode("ascii", "replace")
         if request.method != "POST" or path not in ALLOWED or request.url.query:
             return PlainTextResponse(NOT_FOR_SITES, 403, _CLOSE)
+        site = None
         if owner is not None:
             site = owner(request.headers)
             if site is None:
@@ -163,6 +171,10 @@ def proxy_app(
                 connection.show(site)
         if int(request.headers.get("content-length", "0")) > max_bytes:
             return PlainTextResponse("too large\n", 413, _CLOSE)
+        if path == _PULL_MESSAGES and site in handed_out:
+            return handed_out[site]
+        if path != _PULL_MESSAGES and path not in _ANY_TIME:
+            handed_out.pop(site or "", None)
         body = _Body(request, max_bytes, limits)
         headers = [(name, value) for name, value in request.headers.items() if name not in _HOP]
         try:
@@ -173,6 +185,12 @@ def proxy_app(
         except httpx.HTTPError:
             return body.refusal or PlainTextResponse("the SuperLink does not answer\n", 502, _CLOSE)
         passed = {name: value for name, value in answer.headers.items() if name not in _HOP}
+        if path == _PULL_MESSAGES and site is not None and answer.is_success:
+            message = Response(b"".join([part async for part in answer.aiter_raw()]), answer.status_code, passed)
+            await answer.aclose()
+            if message.body:
+                handed_out[site] = message
+            return message
         close = BackgroundTask(answer.aclose)
         return StreamingResponse(answer.aiter_raw(), answer.status_code, passed, background=close)
 

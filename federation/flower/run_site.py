@@ -21,12 +21,12 @@ from . import client_process
 from .bundle import base_beside, read_bundle
 from .processes import (
     STATE,
+    SUPERNODE,
     TASK_LAUNCHER,
     Child,
     Supervisor,
     environment,
     free_port,
-    program,
     running,
     start_detached,
     with_programs,
@@ -93,7 +93,7 @@ def serve_site(folder: SiteFolder) -> str:
         settings = _site_environment(folder, socket)
         data_process = [sys.executable, "-m", "federation.deploy.data_process", str(path.resolve()), str(socket)]
         supernode = [
-            program("flower-supernode"), "--superlink", folder.settings.server,
+            sys.executable, str(SUPERNODE), "--superlink", folder.settings.server,
             "--root-certificates", str(path / "ca.crt"), "--auth-supernode-private-key", str(path / "site.key"),
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip

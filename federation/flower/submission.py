@@ -10,6 +10,7 @@ from recon import DataError, write_atomically
 from ..config import store_plugins
 from ..deploy.approval import Approval
 from ..deploy.server_folder import ServerFolder
+from ..deploy.status import WAITING
 from ..experiment import initial_state
 from ..recipes import Recipe, detach_base
 from ..serialization import saved_rounds
@@ -21,6 +22,8 @@ from .run_server import ask_flower
 Say = Callable[[str], None]
 #: Time between two questions to Flower whether the run still exists.
 _ASK_SECONDS = 20.0
+#: Longest time without a printed line.
+_SILENT_SECONDS = 45.0
 
 
 def propose(folder: ServerFolder, name: str, recipe: Recipe) -> tuple[Path, Approval]:
@@ -108,7 +111,8 @@ def _submit(
         "quorum": quorum,
         "wait_seconds": wait_seconds,
     }
-    (place / "outcome.json").unlink(missing_ok=True)
+    for old in ("outcome.json", WAITING):
+        (place / old).unlink(missing_ok=True)
     write_atomically(place / "job.json", json.dumps(job, indent=1).encode())
     config = f"folder={json.dumps(str(place.resolve()))}"
     number = str(ask_flower(folder, "run", str(place / "app"), CONNECTION, "--run-config", config)["run-id"])
@@ -118,7 +122,7 @@ def _submit(
 
 
 def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
-    """Print each finished round until the run has ended.
+    """Print each finished round until the run has ended, and what it waits for.
 
     Raises
     ------
@@ -127,9 +131,10 @@ def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
     """
     progress, outcome = place / "progress.jsonl", place / "outcome.json"
     printed = len(progress.read_text().splitlines()) if progress.exists() else 0
-    asked, ended = time.monotonic(), ""
+    asked, ended, quiet = time.monotonic(), "", _Quiet(place / WAITING, say)
     while not outcome.exists():
-        printed = _print_new(progress, printed, say)
+        before, printed = printed, _print_new(progress, printed, say)
+        quiet.look(new=printed > before)
         if running(folder.path / STATE) is None:
             raise DataError(f"{folder.path}: the server was stopped; start it, then the same command with --resume")
         if ended:
@@ -143,6 +148,29 @@ def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
     _print_new(progress, printed, say)
 
 
+class _Quiet:
+    """Prints what a run waits for: every change before its first round, later once nothing was printed for a while."""
+
+    def __init__(self, path: Path, say: Say) -> None:
+        self.path, self.say = path, say
+        self.text, self.last, self.begun = "", time.monotonic(), False
+
+    def look(self, *, new: bool) -> None:
+        """Print a line if one is due; ``new``: another line was just printed."""
+        text, since = "waits for Flower to start the driver of the run", ""
+        if self.path.exists():
+            notice = json.loads(self.path.read_bytes())
+            text, since = notice["text"], time.strftime(" since %H:%M:%S", time.localtime(notice["since"]))
+        now, self.begun = time.monotonic(), self.begun or new
+        if now - self.last > _SILENT_SECONDS and not new:
+            self.say(text + since)
+        elif text != self.text and not self.begun:
+            self.say(text)
+        elif not new:
+            return
+        self.text, self.last = text, now
+
+
 def _print_new(progress: Path, printed: int, say: Say) -> int:
     """Print the rounds after the first ``printed``. Returns the number of rounds so far."""
     lines = progress.read_text().splitlines() if progress.exists() else []
@@ -151,5 +179,7 @@ def _print_new(progress: Path, printed: int, say: Say) -> int:
         scores = "  ".join(
             f"{site} {'no score' if score is None else f'{score:.2f}'}" for site, score in row["scores"].items()
         )
-        say(f"round {row['round']:3d}/{row['rounds']}  {scores}")
+        missing = [site for site in row.get("sites", ()) if site not in row["scores"]]
+        without = f"  without {', '.join(missing)}" if missing else ""
+        say(f"round {row['round']:3d}/{row['rounds']}  {scores}{without}")
     return len(lines)

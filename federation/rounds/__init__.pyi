@@ -19,4 +19,5 @@ from .site import initial_network as initial_network
 from .stopping import Stopping as Stopping
 from .transport import ReplyStream as ReplyStream
 from .transport import SiteFailure as SiteFailure
+from .transport import StillWaiting as StillWaiting
 from .transport import Transport as Transport

@@ -26,7 +26,7 @@ from ..serialization import (
 from .replies import Check, Replies, Requests
 from .round_log import Row, append_rows, drop_rows
 from .stopping import Stopping
-from .transport import Transport
+from .transport import StillWaiting, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _INCOMING = "incoming"
 
 #: Called after each round with the number of the round, the number of rounds, and the rows of the round.
 Progress = Callable[[int, int, Sequence[Row]], None]
+#: Called while a round waits, with the number of the round and the sites that have not answered.
+Waiting = Callable[[int, Sequence[str]], None]
 
 
 class QuorumError(DataError):
@@ -74,8 +76,10 @@ def run_rounds(
     patience: int | None = None,
     aux: State | None = None,
     quorum: int | None = None,
+    late_seconds: float | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    waiting: Waiting | None = None,
     check: Check | None = None,
     maximum_share: float = 1.0,
 ) -> RunResult:
@@ -100,10 +104,13 @@ def run_rounds(
     quorum
         Least number of valid replies in a round; None: all participants. A site that fails is logged and left out
         of the round.
+    late_seconds
+        Longest time that a round waits for further sites once the quorum has answered; None: as long as the transport.
+        It needs a transport that yields :class:`StillWaiting`.
     resume
         Continue from the newest intact checkpoint, with the bits of an uninterrupted run; without a checkpoint, start.
-    progress
-        Called after each round.
+    progress, waiting
+        Called after each round; called while a round waits, if the transport yields :class:`StillWaiting`.
     check
         Further check of each update; a refused update counts as no reply.
     maximum_share
@@ -118,7 +125,18 @@ def run_rounds(
         disk is full.
     """
     stopping = Stopping(rounds, patience, in_turn=algorithm.schedule == "cyclic")
-    loop = _Loop(algorithm, transport, Path(folder), stopping, quorum, aux or {}, check, maximum_share)
+    loop = _Loop(
+        algorithm,
+        transport,
+        Path(folder),
+        stopping,
+        quorum,
+        aux or {},
+        check,
+        maximum_share=maximum_share,
+        late_seconds=late_seconds,
+        waiting=waiting,
+    )
     state = loop.begin(shared, resume)
     times = []
     while not loop.is_finished(state):
@@ -141,6 +159,8 @@ class _Loop:
     aux: State
     check: Check | None = None
     maximum_share: float = 1.0
+    late_seconds: float | None = None
+    waiting: Waiting | None = None
 
     def __post_init__(self) -> None:
         sites = self.transport.sites()
@@ -217,15 +237,24 @@ class _Loop:
         )
         incoming, wire = self.folder / _INCOMING, self.algorithm.wire(state)
         replies = Replies(requests, incoming, wire, state.shared, self.check, state.samples)
+        enough_since: float | None = None
         with contextlib.closing(self.transport.exchange(requests)) as exchange:
             for site, reply in exchange:
+                if isinstance(reply, StillWaiting):
+                    if enough_since is not None and self._is_over(enough_since):
+                        break
+                    if self.waiting is not None:
+                        self.waiting(state.round, replies.missing())
+                    continue
                 reason = replies.take(site, reply)
+                if enough_since is None and len(replies.reports) >= needed:
+                    enough_since = time.monotonic()
                 if reason is not None:
                     logger.warning("round %d: reply of site %s refused: %s", state.round, site, reason)
                 if len(replies.failures) > len(sites) - needed:
                     # The quorum is out of reach, whatever the others reply.
                     break
-        silent = [site for site in sites if site not in replies.reports and site not in replies.failures]
+        silent = replies.missing()
         if len(replies.reports) < needed:
             reasons = [f"site {site}: {reason}" for site, reason in sorted(replies.failures.items())]
             reasons = reasons or [f"no reply of {', '.join(silent)}"]
@@ -236,6 +265,10 @@ class _Loop:
         for site in silent:
             logger.warning("round %d: no reply of site %s", state.round, site)
         return replies
+
+    def _is_over(self, enough_since: float) -> bool:
+        """Whether a round no longer waits for the sites beyond its quorum."""
+        return self.late_seconds is not None and time.monotonic() - enough_since > self.late_seconds
 
     def _save(self, state: ServerState) -> None:
         folder = self.folder / CHECKPOINTS

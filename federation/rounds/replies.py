@@ -69,6 +69,10 @@ class Replies:
         self.bytes_up: dict[str, int] = {}
         self.failures: dict[str, str] = {}
 
+    def missing(self) -> list[str]:
+        """Sites that were asked and have not answered yet, in the order of the requests."""
+        return [site for site in self.requests if site not in self.reports and site not in self.failures]
+
     def take(self, site: str, reply: bytes | Exception) -> str | None:
         """Check and store a reply; returns the reason if it is refused, else None."""
         try:

@@ -11,6 +11,10 @@ class SiteFailure(RuntimeError):
     """A site did not answer; the text is the reason, in one line."""
 
 
+class StillWaiting(RuntimeError):
+    """In place of a reply: none has come since the last one. A transport may yield it, for no site, now and then."""
+
+
 class Transport(Protocol):
     """Delivers requests to the sites and returns their replies unchecked, in any order."""
 

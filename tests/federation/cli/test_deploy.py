@@ -89,7 +89,7 @@ def test_a_folder_with_loose_modes_is_refused_with_the_command_that_corrects_it(
 ) -> None:
     capsys.readouterr()
     for folder, command in ((server, "server"), (site, "site")):
-        for name, mode in (("", 0o777), ("", 0o755), ("", 0o701), ("audit.jsonl", 0o666), (f"{command}.toml", 0o620)):
+        for name, mode in (("", 0o777), ("", 0o755), ("", 0o701), ("audit.jsonl", 0o666), (f"{command}.toml", 0o602)):
             path = folder / name
             right = path.stat().st_mode
             path.chmod(mode)

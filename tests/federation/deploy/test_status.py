@@ -47,12 +47,15 @@ def test_runs_say_how_far_they_are_and_how_they_ended(server: ServerFolder) -> N
     assert runs_of(server) == []
     started(server, "a", [], None)
     started(server, "b", [0, 1, 1, 2], None)
+    (server.run_folder("b") / "waiting.json").write_text(
+        '{"text": "round 3: waits for the reply of south", "since": 0}'
+    )
     started(server, "c", [0], {"ok": True})
     started(server, "d", [0], {"ok": False, "error": "round 1: site south: is not connected"})
     states = {run.name: run.state for run in runs_of(server)}
     assert states == {
         "a": "no round yet, running",
-        "b": "round 2 of 4, running",
+        "b": "round 2 of 4, running: round 3: waits for the reply of south",
         "c": "round 0 of 4, done",
         "d": "round 0 of 4, ended: round 1: site south: is not connected",
     }

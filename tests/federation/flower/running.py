@@ -3,6 +3,7 @@
 import select
 import socket
 import socketserver
+import struct
 import subprocess
 import threading
 import time
@@ -31,16 +32,30 @@ def overrides(choices: tuple[str, ...]) -> list[str]:
 
 
 class HttpProxy(socketserver.ThreadingTCPServer):
-    """An HTTP proxy of a hospital: CONNECT to one address and nothing else, which it cannot look into."""
+    """An HTTP proxy of a hospital: CONNECT to one address and nothing else, which it cannot look into.
+
+    With ``cut_after`` it cuts each connection after so many seconds; all connections share ``rate`` bytes per second.
+    """
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, cut_after: float | None = None, rate: float | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Tunnel)
         self.port, self.allowed = port, f"localhost:{port}"
+        self.cut_after, self.rate = cut_after, rate
         self.seen: list[str] = []
-        self.bytes = 0
+        self.bytes = self.cuts = 0
+        self._turn, self._free = threading.Lock(), 0.0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def carry(self, size: int) -> None:
+        """Wait until a line of this rate has carried so many bytes more."""
+        with self._turn:
+            self.bytes += size
+            now = time.monotonic()
+            self._free = max(self._free, now) + (size / self.rate if self.rate else 0.0)
+            wait = self._free - now
+        time.sleep(wait)
 
 
 class _Tunnel(socketserver.StreamRequestHandler):
@@ -59,19 +74,26 @@ class _Tunnel(socketserver.StreamRequestHandler):
         with suppress(ConnectionError), socket.create_connection((host, int(port))) as outside:
             self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             ends = {self.connection: outside, outside: self.connection}
-            while True:
-                for end in select.select(list(ends), [], [])[0]:
-                    data = end.recv(2**16)
+            end_of_line = time.monotonic() + (self.server.cut_after or 1e9)
+            while time.monotonic() < end_of_line:
+                for end in select.select(list(ends), [], [], 0.1)[0]:
+                    data = end.recv(2**14)
                     if not data:
                         return
-                    self.server.bytes += len(data)
+                    self.server.carry(len(data))
                     ends[end].sendall(data)
+            self.server.cuts += 1
+            for end in ends:
+                end.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )  # a reset, as of a cut line
+                end.close()
 
 
 @contextmanager
-def http_proxy() -> Iterator[HttpProxy]:
+def http_proxy(**options: float) -> Iterator[HttpProxy]:
     """One that runs, and leads to a port that is free."""
-    with HttpProxy(free_port()) as proxy:
+    with HttpProxy(free_port(), **options) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         yield proxy
         proxy.shutdown()

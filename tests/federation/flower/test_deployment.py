@@ -1,9 +1,13 @@
 """The same federation as real processes over TLS: weights as in process, and the holes of the engine closed."""
 
+import contextlib
 import json
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -131,6 +135,36 @@ def test_a_stranger_with_the_certificate_can_do_nothing(federation: Path, tmp_pa
     assert port != public
     (facing,) = (line for line in processes(federation) if "proxy.py" in line)
     assert "torch" not in Path(f"/proc/{facing.split()[0]}/maps").read_text()
+
+
+@pytest.mark.fault("open port held by stalled connections")
+def test_a_run_ends_while_strangers_hold_connections_of_the_port(
+    federation: Path, here: Path, way_out: HttpProxy
+) -> None:
+    """From the address of the sites: 75 without a header and 75 whose announced body never comes."""
+    server = federation / "server"
+    trust = ssl.create_default_context(cafile=str(server / "ca.crt"))
+    stop = threading.Event()
+
+    def hold(begin: bytes) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+                plain = held.enter_context(socket.create_connection(("127.0.0.1", way_out.port), timeout=5.0))
+                connection = held.enter_context(trust.wrap_socket(plain, server_hostname="localhost"))
+                connection.sendall(begin)
+                while not stop.is_set() and connection.recv(2**12):
+                    pass
+            stop.wait(1.0)
+
+    body = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: localhost\r\ncontent-length: 19000000\r\n\r\n" + bytes(1000)
+    threads = [threading.Thread(target=hold, args=(begin,), daemon=True) for begin in [b"", body] * 75]
+    for thread in threads:
+        thread.start()
+    try:
+        deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "held")
+    finally:
+        stop.set()
+    assert bits(server / "runs" / "held" / "train") == bits(here)
 
 
 @pytest.mark.fault("unregistered key")

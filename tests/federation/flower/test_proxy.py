@@ -114,6 +114,29 @@ def test_long_bodies_are_refused_whatever_they_say_of_their_length(client: Clien
     assert client.call("POST", "/v1/fleet/push-object", bytes(1000)).status_code == 200
 
 
+def test_a_message_whose_delivery_was_cut_is_handed_out_again() -> None:
+    """Flower hands out a message once; the site that received it then asks for its parts."""
+    messages = {"north": [b"message 1", b"message 2"], "south": [b"message 3"]}
+
+    async def link(request: Request) -> Response:
+        waiting = messages[request.headers["site"]]
+        return Response(waiting.pop(0) if request.url.path.endswith("pull-messages") and waiting else b"")
+
+    upstream = Starlette(routes=[Route("/{path:path}", link, methods=["POST"])])
+    transport = httpx.ASGITransport(upstream)
+    client = Client(proxy_app("http://link", max_bytes=10, transport=transport, owner=lambda headers: headers["site"]))
+
+    def call(name: str, site: str) -> bytes:
+        return client.call("POST", f"/v1/fleet/{name}", b"x", site=site).content
+
+    assert [call("pull-messages", "north") for _ in range(3)] == [b"message 1"] * 3
+    assert call("send-node-heartbeat", "north") == b"" and call("pull-messages", "north") == b"message 1"
+    assert call("pull-messages", "south") == b"message 3" and call("pull-object", "south") == b""
+    assert call("pull-messages", "north") == b"message 1" and call("pull-object", "north") == b""
+    assert [call("pull-messages", "north") for _ in range(2)] == [b"message 2"] * 2
+    assert call("pull-messages", "south") == b""
+
+
 def test_a_server_that_is_not_there_is_a_bad_gateway() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")

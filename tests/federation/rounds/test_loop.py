@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from federation.rounds import (
     RoundContext,
     SiteFailure,
     SiteSpec,
+    StillWaiting,
     initial_network,
     read_rows,
 )
@@ -318,6 +320,41 @@ def test_an_aggregate_that_is_not_finite_ends_the_round_and_is_not_kept(tmp_path
     with pytest.raises(QuorumError, match="round 0: the aggregate: tensor 'regularizer"):
         run_toy(tmp_path, rounds=1)
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.json")] == ["round_000000.json"]
+
+
+class Late(Meddling):
+    """A transport on which the reply of s1 comes ``meddle`` seconds after those of the others."""
+
+    def exchange(self, requests: Mapping[str, bytes]):
+        late = None
+        for site, reply in self.runtime.exchange(requests):
+            if site == "s1":
+                late = site, reply
+            else:
+                yield site, reply
+        begin = time.monotonic()
+        while time.monotonic() - begin < self.meddle:
+            yield "", StillWaiting()
+            time.sleep(0.02)
+        yield late
+
+
+def test_a_round_closes_with_its_quorum_and_says_what_it_waits_for(tmp_path):
+    def late_rounds(name: str, seconds: float, **options) -> tuple[set[str], set[tuple[int, str]], float]:
+        waited, begin = set(), time.monotonic()
+        run_rounds(
+            FederatedAlgorithm(seed=SEED), Late(toy_specs(tmp_path / name, 3), seconds), initial_shared(),
+            tmp_path / name, rounds=1, waiting=lambda number, sites: waited.add((number, *sites)), **options,
+        )  # fmt: skip
+        return {row["site"] for row in read_rows(tmp_path / name)}, waited, time.monotonic() - begin
+
+    everyone = {"s0", "s1", "s2"}
+    sites, waited, _ = late_rounds("all", 0.4, late_seconds=0.0)
+    assert sites == everyone and waited == {(0, "s1"), (1, "s1")}  # all are needed
+    assert late_rounds("patient", 0.4, quorum=2)[0] == everyone
+    assert late_rounds("in time", 0.4, quorum=2, late_seconds=60.0)[0] == everyone
+    sites, _, seconds = late_rounds("late", 30.0, quorum=2, late_seconds=0.1)
+    assert sites == {"s0", "s2"} and seconds < 30.0
 
 
 class Absent(Meddling):

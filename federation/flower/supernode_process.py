@@ -1,0 +1,97 @@
+"""Flower's `flower-supernode`, which here outlives every cut of its connection to the server.
+
+Flower repeats a request after a cut, with two gaps. If the error's text names TLS, as the text of a connection cut
+within a handshake does, or if the site's HTTP proxy answered with an error, the SuperNode ends, or drops the reply that
+it was sending. If the cut came after the server had stored a part of a reply, the server refuses the repeated part, and
+the SuperNode drops the reply, too. This file repeats the request in the first case and announces the reply again in the
+second; a certificate that is refused still ends the SuperNode. It replaces functions in private modules of Flower, so
+Flower's versions are pinned and a test checks the modules.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import httpx
+
+_PAUSE_SECONDS = 1.0
+
+
+def is_cut(error: Exception) -> bool:
+    """Whether a request failed on its way, so that it can succeed when it is repeated."""
+    return isinstance(error, httpx.TransportError) and "certificate verify failed" not in str(error)
+
+
+def patient(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
+    """Flower's function that makes a `RetryInvoker`; the invoker repeats a request after every cut."""
+
+    def make() -> Any:
+        invoker = make_invoker()
+        gives_up = invoker.should_giveup
+        invoker.recoverable_exceptions = (*invoker.recoverable_exceptions, httpx.TransportError)
+        invoker.should_giveup = lambda error: not is_cut(error) and gives_up(error)
+        return invoker
+
+    return make
+
+
+class Resent:
+    """The functions of a SuperNode that send a reply and its parts; a refused part is sent until the server has it.
+
+    The server answers a repeated announcement of a reply with the parts that it lacks.
+    """
+
+    def __init__(self, send: Callable[..., tuple[set[str], str]], push: Callable[..., None]) -> None:
+        self._send, self._push = send, push
+        self._announced: tuple[Any, ...] = ()
+        self._session = ""
+        self._turn = threading.Lock()
+
+    def send(self, *announced: Any) -> tuple[set[str], str]:
+        missing, self._session = self._send(*announced)
+        self._announced = announced
+        return missing, self._session
+
+    def push_object(self, run: int, session: str, part: str, content: bytes) -> None:
+        """Send a part; several threads may."""
+        from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+        while True:
+            session = self._session
+            try:
+                return self._push(run, session, part, content)
+            except ObjectPushError:
+                time.sleep(_PAUSE_SECONDS)
+                with self._turn:
+                    if session == self._session and part not in self.send(*self._announced)[0]:
+                        return None
+
+
+def resending(connect: Callable[..., AbstractContextManager[Any]]) -> Callable[..., AbstractContextManager[Any]]:
+    """Flower's function that connects a SuperNode, with :class:`Resent`."""
+
+    @contextmanager
+    def connection(*arguments: Any, **options: Any) -> Iterator[Any]:
+        with connect(*arguments, **options) as (node, receive, send, get_run, get_fab, pull, push, confirm):
+            resent = Resent(send, push)
+            yield node, receive, resent.send, get_run, get_fab, pull, resent.push_object, confirm
+
+    return connection
+
+
+def main() -> None:
+    """Run in place of `flower-supernode`."""
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    names = vars(fleet_http_connection)
+    names["make_simple_http_retry_invoker"] = patient(names["make_simple_http_retry_invoker"])
+    names = vars(start_client_internal)
+    names["http_request_response"] = resending(names["http_request_response"])
+    flower_supernode()
+
+
+if __name__ == "__main__":
+    main()
