@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
@@ -58,8 +59,8 @@ def shared_layout(recipe: Recipe, most: int = 2**63) -> Layout:
     count = _Count(most)
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), _WithoutValues():
-            network = build_network(without_base(recipe).network)
+        with torch.random.fork_rng(devices=[]):
+            network = _built(recipe, count)
     except Exception as error:
         if count.is_exceeded:
             raise DataError(
@@ -73,3 +74,16 @@ def shared_layout(recipe: Recipe, most: int = 2**63) -> Layout:
         hook.remove()
     shared = set(parameter_scope(network, recipe.scope.rules()).shared)
     return layout({name: parameter for name, parameter in network.named_parameters() if name in shared})
+
+
+def _built(recipe: Recipe, count: _Count) -> nn.Module:
+    section = without_base(recipe).network
+    try:
+        with torch.device("meta"), _WithoutValues():
+            return build_network(section)
+    except Exception:
+        if count.is_exceeded or not recipe.plugins:
+            raise
+    # A plugin may compute with values; whoever looks at the bundle has given its code, which has run already.
+    count.parameters = count.tensors = 0
+    return build_network(section)

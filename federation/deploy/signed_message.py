@@ -19,7 +19,7 @@ REASONS = {
     "policy": "the site's policy forbids it",
     "message": "the message is not what the site expects",
     "change": "the parameters changed more than the site allows",
-    "repeated": "the site has answered this round or a later one; resume the run, or propose one with another seed",
+    "repeated": "it answered this round or a later one before; resume the run, or propose it anew: --set name=OTHER",
     "data": "the site's data or state cannot be used",
     "training": "training failed or diverged",
     "error": "an error at the site",

@@ -114,7 +114,7 @@ def run_rounds(
     check
         Further check of each update; a refused update counts as no reply.
     maximum_share
-        Largest share of one site in the weights of a round, see :func:`federation.methods.limit_share`.
+        Largest share of one site in the weights of a round, see :func:`federation.methods.weighting.limit_share`.
 
     Raises
     ------

@@ -213,6 +213,90 @@ def test_a_bundle_is_the_same_bytes_and_holds_no_other_code(server: Path, tmp_pa
         read_bundle(tmp_path / "torn.fab")
 
 
+def test_every_flipped_byte_of_a_bundle_is_one_line(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from federation import load_recipe
+    from federation.deploy.approval import Approval
+    from federation.flower.bundle import read_bundle, write_app
+    from recon import DataError
+
+    content = write_app(tmp_path / "app", load_recipe(RECIPE))
+    monkeypatch.setattr(Approval, "of", lambda *arguments: None)
+    path, refused = tmp_path / "run.fab", 0
+    for position in range(len(content)):
+        altered = bytearray(content)
+        altered[position] ^= 1 + position % 255
+        path.write_bytes(altered)
+        try:
+            read_bundle(path)  # times and comments are checked by the bundle's digest alone
+        except DataError as error:
+            refused += 1
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+    assert refused > len(content) / 2
+
+
+def made_site(server: Path, tmp_path: Path) -> Path:
+    make_demo_sites(tmp_path / "data", size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
+    arguments = ["--server", "localhost:1", "--ca", server / "ca.crt", "--server-key", server / "signing.key.pub"]
+    arguments += ["--data", tmp_path / "data" / f"{DEMO_SITES[0].name}.toml"]
+    assert main(["deploy", "site", "init", str(tmp_path / "site"), *map(str, arguments)]) == 0
+    return tmp_path / "site"
+
+
+def test_a_bundle_with_a_huge_network_is_not_even_looked_at(
+    server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from federation import load_recipe
+    from federation.flower.bundle import write_app
+
+    site, bundle = made_site(server, tmp_path), tmp_path / "huge.fab"
+    huge = load_recipe(RECIPE, ["network.cascades=100", "network.channels=4096"])
+    bundle.write_bytes(write_app(tmp_path / "huge" / "app", huge))
+    for options in ((), ("--yes",)):
+        error = failed(capsys, "site", "approve", site, bundle, *options)
+        assert "huge.fab: network: found" in error and "expected at most 50000000" in error
+    policy = site / "policy.toml"
+    policy.write_text(policy.read_text().replace("maximum_parameters = 50000000", "maximum_parameters = 1000"))
+    bundle.write_bytes(write_app(tmp_path / "usual" / "app", load_recipe(RECIPE)))
+    assert "expected at most 1000" in failed(capsys, "site", "approve", site, bundle)
+
+
+def test_a_stolen_signing_key_is_replaced_and_each_site_trusts_the_new_one(
+    server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from federation.deploy.audit_log import read_log
+    from federation.deploy.keys import PublicKey
+    from federation.deploy.server_folder import ServerFolder
+    from federation.deploy.site_folder import SiteFolder
+
+    site, public = made_site(server, tmp_path), server / "signing.key.pub"
+    stolen = tmp_path / "stolen.pub"
+    stolen.write_bytes(public.read_bytes())
+    certificate = (server / "server.crt").read_bytes()
+    arguments = ["deploy", "site", "trust", str(site), "--server-key"]
+    assert "server.pub: is this key already" in failed(capsys, *arguments[1:], public)
+    assert main(["deploy", "rotate", str(server), "--signing"]) == 0
+    new = ServerFolder(server).key.public
+    assert new.text == PublicKey.read(public).text != PublicKey.read(stolen).text
+    assert (server / "signing.key").stat().st_mode & 0o777 == 0o600
+    assert (server / "server.crt").read_bytes() == certificate  # which the sites need not know
+    assert new.fingerprint in capsys.readouterr().out
+    assert main([*arguments, str(public)]) == 0
+    shown = capsys.readouterr().out
+    assert new.fingerprint in shown and "not trusted yet" in shown
+    assert SiteFolder(site).server_key.text == PublicKey.read(stolen).text
+    assert main([*arguments, str(public), "--yes"]) == 0
+    assert SiteFolder(site).server_key.text == new.text
+    assert "this key was replaced, it may be stolen" in failed(capsys, *arguments[1:], stolen, "--yes")
+    assert "is this site's own key" in failed(capsys, *arguments[1:], site / "site.key.pub", "--yes")
+    assert [PublicKey.read(path).text for path in SiteFolder(site).former_server_keys()] == [
+        PublicKey.read(path).text for path in server.glob("signing-until-*.pub")
+    ]
+    events = [entry.event for log in (server, site) for entry in read_log(log / "audit.jsonl")]
+    assert "signing key rotated" in events and events[-1] == "server key replaced"
+
+
 def test_the_base_of_adapters_goes_beside_the_bundle(
     server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,8 @@ def liar(deployed: Deployed, site: str, lie: Callable[[dict[str, Any], dict[str,
 
     def answer(request: bytes) -> bytes:
         reply = SignedMessage.from_bytes(honest(request), folder.key.public, kind="reply", site=site, max_bytes=10**9)
+        if reply.reason:
+            return reply.to_bytes(folder.key)
         kind = "report" if reply.round == deployed.recipe.federation.rounds else "update"
         header, tensors = unpack(reply.payload, kind=kind)
         lie(header, tensors)

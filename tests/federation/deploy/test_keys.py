@@ -32,6 +32,9 @@ def test_keys_are_files_of_openssh(tmp_path: Path) -> None:
     SigningKey.create(tmp_path / "north")
     printed = subprocess.run(["ssh-keygen", "-y", "-f", tmp_path / "north"], capture_output=True, text=True, check=True)
     assert printed.stdout.split()[:2] == (tmp_path / "north.pub").read_text().split()
+    command = ["ssh-keygen", "-l", "-f", tmp_path / "north.pub"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert listed.stdout.split()[1] == PublicKey.read(tmp_path / "north.pub").fingerprint
     line = f"{(tmp_path / 'north.pub').read_text().strip()} a comment\n"
     assert PublicKey.parse(line).text == line.rsplit(" ", 2)[0]
 

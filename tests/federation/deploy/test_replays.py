@@ -1,5 +1,6 @@
 """A server that repeats itself, probes a site with many models, or skips and turns back rounds."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -148,8 +149,29 @@ def test_a_run_from_the_start_is_refused_with_what_to_do(data: Path, tmp_path: P
     deployed = deploy(tmp_path, data)
     shared, _ = initial_state(deployed.recipe)
     assert isinstance(ask(deployed, 1, moved(shared, 0.1)), bytes)
-    with pytest.raises(QuorumError, match="resume the run, or propose one with another seed"):
+    with pytest.raises(QuorumError, match="resume the run, or propose it anew: --set name=OTHER"):
         deployed.train("again")
+
+
+def test_whatever_comes_in_whatever_order_a_round_has_one_answer_and_rounds_ascend(tmp_path: Path) -> None:
+    """Fuzz: requests of any rounds with any bytes, and restarts between them."""
+    draw, shared = random.Random(0), {"w": torch.zeros(2)}
+    for case in range(20):
+        first: dict[int, tuple[bytes, bytes]] = {}
+        for step in range(40):
+            answered = AnsweredRounds(tmp_path / str(case))
+            round, request = draw.randrange(12), draw.choice((b"honest", b"crafted", b"other"))
+            try:
+                reply = answered.reply_to(round, request)
+            except RepeatError:
+                assert round <= max(first) and first.get(round, (b"",))[0] != request
+                continue
+            if reply is None:
+                assert round > max(first, default=-1)
+                first[round] = (request, str(step).encode())
+                answered.add(Broadcast(round, "north", shared, digest(shared)), *first[round])
+            else:
+                assert first[round] == (request, reply)
 
 
 def test_old_replies_are_removed_before_they_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,32 @@ def test_a_message_of_a_stranger_gets_no_answer_of_use(deployed: Deployed, tmp_p
     assert not (deployed.folders["north"].path / "state").exists()
 
 
+def test_a_stolen_key_of_the_server_is_refused_once_the_site_trusts_another(deployed: Deployed) -> None:
+    """The run then goes on with the new key, and the log can be verified with both."""
+    stolen = SigningKey.read(deployed.path / "server" / "key")
+
+    def stops(site: str, answer: bytes) -> bytes:
+        if len(deployed.channel.travelled) >= 6:
+            raise KeyboardInterrupt
+        return answer
+
+    deployed.channel.meddle = stops
+    with pytest.raises(KeyboardInterrupt):
+        deployed.train()
+    deployed.channel.meddle = lambda site, answer: answer
+    key = SigningKey.create(deployed.path / "server" / "new")
+    for folder in deployed.folders.values():
+        folder.trust(key.public)
+    with pytest.raises(QuorumError, match="not what the site expects"):
+        deployed.train(resume=True, key=stolen)
+    assert "signature is not by the expected sender" in deployed.refusals("north")[-1]
+    deployed.train(resume=True, key=key)
+    log = deployed.folders["north"].audit.path
+    assert verify_log(log, "north", {SERVER: [stolen.public, key.public]}).countersigned >= 2
+    with pytest.raises(DataError, match="signature of 'server' is invalid"):
+        verify_log(log, "north", {SERVER: [stolen.public]})
+
+
 # What the server refuses
 
 

@@ -30,11 +30,20 @@ def undisturbed(federation: Path) -> list[tuple[int, str, str, str, str]]:
     return bits(train_run(load_recipe(RECIPE, CHOICES), sites, federation / "here", jobs=1, resume=False, say=str).path)
 
 
+def chosen(name: str) -> list[str]:
+    """The choices of one test: under its own name, as a run starts once only."""
+    return overrides((*CHOICES, f"name='{name}'"))
+
+
 @contextmanager
-def run_of(federation: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """`fedrecon deploy run` as a process of its own, which is gone afterwards."""
-    command = [sys.executable, "-m", "federation.cli", "deploy", "run", str(federation / "server"), str(RECIPE)]
-    command += [*overrides(CHOICES), *map(str, arguments)]
+def run_of(federation: Path, name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """`fedrecon deploy run` as a process of its own, which is gone afterwards; both sites approve the run before."""
+    server = federation / "server"
+    deploy("propose", server, RECIPE, *chosen(name))
+    for site in NAMES:
+        deploy("site", "approve", federation / site, server / "runs" / name / f"{name}.fab", "--yes")
+    command = [sys.executable, "-m", "federation.cli", "deploy", "run", str(server), str(RECIPE)]
+    command += [*chosen(name), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         try:
             yield run
@@ -49,7 +58,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
-def rounds_done(federation: Path, name: str = "fedavg") -> int:
+def rounds_done(federation: Path, name: str) -> int:
     path = federation / "server" / "runs" / name / "train"
     return len({row["round"] for row in read_rows(path)}) if (path / "rounds.jsonl").exists() else 0
 
@@ -59,15 +68,15 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
 ) -> None:
     server = federation / "server"
-    with run_of(federation) as run:
-        wait_until(lambda: rounds_done(federation) >= 1)
+    with run_of(federation, "fedavg") as run:
+        wait_until(lambda: rounds_done(federation, "fedavg") >= 1)
         kill(server)
         text = run.communicate(timeout=60)[0]
     assert run.returncode == 2 and "the server was stopped; start it, then the same command with --resume" in text
-    done = rounds_done(federation)
+    done = rounds_done(federation, "fedavg")
     assert 1 <= done < 4
     deploy("server", "start", server)
-    deploy("run", server, RECIPE, *overrides(CHOICES), "--resume")
+    deploy("run", server, RECIPE, *chosen("fedavg"), "--resume")
     assert bits(server / "runs" / "fedavg" / "train") == undisturbed
 
 
@@ -76,7 +85,7 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
 ) -> None:
     server = federation / "server"
-    with run_of(federation, "--name", "driver") as run:
+    with run_of(federation, "driver") as run:
         wait_until(lambda: rounds_done(federation, "driver") >= 1)
         drivers = [line for line in processes(server) if "flwr-serverapp" in line]
         assert len(drivers) == 1, processes(server)
@@ -84,13 +93,13 @@ def test_a_run_whose_driver_was_killed_says_so_and_goes_on(
         os.kill(int(drivers[0].split()[0]), signal.SIGKILL)
         text = run.communicate(timeout=300)[0]
     assert run.returncode == 2 and "without an outcome; read the logs, then add --resume" in text
-    deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "driver", "--resume")
+    deploy("run", server, RECIPE, *chosen("driver"), "--resume")
     assert bits(server / "runs" / "driver" / "train") == undisturbed
 
 
 @pytest.mark.fault("site killed in a round")
 def test_a_round_closes_without_a_site_that_was_killed_and_has_it_back_later(federation: Path) -> None:
-    with run_of(federation, "--name", "without", "--quorum", "1") as run:
+    with run_of(federation, "without", "--quorum", "1") as run:
         wait_until(lambda: rounds_done(federation, "without") >= 1)
         kill(federation / "south")
         wait_until(lambda: rounds_done(federation, "without") >= 2, 240)
@@ -108,13 +117,13 @@ def test_a_run_that_needs_a_site_that_was_killed_goes_on_with_the_same_bits(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]]
 ) -> None:
     server, south = federation / "server", federation / "south"
-    with run_of(federation, "--name", "needed") as run:
+    with run_of(federation, "needed") as run:
         wait_until(lambda: rounds_done(federation, "needed") >= 1)
         kill(south)
         text = run.communicate(timeout=400)[0]
     assert run.returncode == 2 and "no reply of south" in text and "--resume" in text
     start_again(south)
-    deploy("run", server, RECIPE, *overrides(CHOICES), "--name", "needed", "--resume")
+    deploy("run", server, RECIPE, *chosen("needed"), "--resume")
     assert bits(server / "runs" / "needed" / "train") == undisturbed
 
 
@@ -123,13 +132,13 @@ def test_a_run_goes_on_without_who_follows_it_and_is_followed_again(
     federation: Path, undisturbed: list[tuple[int, str, str, str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = federation / "server"
-    with run_of(federation, "--name", "followed") as run:
+    with run_of(federation, "followed") as run:
         wait_until(lambda: rounds_done(federation, "followed") >= 1)
         run.send_signal(signal.SIGINT)
         text = run.communicate(timeout=60)[0]
     assert run.returncode == 130 and "run followed continues at the server" in text
     capsys.readouterr()
-    again = ["deploy", "run", str(server), str(RECIPE), *overrides(CHOICES), "--name", "followed"]
+    again = ["deploy", "run", str(server), str(RECIPE), *chosen("followed")]
     assert main(again) == 2 and "holds a run already; --resume continues it" in capsys.readouterr().err
     assert main([*again, "--resume"]) == 0 and "run followed is already running" in capsys.readouterr().out
     assert bits(server / "runs" / "followed" / "train") == undisturbed

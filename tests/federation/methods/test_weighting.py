@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from federation.methods.registries import INVARIANTS, WEIGHTINGS, Contribution, Mean
-from federation.methods.weighting import Fairness, Samples, Softmax, Uncertainty, Uniform, Weighting, validation_loss
+from federation.methods.weighting import (
+    Fairness,
+    Samples,
+    Softmax,
+    Uncertainty,
+    Uniform,
+    Weighting,
+    limit_share,
+    validation_loss,
+)
 
 State = Mapping[str, Tensor]
 
@@ -242,3 +251,22 @@ def test_wrong_options_are_refused(kind, options):
     (option,) = options
     with pytest.raises(ValueError, match=f"{kind.__name__}: {option} is .*, expected a positive number"):
         kind(**options)
+
+
+def test_no_site_has_more_than_its_largest_share():
+    """Fuzz: one site lies by any factor; the weights of the others, and honest weights, stay as they are."""
+    draw = random.Random(0)
+    for _ in range(200):
+        count, most = draw.randint(2, 8), draw.choice((0.5, 0.7, 0.99))
+        honest = {f"s{i}": draw.uniform(1, 1.5) for i in range(count)}
+        weights = {**honest, "s0": honest["s0"] * 10 ** draw.uniform(0, 300)}
+        limited = limit_share(weights, most)
+        part = (1 + most) / 2 if count == 2 else most
+        assert limited["s0"] / math.fsum(limited.values()) <= part * (1 + 1e-12)
+        assert all(limited[site] == honest[site] for site in honest if site != "s0")
+        if weights["s0"] <= part * math.fsum(weights.values()):
+            assert limited == weights
+        assert limit_share(weights, 1.0) == weights
+    assert limit_share({"s0": 1e9}, 0.5) == {"s0": 1e9}
+    assert limit_share({"a": 7.0, "b": 3.0}, 0.5) == {"a": 7.0, "b": 3.0}  # of two sites one has half anyway
+    assert limit_share({"a": 7e6, "b": 3.0}, 0.5) == {"a": 9.0, "b": 3.0}
