@@ -18,12 +18,12 @@ class DataError(ValueError):
 
 @contextmanager
 def naming_file(path: Path | str, key: str) -> Iterator[None]:
-    """Errors of operators and estimators, which know no file, become a :class:`DataError` of this one."""
+    """Errors of readers, operators and estimators that name no file become a :class:`DataError` of this one."""
     try:
         yield
-    except DataError:
+    except (DataError, OSError):
         raise
-    except (ValueError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         found, advice = f"values that cannot be used ({error})", "correct or leave out the file"
         raise data_error(path, key, found, "a scan", advice) from error
 

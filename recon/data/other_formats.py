@@ -72,7 +72,8 @@ def format_of(path: Path) -> FileFormat | None:
     if head.startswith(b"PK\3\4"):
         return _in_zip(path)
     if head.startswith(b"\x1f\x8b"):
-        return NIFTI if _is_nifti(_unzipped(path)) else FileFormat("a gzip archive", _UNPACK)
+        start = _unzipped(path)
+        return NIFTI if _is_nifti(start) else FileFormat("a gzip archive", _UNPACK) if start else None
     if head[257:262] == b"ustar":
         return FileFormat("a tar archive", _UNPACK)
     if _is_nifti(head):
@@ -91,14 +92,15 @@ def layout_of(file: h5py.File) -> FileFormat | None:
     top = held.keys()
     if any(isinstance(entry, h5py.Group) and {"xml", "data"} <= set(entry) for entry in held.values()):
         return _ISMRMRD
+    ct, mri = 'read it as CT: modality = "ct", format', 'read it as MRI: modality = "mri", format'
     if top & {"counts", "line_integrals"} and "geometry" in top:
-        return FileFormat("a CT scan of fedrecon", 'read it as CT: modality = "ct" in the manifest, CT weights')
+        return FileFormat("a CT scan of fedrecon", f'{ct} = "sinogram" in the manifest; weights of CT')
     if "exchange" in top:
-        return FileFormat("CT projections (Data Exchange)", 'read them as CT: modality = "ct", format = "exchange"')
+        return FileFormat("CT projections (Data Exchange)", f'{ct} = "exchange" in the manifest')
     if "kspace" in top:
-        return FileFormat("an MRI scan (k-space)", 'read it as MRI: modality = "mri" in the manifest, MRI weights')
+        return FileFormat("an MRI scan (k-space)", f'{mri} = "fastmri" in the manifest; weights of MRI')
     if top == {"data"} and getattr(held["data"], "shape", ())[1:] == (1000, 513):
-        return FileFormat("CT projections (LoDoPaB-CT)", 'read them as CT: modality = "ct", format = "lodopab"')
+        return FileFormat("CT projections (LoDoPaB-CT)", f'{ct} = "lodopab" in the manifest')
     if {"reconstruction", "image"} <= top:
         return FileFormat("an image that fedrecon reconstructed", "use the scan that it was made from")
     if "#refs#" in top or any("MATLAB_class" in entry.attrs for entry in held.values()):

@@ -77,7 +77,8 @@ class Readers(Registry[AnyVolume]):
         if not path.is_file():
             found = "a folder" if path.is_dir() else "nothing"
             raise data_error(path, "file", found, f"a file of format {format}", "correct the path")
-        volume = self[format](path, **options)
+        with naming_file(path, "file"):
+            volume = self[format](path, **options)
         if volume is None:
             raise DataError(f"{path}: the reader {format!r} returns nothing, expected a volume; return one")
         return volume

@@ -9,12 +9,13 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from federation import ConfigError, check_sites, load_federation, make_fastmri_sites, make_image_sites
 from federation.cli.main import main
 from federation.sites.lock_file import lock_path
-from physics import phantom_volume
-from recon import DataError
+from physics import ImageGrid, ParallelBeam, phantom_volume
+from recon import DataError, write_sinograms
 
 from ..fake_sites import HEADER, write_file, write_manifest
 
@@ -83,6 +84,19 @@ def _group(path: Path) -> None:
 def _add(path: Path, key: str, value: object) -> None:
     with h5py.File(path, "r+") as file:
         file[key] = value
+
+
+#: Ways to break a CT file, by the dataset that is replaced.
+CT_VALUES = {
+    "line_integrals": (np.full((1, 6, 9), np.nan), np.zeros((1, 5, 9)), np.zeros((1, 9, 6)), np.zeros(3), "none"),
+    "geometry/angles_rad": (np.zeros(0), np.full(6, np.nan), np.zeros((6, 2)), "0 to 360"),
+    "geometry/kind": ("ConeBeam", np.ones(2), 7),
+    "geometry/detectors": (9.5, -9, "nine", np.ones(3)),
+    "geometry/pitch_mm": (-1.0, np.nan, "wide", np.ones(2)),
+    "grid/shape": (np.array([0, -3]), np.array([8]), "8x8", np.ones((2, 2))),
+    "grid/pixel_mm": (np.nan, -1.0, "x", np.ones(2)),
+    "photons": (np.zeros(3), "many", -5.0),
+}
 
 
 def scans(folder: Path, count: int) -> list[Path]:
@@ -204,3 +218,23 @@ def test_images_that_cannot_be_used_are_named_and_can_be_left_out(
     make_image_sites(paths, tmp_path / "sites", skip_bad=True)
     assert all(name in caplog.text for name in bad)
     assert len({name.split("_")[1] for name in listed(tmp_path / "sites")}) == 9
+
+
+@pytest.mark.parametrize("key", CT_VALUES)
+def test_a_broken_ct_file_is_one_line_that_names_it(key: str, tmp_path: Path) -> None:
+    values = CT_VALUES[key]
+    names = [f"{number}.h5" for number in range(len(values) + 1)]
+    (tmp_path / "data/s").mkdir(parents=True)
+    scan = ParallelBeam((0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 9, 1.0)
+    for number, name in enumerate(names):
+        lines = torch.full((1, 6, 9), 1 + number / 10)
+        write_sinograms(tmp_path / "data/s" / name, ImageGrid((6, 6), 1.0), scan, line_integrals=lines, photons=1e4)
+    for name, value in zip(names[1:], values, strict=True):
+        _replace(tmp_path / "data/s" / name, key, value)
+    write_manifest(tmp_path, "s", {"test": names}, 'modality = "ct"')
+    with pytest.raises(DataError) as caught:
+        check_sites(tmp_path)
+    lines_said = str(caught.value).splitlines()
+    assert [sum(f"/{name}: " in line for line in lines_said) for name in names] == [0] + [1] * len(values), lines_said
+    facts = check_sites(tmp_path, skip_bad=True)
+    assert [split.files for split in facts[0].splits] == [1]

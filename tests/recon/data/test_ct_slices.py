@@ -272,7 +272,7 @@ def _broken(path: Path, kind: str) -> Path:
     ("kind", "words"),
     [
         ("truncated", "no readable HDF5.*copy it again"),
-        ("text", "no readable HDF5"),
+        ("text", "found a text file, expected HDF5"),
         ("axes", "exchange its last two axes"),
         ("nan", "counts: found NaN"),
         ("negative", "counts down to -3.*state electronic_noise"),
@@ -297,9 +297,9 @@ def test_a_bad_file_is_one_line_that_names_it(volume: Path, kind: str, words: st
     [
         ({"simulate": ScanSimulation(views=99)}, "views: found 99, expected at most the 40"),
         ({"simulate": ScanSimulation(photons=1e6)}, "expected at most 20000"),
-        ({"format": "htc2022"}, "no readable MATLAB"),
-        ({"format": "exchange"}, "exchange/data: found nothing"),
-        ({"format": "lodopab"}, "data: found nothing"),
+        ({"format": "htc2022"}, "found a CT scan of fedrecon, expected a MATLAB 5 file.*sinogram"),
+        ({"format": "exchange"}, "found a CT scan of fedrecon, expected raw counts.*sinogram"),
+        ({"format": "lodopab"}, "found a CT scan of fedrecon, expected data of shape.*sinogram"),
     ],
 )
 def test_arguments_that_a_file_cannot_serve_are_refused(volume: Path, arguments: dict[str, Any], words: str) -> None:

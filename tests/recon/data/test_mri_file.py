@@ -134,7 +134,7 @@ def empty(path):
     [
         (truncated, "no readable HDF5 .*truncated"),
         (empty, "an empty file"),
-        (not_hdf5, "no readable HDF5"),
+        (not_hdf5, "expected .*HDF5"),
         (Path.unlink, "found nothing"),
         (lambda path: (path.unlink(), path.mkdir()), "found a folder"),
     ],

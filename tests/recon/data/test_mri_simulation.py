@@ -194,10 +194,10 @@ def test_bad_images_are_one_line(tmp_path):
     expected = {
         "missing.nii": "found nothing",
         "broken.nii.gz": "no readable NIfTI",
-        "broken.dcm": "no readable DICOM",
+        "broken.dcm": "a text file, expected a NIfTI or DICOM image",
         "four.nii": "expected a 3-D volume",
         "nan.nii": "found NaN",
-        "series": "no .dcm file",
+        "series": "no DICOM file",
     }
     for name, message in expected.items():
         with pytest.raises(DataError, match=message) as error:
