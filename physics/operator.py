@@ -13,6 +13,19 @@ Shape = tuple[int, ...]
 Scalar = float | complex | Tensor
 
 
+def require_tensor(who: str, value: object, what: str) -> None:
+    """Refuse numpy arrays, lists and None where a tensor is expected.
+
+    Raises
+    ------
+    TypeError
+        If the value is no tensor.
+    """
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise TypeError(f"{who}: {what} is {kind}, expected a tensor; convert an array with torch.from_numpy")
+
+
 class LinearOperator(nn.Module, ABC):
     """A linear map :math:`y = A x`. Trailing axes belong to the operator, all leading axes are batch.
 
@@ -61,7 +74,10 @@ class LinearOperator(nn.Module, ABC):
         ------
         ValueError
             If the trailing shape of ``x`` is not ``domain_shape``.
+        TypeError
+            If ``x`` is no tensor.
         """
+        require_tensor(type(self).__name__, x, "image")
         self._require(x, self.domain_shape, "image")
         return self._forward(x)
 
@@ -72,7 +88,10 @@ class LinearOperator(nn.Module, ABC):
         ------
         ValueError
             If the trailing shape of ``y`` is not ``range_shape``.
+        TypeError
+            If ``y`` is no tensor.
         """
+        require_tensor(type(self).__name__, y, "measurement")
         self._require(y, self.range_shape, "measurement")
         return self._adjoint(y)
 

@@ -94,8 +94,7 @@ def reconstruct_file(
         "round": state.round,
     }
     with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
-        for warning in samples.coverage_warnings(0):
-            say(f"warning: {warning}")
+        _say_coverage(samples, say)
         network, adapted = _adapted(network, samples, adapt_steps, say)
         return _write(network, samples, Path(out), attributes | adapted)
 
@@ -143,8 +142,7 @@ def reconstruct_with_weights(
         def progress(done: int) -> None:
             say(f"slice {done}/{len(samples)}")
 
-        for warning in samples.coverage_warnings(0):
-            say(f"warning: {warning}")
+        _say_coverage(samples, say)
         network, adapted = _adapted(network, samples, adapt_steps, say)
         done = _write(network, samples, Path(out), attributes | adapted, progress)
         for text in file.beyond(matrix=max(done[0][1:]), acceleration=samples.acceleration(0)):
@@ -171,6 +169,12 @@ def _say_if_full(samples: VolumeSlices, can_simulate: bool, say: Say) -> None:
         f"note: {samples.volumes[0].path} is fully sampled (R = {acceleration:.2f}) and reconstructed as it is: its "
         f"scores are not those of accelerated or noisier scans{advice}"
     )
+
+
+def _say_coverage(samples: VolumeSlices, say: Say) -> None:
+    """Warn where a scan does not see the whole object, or the image does not hold it."""
+    for warning in samples.coverage_warnings(0):
+        say(f"warning: {warning}")
 
 
 def _adapted(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..operator import require_tensor
 from .fbp_weights import redundancy_weights, scan_coverage, view_angles
-from .geometry import Array, Geometry, ImageGrid, ParallelBeam, hole_radius_mm
+from .geometry import Array, Geometry, ImageGrid, ParallelBeam, hole_radius_mm, require_scan
 from .rays import PAD, by_lanes
 from .transpose_pair import Transposed
 
@@ -60,6 +62,8 @@ def filtered_backprojection(
     ------
     ValueError
         If sinogram and geometry disagree in shape, the window is unknown or the cut-off is not in (0, 1].
+    TypeError
+        If the sinogram is no tensor of floating-point numbers.
 
     References
     ----------
@@ -68,6 +72,8 @@ def filtered_backprojection(
        Phys. Med. Biol. 47, 2002.
     """
     who = "filtered_backprojection"
+    require_tensor(who, sinogram, "sinogram")
+    require_scan(who, grid, geometry)
     found = tuple(sinogram.shape[-2:])
     if found != geometry.shape:
         hint = "; exchange its last two axes" if found == geometry.shape[::-1] else ""
@@ -78,8 +84,8 @@ def filtered_backprojection(
         raise TypeError(f"{who}: sinogram has dtype {sinogram.dtype}, expected float32 or float64")
     if window not in WINDOWS:
         raise ValueError(f"{who}: window is {window!r}, expected one of {', '.join(WINDOWS)}")
-    if not 0 < cutoff <= 1:
-        raise ValueError(f"{who}: cutoff is {cutoff}, expected more than 0 and at most 1")
+    if not isinstance(cutoff, Real) or not 0 < cutoff <= 1:
+        raise ValueError(f"{who}: cutoff is {cutoff!r}, expected more than 0 and at most 1")
     plan = _plan(geometry, grid)
     weighted = torch.nn.functional.pad(sinogram * torch.from_numpy(plan.weights).to(sinogram), plan.margins)
     response = torch.from_numpy(plan.response(window, cutoff)).to(sinogram)

@@ -40,7 +40,7 @@ class ImageGrid:
     pixel_mm: float
 
     def __post_init__(self) -> None:
-        shape = tuple(self.shape)
+        shape = tuple(self.shape) if np.ndim(self.shape) == 1 else ()
         if len(shape) != 2 or not all(_is_count(n) for n in shape):
             raise ValueError(f"ImageGrid: shape is {self.shape}, expected (height, width), positive whole numbers")
         _set(self, "shape", (int(shape[0]), int(shape[1])))
@@ -107,11 +107,10 @@ class _Scan:
         in_order = beyond.mean() < 0.1 and small.sum() >= 0.3 * np.abs(small).sum() if len(steps) else True
         if in_order and (forward.sum() <= turn or np.median(forward) < math.pi / 3):
             travel: Array = np.cumsum(np.r_[0.0, forward])
-            return travel - float(travel.min())
+            return np.asarray(travel - travel.min())
         ring = np.sort(self.angles % turn)
         first = ring[(int(np.diff(ring, append=ring[0] + turn).argmax()) + 1) % len(ring)]
-        gone: Array = (self.angles - float(first)) % turn
-        return gone
+        return np.asarray((self.angles - first) % turn)
 
     @property
     def u_mm(self) -> Array:
@@ -145,8 +144,8 @@ class _Scan:
             raise ValueError(f"{who}: detectors is {self.detectors!r}, expected a positive whole number")
         _set(self, "detectors", int(self.detectors))
         _set(self, "pitch_mm", _length(who, "pitch_mm", self.pitch_mm, "the distance between neighboring elements"))
-        if not math.isfinite(self.offset_mm):
-            raise ValueError(f"{who}: offset_mm is {self.offset_mm}, expected a finite number")
+        if math.isnan(_number(self.offset_mm)):
+            raise ValueError(f"{who}: offset_mm is {self.offset_mm!r}, expected a finite number in mm")
         _set(self, "offset_mm", float(self.offset_mm))
 
     def __repr__(self) -> str:
@@ -244,6 +243,20 @@ class FanBeam(_Scan):
 Geometry = ParallelBeam | FanBeam
 
 
+def require_scan(who: str, grid: object, geometry: object) -> None:
+    """Refuse a grid that is no :class:`ImageGrid` and a geometry that is neither beam.
+
+    Raises
+    ------
+    TypeError
+        If one of them is of another class.
+    """
+    if not isinstance(grid, ImageGrid):
+        raise TypeError(f"{who}: grid is {f'{grid!r}':.60}, expected an ImageGrid((height, width), pixel_mm)")
+    if not isinstance(geometry, ParallelBeam | FanBeam):
+        raise TypeError(f"{who}: geometry is {f'{geometry!r}':.60}, expected a ParallelBeam or a FanBeam")
+
+
 class Rays(NamedTuple):
     """Lines in the plane, each given by a point and a unit direction; arrays ``(views, detectors)``, lengths in mm."""
 
@@ -325,6 +338,9 @@ def evenly_spaced(views: int, step_rad: float, start_rad: float = 0.0) -> tuple[
     """View angles ``start + k * step`` for ``k`` in ``range(views)``."""
     if not _is_count(views):
         raise ValueError(f"evenly_spaced: views is {views!r}, expected a positive whole number")
+    for name, angle in (("step_rad", step_rad), ("start_rad", start_rad)):
+        if math.isnan(_number(angle)):
+            raise ValueError(f"evenly_spaced: {name} is {angle!r}, expected a finite number in rad")
     return tuple((start_rad + np.arange(views) * step_rad).tolist())
 
 
@@ -336,9 +352,12 @@ def _fan_angles(geometry: FanBeam, u: Array) -> Array:
 
 def _angles(who: str, given: Any) -> tuple[float, ...]:
     try:
-        angles = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{who}: angles_rad is {given!r:.60}, expected numbers in rad") from None
+        numbers = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+    except ValueError as error:  # lists of unequal length
+        raise ValueError(f"{who}: angles_rad is no array of numbers in rad ({error})") from None
+    if numbers.dtype.kind not in "iuf":
+        raise ValueError(f"{who}: angles_rad is {f'{given!r}':.60}, expected numbers in rad; see numpy.deg2rad")
+    angles = numbers.astype(np.float64)
     if angles.ndim != 1 or angles.size == 0:
         raise ValueError(f"{who}: angles_rad has shape {angles.shape}, expected (views,) with at least one view")
     if not np.isfinite(angles).all():
@@ -369,9 +388,21 @@ def _is_count(value: Any) -> bool:
 
 
 def _length(who: str, name: str, value: Any, meaning: str) -> float:
-    if isinstance(value, (bool, str)) or not math.isfinite(value) or not value > 0:
-        raise ValueError(f"{who}: {name} is {value!r}, expected {meaning} in mm, above zero")
-    return float(value)
+    number = _number(value)
+    if not number > 0:
+        square = "; pixels are square: give one number" if name == "pixel_mm" and np.ndim(value) else ""
+        raise ValueError(f"{who}: {name} is {value!r}, expected {meaning} in mm, above zero{square}")
+    return number
+
+
+def _number(value: Any) -> float:
+    """A finite number, NaN for everything else."""
+    if isinstance(value, (bool, str, bytes)):
+        return math.nan
+    try:
+        return float(value) if math.isfinite(value) else math.nan
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _set(instance: object, name: str, value: Any) -> None:

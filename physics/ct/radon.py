@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..operator import LinearOperator, reciprocal
+from ..operator import LinearOperator, reciprocal, require_tensor
 from .fbp import filtered_backprojection
 from .fbp_weights import goes_all_round
 from .geometry import (
@@ -19,6 +19,7 @@ from .geometry import (
     field_of_view_radius_mm,
     hole_radius_mm,
     is_displaced,
+    require_scan,
 )
 from .projector import Projector, projector_of
 from .transmission import estimate_ray_noise
@@ -62,10 +63,12 @@ class RadonOperator(LinearOperator):
     slices_at_once = 8  # the kernels are three times faster per image on eight of them
 
     def __init__(self, grid: ImageGrid, geometry: Geometry, ray_weights: Tensor | None = None) -> None:
+        require_scan("RadonOperator", grid, geometry)
         super().__init__(grid.shape, geometry.shape)
         self.grid, self.geometry = grid, geometry
         _require_coverage(grid, geometry)
         if ray_weights is not None:
+            require_tensor("RadonOperator", ray_weights, "ray_weights")
             self._require(ray_weights, self.range_shape, "ray_weights")
             if not ray_weights.is_floating_point() or not bool((ray_weights >= 0).all()):
                 raise ValueError("RadonOperator: ray_weights hold NaN or negative values, expected real weights >= 0")

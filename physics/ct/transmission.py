@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..operator import require_tensor
 from .geometry import Geometry, ImageGrid
 from .projector import projector_of
 
@@ -52,7 +53,11 @@ class Transmission:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        photons = torch.as_tensor(self.photons, dtype=torch.float64)
+        try:
+            photons = torch.as_tensor(self.photons, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            found = f"{self.photons!r}"
+            raise ValueError(f"Transmission: photons are {found:.60}, expected a number or a tensor") from None
         if not bool((photons > 0).all()) or not bool(photons.isfinite().all()):
             raise ValueError(f"Transmission: photons reach {float(photons.min())}, expected finite numbers above 0")
         if not 0 <= self.electronic_noise < math.inf:
@@ -62,10 +67,12 @@ class Transmission:
 
     def counts(self, line_integrals: Tensor, generator: torch.Generator) -> Tensor:
         """Draw counts, shape of ``line_integrals``."""
+        require_tensor("Transmission", line_integrals, "line_integrals")
         return self.detected((-line_integrals).exp(), generator)
 
     def expected_counts(self, line_integrals: Tensor) -> Tensor:
         """Mean counts for these line integrals."""
+        require_tensor("Transmission", line_integrals, "line_integrals")
         return self._photons(line_integrals) * (-line_integrals).exp()
 
     def detected(self, transmitted: Tensor, generator: torch.Generator) -> Tensor:
@@ -104,6 +111,7 @@ class Transmission:
         return torch.as_tensor(self.photons, dtype=like.dtype, device=like.device)
 
     def _require_counts(self, counts: Tensor) -> None:
+        require_tensor("Transmission", counts, "counts")
         if bool(counts.isnan().any()):
             raise ValueError("Transmission: counts hold NaN, expected photon counts; give dead elements weight zero")
 
@@ -158,6 +166,7 @@ def simulate_counts(
 
 def transmitted(attenuation: Tensor, grid: ImageGrid, geometry: Geometry, rays_per_detector: int = 3) -> Tensor:
     """Transmitted fraction of the beam per element, mean of several rays; parameters as :func:`simulate_counts`."""
+    require_tensor("transmitted", attenuation, "attenuation")
     if tuple(attenuation.shape[-2:]) != grid.shape:
         raise ValueError(
             f"transmitted: attenuation has trailing shape {tuple(attenuation.shape[-2:])}, expected {grid.shape}"
@@ -186,6 +195,7 @@ def estimate_ray_noise(lines: Tensor) -> Tensor:
         ``(*batch,)``. Differences that are exactly zero are left out: rays of weight zero and rays beside the object of
         a noise-free simulation. 0 if all are.
     """
+    require_tensor("estimate_ray_noise", lines, "lines")
     second = (lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]).detach().abs()
     batch = second.shape[:-2]
     medians = [

@@ -154,11 +154,11 @@ def write_sinograms(
     grid: ImageGrid,
     geometry: Geometry,
     *,
-    counts: Tensor | None = None,
-    line_integrals: Tensor | None = None,
-    photons: float | Tensor | None = None,
+    counts: Tensor | npt.ArrayLike | None = None,
+    line_integrals: Tensor | npt.ArrayLike | None = None,
+    photons: Tensor | npt.ArrayLike | None = None,
     electronic_noise: float = 0.0,
-    reference: Tensor | None = None,
+    reference: Tensor | npt.ArrayLike | None = None,
     patient_id: str = "",
     acquisition: str = "",
     simulated: str = "",
@@ -168,7 +168,7 @@ def write_sinograms(
     Parameters
     ----------
     counts, line_integrals
-        One of them, ``(slices, views, detectors)``.
+        One of them, ``(slices, views, detectors)``; tensors or arrays, as the others.
     photons
         Per ray before the object; needed with counts.
     reference
@@ -183,18 +183,20 @@ def write_sinograms(
     DataError
         If the file cannot be written.
     """
-    name, data = ("counts", counts) if counts is not None else ("line_integrals", line_integrals)
-    if data is None or (counts is not None and line_integrals is not None):
+    name, given = ("counts", counts) if counts is not None else ("line_integrals", line_integrals)
+    if given is None or (counts is not None and line_integrals is not None):
         raise ValueError("write_sinograms: expected either counts or line_integrals")
     if counts is not None and photons is None:
         raise ValueError("write_sinograms: counts need the photons per ray before the object")
+    data = _values(name, given)
+    truth = None if reference is None else _values("reference", reference)
     if data.ndim != 3 or tuple(data.shape[1:]) != geometry.shape:
         raise ValueError(f"write_sinograms: {name} has shape {tuple(data.shape)}, expected (slices, *{geometry.shape})")
-    if reference is not None and tuple(reference.shape) != (len(data), *grid.shape):
-        found = tuple(reference.shape)
+    if truth is not None and tuple(truth.shape) != (len(data), *grid.shape):
+        found = tuple(truth.shape)
         raise ValueError(f"write_sinograms: reference has shape {found}, expected {(len(data), *grid.shape)}")
     arrays: dict[str, Any] = {
-        name: data.to(torch.float32).numpy(),
+        name: data.float().numpy(),
         "geometry/angles_rad": geometry.angles,
         "grid/shape": np.array(grid.shape),
         "grid/pixel_mm": grid.pixel_mm,
@@ -204,9 +206,9 @@ def write_sinograms(
         if field.name != "angles_rad":
             arrays[f"geometry/{field.name}"] = getattr(geometry, field.name)
     if photons is not None:
-        arrays["photons"] = np.asarray(photons, dtype=np.float64)
-    if reference is not None:
-        arrays["reference"] = reference.to(torch.float32).numpy()
+        arrays["photons"] = _values("photons", photons).double().numpy()
+    if truth is not None:
+        arrays["reference"] = truth.float().numpy()
     attributes: dict[str, Any] = {
         "patient_id": patient_id,
         "acquisition": acquisition,
@@ -214,6 +216,17 @@ def write_sinograms(
         "simulated": simulated,
     }
     write_hdf5(Path(path), arrays, attributes)
+
+
+def _values(name: str, given: Any) -> Tensor:
+    """Numbers of a tensor, with or without a gradient and on any device, or of an array."""
+    try:
+        values = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"write_sinograms: {name} is {type(given).__name__}, expected a tensor of numbers") from None
+    if values.is_complex():
+        raise TypeError(f"write_sinograms: {name} has dtype {values.dtype}, expected real numbers")
+    return values
 
 
 def open_sinogram_file(path: Path) -> SinogramVolume:

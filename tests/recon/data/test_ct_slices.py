@@ -68,6 +68,18 @@ def test_a_volume_reads_back_as_written(volume: Path) -> None:
         assert torch.equal(found.read_slice(1), torch.from_numpy(file["counts"][1]))
 
 
+def test_arrays_and_tensors_with_a_gradient_are_written(tmp_path: Path) -> None:
+    lines, path = torch.rand(1, *SCAN.shape), tmp_path / "a.h5"
+    image = torch.rand(1, *GRID.shape)
+    for given in (lines, lines.numpy(), lines.double().numpy(), lines.tolist(), lines.clone().requires_grad_()):
+        write_sinograms(path, GRID, SCAN, line_integrals=given, photons=np.full(50, 9.0), reference=image.numpy())
+        found = CT_READERS.open(path, "sinogram")
+        assert torch.equal(found.read_slice(0), lines[0]) and torch.equal(found.read_reference(0), image[0])
+    for wrong in ("a", lines + 1j, [[1.0], [1.0, 2.0]]):
+        with pytest.raises(TypeError, match="write_sinograms: line_integrals"):
+            write_sinograms(path, GRID, SCAN, line_integrals=wrong)  # type: ignore[arg-type]
+
+
 def test_samples_are_weighted_scaled_and_whitened(volume: Path) -> None:
     samples = SinogramSlices([volume], "north")
     assert len(samples) == 2 and samples.locate(1) == (0, 1)
