@@ -83,9 +83,9 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
         size = 2 * int(np.ceil(reach / grid.pixel_mm))
         height, width = (max(size, n) for n in grid.shape)
         lines.append(
-            f"{path}: grid: found the object in {off.rays:.1%} of the rays that pass beside the image in slice "
-            f"{off.number}, expected air; the object is larger than the grid of {grid.shape[0]}x{grid.shape[1]} pixels "
-            f"of {grid.pixel_mm:g} mm, which no image explains: use a grid of {'at least ' * (cut.views > _VIEWS)}"
+            f"{path}: grid: found the object in rays that pass beside the image ({off.rays:.1%} of all rays of slice "
+            f"{off.number}), expected air; the object is larger than the grid of {grid.shape[0]}x{grid.shape[1]} "
+            f"pixels of {grid.pixel_mm:g} mm, which no image explains: use a grid of {'at least ' * (cut.views > _VIEWS)}"
             f"{height}x{width} pixels"
         )
     return lines
