@@ -5,6 +5,7 @@ Row 0 of an image is at the top (+y). In view t of a parallel beam, the ray at d
 ``(D - R) (-sin t, cos t)`` and its detector axis u along ``(cos t, sin t)``.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,10 +14,14 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+logger = logging.getLogger(__name__)
+
 Array = npt.NDArray[np.floating[Any]]
 
 #: Angles that span more turns are rejected: they are most likely in degrees.
 _MOST_TURNS = 3
+#: Step between views of a scan of more than a turn above which they are most likely in degrees.
+_COARSE_RAD = 0.2
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,8 @@ class ParallelBeam(_Scan):
     Raises
     ------
     ValueError
-        If an argument is invalid, or the angles span more than three turns (degrees?).
+        If an argument is invalid, or the angles span more than three turns (degrees?). A few views over more than a
+        turn are logged, as they are most likely in degrees, too.
     """
 
     angles_rad: tuple[float, ...]
@@ -367,6 +373,14 @@ def _angles(who: str, given: Any) -> tuple[float, ...]:
         raise ValueError(
             f"{who}: angles_rad spans {np.ptp(angles):.4g} rad, {turns:.0f} turns, expected at most {_MOST_TURNS}; "
             "convert degrees with numpy.deg2rad, or take angles modulo 2 pi"
+        )
+    # Tilts of a few degrees, as in tomosynthesis, would be one to three turns with very few views.
+    if turns > 1.05 and np.ptp(angles) > _COARSE_RAD * len(angles):
+        logger.warning(
+            "%s: angles_rad spans %.4g rad with only %d views: are these degrees? Then convert them with numpy.deg2rad",
+            who,
+            np.ptp(angles),
+            len(angles),
         )
     return tuple(angles.tolist())
 

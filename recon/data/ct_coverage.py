@@ -85,8 +85,8 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
         lines.append(
             f"{path}: grid: found the object in rays that pass beside the image ({off.rays:.1%} of all rays of slice "
             f"{off.number}), expected air; the object is larger than the grid of {grid.shape[0]}x{grid.shape[1]} "
-            f"pixels of {grid.pixel_mm:g} mm, which no image explains: use a grid of {'at least ' * (cut.views > _VIEWS)}"
-            f"{height}x{width} pixels"
+            f"pixels of {grid.pixel_mm:g} mm, which no image explains: use a grid of "
+            f"{'at least ' * (cut.views > _VIEWS)}{height}x{width} pixels"
         )
     return lines
 

@@ -7,6 +7,7 @@ group ``grid`` with ``shape`` and ``pixel_mm``. Attributes of the file: ``patien
 ``electronic_noise``, ``simulated``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from physics import FanBeam, Geometry, ImageGrid, ParallelBeam
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
-from .hdf5_file import dataset_of, not_found, opened, text_of
+from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class SinogramVolume:
     Raises
     ------
     DataError
-        If shape and geometry disagree.
+        If shape and geometry disagree, photons or their noise are impossible, or photons do not fit the rays.
     """
 
     path: Path
@@ -67,12 +68,18 @@ class SinogramVolume:
             advice = "exchange its last two axes" if found == expected[::-1] else "correct geometry or data"
             expected_text = f"{expected}, (views, detectors)"
             raise data_error(self.path, self.holds, f"trailing shape {found}", expected_text, advice)
+        if fault := dose_fault(self.photons, self.electronic_noise, self.geometry):
+            raise data_error(self.path, *fault, "correct the file")
 
     @property
     def description(self) -> str:
         height, width = self.grid.shape
         beam = "parallel" if isinstance(self.geometry, ParallelBeam) else "fan"
         return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
+
+    def warnings(self) -> list[str]:
+        """What makes the file less useful than others of its format, one line each, with its path."""
+        return []
 
     def read_slice(self, index: int) -> Tensor:
         """Stored measurement of one slice, float32 ``(views, detectors)``; raw counts are less the dark field.
@@ -179,7 +186,8 @@ def write_sinograms(
     Raises
     ------
     ValueError
-        If shapes disagree, both or none of counts and line integrals are given, or counts lack photons.
+        If shapes disagree, both or none of counts and line integrals are given, counts lack photons, or photons or
+        their noise are impossible.
     DataError
         If the file cannot be written.
     """
@@ -192,6 +200,9 @@ def write_sinograms(
     truth = None if reference is None else _values("reference", reference)
     if data.ndim != 3 or tuple(data.shape[1:]) != geometry.shape:
         raise ValueError(f"write_sinograms: {name} has shape {tuple(data.shape)}, expected (slices, *{geometry.shape})")
+    per_ray = None if photons is None else torch.as_tensor(photons, dtype=torch.float64)
+    if fault := dose_fault(per_ray, electronic_noise, geometry):
+        raise ValueError("write_sinograms: {} is {}, expected {}".format(*fault))
     if truth is not None and tuple(truth.shape) != (len(data), *grid.shape):
         found = tuple(truth.shape)
         raise ValueError(f"write_sinograms: reference has shape {found}, expected {(len(data), *grid.shape)}")
@@ -239,27 +250,47 @@ def open_sinogram_file(path: Path) -> SinogramVolume:
         if len(stored) > 1:
             raise data_error(path, "file", " and ".join(stored), one_of, advice)
         holds: Any = stored[0]
-        shape = dataset_of(file, path, holds).shape
+        shape = numbers_of(file, path, holds).shape
         if len(shape) != 3 or 0 in shape:
             raise data_error(path, holds, f"shape {shape}", "(slices, views, detectors)", "write the file again")
         geometry, grid = _read_geometry(file, path), _read_grid(file, path)
         photons: Tensor | None = None
         if "photons" in file:
-            photons = torch.from_numpy(np.asarray(dataset_of(file, path, "photons")[()], dtype=np.float64))
-            if not bool((photons > 0).all()):
-                raise data_error(path, "photons", f"{float(photons.min()):g}", "numbers above zero", "correct them")
+            photons = torch.from_numpy(np.asarray(numbers_of(file, path, "photons")[()], dtype=np.float64))
         elif holds == "counts":
             raise data_error(path, "photons", "nothing", "the photons per ray", "write them, or line_integrals")
         has_reference, expected = "reference" in file, (shape[0], *grid.shape)
-        if has_reference and (found := dataset_of(file, path, "reference").shape) != expected:
+        if has_reference and (found := numbers_of(file, path, "reference").shape) != expected:
             raise data_error(path, "reference", f"shape {found}", f"{expected}", "correct grid or reference")
         return SinogramVolume(
             path, shape, grid, geometry, holds, photons,
-            electronic_noise=float(file.attrs.get("electronic_noise", 0.0)),
+            electronic_noise=_number(file.attrs.get("electronic_noise", 0.0), "electronic_noise", path),
             has_reference=has_reference,
             patient_id=text_of(file.attrs.get("patient_id")),
             simulated=text_of(file.attrs.get("simulated")),
         )  # fmt: skip
+
+
+def dose_fault(photons: Tensor | None, electronic_noise: float, geometry: Geometry) -> tuple[str, str, str] | None:
+    """Key, found and expected value of photons or electronic noise that no scan has; None: there is no fault."""
+    if not 0 <= electronic_noise < math.inf:
+        return "electronic_noise", f"{electronic_noise:g}", "0 or more counts"
+    if photons is None:
+        return None
+    if not bool(((photons > 0) & photons.isfinite()).all()):
+        return "photons", f"{float(photons.min()):g} to {float(photons.max()):g}", "finite numbers above zero"
+    shape, (views, detectors) = tuple(photons.shape), geometry.shape
+    if len(shape) > 2 or any(n not in (1, full) for n, full in zip(shape[::-1], (detectors, views), strict=False)):
+        expected = f"a number, ({detectors},) per element, ({views}, 1) per view, or ({views}, {detectors})"
+        return "photons", f"shape {shape}", expected
+    return None
+
+
+def _number(value: Any, key: str, path: Path) -> float:
+    try:
+        return float(np.asarray(value, dtype=np.float64).item())
+    except (TypeError, ValueError):
+        raise data_error(path, key, f"{value!r:.60}", "a number", "correct the file") from None
 
 
 def _read_geometry(file: h5py.File, path: Path) -> Geometry:
@@ -274,7 +305,7 @@ def _read_geometry(file: h5py.File, path: Path) -> Geometry:
             value = group[field.name][()]
             values[field.name] = text_of(value) if field.name == "detector" else value.tolist()
     if "angles_rad" in values:
-        values["angles_rad"] = tuple(map(float, np.atleast_1d(values["angles_rad"])))
+        values["angles_rad"] = checked(lambda: tuple(map(float, np.atleast_1d(values["angles_rad"]))), path)
     geometry: Geometry = checked(lambda: kinds[kind](**values), path)
     return geometry
 
@@ -282,15 +313,17 @@ def _read_geometry(file: h5py.File, path: Path) -> Geometry:
 def _read_grid(file: h5py.File, path: Path) -> ImageGrid:
     if "grid/shape" not in file or "grid/pixel_mm" not in file:
         raise data_error(path, "grid", "nothing", "shape and pixel_mm", "see recon.write_sinograms")
-    shape = tuple(int(n) for n in np.atleast_1d(file["grid/shape"][()]))
-    pixel = float(file["grid/pixel_mm"][()])
-    grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel), path)  # type: ignore[arg-type]
+    shape = checked(lambda: tuple(int(n) for n in np.atleast_1d(file["grid/shape"][()])), path)
+    pixel = _number(file["grid/pixel_mm"][()], "grid/pixel_mm", path)
+    grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel), path)
     return grid
 
 
 def checked(make: Callable[[], Any], path: Path) -> Any:
-    """Make a geometry or a grid from the values of a file; an error names the file."""
+    """Make a geometry, a grid or another value from those of a file; an error names the file."""
     try:
         return make()
+    except DataError:
+        raise
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(" ".join(f"{path}: {error}".split())) from None

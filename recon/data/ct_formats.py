@@ -1,8 +1,11 @@
 """Readers of CT files of other layouts: LoDoPaB-CT, Helsinki Tomography Challenge, Data Exchange."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import h5py
 import numpy as np
 import scipy.io
 import torch
@@ -13,23 +16,34 @@ from physics import LODOPAB_MU_MAX, FanBeam, ImageGrid, ParallelBeam, lodopab
 
 from ..errors import data_error
 from .ct_file import SinogramVolume, checked, open_sinogram_file
-from .hdf5_file import not_found, opened, text_of
+from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
 from .other_formats import unreadable
 from .slices import Readers
 
 
+@dataclass(frozen=True, eq=False)
 class LoDoPaBVolume(SinogramVolume):
-    """One ``observation_*.hdf5`` of LoDoPaB-CT, with ``ground_truth_*.hdf5`` in the same folder."""
+    """One ``observation_*.hdf5`` of LoDoPaB-CT; ``truth`` is its ``ground_truth_*.hdf5``, None: not found."""
+
+    truth: Path | None = None
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
         # The file holds integrals over lengths in m, divided by the largest attenuation in 1/m.
         return self._read("data", index) * (1000 * LODOPAB_MU_MAX)
 
     def _reference(self, index: int) -> np.ndarray[Any, Any]:
-        with opened(_lodopab_truth(self.path)) as file:
+        assert self.truth is not None
+        with opened(self.truth) as file:
             # ODL counts x along the first axis and y upwards along the second.
-            values: np.ndarray[Any, Any] = file["data"][index].T[::-1] * LODOPAB_MU_MAX
+            values: np.ndarray[Any, Any] = dataset_of(file, self.truth, "data")[index].T[::-1] * LODOPAB_MU_MAX
         return values
+
+    def warnings(self) -> list[str]:
+        if self.truth is not None:
+            return []
+        expected = f"{_truth_name(self.path)} beside it or in {_truth_name(self.path.parent)} beside its folder"
+        advice = "copy it there, set ground_truth in [data], or list the file for test only"
+        return [str(data_error(self.path, "reference", "no ground truth", expected, advice))]
 
 
 class HelsinkiVolume(SinogramVolume):
@@ -44,33 +58,60 @@ class ExchangeVolume(SinogramVolume):
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
         with opened(self.path) as file:
-            dark = file["exchange/data_dark"][:, index].mean(0)
+            dark = self._mean(file, "data_dark", index)
             values: np.ndarray[Any, Any] = file["exchange/data"][:, index] - dark
         return values
 
     def read_flat(self, index: int) -> Tensor:
         with opened(self.path) as file:
-            white, dark = (file[f"exchange/{name}"][:, index].mean(0) for name in ("data_white", "data_dark"))
+            white, dark = (self._mean(file, name, index) for name in ("data_white", "data_dark"))
         flat = torch.from_numpy(np.asarray(white - dark, dtype=np.float32))
-        if not bool((flat > 0).all()):
-            found = f"{int((flat <= 0).sum())} elements without counts above the dark field"
+        if dead := int((~((flat > 0) & flat.isfinite())).sum()):
+            found = f"{dead} elements without counts above the dark field in slice {index}"
             expected, advice = "an open beam on every element", "repair the flat field, or cut these columns off"
             raise data_error(self.path, "exchange/data_white", found, expected, advice)
         return flat
 
+    def _mean(self, file: h5py.File, name: str, index: int) -> np.ndarray[Any, Any]:
+        """Mean of the flat or dark images of one slice, ``(detectors,)``; the file may hold their mean alone."""
+        images = file[f"exchange/{name}"]
+        mean: np.ndarray[Any, Any] = images[index] if images.ndim == 2 else images[:, index].mean(0)
+        return mean
 
-def open_lodopab(path: Path) -> SinogramVolume:
-    """Check an ``observation_*.hdf5`` of LoDoPaB-CT."""
+
+def open_lodopab(path: Path, *, ground_truth: str | None = None) -> SinogramVolume:
+    """Check an ``observation_*.hdf5`` of LoDoPaB-CT.
+
+    Parameters
+    ----------
+    ground_truth
+        Folder of its ``ground_truth_*.hdf5``, absolute or from the folder of the observations; None: that folder, or
+        the folder ``ground_truth_*`` beside a folder ``observation_*``, as the archives unpack.
+    """
+    grid, geometry, photons = lodopab()
     with opened(path) as file:
         if "data" not in file or file["data"].ndim != 3:
             expected, advice = "data of shape (slices, 1000, 513)", "use an observation_*.hdf5 of LoDoPaB-CT"
             raise not_found(file, path, "data", expected, advice)
-        shape = file["data"].shape
-    grid, geometry, photons = lodopab()
+        shape = numbers_of(file, path, "data").shape
+    folders = (path.parent, path.parent.with_name(_truth_name(path.parent)))
+    if ground_truth is not None:
+        folders = (path.parent / Path(ground_truth).expanduser(),) * 2
+    files = [folder / _truth_name(path) for folder in folders]
+    truth = next((file for file in files if file != path and file.is_file()), None)
+    if truth is None and ground_truth is not None:
+        raise data_error(path, "ground_truth", f"no {files[0]}", "its ground truth", "correct ground_truth in [data]")
+    if truth is not None:
+        with opened(truth) as file:
+            found, wanted = numbers_of(file, truth, "data").shape, (shape[0], *grid.shape)
+        if found != wanted:
+            advice = "use the ground truth of this file"
+            raise data_error(truth, "data", f"shape {found}", f"{wanted}, for {path.name}", advice)
     return LoDoPaBVolume(
         path, shape, grid, geometry, "line_integrals", torch.tensor(photons),
-        has_reference=_lodopab_truth(path) != path and _lodopab_truth(path).is_file(),
+        has_reference=truth is not None,
         simulated="LoDoPaB-CT: 1000x1000 pixels, Poisson noise",
+        truth=truth,
     )  # fmt: skip
 
 
@@ -95,6 +136,7 @@ def open_exchange(
     pitch_mm: Annotated[float, Gt(0)] = 1.0,
     axis_column: Annotated[float, Ge(0)] | None = None,
     size: Annotated[int, Ge(1)] | None = None,
+    angle_unit: Literal["degrees", "radians"] | None = None,
 ) -> SinogramVolume:
     """Check a Data Exchange file.
 
@@ -106,6 +148,8 @@ def open_exchange(
         Column of the rotation axis, from 0; None: the middle of the detector.
     size
         Pixels per side of the image, which always covers the field of view; None: pixels as wide as elements.
+    angle_unit
+        Unit of ``exchange/theta``; None: its attribute ``units``, without one the unit in which the angles are a scan.
     """
     with opened(path) as file:
         names = ("data", "data_white", "data_dark", "theta")
@@ -116,10 +160,17 @@ def open_exchange(
             if missing[0] == "exchange/data":
                 raise not_found(file, path, missing[0], expected, advice)
             raise data_error(path, missing[0], "nothing", expected, advice)
-        views, slices, detectors = file["exchange/data"].shape
-        theta = file["exchange/theta"]
-        in_degrees = "deg" in (text_of(theta.attrs.get("units")) or "deg")
-        angles = np.asarray(theta[()], dtype=np.float64)
+        data, white, dark, theta = (numbers_of(file, path, f"exchange/{name}") for name in names)
+        if len(data.shape) != 3 or 0 in data.shape:
+            advice = "write the file again"
+            raise data_error(path, "exchange/data", f"shape {data.shape}", "(views, slices, detectors)", advice)
+        views, slices, detectors = data.shape
+        for name, images in (("data_white", white), ("data_dark", dark)):
+            if images.shape != (slices, detectors) and (0 in images.shape or images.shape[1:] != (slices, detectors)):
+                expected = f"(images, {slices}, {detectors}) as of the data, or their mean ({slices}, {detectors})"
+                raise data_error(path, f"exchange/{name}", f"shape {images.shape}", expected, "correct the file")
+        stated = text_of(theta.attrs.get("units", theta.attrs.get("unit")))
+        angles = np.asarray(theta[()], dtype=np.float64).ravel()
     if len(angles) != views:
         raise data_error(path, "exchange/theta", f"{len(angles)} angles", f"one per view, {views}", "correct the file")
     middle = (detectors - 1) / 2
@@ -127,6 +178,7 @@ def open_exchange(
     if not 0 <= axis <= detectors - 1:
         raise data_error(path, "axis_column", f"{axis:g}", f"a column from 0 to {detectors - 1}", "correct the setup")
     offset = (middle - axis) * pitch_mm
+    in_degrees = (angle_unit or _angle_unit(angles, stated, path)) == "degrees"
     angles_rad = tuple((np.deg2rad(angles) if in_degrees else angles).tolist())
     geometry = checked(lambda: ParallelBeam(angles_rad, detectors, pitch_mm, offset), path)
     # The image covers the wider side of the detector, also the ring that the other side does not see.
@@ -134,6 +186,33 @@ def open_exchange(
     size = size or round(width / pitch_mm)
     grid = ImageGrid((size, size), width / size)
     return ExchangeVolume(path, (slices, views, detectors), grid, geometry, "raw")
+
+
+def _angle_unit(angles: np.ndarray[Any, Any], stated: str | None, path: Path) -> Literal["degrees", "radians"]:
+    """Unit of the angles of a scan, as stated, or in which they span a scan and the other would not.
+
+    Raises
+    ------
+    DataError
+        If another unit is stated, or none and both are possible.
+    """
+    key, advice = "exchange/theta", "write its attribute units, or set angle_unit in [data]"
+    if stated is not None:
+        word = stated.lower()
+        if word.startswith("deg") or word == "\N{DEGREE SIGN}":
+            return "degrees"
+        if word in ("r", "rd") or word.startswith("rad"):
+            return "radians"
+        raise data_error(path, key, f"angles in {stated!r}", "degrees or radians", advice)
+    span = float(np.ptp(angles))
+    if not math.isfinite(span) or span > 6 * math.pi:  # more than three turns
+        return "degrees"
+    covered = span * len(angles) / max(len(angles) - 1, 1)
+    # Both ends may be measured.
+    if any(abs(arc / turn - 1) < 0.02 for arc in (span, covered) for turn in (math.pi, 2 * math.pi)):
+        return "radians"
+    found = f"{len(angles)} angles that span {span:.4g} in a unit that is not stated"
+    raise data_error(path, key, found, "degrees or radians", advice)
 
 
 #: Readers of CT files: fedrecon's layout, LoDoPaB-CT, MATLAB files of the Helsinki challenge, Data Exchange HDF5.
@@ -148,8 +227,8 @@ CT_READERS: Readers[SinogramVolume] = Readers(
 )
 
 
-def _lodopab_truth(path: Path) -> Path:
-    return path.with_name(path.name.replace("observation", "ground_truth"))
+def _truth_name(path: Path) -> str:
+    return path.name.replace("observation", "ground_truth")
 
 
 def _helsinki(path: Path) -> tuple[np.ndarray[Any, Any], FanBeam]:

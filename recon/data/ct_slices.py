@@ -14,6 +14,7 @@ from torch import Tensor
 from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
 
 from ..errors import DataError, data_error
+from .ct_checks import Comparison
 from .ct_coverage import geometry_warnings, object_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
@@ -146,6 +147,17 @@ class SinogramSlices(VolumeSlices):
             ),
         )
 
+    def check(self, number: int) -> list[str]:
+        """Also reads references and open beams, makes a sample, and compares some references with the measurement."""
+        volume = self.volumes[number]
+        comparison = Comparison(volume)
+        for index, stored in enumerate(self.measured_slices(number)):
+            flat = volume.read_flat(index) if volume.holds == "raw" else None
+            reference = volume.read_reference(index) if volume.has_reference else None
+            comparison.add(index, stored, flat, reference)
+        self[self.first(number)]
+        return volume.warnings() + comparison.warnings() + self.coverage_warnings(number)
+
     def facts(self) -> dict[str, Any]:
         volume, geometry = self.volumes[0], self.geometries[0]
         beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
@@ -157,9 +169,6 @@ class SinogramSlices(VolumeSlices):
             "simulated": volume.simulated,
             "pixel_mm": volume.grid.pixel_mm,
         }
-
-    def check(self, number: int) -> list[str]:
-        return super().check(number) + self.coverage_warnings(number)
 
     def coverage_warnings(self, number: int) -> list[str]:
         volume, geometry = self.volumes[number], self.geometries[number]

@@ -65,6 +65,20 @@ def dataset_of(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     return dataset
 
 
+def numbers_of(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """:func:`dataset_of` for real numbers.
+
+    Raises
+    ------
+    DataError
+        If the dataset holds complex numbers, text or records.
+    """
+    dataset = dataset_of(file, path, key)
+    if dataset.dtype.kind not in "iuf":
+        raise data_error(path, key, f"values of type {dataset.dtype}", "real numbers", "write the file again")
+    return dataset
+
+
 def not_found(file: h5py.File, path: Path, key: str, expected: str, advice: str) -> DataError:
     """Error for a file without what is expected; names the layout of the file where it is known."""
     known = layout_of(file)

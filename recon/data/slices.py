@@ -199,12 +199,12 @@ class VolumeSlices(Dataset[Sample], ABC):
         """
         volume = self.volumes[number]
         for index in range(volume.shape[0]):
-            slice = volume.read_slice(index)
-            found, expected = tuple(slice.shape), tuple(volume.shape[1:])
+            stored = volume.read_slice(index)
+            found, expected = tuple(stored.shape), tuple(volume.shape[1:])
             if found != expected:
                 key, advice = f"slice {index}", f"correct the reader {self.format!r}"
                 raise data_error(volume.path, key, f"shape {found}", f"{expected}, as of the volume", advice)
-            yield slice
+            yield stored
 
     def first(self, number: int) -> int:
         """Index of the first slice of a volume."""
@@ -225,13 +225,16 @@ def make_operator(path: Path, name: str, *arguments: Any) -> LinearOperator:
     Raises
     ------
     DataError
-        If the operator does not take these arguments: it belongs to another modality, or is a part of other operators.
+        If the operator does not take these arguments: it belongs to another modality, it is a part of other
+        operators, or the file does not suit it.
     """
     try:
         return OPERATORS[name](*arguments)
     except (TypeError, AttributeError) as error:
         found, advice = f"{name!r}, which fails ({error})", "correct `operator` in [data] of the manifest"
         raise data_error(path, "operator", found, "an operator of this modality", advice) from error
+    except ValueError as error:
+        raise DataError(" ".join(f"{path}: {error}".split())) from error
 
 
 def volume_names(files: Sequence[str]) -> dict[str, str]:
