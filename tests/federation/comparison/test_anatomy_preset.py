@@ -176,7 +176,7 @@ def test_the_preset_needs_the_folder_of_images(monkeypatch: pytest.MonkeyPatch, 
 def test_the_budget_can_be_used_at_ones_own_sites(people: Path, tmp_path: Path) -> None:
     preset = tiny()
     preset.make_sites(tmp_path, "ct", preset.tables[0])
-    own = at_sites(preset, tmp_path, ("ct",))
+    own = at_sites(preset, tmp_path, ("ct",), print)
     assert own.budgets == {"ct": BUDGET} and "fed_scales" not in own.tables[0].arms
 
 

@@ -553,7 +553,7 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
         at_sites(tiny(), hospitals, ("ct",), print)
     of_ct = replace(tiny(), budgets={"ct": tiny().budgets["mri"]})
     with pytest.raises(ConfigError, match=r"\.toml: modality: found 'mri', expected one of ct; leave the site out"):
-        at_sites(of_ct, hospitals, ("ct",))
+        at_sites(of_ct, hospitals, ("ct",), print)
     # Undersampled measured files have no reference.
     shutil.copytree(hospitals, tmp_path / "sites")
     manifest = tmp_path / "sites" / "random4.toml"
@@ -566,7 +566,7 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
         lock.unlink()
     with pytest.raises(ConfigError, match=r"data.test: found random4_test_000.h5 without a reference"):
         at_sites(tiny(), tmp_path / "sites", ("mri",), print)
-    preset = at_sites(tiny(), hospitals, ("mri",))
+    preset = at_sites(tiny(), hospitals, ("mri",), print)
     lora = next(arm for arm in every_recipe() if arm.name == "med_lora")
     assert lora not in extra_arms(preset, (), every=True)
     with pytest.raises(ConfigError, match=r"med_lora.toml: network.adapter: found an adapter, expected none"):
@@ -576,11 +576,11 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
 
 def test_the_device_of_own_sites_may_change(hospitals: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(hospitals, tmp_path / "mine")
-    before = at_sites(tiny(), mine, ("mri",))
+    before = at_sites(tiny(), mine, ("mri",), print)
     before.make_sites(made := tmp_path / "made", "mri", before.tables[0])
     path = mine / "random4.toml"
     path.write_text('device = "cpu"\n' + path.read_text())
-    after = at_sites(tiny(), mine, ("mri",))
+    after = at_sites(tiny(), mine, ("mri",), print)
     assert after.described() == before.described()
     after.refresh(made)
     devices = {manifest.name: manifest.device for manifest in load_federation(made)}

@@ -88,6 +88,12 @@ def slices(manifest: Path, split: str) -> list[Sample]:
     return [samples[index] for index in range(len(samples))]
 
 
+class Listed(list[Sample]):
+    """Samples that stand in no file."""
+
+    volumes: tuple[Path, ...] = ()
+
+
 @dataclass(frozen=True)
 class Task(ReconstructionTask):
     """A site's task on samples that may be changed."""
@@ -95,7 +101,7 @@ class Task(ReconstructionTask):
     change: Callable[[Sample], Sample] = lambda sample: sample
 
     def dataset(self, split: Any) -> Any:
-        return [self.change(sample) for sample in slices(self.manifest.path, split)]
+        return Listed(self.change(sample) for sample in slices(self.manifest.path, split))
 
 
 class Watched:

@@ -74,10 +74,11 @@ def scan(seed: int, geometry: Geometry, dose: float | None) -> tuple[Tensor, dic
 
 
 def warnings(path: Path, geometry: Geometry, reference: Tensor, **measured: Any) -> list[str]:
+    """Warnings of a file, without those of missing views."""
     write_sinograms(path, GRID, geometry, reference=reference, **measured)
     found = SinogramSlices([path], "s").check(0)
     assert all(line.startswith(f"{path}: ") and "\n" not in line for line in found)
-    return found
+    return [line for line in found if ": angles: found views over " not in line]
 
 
 @pytest.mark.parametrize("seed", range(3))

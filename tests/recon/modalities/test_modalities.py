@@ -184,7 +184,7 @@ def test_the_first_reader_has_the_properties_of_a_reader(modality: Modality, fil
         (lambda path: None, "file: found nothing"),
         (Path.mkdir, "file: found a folder"),
         (lambda path: path.write_bytes(b""), "file: found an empty file|file: found no readable"),
-        (lambda path: path.write_text("no measurement"), "file: found no readable"),
+        (lambda path: path.write_text("no measurement"), "file: found a text file|file: found no readable"),
     ],
     ids=["missing", "folder", "empty", "text"],
 )
