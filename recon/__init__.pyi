@@ -68,6 +68,7 @@ from .data import largest_matrix as largest_matrix
 from .data import mask_family as mask_family
 from .data import mri_features as mri_features
 from .data import nearest_code as nearest_code
+from .data import open_sinograms as open_sinograms
 from .data import open_volume as open_volume
 from .data import patient_of as patient_of
 from .data import read_header as read_header

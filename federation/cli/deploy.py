@@ -363,7 +363,10 @@ def _approved(folder: Any, begin: str) -> str:
 
 
 def _site_start(arguments: argparse.Namespace) -> None:
+    from ..sites import check_new
+
     folder = _site(arguments)
+    check_new([folder.manifest], say)
     if arguments.foreground:
         if ended := _flower("run_site").serve_site(folder):
             raise DataError(ended)

@@ -1,5 +1,6 @@
 from .checking import SiteFacts as SiteFacts
 from .checking import SplitFacts as SplitFacts
+from .checking import check_new as check_new
 from .checking import check_sites as check_sites
 from .checking import load_checked as load_checked
 from .ct_image_sites import make_ct_image_sites as make_ct_image_sites

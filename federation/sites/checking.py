@@ -144,6 +144,12 @@ def load_checked(folder: Path | str, say: Callable[[str], None]) -> list[SiteMan
         As :func:`check_sites`.
     """
     manifests = read_federation(folder)
+    check_new(manifests, say)
+    return manifests
+
+
+def check_new(manifests: Sequence[SiteManifest], say: Callable[[str], None]) -> None:
+    """Check every file whose entry in the lock file does not say that it passed, see :func:`load_checked`."""
     locks = [read_lock(manifest.path) for manifest in manifests]
     new = [_unchecked(manifest, lock) for manifest, lock in zip(manifests, locks, strict=True)]
     for manifest in manifests:
@@ -160,7 +166,6 @@ def load_checked(folder: Path | str, say: Callable[[str], None]) -> list[SiteMan
             say(f"warning: {warning}")
         with contextlib.suppress(DataError):  # the folder may be read-only: checked again the next time
             write_lock(check.manifest.path, check.lock)
-    return manifests
 
 
 def _unchecked(manifest: SiteManifest, lock: Mapping[str, LockedFile]) -> list[str]:

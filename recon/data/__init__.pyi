@@ -2,6 +2,7 @@ from .augmentation import Augmentation as Augmentation
 from .ct_file import SinogramVolume as SinogramVolume
 from .ct_file import write_sinograms as write_sinograms
 from .ct_formats import CT_READERS as CT_READERS
+from .ct_formats import open_sinograms as open_sinograms
 from .ct_slices import CT_SCALE as CT_SCALE
 from .ct_slices import ScanSimulation as ScanSimulation
 from .ct_slices import SinogramSlices as SinogramSlices

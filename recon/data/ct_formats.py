@@ -227,6 +227,17 @@ CT_READERS: Readers[SinogramVolume] = Readers(
 )
 
 
+def open_sinograms(path: Path | str, format: str = "sinogram", **options: Any) -> SinogramVolume:
+    """Check a CT file by the reader of its format, see :data:`CT_READERS`; no slice is read.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used.
+    """
+    return CT_READERS.open(path, format, **options)
+
+
 def _truth_name(path: Path) -> str:
     return path.name.replace("observation", "ground_truth")
 

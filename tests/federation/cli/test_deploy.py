@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 from federation import make_demo_sites
@@ -121,6 +122,17 @@ def test_the_password_of_a_proxy_is_in_no_output(
         table.write_text(content.replace(right, wrong))
         error = failed(capsys, "site", "start", site, "--foreground")
         assert "site.toml: proxy: is no address of a proxy" in error and "zebra" not in error
+
+
+def test_a_site_does_not_start_with_a_file_that_training_would_refuse(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = (path for path in tmp_path.rglob("*.h5") if "train" in path.name)
+    with h5py.File(file, "r+") as content:
+        content["kspace"][:] = float("nan")
+    for lock in tmp_path.rglob("*.lock.json"):
+        lock.unlink()
+    assert f"{file}: kspace" in failed(capsys, "site", "start", site, "--foreground")
 
 
 def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,7 @@ from recon import (
     batches,
     evaluate,
     held_out_split,
+    open_sinograms,
     write_sinograms,
 )
 
@@ -60,7 +61,7 @@ def volume(tmp_path: Path) -> Path:
 
 
 def test_a_volume_reads_back_as_written(volume: Path) -> None:
-    found = CT_READERS.open(volume, "sinogram")
+    found = open_sinograms(volume)
     assert found.shape == (2, 40, 50) and found.geometry == SCAN and found.grid == GRID
     assert (found.holds, found.patient_id, found.simulated) == ("counts", "p1", "by hand")
     assert found.photons is not None and float(found.photons) == 2e4
