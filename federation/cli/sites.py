@@ -159,13 +159,13 @@ def _print_made(made: Sequence["MadeSite"], out: Path) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from ..sites import check_sites
+    from ..sites import check_sites, grouped
 
     sites = check_sites(arguments.folder, skip_bad=arguments.skip_bad)
     for site in sites:
         _print_facts(site)
     warnings = [warning for site in sites for split in site.splits for warning in split.warnings]
-    warnings += [warning for site in sites for warning in site.warnings]
+    warnings = grouped(warnings + [warning for site in sites for warning in site.warnings])
     for warning in warnings:
         say(f"warning: {warning}")
     count = f", with {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""

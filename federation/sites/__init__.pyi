@@ -2,6 +2,7 @@ from .checking import SiteFacts as SiteFacts
 from .checking import SplitFacts as SplitFacts
 from .checking import check_new as check_new
 from .checking import check_sites as check_sites
+from .checking import grouped as grouped
 from .checking import load_checked as load_checked
 from .ct_image_sites import make_ct_image_sites as make_ct_image_sites
 from .demos import DEMOS as DEMOS

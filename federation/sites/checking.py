@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,10 +163,20 @@ def check_new(manifests: Sequence[SiteManifest], say: Callable[[str], None]) -> 
     for check in checks:
         if not check.passed:
             continue
-        for warning in (*_file_warnings(check.passed.values()), *check.warnings, *across[check.manifest.name]):
-            say(f"warning: {warning}")
+        for line in grouped([*_file_warnings(check.passed.values()), *check.warnings, *across[check.manifest.name]]):
+            say(f"warning: {line}")
         with contextlib.suppress(DataError):  # the folder may be read-only: checked again the next time
             write_lock(check.manifest.path, check.lock)
+
+
+def grouped(warnings: Sequence[str]) -> list[str]:
+    """One line for all warnings that differ in their path and in numbers alone: the first, and the other files."""
+    kinds: dict[str, list[str]] = {}
+    for warning in warnings:
+        kinds.setdefault(re.sub(r"[\d.]+", "0", warning.partition(": ")[2]), []).append(warning)
+    others = ([Path(line.partition(": ")[0]).name for line in alike[1:]] for alike in kinds.values())
+    firsts = [alike[0] for alike in kinds.values()]
+    return [f"{line}; also: {', '.join(rest)}" if rest else line for line, rest in zip(firsts, others, strict=True)]
 
 
 def _unchecked(manifest: SiteManifest, lock: Mapping[str, LockedFile]) -> list[str]:

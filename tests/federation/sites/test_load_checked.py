@@ -8,7 +8,7 @@ import pytest
 
 from federation import ConfigError, check_sites, load_federation
 from federation.cli.main import main
-from federation.sites import checking, load_checked
+from federation.sites import checking, grouped, load_checked
 from federation.sites.lock_file import lock_path, read_lock
 from recon import DataError, KSpaceSlices, Sample
 
@@ -173,3 +173,10 @@ def test_train_refuses_files_without_references_before_round_0(
     error = capsys.readouterr().err
     assert all(f"north_{n}.h5: reference: found nothing, expected one to train on" in error for n in range(2))
     assert "round 0" not in error and not (tmp_path / "run").exists()
+
+
+def test_warnings_of_one_kind_are_one_line() -> None:
+    kind = "[simulate]: found {} lines, expected at least 4"
+    warnings = [f"/a/{name}.h5: {kind.format(n)}" for name, n in (("x", 2), ("y", 3), ("z", 2))]
+    other = "north: 3 files name no person"
+    assert grouped([*warnings[:1], other, *warnings[1:]]) == [f"{warnings[0]}; also: y.h5, z.h5", other]
