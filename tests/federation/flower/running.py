@@ -7,7 +7,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -134,6 +134,14 @@ def running_federation(path: Path, choices: tuple[str, ...], port: int, proxy: s
         while (left := processes(path)) and time.monotonic() < end:
             time.sleep(0.5)
         assert left == []
+
+
+def approve_run(federation: Path, name: str, choices: Sequence[str]) -> None:
+    """Propose a run under a name of its own, as a run starts once only; both sites approve it."""
+    server = federation / "server"
+    deploy("propose", server, RECIPE, *overrides((*choices, f"name='{name}'")))
+    for site in NAMES:
+        deploy("site", "approve", federation / site, server / "runs" / name / f"{name}.fab", "--yes")
 
 
 def processes(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from federation.cli.main import main
 from federation.rounds.round_log import read_rows
 from federation.sites.manifest import load_federation
 
-from .running import NAMES, RECIPE, bits, deploy, overrides, processes
+from .running import NAMES, RECIPE, approve_run, bits, deploy, overrides, processes
 
 pytestmark = [pytest.mark.deployment, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHOICES = ("network.cascades=2", "network.regularizer=cnn", "network.channels=4", "network.depth=2",
@@ -39,9 +39,7 @@ def chosen(name: str) -> list[str]:
 def run_of(federation: Path, name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """`fedrecon deploy run` as a process of its own, which is gone afterwards; both sites approve the run before."""
     server = federation / "server"
-    deploy("propose", server, RECIPE, *chosen(name))
-    for site in NAMES:
-        deploy("site", "approve", federation / site, server / "runs" / name / f"{name}.fab", "--yes")
+    approve_run(federation, name, CHOICES)
     command = [sys.executable, "-m", "federation.cli", "deploy", "run", str(server), str(RECIPE)]
     command += [*chosen(name), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:

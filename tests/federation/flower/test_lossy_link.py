@@ -22,7 +22,7 @@ from federation.flower.supernode_process import is_cut, patient
 from federation.rounds.round_log import read_rows
 from federation.sites.manifest import load_federation
 
-from .running import RECIPE, HttpProxy, bits, http_proxy, overrides, processes
+from .running import RECIPE, HttpProxy, approve_run, bits, http_proxy, overrides, processes
 
 CHOICES = ("network.cascades=1", "network.regularizer=cnn", "network.channels=280", "network.depth=3",
            "federation.rounds=1", "training.steps_per_round=4", "evaluation.arms=[]")  # fmt: skip
@@ -61,10 +61,11 @@ def test_a_run_over_a_slow_link_that_is_cut_ends_with_the_same_bits(
 def test_a_round_closes_without_a_site_that_hangs(federation: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server, table = federation / "server", federation / "server" / "server.toml"
     table.write_text(table.read_text().replace("late_minutes = 60.0", "late_minutes = 0.1"))
+    approve_run(federation, "late", CHOICES)
     (hangs,) = (line for line in processes(federation / "north") if "data_process" in line)
     os.kill(int(hangs.split()[0]), signal.SIGSTOP)
     try:
-        command = ["deploy", "run", str(server), str(RECIPE), *overrides(CHOICES), "--name", "late", "--quorum", "1"]
+        command = ["deploy", "run", str(server), str(RECIPE), *overrides((*CHOICES, "name='late'")), "--quorum", "1"]
         assert main(command) == 0
     finally:
         os.kill(int(hangs.split()[0]), signal.SIGCONT)
