@@ -61,7 +61,7 @@ def add_sites(commands: Commands) -> None:
         kind.add_argument("--overwrite", action="store_true", help="replace existing files")
         add_plugins(kind)
 
-    check = actions.add_parser("check", help="read all files, compare checksums, print a summary of each site")
+    check = actions.add_parser("check", help="check all files and their checksums, print a summary of each site")
     check.add_argument("folder", type=Path, help="folder of manifests")
     _add_skip_bad(check)
     check.set_defaults(run=_check)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..config import ConfigError, config_error
 from ..experiment import Say
-from ..sites import SiteManifest, load_checked, load_federation, read_federation, write_sites
+from ..sites import SiteManifest, check_new, load_federation, read_federation, write_sites
 from .preset import Preset, TableSpec, set_devices
 
 #: The one table of a comparison at such sites.
@@ -47,7 +47,7 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str], say: Say) 
     DataError
         If a manifest or file cannot be used, a site has no test files with references, or fewer than two sites train.
     """
-    manifests = load_federation(folder)
+    manifests = read_federation(folder)
     if set(modalities) == set(preset.budgets):  # without --modality every site is compared
         for manifest in manifests:
             if manifest.modality not in preset.budgets:
@@ -56,7 +56,7 @@ def at_sites(preset: Preset, folder: Path, modalities: Sequence[str], say: Say) 
     chosen = [modality for modality in modalities if _of_modality(manifests, modality)]
     if not chosen:
         raise ConfigError(f"{folder}: holds no {' or '.join(modalities)} site; choose another folder or --modality")
-    load_checked(folder, say)
+    check_new([manifest for manifest in manifests if manifest.modality in chosen], say)
     for modality in chosen:
         _require_comparable(folder, modality, _of_modality(manifests, modality))
     first = preset.tables[0]

@@ -165,9 +165,10 @@ def _say_if_full(samples: VolumeSlices, can_simulate: bool, say: Say) -> None:
     if acceleration > _FULL or kind == "none" or not (can_simulate or kind == "coil_combined"):
         return
     advice = "; --simulate degrades it as in [simulate] of the site" if can_simulate else ""
+    state = f"fully sampled (R = {acceleration:.2f})" if kind == "coil_combined" else "not degraded as in training"
     say(
-        f"note: {samples.volumes[0].path} is fully sampled (R = {acceleration:.2f}) and reconstructed as it is: its "
-        f"scores are not those of accelerated or noisier scans{advice}"
+        f"note: {samples.volumes[0].path} is {state} and reconstructed as it is: its scores are not those of "
+        f"accelerated or noisier scans{advice}"
     )
 
 

@@ -66,7 +66,8 @@ def write_app(folder: Path, recipe: Recipe) -> bytes:
 def read_bundle(path: Path, most_parameters: int = 2**63) -> tuple[bytes, Recipe, Approval]:
     """Bytes and recipe of a bundle, and the approval that would accept it on this machine.
 
-    No code of the bundle is run, and its network is counted, not built.
+    No code of the bundle is run. Its network is counted before it is built; with plugins it may be
+    built up to the limit.
 
     Raises
     ------

@@ -24,6 +24,7 @@ from ..methods import (
     parameters_of,
 )
 from ..serialization import (
+    MOST_DB,
     Broadcast,
     Layout,
     MessageError,
@@ -235,11 +236,11 @@ class Site:
         before = self._load_kept(valid_version(broadcast))
         loaded = self._load_shared(broadcast, before)
         started = time.perf_counter()
-        score_before = self.task.validate(self.network)
+        score_before = self._score()
         result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
-        score_after = self.task.validate(self.network)
+        score_after = self._score()
         sent, residual = self._encoded(broadcast, shared, before.residual)
         seconds = time.perf_counter() - started
         update = SiteUpdate(
@@ -271,6 +272,11 @@ class Site:
         )
         return update
 
+    def _score(self) -> float | None:
+        """Validation score, at most what a message may state: fully sampled scans reach 150 dB."""
+        score = self.task.validate(self.network)
+        return None if score is None else min(score, MOST_DB)
+
     def _train(self, broadcast: Broadcast, before: KeptState) -> LocalResult:
         seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name)
         context = RoundContext(
@@ -301,7 +307,7 @@ class Site:
         """Score the broadcast parameters together with the kept parameters of that round; writes nothing."""
         loaded = self._load_shared(broadcast, self._load_kept(valid_version(broadcast)))
         started = time.perf_counter()
-        score = self.task.validate(self.network)
+        score = self._score()
         seconds = time.perf_counter() - started
         return SiteReport(
             round=broadcast.round,

@@ -28,6 +28,10 @@ from .packing import (
 _AUX = "aux/"
 
 
+#: Largest validation score in a message, in dB.
+MOST_DB = 100.0
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
 
@@ -39,7 +43,7 @@ def _is_number(value: Any) -> bool:
 
 def _is_score(value: Any) -> bool:
     """None, a PSNR in dB, or a negative residual in units of the noise."""
-    return value is None or (_is_number(value) and -1e6 <= value <= 100)
+    return value is None or (_is_number(value) and -1e6 <= value <= MOST_DB)
 
 
 def _is_digest(value: Any) -> bool:

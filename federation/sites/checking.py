@@ -158,7 +158,8 @@ def check_new(manifests: Sequence[SiteManifest], say: Callable[[str], None]) -> 
     if any(new):
         say(f"checking {(count := sum(map(len, new)))} file{'s' * (count > 1)}, once ...")
     checks = [_check_site(*each) for each in zip(manifests, locks, new, strict=True)]
-    refuse([fault for check in checks for fault in check.faults.values()], skip_bad=False)
+    faults = [fault for check in checks for fault in check.faults.values()]
+    refuse(faults, skip_bad=False, option="`fedrecon sites check --skip-bad`")
     across = _require_people(checks)
     for check in checks:
         if not check.passed:
@@ -170,13 +171,17 @@ def check_new(manifests: Sequence[SiteManifest], say: Callable[[str], None]) -> 
 
 
 def grouped(warnings: Sequence[str]) -> list[str]:
-    """One line for all warnings that differ in their path and in numbers alone: the first, and the other files."""
+    """One line for all warnings of a kind: those that differ in their path, in numbers and in nothing else."""
     kinds: dict[str, list[str]] = {}
     for warning in warnings:
         kinds.setdefault(re.sub(r"[\d.]+", "0", warning.partition(": ")[2]), []).append(warning)
-    others = ([Path(line.partition(": ")[0]).name for line in alike[1:]] for alike in kinds.values())
-    firsts = [alike[0] for alike in kinds.values()]
-    return [f"{line}; also: {', '.join(rest)}" if rest else line for line, rest in zip(firsts, others, strict=True)]
+    lines = []
+    for first, *others in kinds.values():
+        texts = {line.partition(": ")[2] for line in (first, *others)}
+        how = "also" if len(texts) == 1 else "also, with other numbers"
+        names = ", ".join(Path(line.partition(": ")[0]).name for line in others)
+        lines.append(f"{first}; {how}: {names}" if others else first)
+    return lines
 
 
 def _unchecked(manifest: SiteManifest, lock: Mapping[str, LockedFile]) -> list[str]:

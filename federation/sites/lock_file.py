@@ -54,7 +54,9 @@ def read_lock(manifest: Path) -> dict[str, LockedFile]:
 def write_lock(manifest: Path, files: Mapping[str, LockedFile]) -> None:
     """Write the lock file beside a manifest atomically."""
     lock = Lock(files=dict(sorted(files.items())))
-    write_atomically(lock_path(manifest), (json.dumps(lock.model_dump(exclude_none=True), indent=1) + "\n").encode())
+    path = lock_path(manifest)
+    write_atomically(path, (json.dumps(lock.model_dump(exclude_none=True), indent=1) + "\n").encode())
+    path.chmod(manifest.stat().st_mode & 0o666)  # whoever reads the manifest reads it, whatever the umask
 
 
 def lock_file(path: Path, patient_id: str | None) -> LockedFile:

@@ -40,8 +40,10 @@ def usable(items: Iterable[Item], use: Callable[[Item], Result], *, skip_bad: bo
     return results
 
 
-def refuse(faults: Iterable[Exception], *, skip_bad: bool) -> None:
+def refuse(faults: Iterable[Exception], *, skip_bad: bool, option: str = "--skip-bad") -> None:
     """Raise the errors of all files as one, a line each, or log them where the files are left out.
+
+    ``option`` leaves them out.
 
     Raises
     ------
@@ -55,5 +57,5 @@ def refuse(faults: Iterable[Exception], *, skip_bad: bool) -> None:
     elif len(faults) == 1:
         raise faults[0]
     elif faults:
-        count = f"{len(faults)} files cannot be used; correct them, or leave them out with --skip-bad"
+        count = f"{len(faults)} files cannot be used; correct them, or leave them out with {option}"
         raise ConfigError("\n".join([*(" ".join(str(fault).split()) for fault in faults), count]))

@@ -17,7 +17,7 @@ _TYPICAL_GAPS = 4.0
 _MOST_MISSING = 4
 #: Missing ranges up to this angle belong to the views at their ends: 10 degrees without views darken an image by 5 %.
 _BRIDGED_RAD = math.radians(12)
-#: Gaps of random angles exceed the largest of their kind by this many mean gaps once in a thousand scans.
+#: The largest of N random gaps is about log N mean gaps; once in a thousand scans it exceeds this by 7 mean gaps.
 _CHANCE = 7.0
 #: Views whose angles differ by less than this part of the largest gap are repetitions of one view.
 _SAME = 1e-6
@@ -73,7 +73,8 @@ def redundancy_weights(geometry: Geometry) -> Array:
 @lru_cache(maxsize=64)
 def goes_all_round(geometry: Geometry) -> bool:
     """Whether the views of a scan go through a full turn."""
-    return not _Ring(geometry.angles, 2 * math.pi).missing.any()
+    turn = _Ring(geometry.angles, 2 * math.pi)
+    return len(turn.distinct) > 1 and not bool(turn.missing.any())
 
 
 class Coverage(NamedTuple):
@@ -102,6 +103,8 @@ def scan_coverage(geometry: Geometry, grid: ImageGrid) -> Coverage:
         needed = math.pi + 2 * fan
         center, rim = turn.unmeasured(0.0) / 2, turn.unmeasured(fan)
         missing = max(center, min(rim, center + 2 * fan))
+    if len(turn.distinct) < 2:  # one view
+        missing = needed
     return Coverage(*(math.degrees(angle) for angle in (needed - missing, needed, missing)))
 
 

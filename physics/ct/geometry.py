@@ -106,7 +106,7 @@ class _Scan:
         turn = 2 * math.pi
         steps = (np.diff(self.angles) + math.pi) % turn - math.pi
         steps *= -1.0 if (steps < 0).sum() > (steps > 0).sum() else 1.0
-        # A small step against the sense is an inaccuracy, a large one goes on over more than half a turn.
+        # A step back of less than 45 degrees is jitter; a larger one is a step forward of more than half a turn.
         beyond = steps < -math.pi / 4
         small, forward = steps[~beyond], np.where(beyond, steps + turn, steps)
         in_order = beyond.mean() < 0.1 and small.sum() >= 0.3 * np.abs(small).sum() if len(steps) else True

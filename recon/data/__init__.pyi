@@ -31,7 +31,6 @@ from .mri_slices import KSpaceSlices as KSpaceSlices
 from .mri_slices import Simulation as Simulation
 from .mri_volume import KSpaceVolume as KSpaceVolume
 from .mri_volume import fitting_crop as fitting_crop
-from .other_formats import FileFormat as FileFormat
 from .other_formats import format_of as format_of
 from .random_ct_scans import RandomCTScans as RandomCTScans
 from .random_scans import RandomScans as RandomScans

@@ -78,7 +78,7 @@ class SinogramVolume:
         return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
 
     def warnings(self) -> list[str]:
-        """What makes the file less useful than others of its format, one line each, with its path."""
+        """What the file lacks, such as its ground truth, one line each, with its path."""
         return []
 
     def read_slice(self, index: int) -> Tensor:
@@ -200,7 +200,7 @@ def write_sinograms(
     truth = None if reference is None else _values("reference", reference)
     if data.ndim != 3 or tuple(data.shape[1:]) != geometry.shape:
         raise ValueError(f"write_sinograms: {name} has shape {tuple(data.shape)}, expected (slices, *{geometry.shape})")
-    per_ray = None if photons is None else torch.as_tensor(photons, dtype=torch.float64)
+    per_ray = None if photons is None else _values("photons", photons).double()
     if fault := dose_fault(per_ray, electronic_noise, geometry):
         raise ValueError("write_sinograms: {} is {}, expected {}".format(*fault))
     if truth is not None and tuple(truth.shape) != (len(data), *grid.shape):
@@ -216,8 +216,8 @@ def write_sinograms(
     for field in fields(geometry):
         if field.name != "angles_rad":
             arrays[f"geometry/{field.name}"] = getattr(geometry, field.name)
-    if photons is not None:
-        arrays["photons"] = _values("photons", photons).double().numpy()
+    if per_ray is not None:
+        arrays["photons"] = per_ray.numpy()
     if truth is not None:
         arrays["reference"] = truth.float().numpy()
     attributes: dict[str, Any] = {

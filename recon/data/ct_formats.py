@@ -94,11 +94,12 @@ def open_lodopab(path: Path, *, ground_truth: str | None = None) -> SinogramVolu
             expected, advice = "data of shape (slices, 1000, 513)", "use an observation_*.hdf5 of LoDoPaB-CT"
             raise not_found(file, path, "data", expected, advice)
         shape = numbers_of(file, path, "data").shape
-    folders = (path.parent, path.parent.with_name(_truth_name(path.parent)))
+    beside = path.absolute().parent
+    folders = [beside, *([beside.with_name(_truth_name(beside))] if beside.name else [])]
     if ground_truth is not None:
-        folders = (path.parent / Path(ground_truth).expanduser(),) * 2
+        folders = [beside / Path(ground_truth).expanduser()]
     files = [folder / _truth_name(path) for folder in folders]
-    truth = next((file for file in files if file != path and file.is_file()), None)
+    truth = next((file for file in files if file != path.absolute() and file.is_file()), None)
     if truth is None and ground_truth is not None:
         raise data_error(path, "ground_truth", f"no {files[0]}", "its ground truth", "correct ground_truth in [data]")
     if truth is not None:

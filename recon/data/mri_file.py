@@ -55,8 +55,7 @@ def open_volume(path: Path | str) -> KSpaceVolume:
             noise_covariance=_covariance(file, path, shape[1]),
             notes=notes,
         )
-        sampled = volume.acquired if volume.mask is None else volume.acquired & volume.mask
-        if not sampled.any():
+        if not volume.available.any():
             key = "ismrmrd_header" if volume.mask is None else "mask"
             found = f"no sampled position (padding {volume.header.padding}, width {shape[-1]})"
             raise data_error(path, key, found, "at least one", "correct the mask or the header's encodingLimits")

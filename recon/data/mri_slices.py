@@ -187,6 +187,9 @@ class KSpaceSlices(VolumeSlices):
         lines = [*volume.notes, *content.warnings(), *self._calibration_warnings(number)]
         if self.reference_kinds[number] == "rss":
             lines += check_reference(volume, [content.energy[index] for index in range(volume.shape[0])])
+        if self.maps == "true":
+            for index in range(volume.shape[0]):
+                volume.read_maps(index)
         return lines
 
     def sample(self, number: int, i: int) -> Sample:

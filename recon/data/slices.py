@@ -185,7 +185,7 @@ class VolumeSlices(Dataset[Sample], ABC):
     def coverage_warnings(self, number: int) -> list[str]:
         """Lines that say that the scan of a file does not see the whole object, or that its image does not hold it.
 
-        Some slices are read, as they are used.
+        Reads a few slices, degraded as by ``[simulate]``.
         """
         return []
 

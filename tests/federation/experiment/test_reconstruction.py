@@ -210,3 +210,13 @@ def test_a_run_whose_manifests_have_moved_is_evaluated_with_sites(
         assert main([*command, "--sites", sites]) == 0
     write_manifest(tmp_path / "others", "south", {"test": ["south_0.h5"]})
     assert "manifests: found none of north" in fails(*commands[0], "--sites", tmp_path / "others")
+
+
+def test_fully_sampled_sites_train(tmp_path: Path) -> None:
+    """Their start image is the reference, above the 100 dB that a message may state."""
+    for index in range(3):
+        write_file(tmp_path / "sites" / "data" / "full" / f"full_{index}.h5")
+    splits = {"train": ["full_0.h5"], "validation": ["full_1.h5"], "test": ["full_2.h5"]}
+    write_manifest(tmp_path / "sites", "full", splits)
+    command = ["train", "fedavg", "--sites", str(tmp_path / "sites"), "--out", str(tmp_path / "run"), *TINY]
+    assert main(command) == 0

@@ -179,4 +179,8 @@ def test_warnings_of_one_kind_are_one_line() -> None:
     kind = "[simulate]: found {} lines, expected at least 4"
     warnings = [f"/a/{name}.h5: {kind.format(n)}" for name, n in (("x", 2), ("y", 3), ("z", 2))]
     other = "north: 3 files name no person"
-    assert grouped([*warnings[:1], other, *warnings[1:]]) == [f"{warnings[0]}; also: y.h5, z.h5", other]
+    alike = f"{warnings[0]}; also, with other numbers: y.h5, z.h5"
+    assert grouped([*warnings[:1], other, *warnings[1:]]) == [alike, other]
+    assert grouped(["/a/x.h5: kspace: found zeros", "/a/y.h5: kspace: found zeros"]) == [
+        "/a/x.h5: kspace: found zeros; also: y.h5"
+    ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from physics import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced, filtered_backprojection, shepp_logan
 from physics.ct.fbp import WINDOWS, _plan
-from physics.ct.fbp_weights import redundancy_weights, scan_coverage, view_angles
+from physics.ct.fbp_weights import goes_all_round, redundancy_weights, scan_coverage, view_angles
 from physics.phantoms.ellipses import Ellipse, EllipsePhantom
 
 TURN = 2 * math.pi
@@ -237,3 +237,10 @@ def test_what_is_wrong_is_said(arguments: dict[str, object], words: str) -> None
     given: dict[str, object] = {"sinogram": torch.zeros(180, 363), **arguments}
     with pytest.raises((ValueError, TypeError), match=words):
         filtered_backprojection(geometry=PARALLEL, grid=ImageGrid((64, 64), 4.0), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("angles", [(0.3,), (0.3, 0.3), (0.3, 0.3 + 2 * math.pi)])
+def test_one_view_is_no_complete_scan(angles: tuple[float, ...]) -> None:
+    geometry = ParallelBeam(angles, 64, 1.0)
+    assert scan_coverage(geometry, ImageGrid((32, 32), 1.0)).missing == 180
+    assert not goes_all_round(geometry)

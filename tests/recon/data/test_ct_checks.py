@@ -1,5 +1,6 @@
 """Checks of CT files: references that do not fit, impossible doses, units of angles, flat fields, ground truths."""
 
+import contextlib
 import math
 import re
 from collections.abc import Callable
@@ -303,3 +304,5 @@ def test_the_ground_truth_of_lodopab_is_found(tmp_path: Path, layout: str) -> No
     assert ("no ground truth" in "".join(volume.warnings())) == (layout == "missing")
     with pytest.raises(DataError, match="ground_truth: found no"):
         CT_READERS.open(path, "lodopab", ground_truth="nowhere")
+    with contextlib.chdir(path.parent):
+        assert CT_READERS.open(path.name, "lodopab", **options).has_reference == (layout != "missing")

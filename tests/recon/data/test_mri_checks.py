@@ -415,3 +415,10 @@ def test_images_below_the_window_of_ssim_have_a_psnr(written):
     data = KSpaceSlices([written(scan(), recon=(6, 6))], "north", simulate=Simulation("random", 2, 0.2))
     score = evaluate(MRI_METHODS["zero_filled"](), data).volumes[0]
     assert score.psnr > 0 and score.nmse > 0 and score.ssim is None and score.foreground_ssim is None
+
+
+def test_true_maps_are_read(written):
+    maps = birdcage_maps(4, SHAPE).numpy()
+    maps[2, 5, 7] = np.nan
+    with pytest.raises(DataError, match=r"maps\[0\]: found NaN"):
+        lines(written(scan(), maps=maps), maps="true")
