@@ -179,7 +179,9 @@ def grouped(warnings: Sequence[str]) -> list[str]:
     for first, *others in kinds.values():
         texts = {line.partition(": ")[2] for line in (first, *others)}
         how = "also" if len(texts) == 1 else "also, with other numbers"
-        names = ", ".join(Path(line.partition(": ")[0]).name for line in others)
+        paths = [line.partition(": ")[0] for line in (first, *others)]
+        short = [Path(path).name for path in paths]
+        names = ", ".join((short if len(set(short)) == len(short) else paths)[1:])
         lines.append(f"{first}; {how}: {names}" if others else first)
     return lines
 

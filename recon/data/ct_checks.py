@@ -26,11 +26,13 @@ _FITS = 0.05
 #: beam hardening and a table outside the image reach the first one, but keep the edges.
 _MISSES, _MISSED_EDGES = 0.08, 0.3
 #: Scales of a reference in 1/mm: photon starvation raises them, scatter and beam hardening lower them.
-_SCALES = (0.5, 2.0)
+_SCALES = (0.8, 1.25)
 #: Mean line integral beside the object, above which photons or units are wrong.
 _OFFSET = 0.4
 #: Line integral that no detector measures: one photon in 10^11.
 _OPAQUE = 25.0
+#: Line integrals below minus this value, beyond noise, in a fiftieth of the rays: the open beam is wrong.
+_AIR = 0.15
 #: Attenuation in 1/mm that no matter has.
 _LARGEST = 5.0
 #: Units of a reference by the factor that converts them to 1/mm.
@@ -100,7 +102,7 @@ class Comparison:
 
     def warnings(self) -> list[str]:
         """What makes measurement or reference doubtful, one line each, with the file's path."""
-        findings = (_impossible(self.volume, list(self._bins.values())), self._of_references())
+        findings = (self._of_references(), _impossible(self.volume, list(self._bins.values())))
         return [str(data_error(self.volume.path, *finding)) for finding in findings if finding is not None]
 
     def _of_references(self) -> _Finding | None:
@@ -212,6 +214,8 @@ def _impossible(volume: SinogramVolume, measured: list[_Bins]) -> _Finding | Non
     lines = torch.stack([bins.lines for bins in measured])
     high, middle = float(lines.quantile(0.9)), float(lines.quantile(0.5))
     advice = "correct the units: line integrals are -log(counts / photons), lengths in mm"
+    if not lines.any():
+        return _Finding(volume.holds, "line integrals of 0 in all rays", "an object", "leave out the file")
     if high > _OPAQUE:
         found = f"line integrals above {high:.3g} in a tenth of the rays"
         return _Finding(volume.holds, found, "rays that pass the object", advice)
@@ -219,6 +223,11 @@ def _impossible(volume: SinogramVolume, measured: list[_Bins]) -> _Finding | Non
         found = f"line integrals below {middle:.3g} in half of the rays"
         photons = f"correct photons, which seem {math.exp(-middle):.2g} times too small"
         return _Finding(volume.holds, found, "0 or more", photons if volume.holds == "counts" else advice)
+    noise = float(torch.stack([bins.variance for bins in measured]).median().sqrt())
+    if (air := float(lines.quantile(0.02))) < -_AIR - 4 * noise:
+        found = f"line integrals below {air:.3g} in the rays beside the object"
+        beam = "the photons" if volume.holds == "counts" else "the open beam (flat field)"
+        return _Finding(volume.holds, found, "0", f"correct {beam}, which seem {math.exp(-air):.2g} times too small")
     return None
 
 

@@ -123,19 +123,26 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float
 
 @dataclass(frozen=True)
 class _Frame:
-    """A DICOM image: rescaled values, edges of a pixel along rows and columns in mm, direction cosines, order."""
+    """A DICOM image: rescaled values, edges of a pixel along rows and columns in mm, direction cosines, order.
+
+    ``is_placed``: the order is the position along the normal in mm.
+    """
 
     pixels: npt.NDArray[np.float32]
     edges: tuple[float, ...]
     orientation: tuple[float, ...]
     position: float
+    is_placed: bool
     series: str | None
+    patient: str | None
 
 
 def _read_dicom(files: Sequence[Path], path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
     frames = [frame for number, file in enumerate(files) for frame in _read_frames(file, number)]
     if (found := len({frame.series for frame in frames})) > 1:
         raise data_error(path, "SeriesInstanceUID", f"{found} series", "one series", "use one folder per series")
+    if (found := len({frame.patient for frame in frames})) > 1:
+        raise data_error(path, "PatientID", f"{found} patients", "one patient", "use one folder per series")
     shapes = {frame.pixels.shape for frame in frames}
     if len(shapes) > 1:
         raise data_error(path, "PixelData", f"shapes {sorted(shapes)}", "gray images of one shape", "sort the series")
@@ -146,6 +153,11 @@ def _read_dicom(files: Sequence[Path], path: Path) -> tuple[npt.NDArray[np.float
         for value in values:
             if len(value) != len(values[0]) or not np.allclose(value, values[0], rtol=_SQUARE, atol=0.01):
                 raise data_error(path, key, f"{values[0]} and {value}", "one for all images", "sort the series")
+    places = [round(frame.position, 2) for frame in frames if frame.is_placed]
+    if len(set(places)) < len(places):
+        found_text = f"{len(places)} images at {len(set(places))} positions"
+        advice = "use one folder per echo, contrast or time"
+        raise data_error(path, "ImagePositionPatient", found_text, "one image at each", advice)
     frames.sort(key=lambda frame: frame.position)
     height, width = frames[0].edges or (1.0, 1.0)
     return np.stack([frame.pixels for frame in frames]), (height, width)
@@ -194,12 +206,13 @@ def _frame(dataset: pydicom.Dataset, frame: int, values: npt.NDArray[np.float32]
     orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient")
     position = numbers("PlanePositionSequence", "ImagePositionPatient")
     order = float(dataset.get("InstanceNumber") or number) + frame
-    if len(position) == 3 and len(orientation) == 6:
+    if is_placed := len(position) == 3 and len(orientation) == 6:
         order = float(np.dot(np.cross(orientation[:3], orientation[3:]), position))
     # An image without lengths may still state the ratio of its edges.
     edges = numbers("PixelMeasuresSequence", "PixelSpacing") or numbers("", "PixelAspectRatio")
     rescaled = values * np.float32(slope[0]) + np.float32(intercept[0])
-    return _Frame(rescaled, edges, orientation, order, dataset.get("SeriesInstanceUID"))
+    series, patient = dataset.get("SeriesInstanceUID"), dataset.get("PatientID")
+    return _Frame(rescaled, edges, orientation, order, is_placed, series, patient)
 
 
 def _value(dataset: pydicom.Dataset, frame: int, sequence: str, keyword: str) -> Any:

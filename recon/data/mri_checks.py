@@ -19,6 +19,8 @@ CALIBRATION_LINES = 4
 _OFF_CENTER, _OFF_CENTER_SAMPLES = 0.05, 2
 #: Lines with less than so many times the energy of the median line are noise: nothing has a peak there.
 _PEAK = 4.0
+#: Least energy of a neighbor of the peak of an echo, as a part of the peak's.
+_BESIDE = 0.02
 #: Energy per sample in padding over that of the median column above which it is no rounding.
 _IN_PADDING = 0.01
 #: Least correlation of a reconstruction with k-space, over that of undersampling alone, and the gain by which another
@@ -54,7 +56,7 @@ class KSpaceContent:
         Raises
         ------
         DataError
-            If the zero frequency lies in the corner.
+            If the zero frequency lies in the corner, or rows are missing between others.
         """
         power = _power(kspace)
         self.energy[index] = float(power.sum(dtype=torch.float64))
@@ -94,6 +96,12 @@ class KSpaceContent:
 
     def _look_for_zeros(self, index: int, nonzero: Tensor) -> None:
         rows, columns = nonzero.any(1), nonzero.any(0)
+        measured = rows.nonzero().flatten()
+        between = int((~rows[int(measured[0]) : int(measured[-1])]).sum())
+        if between > ROUNDED * len(rows):
+            found = f"only zeros in {between} rows between others"
+            advice = "rows are the readout: exchange the last two axes of kspace, or leave out the file"
+            raise data_error(self.volume.path, f"kspace[{index}]", found, "signal along the whole readout", advice)
         if (empty := self._available.any(1) & ~rows).any():
             found, expected = f"only zeros in rows {ranges(empty.tolist())}", "signal along the whole readout"
             advice = "an asymmetric echo or zero padding, read as measured: images are smooth along the readout"
@@ -153,7 +161,7 @@ def calibration_lines(mask: Tensor) -> int:
     return min(int(block.stop - block.start) for block in calibration_block(mask))
 
 
-def check_reference(volume: KSpaceVolume, energy: Sequence[float]) -> list[str]:
+def check_reference(volume: KSpaceVolume, energy: Sequence[float], is_used: bool = True) -> list[str]:
     """Compare the reconstruction in a file with its k-space: values, scale, orientation, position.
 
     One slice is reconstructed by root sum of squares: a bright one, but not the middle one, which stays where it is
@@ -165,6 +173,8 @@ def check_reference(volume: KSpaceVolume, energy: Sequence[float]) -> list[str]:
         A file with a reconstruction.
     energy
         Energy of the k-space of every slice.
+    is_used
+        Whether it is the reference; if not, its scale does not matter.
 
     Returns
     -------
@@ -186,11 +196,11 @@ def check_reference(volume: KSpaceVolume, energy: Sequence[float]) -> list[str]:
     shown = [index for index in range(len(energy)) if index not in empty and energy[index] > 0]
     if shown:
         index = max(shown, key=lambda index: (2 * index + 1 != len(energy), energy[index]))
-        lines += _compare(volume, index)
+        lines += _compare(volume, index, is_used)
     return lines
 
 
-def _compare(volume: KSpaceVolume, index: int) -> list[str]:
+def _compare(volume: KSpaceVolume, index: int, is_used: bool) -> list[str]:
     size, available = (volume.shape[2], volume.shape[3]), volume.available
     crop = fitting_crop(size, volume.rss_shape or volume.crop_shape)
     reference = center_crop(volume.read_rss(index), crop).double()
@@ -210,7 +220,7 @@ def _compare(volume: KSpaceVolume, index: int) -> list[str]:
     elif own < least * perfect:
         found, expected = f"an image that correlates {own:.2f} with kspace", f"at least {least * perfect:.2f}"
         advice = "is it of another scan? reconstruct it again"
-    elif not low < factor < high:
+    elif is_used and not low < factor < high:
         found, expected = f"values {factor:.3g} times those of kspace", "the scale of its root sum of squares"
         advice = f"divide it by {factor:.3g}"
     else:
@@ -260,8 +270,10 @@ def _peak(energy: Tensor) -> int:
     largest = float(energy.max())
     if len(energy) < 8 * reach or largest < _PEAK * float(measured.median()):
         return middle
-    near = float(energy[middle - reach : middle + reach + 1].max())
-    return middle if near >= 0.5 * largest else int(energy.argmax())
+    near, at = float(energy[middle - reach : middle + reach + 1].max()), int(energy.argmax())
+    beside = max(float(energy[at - 1]), float(energy[(at + 1) % len(energy)]))
+    # An echo has neighbors, a spike has none.
+    return middle if near >= 0.5 * largest or beside < _BESIDE * largest else at
 
 
 def _reach(n: int) -> int:

@@ -185,8 +185,14 @@ class KSpaceSlices(VolumeSlices):
         for index, kspace in enumerate(self.measured_slices(number)):
             content.look(index, kspace)
         lines = [*volume.notes, *content.warnings(), *self._calibration_warnings(number)]
-        if self.reference_kinds[number] == "rss":
-            lines += check_reference(volume, [content.energy[index] for index in range(volume.shape[0])])
+        if volume.rss_shape is not None:  # used or not: it also tells whether k-space is in order
+            is_used = self.reference_kinds[number] == "rss"
+            try:
+                lines += check_reference(volume, [content.energy[i] for i in range(volume.shape[0])], is_used)
+            except DataError as error:
+                if is_used:
+                    raise
+                lines.append(str(error))
         if self.maps == "true":
             for index in range(volume.shape[0]):
                 volume.read_maps(index)

@@ -146,8 +146,21 @@ def test_impossible_line_integrals_and_photons_are_named(tmp_path: Path) -> None
     assert (
         "the measurement shows nothing" in warnings(tmp_path / "d.h5", geometry, reference, line_integrals=0 * lines)[0]
     )
-    # Air alone, in both.
-    assert warnings(tmp_path / "e.h5", geometry, 0 * reference, line_integrals=0 * lines) == []
+    (found,) = warnings(tmp_path / "e.h5", geometry, 0 * reference, line_integrals=0 * lines)
+    assert "line integrals of 0 in all rays" in found
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.7])
+def test_air_that_is_brighter_than_the_open_beam_is_named(tmp_path: Path, factor: float) -> None:
+    counts = scan(3, SCANS["parallel"], 1e5)[1]["counts"]
+    write_sinograms(tmp_path / "a.h5", GRID, SCANS["parallel"], counts=counts, photons=factor * 1e5)
+    found = SinogramSlices([tmp_path / "a.h5"], "s").check(0)
+    assert any("in the rays beside the object" in line and "correct the photons" in line for line in found), found
+
+
+def test_a_reference_30_percent_too_large_is_named(tmp_path: Path) -> None:
+    reference, measured = scan(3, SCANS["parallel"], 1e5)
+    assert warnings(tmp_path / "a.h5", SCANS["parallel"], 1.3 * reference, **measured)
 
 
 def spoil(path: Path, key: str, value: Any) -> None:

@@ -156,6 +156,21 @@ def test_slices_that_do_not_belong_together(tmp_path: Path, changes: dict[str, A
     assert str(tmp_path / "s") in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"PatientID": "p2"}, "PatientID: found 2 patients"),
+        ({"ImagePositionPatient": [0, 0, 6.0]}, "3 images at 2 pos"),
+    ],
+)
+def test_slices_of_two_patients_or_at_one_position(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    for number in range(3):
+        keys: dict[str, Any] = {"PatientID": "p1"} | (changes if number == 1 else {})
+        write_dicom(tmp_path / f"s/{number}.dcm", HU[0], number, **keys)
+    with pytest.raises(DataError, match=words):
+        read_images(tmp_path / "s")
+
+
 def test_images_that_are_no_gray_slices(tmp_path: Path) -> None:
     long, zooms = np.diag([5.0, 1.0, 1.0, 1.0]), nibabel.Nifti1Image(HU, np.eye(4))  # type: ignore[no-untyped-call]
     zooms.header.set_zooms((1.0, 0.5, 3.0))  # type: ignore[no-untyped-call]

@@ -280,6 +280,25 @@ def test_an_echo_off_center_is_said(written, by, axis, line):
     said(written(kspace), rf"found the peak at {line} {SHAPE[axis] // 2 + by} .*{shift}")
 
 
+def test_a_spike_is_no_echo(written):
+    kspace = scan()
+    kspace[:, :, 3, 5] = 30 * np.abs(kspace).max()
+    assert lines(written(kspace)) == []
+
+
+def test_rows_between_others_are_refused(written):
+    kspace = scan()
+    kspace[:, :, 1::2] = 0
+    with pytest.raises(DataError, match=r"only zeros in .* rows between others.*exchange the last two axes"):
+        lines(written(kspace))
+
+
+def test_kspace_out_of_order_is_told_by_an_unused_reconstruction(written):
+    kspace = scan()
+    sign = (-1.0) ** np.add.outer(np.arange(kspace.shape[2]), np.arange(kspace.shape[3])).astype(np.float32)
+    said(written(kspace * sign, reconstruction_rss=rss(kspace)), "an image that is shifted by")
+
+
 def test_warnings_are_logged_once_per_site(written, caplog, monkeypatch):
     monkeypatch.setattr(mri_slices, "_SAID", set())
     files = [written(np.roll(scan(seed=n), 8, -1), name=f"{n}.h5") for n in range(3)]
