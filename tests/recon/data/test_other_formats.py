@@ -1,7 +1,6 @@
 """Files of other formats are named by their content, whatever their suffix, by every reader."""
 
 import gzip
-import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +186,10 @@ def test_a_folder_of_dicom_slices_may_have_other_suffixes(tmp_path: Path) -> Non
     import pydicom
 
     source = Path(str(pydicom.data.get_testdata_file("CT_small.dcm")))
-    for name in ("1.IMA", "2.DCM", "3", "._1.IMA", "DICOMDIR", "notes.txt"):
-        content = source.read_bytes() if name[0].isdigit() else io.BytesIO(b"\0\5\x16\7" * 50).getvalue()
-        (tmp_path / name).write_bytes(content)
+    for name in ("._1.IMA", "DICOMDIR", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7" * 50)
+    for number, name in enumerate(("1.IMA", "2.DCM", "3")):
+        image = pydicom.dcmread(source)
+        image.ImagePositionPatient[2] += 5 * number
+        image.save_as(tmp_path / name)
     assert read_images(tmp_path).shape[0] == 3
