@@ -107,7 +107,10 @@ def test_sites_of_real_anatomy(
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["mri", "ct"])
 def test_the_preset_compares_real_people(modality: str, tmp_path: Path) -> None:
-    budgets = {name: replace(budget, rounds=2, steps_per_round=2, personal_rounds=1) for name, budget in ANATOMY.budgets.items()}
+    budgets = {
+        name: replace(budget, rounds=2, steps_per_round=2, personal_rounds=1)
+        for name, budget in ANATOMY.budgets.items()
+    }
     table = replace(
         ANATOMY.tables[0], arms=("classical", "local", "fedavg", "finetune", "fed_scales"), seeds=1, train=4
     )

@@ -154,7 +154,7 @@ def _read_dicom(files: Sequence[Path], path: Path) -> tuple[npt.NDArray[np.float
             if len(value) != len(values[0]) or not np.allclose(value, values[0], rtol=_SQUARE, atol=0.01):
                 raise data_error(path, key, f"{values[0]} and {value}", "one for all images", "sort the series")
     places = [round(frame.position, 2) for frame in frames if frame.is_placed]
-    if len(set(places)) < len(places):
+    if len(files) > 1 and len(set(places)) < len(places):
         found_text = f"{len(places)} images at {len(set(places))} positions"
         advice = "use one folder per echo, contrast or time"
         raise data_error(path, "ImagePositionPatient", found_text, "one image at each", advice)
