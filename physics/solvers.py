@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .operator import Differentiable, LinearOperator, per_sample, reciprocal
+from .autograd.differentiable import Differentiable
+from .operator import LinearOperator, per_sample, reciprocal
 
 
 def conjugate_gradient(

@@ -107,19 +107,21 @@ def make_fastmri_sites(
     )
     manifests = []
     for name, group in groups.items():
-        table: dict[str, Any] = {
-            "name": name,
-            "acquisition": _shared_facts([volumes[file] for file in group]),
-        }
-        if simulate is not None and not volumes[group[0]].undersampled:
-            table["simulate"] = asdict(simulate)
         of = {file: splits[name][subjects[file]] for file in group}
-        table["data"] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
-        table["data"]["persons"] = {file: told[file] for file in group if file in told}
-        manifests.append(table)
+        data: dict[str, Any] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
+        data["persons"] = {file: told[file] for file in group if file in told}
+        manifests.append(_table(name, [volumes[file] for file in group], simulate) | {"data": data})
     for warning in unnamed_people(expanded, [file for file in volumes if subjects[file].startswith("file ")]):
         logger.warning(warning)
     return write_sites(out, manifests, overwrite=overwrite)
+
+
+def _table(name: str, volumes: Sequence[KSpaceVolume], simulate: Simulation | None) -> dict[str, Any]:
+    """Manifest of a site without its files."""
+    table: dict[str, Any] = {"name": name, "acquisition": _shared_facts(volumes)}
+    if simulate is not None and not volumes[0].undersampled:
+        table["simulate"] = asdict(simulate)
+    return table
 
 
 def _scans(folder: Path) -> list[Path]:

@@ -124,8 +124,8 @@ def _person_image(cells: Mapping[str, str], path: Path, where: str) -> PersonIma
 def one_person_per_file(files: Sequence[Path]) -> list[PersonImage]:
     """Every file is a person of its own, named after the file, or its path where two file names are equal.
 
-    DICOM files that share a PatientID are one person, named after the first of them, unless all share it: it may be a
-    placeholder then.
+    DICOM files that share a PatientID are one person, named after the first of them. An ID that all files
+    share tells nothing, as anonymized files may hold one and the same: then every file is a person.
     """
     stems, patients = Counter(map(_stem, files)), [patient_of(file) for file in files]
     several = len(set(patients) - {None}) > 1

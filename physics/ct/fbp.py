@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..autograd.transpose_pair import Transposed
 from ..operator import require_tensor
 from .fbp_weights import redundancy_weights, scan_coverage, view_angles
 from .geometry import Array, Geometry, ImageGrid, ParallelBeam, hole_radius_mm, require_scan
 from .rays import PAD, by_lanes
-from .transpose_pair import Transposed
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, reciprocal, require_tensor
 from .fbp import filtered_backprojection
 from .fbp_weights import goes_all_round
@@ -23,7 +24,6 @@ from .geometry import (
 )
 from .projector import Projector, projector_of
 from .transmission import estimate_ray_noise
-from .transpose_pair import Transposed
 
 logger = logging.getLogger(__name__)
 

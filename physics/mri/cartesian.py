@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..operator import Differentiable, LinearOperator, reciprocal
+from ..autograd.differentiable import Differentiable
+from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
 from .sampling import calibration_block, samples_center

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli_w
 import torch
 
@@ -150,3 +151,17 @@ def liar(deployed: Deployed, site: str, lie: Callable[[dict[str, Any], dict[str,
         return replace(reply, payload=pack(kind, header, tensors)).to_bytes(folder.key)
 
     deployed.channel.answers = {**deployed.channel.answers, site: answer}
+
+
+def interrupt(deployed: Deployed) -> None:
+    """Start a run that is interrupted in its second round, once six messages have travelled."""
+
+    def stops(site: str, answer: bytes) -> bytes:
+        if len(deployed.channel.travelled) >= 6:
+            raise KeyboardInterrupt
+        return answer
+
+    deployed.channel.meddle = stops
+    with pytest.raises(KeyboardInterrupt):
+        deployed.train()
+    deployed.channel.meddle = lambda site, answer: answer

@@ -14,7 +14,7 @@ from federation.rounds import read_rows
 from federation.rounds.loop import QuorumError
 from federation.serialization import Broadcast, digest, load_checkpoint
 
-from .deployment import NAMES, Deployed, deploy, liar
+from .deployment import NAMES, Deployed, deploy, interrupt, liar
 
 pytestmark = pytest.mark.fault("site that lies")
 BOUNDS = UpdateBounds(10, 10**6, 4)
@@ -66,15 +66,7 @@ def test_numbers_that_change_or_cannot_be_are_refused(deployed: Deployed, field:
 
 
 def test_the_first_number_of_slices_is_known_after_a_restart(deployed: Deployed) -> None:
-    def stops(site: str, answer: bytes) -> bytes:
-        if len(deployed.channel.travelled) >= 6:
-            raise KeyboardInterrupt
-        return answer
-
-    deployed.channel.meddle = stops
-    with pytest.raises(KeyboardInterrupt):
-        deployed.train()
-    deployed.channel.meddle = lambda site, answer: answer
+    interrupt(deployed)
 
     def lie(header: dict[str, Any], tensors: dict[str, Any]) -> None:
         header.update({"n_samples": 7} if "n_samples" in header else {})

@@ -33,7 +33,7 @@ from federation.serialization import Broadcast, digest, load_checkpoint
 from federation.sites.manifest import load_federation
 from recon import DataError, base_name, evaluate
 
-from .deployment import NAMES, Deployed, deploy
+from .deployment import NAMES, Deployed, deploy, interrupt
 
 PATIENT = "DOE^JOHN-4711"
 
@@ -185,15 +185,7 @@ def test_a_stolen_key_of_the_server_is_refused_once_the_site_trusts_another(depl
     """The run then goes on with the new key, and the log can be verified with both."""
     stolen = SigningKey.read(deployed.path / "server" / "key")
 
-    def stops(site: str, answer: bytes) -> bytes:
-        if len(deployed.channel.travelled) >= 6:
-            raise KeyboardInterrupt
-        return answer
-
-    deployed.channel.meddle = stops
-    with pytest.raises(KeyboardInterrupt):
-        deployed.train()
-    deployed.channel.meddle = lambda site, answer: answer
+    interrupt(deployed)
     key = SigningKey.create(deployed.path / "server" / "new")
     for folder in deployed.folders.values():
         folder.trust(key.public)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..operator import Differentiable
+from .differentiable import Differentiable
 
 Map = Callable[[Tensor], Tensor]
 

@@ -1,0 +1,1 @@
+"""Functions with derivatives of any order, for autograd and for `torch.func`."""
