@@ -11,7 +11,7 @@ from pathlib import Path
 from recon import DataError, naming_file, write_atomically
 
 from .lock_file import LockedFile, read_lock, write_lock
-from .manifest import SiteManifest, read_federation, without_files
+from .manifest import SiteManifest, names_person, read_federation, without_files
 from .manifest_schema import SPLITS, Split
 from .subjects import people_across_sites, unnamed_people
 from .unusable import refuse
@@ -86,7 +86,7 @@ class _SiteCheck:
     def warnings(self) -> list[str]:
         """Warning that files count as people, where the site has several splits."""
         lock, splits = self.lock, [split for split in SPLITS if self.manifest.files(split)]
-        unnamed = [n for n in lock if self.manifest.subject(n, lock[n].patient_id).startswith("file ")]
+        unnamed = [n for n in lock if not names_person(self.manifest.subject(n, lock[n].patient_id))]
         return unnamed_people(self.manifest.path, unnamed) if len(splits) > 1 else []
 
 

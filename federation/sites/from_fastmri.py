@@ -11,7 +11,7 @@ from typing import Any
 from recon import KSpaceVolume, Simulation, format_of, open_volume, shown_files, volume_names
 
 from ..config import ConfigError, config_error, nearest
-from .manifest import expand_variables, subject
+from .manifest import expand_variables, names_person, subject
 from .manifest_schema import SPLITS
 from .splits import assign_splits
 from .subjects import persons_by_pattern, persons_by_table, unnamed_people
@@ -111,7 +111,7 @@ def make_fastmri_sites(
         data: dict[str, Any] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
         data["persons"] = {file: told[file] for file in group if file in told}
         manifests.append(_table(name, [volumes[file] for file in group], simulate) | {"data": data})
-    for warning in unnamed_people(expanded, [file for file in volumes if subjects[file].startswith("file ")]):
+    for warning in unnamed_people(expanded, [file for file in volumes if not names_person(subjects[file])]):
         logger.warning(warning)
     return write_sites(out, manifests, overwrite=overwrite)
 

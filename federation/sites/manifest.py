@@ -304,6 +304,11 @@ def subject(name: str, person: str | None) -> str:
     return f"patient {person}" if person else f"file {name}"
 
 
+def names_person(subject: str) -> bool:
+    """Whether a subject is a person, and not a file that names none."""
+    return not subject.startswith("file ")
+
+
 def expand_variables(text: str, path: Path | str, key: str, environment: Mapping[str, str] = os.environ) -> str:
     """Replace ``${NAME}`` and ``$NAME``.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import config_error
 from .lock_file import LockedFile
-from .manifest import SiteManifest
+from .manifest import SiteManifest, names_person
 from .manifest_schema import Split
 from .people import PersonImage, read_persons
 
@@ -119,7 +119,7 @@ def people_across_sites(sites: Sequence[tuple[SiteManifest, Mapping[str, LockedF
         shared: dict[str, dict[str, tuple[Split, str, Split, str]]] = defaultdict(dict)
         for split, name in manifest.data.named():
             subject = manifest.subject(name, lock[name].patient_id)
-            keys = [lock[name].sha256] if subject.startswith("file ") else [subject, lock[name].sha256]
+            keys = [subject, lock[name].sha256] if names_person(subject) else [lock[name].sha256]
             own |= {key: (manifest.name, split, name) for key in keys}
             if (key := next((key for key in keys if key in seen), None)) is not None:
                 site, other, where = seen[key]

@@ -252,14 +252,11 @@ class _Plan:
 
 @lru_cache(maxsize=16)
 def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
-    covered, needed, missing = scan_coverage(geometry, grid)
-    if missing > 0.01 * needed:
+    if not (coverage := scan_coverage(geometry, grid)).is_complete:
         logger.warning(
             "filtered_backprojection: the views cover %.0f of the %.0f degrees that this scan needs, %.0f degrees are "
             "missing: expect artefacts along them",
-            covered,
-            needed,
-            missing,
+            *coverage,
         )
     hole = hole_radius_mm(geometry)
     if hole > 0:

@@ -84,6 +84,11 @@ class Coverage(NamedTuple):
     needed: float
     missing: float
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no more than a hundredth is missing."""
+        return self.missing <= 0.01 * self.needed
+
 
 @lru_cache(maxsize=64)
 def scan_coverage(geometry: Geometry, grid: ImageGrid) -> Coverage:

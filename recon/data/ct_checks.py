@@ -88,8 +88,8 @@ class Comparison:
 
     def __init__(self, volume: SinogramVolume) -> None:
         self.volume = volume
-        self._views = _evenly(volume.shape[1], _VIEWS)
-        self._compared = _evenly(volume.shape[0], _SLICES)
+        self._views = evenly_chosen(volume.shape[1], _VIEWS)
+        self._compared = evenly_chosen(volume.shape[0], _SLICES)
         self._bins: dict[int, _Bins] = {}
         self._references: dict[int, Tensor] = {}
 
@@ -286,7 +286,7 @@ def _binned(rays: Tensor) -> Tensor:
     return bins
 
 
-def _evenly(count: int, most: int) -> list[int]:
+def evenly_chosen(count: int, most: int) -> list[int]:
     """Middles of equal parts of ``range(count)``."""
     parts = min(count, most)
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]

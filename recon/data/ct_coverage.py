@@ -29,8 +29,6 @@ _PART_OF_LARGEST = 0.05
 _NOISE_STD = 4.0
 #: Least part of the views whose outermost elements see the object, and of the rays beside the image that do.
 _VIEWS, _RAYS = 0.03, 0.0005
-#: Part of the rotation that may be missing.
-_MISSING = 0.01
 #: Views whose rays are looked at, evenly chosen.
 _VIEWS_LOOKED_AT = 90
 #: Fewest detector elements whose ends are looked at.
@@ -41,8 +39,8 @@ Array = npt.NDArray[np.floating[Any]]
 
 def geometry_warnings(path: Path, geometry: Geometry, grid: ImageGrid) -> list[str]:
     """A line if the views of a file miss lines through the image, with the degrees that are missing."""
-    covered, needed, missing = scan_coverage(geometry, grid)
-    if missing <= _MISSING * needed:
+    covered, needed, missing = coverage = scan_coverage(geometry, grid)
+    if coverage.is_complete:
         return []
     beam = "a parallel beam" if isinstance(geometry, ParallelBeam) else "this fan beam"
     beam = "a displaced detector" if needed == 360 else beam

@@ -14,7 +14,7 @@ from torch import Tensor
 from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
 
 from ..errors import DataError, data_error
-from .ct_checks import Comparison
+from .ct_checks import Comparison, evenly_chosen
 from .ct_coverage import geometry_warnings, object_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
@@ -173,8 +173,7 @@ class SinogramSlices(VolumeSlices):
     def coverage_warnings(self, number: int) -> list[str]:
         volume, geometry = self.volumes[number], self.geometries[number]
         count = volume.shape[0]
-        some = min(_SLICES_LOOKED_AT, -(-count // 4))
-        chosen = [(2 * i + 1) * count // (2 * some) for i in range(some)]
+        chosen = evenly_chosen(count, min(_SLICES_LOOKED_AT, -(-count // 4)))
         slices = ((i, self._measured(number, i)[0]) for i in chosen)
         return [
             *geometry_warnings(volume.path, volume.geometry, volume.grid),
