@@ -166,8 +166,10 @@ def check_new(manifests: Sequence[SiteManifest], say: Callable[[str], None]) -> 
             continue
         for line in grouped([*_file_warnings(check.passed.values()), *check.warnings, *across[check.manifest.name]]):
             say(f"warning: {line}")
-        with contextlib.suppress(DataError):  # the folder may be read-only: checked again the next time
+        try:
             write_lock(check.manifest.path, check.lock)
+        except DataError as error:  # the folder may be read-only
+            say(f"note: {error}; its files are checked again the next time")
 
 
 def grouped(warnings: Sequence[str]) -> list[str]:

@@ -122,6 +122,7 @@ def test_a_read_only_folder_is_checked_each_time(
     for _ in range(2):
         assert len(load_checked(tmp_path, said.append)) == 1
     assert said.count("checking 4 files, once ...") == 2
+    assert said.count("note: no right to write; its files are checked again the next time") == 2
 
 
 def test_old_lock_files_are_read_and_unchecked_ones_are_written_as_before(tmp_path: Path) -> None:
