@@ -29,6 +29,7 @@ from .processes import (
 )
 
 _START_SECONDS = 90.0
+_ANSWER_SECONDS = 120.0
 _PROXY = Path(__file__).resolve().with_name("proxy.py")
 
 
@@ -135,7 +136,14 @@ def ask_flower(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
         raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")
     command = [program("flwr"), *arguments, "--format", "json"]
     settings = environment(folder.path / "flower" / "home")
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    try:
+        done = subprocess.run(
+            command, env=settings, capture_output=True, text=True, check=False, timeout=_ANSWER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        asked = f"flwr {' '.join(arguments[:2])}"
+        logs = folder.path / "logs"
+        raise DataError(f"{asked}: no answer in {_ANSWER_SECONDS:.0f} s; read {logs}, then try again") from None
     begin = done.stdout.find("{")
     try:
         found: dict[str, Any] = json.loads(done.stdout[begin:]) if begin >= 0 else {}

@@ -22,6 +22,8 @@ from .run_server import ask_flower
 Say = Callable[[str], None]
 #: Time between two questions to Flower whether the run still exists.
 _ASK_SECONDS = 20.0
+#: So many questions in a row may fail: Flower does not answer while it is busy with messages.
+_ASK_ATTEMPTS = 6
 #: Longest time without a printed line.
 _SILENT_SECONDS = 45.0
 
@@ -131,7 +133,7 @@ def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
     """
     progress, outcome = place / "progress.jsonl", place / "outcome.json"
     printed = len(progress.read_text().splitlines()) if progress.exists() else 0
-    asked, ended, quiet = time.monotonic(), "", _Quiet(place / WAITING, say)
+    asked, failed, ended, quiet = time.monotonic(), 0, "", _Quiet(place / WAITING, say)
     while not outcome.exists():
         before, printed = printed, _print_new(progress, printed, say)
         quiet.look(new=printed > before)
@@ -142,8 +144,15 @@ def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
                 f"{folder.path / 'logs'}: the run is {ended} without an outcome; read the logs, then add --resume"
             )
         if time.monotonic() - asked > _ASK_SECONDS:
-            status = str(ask_flower(folder, "list", CONNECTION, "--run-id", number)["runs"][0]["status"])
-            asked, ended = time.monotonic(), status if status.startswith("finished") else ""
+            try:
+                status = str(ask_flower(folder, "list", CONNECTION, "--run-id", number)["runs"][0]["status"])
+            except DataError:
+                failed += 1
+                if failed == _ASK_ATTEMPTS:
+                    raise
+            else:
+                failed, ended = 0, status if status.startswith("finished") else ""
+            asked = time.monotonic()
         time.sleep(0.5)
     _print_new(progress, printed, say)
 

@@ -1,26 +1,35 @@
 """Flower's `flower-supernode`, which here outlives every cut of its connection to the server.
 
-Flower repeats a request after a cut, with two gaps. If the error's text names TLS, as the text of a connection cut
-within a handshake does, or if the site's HTTP proxy answered with an error, the SuperNode ends, or drops the reply that
-it was sending. If the cut came after the server had stored a part of a reply, the server refuses the repeated part, and
-the SuperNode drops the reply, too. This file repeats the request in the first case and announces the reply again in the
-second; a certificate that is refused still ends the SuperNode. It replaces functions in private modules of Flower, so
-Flower's versions are pinned and a test checks the modules.
+Flower repeats a request after a cut, with four gaps. If the error's text names TLS, as the text of a connection cut
+within a handshake does, if the site's HTTP proxy answered with an error, or if the server answered 408 or 500 because
+it was too busy, the SuperNode ends, or drops the reply that it was sending. If the cut came after the server had stored
+a part of a reply, the server refuses the repeated part, and the SuperNode drops the reply, too. A heartbeat has 5 s,
+too few behind two parts of a reply on a slow link; after two missed ones the server gives the site up. After a
+heartbeat that was answered with an error none follows. This file repeats the request in the first case, announces the
+reply again in the second, gives heartbeats more time, and goes on with them; a certificate that is refused still ends
+the SuperNode. It replaces functions in private modules of Flower, so Flower's versions are pinned and a test checks the
+modules.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import httpx
 
 _PAUSE_SECONDS = 1.0
+#: Time for each step of a heartbeat: connect, write, read. The server waits for a minute.
+_HEARTBEAT_SECONDS = 20.0
+#: Answers of a server that was too slow or too busy. Flower states its own refusals in JSON.
+_BUSY = {408, 500, 502, 503, 504}
 
 
 def is_cut(error: Exception) -> bool:
-    """Whether a request failed on its way, so that it can succeed when it is repeated."""
+    """Whether a request failed on its way or at a busy server, so that it can succeed when it is repeated."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _BUSY and not error.response.text.lstrip().startswith("{")
     return isinstance(error, httpx.TransportError) and "certificate verify failed" not in str(error)
 
 
@@ -30,7 +39,7 @@ def patient(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
     def make() -> Any:
         invoker = make_invoker()
         gives_up = invoker.should_giveup
-        invoker.recoverable_exceptions = (*invoker.recoverable_exceptions, httpx.TransportError)
+        invoker.recoverable_exceptions = (*invoker.recoverable_exceptions, httpx.TransportError, httpx.HTTPStatusError)
         invoker.should_giveup = lambda error: not is_cut(error) and gives_up(error)
         return invoker
 
@@ -81,13 +90,29 @@ def resending(connect: Callable[..., AbstractContextManager[Any]]) -> Callable[.
     return connection
 
 
+def kept_up(make_sender: Callable[[Callable[[], bool]], Any]) -> Callable[[Callable[[], bool]], Any]:
+    """Flower's function that makes a sender of heartbeats; a failed heartbeat is sent again, whatever the failure."""
+
+    def make(send: Callable[[], bool]) -> Any:
+        def beat() -> bool:
+            with suppress(httpx.HTTPError):
+                return send()
+            return False
+
+        return make_sender(beat)
+
+    return make
+
+
 def main() -> None:
     """Run in place of `flower-supernode`."""
-    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode import fleet_http_client, fleet_http_connection, start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     names = vars(fleet_http_connection)
     names["make_simple_http_retry_invoker"] = patient(names["make_simple_http_retry_invoker"])
+    names["HeartbeatSender"] = kept_up(names["HeartbeatSender"])
+    vars(fleet_http_client)["HEARTBEAT_CALL_TIMEOUT"] = _HEARTBEAT_SECONDS
     names = vars(start_client_internal)
     names["http_request_response"] = resending(names["http_request_response"])
     flower_supernode()

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -18,9 +20,10 @@ from federation import load_recipe, train_run
 from federation.cli.main import main
 from federation.flower import supernode_process
 from federation.flower.processes import CHUNK_BYTES, environment
-from federation.flower.supernode_process import is_cut, patient
+from federation.flower.supernode_process import is_cut, kept_up, patient
 from federation.rounds.round_log import read_rows
 from federation.sites.manifest import load_federation
+from recon import DataError
 
 from .running import RECIPE, HttpProxy, approve_run, bits, http_proxy, overrides, processes
 
@@ -46,14 +49,16 @@ def test_a_run_over_a_slow_link_that_is_cut_ends_with_the_same_bits(
     here = train_run(load_recipe(RECIPE, CHOICES), sites, federation / "here", jobs=1, resume=False, say=str).path
     capsys.readouterr()
     cuts, begin = way_out.cuts, time.monotonic()
-    assert main(["deploy", "run", str(federation / "server"), str(RECIPE), *overrides(CHOICES)]) == 0
+    code = main(["deploy", "run", str(federation / "server"), str(RECIPE), *overrides(CHOICES)])
+    said = capsys.readouterr()
+    assert code == 0, said.err
     there = federation / "server" / "runs" / "fedavg" / "train"
     size = max(row["bytes_up"] for row in read_rows(there))
     print(f"messages of {size / 1e6:.1f} MB, {way_out.cuts - cuts} cuts, {time.monotonic() - begin:.0f} s")
     assert size / BYTES_PER_SECOND > 1.5 * SECONDS and way_out.cuts - cuts >= 4
     assert bits(there) == bits(here)
-    out = capsys.readouterr().out
-    assert "waits for Flower to start the driver" in out and "round 0: waits for the reply of north, south" in out
+    assert "waits for Flower to start the driver" in said.out
+    assert "round 0: waits for the reply of north, south" in said.out
 
 
 @pytest.mark.deployment
@@ -107,8 +112,56 @@ def test_every_cut_is_repeated_and_a_wrong_certificate_is_not() -> None:
         assert is_cut(error) and attempt(error) is Cut, error
     wrong = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
     assert not is_cut(wrong) and attempt(wrong) is httpx.ConnectError
-    refused = httpx.Response(404, request=httpx.Request("POST", "https://server/"))
-    assert attempt(httpx.HTTPStatusError("", request=refused.request, response=refused)) is httpx.HTTPStatusError
+
+    def answered(status: int, text: str = "") -> httpx.HTTPStatusError:
+        request = httpx.Request("POST", "https://server/")
+        return httpx.HTTPStatusError("", request=request, response=httpx.Response(status, text=text, request=request))
+
+    for status in (408, 500, 502, 503, 504):
+        assert attempt(answered(status)) is Cut, status
+    assert attempt(answered(404)) is attempt(answered(500, '{"code": 1}')) is httpx.HTTPStatusError
+
+
+def test_heartbeats_go_on_after_one_that_was_answered_with_an_error() -> None:
+    sent: list[bool] = []
+
+    def send() -> bool:
+        sent.append(True)
+        if len(sent) < 3:
+            response = httpx.Response(500, request=httpx.Request("POST", "https://server/"))
+            raise httpx.HTTPStatusError("", request=response.request, response=response)
+        return True
+
+    beat = kept_up(lambda function: function)(send)
+    assert [beat(), beat(), beat()] == [False, False, True]
+
+
+def test_a_run_is_followed_though_flower_does_not_answer_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from federation.flower import submission
+
+    failures, asked = 0, 0
+
+    def ask(*question: object) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked <= failures:
+            raise DataError("flwr list: database is locked")
+        (tmp_path / "outcome.json").write_text("{}")
+        return {"runs": [{"status": "running"}]}
+
+    monkeypatch.setattr(submission, "ask_flower", ask)
+    monkeypatch.setattr(submission, "running", lambda state: {})
+    monkeypatch.setattr(submission, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
+    folder: Any = SimpleNamespace(path=tmp_path)
+    failures = 5
+    submission._follow(tmp_path, folder, "1", lambda text: None)
+    (tmp_path / "outcome.json").unlink()
+    failures, asked = 6, 0
+    with pytest.raises(DataError, match="database is locked"):
+        submission._follow(tmp_path, folder, "1", lambda text: None)
 
 
 def test_a_part_that_is_refused_is_sent_until_the_server_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,13 +197,15 @@ def test_flower_still_cuts_messages_and_repeats_requests_so(tmp_path: Path) -> N
     import inspect
 
     from flwr.common import constant
-    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode import fleet_http_client, fleet_http_connection, start_client_internal
 
     assert 'getenv("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"' in inspect.getsource(constant)
     assert environment(tmp_path)["FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"] == str(CHUNK_BYTES)
     source = inspect.getsource(fleet_http_connection)
     assert "retry_invoker = make_simple_http_retry_invoker()" in source
     assert source.count("retry_invoker.invoke(") >= 8
+    assert source.count("HeartbeatSender(send_node_heartbeat)") == 1
+    assert "timeout=HEARTBEAT_CALL_TIMEOUT" in inspect.getsource(fleet_http_client)
     order = "node.node_id, receive, send, get_run, get_fab, pull_object, push_object, confirm_message_received,"
     assert order in " ".join(source.split())
     assert "with http_request_response(" in inspect.getsource(start_client_internal)
