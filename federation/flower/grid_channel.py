@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator, Mapping
 
 from flwr.app import Message, MessageType
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from ..rounds import SiteFailure, StillWaiting
 from .client_process import content_of, data_of
 
 _POLL_SECONDS = 1.0
+#: Time in which a site whose heartbeats Flower missed, for a minute, may come back before it fails in this round.
+_SECONDS_AWAY = 30.0
 
 
 class GridChannel:
@@ -36,32 +39,46 @@ class GridChannel:
     def send(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Exception]]:
         """Yield each reply as it arrives, and :class:`StillWaiting` every second.
 
-        A site that is not connected fails at once, a late site yields nothing.
+        A late site yields nothing. A site that is not connected, or loses its connection, gets its message (again) once
+        it is back; it fails if it does not come back in time. A site answers the same message with the same reply.
         """
         self.asked = sorted(messages)
-        connected = set(self.reachable())
-        for name in sorted(messages.keys() - connected):
-            yield name, SiteFailure("is not connected")
-        names = sorted(messages.keys() & connected)
-        sent = [
-            Message(content_of(messages[name]), self.nodes[name], MessageType.TRAIN, ttl=self.seconds) for name in names
-        ]
-        sites = {node: name for name, node in self.nodes.items()}
-        # Flower returns None for a message that it could not send, and a shorter list if one was too large.
-        numbers = dict(itertools.zip_longest(names, self.grid.push_messages(sent)))
-        for name in [name for name, number in numbers.items() if not number]:
-            yield name, SiteFailure("could not be reached: its message was not sent")
-        waiting = {number for number in numbers.values() if number}
-        end = time.monotonic() + self.seconds
-        while waiting and time.monotonic() < end:
-            for reply in self.grid.pull_messages(list(waiting)):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                sender = sites.get(reply.metadata.src_node_id)
-                if sender is not None:
-                    yield sender, _answer(reply)
-            if waiting:
+        begin = time.monotonic()
+        away = dict.fromkeys(self.asked, begin)  # the sites without a message on its way, and since when
+        waiting: dict[str, str] = {}  # site by the number of its message
+        while (waiting or away) and time.monotonic() < begin + self.seconds:
+            back = [name for name in self.reachable() if name in away] if away else []
+            for name, number in self._push({name: messages[name] for name in back}).items():
+                del away[name]
+                if number:
+                    waiting[number] = name
+                else:
+                    yield name, SiteFailure("could not be reached: its message was not sent")
+            for name in [name for name, since in away.items() if time.monotonic() > since + _SECONDS_AWAY]:
+                del away[name]
+                yield name, SiteFailure(f"is not connected, and did not come back in {_SECONDS_AWAY:.0f} s")
+            for reply in self.grid.pull_messages(list(waiting)) if waiting else ():
+                name = waiting.pop(str(reply.metadata.reply_to_message_id), "")
+                if _is_lost(reply):
+                    away[name] = time.monotonic()
+                elif self.nodes.get(name) == reply.metadata.src_node_id:
+                    yield name, _answer(reply)
+            if waiting or away:
                 yield "", StillWaiting()
                 time.sleep(_POLL_SECONDS)
+
+    def _push(self, messages: Mapping[str, bytes]) -> dict[str, str | None]:
+        """Number of each message, by site; None if Flower could not send it: its list is shorter then."""
+        sent = [
+            Message(content_of(content), self.nodes[name], MessageType.TRAIN, ttl=self.seconds)
+            for name, content in messages.items()
+        ]
+        return dict(itertools.zip_longest(messages, self.grid.push_messages(sent))) if sent else {}
+
+
+def _is_lost(reply: Message) -> bool:
+    """Whether Flower itself answered, because it missed the site's heartbeats."""
+    return reply.has_error() and reply.metadata.src_node_id == SUPERLINK_NODE_ID
 
 
 def _answer(reply: Message) -> bytes | Exception:

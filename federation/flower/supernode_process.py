@@ -11,6 +11,7 @@ the SuperNode. It replaces functions in private modules of Flower, so Flower's v
 modules.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def resending(connect: Callable[..., AbstractContextManager[Any]]) -> Callable[.
 
 
 def kept_up(make_sender: Callable[[Callable[[], bool]], Any]) -> Callable[[Callable[[], bool]], Any]:
-    """Flower's function that makes a sender of heartbeats; a failed heartbeat is sent again, whatever the failure."""
+    """Flower's function that makes a sender of heartbeats; one that failed, however, is sent again within a second."""
 
     def make(send: Callable[[], bool]) -> Any:
         def beat() -> bool:
@@ -99,7 +100,9 @@ def kept_up(make_sender: Callable[[Callable[[], bool]], Any]) -> Callable[[Calla
                 return send()
             return False
 
-        return make_sender(beat)
+        sender = make_sender(beat)
+        sender._retry_invoker.wait_gen_factory = lambda: itertools.repeat(_PAUSE_SECONDS)
+        return sender
 
     return make
 

@@ -123,17 +123,22 @@ def test_every_cut_is_repeated_and_a_wrong_certificate_is_not() -> None:
 
 
 def test_heartbeats_go_on_after_one_that_was_answered_with_an_error() -> None:
+    from flwr.supercore.heartbeat import HeartbeatSender
+
     sent: list[bool] = []
+    waited: list[float] = []
 
     def send() -> bool:
         sent.append(True)
-        if len(sent) < 3:
+        if len(sent) < 9:
             response = httpx.Response(500, request=httpx.Request("POST", "https://server/"))
             raise httpx.HTTPStatusError("", request=response.request, response=response)
         return True
 
-    beat = kept_up(lambda function: function)(send)
-    assert [beat(), beat(), beat()] == [False, False, True]
+    sender = kept_up(HeartbeatSender)(send)
+    sender._retry_invoker.wait_function = waited.append
+    sender._retry_invoker.invoke(sender._heartbeat)
+    assert len(sent) == 9 and len(waited) == 8 and max(waited) <= 1.0
 
 
 def test_a_run_is_followed_though_flower_does_not_answer_for_a_while(
