@@ -23,7 +23,7 @@ from .comparison import ComparedTable as ComparedTable
 from .comparison import Hypothesis as Hypothesis
 from .comparison import Interval as Interval
 from .comparison import ScoreRow as ScoreRow
-from .comparison import compare_arms as compare_arms
+from .comparison import compare as compare
 from .comparison import comparison_text as comparison_text
 from .comparison import paired_difference as paired_difference
 from .comparison import read_scores as read_scores

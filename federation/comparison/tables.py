@@ -13,7 +13,7 @@ from recon import (
     DataError,
     LearningCurve,
     ScoreRow,
-    compare_arms,
+    compare,
     comparison_text,
     read_scores,
     select_table,
@@ -204,7 +204,7 @@ def _table(key: Key, rows: Sequence[ScoreRow], results: ByArm, preset: Mapping[s
     against = [arm for arm in REFERENCES if arm in scored]
     try:
         sites = _first(results[REFERENCES[0]]).sites or {}
-        return compare_arms(rows, details, card_of(key, rows, preset, sites), against=against)
+        return compare(rows, details, card_of(key, rows, preset, sites), against=against)
     except ValueError as error:
         raise DataError(f"{key[0]}, table '{key[1]}': {error}; run what is missing with the same --out") from None
 

@@ -14,4 +14,4 @@ from .statistics import Interval as Interval
 from .statistics import paired_difference as paired_difference
 from .table import ArmDetails as ArmDetails
 from .table import ComparedTable as ComparedTable
-from .table import compare_arms as compare_arms
+from .table import compare as compare

@@ -39,7 +39,7 @@ def write_comparison(
     Parameters
     ----------
     comparisons
-        From :func:`recon.compare_arms`, one per modality and table.
+        From :func:`recon.compare`, one per modality and table.
     hypotheses
         By hypothesis and modality, from :meth:`recon.Hypothesis.to_json`.
     statements

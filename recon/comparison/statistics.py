@@ -15,6 +15,9 @@ from .scores import ScoreRow, arm_scores, site_roles, tables_of
 
 Array = npt.NDArray[np.float64]
 
+#: Bootstrap draws of a difference unless told otherwise.
+DRAWS = 10_000
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -40,7 +43,7 @@ def paired_difference(
     reference: str,
     sites: Collection[str] | None = None,
     *,
-    draws: int = 10_000,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
     r"""Mean difference ``arm - reference`` in PSNR: mean over volumes and seeds, then over sites with equal weights.
@@ -77,7 +80,8 @@ def paired_difference(
     Raises
     ------
     ValueError
-        If a pair is missing. One arm may have some of the other's seeds only; the note of the interval then says so.
+        If a pair is missing, or ``draws`` is below 1. One arm may have some of the other's seeds only; the note of the
+        interval then says so.
 
     References
     ----------
@@ -86,6 +90,8 @@ def paired_difference(
     .. [R] Rao and Wu, Resampling inference with complex survey data, JASA 83, 1988.
     .. [D] Davison and Hinkley, Bootstrap Methods and their Application, 1997, ch. 4.
     """
+    if draws < 1:
+        raise ValueError(f"paired_difference: draws is {draws}, expected at least 1")
     own = [row for row in rows if row.arm in (arm, reference)]
     if len(tables := tables_of(own)) > 1:
         raise ValueError(f"scores: rows are of the tables {tables}, expected one table; select_table picks it")

@@ -7,7 +7,7 @@ from typing import Any
 from ..report.learning_curve import LearningCurve
 from .claims import seeds_needed
 from .scores import ROW_METRICS, ArmSummary, ScoreRow, site_roles, summarize_arm, tables_of
-from .statistics import Interval, holm, paired_difference
+from .statistics import DRAWS, Interval, holm, paired_difference
 
 #: Adjusted p-values below this level are marked.
 LEVEL = 0.05
@@ -88,12 +88,13 @@ class ComparedTable:
     arms: tuple[ArmEntry, ...]
 
 
-def compare_arms(
+def compare(
     rows: Iterable[ScoreRow],
     details: Mapping[str, ArmDetails],
     metric_card: Mapping[str, Any],
     *,
     against: Sequence[str] = ("fedavg", "local"),
+    draws: int = DRAWS,
 ) -> ComparedTable:
     """Compare every arm of one table with the arms ``against``.
 
@@ -107,11 +108,13 @@ def compare_arms(
         How the scores were computed; printed with the table.
     against
         Reference arms of the differences; the chart shows the first.
+    draws
+        Number of bootstrap draws of every difference, see :func:`paired_difference`.
 
     Raises
     ------
     ValueError
-        If rows belong to several tables, a pair is missing, or an arm has details but no scores.
+        If rows belong to several tables, a pair is missing, an arm has details but no scores, or there are no draws.
     """
     listed = list(rows)
     if len(tables := tables_of(listed)) != 1:
@@ -122,7 +125,7 @@ def compare_arms(
     if idle := [arm for arm in dict.fromkeys((*details, *against)) if not by_arm.get(arm)]:
         raise ValueError(f"compare: arms {idle} have no scores in {tables[0]}; evaluate them or leave them out")
     took_part, unseen = site_roles(listed)
-    differences = {reference: _differences(by_arm, reference, took_part) for reference in against}
+    differences = {reference: _differences(by_arm, reference, took_part, draws) for reference in against}
     entries = []
     for arm, own in by_arm.items():
         # Foreground SSIM is optional; a mean over some of the volumes would not be comparable.
@@ -135,11 +138,11 @@ def compare_arms(
 
 
 def _differences(
-    by_arm: Mapping[str, Sequence[ScoreRow]], reference: str, sites: Sequence[str]
+    by_arm: Mapping[str, Sequence[ScoreRow]], reference: str, sites: Sequence[str], draws: int
 ) -> dict[str, Difference]:
     """Difference of every other arm to the reference; too few seeds count with a p-value of 1."""
     intervals = {
-        arm: paired_difference([*own, *by_arm[reference]], arm, reference, sites=sites)
+        arm: paired_difference([*own, *by_arm[reference]], arm, reference, sites=sites, draws=draws)
         for arm, own in by_arm.items()
         if arm != reference
     }

@@ -21,7 +21,7 @@ from recon.comparison.files import comparison_csv, comparison_text, write_compar
 from recon.comparison.latex import comparison_tex, tex
 from recon.comparison.scores import ScoreRow
 from recon.comparison.statistics import Interval, holm, paired_difference
-from recon.comparison.table import ArmDetails, Difference, compare_arms
+from recon.comparison.table import ArmDetails, Difference, compare
 
 GAINS = {"zero_filled": -8.0, "local": -1.0, "fedavg": 0.0, "fedmri": 0.25, "fedpr": 0.75}
 SITES = ("north", "south", "west")
@@ -61,14 +61,14 @@ def scores(modality="mri", table="together", gains=GAINS, seeds=8):
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare_arms(scores(), DETAILS, CARD)
+    return compare(scores(), DETAILS, CARD)
 
 
 @pytest.fixture(scope="module")
 def both(compared):
     return [
         compared,
-        compare_arms(scores("ct", "noise only", {"fedavg": 0.0, "local": -0.5}), {}, {"window": "full range"}),
+        compare(scores("ct", "noise only", {"fedavg": 0.0, "local": -0.5}), {}, {"window": "full range"}),
     ]
 
 
@@ -151,7 +151,7 @@ def test_bytes_count_the_base_once(compared):
 def test_an_adjusted_p_value_stands_only_where_the_seeds_allow_a_verdict(seeds):
     """It is at most the p-value times the number of arms; the others' correction counts every arm."""
     gains = {"fedavg": 0.0, "local": -1.0, "none": 0.0, "small": 0.3, "large": 0.9}
-    for entry in compare_arms(scores(gains=gains, seeds=seeds), {}, CARD).arms:
+    for entry in compare(scores(gains=gains, seeds=seeds), {}, CARD).arms:
         for difference in entry.differences.values():
             p, adjusted = difference.interval.p_value, difference.p_holm
             assert (adjusted is None) == (seeds < seeds_needed(difference.interval))
@@ -162,7 +162,17 @@ def test_an_adjusted_p_value_stands_only_where_the_seeds_allow_a_verdict(seeds):
 def test_order_of_rows_does_not_matter(compared):
     rows = scores()
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
-    assert compare_arms(shuffled, DETAILS, CARD) == compared
+    assert compare(shuffled, DETAILS, CARD) == compared
+
+
+def test_draws_are_those_of_every_difference():
+    """The smallest p-value is two over the draws plus one."""
+    table = compare(scores(gains={"fedavg": 0.0, "local": -5.0}), {}, CARD, against=("fedavg",), draws=199)
+    found = {entry.arm: entry.differences for entry in table.arms}["local"]["fedavg"].interval
+    assert found == paired_difference(scores(gains={"fedavg": 0.0, "local": -5.0}), "local", "fedavg", draws=199)
+    assert found.p_value == pytest.approx(2 / 200)
+    with pytest.raises(ValueError, match="draws is 0, expected at least 1"):
+        compare(scores(), {}, CARD, draws=0)
 
 
 def marked(comparison):
@@ -174,7 +184,7 @@ def test_mark_takes_a_small_p_value_and_enough_seeds(compared):
     # fedmri was run with one seed.
     assert marked(compared) == {"zero_filled", "local", "fedpr"}
     gains = {"fedavg": 0.0, "local": -1.0, "none": 0.0, "small": 0.3, "large": 0.9}
-    arms = {n: marked(compare_arms(scores(gains=gains, seeds=n), {}, CARD)) for n in (2, 3, 7, 8)}
+    arms = {n: marked(compare(scores(gains=gains, seeds=n), {}, CARD)) for n in (2, 3, 7, 8)}
     assert arms == {
         2: set(),
         3: {"local", "large"},
@@ -189,13 +199,13 @@ def test_mark_takes_a_small_p_value_and_enough_seeds(compared):
 def test_unfit_input_is_refused(compared, tmp_path):
     rows = scores()
     with pytest.raises(ValueError, match=r"tables \[\('mri', 'together'\), \('ct', 'together'\)\], expected one table"):
-        compare_arms([*rows, *scores("ct")], {}, CARD)
+        compare([*rows, *scores("ct")], {}, CARD)
     with pytest.raises(ValueError, match=r"tables \[\], expected one"):
-        compare_arms([], {}, CARD)
+        compare([], {}, CARD)
     with pytest.raises(ValueError, match=r"arms \['fedbn', 'central'\] have no scores in \('mri', 'together'\)"):
-        compare_arms(rows, {"fedbn": ArmDetails()}, CARD, against=("fedavg", "central"))
+        compare(rows, {"fedbn": ArmDetails()}, CARD, against=("fedavg", "central"))
     with pytest.raises(ValueError, match="missing are local at south, volume v5, seed 7"):
-        compare_arms([r for r in rows if (r.arm, r.site, r.volume, r.seed) != ("local", "south", "v5", 7)], {}, CARD)
+        compare([r for r in rows if (r.arm, r.site, r.volume, r.seed) != ("local", "south", "v5", 7)], {}, CARD)
     for tables in ([], [compared, compared]):
         with pytest.raises(ValueError, match="expected at least one, each once"):
             write_comparison(tmp_path, tables)
@@ -232,7 +242,7 @@ def test_json_holds_every_number(compared, both, tmp_path):
 
 def test_no_volume_leaves_the_sites(both, tmp_path):
     named = [replace(row, volume=f"patient {row.volume}") for row in scores()]
-    write_comparison(tmp_path, [compare_arms(named, DETAILS, CARD), both[1]])
+    write_comparison(tmp_path, [compare(named, DETAILS, CARD), both[1]])
     assert not any("patient" in path.read_text() for path in tmp_path.iterdir())
 
 
@@ -261,7 +271,7 @@ def test_text_table():
     # Differences without spread: every number is known.
     rows = [replace(r, psnr=30 + GAINS[r.arm], ssim=0.9) for r in scores()]
     rows = [replace(r, psnr=r.psnr - 2) if r.site == "south" else r for r in rows]
-    assert comparison_text([compare_arms(rows, DETAILS, CARD)]).splitlines() == [
+    assert comparison_text([compare(rows, DETAILS, CARD)]).splitlines() == [
         "MRI, together: PSNR in dB",
         "                           Δ fedavg                 Δ local   mean        worst   SSIM  west (unseen)"
         "             bytes              time  seeds",
@@ -309,7 +319,7 @@ def test_tex_has_no_command_from_outside():
 def test_tex_tables_are_whole(both):
     rows = [replace(r, site=r.site + " & $x_1$", arm=r.arm + "_%") for r in scores()]
     details = {f"{arm}_%": replace(known, flags=("a}b",)) for arm, known in DETAILS.items()}
-    hard = compare_arms(rows, details, {"a_b": "50 % & more"}, against=("fedavg_%", "local_%"))
+    hard = compare(rows, details, {"a_b": "50 % & more"}, against=("fedavg_%", "local_%"))
     for tables in (both, [hard]):
         written = comparison_tex(tables)
         assert written.isascii()
@@ -376,7 +386,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
     details = {
         arm + mark: ArmDetails(label=mark, flags=(mark,), chosen={mark: mark}, curves=(curve(mark),)) for arm in GAINS
     }
-    table = compare_arms(rows, details, {mark: mark}, against=("fedavg" + mark, "local" + mark))
+    table = compare(rows, details, {mark: mark}, against=("fedavg" + mark, "local" + mark))
     claim = claims()["H8"]["mri"] | {"aim": mark, "verdict": mark, "note": mark}
     path = write_comparison(tmp_path, [table], hypotheses={mark: {mark: claim}}, statements={mark: mark})
     page = Page(path.read_text())
@@ -387,7 +397,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
 def test_every_detail_is_written(tmp_path):
     numbers = {each.name: 1 for each in fields(ArmDetails) if each.name not in ("label", "flags", "chosen", "curves")}
     details = ArmDetails(label="l", flags=("f",), chosen={"mu": 0.5, "name": "x"}, curves=(curve(),), **numbers)
-    table = compare_arms(scores(), {"fedavg": details}, CARD)
+    table = compare(scores(), {"fedavg": details}, CARD)
     text = words(write_comparison(tmp_path, [table]).read_text())
     assert "mu 0.5, name x" in text
     row = next(csv.DictReader(io.StringIO(comparison_csv([table]))))
@@ -403,7 +413,7 @@ def test_learning_curves_and_regime_of_every_arm_are_shown(tmp_path):
         "fedavg": ArmDetails(curves=(curve(),), selected_steps=24),
         "local": ArmDetails(curves=alone, selected_steps=24),
     }
-    table = compare_arms(scores(), details, CARD)
+    table = compare(scores(), details, CARD)
     html = write_comparison(tmp_path, [table]).read_text()
     text = words(html)
     for part in ("fedavg: round 2 selected", "mean of the sites north south", "16 at each of 2 sites", "local, south"):
