@@ -90,9 +90,19 @@ class LinearOperator(nn.Module, ABC):
         TypeError
             If ``y`` is no tensor.
         """
+        self.require_measurement(y)
+        return self._adjoint(y)
+
+    def require_measurement(self, y: Tensor) -> None:
+        """Refuse a measurement that is no tensor, or whose trailing shape is not ``range_shape``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`adjoint`.
+        """
         require_tensor(type(self).__name__, y, "measurement")
         self._require(y, self.range_shape, "measurement")
-        return self._adjoint(y)
 
     @property
     def H(self) -> "LinearOperator":

@@ -163,6 +163,7 @@ class RadonOperator(LinearOperator):
 
     def normalized_adjoint(self, y: Tensor) -> Tensor:
         r"""SIRT's :math:`C A^T R y` with the inverse row sums R and column sums C of A; :math:`C A^T R A \le 1`."""
+        self.require_measurement(y)  # would broadcast
         if self._sums is None:
             like = y.detach()
             with torch.no_grad():
@@ -182,7 +183,14 @@ class RadonOperator(LinearOperator):
         return torch.ones(self.range_shape[0], 1, dtype=torch.bool, device=device)
 
     def line_integrals(self, y: Tensor) -> Tensor:
-        """Line integrals of a measurement: divided by the weights of the rays, 0 where a weight is 0."""
+        """Line integrals of a measurement: divided by the weights of the rays, 0 where a weight is 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`adjoint`.
+        """
+        self.require_measurement(y)
         return y if self.ray_weights is None else y * reciprocal(self.ray_weights)
 
     def weighted(self, lines: Tensor) -> Tensor:

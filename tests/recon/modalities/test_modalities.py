@@ -23,13 +23,16 @@ from physics import (
 )
 from recon import (
     MODALITIES,
+    ConvRegularizer,
     DataError,
+    GradientStep,
     Modality,
     Readers,
     Sample,
     SampleMeta,
     ScanSimulation,
     Simulation,
+    UnrolledNetwork,
     VolumeSlices,
     check_reader,
     collate,
@@ -224,3 +227,21 @@ def test_a_ct_scan_of_few_views_has_a_residual_where_one_can_be_held_out(views: 
         found = evaluate(method(), [sample])
         assert (found.mean("residual") is None) == (views == 1)
         assert found.to_json()["volumes"][0]["residual"] == found.mean("residual")
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_methods_refuse_a_measurement_that_does_not_fit_with_one_line(kind: str) -> None:
+    """One view would broadcast to all of them."""
+    batch = MODALITIES[kind].batch()
+    y, A = batch.measurement, batch.operator
+    network = UnrolledNetwork(1, GradientStep, lambda: ConvRegularizer(4, 2))
+    name, size = type(A).__name__, y.ndim - 2
+    for method in (*(make() for make in MODALITIES[kind].methods.values()), network, A.normalized_adjoint, A.start):
+        for wrong, words in ((y.numpy(), "numpy.ndarray"), (None, "NoneType")):
+            with pytest.raises(TypeError, match=f"^{name}: measurement is {words}, expected a tensor; convert an arr"):
+                method(*(wrong, A)[: 1 + isinstance(method, torch.nn.Module)])
+        with pytest.raises(ValueError, match=f"^{name}: measurement has trailing shape .*, expected "):
+            method(*(y.narrow(size, 0, 1), A)[: 1 + isinstance(method, torch.nn.Module)])
+    for make in MODALITIES[kind].methods.values():
+        with pytest.raises(TypeError, match=f"^{make.__name__}: operator is Tensor, expected LinearOperator"):
+            make()(A, y)
