@@ -313,8 +313,9 @@ def _read_geometry(file: h5py.File, path: Path) -> Geometry:
 def _read_grid(file: h5py.File, path: Path) -> ImageGrid:
     if "grid/shape" not in file or "grid/pixel_mm" not in file:
         raise data_error(path, "grid", "nothing", "shape and pixel_mm", "see recon.write_sinograms")
-    shape = checked(lambda: tuple(int(n) for n in np.atleast_1d(file["grid/shape"][()])), path)
-    pixel = _number(file["grid/pixel_mm"][()], "grid/pixel_mm", path)
+    numbers = np.ravel(numbers_of(file, path, "grid/shape")[()]).tolist()
+    shape = tuple(int(n) if float(n).is_integer() else n for n in numbers)
+    pixel = _number(numbers_of(file, path, "grid/pixel_mm")[()], "grid/pixel_mm", path)
     grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel), path)
     return grid
 

@@ -276,6 +276,9 @@ def _broken(path: Path, kind: str) -> Path:
                 file["geometry/kind"][...] = b"ConeBeam"
             elif kind == "grid":
                 del file["grid"]
+            elif kind.startswith("shape"):
+                del file["grid/shape"]
+                file["grid/shape"] = np.array(GRID.shape) + float(kind.split()[1])
             elif kind == "nothing":
                 del file["counts"]
     return path
@@ -295,6 +298,9 @@ def _broken(path: Path, kind: str) -> Path:
         ("photons", "photons: found nothing"),
         ("kind", "found ConeBeam, expected ParallelBeam or FanBeam"),
         ("grid", "grid: found nothing"),
+        ("shape 0.5", "shape is .*5.*, expected .height, width., positive whole numbers"),
+        ("shape nan", "shape is .nan, nan., expected .height, width., positive whole numbers"),
+        ("shape inf", "shape is .inf, inf., expected .height, width., positive whole numbers"),
         ("nothing", "expected one of counts and line_integrals"),
     ],
 )
@@ -303,6 +309,10 @@ def test_a_bad_file_is_one_line_that_names_it(volume: Path, kind: str, words: st
     with pytest.raises(DataError, match=words) as caught:
         SinogramSlices([volume], "s")[0]
     assert str(volume) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_any_type_are_a_shape(volume: Path) -> None:
+    assert CT_READERS.open(_broken(volume, "shape 0"), "sinogram").grid == GRID
 
 
 @pytest.mark.parametrize(
