@@ -89,6 +89,7 @@ from .errors import DataError as DataError
 from .errors import data_error as data_error
 from .errors import naming_file as naming_file
 from .errors import os_error_line as os_error_line
+from .evaluation import MOST_DB as MOST_DB
 from .evaluation import Probe as Probe
 from .evaluation import Quality as Quality
 from .evaluation import SiteScores as SiteScores

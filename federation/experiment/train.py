@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from recon import DataError, data_error
+from recon import MOST_DB, DataError, data_error
 
 from ..config import ConfigError, config_error
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
@@ -165,4 +165,6 @@ def score_text(score: float | None) -> str:
     """A validation score as text: PSNR, or the held-out residual (a negative score) of a site without references."""
     if score is None:
         return "no score"
+    if score >= MOST_DB:
+        return f"{MOST_DB:.0f} dB or more"
     return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"

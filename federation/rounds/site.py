@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from recon import DataError
+from recon import MOST_DB, DataError
 
 from ..config import SITE_NAME
 from ..methods import (
@@ -24,7 +24,6 @@ from ..methods import (
     parameters_of,
 )
 from ..serialization import (
-    MOST_DB,
     Broadcast,
     Layout,
     MessageError,
@@ -273,7 +272,7 @@ class Site:
         return update
 
     def _score(self) -> float | None:
-        """Validation score, at most what a message may state: fully sampled scans reach 150 dB."""
+        """Validation score, at most what a message may state."""
         score = self.task.validate(self.network)
         return None if score is None else min(score, MOST_DB)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from recon import State
+from recon import MOST_DB, State
 
 from ..config import SITE_NAME
 from .packing import (
@@ -26,10 +26,6 @@ from .packing import (
 
 #: Prefix of the tensors that a method sends beside the parameters.
 _AUX = "aux/"
-
-
-#: Largest validation score in a message, in dB.
-MOST_DB = 100.0
 
 
 def _is_count(value: Any) -> bool:

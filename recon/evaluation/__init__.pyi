@@ -8,6 +8,7 @@ from .evaluate import evaluate as evaluate
 from .evaluate import held_out_residual as held_out_residual
 from .evaluate import reconstruct as reconstruct
 from .metrics import METRICS as METRICS
+from .metrics import MOST_DB as MOST_DB
 from .metrics import foreground_ssim as foreground_ssim
 from .metrics import metric_card as metric_card
 from .metrics import nmse as nmse

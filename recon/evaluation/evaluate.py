@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data import Sample, Samples, can_hold_out, collate, held_out_split
 from ..errors import DataError
 from ..method import apply, to_device_of
-from .metrics import METRICS, SSIM_WINDOW, foreground_ssim, has_foreground, nmse, psnr, ssim
+from .metrics import METRICS, MOST_DB, SSIM_WINDOW, foreground_ssim, has_foreground, nmse, psnr, ssim
 
 #: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.
 HELD_OUT_FRACTION = 0.1
@@ -50,11 +50,13 @@ class SiteScores:
     def selection_score(self) -> float | None:
         """Mean PSNR, or the negative held-out residual without references; higher is better.
 
-        The sign tells them apart: a negative PSNR, which only a diverged network has, counts as zero.
+        The sign tells them apart: a negative PSNR, which only a diverged network has, counts as zero. A volume counts
+        with at most :data:`MOST_DB`: a fully sampled scan reaches 150 dB or infinity, whose changes are rounding, and
+        would outweigh or hide the other volumes.
         """
-        value = self.mean("psnr")
-        if value is not None:
-            return max(value, 0.0)
+        values = [min(volume.psnr, MOST_DB) for volume in self.volumes if volume.psnr is not None]
+        if values:
+            return max(math.fsum(values) / len(values), 0.0)
         residual = self.mean("residual")
         return None if residual is None else -residual
 

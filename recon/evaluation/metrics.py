@@ -13,6 +13,8 @@ Magnitudes = npt.NDArray[np.floating[Any]]
 #: Scores of a volume: +1 if more is better, -1 if less is. ``residual`` is the only one without a reference.
 METRICS: Mapping[str, int] = {"psnr": 1, "ssim": 1, "nmse": -1, "foreground_ssim": 1, "residual": -1}
 
+#: Largest PSNR that selects a round or a parameter, in dB. Above it the image is its reference but for rounding.
+MOST_DB = 100.0
 #: Side of the uniform SSIM window in pixels.
 SSIM_WINDOW = 7
 #: Pixels brighter than this fraction of the volume's maximum belong to the foreground.

@@ -1,5 +1,6 @@
 """The training loop learns, is deterministic, resumes and corrects; evaluation scores volumes and residuals."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -426,6 +427,16 @@ def test_without_a_reference_the_residual_is_in_units_of_the_noise() -> None:
     assert poor.mean("residual") > 1.5  # type: ignore[operator]
     assert poor.selection_score() < perfect.selection_score()  # type: ignore[operator]
     assert "psnr" not in perfect.to_json()
+
+
+def test_a_fully_sampled_volume_does_not_select() -> None:
+    """Above 100 dB only rounding changes; it outweighed 1 dB of another volume, and infinity hid it."""
+    rounds = [(30.0, 150.0), (31.0, 110.0), (32.0, math.inf), (33.0, math.inf)]
+    scores = [
+        SiteScores((VolumeScore("a", 1, psnr=few), VolumeScore("b", 1, psnr=full))).selection_score()
+        for few, full in rounds
+    ]
+    assert scores == [65.0, 65.5, 66.0, 66.5]
 
 
 def test_an_empty_volume_has_no_made_up_score() -> None:
