@@ -13,6 +13,8 @@ from recon import DataError, write_atomically
 if TYPE_CHECKING:
     from ..recipes import Recipe
 
+#: Number of parameters that no network has.
+NO_LIMIT = 2**63
 #: Our packages: all their files are hashed.
 _PACKAGES = ("physics", "recon", "federation")
 #: Other packages that compute with the data: their installed list of file hashes is hashed.
@@ -34,7 +36,7 @@ class Approval:
         return hashlib.sha256(f"{self.bundle}\n{self.recipe}\n{self.architecture}\n".encode()).hexdigest()
 
     @classmethod
-    def of(cls, bundle: bytes, recipe: "Recipe", most_parameters: int = 2**63) -> "Approval":
+    def of(cls, bundle: bytes, recipe: "Recipe", most_parameters: int = NO_LIMIT) -> "Approval":
         """The approval of a bundle with the software that is installed here now.
 
         Raises
@@ -46,7 +48,7 @@ class Approval:
         return cls(hashlib.sha256(bundle).hexdigest(), recipe.digest(), architecture, software_digest())
 
 
-def architecture_digest(recipe: "Recipe", most_parameters: int = 2**63) -> str:
+def architecture_digest(recipe: "Recipe", most_parameters: int = NO_LIMIT) -> str:
     """SHA-256 of names, dtypes and shapes of the shared parameters; a network of any size needs no memory for it."""
     # Imported here: most commands of a deployment need no network, and start in a tenth of the time without PyTorch.
     from ..serialization import layout_digest

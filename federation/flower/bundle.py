@@ -10,7 +10,7 @@ from flwr.cli.build import build_fab_from_disk
 from recon import DataError, write_atomically
 
 from ..config import parse_section, require_plugins
-from ..deploy.approval import Approval
+from ..deploy.approval import NO_LIMIT, Approval
 from ..recipes import Recipe
 
 _PROJECT = """\
@@ -63,7 +63,7 @@ def write_app(folder: Path, recipe: Recipe) -> bytes:
     return build_fab_from_disk(folder)
 
 
-def read_bundle(path: Path, most_parameters: int = 2**63) -> tuple[bytes, Recipe, Approval]:
+def read_bundle(path: Path, most_parameters: int = NO_LIMIT) -> tuple[bytes, Recipe, Approval]:
     """Bytes and recipe of a bundle, and the approval that would accept it on this machine.
 
     No code of the bundle is run. Its network is counted before it is built; with plugins it may be

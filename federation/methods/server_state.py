@@ -1,8 +1,6 @@
 """The server's state between rounds, and its checkpoints."""
 
-import math
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +17,7 @@ from ..serialization import (
     load_checkpoint,
     load_newest,
 )
+from .weighting import decibels
 
 #: A round whose median change over the sites is larger, in dB, is better or worse whatever the mean says.
 CLEAR_CHANGE = 0.5
@@ -66,12 +65,7 @@ def _median_change(before: Mapping[str, float], after: Mapping[str, float]) -> f
     common = fewer.keys() & more.keys()
     if len(more) < 3 or len(common) < len(fewer) or 2 * len(common) <= len(more):
         return None
-    return statistics.median(_decibels(after[site]) - _decibels(before[site]) for site in common)
-
-
-def _decibels(score: float) -> float:
-    """A PSNR, or minus the held-out residual in dB; higher is better."""
-    return score if score >= 0 else -20 * math.log10(max(-score, sys.float_info.min))
+    return statistics.median(decibels(after[site]) - decibels(before[site]) for site in common)
 
 
 @dataclass(frozen=True, eq=False)

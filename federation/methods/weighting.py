@@ -40,6 +40,11 @@ def validation_loss(score: float) -> float:
     return loss
 
 
+def decibels(score: float) -> float:
+    """A PSNR, or minus the held-out residual in dB; higher is better."""
+    return score if score >= 0 else -20 * math.log10(max(-score, _TINY))
+
+
 @dataclass(frozen=True)
 class Weighting(ABC):
     """Weights of the sites, from their contributions; pure and deterministic.
@@ -150,7 +155,7 @@ class Fairness(Weighting):
 
     .. math:: g_s = \max(L_s^\text{averaged} - L_s^\text{trained}, 0), \qquad L = 10 \log_{10} \ell,
 
-    with :math:`\ell` the :func:`validation_loss`; for a PSNR, :math:`L` is minus the PSNR. The first term is known one
+    with :math:`\ell` the :func:`validation_loss`; :math:`-L` are the :func:`decibels`. The first term is known one
     round later, as the site's score of the next broadcast before training; the second is stored until then. Then
 
     .. math:: w_s \leftarrow w_s + \gamma g_s / \max_t g_t,
@@ -183,7 +188,7 @@ class Fairness(Weighting):
             known = f"weight.{site}" in memory
             before[site] = memory[f"weight.{site}"].item() if known else 1.0
             last = memory[f"score_after.{site}"].item() if known else averaged[site]
-            gaps[site] = max(_decibels(averaged[site]) - _decibels(last), 0.0)
+            gaps[site] = max(decibels(last) - decibels(averaged[site]), 0.0)
         total, largest = math.fsum(before.values()), max(gaps.values())
         raised = {
             site: before[site] / total + (self.step * gaps[site] / largest if largest > 0 else 0.0) for site in trained
@@ -219,10 +224,6 @@ def limit_share(weights: Mapping[str, float], most: float) -> dict[str, float]:
         logger.warning("site %s has %.1f %% of the weight, counted as %.0f %%", site, 100 * share, 100 * part)
         limited[site] = bound
     return limited
-
-
-def _decibels(score: float) -> float:
-    return 10 * math.log10(validation_loss(score))
 
 
 def _losses(weighting: Weighting, contributions: Sequence[Contribution]) -> dict[str, float]:
