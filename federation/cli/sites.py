@@ -109,16 +109,15 @@ def _make_images(arguments: argparse.Namespace) -> None:
 def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
     """Images of the command line, or those of the table of persons."""
     from ..config import config_error
-    from ..sites import images_of_persons, read_persons
+    from ..sites import images_of_persons, read_persons, require_one_source
 
+    require_one_source(arguments.subject, arguments.persons)
     images: list[Path] = arguments.images
     if bool(images) == bool(arguments.persons):
         found = "both images and --persons" if images else "neither images nor --persons"
         raise config_error("sites make", "images", found, "one of them", "list files, or name a table")
     if arguments.subject is None:
         return images or read_persons(arguments.persons)
-    if arguments.persons:
-        raise config_error("sites make", "--subject", "--persons, too", "one of them", "leave one out")
     return images_of_persons(images, arguments.subject)
 
 

@@ -9,12 +9,12 @@ import torch
 
 from recon import MOST_DB, DataError, data_error
 
-from ..config import ConfigError, config_error
+from ..config import config_error
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
 from ..recipes import LOCAL, Recipe, build_network, require_base
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
-from ..sites import SiteManifest
+from ..sites import SiteManifest, refuse
 from ..worker_pool import run_jobs
 from .personal_stage import personalize
 from .run_folder import RunFolder, Say, local_recipe
@@ -66,7 +66,7 @@ def train_run(
 
 
 def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> None:
-    """Refuse training files without a reference, all in one report, if the objective needs one."""
+    """Refuse training files without a reference, all together, if the objective needs one."""
     if not getattr(recipe.objective.build_task(recipe.training.loss), "needs_reference", False):
         return
     faults = []
@@ -75,9 +75,8 @@ def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> No
         for volume, kind in zip(dataset.volumes, dataset.reference_kinds, strict=True):
             if kind == "none":
                 advice = "leave it out, train on fully sampled MRI or CT with a ground truth, or use the recipe ssdu"
-                faults.append(str(data_error(volume.path, "reference", "nothing", "one to train on", advice)))
-    if faults:
-        raise ConfigError("\n".join(faults))
+                faults.append(data_error(volume.path, "reference", "nothing", "one to train on", advice))
+    refuse(faults, skip_bad=False, advice="remove them from data.train, or use ssdu")
 
 
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:

@@ -33,5 +33,7 @@ from .simulated_mri import DEMO_SITES as DEMO_SITES
 from .simulated_mri import SimulatedSite as SimulatedSite
 from .simulated_mri import make_demo_sites as make_demo_sites
 from .subjects import images_of_persons as images_of_persons
+from .subjects import require_one_source as require_one_source
+from .unusable import refuse as refuse
 from .writing import MadeSite as MadeSite
 from .writing import write_sites as write_sites

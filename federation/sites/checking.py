@@ -110,6 +110,8 @@ def check_sites(folder: Path | str, *, skip_bad: bool = False) -> list[SiteFacts
         checks.append(_check_site(manifest, old, [name for _, name in manifest.data.named()]))
     faults = [fault for check in checks for fault in check.faults.values()]
     if skip_bad and faults:
+        if lost := [check.manifest.name for check in checks if not check.passed]:
+            refuse(faults, skip_bad=False, advice=f"site {lost[0]} has no other; correct them, or remove its manifest")
         # All manifests, before any is written.
         left = [without_files(check.manifest, check.faults) for check in checks]
         refuse(faults, skip_bad=True)
@@ -159,7 +161,7 @@ def check_new(manifests: Sequence[SiteManifest], say: Callable[[str], None]) -> 
         say(f"checking {(count := sum(map(len, new)))} file{'s' * (count > 1)}, once ...")
     checks = [_check_site(*each) for each in zip(manifests, locks, new, strict=True)]
     faults = [fault for check in checks for fault in check.faults.values()]
-    refuse(faults, skip_bad=False, option="`fedrecon sites check --skip-bad`")
+    refuse(faults, skip_bad=False, advice="correct them, or leave them out with `fedrecon sites check --skip-bad`")
     across = _require_people(checks)
     for check in checks:
         if not check.passed:

@@ -14,7 +14,7 @@ from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, names_person, subject
 from .manifest_schema import SPLITS
 from .splits import assign_splits
-from .subjects import persons_by_pattern, persons_by_table, unnamed_people
+from .subjects import persons_by_pattern, persons_by_table, require_one_source, unnamed_people
 from .unusable import usable
 from .writing import MadeSite, write_sites
 
@@ -138,8 +138,7 @@ def _scans(folder: Path) -> list[Path]:
 
 
 def _told_persons(files: Mapping[str, Path], pattern: str | None, table: Path | str | None) -> dict[str, str]:
-    if pattern is not None and table is not None:
-        raise ConfigError("sites make: found both --subject and --persons, expected one of them; leave one out")
+    require_one_source(pattern, table)
     if table is not None:
         return persons_by_table(files, Path(table))
     return {} if pattern is None else persons_by_pattern(files, pattern)

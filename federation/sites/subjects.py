@@ -43,6 +43,18 @@ def persons_by_pattern(files: Iterable[str], pattern: str) -> dict[str, str]:
     return persons
 
 
+def require_one_source(pattern: str | None, table: Path | str | None) -> None:
+    """Refuse a pattern beside a table of persons.
+
+    Raises
+    ------
+    ConfigError
+        If both are given.
+    """
+    if pattern is not None and table is not None:
+        raise config_error("sites make", "--subject", "--persons, too", "one of them", "leave one out")
+
+
 def images_of_persons(files: Sequence[Path], pattern: str) -> list[PersonImage]:
     """Images, each of the person that :func:`persons_by_pattern` finds in its path."""
     persons = persons_by_pattern([file.as_posix() for file in files], pattern)

@@ -9,6 +9,9 @@ from recon import DataError
 from ..config import ConfigError
 
 logger = logging.getLogger(__name__)
+#: Advice below the errors of several files.
+_SKIP = "correct them, or leave them out with --skip-bad"
+_NONE_LEFT = "no other is left; correct them"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +29,7 @@ def usable(items: Iterable[Item], use: Callable[[Item], Result], *, skip_bad: bo
 
     Raises
     ------
-    ConfigError
+    DataError
         If files cannot be used: one line each. With ``skip_bad``: if no file is left.
     """
     results: dict[Item, Result] = {}
@@ -36,19 +39,17 @@ def usable(items: Iterable[Item], use: Callable[[Item], Result], *, skip_bad: bo
             results[item] = use(item)
         except (DataError, OSError) as error:
             faults.append(error)
-    refuse(faults, skip_bad=skip_bad and bool(results))
+    refuse(faults, skip_bad=skip_bad and bool(results), advice=_NONE_LEFT if skip_bad else _SKIP)
     return results
 
 
-def refuse(faults: Iterable[Exception], *, skip_bad: bool, option: str = "--skip-bad") -> None:
+def refuse(faults: Iterable[Exception], *, skip_bad: bool, advice: str = _SKIP) -> None:
     """Raise the errors of all files as one, a line each, or log them where the files are left out.
-
-    ``option`` leaves them out.
 
     Raises
     ------
-    ConfigError
-        If there is an error and files are not left out; a single one is raised as it is.
+    DataError
+        If there is an error and files are not left out, ``advice`` after the last; a single one is raised as it is.
     """
     faults = list({str(fault): fault for fault in faults}.values())  # several persons may be in one file
     if skip_bad:
@@ -57,5 +58,5 @@ def refuse(faults: Iterable[Exception], *, skip_bad: bool, option: str = "--skip
     elif len(faults) == 1:
         raise faults[0]
     elif faults:
-        count = f"{len(faults)} files cannot be used; correct them, or leave them out with {option}"
+        count = f"{len(faults)} files cannot be used; {advice}"
         raise ConfigError("\n".join([*(" ".join(str(fault).split()) for fault in faults), count]))

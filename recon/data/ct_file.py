@@ -314,7 +314,7 @@ def _read_grid(file: h5py.File, path: Path) -> ImageGrid:
     if "grid/shape" not in file or "grid/pixel_mm" not in file:
         raise data_error(path, "grid", "nothing", "shape and pixel_mm", "see recon.write_sinograms")
     numbers = np.ravel(numbers_of(file, path, "grid/shape")[()]).tolist()
-    shape = tuple(int(n) if float(n).is_integer() else n for n in numbers)
+    shape: Any = tuple(int(n) if float(n).is_integer() else n for n in numbers)
     pixel = _number(numbers_of(file, path, "grid/pixel_mm")[()], "grid/pixel_mm", path)
     grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel), path)
     return grid

@@ -189,14 +189,19 @@ def test_a_manifest_keeps_its_text_without_the_files_that_are_left_out(tmp_path:
 
 
 def test_a_site_does_not_lose_its_last_file(tmp_path: Path) -> None:
-    (bad,) = scans(tmp_path / "data/s", 1)
-    bad.write_bytes(b"")
-    path = write_manifest(tmp_path, "s", {"test": [bad.name]})
+    """Its files are named, with what is wrong with them; the advice is not the option that was given."""
+    bad = scans(tmp_path / "data/s", 2)
+    for path in bad:
+        path.write_bytes(b"")
+    scans(tmp_path / "data/other", 1)
+    path = write_manifest(tmp_path, "s", {"test": [path.name for path in bad]})
+    write_manifest(tmp_path, "other", {"test": ["f00.h5"]})
     before = path.read_text()
-    with pytest.raises(ConfigError, match="all empty"):
+    named = "(?s)f00.h5: file: found an empty file.*f01.h5: file: found an empty file.*2 files cannot be used; "
+    with pytest.raises(DataError, match=f"{named}site s has no other; correct them, or remove its manifest$"):
         check_sites(tmp_path, skip_bad=True)
-    with pytest.raises(DataError, match="f00"):
-        make_fastmri_sites(bad.parent, tmp_path / "out", skip_bad=True)
+    with pytest.raises(DataError, match=f"{named}no other is left; correct them$"):
+        make_fastmri_sites(bad[0].parent, tmp_path / "out", skip_bad=True)
     assert path.read_text() == before
 
 

@@ -173,6 +173,9 @@ def test_train_refuses_files_without_references_before_round_0(
     assert main(["train", "fedavg", "--sites", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert all(f"north_{n}.h5: reference: found nothing, expected one to train on" in error for n in range(2))
+    assert error.splitlines()[-1].endswith(
+        "2 files cannot be used; remove them from data.train, or use the recipe ssdu"
+    )
     assert "round 0" not in error and not (tmp_path / "run").exists()
 
 

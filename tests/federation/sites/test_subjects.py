@@ -41,6 +41,15 @@ def repetitions(folder: Path, seed: int) -> dict[str, str]:
     return person_of
 
 
+@pytest.mark.parametrize("kind", ["fastmri", "images", "ct-images"])
+def test_a_pattern_beside_a_table_is_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_file(tmp_path / "data/a.h5")
+    command = ["sites", "make", kind, str(tmp_path / "data"), "--out", str(tmp_path / "sites")]
+    assert main([*command, "--subject", "^(.)", "--persons", str(tmp_path / "persons.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "sites make: --subject: found --persons, too, expected one of them; leave one out" in error
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("told", ["pattern", "table"])
 def test_told_persons_are_never_in_two_splits(seed: int, told: str, tmp_path: Path) -> None:
