@@ -2,10 +2,12 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+
+from recon import Said, said_warnings, say_no_more
 
 from .config import Plugin, load_again, loaded_plugins
 
@@ -31,13 +33,15 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
         finally:
             torch.set_num_threads(threads)
         return
+    given = (loaded_plugins(), said_warnings())
     # At the end of the block the pool terminates its processes, even busy ones.
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _prepare, (loaded_plugins(),)) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _prepare, given) as pool:
         yield from pool.imap(function, jobs)
 
 
-def _prepare(plugins: Sequence[Plugin]) -> None:
-    """Use one thread; leave Ctrl-C to the parent; register the parts that the parent has."""
+def _prepare(plugins: Sequence[Plugin], said: Iterable[Said]) -> None:
+    """Use one thread; leave Ctrl-C to the parent; register its parts, repeat none of its warnings."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     load_again(plugins)
+    say_no_more(said)

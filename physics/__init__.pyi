@@ -13,6 +13,7 @@ from .ct import RadonOperator as RadonOperator
 from .ct import ScanPreset as ScanPreset
 from .ct import Transmission as Transmission
 from .ct import attenuation_to_hu as attenuation_to_hu
+from .ct import coverage_is_said as coverage_is_said
 from .ct import estimate_ray_noise as estimate_ray_noise
 from .ct import evenly_spaced as evenly_spaced
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm

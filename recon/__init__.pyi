@@ -44,6 +44,7 @@ from .data import KSpaceVolume as KSpaceVolume
 from .data import RandomCTScans as RandomCTScans
 from .data import RandomScans as RandomScans
 from .data import Readers as Readers
+from .data import Said as Said
 from .data import Sample as Sample
 from .data import SampleMeta as SampleMeta
 from .data import Samples as Samples
@@ -75,6 +76,8 @@ from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import reduce_matrix as reduce_matrix
 from .data import require_hold_out as require_hold_out
+from .data import said_warnings as said_warnings
+from .data import say_no_more as say_no_more
 from .data import seed_from as seed_from
 from .data import simulate_volume as simulate_volume
 from .data import simulated_header as simulated_header

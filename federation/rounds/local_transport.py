@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 
-from recon import DataError, os_error_line
+from recon import DataError, Said, os_error_line, said_warnings, say_no_more
 
 from ..config import Plugin, load_again, loaded_plugins
 from ..config.plugin_errors import line_in_plugin
@@ -120,7 +120,8 @@ class _Worker:
     def __init__(self, context: SpawnContext) -> None:
         self.connection, theirs = context.Pipe()
         # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
-        self.process = context.Process(target=_serve, args=(theirs, loaded_plugins()), name="fedrecon-site")
+        given = (theirs, loaded_plugins(), said_warnings())
+        self.process = context.Process(target=_serve, args=given, name="fedrecon-site")
         self.process.start()
         theirs.close()
 
@@ -153,12 +154,13 @@ def _stop_all(workers: set[_Worker]) -> None:
         workers.pop().stop()
 
 
-def _serve(connection: Connection, plugins: Sequence[Plugin]) -> None:
+def _serve(connection: Connection, plugins: Sequence[Plugin], said: Iterable[Said]) -> None:
     """Main loop of a worker process: one thread, deaf to Ctrl-C, ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     load_again(plugins)
+    say_no_more(said)
     while True:
         try:
             spec, request = connection.recv()

@@ -1,4 +1,5 @@
 from .fbp import WINDOWS as WINDOWS
+from .fbp import coverage_is_said as coverage_is_said
 from .fbp import filtered_backprojection as filtered_backprojection
 from .fbp_weights import goes_all_round as goes_all_round
 from .fbp_weights import redundancy_weights as redundancy_weights

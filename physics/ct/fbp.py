@@ -29,6 +29,8 @@ WINDOWS: dict[str, Callable[[Array], Array]] = {
     "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
     "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
 }
+#: Scans whose missing degrees need no line in the log.
+_SAID: set[tuple[Geometry, ImageGrid]] = set()
 #: Largest number of values that the torch reference interpolates at a time.
 _VALUES_AT_ONCE = 2**22
 
@@ -250,9 +252,14 @@ class _Plan:
         return filled
 
 
+def coverage_is_said(geometry: Geometry, grid: ImageGrid) -> None:
+    """Log the missing degrees of a scan no more: the caller says them."""
+    _SAID.add((geometry, grid))
+
+
 @lru_cache(maxsize=16)
 def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
-    if not (coverage := scan_coverage(geometry, grid)).is_complete:
+    if not (coverage := scan_coverage(geometry, grid)).is_complete and (geometry, grid) not in _SAID:
         logger.warning(
             "filtered_backprojection: the views cover %.0f of the %.0f degrees that this scan needs, %.0f degrees are "
             "missing: expect artefacts along them",

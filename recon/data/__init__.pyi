@@ -34,6 +34,9 @@ from .mri_volume import fitting_crop as fitting_crop
 from .other_formats import format_of as format_of
 from .random_ct_scans import RandomCTScans as RandomCTScans
 from .random_scans import RandomScans as RandomScans
+from .said_once import Said as Said
+from .said_once import said_warnings as said_warnings
+from .said_once import say_no_more as say_no_more
 from .sample import Sample as Sample
 from .sample import SampleMeta as SampleMeta
 from .sample import Samples as Samples

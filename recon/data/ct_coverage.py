@@ -15,6 +15,7 @@ from physics import (
     Geometry,
     ImageGrid,
     ParallelBeam,
+    coverage_is_said,
     field_of_view_radius_mm,
     goes_all_round,
     ray_distances_mm,
@@ -38,10 +39,11 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 def geometry_warnings(path: Path, geometry: Geometry, grid: ImageGrid) -> list[str]:
-    """A line if the views of a file miss lines through the image, with the degrees that are missing."""
+    """A line if the views of a file miss lines through the image, with the degrees; FBP does not log them again."""
     covered, needed, missing = coverage = scan_coverage(geometry, grid)
     if coverage.is_complete:
         return []
+    coverage_is_said(geometry, grid)
     beam = "a parallel beam" if isinstance(geometry, ParallelBeam) else "this fan beam"
     beam = "a displaced detector" if needed == 360 else beam
     found, advice = f"views over {covered:.0f} degrees", f"expect artefacts along the missing {missing:.0f} degrees"

@@ -124,6 +124,7 @@ class SinogramSlices(VolumeSlices):
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
+        self._held: dict[tuple[int, int], Tensor] = {}  # slices that are read once while a file is checked
         for volume in self.volumes:
             self._require_dose(volume)
 
@@ -150,13 +151,18 @@ class SinogramSlices(VolumeSlices):
     def check(self, number: int) -> list[str]:
         """Also reads references and open beams, makes a sample, and compares some references with the measurement."""
         volume = self.volumes[number]
-        comparison = Comparison(volume)
-        for index, stored in enumerate(self.measured_slices(number)):
-            flat = volume.read_flat(index) if volume.holds == "raw" else None
-            reference = volume.read_reference(index) if volume.has_reference else None
-            comparison.add(index, stored, flat, reference)
-        self[self.first(number)]
-        return volume.warnings() + comparison.warnings() + self.coverage_warnings(number)
+        comparison, kept = Comparison(volume), {0, *self._looked_at(number)}
+        try:
+            for index, stored in enumerate(self.measured_slices(number)):
+                if index in kept:
+                    self._held[number, index] = stored
+                flat = volume.read_flat(index) if volume.holds == "raw" else None
+                reference = volume.read_reference(index) if volume.has_reference else None
+                comparison.add(index, stored, flat, reference)
+            self[self.first(number)]
+            return volume.warnings() + comparison.warnings() + self.coverage_warnings(number)
+        finally:
+            self._held.clear()
 
     def facts(self) -> dict[str, Any]:
         volume, geometry = self.volumes[0], self.geometries[0]
@@ -172,13 +178,16 @@ class SinogramSlices(VolumeSlices):
 
     def coverage_warnings(self, number: int) -> list[str]:
         volume, geometry = self.volumes[number], self.geometries[number]
-        count = volume.shape[0]
-        chosen = evenly_chosen(count, min(_SLICES_LOOKED_AT, -(-count // 4)))
-        slices = ((i, self._measured(number, i)[0]) for i in chosen)
+        slices = ((i, self._measured(number, i)[0]) for i in self._looked_at(number))
         return [
             *geometry_warnings(volume.path, volume.geometry, volume.grid),
             *object_warnings(volume.path, geometry, volume.grid, slices),
         ]
+
+    def _looked_at(self, number: int) -> list[int]:
+        """Slices whose rays beside the object are looked at."""
+        count = self.volumes[number].shape[0]
+        return evenly_chosen(count, min(_SLICES_LOOKED_AT, -(-count // 4)))
 
     def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """``sinogram``, and ``ray_weights`` where rays are weighted."""
@@ -208,7 +217,8 @@ class SinogramSlices(VolumeSlices):
     def _measured(self, number: int, i: int) -> tuple[Tensor, Tensor | None, float]:
         """Line integrals of one slice, weights of the rays, and the standard deviation of the weighted noise."""
         volume = self.volumes[number]
-        stored = volume.read_slice(i)[self._views[number]]
+        stored = self._held[number, i] if (number, i) in self._held else volume.read_slice(i)
+        stored = stored[self._views[number]]
         if volume.holds == "raw":
             flat = volume.read_flat(i)
             # The gain is unknown: with an open beam of 1 the weights are right up to a factor.

@@ -30,13 +30,13 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise data_error(path, "file", "an empty file", expected, advice)
     if not os.access(path, os.R_OK):
         raise data_error(path, "file", "no right to read it", "a readable file", "change its rights")
-    if not h5py.is_hdf5(path) and (known := format_of(path)) is not None:
-        raise data_error(path, "file", known.name, "HDF5 with k-space or projections", known.advice)
     try:
         # Network folders that are mounted read-only often have no file locks.
         with h5py.File(path, "r", locking="best-effort") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
+        if not h5py.is_hdf5(path) and (known := format_of(path)) is not None:
+            raise data_error(path, "file", known.name, "HDF5 with k-space or projections", known.advice) from None
         raise data_error(path, "file", f"no readable HDF5 ({error})", expected, advice) from None
 
 

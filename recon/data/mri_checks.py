@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physics import calibration_block, fft2c, ifft2c, root_sum_of_squares, samples_center
+from physics import calibration_block, fft2c, ifft2c, samples_center
 
 from ..errors import data_error
 from .mri_volume import LARGEST, KSpaceVolume, fitting_crop
@@ -59,14 +59,15 @@ class KSpaceContent:
             If the zero frequency lies in the corner, or rows are missing between others.
         """
         power = _power(kspace)
-        self.energy[index] = float(power.sum(dtype=torch.float64))
+        by_row, by_column = (power.sum(axis, dtype=torch.float64) for axis in (1, 0))
+        self.energy[index] = float(by_row.sum())
         brightest = float(power.max())
         self._largest = max(self._largest, brightest**0.5 if brightest > 1e-30 else float(kspace.abs().max()))
         if brightest == 0:
             return
-        self._look_for_zeros(index, power > 0)
-        self._look_at_padding(index, power)
-        self._look_at_center(index, power)
+        self._look_for_zeros(index, power > 0, by_row > 0, by_column > 0)
+        self._look_at_padding(index, by_column)
+        self._look_at_center(index, by_row, by_column)
 
     def warnings(self) -> list[str]:
         """What makes the volume doubtful, one line each, with the file's path.
@@ -94,19 +95,20 @@ class KSpaceContent:
     def _find(self, kind: str, index: int, found: str, expected: str, advice: str) -> None:
         self._findings.setdefault(kind, []).append((index, found, expected, advice))
 
-    def _look_for_zeros(self, index: int, nonzero: Tensor) -> None:
-        rows, columns = nonzero.any(1), nonzero.any(0)
+    def _look_for_zeros(self, index: int, nonzero: Tensor, rows: Tensor, columns: Tensor) -> None:
         measured = rows.nonzero().flatten()
         between = int((~rows[int(measured[0]) : int(measured[-1])]).sum())
         if between > ROUNDED * len(rows):
             found = f"only zeros in {between} rows between others"
             advice = "rows are the readout: exchange the last two axes of kspace, or leave out the file"
             raise data_error(self.volume.path, f"kspace[{index}]", found, "signal along the whole readout", advice)
+        missing = self._available & ~nonzero
+        if not missing.any():
+            return
         if (empty := self._available.any(1) & ~rows).any():
             found, expected = f"only zeros in rows {ranges(empty.tolist())}", "signal along the whole readout"
             advice = "an asymmetric echo or zero padding, read as measured: images are smooth along the readout"
             self._find("rows", index, found, expected, advice)
-        missing = self._available & ~nonzero
         lost = missing.all(0) & self._available.any(0)
         part = self._available & rows[:, None] & columns
         if lost.any():
@@ -117,17 +119,15 @@ class KSpaceContent:
             return
         self._find("zeros", index, found, "signal", "correct the mask, or leave out the file")
 
-    def _look_at_padding(self, index: int, power: Tensor) -> None:
-        columns = power.mean(0, dtype=torch.float64)
-        padding, inside = columns[~self.volume.acquired], columns[self._available.any(0)]
+    def _look_at_padding(self, index: int, by_column: Tensor) -> None:
+        padding, inside = by_column[~self.volume.acquired], by_column[self._available.any(0)]
         if len(padding) and len(inside) and float(padding.mean()) > _IN_PADDING * float(inside.median()):
             left, right = self.volume.header.padding
             found, expected = "signal in the padding", f"zeros outside columns {left} to {right - 1}"
             self._find("padding", index, found, expected, "it is not used; correct encodingLimits of the header")
 
-    def _look_at_center(self, index: int, power: Tensor) -> None:
-        size = tuple(power.shape)
-        peak = [_peak(power.sum(1 - axis, dtype=torch.float64)) for axis in (0, 1)]
+    def _look_at_center(self, index: int, by_row: Tensor, by_column: Tensor) -> None:
+        size, peak = (len(by_row), len(by_column)), (_peak(by_row), _peak(by_column))
         corner = [axis - 2 for axis, n in enumerate(size) if min(peak[axis], n - peak[axis]) <= _reach(n) < n // 2]
         if corner:
             found = f"the peak at row {peak[0]}, column {peak[1]}"
@@ -204,12 +204,12 @@ def _compare(volume: KSpaceVolume, index: int, is_used: bool) -> list[str]:
     size, available = (volume.shape[2], volume.shape[3]), volume.available
     crop = fitting_crop(size, volume.rss_shape or volume.crop_shape)
     reference = center_crop(volume.read_rss(index), crop).double()
-    image = center_crop(root_sum_of_squares(ifft2c(volume.read_slice(index) * available)), crop).double()
-    own, perfect, (least, margin) = float(_correlations(reference, image)[0, 0]), 1.0, _FULL
+    image = center_crop(_power(ifft2c(volume.read_slice(index) * available)).sqrt(), crop).double()
+    own, perfect, (least, margin) = _correlation(reference, image), 1.0, _FULL
     if volume.undersampled:
         # Undersampling blurs and aliases: no more than it takes from the reference itself.
         mask = center_crop(available.expand(size), crop)
-        perfect = float(_correlations(reference, ifft2c(fft2c(reference + 0j) * mask).abs())[0, 0])
+        perfect = _correlation(reference, ifft2c(fft2c(reference + 0j) * mask).abs())
         least, margin = _FEW if float(available.float().mean()) < 0.2 else _UNDERSAMPLED
     # No turn gains so much on a perfect fit: sound files are checked fast.
     name, best = ("", own) if own > 1 - margin else _best_fit(reference, image)
@@ -244,6 +244,12 @@ def _best_fit(reference: Tensor, image: Tensor) -> tuple[str, float]:
                 shift = f"shifted by {rows} rows and {columns} columns" if moved else ""
                 name = ", ".join(filter(None, ("transposed" if transposed else "", turn, shift)))
     return name, best
+
+
+def _correlation(reference: Tensor, image: Tensor) -> float:
+    """Correlation coefficient of two images."""
+    a, b = reference - reference.mean(), image - image.mean()
+    return float((a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-300))
 
 
 def _correlations(reference: Tensor, image: Tensor) -> Tensor:

@@ -1,8 +1,6 @@
 """Slices of k-space files as samples: sampled, whitened, scaled, with operator and reference."""
 
-import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +32,10 @@ from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines, che
 from .mri_formats import MRI_READERS
 from .mri_scaling import VolumeFacts, effective_acceleration, probe_volume
 from .mri_volume import KSpaceVolume, fitting_crop
+from .said_once import count_as_said, warn_once
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
 from .slices import Seed, VolumeSlices, generator_for, make_operator
-
-logger = logging.getLogger(__name__)
-#: Sites and kinds of faults that this process has logged.
-_SAID: set[tuple[str, str]] = set()
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -196,6 +191,7 @@ class KSpaceSlices(VolumeSlices):
         if self.maps == "true":
             for index in range(volume.shape[0]):
                 volume.read_maps(index)
+        count_as_said(self.site, volume.path, lines)
         return lines
 
     def sample(self, number: int, i: int) -> Sample:
@@ -306,7 +302,7 @@ class KSpaceSlices(VolumeSlices):
             volume = self.volumes[number]
             facts = self._facts[number] = probe_volume(volume, self.mask(number), noise_std)
             for line in (*volume.notes, *facts.warnings, *self._calibration_warnings(number)):
-                _warn_once(self.site, volume.path, line)
+                warn_once(self.site, volume.path, line)
         return self._facts[number]
 
     def _noise(self, number: int, i: int, covariance: Tensor, white: bool) -> Tensor:
@@ -323,14 +319,6 @@ class KSpaceSlices(VolumeSlices):
                 with_image_phase(volume.read_maps(i), measured, mask) if samples_center(mask) else volume.read_maps(i)
             )
         return estimate_maps(measured, mask, method=self.maps, maps_folder=self.maps_folder)
-
-
-def _warn_once(site: str, path: Path, line: str) -> None:
-    """Log a line unless the same was said of a file of the site before: many files share a fault."""
-    kind = re.sub(r"[-+.\d]+", "", line.removeprefix(str(path)))
-    if (site, kind) not in _SAID:
-        _SAID.add((site, kind))
-        logger.warning("%s", line)
 
 
 def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:

@@ -171,7 +171,8 @@ class VolumeSlices(Dataset[Sample], ABC):
     def check(self, number: int) -> list[str]:
         """Read a file whole; returns what makes its reconstructions doubtful, one line each, with the file's path.
 
-        ``fedrecon sites check`` prints the lines as warnings. Subclasses add their checks to those of this class.
+        The caller prints the lines, as ``fedrecon sites check`` does: no sample logs them again. Subclasses add their
+        checks to those of this class.
 
         Raises
         ------

@@ -6,6 +6,9 @@ import torch
 
 from federation.rounds import InProcessRuntime, SiteFailure, SiteSpec
 from federation.serialization import Broadcast, SiteUpdate, digest
+from federation.worker_pool import run_jobs
+from recon import said_warnings
+from recon.data import said_once
 
 from ..toy_federation import ToyData, ToyTask, initial_shared, run_toy, toy_specs, traces
 
@@ -108,3 +111,12 @@ def test_sites_must_be_there_and_differ(tmp_path):
         InProcessRuntime([])
     with pytest.raises(ValueError, match="jobs is 0"):
         InProcessRuntime(toy_specs(tmp_path), 0)
+
+
+def _said(_: int) -> int:
+    return len(said_warnings())
+
+
+def test_worker_processes_do_not_repeat_warnings(monkeypatch):
+    monkeypatch.setattr(said_once, "_SAID", {("north", ": found  zeros"), ("south", ": found  zeros")})
+    assert list(run_jobs(_said, [0, 1], 2)) == [2, 2]

@@ -17,12 +17,13 @@ from physics import (
     Transmission,
     body_volume,
     evenly_spaced,
+    filtered_backprojection,
     hu_to_attenuation,
     lodopab,
 )
 from physics.phantoms.ellipses import Ellipse, EllipsePhantom
 from recon import SinogramSlices, write_sinograms
-from recon.data.ct_coverage import object_warnings
+from recon.data.ct_coverage import geometry_warnings, object_warnings
 
 TURN = 2 * math.pi
 GRID = ImageGrid((64, 64), 2.0)
@@ -58,6 +59,15 @@ def test_an_object_larger_than_the_grid_is_named_with_the_size_that_holds_it(geo
         assert warnings(geometry, disc(geometry, radius), held) == []
     beside = disc(geometry, 50.0) + disc(geometry, 8.0, 0.0, -85.0)  # a couch below the image
     assert "beside the image" in warnings(geometry, beside)[0]
+
+
+def test_missing_degrees_of_a_file_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    said, other = (ParallelBeam(evenly_spaced(97, 1.5 / 97), n, 2.0) for n in (97, 99))
+    assert "expected 180 degrees" in geometry_warnings(Path("a.h5"), said, GRID)[0]
+    with caplog.at_level("WARNING"):
+        for scan in (said, other):
+            filtered_backprojection(torch.ones(scan.shape), scan, GRID)
+    assert len(caplog.messages) == 1 and "degrees are missing" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("geometry", SCANS)

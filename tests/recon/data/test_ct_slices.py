@@ -36,6 +36,7 @@ from recon import (
     PenalizedTV,
     ScanSimulation,
     SinogramSlices,
+    SinogramVolume,
     batches,
     evaluate,
     held_out_split,
@@ -368,3 +369,18 @@ def test_the_measured_disc_agrees_with_the_organisers() -> None:
     sample = SinogramSlices([folder / "htc2022_ta_full.mat"], "htc", format="htc2022")[0]
     theirs = scipy.io.loadmat(folder / "htc2022_ta_full_recon_fbp.mat")["reconFullFbp"]
     assert np.corrcoef(sample.operator.start(sample.measurement).flatten(), theirs.ravel())[0, 1] >= 0.9995
+
+
+def test_a_check_reads_every_slice_of_the_measurement_once(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def noted(self: SinogramVolume, index: int, of: Any = SinogramVolume.read_slice) -> torch.Tensor:
+        read.append(index)
+        return of(self, index)
+
+    monkeypatch.setattr(SinogramVolume, "read_slice", noted)
+    data = SinogramSlices([volume], "s")
+    data.check(0)
+    assert read == list(range(data.volumes[0].shape[0]))
+    data[0]
+    assert len(read) == data.volumes[0].shape[0] + 1

@@ -11,7 +11,7 @@ import torch
 from physics import SAMPLINGS, birdcage_maps, fft2c, ifft2c, make_mask, root_sum_of_squares
 from recon import DataError, KSpaceSlices, Simulation, evaluate, open_volume
 from recon.classical import MRI_METHODS
-from recon.data import mri_slices
+from recon.data import said_once
 from recon.data.mri_checks import CALIBRATION_LINES
 from recon.data.mri_volume import displayed_crop
 
@@ -313,7 +313,7 @@ def test_kspace_out_of_order_is_told_by_an_unused_reconstruction(written):
 
 
 def test_warnings_are_logged_once_per_site(written, caplog, monkeypatch):
-    monkeypatch.setattr(mri_slices, "_SAID", set())
+    monkeypatch.setattr(said_once, "_SAID", set())
     files = [written(np.roll(scan(seed=n), 8, -1), name=f"{n}.h5") for n in range(3)]
     with caplog.at_level(logging.WARNING):
         data = KSpaceSlices(files, "north", maps="low_resolution")
@@ -322,12 +322,23 @@ def test_warnings_are_logged_once_per_site(written, caplog, monkeypatch):
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith(f"{files[0]}: kspace[0]: found the peak")
 
 
+def test_lines_of_a_check_are_not_logged_again(written, caplog, monkeypatch):
+    monkeypatch.setattr(said_once, "_SAID", set())
+    path = written(np.roll(scan(), 8, -1))
+    with caplog.at_level(logging.WARNING):
+        data = KSpaceSlices([path], "north", maps="low_resolution")
+        assert len(data.check(0)) == 1
+        data[0]
+        assert not caplog.messages
+        KSpaceSlices([path], "another site", maps="low_resolution")[0]
+    assert len(caplog.messages) == 1
+
+
 # Calibration.
 
 
 @pytest.mark.parametrize("width", range(1, 8))
 def test_few_calibration_lines_are_said(written, width, caplog, monkeypatch):
-    monkeypatch.setattr(mri_slices, "_SAID", set())
     mask = np.arange(48) % 8 == 0
     mask[24 - width // 2 : 24 - width // 2 + width] = True
     path = written(scan() * mask, mask=mask)
@@ -338,6 +349,7 @@ def test_few_calibration_lines_are_said(written, width, caplog, monkeypatch):
         assert lines(path) == []
     else:
         assert re.search(expected, only_line(path))
+    monkeypatch.setattr(said_once, "_SAID", set())
     with caplog.at_level(logging.WARNING):
         data[0]
     assert bool(caplog.messages) == (width < CALIBRATION_LINES)
