@@ -165,10 +165,13 @@ def _say_if_full(samples: VolumeSlices, can_simulate: bool, say: Say) -> None:
     if acceleration > _FULL or kind == "none" or not (can_simulate or kind == "coil_combined"):
         return
     advice = "; --simulate degrades it as in [simulate] of the site" if can_simulate else ""
-    state = f"fully sampled (R = {acceleration:.2f})" if kind == "coil_combined" else "not degraded as in training"
+    state, zeros = "not degraded as in training", ""
+    if kind == "coil_combined":
+        state = f"{samples.completeness(0)} (R = {acceleration:.2f})"
+        zeros = "" if samples.completeness(0) == "fully sampled" else "; the reference has zeros in the missing lines"
     say(
         f"note: {samples.volumes[0].path} is {state} and reconstructed as it is: its scores are not those of "
-        f"accelerated or noisier scans{advice}"
+        f"accelerated or noisier scans{zeros}{advice}"
     )
 
 

@@ -18,7 +18,7 @@ from .unusable import refuse
 from .writing import locked_file, subjects_of
 
 #: Version of the checks in the lock files: a new one makes `fedrecon train` check all files again.
-CHECKS = 1
+CHECKS = 2
 
 
 @dataclass(frozen=True)

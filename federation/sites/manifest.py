@@ -296,7 +296,12 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
 
 def subject(name: str, person: str | None) -> str:
     """Identity of a subject: the person, or the name of a file without one."""
-    return f"patient {person}" if person else f"file {name}"
+    return f"patient {key}" if (key := person_key(person or "")) else f"file {name}"
+
+
+def person_key(person: str) -> str:
+    """The person in one spelling: names that differ in the case of letters or in spaces alone are one person."""
+    return " ".join(person.split()).casefold()
 
 
 def names_person(subject: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from recon import patient_of
 
 from ..config import config_error
-from .manifest import expand_variables
+from .manifest import expand_variables, person_key
 from .manifest_schema import SPLITS, Split
 from .splits import assign_splits
 
@@ -188,6 +188,7 @@ def deal_persons(
         If a person is named for two sites or splits, two persons have the same slices, or a site gets no person or
         fewer than it wants.
     """
+    images = _in_one_spelling(images)
     _require_disjoint(images, source)
     persons: dict[str, list[PersonImage]] = {}
     for image in images:
@@ -224,6 +225,11 @@ def deal_persons(
         if not dealt[site]:
             raise config_error(source, f"site {site}", "no image of its contrast", "one", "correct the table")
     return dealt
+
+
+def _in_one_spelling(images: Sequence[PersonImage]) -> list[PersonImage]:
+    first: dict[str, str] = {}
+    return [replace(image, person=first.setdefault(person_key(image.person), image.person)) for image in images]
 
 
 def _require_disjoint(images: Sequence[PersonImage], source: Path | str) -> None:

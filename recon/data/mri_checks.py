@@ -1,16 +1,13 @@
-"""Whether the content of a k-space file is as its header, its mask and its reconstruction say."""
-
-from collections.abc import Sequence
+"""Whether the content of a k-space file is as its header and its mask say."""
 
 import torch
 from torch import Tensor
 
-from physics import calibration_block, fft2c, ifft2c, samples_center
+from physics import calibration_block, samples_center
 
 from ..errors import data_error
-from .mri_volume import LARGEST, KSpaceVolume, fitting_crop
+from .mri_volume import LARGEST, KSpaceVolume
 from .mri_zeros import ROUNDED, ranges
-from .sample import center_crop
 
 #: Fewest lines of the fully sampled center for coil maps. Measured with CG-SENSE and ESPIRiT on a head, regular 3x: the
 #: images correlate 0.86, 0.90, 0.95, 0.98 with the truth for 2, 3, 4, 6 lines, and the zero-filled one 0.90.
@@ -23,10 +20,6 @@ _PEAK = 4.0
 _BESIDE = 0.02
 #: Energy per sample in padding over that of the median column above which it is no rounding.
 _IN_PADDING = 0.01
-#: Least correlation of a reconstruction with k-space, over that of undersampling alone, and the gain by which another
-#: orientation is told from this one: full sampling, at least a fifth, less. Measured on eleven scans: 0.985 and more
-#: with a Hann filter; 0.93 to 4x, without a gain; 0.79 at 8x, with 0.02. Other people reach 0.72.
-_FULL, _UNDERSAMPLED, _FEW = (0.97, 0.015), (0.9, 0.02), (0.6, 0.05)
 
 
 class KSpaceContent:
@@ -159,105 +152,6 @@ def calibration_lines(mask: Tensor) -> int:
     if not samples_center(mask):
         return 0
     return min(int(block.stop - block.start) for block in calibration_block(mask))
-
-
-def check_reference(volume: KSpaceVolume, energy: Sequence[float], is_used: bool = True) -> list[str]:
-    """Compare the reconstruction in a file with its k-space: values, scale, orientation, position.
-
-    One slice is reconstructed by root sum of squares: a bright one, but not the middle one, which stays where it is
-    if the slices are stored in reverse.
-
-    Parameters
-    ----------
-    volume
-        A file with a reconstruction.
-    energy
-        Energy of the k-space of every slice.
-    is_used
-        Whether it is the reference; if not, its scale does not matter.
-
-    Returns
-    -------
-        What does not fit, one line each, with the file's path.
-
-    Raises
-    ------
-    DataError
-        If the reconstruction is not finite or all zero.
-    """
-    key, path = volume.rss_key, volume.path
-    empty = [index for index in range(len(energy)) if not volume.read_rss(index).any()]
-    if len(empty) == len(energy):
-        raise data_error(path, key, "only zeros", "images", "reconstruct them again, or use another reference")
-    lines = []
-    if dark := [index for index in empty if energy[index] > 0]:
-        found = f"only zeros ({len(dark)} of {len(energy)} slices)"
-        lines.append(str(data_error(path, f"{key}[{dark[0]}]", found, "images", "reconstruct them again")))
-    shown = [index for index in range(len(energy)) if index not in empty and energy[index] > 0]
-    if shown:
-        index = max(shown, key=lambda index: (2 * index + 1 != len(energy), energy[index]))
-        lines += _compare(volume, index, is_used)
-    return lines
-
-
-def _compare(volume: KSpaceVolume, index: int, is_used: bool) -> list[str]:
-    size, available = (volume.shape[2], volume.shape[3]), volume.available
-    crop = fitting_crop(size, volume.rss_shape or volume.crop_shape)
-    reference = center_crop(volume.read_rss(index), crop).double()
-    image = center_crop(_power(ifft2c(volume.read_slice(index) * available)).sqrt(), crop).double()
-    own, perfect, (least, margin) = _correlation(reference, image), 1.0, _FULL
-    if volume.undersampled:
-        # Undersampling blurs and aliases: no more than it takes from the reference itself.
-        mask = center_crop(available.expand(size), crop)
-        perfect = _correlation(reference, ifft2c(fft2c(reference + 0j) * mask).abs())
-        least, margin = _FEW if float(available.float().mean()) < 0.2 else _UNDERSAMPLED
-    # No turn gains so much on a perfect fit: sound files are checked fast.
-    name, best = ("", own) if own > 1 - margin else _best_fit(reference, image)
-    factor = float((reference * image).sum() / image.square().sum())
-    low, high = (0.5, 2.0) if volume.undersampled else (0.8, 1.25)
-    if best > own + margin and best > least * perfect:
-        found, expected, advice = f"an image that is {name}", "it as kspace shows it", "turn or shift it back"
-    elif own < least * perfect:
-        found, expected = f"an image that correlates {own:.2f} with kspace", f"at least {least * perfect:.2f}"
-        advice = "is it of another scan? reconstruct it again"
-    elif is_used and not low < factor < high:
-        found, expected = f"values {factor:.3g} times those of kspace", "the scale of its root sum of squares"
-        advice = f"divide it by {factor:.3g}"
-    else:
-        return []
-    return [str(data_error(volume.path, f"{volume.rss_key}[{index}]", found, expected, advice))]
-
-
-def _best_fit(reference: Tensor, image: Tensor) -> tuple[str, float]:
-    """Orientation and shift at which the reference fits best, in words, and the correlation there."""
-    turns = {"": (), "upside down": (0,), "left-right mirrored": (1,), "rotated by 180 degrees": (0, 1)}
-    best, name = -1.0, ""
-    for transposed in (False, True) if image.shape[0] == image.shape[1] else (False,):
-        for turn, axes in turns.items():
-            values = _correlations(torch.flip(reference.mT if transposed else reference, axes), image)
-            if float(values.max()) > best + 1e-3:
-                best = float(values.max())
-                at = divmod(int(values.argmax()), values.shape[1])
-                rows, columns = (size - n if n > size // 2 else -n for n, size in zip(at, values.shape, strict=True))
-                # A flip moves an image of even size by one pixel.
-                moved = max(abs(rows), abs(columns)) > (1 if turn or transposed else 0)
-                shift = f"shifted by {rows} rows and {columns} columns" if moved else ""
-                name = ", ".join(filter(None, ("transposed" if transposed else "", turn, shift)))
-    return name, best
-
-
-def _correlation(reference: Tensor, image: Tensor) -> float:
-    """Correlation coefficient of two images."""
-    a, b = reference - reference.mean(), image - image.mean()
-    return float((a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-300))
-
-
-def _correlations(reference: Tensor, image: Tensor) -> Tensor:
-    """Correlation coefficient of two images for every circular shift of the reference."""
-    a, b = reference - reference.mean(), image - image.mean()
-    product: Tensor = torch.fft.irfft2(torch.fft.rfft2(a).conj() * torch.fft.rfft2(b), s=a.shape)
-    product /= (a.norm() * b.norm()).clamp_min(1e-300)
-    return product
 
 
 def _power(kspace: Tensor) -> Tensor:

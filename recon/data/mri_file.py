@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import data_error
 from .hdf5_file import dataset_of, not_found, opened, text_of
+from .mri_fields import without_contradiction
 from .mri_header import Header, read_header
 from .mri_volume import KSpaceVolume
 from .mri_zeros import without_zeros
@@ -60,14 +61,23 @@ def open_volume(path: Path | str) -> KSpaceVolume:
             found = f"no sampled position (padding {volume.header.padding}, width {shape[-1]})"
             raise data_error(path, key, found, "at least one", "correct the mask or the header's encodingLimits")
         volume = without_zeros(volume, dataset_of(file, path, "kspace"))
+    return replace(volume, notes=(*volume.notes, *_unmeasured(volume)))
+
+
+def _unmeasured(volume: KSpaceVolume) -> list[str]:
+    """What the header says was not measured, and no mask states."""
+    path, header, lines = volume.path, volume.header, []
     if header.acceleration > 1 and volume.mask is None:
         key, found = "ismrmrd_header parallelImaging", f"acceleration {header.acceleration:g} and no mask"
-        expected, advice = (
-            "the mask of the scan",
-            "lines that parallel imaging filled in are no measurement: add the mask",
-        )
-        volume = replace(volume, notes=(*volume.notes, str(data_error(path, key, found, expected, advice))))
-    return volume
+        advice = "lines that parallel imaging filled in are no measurement: add the mask"
+        lines.append(str(data_error(path, key, found, "the mask of the scan", advice)))
+    if (share := volume.partial_fourier) is not None:
+        columns = volume.acquired.nonzero().flatten().tolist()
+        found = f"columns {columns[0]} to {columns[-1]} of {volume.shape[3]}, partial Fourier ({share:.0%} of lines)"
+        advice = "the others count as zero: references of this k-space are blurred along the phase"
+        expected = "as many lines on both sides of the center"
+        lines.append(str(data_error(path, "ismrmrd_header encodingLimits", found, expected, advice)))
+    return lines
 
 
 def _kspace_shape(file: h5py.File, path: Path) -> tuple[int, int, int, int]:
@@ -101,12 +111,12 @@ def _header(
     xml = np.asarray(dataset_of(file, path, key)[()]).reshape(-1)
     if xml.size != 1 or not isinstance(xml[0], bytes | str):
         raise data_error(path, key, f"dtype {xml.dtype} with {xml.size} entries", "one string", advice)
-    header = read_header(xml[0], path)
+    header, contradictions = without_contradiction(read_header(xml[0], path), path)
     readout, phase = header.encoded_shape
     matrix = f"{key} encodedSpace/matrixSize"
     if phase != shape[3]:
         raise data_error(path, f"{matrix}/y", str(phase), f"the width of kspace, {shape[3]}", advice)
-    notes = []
+    notes = list(contradictions)
     if readout != shape[2]:
         expected = f"the height of kspace, {shape[2]}"
         if header.recon_shape[0] != shape[2]:

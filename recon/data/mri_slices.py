@@ -28,8 +28,9 @@ from physics import (
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
-from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines, check_reference
+from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines
 from .mri_formats import MRI_READERS
+from .mri_references import check_reference
 from .mri_scaling import VolumeFacts, effective_acceleration, probe_volume
 from .mri_volume import KSpaceVolume, fitting_crop
 from .said_once import count_as_said, warn_once
@@ -174,6 +175,10 @@ class KSpaceSlices(VolumeSlices):
         if self.maps == "true" or self.volumes[number].shape[1] == 1:
             return None
         return calibration_lines(self.mask(number))
+
+    def completeness(self, number: int) -> str:
+        share = self.volumes[number].partial_fourier
+        return super().completeness(number) if share is None else f"partial Fourier, {share:.0%} of the lines"
 
     def check(self, number: int) -> list[str]:
         volume, content = self.volumes[number], KSpaceContent(self.volumes[number])

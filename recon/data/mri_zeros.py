@@ -10,7 +10,7 @@ import torch
 
 from ..errors import data_error
 from .hdf5_file import read_part
-from .mri_volume import KSpaceVolume
+from .mri_volume import KSpaceVolume, one_sided
 
 Plane = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -18,8 +18,6 @@ Plane = np.ndarray[Any, np.dtype[np.bool_]]
 _PROBED_ROWS = 8
 #: Largest fraction of zeros that may be rounding, as in raw data stored as small integers.
 ROUNDED = 0.1
-#: Largest difference between the two halves of zero padding as a fraction of the columns.
-_SYMMETRIC = 0.05
 
 
 def without_zeros(volume: KSpaceVolume, kspace: h5py.Dataset) -> KSpaceVolume:
@@ -60,7 +58,7 @@ def without_zeros(volume: KSpaceVolume, kspace: h5py.Dataset) -> KSpaceVolume:
         return volume
     zeros = f"only zeros in {int(lost.sum())} of {int(stated.any(0).sum())} columns of kspace ({ranges(lost)})"
     first, last = np.flatnonzero(columns)[[0, -1]].tolist()
-    skewed = abs((width // 2 - first) - (last + 1 - width // 2)) > max(2, _SYMMETRIC * width)
+    skewed = one_sided(first, last + 1, width)
     if volume.mask is not None or skewed or not columns[first:last].all():
         return _masked(volume, mask & columns, zeros)
     expected, advice = "them outside encodingLimits", "they are read as padding; correct the header"

@@ -190,6 +190,10 @@ class VolumeSlices(Dataset[Sample], ABC):
         """
         return []
 
+    def completeness(self, number: int) -> str:
+        """How much of a file without undersampling was measured, in words."""
+        return "fully sampled"
+
     def measured_slices(self, number: int) -> Iterator[Tensor]:
         """Slices of a file as stored, one after another.
 

@@ -167,6 +167,24 @@ def test_a_fully_sampled_scan_is_said_to_be_one(run: Path, tmp_path: Path, capsy
     assert not said(mask=(COLUMNS % 2 == 0) | (abs(COLUMNS - 10) < 4))
 
 
+def test_partial_fourier_is_not_said_to_be_fully_sampled(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_file(tmp_path / "scan.h5")
+    limits = "<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>14</maximum><center>10</center>"
+    with h5py.File(tmp_path / "scan.h5", "a") as file:
+        xml = file["ismrmrd_header"][()].decode()
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = xml.replace(
+            "</encoding>", f"{limits}</kspace_encoding_step_1></encodingLimits></encoding>"
+        )
+        file["kspace"][..., 15:] = 0
+    assert main([*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"), "--overwrite"]) == 0
+    said = capsys.readouterr().out
+    assert "is partial Fourier, 75% of the lines (R = 1.00)" in said and "fully sampled" not in said
+    assert "the reference has zeros in the missing lines" in said
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_one_line_that_asks_for_space(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str], number: int

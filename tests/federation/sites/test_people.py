@@ -81,6 +81,14 @@ def test_no_person_is_in_two_places(seed: int) -> None:
     assert dealt == deal_persons(images, wishes, FRACTIONS, seed)
 
 
+def test_spellings_of_one_person_are_dealt_to_one_split() -> None:
+    names = ["P1", "p1", "P1 ", "P2", "p  3", "P 3"]
+    images = [PersonImage(Path(f"{number}.nii"), name) for number, name in enumerate(names)]
+    (own,) = deal_persons(images, {"a": Wish()}, FRACTIONS, 0).values()
+    assert len({(image.person, split) for split, image in own}) == 3
+    assert [image.person for _, image in own] == ["P1", "P1", "P1", "P2", "p  3", "p  3"]
+
+
 def test_scarce_contrasts_are_kept_for_who_needs_them() -> None:
     images = [PersonImage(Path(f"{n}.nii"), f"p{n}", "T2" if n == 0 else "T1") for n in range(3)]
     dealt = deal_persons(images, {"any": Wish(), "t2": Wish("T2")}, FRACTIONS, 0)

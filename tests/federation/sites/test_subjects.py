@@ -166,6 +166,18 @@ def test_a_table_may_lie_elsewhere_and_name_files_alone(tmp_path: Path) -> None:
     assert persons_by_table(files, tmp_path / "t.csv") == {"a.h5": "p", "b/c.h5": "q"}
 
 
+@pytest.mark.parametrize("other", ["p001", "P001 ", " p001", "P001\t"])
+def test_spellings_of_one_person_are_one(other: str, tmp_path: Path) -> None:
+    for number, person in enumerate(("P001", other, "P002", "P003")):
+        write_file(tmp_path / f"data/north/{number}.h5", person, seed=number)
+    write_manifest(tmp_path, "north", {"train": ["0.h5"], "test": ["1.h5", "2.h5"]})
+    with pytest.raises(ConfigError, match=r"the subject of 1.h5 also in train \(0.h5\)"):
+        check_sites(tmp_path)
+    write_manifest(tmp_path, "north", {"train": ["0.h5", "1.h5"], "test": ["2.h5", "3.h5"]})
+    (facts,) = check_sites(tmp_path)
+    assert [split.subjects for split in facts.splits] == [1, 2]
+
+
 def test_people_at_two_sites_are_warned_about(tmp_path: Path) -> None:
     for name in ("east", "north", "west"):
         write_site(tmp_path, name)

@@ -44,16 +44,6 @@ def rss(kspace, crop=None):
     return image[:, top : top + crop[0], left : left + crop[1]]
 
 
-@pytest.fixture
-def written(fake_file):
-    """Writes k-space of any shape; returns the path."""
-
-    def write(kspace, **content):
-        return fake_file(shape=kspace.shape, kspace=kspace, **content)
-
-    return write
-
-
 def lines(path, **options):
     found = KSpaceSlices([path], "north", **options).check(0)
     assert all(line.startswith(str(path)) and "\n" not in line for line in found)
