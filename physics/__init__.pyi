@@ -33,6 +33,7 @@ from .ct import transmitted as transmitted
 from .ct import view_angles as view_angles
 from .mri import MAP_ESTIMATES as MAP_ESTIMATES
 from .mri import SAMPLINGS as SAMPLINGS
+from .mri import CalibrationScan as CalibrationScan
 from .mri import CartesianGram as CartesianGram
 from .mri import CartesianMRI as CartesianMRI
 from .mri import CoilMaps as CoilMaps

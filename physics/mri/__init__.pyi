@@ -4,6 +4,7 @@ from .cartesian import CoilMaps as CoilMaps
 from .cartesian import combine_coils as combine_coils
 from .cartesian import root_sum_of_squares as root_sum_of_squares
 from .coil_maps import MAP_ESTIMATES as MAP_ESTIMATES
+from .coil_maps import CalibrationScan as CalibrationScan
 from .coil_maps import birdcage_maps as birdcage_maps
 from .coil_maps import espirit_maps as espirit_maps
 from .coil_maps import estimate_maps as estimate_maps

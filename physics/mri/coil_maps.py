@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .cartesian import combine_coils, root_sum_of_squares
 from .fourier import ifft2c
-from .sampling import calibration_block
+from .sampling import calibration_block, samples_center
 
 #: Part of the name of every stored file of maps: raise it when an estimate changes.
 _VERSION = "2"
@@ -175,7 +176,30 @@ MAP_ESTIMATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_folder: Path | None = None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class CalibrationScan:
+    """k-space of the same coils from another scan, for the coil maps of one with too few lines at the center.
+
+    ``kspace`` is complex ``(coils, height, width)``, of which the middle, at most 24 wide, is used. ``zoom`` is the
+    field of view of the scan over that of the calibration scan, along height and width; both have one center.
+    """
+
+    kspace: Tensor
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+    def maps(self, shape: tuple[int, int]) -> Tensor:
+        """ESPIRiT maps of the scan, evaluated at its pixels: nothing is interpolated."""
+        rows, columns = (_middle(slice(0, n), 24) for n in self.kspace.shape[1:])
+        return _espirit(_in_double("CalibrationScan", self.kspace[:, rows, columns]), shape, zoom=self.zoom)
+
+
+def estimate_maps(
+    kspace: Tensor,
+    mask: Tensor,
+    method: str = "espirit",
+    maps_folder: Path | None = None,
+    calibration: CalibrationScan | None = None,
+) -> Tensor:
     """Coil maps with the phase of the image, from the measured samples alone, optionally stored on disk.
 
     Parameters
@@ -190,6 +214,9 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_fo
     maps_folder
         Folder of stored maps, one safetensors file for each SHA-256 of samples, mask and method. Maps whose
         file is missing or damaged are estimated and stored.
+    calibration
+        Scan to estimate the maps from, by ESPIRiT; None: the measured samples. With it the mask may leave out the
+        center, then the phase stays that of the calibration scan.
 
     Returns
     -------
@@ -207,17 +234,20 @@ def estimate_maps(kspace: Tensor, mask: Tensor, method: str = "espirit", maps_fo
     # where, not a product: samples that were not measured may be NaN.
     measured = torch.where(mask, kspace, 0)
     if maps_folder is None:
-        return _estimate(measured, mask, method)
-    path = maps_folder / f"{_digest(measured, mask, method)}.safetensors"
+        return _estimate(measured, mask, method, calibration)
+    path = maps_folder / f"{_digest(measured, mask, method, calibration)}.safetensors"
     maps = _read(path, measured)
     if maps is None:
-        maps = _estimate(measured, mask, method)
+        maps = _estimate(measured, mask, method, calibration)
         _write(path, maps)
     return maps
 
 
-def _estimate(measured: Tensor, mask: Tensor, method: str) -> Tensor:
-    return with_image_phase(MAP_ESTIMATES[method](measured, mask), measured, mask)
+def _estimate(measured: Tensor, mask: Tensor, method: str, calibration: CalibrationScan | None) -> Tensor:
+    if calibration is None:
+        return with_image_phase(MAP_ESTIMATES[method](measured, mask), measured, mask)
+    maps = calibration.maps((measured.shape[-2], measured.shape[-1])).to(measured.device)
+    return with_image_phase(maps, measured, mask) if samples_center(mask) else maps
 
 
 def _calibration_region(kspace: Tensor, mask: Tensor) -> tuple[slice, slice]:
@@ -245,8 +275,17 @@ def _in_double(who: str, block: Tensor) -> Tensor:
     return block.to(torch.complex128)
 
 
-def _espirit(block: Tensor, shape: tuple[int, int], kernel_width: int = 6, threshold: float = 0.02) -> Tensor:
-    """Maps of the given shape from a fully sampled block ``(coils, rows, columns)`` anywhere in k-space."""
+def _espirit(
+    block: Tensor,
+    shape: tuple[int, int],
+    kernel_width: int = 6,
+    threshold: float = 0.02,
+    zoom: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """Maps of the given shape from a fully sampled block ``(coils, rows, columns)`` anywhere in k-space.
+
+    ``zoom`` is the field of view of the maps over that of the block.
+    """
     n_coils = len(block)
     kernel = tuple(min(kernel_width, n, max(3, -(-n // 3))) for n in block.shape[1:])
     windows = block.unfold(1, kernel[0], 1).unfold(2, kernel[1], 1)
@@ -256,7 +295,7 @@ def _espirit(block: Tensor, shape: tuple[int, int], kernel_width: int = 6, thres
     kernels = vectors[:, squared > threshold**2 * squared[-1]].mH
     if squared[-1] <= 0 or len(kernels) == 0:
         return _constant_maps(n_coils, shape, block.device)
-    maps = torch.linalg.eigh(_image_operator(kernels.reshape(-1, n_coils, *kernel), shape))[1][..., -1]
+    maps = torch.linalg.eigh(_image_operator(kernels.reshape(-1, n_coils, *kernel), shape, zoom))[1][..., -1]
     coils = block.reshape(n_coils, -1)
     principal = torch.linalg.eigh(coils @ coils.mH)[1][:, -1]
     principal = principal * principal[principal.abs().argmax()].conj().sgn()
@@ -265,7 +304,7 @@ def _espirit(block: Tensor, shape: tuple[int, int], kernel_width: int = 6, thres
     return turned.permute(2, 0, 1).contiguous()
 
 
-def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
+def _image_operator(kernels: Tensor, shape: tuple[int, int], zoom: tuple[float, float]) -> Tensor:
     r"""Matrix :math:`\sum_k a_k a_k^H` of every pixel, with :math:`a_k` the image of kernel k.
 
     A product of images is a convolution of their spectra, so the sum is the Fourier series of the kernels'
@@ -275,16 +314,16 @@ def _image_operator(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
     padded = torch.fft.fft2(kernels, s=(2 * height - 1, 2 * width - 1))
     product = torch.einsum("kiyx,kjyx->ijyx", padded, padded.conj())
     correlation = torch.fft.fftshift(torch.fft.ifft2(product), dim=(-2, -1)) / (height * width)
-    series = torch.einsum("py,ijyx->ijpx", _fourier_series(shape[0], height, kernels), correlation)
-    operator: Tensor = torch.einsum("qx,ijpx->pqij", _fourier_series(shape[1], width, kernels), series)
+    series = torch.einsum("py,ijyx->ijpx", _fourier_series(shape[0], height, kernels, zoom[0]), correlation)
+    operator: Tensor = torch.einsum("qx,ijpx->pqij", _fourier_series(shape[1], width, kernels, zoom[1]), series)
     return operator.to(torch.complex64)
 
 
-def _fourier_series(n: int, reach: int, like: Tensor) -> Tensor:
-    """``exp(2 pi i d r / n)`` for pixels r counted from the center and shifts d in ``(-reach, reach)``."""
+def _fourier_series(n: int, reach: int, like: Tensor, zoom: float) -> Tensor:
+    """``exp(2 pi i d r zoom / n)`` for pixels r counted from the center and shifts d in ``(-reach, reach)``."""
     pixels = torch.arange(n, device=like.device, dtype=torch.float64) - n // 2
     shifts = torch.arange(1 - reach, reach, device=like.device, dtype=torch.float64)
-    angle = 2 * torch.pi / n * pixels[:, None] * shifts
+    angle = 2 * torch.pi * zoom / n * pixels[:, None] * shifts
     return torch.polar(torch.ones_like(angle), angle)
 
 
@@ -304,10 +343,13 @@ def _require_kspace(who: str, kspace: Tensor) -> None:
         raise ValueError(f"{who}: k-space has shape {tuple(kspace.shape)}, expected (coils, height, width)")
 
 
-def _digest(kspace: Tensor, mask: Tensor, method: str) -> str:
+def _digest(kspace: Tensor, mask: Tensor, method: str, calibration: CalibrationScan | None) -> str:
     digest = hashlib.sha256(f"{_VERSION} {method} {tuple(kspace.shape)} {tuple(mask.shape)}".encode())
     digest.update(kspace.cpu().contiguous().to(torch.complex64).numpy().tobytes())
     digest.update(mask.cpu().contiguous().numpy().tobytes())
+    if calibration is not None:
+        digest.update(f"{tuple(calibration.kspace.shape)} {calibration.zoom}".encode())
+        digest.update(calibration.kspace.cpu().contiguous().to(torch.complex64).numpy().tobytes())
     return digest.hexdigest()
 
 

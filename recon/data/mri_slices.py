@@ -1,7 +1,7 @@
 """Slices of k-space files as samples: sampled, whitened, scaled, with operator and reference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +28,7 @@ from physics import (
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
+from .mri_calibration import calibration_path, calibration_scan, require_calibration
 from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines
 from .mri_formats import MRI_READERS
 from .mri_references import check_reference
@@ -114,6 +115,9 @@ class KSpaceSlices(VolumeSlices):
     maps
         ``espirit``, ``low_resolution`` (both from the sampled positions alone) or ``true`` (true maps of a
         simulation, for controls).
+    calibration_scan
+        File of another scan of the same person with the same coils, to estimate the maps from by ESPIRiT, relative to
+        the folder of each file; ``{stem}`` in it is the name of the file. None: the measurement itself.
     maps_folder
         Folder that stores estimated maps; None: estimate them in every call.
     reference
@@ -140,6 +144,7 @@ class KSpaceSlices(VolumeSlices):
         format: Annotated[str, MRI_READERS] = "fastmri",
         operator: Annotated[str, OPERATORS] | None = None,
         maps: MapsMethod = "espirit",
+        calibration_scan: str | None = None,
         maps_folder: Path | None = None,
         reference: ReferenceChoice = "auto",
         augment: Augmentation | None = None,
@@ -151,6 +156,9 @@ class KSpaceSlices(VolumeSlices):
         self.simulate, self.maps, self.maps_folder = simulate, maps, maps_folder
         self.augment, self.seed = augment, seed
         self.operator = operator or "CartesianMRI"
+        self.calibrations = tuple(
+            self._open_calibration(volume, calibration_scan, reader_options) for volume in self.volumes
+        )
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
         self._facts: dict[int, VolumeFacts] = {}
 
@@ -163,7 +171,7 @@ class KSpaceSlices(VolumeSlices):
             mask = mask & _drawn_mask(volume, self.names[number], self.simulate)
         if not mask.any():
             raise data_error(volume.path, key, "no sampled position", "at least one", advice)
-        if self.maps != "true" and not samples_center(mask):
+        if self.maps != "true" and self.calibrations[number] is None and not samples_center(mask):
             raise data_error(volume.path, key, "no sample at the center of k-space", "one, for coil maps", advice)
         return mask
 
@@ -172,7 +180,7 @@ class KSpaceSlices(VolumeSlices):
         return effective_acceleration(self.volumes[number], self.mask(number))
 
     def calibration(self, number: int) -> int | None:
-        if self.maps == "true" or self.volumes[number].shape[1] == 1:
+        if self.maps == "true" or self.calibrations[number] or self.volumes[number].shape[1] == 1:
             return None
         return calibration_lines(self.mask(number))
 
@@ -206,7 +214,7 @@ class KSpaceSlices(VolumeSlices):
         if facts.added_noise is not None:
             measured = measured + self._noise(number, i, facts.added_noise, white=facts.whitening is None)
         measured = measured * facts.mask
-        maps = self._coil_maps(volume, i, measured, facts.mask)
+        maps = self._coil_maps(number, i, measured, facts.mask)
 
         def whitened(data: Tensor) -> Tensor:
             return data if facts.whitening is None else whiten(data, facts.whitening)
@@ -295,7 +303,7 @@ class KSpaceSlices(VolumeSlices):
         if lines is None or lines >= CALIBRATION_LINES:
             return []
         found, expected = f"{lines} calibration line{'s' * (lines != 1)}", f"at least {CALIBRATION_LINES} for coil maps"
-        advice = "images will hardly be better than zero-filled ones; sample adjacent lines at the center of k-space"
+        advice = "images will hardly be better than zero-filled ones; name a calibration scan (data.calibration_scan)"
         key = "mask"
         if self.simulate is not None:
             key, advice = "[simulate]", "raise center_fraction"
@@ -318,12 +326,27 @@ class KSpaceSlices(VolumeSlices):
             return complex_noise(shape, math.sqrt(float(covariance[0, 0].real)), generator)
         return correlated_noise(shape, covariance, generator).to(torch.complex64)
 
-    def _coil_maps(self, volume: KSpaceVolume, i: int, measured: Tensor, mask: Tensor) -> Tensor:
+    def _open_calibration(
+        self, volume: KSpaceVolume, pattern: str | None, reader_options: Mapping[str, Any]
+    ) -> KSpaceVolume | None:
+        if pattern is None:
+            return None
+        if self.maps != "espirit":
+            found = f"maps {self.maps!r} and a calibration scan"
+            raise data_error(volume.path, "calibration_scan", found, 'maps = "espirit"', "leave out one of them")
+        path = calibration_path(volume.path, pattern)
+        calibration = MRI_READERS.open(path, self.format, **reader_options)
+        require_calibration(volume, calibration)
+        return calibration
+
+    def _coil_maps(self, number: int, i: int, measured: Tensor, mask: Tensor) -> Tensor:
+        volume, calibration = self.volumes[number], self.calibrations[number]
         if self.maps == "true":
             return (
                 with_image_phase(volume.read_maps(i), measured, mask) if samples_center(mask) else volume.read_maps(i)
             )
-        return estimate_maps(measured, mask, method=self.maps, maps_folder=self.maps_folder)
+        scan = None if calibration is None else calibration_scan(volume, calibration, i)
+        return estimate_maps(measured, mask, self.maps, self.maps_folder, scan)
 
 
 def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:
