@@ -10,15 +10,17 @@ import numpy.typing as npt
 
 from .geometry import Array, Geometry, ImageGrid, ParallelBeam, field_of_view_radius_mm, is_displaced
 
-#: A gap between views is a missing angular range if it exceeds the median gap by this angle and by the factor
-#: `_TYPICAL_GAPS`, and what chance explains. Missing ranges are few, and the gaps beside them are at most half as wide.
-_LEAST_MISSING_RAD = math.radians(6)
-_TYPICAL_GAPS = 4.0
-_MOST_MISSING = 4
+#: A missing angular range exceeds the typical gap by this factor and angle, and the gap on one of its sides twofold.
+_TYPICAL_GAPS, _LEAST_MISSING_RAD = 2.25, math.radians(1)
+#: Missing ranges are at most an eighth of the gaps, or four, and at most this number; if there are more than two, the
+#: other gaps fill more than this part of the circle. Else they are the steps of views that are measured several times.
+_FEWEST_GAPS, _MOST_MISSING, _LEAST_MEASURED = 8, 16, 0.02
+#: The largest of random gaps exceeds the next one by the mean gap on average, and once in 3000 scans by 8 mean gaps.
+_CHANCE = 8.0
+#: Missing ranges that exceed the typical gap by less than this angle have no influence on the weights of the rays.
+_LEAST_WEIGHTED_RAD = math.radians(6)
 #: Missing ranges up to this angle belong to the views at their ends: 10 degrees without views darken an image by 5 %.
 _BRIDGED_RAD = math.radians(12)
-#: The largest of N random gaps is about log N mean gaps; once in a thousand scans it exceeds this by 7 mean gaps.
-_CHANCE = 7.0
 #: Views whose angles differ by less than this part of the largest gap are repetitions of one view.
 _SAME = 1e-6
 #: Largest angle over which the weights of a short scan rise from zero to one at either end.
@@ -57,8 +59,8 @@ def redundancy_weights(geometry: Geometry) -> Array:
     across = np.broadcast_to(here / (here + opposite), geometry.shape)
     turn = _Ring(geometry.angles, 2 * math.pi)
     if isinstance(geometry, ParallelBeam) and not displaced:
-        return np.ones(geometry.shape) if turn.missing.any() else 2 * across
-    ends = turn.unbridged if displaced or turn.unbridged.any() else turn.missing
+        return np.ones(geometry.shape) if turn.weighted.any() else 2 * across
+    ends = turn.unbridged if displaced or turn.unbridged.any() else turn.weighted
     if not ends.any():
         return across
     if not displaced:
@@ -74,7 +76,7 @@ def redundancy_weights(geometry: Geometry) -> Array:
 def goes_all_round(geometry: Geometry) -> bool:
     """Whether the views of a scan go through a full turn."""
     turn = _Ring(geometry.angles, 2 * math.pi)
-    return len(turn.distinct) > 1 and not bool(turn.missing.any())
+    return len(turn.distinct) > 1 and not bool(turn.weighted.any())
 
 
 class Coverage(NamedTuple):
@@ -143,19 +145,30 @@ class _Ring:
 
     @cached_property
     def missing(self) -> npt.NDArray[np.bool_]:
-        """Which gaps are missing angular ranges."""
+        """Which gaps are missing angular ranges: the largest ones, if the others explain none of them.
+
+        The typical gap is the median of the others, the step of a scan with equal steps. A single lost view, the
+        unequal gaps of golden angles, and views that become sparse over several steps leave no missing range.
+        """
         gaps, found = self.gaps[self.distinct], np.zeros(len(self.gaps), dtype=bool)
-        falling, beside = np.argsort(-gaps), np.maximum(np.roll(gaps, 1), np.roll(gaps, -1))
-        for count in range(1, 1 + min(_MOST_MISSING, len(gaps) // 2)):
+        falling, beside = np.argsort(-gaps, kind="stable"), np.minimum(np.roll(gaps, 1), np.roll(gaps, -1))
+        most = min(len(gaps) // 2, _MOST_MISSING, max(4, len(gaps) // _FEWEST_GAPS))
+        for count in range(1, 1 + most):
             some, others = falling[:count], gaps[falling[count:]]
+            if count > 2 and others.sum() < _LEAST_MEASURED * self.period:
+                break
             typical = float(np.median(others))
             # Random angles have exponential gaps; of these, half exceed the median, by the mean gap on average.
             mean = 2 * float((others - typical).clip(0).mean())
-            chance = typical + mean * (math.log(max(len(others) / 2, 1)) + _CHANCE)
-            limit = np.maximum(max(typical + _LEAST_MISSING_RAD, _TYPICAL_GAPS * typical, chance), 2 * beside[some])
-            if (gaps[some] > limit).all():
+            least = max(typical + _LEAST_MISSING_RAD, _TYPICAL_GAPS * typical, others[0] + mean * _CHANCE)
+            if (gaps[some] > (1 + _SAME) * np.maximum(least, 2 * beside[some])).all():
                 found[self.distinct[some]] = True
         return found
+
+    @property
+    def weighted(self) -> npt.NDArray[np.bool_]:
+        """Which gaps are missing angular ranges that the weights of the rays take into account."""
+        return self.missing & (self.gaps > self.typical + _LEAST_WEIGHTED_RAD)
 
     @property
     def unbridged(self) -> npt.NDArray[np.bool_]:

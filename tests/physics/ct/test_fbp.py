@@ -184,7 +184,11 @@ def test_every_scan_that_goes_all_round_keeps_water_at_0_hu(seed: int, caplog: p
         for name, degrees in some_angles(rotation, rng):
             geometry = scan(stored(degrees, rng))
             assert abs(bias_hu(geometry)) < 3, (name, rotation, geometry.shape)
-    assert not caplog.records
+            # In a full turn of a fan beam, the opposite views measure the lines of lost ones.
+            said = [record.getMessage() for record in caplog.records]
+            words = ("4 degrees are missing", "5 degrees are missing")
+            assert all(name == "lost views" and any(word in line for word in words) for line in said), (name, said)
+            caplog.clear()
 
 
 def test_a_scan_that_misses_lines_says_how_many_degrees(caplog: pytest.LogCaptureFixture) -> None:
@@ -221,6 +225,67 @@ def test_a_missing_range_is_told_from_chance(caplog: pytest.LogCaptureFixture) -
         wedge = float(rng.uniform(40, 90))
         found = scan_coverage(ParallelBeam(tuple(np.deg2rad(rng.uniform(0, 180 - wedge, views))), 100, 3.0), SMALL)
         assert found.missing == pytest.approx(wedge, abs=12)
+
+
+def some_arcs(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, float, float]]:
+    """Angles in degrees of half a turn, sparse and dense, the missing degrees, and the tolerance."""
+    views, arc = int(rng.integers(10, 500)), float(rng.uniform(40, 170))
+    equal, step = np.arange(views) / views, 180 / views
+    yield "complete", equal * 180, 0, 1
+    yield "complete, jitter", equal * 180 + rng.normal(0, 0.3 * step, views), 0, 1
+    yield "complete, golden angle", np.arange(views) * 111.246117975, 0, 1
+    yield "complete, ten turns that nearly agree", np.tile(equal * 180, 10) + rng.normal(0, 1e-3, 10 * views), 0, 1
+    yield "complete, a view lost", np.delete(equal * 180, rng.integers(views)), 0, 1
+    step = arc / views
+    yield "arc", equal * arc, 180 - arc, step
+    yield "arc, both ends", np.linspace(0, arc, views), 180 - arc, 2 * step
+    yield "arc, jitter", equal * arc + rng.normal(0, 0.15 * step, views), 180 - arc, 2 * step
+    yield "arc, golden angle", np.arange(views) * 0.6180339887 % 1 * arc, 180 - arc, 3 * step
+    count, each = int(rng.integers(2, 9)), int(rng.integers(9, 40))
+    step = float(rng.uniform(0.2, 0.8)) * 180 / (count * each)
+    gap = 180 / count - each * step
+    if gap > 1.5 * step + 1:
+        starts = np.arange(count) * 180 / count
+        yield "equal gaps", (starts[:, None] + np.arange(each) * step).ravel(), count * gap, step
+        starts += np.sort(rng.uniform(0, 0.5, count)) * (gap - 1.5 * step - 1)
+        yield "several gaps", (starts[:, None] + np.arange(each) * step).ravel(), count * gap, step
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_missing_degrees_are_said_within_a_step(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for name, degrees, missing, tolerance in some_arcs(rng):
+        coverage = scan_coverage(ParallelBeam(stored(degrees % 180, rng), 100, 3.0), SMALL)
+        said = 0 if coverage.is_complete else coverage.missing
+        assert said == pytest.approx(missing, abs=tolerance + 1), (name, len(degrees))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "missing"),
+    [
+        (np.arange(15) * 10.0, 30),
+        (np.arange(5) * 10.0, 130),
+        (np.r_[0:180:1.0][np.arange(180) % 30 < 15], 90),  # 6 arcs of 15 views
+        (np.delete(np.arange(360) * 0.5, np.r_[20:30, 70:80, 200:210, 250:260, 300:310, 340:350]), 30),
+        (np.r_[0:60:1.0, 100], 119),  # one view by itself
+        (np.r_[0:120:1.0, 120:180:6.0], 0),
+        (np.delete(np.arange(18) * 10.0, 7), 0),
+    ],
+)
+def test_missing_degrees_of_sparse_scans_and_of_many_gaps(degrees: np.ndarray, missing: float) -> None:
+    parallel = scan_coverage(ParallelBeam(tuple(np.deg2rad(degrees)), 100, 3.0), SMALL)
+    assert parallel.missing == pytest.approx(missing, abs=0.1)
+    # A displaced detector needs the other half of the turn, too.
+    displaced = scan_coverage(ParallelBeam(tuple(np.deg2rad(degrees)), 60, 2.0, 50.0), SMALL)
+    assert displaced.missing == pytest.approx(180 + missing, abs=10.1)
+
+
+@pytest.mark.parametrize("step", [0.5, 5.0, 10.0])
+@pytest.mark.parametrize("rotation", [120, 180, 200, 230, 300])
+def test_missing_degrees_of_sparse_fan_beams(step: float, rotation: float) -> None:
+    geometry = FanBeam(tuple(np.deg2rad(np.arange(0, rotation, step))), 200, 4.0, 500.0, 1000.0)
+    found = scan_coverage(geometry, SMALL)
+    assert found.missing == pytest.approx(max(found.needed - rotation, 0), abs=1 if step < 5 else step)
 
 
 @pytest.mark.parametrize(
