@@ -34,6 +34,12 @@ _VIEWS, _RAYS = 0.03, 0.0005
 _VIEWS_LOOKED_AT = 90
 #: Fewest detector elements whose ends are looked at.
 _FEWEST = 8
+#: Least offset of all line integrals that is said: photons or open beam are wrong by a twentieth.
+_LEAST_OFFSET = 0.05
+#: Differences of air between views and ends, across an end, and their relative parts: an object has larger ones.
+_UNEQUAL, _SLOPED, _RELATIVE = 0.015, 0.005, 0.005
+#: Least ratio of the largest line integrals to an offset: the object stands out.
+_STANDS_OUT = 1.3
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -51,9 +57,11 @@ def geometry_warnings(path: Path, geometry: Geometry, grid: ImageGrid) -> list[s
 
 
 def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Iterable[tuple[int, Tensor]]) -> list[str]:
-    """Lines that say that the object is larger than the field of view, or than the image.
+    """Lines that say that all line integrals have an offset, or that the object is larger than detector or image.
 
-    The object is larger than the field of view if the outermost detector elements see it (truncated projections), and
+    Line integrals at the ends of the detector that are not zero, but equal in all views, at both ends and across each
+    end, are air with an offset: the photons or the open beam are wrong by a factor. The offset is subtracted before the
+    object is looked for. The object is larger than the field of view if the outermost detector elements see it (truncated projections), and
     larger than the image if rays that pass beside the image see it. No image explains either.
 
     Parameters
@@ -69,8 +77,8 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
     found = [_Outside.of(number, lines[some].numpy(), ends, beside) for number, lines in slices]
     if not found:
         return []
+    lines = _offset_warnings(path, max(found, key=lambda each: abs(each.offset)))
     cut, off = max(found, key=lambda each: each.views), max(found, key=lambda each: each.rays)
-    lines = []
     if cut.views > _VIEWS:
         radius = field_of_view_radius_mm(geometry) if len(ends) > 1 else np.abs(ray_distances_mm(geometry)).max()
         lines.append(
@@ -91,16 +99,34 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
     return lines
 
 
+def _offset_warnings(path: Path, worst: "_Outside") -> list[str]:
+    """A line if the line integrals of a slice have an offset, with the factor of the photons."""
+    if not (offset := worst.offset):
+        return []
+    factor = f"{math.exp(abs(offset)):.3g} times too {'large' if offset > 0 else 'small'}"
+    return [
+        f"{path}: photons: found line integrals of {offset:+.2g} in the air at the ends of the detector in all views of "
+        f"slice {worst.number}, expected 0; correct the photons or the open beam (flat field), which seem {factor}, or "
+        "subtract the offset"
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class _Outside:
-    """Signal of a slice where air is expected: part of the views at the detector's ends, rays off the image."""
+    """Signal of a slice where air is expected: part of the views at the detector's ends, rays off the image.
+
+    ``offset`` is that of all line integrals, zero if they have none.
+    """
 
     number: int
+    offset: float
     views: float
     signal: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, number: int, lines: Array, ends: list[int], beside: npt.NDArray[np.bool_]) -> "_Outside":
+        offset = air_offset(lines, ends)
+        lines = lines - offset
         level = max(_LEAST_SIGNAL, _PART_OF_LARGEST * float(np.percentile(lines, 99)))
         # A neighbor agrees: a dead element is no object.
         around = np.pad(lines, ((0, 0), (1, 1)), constant_values=-np.inf)
@@ -110,12 +136,31 @@ class _Outside:
         views = max((float((agreed[:, end] > level + noise[end]).mean()) for end in ends), default=0.0)
         off = beside & (agreed > level)
         off &= agreed > level + _noise(roughness[off[:, 1:-1]])
-        return cls(number, views, off)
+        return cls(number, offset, views, off)
 
     @property
     def rays(self) -> float:
         """Part of all rays that pass beside the image and see the object."""
         return float(self.signal.mean())
+
+
+def air_offset(lines: Array, ends: list[int]) -> float:
+    """Offset of all line integrals ``(views, detectors)``, from the ends of the detector; 0 if there is none to see."""
+    width = max(4, lines.shape[1] // 32)
+    airs = [lines[:, :width] if end == 0 else lines[:, -width:] for end in ends]
+    if not airs or abs(offset := float(np.median(airs))) < _LEAST_OFFSET:
+        return 0.0
+    if offset > 0 and np.percentile(lines, 99) < _STANDS_OUT * offset:
+        return 0.0
+    noise = max(_noise(np.abs(np.diff(air, 2))) for air in airs)
+    unequal = _UNEQUAL + _RELATIVE * abs(offset) + noise / math.sqrt(width)
+    sloped = _SLOPED + _RELATIVE * abs(offset) + noise / math.sqrt(airs[0].size / 2)
+    for air in airs:
+        across, views = np.median(air, axis=0), np.median(air, axis=1)
+        slope = float(across[: width // 2].mean() - across[width // 2 :].mean())
+        if np.abs(np.percentile(views, (5, 95)) - offset).max() > unequal or abs(slope) > sloped:
+            return 0.0
+    return offset
 
 
 def _noise(roughness: Array) -> float:

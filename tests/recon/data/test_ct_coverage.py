@@ -92,6 +92,34 @@ def test_noise_tables_drift_and_dead_elements_are_no_object(geometry: Geometry, 
     assert warnings(geometry, torch.zeros(geometry.shape)) == []
 
 
+@pytest.mark.parametrize("factor", [0.2, 0.7, 0.9, 1.1, 1.5, 10.0])
+@pytest.mark.parametrize("geometry", SCANS)
+def test_photons_that_are_wrong_by_a_factor_are_no_object(geometry: Geometry, factor: float) -> None:
+    generator, lines = torch.Generator().manual_seed(0), disc(geometry, 40.0, 8.0, 5.0)
+    for photons in (None, 1e5, 3e3):
+        measured = lines
+        if photons is not None:
+            model = Transmission(photons)
+            measured = model.line_integrals(model.counts(lines, generator))
+        (line,) = warnings(geometry, measured + math.log(factor))
+        size = "large" if factor > 1 else "small"
+        assert line.startswith("a.h5: photons: found line integrals of ")
+        found = float(line.partition("which seem ")[2].split()[0])
+        assert found == pytest.approx(max(factor, 1 / factor), rel=0.02) and f"times too {size}" in line
+    # An object that is too large is said besides.
+    said = warnings(geometry, disc(geometry, 40.0, 0.0, 5.0) + disc(geometry, 8.0, 0.0, -85.0) + math.log(factor))
+    assert "photons: " in said[0] and "beside the image" in said[1] and len(said) == 2
+
+
+@pytest.mark.parametrize("geometry", SCANS)
+def test_a_round_object_beyond_the_detector_is_no_offset(geometry: Geometry) -> None:
+    wide = ImageGrid((256, 256), 2.0)
+    for radius in (155.0, 165.0, 180.0, 220.0, 300.0, 500.0, 900.0):
+        for across in (1.0, 0.8):
+            (line,) = warnings(geometry, disc(geometry, radius, across=across), wide)[:1]
+            assert "truncated projections" in line, (radius, across)
+
+
 def test_phantoms_of_a_published_scan_are_held() -> None:
     grid, geometry, photons = lodopab()
     grid, geometry = ImageGrid((90, 90), grid.pixel_mm * 362 / 90), geometry.subset(slice(None, None, 10))
