@@ -119,7 +119,7 @@ def _require_views(site: CTScanner, size: int) -> None:
 
 
 def _require_fine(site: CTScanner, size: int, image: PersonImage) -> None:
-    height, width = read_person(image).shape[-2:]
+    height, width = read_person(image, "CT").shape[-2:]
     side = round(max(height, width) * site.field_of_view)
     if (matrix := site.matrix or size) > (most := largest_matrix((side, side))):
         found = f"{matrix} for images of {height}x{width}"
@@ -129,11 +129,13 @@ def _require_fine(site: CTScanner, size: int, image: PersonImage) -> None:
 
 def _hounsfield(image: PersonImage) -> Tensor:
     """Slices with anatomy, air at -1000."""
-    hu = read_person(image)
+    hu = read_person(image, "CT")
     shown, expected = hu[hu > _PADDING_HU], "Hounsfield units, air at -1000"
     if len(shown) == 0 or float(shown.min()) > -500 or float(shown.max()) < 50:
         found = f"{float(shown.min()):g} to {float(shown.max()):g}" if len(shown) else "padding alone"
         raise config_error(image.file, "values", found, expected, "use CT images")
+    if fault := _bright_padding(hu):
+        raise config_error(image.file, "values", fault, "air or padding below -500", "set the padding to -1000")
     if fault := _gray_scale_fault(shown):
         raise config_error(image.file, "values", fault, expected, "use the original CT images, not a picture of them")
     hu = hu.clamp_min(AIR_HU)
@@ -145,6 +147,14 @@ def _hounsfield(image: PersonImage) -> Tensor:
 
 def _require_hounsfield(image: PersonImage) -> None:
     _hounsfield(image)
+
+
+def _bright_padding(hu: Tensor) -> str | None:
+    """Slices with the same value in all corners, not that of air: padding that would be simulated as tissue."""
+    corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    value = float(corners.median())
+    part = float((corners == value).all(1).float().mean())
+    return f"{value:g} in all corners of {part:.0%} of the slices" if value > BODY_HU and part > 0.5 else None
 
 
 def _gray_scale_fault(hu: Tensor) -> str | None:

@@ -148,13 +148,13 @@ def _persons(
 
 
 def _require_anatomy(image: PersonImage) -> None:
-    volume = read_person(image)
+    volume = read_person(image, "MR")
     if image.kind == "image" and not _with_anatomy(_unit(volume)).any():
         raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
 
 
 def _blocks(image: PersonImage) -> Iterator[PersonImage]:
-    shown = _with_anatomy(_unit(read_person(image))).nonzero().flatten()
+    shown = _with_anatomy(_unit(read_person(image, "MR"))).nonzero().flatten()
     if len(shown) == 0:
         return
     first, last = int(shown[0]), int(shown[-1]) + 1
@@ -165,7 +165,7 @@ def _blocks(image: PersonImage) -> Iterator[PersonImage]:
 
 def _prepared(site: MRIScanner, image: PersonImage, seed: int) -> Tensor:
     """All slices with anatomy of one volume at the scanner's contrast and matrix, bright tissue at about 1."""
-    volume = read_person(image)
+    volume = read_person(image, "MR")
     name = f"{site.name} {image.name}"
     if image.kind == "labels":
         contrast = seed_of(seed, site.name, "contrast")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from .people import PersonImage, share
 from .scanner_files import Scanner
 
 
-def read_person(image: PersonImage) -> Tensor:
-    """Slices of a person in a file.
+def read_person(image: PersonImage, modality: Literal["CT", "MR"]) -> Tensor:
+    """Slices of a person in a file; DICOM files must state this modality, or none.
 
     Raises
     ------
@@ -25,7 +26,7 @@ def read_person(image: PersonImage) -> Tensor:
     DataError
         If it cannot be read.
     """
-    volume = _read(image.file, image.kind == "labels")
+    volume = _read(image.file, image.kind == "labels", modality)
     if image.slices is None:
         return volume
     first, last = image.slices
@@ -36,8 +37,8 @@ def read_person(image: PersonImage) -> Tensor:
 
 
 @lru_cache(maxsize=1)  # files that hold several persons stand one after another
-def _read(file: Path, labels: bool) -> Tensor:
-    return read_images(file, labels=labels)
+def _read(file: Path, labels: bool, modality: Literal["CT", "MR"]) -> Tensor:
+    return read_images(file, labels=labels, modality=None if labels else modality)
 
 
 def origin_of(what: str, dealt: Sequence[tuple[Split, PersonImage]]) -> str:

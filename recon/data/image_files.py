@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import DataError, data_error
 from ..files import shown_files
+from .dicom_checks import require_axial, require_modality, without_padding
 from .other_formats import DICOM, NIFTI, format_of, unreadable
 
 _NIFTI, _DICOM = (".nii", ".nii.gz"), (".dcm", ".ima")
@@ -25,19 +26,23 @@ _SQUARE = 0.01
 _LONGEST = 3.0
 
 
-def read_images(path: Path | str, *, labels: bool = False) -> Tensor:
+def read_images(path: Path | str, *, labels: bool = False, modality: Literal["CT", "MR"] | None = None) -> Tensor:
     """Read magnitude images from a NIfTI or DICOM file, or from a folder of one DICOM series.
 
     NIfTI volumes become axial slices from feet to head, anterior at the top, the patient's left at the right
     of the image; a volume of one slice becomes that slice, in its own plane. DICOM slices keep their orientation and
     are sorted along their normal. Values are rescaled as stated in the file, or for each frame in its functional
-    groups. Pixels that are not square are resampled to squares of their longer edge. For a phase see
+    groups. Padding of DICOM files that is brighter than the image (`PixelPaddingValue`) takes the smallest of the other
+    values. Pixels that are not square are resampled to squares of their longer edge. For a phase see
     :func:`with_realistic_phase`.
 
     Parameters
     ----------
     labels
         The values are labels: resampling takes the nearest one.
+    modality
+        Modality of DICOM files; those that state another one are refused, and so are CT images that are not axial
+        slices in Hounsfield units. None: any.
 
     Returns
     -------
@@ -47,7 +52,7 @@ def read_images(path: Path | str, *, labels: bool = False) -> Tensor:
     ------
     DataError
         If the file is missing, broken or no gray volume, its pixels are longer than slices have them, or the folder
-        does not hold exactly one series of one size and orientation.
+        does not hold exactly one series of one size, orientation and rescaling.
     """
     path = Path(path)
     if path.is_dir():
@@ -61,7 +66,7 @@ def read_images(path: Path | str, *, labels: bool = False) -> Tensor:
     nifti = path.is_file() and path.name.lower().endswith(_NIFTI)
     if path.is_file() and not nifti and format_of(path) == NIFTI:
         raise data_error(path, "file name", "a NIfTI image", "a name that ends with .nii or .nii.gz", "rename it")
-    volume, edges = _read_nifti(path) if nifti else _read_dicom(files, path)
+    volume, edges = _read_nifti(path) if nifti else _read_dicom(files, path, modality)
     if not np.isfinite(volume).all():
         raise data_error(path, "data", "NaN or infinite values", "finite values", "repair the image")
     return _in_square_pixels(torch.from_numpy(volume), edges, path, labels)
@@ -135,10 +140,14 @@ class _Frame:
     is_placed: bool
     series: str | None
     patient: str | None
+    file: Path
+    rescales: bool
 
 
-def _read_dicom(files: Sequence[Path], path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
-    frames = [frame for number, file in enumerate(files) for frame in _read_frames(file, number)]
+def _read_dicom(
+    files: Sequence[Path], path: Path, modality: str | None
+) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
+    frames = [frame for number, file in enumerate(files) for frame in _read_frames(file, number, modality)]
     if (found := len({frame.series for frame in frames})) > 1:
         raise data_error(path, "SeriesInstanceUID", f"{found} series", "one series", "use one folder per series")
     if (found := len({frame.patient for frame in frames})) > 1:
@@ -153,6 +162,10 @@ def _read_dicom(files: Sequence[Path], path: Path) -> tuple[npt.NDArray[np.float
         for value in values:
             if len(value) != len(values[0]) or not np.allclose(value, values[0], rtol=_SQUARE, atol=0.01):
                 raise data_error(path, key, f"{values[0]} and {value}", "one for all images", "sort the series")
+    raw = [frame.file for frame in frames if not frame.rescales]
+    if 0 < len(raw) < len(frames):
+        expected, advice = "a rescale as in the other files of the series", "export the series again"
+        raise data_error(raw[0], "RescaleIntercept", "no rescale to the values of the scanner", expected, advice)
     places = [round(frame.position, 2) for frame in frames if frame.is_placed]
     if len(files) > 1 and len(set(places)) < len(places):
         found_text = f"{len(places)} images at {len(set(places))} positions"
@@ -163,7 +176,7 @@ def _read_dicom(files: Sequence[Path], path: Path) -> tuple[npt.NDArray[np.float
     return np.stack([frame.pixels for frame in frames]), (height, width)
 
 
-def _read_frames(file: Path, number: int) -> list[_Frame]:
+def _read_frames(file: Path, number: int, modality: str | None) -> list[_Frame]:
     """The images of a file; a multi-frame file has one per frame, with its functional groups."""
     try:
         dataset = pydicom.dcmread(file)
@@ -174,11 +187,16 @@ def _read_frames(file: Path, number: int) -> list[_Frame]:
     kind = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if int(dataset.get("SamplesPerPixel", 1)) != 1 or not kind.startswith("MONOCHROME"):
         raise data_error(file, "PhotometricInterpretation", kind, "gray values", "use the original images")
-    stack = pixels[None] if pixels.ndim == 2 else pixels
+    if modality is not None:
+        require_modality(dataset, file, modality)
+    stack = without_padding(dataset, pixels[None] if pixels.ndim == 2 else pixels)
     try:
-        return [_frame(dataset, frame, values, number) for frame, values in enumerate(stack)]
+        frames = [_frame(dataset, frame, values, number, file) for frame, values in enumerate(stack)]
     except (TypeError, ValueError, IndexError) as error:
         raise data_error(file, "header", f"{error}", "numbers", "copy it again") from None
+    if modality == "CT":
+        require_axial(file, frames[0].orientation)
+    return frames
 
 
 def patient_of(path: Path) -> str | None:
@@ -196,13 +214,13 @@ def _is_dicom(file: Path) -> bool:
     return file.is_file() and format_of(file) == DICOM and file.name != "DICOMDIR"  # the index of the files on a disc
 
 
-def _frame(dataset: pydicom.Dataset, frame: int, values: npt.NDArray[np.float32], number: int) -> _Frame:
+def _frame(dataset: pydicom.Dataset, frame: int, values: npt.NDArray[np.float32], number: int, file: Path) -> _Frame:
     def numbers(sequence: str, keyword: str) -> tuple[float, ...]:
         value = _value(dataset, frame, sequence, keyword)
         return () if value is None else tuple(float(part) for part in np.atleast_1d(np.asarray(value, dtype=float)))
 
-    slope = numbers("PixelValueTransformationSequence", "RescaleSlope") or (1.0,)
-    intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept") or (0.0,)
+    slope = numbers("PixelValueTransformationSequence", "RescaleSlope")
+    intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept")
     orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient")
     position = numbers("PlanePositionSequence", "ImagePositionPatient")
     order = float(dataset.get("InstanceNumber") or number) + frame
@@ -210,9 +228,10 @@ def _frame(dataset: pydicom.Dataset, frame: int, values: npt.NDArray[np.float32]
         order = float(np.dot(np.cross(orientation[:3], orientation[3:]), position))
     # An image without lengths may still state the ratio of its edges.
     edges = numbers("PixelMeasuresSequence", "PixelSpacing") or numbers("", "PixelAspectRatio")
-    rescaled = values * np.float32(slope[0]) + np.float32(intercept[0])
+    rescaled = values * np.float32((slope or (1.0,))[0]) + np.float32((intercept or (0.0,))[0])
     series, patient = dataset.get("SeriesInstanceUID"), dataset.get("PatientID")
-    return _Frame(rescaled, edges, orientation, order, is_placed, series, patient)
+    rescales = bool(slope and intercept)
+    return _Frame(rescaled, edges, orientation, order, is_placed, series, patient, file, rescales)
 
 
 def _value(dataset: pydicom.Dataset, frame: int, sequence: str, keyword: str) -> Any:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from federation import ConfigError, load_federation, make_ct_image_sites
+from federation import ConfigError, load_federation, make_ct_image_sites, make_image_sites
 from federation.cli.main import main
 from federation.sites import CTScanner, PersonImage, read_scanners
 from federation.sites.ct_image_sites import scanned
 from federation.sites.lock_file import read_lock
 from federation.sites.patient_table import with_table, without_table
 from physics import body_volume
-from recon import read_images
+from recon import DataError, read_images
 
 SCANNERS = """
 [[scanner]]
@@ -136,12 +136,18 @@ def test_the_table_of_a_real_scan_is_removed_and_the_body_is_not(name: str) -> N
     assert 0.9 * tissue < kept < 0.995 * tissue
 
 
+#: Pixels of the scanner's field of view.
+ROUND = np.hypot(*np.mgrid[-31.5:32, -31.5:32]) < 32
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda hu: hu.clip(-1000, 60), "display window"),
         (lambda hu: (hu / 8).round() * 8, "gray levels .* 8 bits"),
         (lambda hu: np.where(hu < -900, -2000, hu + 1024), "expected Hounsfield units"),
+        (lambda hu: np.where(ROUND, hu, 3071), "found 3071 in all corners of 100% of the slices"),
+        (lambda hu: np.where(ROUND, hu, 0), "found 0 in all corners"),
     ],
 )
 def test_pictures_of_ct_images_are_no_hounsfield_units(tmp_path: Path, spoil: Any, words: str) -> None:
@@ -155,3 +161,12 @@ def test_pictures_of_ct_images_are_no_hounsfield_units(tmp_path: Path, spoil: An
     with pytest.raises(ConfigError, match=words) as caught:
         make_ct_image_sites([tmp_path / "spoiled.nii"], tmp_path / "other", size=32)
     assert str(tmp_path / "spoiled.nii") in str(caught.value)
+
+
+@pytest.mark.real_data
+def test_images_of_another_modality_are_refused(tmp_path: Path) -> None:
+    images = Path(os.environ["FEDRECON_DATA"])
+    with pytest.raises(DataError, match="dcm: Modality: found MR, expected CT"):
+        make_ct_image_sites([images / "mri_images/studyforrest_t1"], tmp_path / "a", size=32)
+    with pytest.raises(DataError, match="dcm: Modality: found CT, expected MR"):
+        make_image_sites([images / "ct_images/abdomen_ge"], tmp_path / "b")

@@ -171,6 +171,69 @@ def test_slices_of_two_patients_or_at_one_position(tmp_path: Path, changes: dict
         read_images(tmp_path / "s")
 
 
+@pytest.mark.parametrize("missing", [("RescaleIntercept",), ("RescaleSlope", "RescaleIntercept")])
+def test_a_slice_without_the_rescale_of_its_series_is_refused(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    for number in range(3):
+        write_dicom(tmp_path / f"s/{number}.dcm", HU[0], number)
+    item = pydicom.dcmread(tmp_path / "s/1.dcm")
+    for key in missing:
+        delattr(item, key)
+    item.save_as(tmp_path / "s/1.dcm")
+    with pytest.raises(DataError, match=r"1\.dcm: RescaleIntercept: found no rescale"):
+        read_images(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"Modality": "MR"}, "Modality: found MR, expected CT"),
+        ({"Modality": "PT"}, "Modality: found PT, expected CT"),
+        ({"Modality": "CT", "RescaleType": "Z_EFF"}, "RescaleType: found Z_EFF, expected HU"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "ImageType: found ORIGINAL/PRIMARY/LOCALIZER"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "found coronal slices, expected axial"),
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "found sagittal slices, expected axial"),
+    ],
+)
+def test_files_that_are_no_ct_slices_are_refused_as_ct_images(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    for number in range(3):
+        write_dicom(
+            tmp_path / f"s/{number}.dcm", HU[0], number, ImagePositionPatient=[number, number, number], **changes
+        )
+    with pytest.raises(DataError, match=words) as caught:
+        read_images(tmp_path / "s", modality="CT")
+    assert str(tmp_path / "s/0.dcm") in str(caught.value) and "\n" not in str(caught.value)
+    assert len(read_images(tmp_path / "s")) == 3
+
+
+def test_axial_slices_of_a_tilted_gantry_are_ct_images(tmp_path: Path) -> None:
+    for modality in ("CT", "OT", None):
+        tilted = {"ImageOrientationPatient": [1, 0, 0, 0, 0.87, -0.5], "Modality": modality}
+        assert len(read_images(write_dicom(tmp_path / "a.dcm", HU[0], **tilted), modality="CT")) == 1
+
+
+@pytest.mark.parametrize(("stored", "stated", "kind"), [(4095, 4095, "US"), (3000, 3000, "SS"), (63536, -2000, "SS")])
+def test_bright_padding_becomes_air(tmp_path: Path, stored: int, stated: int, kind: str) -> None:
+    hu = disc((1.0, 1.0))[0]
+    bright = hu.copy()
+    bright[:4], bright[-1, :] = stored - 1024, stored - 1024
+    item = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", bright))
+    item.PixelRepresentation = int(stored < 2**15)
+    item.PixelData = (bright + 1024).astype(np.uint16).tobytes()
+    item.add_new("PixelPaddingValue", kind, stated)
+    item.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(read_images(tmp_path / "a.dcm").numpy()[0], hu.astype(np.float32))
+
+
+def test_tissue_of_the_padding_value_stays(tmp_path: Path) -> None:
+    hu = np.where(disc((1.0, 1.0))[0] > 0, 0.0, -1000.0)
+    item = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", hu, RescaleIntercept=0.0))
+    item.add_new("PixelPaddingValue", "SS", 0)
+    item.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(read_images(tmp_path / "a.dcm").numpy()[0], hu.astype(np.float32))
+
+
 def test_images_that_are_no_gray_slices(tmp_path: Path) -> None:
     long, zooms = np.diag([5.0, 1.0, 1.0, 1.0]), nibabel.Nifti1Image(HU, np.eye(4))  # type: ignore[no-untyped-call]
     zooms.header.set_zooms((1.0, 0.5, 3.0))  # type: ignore[no-untyped-call]
