@@ -61,8 +61,9 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
 
     Line integrals at the ends of the detector that are not zero, but equal in all views, at both ends and across each
     end, are air with an offset: the photons or the open beam are wrong by a factor. The offset is subtracted before the
-    object is looked for. The object is larger than the field of view if the outermost detector elements see it (truncated projections), and
-    larger than the image if rays that pass beside the image see it. No image explains either.
+    object is looked for. The object is larger than the field of view if the outermost detector elements see it
+    (truncated projections), and larger than the image if rays that pass beside the image see it. No image explains
+    either.
 
     Parameters
     ----------
@@ -105,9 +106,9 @@ def _offset_warnings(path: Path, worst: "_Outside") -> list[str]:
         return []
     factor = f"{math.exp(abs(offset)):.3g} times too {'large' if offset > 0 else 'small'}"
     return [
-        f"{path}: photons: found line integrals of {offset:+.2g} in the air at the ends of the detector in all views of "
-        f"slice {worst.number}, expected 0; correct the photons or the open beam (flat field), which seem {factor}, or "
-        "subtract the offset"
+        f"{path}: photons: found line integrals of {offset:+.2g} in the air at the ends of the detector in all views "
+        f"of slice {worst.number}, expected 0; correct the photons or the open beam (flat field), which seem {factor}, "
+        "or subtract the offset"
     ]
 
 

@@ -20,6 +20,9 @@ from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
 from .other_formats import unreadable
 from .slices import Readers
 
+#: Angles without a unit that would be more half turns in radians are degrees.
+_MOST_HALF_TURNS = 40
+
 
 @dataclass(frozen=True, eq=False)
 class LoDoPaBVolume(SinogramVolume):
@@ -58,13 +61,13 @@ class ExchangeVolume(SinogramVolume):
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
         with opened(self.path) as file:
-            dark = self._mean(file, "data_dark", index)
+            dark = self._field(file, "data_dark", index)
             values: np.ndarray[Any, Any] = file["exchange/data"][:, index] - dark
         return values
 
     def read_flat(self, index: int) -> Tensor:
         with opened(self.path) as file:
-            white, dark = (self._mean(file, name, index) for name in ("data_white", "data_dark"))
+            white, dark = (self._field(file, name, index) for name in ("data_white", "data_dark"))
         flat = torch.from_numpy(np.asarray(white - dark, dtype=np.float32))
         if dead := int((~((flat > 0) & flat.isfinite())).sum()):
             found = f"{dead} elements without counts above the dark field in slice {index}"
@@ -72,11 +75,18 @@ class ExchangeVolume(SinogramVolume):
             raise data_error(self.path, "exchange/data_white", found, expected, advice)
         return flat
 
-    def _mean(self, file: h5py.File, name: str, index: int) -> np.ndarray[Any, Any]:
-        """Mean of the flat or dark images of one slice, ``(detectors,)``; the file may hold their mean alone."""
+    def _field(self, file: h5py.File, name: str, index: int) -> np.ndarray[Any, Any]:
+        """Flat or dark field of one slice, ``(detectors,)``: the file may hold it, or several images.
+
+        Of three or more images it is the median, which a hot pixel of one image (zinger) does not change; of two, the
+        mean.
+        """
         images = file[f"exchange/{name}"]
-        mean: np.ndarray[Any, Any] = images[index] if images.ndim == 2 else images[:, index].mean(0)
-        return mean
+        if images.ndim == 2:
+            field: np.ndarray[Any, Any] = images[index]
+            return field
+        several = images[:, index].astype(np.float64)
+        return np.asarray(np.median(several, axis=0) if len(several) > 2 else several.mean(0))
 
 
 def open_lodopab(path: Path, *, ground_truth: str | None = None) -> SinogramVolume:
@@ -206,14 +216,24 @@ def _angle_unit(angles: np.ndarray[Any, Any], stated: str | None, path: Path) ->
             return "radians"
         raise data_error(path, key, f"angles in {stated!r}", "degrees or radians", advice)
     span = float(np.ptp(angles))
-    if not math.isfinite(span) or span > 6 * math.pi:  # more than three turns
-        return "degrees"
     covered = span * len(angles) / max(len(angles) - 1, 1)
+    if not math.isfinite(span) or (span > 6 * math.pi and not _may_be_radians(angles, covered)):
+        return "degrees"
     # Both ends may be measured.
     if any(abs(arc / turn - 1) < 0.02 for arc in (span, covered) for turn in (math.pi, 2 * math.pi)):
         return "radians"
     found = f"{len(angles)} angles that span {span:.4g} in a unit that is not stated"
     raise data_error(path, key, found, "degrees or radians", advice)
+
+
+def _may_be_radians(angles: np.ndarray[Any, Any], covered: float) -> bool:
+    """Whether angles beyond three turns go on and on in radians: by golden angles, or over whole half turns."""
+    golden = math.pi * (math.sqrt(5) - 1) / 2  # 111.2 degrees
+    steps = np.abs(np.diff(angles))
+    if any(abs(np.median(steps) / step - 1) < 1e-3 for step in (golden, math.pi - golden, 2 * math.pi * 0.381966)):
+        return True
+    turns = covered / math.pi
+    return turns < _MOST_HALF_TURNS and abs(turns - round(turns)) < 0.002
 
 
 #: Readers of CT files: fedrecon's layout, LoDoPaB-CT, MATLAB files of the Helsinki challenge, Data Exchange HDF5.

@@ -210,6 +210,9 @@ def test_photons_may_differ_between_rays(tmp_path: Path, shape: tuple[int, ...])
     assert warnings(tmp_path / "a.h5", geometry, reference, counts=measured["counts"], photons=photons) == []
 
 
+HALF, TURN = math.pi, 2 * math.pi
+
+
 def exchange(path: Path, **changes: Any) -> Path:
     """Raw counts of two slices; a disc off the center."""
     geometry, grid = ParallelBeam(turn(60, 180), 64, 1.0), ImageGrid((48, 48), 1.0)
@@ -242,6 +245,18 @@ def test_a_mean_flat_or_dark_image_is_as_good_as_several(tmp_path: Path, name: s
         assert torch.allclose(one.read_slice(index), several.read_slice(index))
 
 
+@pytest.mark.parametrize("name", ["data_white", "data_dark"])
+def test_a_hot_pixel_of_one_flat_or_dark_image_changes_nothing(tmp_path: Path, name: str) -> None:
+    sound = CT_READERS.open(exchange(tmp_path / "a.h5"), "exchange")
+    for images in (3, 5):
+        path = exchange(tmp_path / "b.h5", **{name: np.full((images, 2, 64), 100.0)})
+        with h5py.File(path, "a") as file, h5py.File(sound.path) as right:
+            file[f"exchange/{name}"][...] = right[f"exchange/{name}"][:images]
+            file[f"exchange/{name}"][1, :, 20] = 60000
+        hit = CT_READERS.open(path, "exchange")
+        assert torch.equal(hit.read_flat(1), sound.read_flat(1)) and torch.equal(hit.read_slice(1), sound.read_slice(1))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -252,6 +267,10 @@ def test_a_mean_flat_or_dark_image_is_as_good_as_several(tmp_path: Path, name: s
         ({"data_white": np.where(np.arange(64) == 10, 100.0, 2e4) * np.ones((5, 2, 1))}, "1 elements without counts"),
         ({"data_white": np.where(np.arange(64) == 10, np.nan, 2e4) * np.ones((5, 2, 1))}, "1 elements without counts"),
         ({"theta": np.linspace(-7.5, 7.5, 60)}, "a unit that is not stated"),
+        ({"theta": np.arange(60) * np.deg2rad(111.246118)}, "a unit that is not stated"),
+        ({"theta": np.arange(60) * -np.deg2rad(137.507764)}, "a unit that is not stated"),
+        ({"theta": np.arange(60) * np.deg2rad(68.753882)}, "a unit that is not stated"),
+        ({"theta": np.arange(60) * HALF * 8 / 60}, "a unit that is not stated"),
         ({"units": "turns"}, "found angles in 'turns'"),
     ],
 )
@@ -262,14 +281,14 @@ def test_raw_counts_that_contradict_themselves_are_refused(tmp_path: Path, chang
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-HALF, TURN = math.pi, 2 * math.pi
-
-
 @pytest.mark.parametrize(
     ("theta", "units", "option", "degrees"),
     [
         (np.arange(60) * 3.0, None, None, 177),
         (np.linspace(0, 360, 60), None, None, 360),
+        (np.arange(60) * 2.0, None, None, 118),
+        (np.linspace(-20, 20, 60), None, None, 40),
+        (np.arange(60) * 6.0, None, None, 354),
         (np.arange(60) * HALF / 60, None, None, 177),
         (np.linspace(-HALF, HALF, 60), None, None, 360),
         (np.linspace(HALF, 0, 60), None, None, 180),
