@@ -14,6 +14,7 @@ from torch import Tensor
 from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
 
 from ..errors import DataError, data_error
+from .ct_axis import axis_warnings
 from .ct_checks import Comparison, evenly_chosen
 from .ct_coverage import geometry_warnings, object_warnings
 from .ct_file import SinogramVolume, chosen_views
@@ -178,10 +179,12 @@ class SinogramSlices(VolumeSlices):
 
     def coverage_warnings(self, number: int) -> list[str]:
         volume, geometry = self.volumes[number], self.geometries[number]
-        slices = ((i, self._measured(number, i)[0]) for i in self._looked_at(number))
+        slices = [(i, self._measured(number, i)[0]) for i in self._looked_at(number)]
+        stated = replace(geometry, offset_mm=volume.geometry.offset_mm)
         return [
             *geometry_warnings(volume.path, volume.geometry, volume.grid),
             *object_warnings(volume.path, geometry, volume.grid, slices),
+            *axis_warnings(volume.path, stated, [lines.numpy() for _, lines in slices]),
         ]
 
     def _looked_at(self, number: int) -> list[int]:
