@@ -49,7 +49,7 @@ def axis_warnings(path: Path, geometry: Geometry, slices: Sequence[Array]) -> li
     column = (geometry.detectors - 1) / 2 + (found - geometry.offset_mm) / geometry.pitch_mm
     return [
         f"{path}: rotation axis: found the object turning about a point {abs(columns):.1f} columns beside the axis, "
-        f"expected the axis; set offset_mm to {geometry.offset_mm - found:.4g}, or axis_column = {column:.1f} in [data] "
+        f"expected 0; set offset_mm to {geometry.offset_mm - found:.4g}, or axis_column = {column:.1f} in [data] "
         "of Data Exchange files"
     ]
 
