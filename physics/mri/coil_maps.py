@@ -247,7 +247,7 @@ def _estimate(measured: Tensor, mask: Tensor, method: str, calibration: Calibrat
     if calibration is None:
         return with_image_phase(MAP_ESTIMATES[method](measured, mask), measured, mask)
     maps = calibration.maps((measured.shape[-2], measured.shape[-1])).to(measured.device)
-    return with_image_phase(maps, measured, mask) if samples_center(mask) else maps
+    return with_image_phase(maps, measured, mask) if samples_center(torch.atleast_2d(mask)) else maps
 
 
 def _calibration_region(kspace: Tensor, mask: Tensor) -> tuple[slice, slice]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from physics import fft2c
+from physics import CalibrationScan, estimate_maps, fft2c
 from recon import DataError, KSpaceSlices
 from recon.classical import MRI_METHODS
 
@@ -88,6 +88,16 @@ def test_stored_maps_belong_to_the_calibration_scan(pair, tmp_path):
     for number, zoom in enumerate((1.0, 1.25)):
         KSpaceSlices([pair(zoom)], "north", calibration_scan=PATTERN, maps_folder=folder)[0]
         assert len(list(folder.iterdir())) == number + 1
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_masks_of_columns_are_taken_as_they_are(center):
+    kspace = torch.from_numpy(measured(SHAPE)[0][0])
+    mask = torch.arange(SHAPE[1]) % 2 == (SHAPE[1] // 2 + (not center)) % 2
+    scan = CalibrationScan(torch.from_numpy(measured((40, 32))[0][0]))
+    assert torch.equal(
+        estimate_maps(kspace * mask, mask, calibration=scan), estimate_maps(kspace * mask, mask[None], calibration=scan)
+    )
 
 
 def test_a_calibration_scan_needs_no_calibration_lines(pair):
