@@ -1,21 +1,59 @@
 """Runs independent jobs, in this process or in worker processes, with one thread each."""
 
+import logging
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from pickle import PicklingError
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from recon import Said, said_warnings, say_no_more
+from recon import DataError, Said, doing, made, said_warnings, say_no_more
 
 from .config import Plugin, load_again, loaded_plugins
+from .progress import ended, sender, sending
+
+logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+_SECONDS_TO_END = 5.0
 
-def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Iterator[Result]:
+
+class WorkerDied(Exception):
+    """A worker process ended before it answered."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        killed = ", killed: probably by lack of memory, run fewer at a time (--jobs)"
+        super().__init__(f"its process ended with exit code {exitcode}{killed if exitcode == -signal.SIGKILL else ''}")
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Result]):
+    """Outcome of a call in a worker."""
+
+    value: Result | None
+    error: BaseException | None = None
+
+    def get(self) -> Result:
+        """The result; raises the exception of the call, or :class:`WorkerDied`."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, *, what: str = "", unit: str = "jobs"
+) -> Iterator[Result]:
     """Yield ``function(job)`` in the order of the jobs.
 
     Parameters
@@ -24,24 +62,196 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
         Picklable; the function is module-level.
     processes
         1: all jobs in this process. More: number of spawned processes; an exception or Ctrl-C in this one ends them.
+    what, unit
+        Name of the work and of a job in the progress; empty: the jobs tell their own.
+
+    Raises
+    ------
+    DataError
+        If a process ends, for example because the memory is full.
     """
-    if min(processes, len(jobs)) <= 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield from map(function, jobs)
-        finally:
-            torch.set_num_threads(threads)
+    if not what:
+        yield from _results(function, jobs, processes)
         return
-    given = (loaded_plugins(), said_warnings())
-    # At the end of the block the pool terminates its processes, even busy ones.
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _prepare, given) as pool:
-        yield from pool.imap(function, jobs)
+    with doing(what, len(jobs), unit):
+        for number, result in enumerate(_results(function, jobs, processes), 1):
+            made(number)
+            yield result
 
 
-def _prepare(plugins: Sequence[Plugin], said: Iterable[Said]) -> None:
-    """Use one thread; leave Ctrl-C to the parent; register its parts, repeat none of its warnings."""
+def _results(function: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Iterator[Result]:
+    if min(processes, len(jobs)) <= 1:
+        with one_thread():
+            yield from map(function, jobs)
+        return
+    with Workers(min(processes, len(jobs))) as workers:
+        early: dict[int, Answer[Result]] = {}
+        wanted = 0
+        for number, answer in workers.call(function, enumerate(jobs)):
+            early[number] = answer
+            while wanted in early:
+                try:
+                    yield early.pop(wanted).get()
+                except WorkerDied as error:
+                    raise DataError(f"job {wanted + 1} of {len(jobs)}: {error}") from None
+                wanted += 1
+
+
+class one_thread:
+    """Context in which PyTorch computes with one thread: sums depend on their number."""
+
+    def __enter__(self) -> None:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self._threads)
+
+
+class Workers:
+    """Spawned processes that answer calls, one at a time each; a context manager that ends them, busy or idle.
+
+    Parameters
+    ----------
+    most
+        Processes at a time. They are started when they are needed, and serve later calls again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.workers: set[_Worker] = set()
+        # Runs at exit of the interpreter too, which would otherwise wait for the workers.
+        self._finalizer = weakref.finalize(self, _stop_all, self.workers)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; a later call starts new ones."""
+        _stop_all(self.workers)
+
+    def call(
+        self, function: Callable[[Any], Result], jobs: Iterable[tuple[Any, Any]]
+    ) -> Iterator[tuple[Any, Answer[Result]]]:
+        """Call a function with the argument of every ``(key, argument)``; yields keys with answers as they arrive.
+
+        An argument is read from ``jobs`` right before it is sent. Closing the iterator ends the processes.
+        """
+        waiting = iter(jobs)
+        busy: dict[Connection, tuple[_Worker, Any]] = {}
+        more = True
+        try:
+            while more or busy:
+                while more and len(busy) < self.most:
+                    job = next(waiting, None)
+                    if job is None:
+                        more = False
+                        break
+                    worker = self._idle(busy)
+                    busy[worker.connection] = (worker, job[0])
+                    worker.send(function, job[1])
+                for connection in wait(list(busy)):
+                    assert isinstance(connection, Connection)
+                    worker, key = busy.pop(connection)
+                    answer = worker.receive()
+                    ended(worker.process.pid or 0)
+                    if isinstance(answer.error, WorkerDied):
+                        self.workers.discard(worker)
+                    yield key, answer
+        except BaseException:
+            # After Ctrl-C or a closed generator no worker may continue.
+            self.close()
+            raise
+
+    def _idle(self, busy: Mapping[Connection, "tuple[_Worker, Any]"]) -> "_Worker":
+        for worker in self.workers:
+            if worker.connection not in busy and worker.process.is_alive():
+                return worker
+        worker = _Worker(multiprocessing.get_context("spawn"))
+        self.workers.add(worker)
+        return worker
+
+
+class _Worker:
+    """A spawned process that answers calls in turn."""
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.connection, theirs = context.Pipe()
+        # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
+        arguments = (theirs, loaded_plugins(), said_warnings(), sender())
+        self.process = context.Process(target=_serve, args=arguments, name="fedrecon-worker")
+        self.process.start()
+        theirs.close()
+
+    def send(self, function: Callable[[Any], Any], argument: Any) -> None:
+        try:
+            self.connection.send((function, argument))
+        except OSError:
+            # The process has died; `receive` says so then.
+            logger.debug("worker %s is gone", self.process.pid)
+
+    def receive(self) -> Answer[Any]:
+        try:
+            answer: Answer[Any] = Answer(*self.connection.recv())
+        except (EOFError, OSError):
+            self.process.join(1.0)
+            self.stop()
+            return Answer(None, WorkerDied(self.process.exitcode))
+        return answer
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join(_SECONDS_TO_END)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
+
+
+def _stop_all(workers: set[_Worker]) -> None:
+    while workers:
+        workers.pop().stop()
+
+
+def _serve(connection: Connection, plugins: Sequence[Plugin], said: Iterable[Said], events: Connection | None) -> None:
+    """Main loop of a worker process: one thread, deaf to Ctrl-C, ends with its parent, repeats no warning of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     load_again(plugins)
     say_no_more(said)
+    with sending(events):
+        while True:
+            try:
+                function, argument = connection.recv()
+            except EOFError:
+                return
+            _answer(connection, function, argument)
+            del function, argument  # for the next call the memory is free
+
+
+def _answer(connection: Connection, function: Callable[[Any], Any], argument: Any) -> None:
+    try:
+        result = function(argument)
+    except Exception as error:
+        _send(connection, None, ExceptionWithTraceback(error, error.__traceback__))
+    else:
+        _send(connection, result, None)
+
+
+def _send(connection: Connection, result: Any, error: Any) -> None:
+    try:
+        connection.send((result, error))
+    except (TypeError, AttributeError, PicklingError) as failure:
+        connection.send((None, RuntimeError(f"cannot be sent to the parent process: {failure}")))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    # Immediately: an orphan must not write into the kept state that a resumed run is using.
+    os._exit(1)

@@ -38,6 +38,7 @@ from .data import CT_READERS as CT_READERS
 from .data import CT_SCALE as CT_SCALE
 from .data import MRI_READERS as MRI_READERS
 from .data import Augmentation as Augmentation
+from .data import ChosenSlices as ChosenSlices
 from .data import Header as Header
 from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
@@ -81,6 +82,7 @@ from .data import say_no_more as say_no_more
 from .data import seed_from as seed_from
 from .data import simulate_volume as simulate_volume
 from .data import simulated_header as simulated_header
+from .data import spread_over as spread_over
 from .data import vary_contrast as vary_contrast
 from .data import volume_names as volume_names
 from .data import with_realistic_phase as with_realistic_phase
@@ -149,6 +151,12 @@ from .networks import base_name as base_name
 from .networks import freeze_base as freeze_base
 from .networks import is_adapter as is_adapter
 from .networks import noise_map as noise_map
+from .progress import PREPARING as PREPARING
+from .progress import Step as Step
+from .progress import doing as doing
+from .progress import doing_unless_named as doing_unless_named
+from .progress import made as made
+from .progress import receiving_steps as receiving_steps
 from .report import MEAN_OF_SITES as MEAN_OF_SITES
 from .report import LearningCurve as LearningCurve
 from .report import html_page as html_page
@@ -159,6 +167,7 @@ from .report import summarize as summarize
 from .report import text_table as text_table
 from .report import write_report as write_report
 from .report import write_site_report as write_site_report
+from .report import write_training_report as write_training_report
 from .training import LOSSES as LOSSES
 from .training import OBJECTIVES as OBJECTIVES
 from .training import PENALTIES as PENALTIES

@@ -1,9 +1,13 @@
 """Arguments and output shared by several commands."""
 
 import argparse
-import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..machine import cores
+
+if TYPE_CHECKING:
+    from ..progress import Display
 
 #: A group of commands; argparse has no public name for its type.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -23,9 +27,29 @@ def add_moved_sites(parser: argparse.ArgumentParser) -> None:
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
-    default = os.cpu_count() or 1
     text = "site processes that run at once, one thread each; results do not depend on it (default: %(default)s)"
-    parser.add_argument("--jobs", type=positive_count, default=default, help=text)
+    parser.add_argument("--jobs", type=positive_count, default=cores(), help=text)
+
+
+def add_jobs_that_fit(parser: argparse.ArgumentParser) -> None:
+    """Add `--jobs` of a command that measures its memory; None if it is not given."""
+    default = f"one for each of {cores()} cores, as far as memory allows"
+    text = f"site processes that run at once, one thread each; results do not depend on it (default: {default})"
+    parser.add_argument("--jobs", type=positive_count, help=text)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add `--quiet` and `--verbose`; :func:`display` reads them."""
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument("--quiet", action="store_true", help="print results and warnings only")
+    level.add_argument("--verbose", action="store_true", help="print a line whenever a process begins other work")
+
+
+def display(arguments: argparse.Namespace) -> "Display":
+    """The display of a command with the options of :func:`add_output`."""
+    from ..progress import Display
+
+    return Display("quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal")
 
 
 def positive_count(text: str) -> int:

@@ -5,7 +5,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from .arguments import RECIPE, Commands, add_jobs, add_plugins, positive_count, say
+from .arguments import RECIPE, Commands, add_jobs, add_output, add_plugins, display, positive_count
 
 #: Names in `PRESETS`, which loads PyTorch.
 PRESET_NAMES = ("laptop", "full", "anatomy")
@@ -64,6 +64,7 @@ def add_compare(commands: Commands) -> None:
     compare.set_defaults(run=_compare)
     add_plugins(compare)
     add_jobs(compare)
+    add_output(compare)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -71,5 +72,6 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     begin = time.monotonic()
     known = {each.name: getattr(arguments, each.name) for each in fields(CompareOptions)}
-    page = compare(CompareOptions(**known), say)
-    say(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")
+    with display(arguments) as shown:
+        page = compare(CompareOptions(**known), shown.say)
+        shown.result(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")

@@ -12,7 +12,7 @@ from ..config import ConfigError
 from .compare import add_compare
 from .deploy import add_deploy
 from .recipes import add_recipes
-from .runs import add_demo, add_evaluate, add_train
+from .runs import add_demo, add_evaluate, add_plan, add_train
 from .sites import add_sites
 from .weights import add_reconstruct, add_weights
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_sites(commands)
     add_recipes(commands)
+    add_plan(commands)
     add_train(commands)
     add_evaluate(commands)
     add_reconstruct(commands)

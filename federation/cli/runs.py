@@ -6,7 +6,16 @@ from pathlib import Path
 
 from recon import DataError
 
-from .arguments import RECIPE, Commands, add_jobs, add_moved_sites, add_plugins, say
+from ..machine import cores
+from .arguments import (
+    RECIPE,
+    Commands,
+    add_jobs_that_fit,
+    add_moved_sites,
+    add_output,
+    add_plugins,
+    display,
+)
 
 #: Names in `DEMOS`, which loads PyTorch.
 DEMO_NAMES = ("mri", "ct", "mixed")
@@ -24,7 +33,8 @@ def add_demo(commands: Commands) -> None:
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     demo.set_defaults(run=_demo)
     add_plugins(demo)
-    add_jobs(demo)
+    add_jobs_that_fit(demo)
+    add_output(demo)
 
 
 def add_train(commands: Commands) -> None:
@@ -37,7 +47,20 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
     train.set_defaults(run=_train)
     add_plugins(train)
-    add_jobs(train)
+    add_jobs_that_fit(train)
+    add_output(train)
+
+
+def add_plan(commands: Commands) -> None:
+    plan = commands.add_parser("plan", help="measure what a training would cost: time, memory, disk and cores")
+    plan.add_argument("recipe", help=RECIPE)
+    plan.add_argument("--sites", type=Path, required=True, help="folder of manifests")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
+    _add_start(plan)
+    plan.set_defaults(run=_plan)
+    add_plugins(plan)
+    add_jobs_that_fit(plan)
+    add_output(plan)
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -48,7 +71,8 @@ def add_evaluate(commands: Commands) -> None:
     add_moved_sites(evaluate)
     evaluate.set_defaults(run=_evaluate)
     add_plugins(evaluate)
-    add_jobs(evaluate)
+    add_jobs_that_fit(evaluate)
+    add_output(evaluate)
 
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +85,11 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from recon import text_table
 
-    from ..experiment import evaluate_run, train_run
+    from ..experiment import Planning, evaluate_run, train_run
     from ..recipes import load_recipe
     from ..sites import DEMOS, load_checked
 
+    jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
     begin = time.monotonic()
     demo = DEMOS[arguments.kind]
     recipe = load_recipe(
@@ -73,26 +98,42 @@ def _demo(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out or demo.out
     sites = out / "sites_data"
     resumed = arguments.resume and any(sites.glob("*.toml"))
-    if not resumed:
-        if out.exists() and any(out.iterdir()) and not arguments.resume:
-            raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
-        say("simulating the hospitals ...")
-        demo.make(sites, arguments.jobs)
-    train_run(recipe, load_checked(sites, say), out, jobs=arguments.jobs, resume=arguments.resume, say=say)
-    results = evaluate_run(out, jobs=arguments.jobs, say=say, begin=None if resumed else begin)
-    say("\n" + text_table(results))
-    say(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
+    if not resumed and out.exists() and any(out.iterdir()) and not arguments.resume:
+        raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
+    with display(arguments) as shown:
+        if not resumed:
+            shown.say("simulating the hospitals ...")
+            demo.make(sites, jobs)
+        manifests = load_checked(sites, shown.say)
+        train_run(recipe, manifests, out, jobs=jobs, resume=arguments.resume, say=shown.say, planning=planning)
+        results = evaluate_run(out, jobs=arguments.jobs, say=shown.say, begin=None if resumed else begin)
+        shown.result("\n" + text_table(results))
+        shown.result(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from ..experiment import train_run
+    from ..experiment import Planning, train_run
     from ..recipes import load_recipe
     from ..sites import load_checked
 
+    jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
     recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
-    sites = load_checked(arguments.sites, say)
-    train_run(recipe, sites, arguments.out, jobs=arguments.jobs, resume=arguments.resume, say=say)
-    say(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
+    with display(arguments) as shown:
+        sites = load_checked(arguments.sites, shown.say)
+        train_run(recipe, sites, arguments.out, jobs=jobs, resume=arguments.resume, say=shown.say, planning=planning)
+        shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from ..experiment import Planning, plan_recipe
+    from ..recipes import load_recipe
+    from ..sites import load_checked
+
+    jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None, always=True)
+    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
+    with display(arguments) as shown:
+        sites = tuple(load_checked(arguments.sites, shown.say))
+        plan_recipe(recipe, sites, jobs, planning, shown.result)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -100,6 +141,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from ..experiment import evaluate_run
 
-    results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=say, sites=arguments.sites)
-    say("\n" + text_table(results))
-    say(f"\nreport: {arguments.folder / 'report.html'}")
+    with display(arguments) as shown:
+        results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=shown.say, sites=arguments.sites)
+        shown.result("\n" + text_table(results))
+        shown.result(f"\nreport: {arguments.folder / 'report.html'}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from recon import DataError
 
-from .arguments import Commands, add_moved_sites, add_plugins, say
+from .arguments import Commands, add_moved_sites, add_output, add_plugins, display, say
 
 
 def add_weights(commands: Commands) -> None:
@@ -58,6 +58,7 @@ def add_reconstruct(commands: Commands) -> None:
     reconstruct.add_argument("--overwrite", action="store_true", help="replace an existing file")
     reconstruct.set_defaults(run=_reconstruct)
     add_plugins(reconstruct)
+    add_output(reconstruct)
 
 
 def _weights(arguments: argparse.Namespace) -> None:
@@ -80,14 +81,15 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     _require_one_form(arguments)
     if arguments.out.exists() and not arguments.overwrite:
         raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
-    common: dict[str, Any] = {"adapt_steps": arguments.adapt, "say": say}
-    places: tuple[Any, ...]
-    if arguments.weights is not None:
-        places = (arguments.weights, arguments.folder, arguments.out)
-        shape, scores = reconstruct_with_weights(*places, format=arguments.format, **common)
-    else:
-        places = (arguments.folder, arguments.site, arguments.scan, arguments.out)
-        shape, scores = reconstruct_file(*places, simulate=arguments.simulate, sites=arguments.sites, **common)
+    with display(arguments) as shown:
+        common: dict[str, Any] = {"adapt_steps": arguments.adapt, "say": shown.say}
+        places: tuple[Any, ...]
+        if arguments.weights is not None:
+            places = (arguments.weights, arguments.folder, arguments.out)
+            shape, scores = reconstruct_with_weights(*places, format=arguments.format, **common)
+        else:
+            places = (arguments.folder, arguments.site, arguments.scan, arguments.out)
+            shape, scores = reconstruct_file(*places, simulate=arguments.simulate, sites=arguments.sites, **common)
     for name in ("psnr", "ssim"):
         if (value := scores.mean(name)) is not None:
             say(f"{name} {value:.3f}")

@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +29,9 @@ from ..experiment import (
     train_run,
     training_slices,
 )
+from ..machine import peak_memory, reset_peak_memory
 from ..methods import load_parameters, parameter_scope, parameters_of
+from ..progress import within
 from ..recipes import Recipe, TuningSection
 from ..rounds import initial_network, read_rows
 from ..sites import SiteManifest, load_federation
@@ -120,6 +120,11 @@ class ArmJob:
             if updated != found:
                 self.finish(updated)
 
+    def progress(self, kind: str) -> contextlib.AbstractContextManager[None]:
+        """Context whose steps belong to this arm."""
+        words = (kind, self.modality, self.table, self.arm.name, f"seed {self.seed}")
+        return within(job=" ".join(word for word in words if word))
+
     def start(self) -> None:
         """Delete the folder if another recipe of the same name has run in it."""
         record, digest = self.folder / "recipe.txt", self.recipe.digest()
@@ -143,7 +148,7 @@ def run_trial(job: ArmJob) -> tuple[float, str]:
     begin = time.monotonic()
     job.start()
     try:
-        with _without_scan_warnings(), tempfile.TemporaryDirectory() as scratch:
+        with job.progress("trial"), _without_scan_warnings(), tempfile.TemporaryDirectory() as scratch:
             networks = _train(job, Path(scratch), tuple(load_federation(job.sites))).networks
             result = ArmResult(validation=_validation(job, networks), chosen=job.chosen)
     except DataError as error:
@@ -159,10 +164,10 @@ def run_arm(job: ArmJob) -> tuple[float, str]:
         Seconds, and the reason if the arm failed.
     """
     begin = time.monotonic()
-    _reset_peak_memory()
+    reset_peak_memory()
     job.start()
     try:
-        with _without_scan_warnings():
+        with job.progress(""), _without_scan_warnings():
             rows, result = _scored(job, tuple(load_federation(job.sites)))
     except DataError as error:
         # An arm that cannot run (a rule that needs more sites) is a result; the other arms go on.
@@ -207,15 +212,17 @@ def _scored(job: ArmJob, manifests: tuple[SiteManifest, ...]) -> tuple[list[Scor
     sites: dict[str, dict[str, Any]] = {}
     is_classical = job.arm.kind == "classical"
     trained = _Trained({}, ArmResult()) if is_classical else _train(job, job.folder / "run", manifests)
-    peak = _peak_memory_mb()  # of training: scoring is the same for all
+    peak = round(peak_memory() / 2**20, 1)  # of training: scoring is the same for all
     for name, task in tasks.items():
         tuned: dict[str, float] = {}
-        methods = {arm: classical_method(arm, task, tuned) for arm in job.recipe.evaluation.arms}
+        with within(site=name):
+            methods = {arm: classical_method(arm, task, tuned) for arm in job.recipe.evaluation.arms}
         if name in trained.networks:
             methods[job.arm.name] = trained.networks[name]
         if not methods:
             continue
-        result = score_methods(task, methods, tuned)
+        with within(site=name, part="tests"):
+            result = score_methods(task, methods, tuned)
         for arm, scores in result.arms.items():
             rows += _rows(job, arm, task.manifest, scores["volumes"])
         quality[name] = {
@@ -348,21 +355,6 @@ def _without_scan_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _reset_peak_memory() -> None:
-    """Begin a new peak of this process's memory, if the system can."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory_mb() -> float:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    divisor = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / divisor, 1)
 
 
 def quiet(text: str) -> None:

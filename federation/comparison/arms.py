@@ -126,6 +126,7 @@ class Budget:
                 "arms": classical if arm.kind == "classical" else (),
                 "tv_weights": self.tv_weights,
                 "tv_weights_ct": self.tv_weights,
+                "validation_slices": 0,  # as the published tables; the sites of the presets have few
             }
         )
         sections = {"training": training, "federation": federation, "personal": personal, "evaluation": evaluation}

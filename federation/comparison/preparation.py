@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from recon import DataError, read_scores, write_atomically
+from recon import DataError, doing, made, read_scores, write_atomically
 
 from ..experiment import Say, train_run
+from ..progress import within
 from ..sites import SPLITS, SiteManifest, load_federation, read_federation
 from ..worker_pool import run_jobs
 from .arm_runs import ArmJob, measurement_scores, quiet
@@ -84,8 +85,10 @@ def _estimate_maps(job: tuple[SiteManifest, Path]) -> None:
     for split in SPLITS:
         if getattr(manifest.data, split):
             samples = manifest.dataset(split, maps)
-            for index in range(len(samples)):
-                samples[index]
+            with within(site=manifest.name), doing(f"coil maps, {split},", len(samples)):
+                for index in range(len(samples)):
+                    samples[index]
+                    made(index + 1)
 
 
 def _require_published_data(job: ArmJob, folder: Path) -> None:

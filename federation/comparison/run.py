@@ -10,6 +10,7 @@ from recon import MIN_SEEDS, DataError, write_atomically
 
 from ..config import ConfigError, read_json
 from ..experiment import Say, initial_state
+from ..progress import log_into
 from ..recipes import classical_arms
 from ..worker_pool import run_jobs
 from .arm_runs import ArmJob, quiet, run_arm, run_trial
@@ -73,6 +74,7 @@ def run_comparison(
     _require_networks(preset, extra, modalities, say)
     copied = None if published is None else read_published(Path(published), preset.described())
     _claim_folder(preset, out)
+    log_into(out)
     plans = [ModalityPlan(preset, out, tuple(extra), seeds, modality, tuple(only)) for modality in modalities]
     if copied is not None:
         say(f"{copied.put(out, modalities)} arms from {published}")

@@ -9,6 +9,9 @@ from .learning import trained_parameters as trained_parameters
 from .learning import training_slices as training_slices
 from .personal_stage import personalize as personalize
 from .personal_stage import site_network as site_network
+from .plan import Plan as Plan
+from .planning import Planning as Planning
+from .planning import plan_recipe as plan_recipe
 from .reconstruction import reconstruct_file as reconstruct_file
 from .reconstruction import reconstruct_with_weights as reconstruct_with_weights
 from .run_folder import BASE as BASE

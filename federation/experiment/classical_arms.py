@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from recon import Sample, Samples, evaluate, tune
+from recon import Sample, Samples, doing, evaluate, tune
 
 from .task import ReconstructionTask
 
@@ -16,9 +16,13 @@ def classical_method(arm: str, task: ReconstructionTask, tuned: dict[str, float]
     if not candidates or not task.manifest.data.validation:
         return make()
     slices = _spread(task.dataset("validation"), evaluation.tv_slices)
+    tried = 0
 
     def score(method: nn.Module) -> float:
-        found = evaluate(method, slices).selection_score()
+        nonlocal tried
+        tried += 1
+        with doing(f"tuning {arm}, value {tried} of {len(candidates)},"):
+            found = evaluate(method, slices).selection_score()
         return -np.inf if found is None else found
 
     method, tuned[arm] = tune(make, candidates, score)

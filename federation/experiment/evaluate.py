@@ -10,9 +10,12 @@ from typing import Any
 
 from recon import MODALITIES, DataError, metric_card, summarize, write_report, write_site_report
 
+from ..machine import cores, memory_available
+from ..progress import log_into
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
 from .learning import curves_of
+from .plan import fitting
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
 
@@ -23,7 +26,7 @@ _PACKAGES = (
 
 
 def evaluate_run(
-    path: Path | str, *, jobs: int, say: Say, begin: float | None = None, sites: Path | str | None = None
+    path: Path | str, *, jobs: int | None, say: Say, begin: float | None = None, sites: Path | str | None = None
 ) -> dict[str, Any]:
     """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
 
@@ -34,6 +37,8 @@ def evaluate_run(
     ----------
     path
         Folder of a trained run.
+    jobs
+        Sites at a time; None: one for each core that may be used, as far as the memory allows.
     begin
         ``time.monotonic()`` at the start of the time to report; None: the sum of the recorded times of the parts.
     sites
@@ -56,6 +61,9 @@ def evaluate_run(
         raise DataError(f"{path}: no site has files under data.test; nothing to score")
     for manifest in tested:
         manifest.torch_device()
+    if jobs is None:
+        jobs = fitting(cores(), run.memory() or 0, memory_available())
+    log_into(run.path)
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
     scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs)
@@ -122,7 +130,10 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
 
 def _selection(run: RunFolder, selected: int) -> str:
     federation = run.recipe.federation
-    how = "the last one, as sites take turns" if federation.schedule == "cyclic" else "by mean validation PSNR"
+    slices = run.recipe.evaluation.validation_slices
+    on = f" on at most {slices} slices a site, the same in every round" if slices else ""
+    cyclic = federation.schedule == "cyclic"
+    how = "the last one, as sites take turns" if cyclic else f"by mean validation PSNR{on}"
     return f"round {selected} of {federation.rounds}, {how}; test data used once"
 
 

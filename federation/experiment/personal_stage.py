@@ -4,9 +4,10 @@ import copy
 
 from torch import nn
 
-from recon import DataConsistent, FixedCondition
+from recon import PREPARING, DataConsistent, FixedCondition, doing
 
 from ..methods import load_parameters, parameters_of
+from ..progress import within
 from ..rounds import initial_network
 from ..serialization import load_checkpoint, save_checkpoint, saved_rounds
 from ..sites import SiteManifest
@@ -29,6 +30,11 @@ def personalize(job: tuple[RunFolder, str, bool]) -> tuple[float | None, float |
         Validation scores before and after.
     """
     run, name, local = job
+    with within(site=name, part="personal stage" + (" of the local arm" if local else "")), doing(PREPARING):
+        return _personalize(run, name, local)
+
+
+def _personalize(run: RunFolder, name: str, local: bool) -> tuple[float | None, float | None]:
     manifest, stage = run.manifest(name), run.recipe.personal
     state = run.selected(local=name if local else None)
     folder = run.personal_folder(name, local=local)

@@ -16,8 +16,10 @@ from recon import (
     VolumeSlices,
     adapt,
     data_error,
+    doing,
     evaluate,
     load_weights,
+    made,
     open_weights,
     reconstruct,
     write_hdf5,
@@ -194,7 +196,8 @@ def _adapted(
         left = (time.monotonic() - begin) / done * (steps - done)
         say(f"step {done}/{steps}   residual of held-out measurements {residual:.3f} of the noise   {left:.0f} s left")
 
-    slices = [samples[index] for index in range(len(samples))]
+    with doing("reading the scan"):
+        slices = [samples[index] for index in range(len(samples))]
     try:
         adapted = adapt(network, slices, steps=steps, progress=progress)
     except DataError as error:
@@ -214,12 +217,13 @@ def _write(
 ) -> Reconstructed:
     magnitudes, images = [], []
     network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), doing("reconstructing", len(samples)):
         for index in range(len(samples)):
             sample = samples[index]
             image = reconstruct(network, sample)
             images.append(image * sample.scale)
             magnitudes.append(sample.magnitude(image) * sample.scale)
+            made(index + 1)
             progress(index + 1)
     reconstruction, image = torch.stack(magnitudes), torch.stack(images)
     if not (bool(reconstruction.isfinite().all()) and bool(image.isfinite().all())):

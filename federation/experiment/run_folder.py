@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon import DataError, data_error, nearest_code, write_atomically
 
-from ..config import read_json, store_plugins
+from ..config import read_json, read_toml, store_plugins
 from ..methods import ServerState, selected_state
 from ..recipes import (
     LOCAL,
@@ -106,7 +106,9 @@ class RunFolder:
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
         trained = _record(path)["sites"]
-        recipe = load_recipe(path / "recipe.toml")  # first: its plugins may register readers
+        # First: its plugins may register readers. A run from before that key validated on all slices.
+        old = "validation_slices" not in read_toml(path / "recipe.toml").get("evaluation", {})
+        recipe = load_recipe(path / "recipe.toml", ["evaluation.validation_slices=0"] * old)
         if sites is None:
             if missing := [file for file in trained.values() if not Path(file).is_file()]:
                 advice = "name the folder where the manifests are now with --sites"
@@ -158,7 +160,8 @@ class RunFolder:
         """The site in the federation, or in its local arm."""
         folder = self.local_folder(manifest.name) if local else self.site_folder(manifest.name)
         recipe = local_recipe(self.recipe) if local else self.recipe
-        return site_spec(manifest, recipe, folder / "kept", self.maps_folder(manifest.name))
+        arm = "local arm" if local else ""
+        return site_spec(manifest, recipe, folder / "kept", self.maps_folder(manifest.name), arm)
 
     def selected(self, *, local: str | None = None) -> ServerState:
         """Shared parameters of the best round by validation, of the federation or of a site's local arm."""
@@ -175,6 +178,15 @@ class RunFolder:
         samples = manifest.dataset(split, self.maps_folder(manifest.name))
         conditions = [samples[index].condition for index in range(len(samples))]
         return torch.stack([c for c in conditions if c is not None]).mean(0)
+
+    def memory(self) -> int | None:
+        """Bytes of a site's process as measured before the training; None: they were not measured."""
+        found: int | None = _record(self.path).get("memory")
+        return found
+
+    def record_memory(self, memory: int) -> None:
+        """Record the bytes of a site's process."""
+        write_atomically(self.path / "run.json", json.dumps(_record(self.path) | {"memory": memory}, indent=1).encode())
 
     def seconds(self) -> dict[str, float]:
         """Wall time of the parts of the run, by name."""

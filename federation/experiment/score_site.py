@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from recon import Sample, VolumeImages, VolumeSlices, evaluate, write_hdf5
+from recon import PREPARING, Sample, VolumeImages, VolumeSlices, doing, evaluate, write_hdf5
 
 from ..methods import ServerState, parameter_scope
+from ..progress import within
 from ..recipes import LOCAL, SHARED, build_network, consistency_at
 from ..sites import SiteManifest
 from .classical_arms import classical_method
@@ -47,8 +48,9 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     run, name, state = job
     manifest = run.manifest(name)
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
-    methods, tuned = _methods(run, manifest, task, state)
-    return score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+    with within(site=name, part="tests"), doing(PREPARING):
+        methods, tuned = _methods(run, manifest, task, state)
+        return score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
 
 
 def score_methods(
@@ -70,9 +72,9 @@ def score_methods(
     manifest, tuned = task.manifest, tuned or {}
     samples = task.dataset("test")
     arms: dict[str, dict[str, Any]] = {}
-    collected = _Collected()
+    collected = _Collected(with_samples=keep_in is not None)
     for arm, method in methods.items():
-        with task.at_work(method):
+        with task.at_work(method), doing(f"scoring {arm},"):
             arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
     quality = _quality(task, samples, methods, collected)
     for arm, weight in tuned.items():
@@ -110,9 +112,10 @@ def _methods(
 
 
 class _Collected:
-    """Images of the test set by arm, with references and samples."""
+    """Images of the test set by arm, with references; and samples, which fill the memory, if a file needs them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_samples: bool) -> None:
+        self.with_samples = with_samples
         self.images: dict[str, list[np.ndarray[Any, Any]]] = {}
         self.references: list[np.ndarray[Any, Any]] = []
         self.samples: list[Sample] = []
@@ -127,7 +130,7 @@ class _Collected:
             images.append(volume.images.numpy())
             self.crops.add((volume.images.shape[-2], volume.images.shape[-1]))
             if first:
-                self.samples += volume.samples
+                self.samples += volume.samples if self.with_samples else ()
                 if volume.reference is not None:
                     self.references.append(volume.reference.numpy())
 
@@ -171,7 +174,7 @@ def _quality(
     measure = prepare(samples, np.concatenate(collected.references))
     found = {}
     for arm, method in methods.items():
-        with task.at_work(method):
+        with task.at_work(method), doing(f"image quality of {arm}"):
             found[arm] = measure(method, np.concatenate(collected.images[arm]))
     return found
 

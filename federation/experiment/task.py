@@ -12,17 +12,19 @@ from torch import nn
 
 from recon import (
     PENALTIES,
+    ChosenSlices,
     DataError,
     Penalty,
     RoundStart,
     VolumeSlices,
+    doing,
     evaluate,
     require_hold_out,
     train_locally,
 )
 
 from ..config import ConfigError
-from ..methods import derive_seed
+from ..methods import derive_seed, parameter_scope, parameters_of
 from ..recipes import ObjectiveSection, Recipe, build_network
 from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
@@ -124,6 +126,12 @@ class ReconstructionTask:
             sent |= under(f"{name}.", _on_cpu(penalty.measure(network, dataset, **options)))
         return LocalResult(result.losses, _on_cpu(result.optimizer_state), len(dataset), memory, sent)
 
+    def penalties_of_a_round(self, network: nn.Module) -> list[Penalty]:
+        """The penalties of a round after the first, as if nothing had changed since the first."""
+        shared = parameters_of(network, parameter_scope(network, self.recipe.scope.rules()).shared)
+        aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in self.aux(network, shared).items()}
+        return _penalties_of_round(self.recipe.objective, network, RoundContext(shared, aux, shared, None, {}), 1)
+
     def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
         """Train all parameters that are not frozen, in place and with a new optimizer."""
         training, seed = self.recipe.training, self.recipe.federation.seed
@@ -143,8 +151,12 @@ class ReconstructionTask:
     def validate(self, network: nn.Module) -> float | None:
         if not self.manifest.data.validation:
             return None
-        with self.at_work(network):
-            return evaluate(network, self.dataset("validation")).selection_score()
+        with self.at_work(network), doing("validation"):
+            return evaluate(network, self.validation_slices()).selection_score()
+
+    def validation_slices(self) -> ChosenSlices:
+        """The validation slices of every round."""
+        return ChosenSlices(self.dataset("validation"), self.recipe.evaluation.validation_slices)
 
     def dataset(self, split: Split) -> VolumeSlices:
         """Slices of a split; training slices with the augmentation of the recipe."""
@@ -191,8 +203,10 @@ def _penalties_of_round(
     return [penalty for penalty in made if penalty is not None]
 
 
-def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path | str, maps_folder: Path | str) -> SiteSpec:
-    """Specification of a site in the rounds; ``folder`` holds its kept state."""
+def site_spec(
+    manifest: SiteManifest, recipe: Recipe, folder: Path | str, maps_folder: Path | str, arm: str = ""
+) -> SiteSpec:
+    """Specification of a site in the rounds; ``folder`` holds its kept state, ``arm`` names the arm in the progress."""
     return SiteSpec(
         name=manifest.name,
         task=partial(ReconstructionTask, manifest, recipe, Path(maps_folder)),
@@ -206,4 +220,7 @@ def site_spec(manifest: SiteManifest, recipe: Recipe, folder: Path | str, maps_f
         keep_previous=any(penalty.needs_previous for _, penalty, _ in _penalties(recipe.objective)),
         keep_broadcast=recipe.transform.both_ways,
         optimizer_state=recipe.training.optimizer_state,
+        score_after=recipe.federation.uses_score_after,
+        rounds=recipe.federation.rounds,
+        arm=arm,
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from recon import MOST_DB, DataError, data_error
 
 from ..config import config_error
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
+from ..progress import Part, begin_parts, finished, log_into
 from ..recipes import LOCAL, Recipe, build_network, require_base
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest, refuse
 from ..worker_pool import run_jobs
+from .live_report import LiveReport
 from .personal_stage import personalize
+from .planning import Planning, plan_run, rounds_done
 from .run_folder import RunFolder, Say, local_recipe
 from .task import aux_layout
 
@@ -30,8 +34,16 @@ def train_run(
     resume: bool,
     say: Say,
     maps: Path | str | None = None,
+    planning: Planning | None = None,
 ) -> RunFolder:
     """Train a recipe at the sites; with the local arm and the personal stage if the recipe has them.
+
+    Parameters
+    ----------
+    jobs
+        The most processes at a time.
+    planning
+        Measure the cost first, and say it; None: do not. Results do not depend on it.
 
     Raises
     ------
@@ -48,21 +60,60 @@ def train_run(
     _require_references(recipe, manifests)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
-    begin = time.monotonic()
-    _train_together(run, shared, aux, jobs, resume, say)
-    run.record_seconds("federated", time.monotonic() - begin, resumed=resume)
-    if LOCAL in recipe.evaluation.arms:
-        begin = time.monotonic()
-        say(f"training {len(run.learners)} sites on their own, the local arm ...")
-        done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
-        for manifest, (score, ended) in zip(run.learners, done, strict=True):
-            say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
-        run.record_seconds("local", time.monotonic() - begin, resumed=resume)
-    if recipe.personal.steps:
-        begin = time.monotonic()
-        _train_personally(run, jobs, say)
-        run.record_seconds("personal", time.monotonic() - begin, resumed=resume)
+    log_into(run.path)
+    with InProcessRuntime([run.spec(manifest) for manifest in run.participants], jobs) as runtime:
+        plan = None if planning is None else plan_run(run, runtime, jobs, planning, say)
+        if plan is not None:
+            jobs = plan.jobs
+            run.record_memory(plan.memory)
+        scored = (run.path / "report.json").exists()  # its report stays
+        live = None if planning is None or scored else LiveReport(run)
+        stages = {"federated": partial(_train_together, run, runtime, shared, aux, resume, say, live)}
+        if LOCAL in recipe.evaluation.arms:
+            stages["local"] = partial(_train_at_each, run, jobs, say)
+        if recipe.personal.steps:
+            stages["personal"] = partial(_train_personally, run, jobs, say)
+        parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
+        for name, stage in stages.items():
+            begin = time.monotonic()
+            begin_parts(parts[list(stages).index(name) :], at_most=recipe.training.patience is not None)
+            if live is not None:
+                live.begin(_NOW[name])
+            stage()
+            runtime.close()
+            run.record_seconds(name, time.monotonic() - begin, resumed=resume)
+    begin_parts(())
+    if live is not None:
+        live.end()
     return run
+
+
+#: What a part of a run does, for its report.
+_NOW = {
+    "federated": "The sites train together.",
+    "local": "Every site trains on its own, the local arm.",
+    "personal": "Every site trains a little further on its own data.",
+}
+
+
+def _parts(run: RunFolder, seconds: Sequence[float | None]) -> list[Part]:
+    """Parts of a training for the display, with their jobs."""
+    recipe, done, learners = run.recipe, rounds_done(run), [manifest.name for manifest in run.learners]
+    rounds = recipe.federation.rounds + 0.5
+    parts = [Part([manifest.name for manifest in run.participants], done[""] / rounds)]
+    if LOCAL in recipe.evaluation.arms:
+        parts.append(Part(learners, sum(done[name] for name in learners) / rounds / len(learners)))
+    if recipe.personal.steps:
+        parts.append(Part([f"{name} {local}" for name, local in _personal_jobs(run)]))
+    return [replace(part, seconds=each) for part, each in zip(parts, seconds, strict=True)]
+
+
+def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
+    say(f"training {len(run.learners)} sites on their own, the local arm ...")
+    done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
+    for manifest, (score, ended) in zip(run.learners, done, strict=True):
+        finished(manifest.name)
+        say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
 
 
 def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> None:
@@ -76,16 +127,21 @@ def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> No
             if kind == "none":
                 advice = "leave it out, train on fully sampled MRI or CT with a ground truth, or use the recipe ssdu"
                 faults.append(data_error(volume.path, "reference", "nothing", "one to train on", advice))
-    refuse(faults, skip_bad=False, advice="remove them from data.train, or use the recipe ssdu")
+    refuse(faults, skip_bad=False, advice="remove them from data.train, or use ssdu")
 
 
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
-    work = [(run, manifest.name, False) for manifest in run.learners]
-    if LOCAL in run.recipe.evaluation.arms:
-        work += [(run, manifest.name, True) for manifest in run.learners]
+    work = [(run, name, local) for name, local in _personal_jobs(run)]
     say(f"{run.recipe.personal.steps} personal steps at every site ...")
     for (_, name, local), (before, after) in zip(work, run_jobs(personalize, work, jobs), strict=True):
+        finished(f"{name} {local}")
         say(f"personal {'local   ' if local else ''}{name:20s} {score_text(before)} -> {score_text(after)}")
+
+
+def _personal_jobs(run: RunFolder) -> list[tuple[str, bool]]:
+    """Site, and True for its local arm, of every personal stage."""
+    local = [False, True] if LOCAL in run.recipe.evaluation.arms else [False]
+    return [(manifest.name, alone) for alone in local for manifest in run.learners]
 
 
 def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
@@ -112,28 +168,36 @@ def initial_state(recipe: Recipe) -> tuple[State, State]:
     return shared, aux
 
 
-def _train_together(run: RunFolder, shared: State, aux: State, jobs: int, resume: bool, say: Say) -> None:
+def _train_together(
+    run: RunFolder,
+    runtime: InProcessRuntime,
+    shared: State,
+    aux: State,
+    resume: bool,
+    say: Say,
+    live: LiveReport | None,
+) -> None:
     names = ", ".join(manifest.name for manifest in run.participants)
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
 
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
         scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
         say(f"round {round:3d}/{rounds}  {scores}")
+        if live is not None:
+            live.round_made(round + 1)
 
-    specs = [run.spec(manifest) for manifest in run.participants]
-    with InProcessRuntime(specs, jobs) as runtime:
-        result = run_rounds(
-            algorithm_of(run.recipe),
-            runtime,
-            shared,
-            run.path,
-            rounds=run.recipe.federation.rounds,
-            patience=run.recipe.training.patience,
-            aux=aux,
-            quorum=run.recipe.federation.quorum,
-            resume=resume,
-            progress=progress,
-        )
+    result = run_rounds(
+        algorithm_of(run.recipe),
+        runtime,
+        shared,
+        run.path,
+        rounds=run.recipe.federation.rounds,
+        patience=run.recipe.training.patience,
+        aux=aux,
+        quorum=run.recipe.federation.quorum,
+        resume=resume,
+        progress=progress,
+    )
     say(f"ended: {result.ended}")
 
 

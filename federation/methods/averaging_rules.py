@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Mean(ServerRule):
     .. [FedAvg] McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017.
     """
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS
 
     def _combine(self, round_: RoundInput) -> tuple[State, State]:
@@ -52,6 +54,7 @@ class FedOpt(ServerRule):
     beta1: float = 0.9
     tau: float = 1e-3
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS - {"one_site", "equal_sites"}
 
     def __post_init__(self) -> None:
@@ -139,6 +142,7 @@ class Scaffold(ServerRule):
 
     learning_rate: float = 1.0
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS
 
     def __post_init__(self) -> None:
@@ -174,6 +178,7 @@ class FedNova(ServerRule):
        Optimization, 2020.
     """
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS - {"equal_sites"}
 
     def _combine(self, round_: RoundInput) -> tuple[State, State]:

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class _ByCoordinate(ServerRule):
     .. [Robust] Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, 2018.
     """
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS - {"one_site"}
 
     def _combine(self, round_: RoundInput) -> tuple[State, State]:
@@ -100,6 +101,7 @@ class Krum(ServerRule):
 
     faulty: int = 1
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS - {"one_site"}
 
     def __post_init__(self) -> None:
@@ -145,6 +147,7 @@ class NormClip(ServerRule):
 
     max_norm: float | Literal["median"] = "median"
 
+    uses_score_after: ClassVar[bool] = False
     invariants = INVARIANTS
 
     def __post_init__(self) -> None:

@@ -86,6 +86,8 @@ class ServerRule(ABC):
     """
 
     invariants: ClassVar[frozenset[str]]
+    #: Whether the rule looks at ``score_after`` of the contributions; if not, sites validate once per round.
+    uses_score_after: ClassVar[bool] = True
 
     def minimum_sites(self) -> int:
         """The fewest contributions that the rule can combine."""

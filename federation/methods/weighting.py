@@ -50,8 +50,10 @@ class Weighting(ABC):
     """Weights of the sites, from their contributions; pure and deterministic.
 
     A subclass writes :meth:`_weigh`. ``invariants`` declares the :data:`INVARIANTS` of the mean with these weights.
+    One that does not look at ``score_after`` sets ``uses_score_after = False``: sites then validate once per round.
     """
 
+    uses_score_after: ClassVar[bool] = True
     # The effect of a constant factor on the weights depends on the rule.
     invariants: ClassVar[frozenset[str]] = INVARIANTS - {"scale_free_weights"}
 
@@ -86,6 +88,8 @@ class Weighting(ABC):
 class Samples(Weighting):
     """Weight by the number of training samples."""
 
+    uses_score_after: ClassVar[bool] = False
+
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
         return {c.site: float(c.n_samples) for c in contributions}, {}
 
@@ -93,6 +97,8 @@ class Samples(Weighting):
 @dataclass(frozen=True)
 class Uniform(Weighting):
     """Equal weights."""
+
+    uses_score_after: ClassVar[bool] = False
 
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
         return {c.site: 1.0 for c in contributions}, {}

@@ -148,7 +148,7 @@ class Recipe(Section):
 
         Weights that the network starts from count by their content, not by their name or place.
         """
-        table = self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning"})
+        table = self._table({"tuning"})
         if (weights := digest_of_weights(self.network.base)) is not None:
             table["network"]["base"] = weights
         return _digest(table)
@@ -158,10 +158,19 @@ class Recipe(Section):
 
         Defaults do not count, so a key that is added later does not change it.
         """
-        table = self.model_dump(mode="json", exclude_defaults=True, exclude={"tuning", "paper", "left_out", "evidence"})
+        table = self._table({"tuning", "paper", "left_out", "evidence"})
         for part, key in (("federation", "seed"), ("network", "base")):
             table.get(part, {}).pop(key, None)
         return _digest({name: value for name, value in table.items() if value != {}})
+
+    def _table(self, exclude: set[str]) -> dict[str, Any]:
+        """All values except defaults; ``validation_slices`` counts unless it is 0, as all slices were used once."""
+        table = self.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
+        if slices := self.evaluation.validation_slices:
+            table.setdefault("evaluation", {})["validation_slices"] = slices
+        else:
+            del table["evaluation"]["validation_slices"]
+        return {name: value for name, value in table.items() if name != "evaluation" or value}
 
     def to_toml(self) -> str:
         """The recipe with all defaults; reads back equal."""

@@ -267,6 +267,11 @@ class FederationSection(Section):
         """How the server combines the updates."""
         return SERVER_RULES.make(self.server_rule, self.server_options, "server_options")
 
+    @property
+    def uses_score_after(self) -> bool:
+        """Whether the server needs the validation scores after training."""
+        return self.weighting().uses_score_after or self.rule().uses_score_after
+
     @model_validator(mode="after")
     def _possible(self) -> "FederationSection":
         self.weighting()
@@ -361,7 +366,12 @@ Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=Fals
 
 
 class EvaluationSection(Section):
-    """The other arms of the report, each at the sites whose modality has it, and how they are tuned."""
+    """The other arms of the report, each at the sites whose modality has it, how they are tuned, and validation.
+
+    ``validation_slices`` are the most slices on which every site scores a network in a round, always the same ones, see
+    :func:`recon.spread_over`; 0: all. Their score selects the round, ends the training by ``patience`` and decides
+    whether a personal network is used. Test data are scored on all slices.
+    """
 
     arms: Annotated[tuple[Arm, ...], Field(strict=False), AfterValidator(_once)] = (
         "zero_filled", "cg_sense", "tv", LOCAL,
@@ -369,3 +379,4 @@ class EvaluationSection(Section):
     tv_weights: Weights = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)
     tv_weights_ct: Weights = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)
     tv_slices: int = Field(default=3, ge=1)
+    validation_slices: int = Field(default=16, ge=0)

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,6 +24,7 @@ from ..methods import (
     parameter_scope,
     parameters_of,
 )
+from ..progress import within
 from ..serialization import (
     Broadcast,
     Layout,
@@ -121,6 +123,10 @@ class SiteSpec:
         Whether the site stores the broadcast parameters, to decode the next, encoded broadcast.
     optimizer_state
         ``"keep"``: optimizer moments are part of the kept state. ``"reset"``: each round starts with new ones.
+    score_after
+        Whether the site validates a second time, after training.
+    rounds, arm
+        Number of rounds and name of the arm, for the display of progress alone.
     """
 
     name: str
@@ -135,6 +141,9 @@ class SiteSpec:
     keep_previous: bool = False
     keep_broadcast: bool = False
     optimizer_state: Literal["keep", "reset"] = "keep"
+    score_after: bool = True
+    rounds: int | None = None
+    arm: str = ""
 
     def __post_init__(self) -> None:
         if not SITE_NAME.fullmatch(self.name):
@@ -214,7 +223,15 @@ class Site:
 
     def answer(self, broadcast: Broadcast) -> SiteReport:
         """Train, or only score if the broadcast is evaluate-only; see :meth:`handle`."""
-        return self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
+        with self._progress(broadcast):
+            return self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
+
+    def _progress(self, broadcast: Broadcast) -> AbstractContextManager[None]:
+        """Context whose steps belong to this round."""
+        round_, rounds = broadcast.round, self.spec.rounds
+        part = "last scores" if broadcast.evaluate_only else f"round {round_ + 1}" + (f"/{rounds}" if rounds else "")
+        share = round_ / (rounds + 0.5) if rounds else None
+        return within(part=", ".join(filter(None, (self.spec.arm, part))), share=share)
 
     def _decoded(self, broadcast: Broadcast, wire: Wire) -> Broadcast:
         """The broadcast with decoded parameters."""
@@ -229,7 +246,7 @@ class Site:
         return replace(broadcast, shared=wire.decode(last, broadcast.shared), encoded=False)
 
     def train_round(self, broadcast: Broadcast) -> SiteUpdate:
-        """Load the broadcast, validate, train, validate again, store the kept state for the next round."""
+        """Load the broadcast, validate, train, validate again if the server needs it, store the kept state."""
         name, round_ = self.spec.name, broadcast.round
         self._prepare(broadcast)
         before = self._load_kept(valid_version(broadcast))
@@ -239,7 +256,7 @@ class Site:
         result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
-        score_after = self._score()
+        score_after = self._score() if self.spec.score_after else None
         sent, residual = self._encoded(broadcast, shared, before.residual)
         seconds = time.perf_counter() - started
         update = SiteUpdate(

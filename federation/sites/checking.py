@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recon import DataError, naming_file, write_atomically
+from recon import DataError, doing, naming_file, write_atomically
 
 from .lock_file import LockedFile, read_lock, write_lock
 from .manifest import SiteManifest, names_person, read_federation, without_files
@@ -210,7 +210,8 @@ def _check_site(manifest: SiteManifest, old: Mapping[str, LockedFile], names: Co
     for split, name in manifest.data.named():
         try:
             if name in names:
-                passed[name] = _check_file(manifest, split, name, old.get(name))
+                with doing(f"checking {name}"):
+                    passed[name] = _check_file(manifest, split, name, old.get(name))
             else:
                 manifest.require_file(split, name, old[name], hashes=False)
         except (DataError, OSError) as error:

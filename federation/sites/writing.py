@@ -61,7 +61,8 @@ def write_simulated_sites(
         for site, named in files.items():
             manifest = out / f"{site}.toml"
             _require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in named))
-    list(run_jobs(write, [(site, name) for site in sites for _, name in files[site.name]], jobs))
+    work = [(site, name) for site in sites for _, name in files[site.name]]
+    list(run_jobs(write, work, jobs, what="simulating", unit="files"))
     origins = {site.name: origin if isinstance(origin, str) else origin[site.name] for site in sites}
     tables = [_table(site, files[site.name], origins[site.name], synthetic) for site in sites]
     return write_sites(out, tables, overwrite=overwrite)

@@ -1,4 +1,6 @@
 from .augmentation import Augmentation as Augmentation
+from .chosen_slices import ChosenSlices as ChosenSlices
+from .chosen_slices import spread_over as spread_over
 from .ct_file import SinogramVolume as SinogramVolume
 from .ct_file import write_sinograms as write_sinograms
 from .ct_formats import CT_READERS as CT_READERS

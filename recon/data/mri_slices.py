@@ -27,6 +27,7 @@ from physics import (
 )
 
 from ..errors import DataError, data_error
+from ..progress import doing
 from .augmentation import Augmentation
 from .mri_calibration import calibration_path, calibration_scan, require_calibration
 from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines
@@ -346,7 +347,8 @@ class KSpaceSlices(VolumeSlices):
                 with_image_phase(volume.read_maps(i), measured, mask) if samples_center(mask) else volume.read_maps(i)
             )
         scan = None if calibration is None else calibration_scan(volume, calibration, i)
-        return estimate_maps(measured, mask, self.maps, self.maps_folder, scan)
+        with doing("coil maps of a slice"):
+            return estimate_maps(measured, mask, self.maps, self.maps_folder, scan)
 
 
 def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data import Sample, Samples, can_hold_out, collate, held_out_split
 from ..errors import DataError
 from ..method import apply, to_device_of
+from ..progress import doing, doing_unless_named, made
 from .metrics import METRICS, MOST_DB, SSIM_WINDOW, foreground_ssim, has_foreground, nmse, psnr, ssim
 
 #: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.
@@ -97,10 +98,12 @@ def evaluate(
         Called with the images of every volume, for pictures and files.
     """
     method.eval()
-    scores = []
-    with torch.no_grad():
+    scores: list[VolumeScore] = []
+    done = 0
+    with torch.no_grad(), doing_unless_named("scoring", len(samples)):
         for group in _volumes(samples):
-            scores.append(_score_volume(method, group, on_volume))
+            scores.append(_score_volume(method, group, on_volume, done))
+            done += len(group)
     return SiteScores(tuple(scores))
 
 
@@ -108,7 +111,9 @@ def _volumes(samples: Samples) -> Iterator[list[Sample]]:
     """Slices grouped by volume."""
     group: list[Sample] = []
     for index in range(len(samples)):
-        sample = samples[index]
+        with doing("reading", len(samples)):
+            made(index)
+            sample = samples[index]
         if group and group[0].meta[0].volume != sample.meta[0].volume:
             yield group
             group = []
@@ -118,11 +123,16 @@ def _volumes(samples: Samples) -> Iterator[list[Sample]]:
 
 
 def _score_volume(
-    method: nn.Module, group: list[Sample], on_volume: Callable[[VolumeImages], None] | None
+    method: nn.Module, group: list[Sample], on_volume: Callable[[VolumeImages], None] | None, done: int = 0
 ) -> VolumeScore:
+    """Score a volume; ``done`` slices are scored already."""
     name = group[0].meta[0].volume
     at_once = group[0].operator.slices_at_once
-    images = torch.cat([_magnitudes(method, group[i : i + at_once]) for i in range(0, len(group), at_once)])
+    parts = []
+    for i in range(0, len(group), at_once):
+        parts.append(_magnitudes(method, group[i : i + at_once]))
+        made(done + len(group[: i + at_once]))
+    images = torch.cat(parts)
     reference = None if group[0].reference is None else torch.stack([s.target() for s in group])
     if on_volume is not None:
         on_volume(VolumeImages(name, tuple(group), images, reference))

@@ -9,3 +9,4 @@ from .tables import html_table as html_table
 from .text import text_table as text_table
 from .write import write_report as write_report
 from .write import write_site_report as write_site_report
+from .write import write_training_report as write_training_report

@@ -22,11 +22,17 @@ def curves_section(results: Results) -> str:
         '<p class="note">Validation scores. A ring marks the selected round, whose parameters are in the table above: '
         "the best mean score as received over the sites, and in the local arm the best score of the site itself. "
         "Axes differ between panels.</p>"
-        + legend([_RECEIVED, _TRAINED, _ALONE][: 3 if len(trained) > 1 else 2], lines=True)
+        + legend(_names(rows, trained), lines=True)
         + f'<div class="panels">{"".join(_panels(results, rows, trained))}</div>'
         + (html_table(_CAPTION, COLUMNS, regime_rows(trained)) if trained else "")
         + (_losses(rows) if rows else "")
     )
+
+
+def _names(rows: Sequence[Mapping[str, Any]], trained: Mapping[str, object]) -> list[str]:
+    """Names of the lines that some panel has."""
+    after = any(row.get("score_after") is not None for row in rows)
+    return [_RECEIVED] + [_TRAINED] * after + [_ALONE] * (len(trained) > 1)
 
 
 _CAPTION = (
@@ -81,4 +87,7 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
 
 def _score_label(results: Results, site: str) -> str:
     known = [entry["sites"].get(site, {}) for entry in results["arms"].values()]
+    if not known:  # in training
+        points = _points([row for row in results["curves"] if str(row["site"]) == site], "score_before")
+        known = [{"psnr": None if all(score < 0 for _, score in points) else 0.0}]
     return "\N{MINUS SIGN}residual" if known and all(s.get("psnr") is None for s in known) else "PSNR (dB)"

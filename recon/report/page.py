@@ -53,14 +53,18 @@ def site_page(site: str, results: Results) -> str:
     return html_page(f"{site}: report of the site", lead, sections)
 
 
-def html_page(title: str, lead: str, sections: Sequence[str], style: str = "") -> str:
-    """A page in the style of the report; ``style`` is additional CSS, ``lead`` and ``sections`` are HTML."""
+def html_page(title: str, lead: str, sections: Sequence[str], style: str = "", reload: int | None = None) -> str:
+    """A page in the style of the report; ``style`` is additional CSS, ``lead`` and ``sections`` are HTML.
+
+    ``reload`` are the seconds after which the page loads itself again; None: it does not.
+    """
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
+        + ("" if reload is None else f'<meta http-equiv="refresh" content="{reload}">\n')
+        + f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{escape(title)}</h1>\n<p class="lead">{lead}</p>\n'
         + "\n".join(section for section in sections if section)
         + f'\n<footer class="note">Written {written} by fedrecon. '

@@ -55,7 +55,7 @@ def check_results(results: Results) -> None:
 
 def method_of(results: Results) -> str:
     """The arm that the others are compared with: ``results["method"]``, else the last arm."""
-    return str(results.get("method", list(results["arms"])[-1]))
+    return str(results["method"] if "method" in results else list(results["arms"])[-1])
 
 
 def facts(results: Results, site: str) -> Mapping[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..files import write_atomically
 from .page import run_page, site_page
-from .results import PUBLISHED, Results, plain, shared_part, with_summaries
+from .results import PUBLISHED, Results, is_open, plain, shared_part, with_summaries
+from .training_page import training_page, training_site_page
 
 
 def write_report(folder: Path | str, results: Results) -> Path:
@@ -50,6 +51,28 @@ def write_report(folder: Path | str, results: Results) -> Path:
     target = Path(folder) / "report.html"
     write_atomically(target.with_suffix(".json"), _json(published))
     write_atomically(target, page.encode("utf-8"))
+    return target
+
+
+def write_training_report(folder: Path | str, results: Results, *, reload: bool = True) -> Path:
+    """Write ``report.html`` of a run that is being trained; :func:`write_report` replaces it at the end.
+
+    Parameters
+    ----------
+    folder
+        The run folder. Pictures of measured data go into ``sites/<name>/report.html`` alone.
+    results
+        ``method``, ``rounds``, ``curves`` (rows of ``rounds.jsonl``), ``alone`` (the same per site of the local arm),
+        ``sites`` (facts), ``pictures`` of ``pictured_round``, ``seconds_left``, ``now`` (a sentence), ``recipe``.
+    reload
+        Whether the page loads itself again.
+    """
+    target = Path(folder) / "report.html"
+    for site in results.get("pictures", {}):
+        if not is_open(results, site):
+            page = training_site_page(site, results, reload=reload)
+            write_atomically(Path(folder) / "sites" / site / "report.html", page.encode("utf-8"))
+    write_atomically(target, training_page(results, reload=reload).encode("utf-8"))
     return target
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..data import Sample, generator_for, held_out_split, require_fraction
 from ..errors import DataError
 from ..evaluation import held_out_residual
+from ..progress import doing
 from .local_training import train_locally
 from .objectives import SelfSupervised
 
@@ -92,17 +93,19 @@ def adapt(
     best, best_state, moments = 0, copy.deepcopy(network.state_dict()), dict[str, Tensor]()
     for check, done in enumerate(range(0, steps, check_every), start=1):
         made = min(check_every, steps - done)
-        moments = train_locally(
-            network,
-            [kept for _, kept, _ in parts],
-            steps=made,
-            batch_size=1,
-            learning_rate=learning_rate,
-            objective=SelfSupervised(),
-            seed=seed + check,
-            optimizer_state=moments,
-        ).optimizer_state
-        residuals.append(_residual(network, parts))
+        with doing(f"adapting from step {done} on"):
+            moments = train_locally(
+                network,
+                [kept for _, kept, _ in parts],
+                steps=made,
+                batch_size=1,
+                learning_rate=learning_rate,
+                objective=SelfSupervised(),
+                seed=seed + check,
+                optimizer_state=moments,
+            ).optimizer_state
+        with doing("residual of held-out measurements"):
+            residuals.append(_residual(network, parts))
         if progress is not None:
             progress(done + made, residuals[-1])
         if residuals[-1] < residuals[best]:

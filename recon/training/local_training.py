@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data import Sample, Samples, VolumeSlices, batches, generator_for
 from ..errors import DataError
 from ..method import to_device_of
+from ..progress import doing_unless_named, made
 from .feature_moments import watching
 from .objectives import Supervised, TaskTerm
 from .optimizers import Stepper
@@ -89,11 +90,13 @@ def train_in_turns(stepper: Stepper, turns: Sequence[Sequence[Learner]]) -> tupl
         for learner in dict.fromkeys(learner for turn in turns for learner in turn):
             learner.network.train()
             stack.enter_context(watching(learner.network, learner.penalties))
+        stack.enter_context(doing_unless_named("training", len(turns), "steps"))
         for step, turn in enumerate(turns):
             stepper.zero_gradients()
             # One backward pass per learner: its graph is freed before the next one is built.
             losses.append(sum(learner.add_gradient(len(turn), step) for learner in turn) / len(turn))
             stepper.step()
+            made(step + 1, losses[-1])
     return tuple(losses)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from federation import load_federation, load_recipe, train_run
 from federation.experiment import ReconstructionTask, evaluate_run
-from recon import DataError, cosine_learning_rate
+from federation.rounds import initial_network, read_rows
+from recon import DataError, cosine_learning_rate, evaluate
 
 from ..fake_sites import write_site
 
@@ -46,12 +47,12 @@ TINY = (
 def test_the_run_and_each_site_alone_end_when_their_own_score_no_longer_improves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training round validates before and after; the scores before decide."""
+    """A training round validates once, before training."""
     for name in ("north", "south"):
         write_site(tmp_path / "sites", name)
     scores = {
-        "north": [30.0, 0, 32.0, 0, 31.0, 0, 32.0, 0, *(20.0, 0, 19.0, 0, 18.0, 0)],
-        "south": [20.0, 0, 20.0, 0, 21.0, 0, 20.0, 0, *(20.0, 0, 21.0, 0, 22.0, 0, 21.0, 0, 22.0, 0)],
+        "north": [30.0, 32.0, 31.0, 32.0, *(20.0, 19.0, 18.0)],
+        "south": [20.0, 20.0, 21.0, 20.0, *(20.0, 21.0, 22.0, 21.0, 22.0)],
     }
     waiting = {name: iter(values) for name, values in scores.items()}
     monkeypatch.setattr(ReconstructionTask, "validate", lambda self, network: float(next(waiting[self.manifest.name])))
@@ -89,6 +90,35 @@ def test_the_run_and_each_site_alone_end_when_their_own_score_no_longer_improves
     assert "patience 2, at most 9 rounds" in results["metric_card"]["regime"]
     page = (run.path / "report.html").read_text()
     assert "mean of the sites, fedavg: round 1 selected" in page and "south; alone: round 2" in page
+
+
+@pytest.mark.parametrize("weights", ["samples", "uncertainty"])
+def test_a_site_validates_after_training_where_the_server_needs_it(tmp_path: Path, weights: str) -> None:
+    for name in ("north", "south"):
+        write_site(tmp_path / "sites", name)
+    overrides = [*TINY, "federation.rounds=1", f"federation.weights={weights}", "evaluation.arms=[]"]
+    sites = load_federation(tmp_path / "sites")
+    run = train_run(load_recipe("fedavg", overrides), sites, tmp_path / "run", jobs=1, resume=False, say=print)
+    rows = [row for row in read_rows(run.path) if row["n_samples"] is not None]
+    assert len(rows) == 2 and all((row["score_after"] is None) == (weights == "samples") for row in rows)
+
+
+def test_a_round_validates_the_slices_that_the_recipe_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_site(tmp_path / "sites")
+    (manifest,) = load_federation(tmp_path / "sites")
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        "federation.experiment.task.evaluate",
+        lambda network, samples: evaluate(
+            network, samples, on_volume=lambda v: seen.extend((v.volume, s.meta[0].slice) for s in v.samples)
+        ),
+    )
+    for most, expected in ((0, [0, 1]), (1, [1]), (16, [0, 1])):
+        recipe = load_recipe("fedavg", [*TINY, f"evaluation.validation_slices={most}"])
+        task = ReconstructionTask(manifest, recipe, tmp_path / "maps")
+        scores = [task.validate(initial_network(task.network, 0)) for _ in range(2)]
+        assert scores[0] == scores[1] and seen == [("north_2.h5", i) for i in expected] * 2
+        seen.clear()
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])

@@ -1,6 +1,8 @@
 """Recipes are read as written; every mistake is one line."""
 
+import hashlib
 import itertools
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -285,6 +287,15 @@ def test_parts_that_do_not_agree_are_refused_in_one_line(recipe: Path, assignmen
     with pytest.raises(ConfigError) as error:
         load_recipe(recipe, assignments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_subset_for_validation_is_part_of_the_digest_and_all_slices_are_as_before(recipe: Path) -> None:
+    plain, every = (load_recipe(recipe, sets) for sets in ([], ["evaluation.validation_slices=0"]))
+    assert plain.evaluation.validation_slices == 16 and plain.digest() != every.digest()
+    assert plain.method_digest() != every.method_digest()
+    old = every.model_dump(mode="json", exclude_defaults=True, exclude={"tuning", "evaluation"})
+    canonical = json.dumps(old, sort_keys=True, separators=(",", ":"))
+    assert every.digest() == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def test_patience_that_is_not_set_is_no_part_of_the_digest(recipe: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_workers_that_die_are_replaced_and_those_of_an_abandoned_exchange_end(tm
 
         exchange = runtime.exchange(requests(specs[2:]))
         assert next(exchange)[0] == "s2"
-        pids = [worker.process.pid for worker in runtime._workers]
+        pids = [worker.process.pid for worker in runtime.workers.workers]
         assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
         exchange.close()
         assert not any(is_alive(pid) for pid in pids)

@@ -1,0 +1,96 @@
+"""The report of a run while it is trained: written after every round, and every few seconds in between."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from recon import reconstruct, write_training_report
+
+from ..methods import CHECKPOINTS, ServerState, state_of_checkpoint
+from ..progress import refresh_with, seconds_left
+from ..recipes import LOCAL
+from ..rounds import read_rows
+from ..serialization import load_newest
+from ..sites import SiteManifest
+from ..worker_pool import one_thread
+from .run_folder import RunFolder
+from .task import ReconstructionTask
+
+logger = logging.getLogger(__name__)
+
+
+class LiveReport:
+    """``report.html`` of a run in training; it must not end the training, so that failures are only logged.
+
+    Pictures are made after rounds 1, 2, 4, 8 ...: they cost a validation slice of every site, in this process.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.now = ""
+        self._pictures: tuple[int, dict[str, dict[str, np.ndarray[Any, Any]]]] = (0, {})
+
+    def begin(self, now: str) -> None:
+        """A part of the run begins; ``now`` is a sentence for the reader."""
+        self.now = now
+        refresh_with(self.write)
+        self.write()
+
+    def end(self) -> None:
+        """Write the last time."""
+        refresh_with(None)
+        self.now = f"The training is finished; `fedrecon evaluate {self.run.path}` scores the test data."
+        self.write(reload=False)
+
+    def round_made(self, number: int) -> None:
+        """A round is made, the first is 1."""
+        if number & (number - 1) == 0:
+            try:
+                newest = load_newest(self.run.path / CHECKPOINTS)
+                if newest is not None:
+                    state = state_of_checkpoint(newest, self.run.path)
+                    made = {m.name: self._picture(m, state) for m in self.run.participants if m.data.validation}
+                    self._pictures = (state.round, made)
+            except Exception:
+                logger.debug("pictures of round %d", number, exc_info=True)
+        self.write()
+
+    def write(self, *, reload: bool = True) -> None:
+        """Write the report."""
+        try:
+            write_training_report(self.run.path, self._results(), reload=reload)
+        except Exception:
+            logger.debug("report", exc_info=True)
+
+    def _results(self) -> dict[str, Any]:
+        run, (pictured, pictures) = self.run, self._pictures
+        alone = [m.name for m in run.learners] if LOCAL in run.recipe.evaluation.arms else []
+        return {
+            "method": run.recipe.name,
+            "rounds": run.recipe.federation.rounds,
+            "curves": read_rows(run.path),
+            "alone": {name: rows for name in alone if (rows := read_rows(run.local_folder(name)))},
+            "sites": {m.name: {"synthetic": m.synthetic, "modality": m.modality} for m in run.manifests},
+            "pictures": pictures,
+            "pictured_round": pictured,
+            "seconds_left": seconds_left(),
+            "now": self.now,
+            "recipe": run.recipe.to_toml(),
+        }
+
+    def _picture(self, manifest: SiteManifest, state: ServerState) -> dict[str, np.ndarray[Any, Any]]:
+        """Images of the middle validation slice: reference, inversion of the measurement, network."""
+        task = ReconstructionTask(manifest, self.run.recipe, self.run.maps_folder(manifest.name))
+        slices = task.validation_slices()
+        sample = slices[len(slices) // 2]
+        network = self.run.spec(manifest).build().network_at(state.shared, state.round).eval()
+        inversion = manifest.kind.inversion
+        methods = {inversion: manifest.kind.methods[inversion](), self.run.recipe.name: network}
+        found = {} if sample.reference is None else {"reference": sample.target().numpy()}
+        with torch.no_grad(), one_thread():
+            for name, method in methods.items():
+                with task.at_work(method):
+                    found[name] = sample.magnitude(reconstruct(method, sample)).numpy()
+        return found

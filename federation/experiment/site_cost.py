@@ -1,0 +1,166 @@
+"""Measure what a training step, a validation slice and coil maps cost at one site, on its own data."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from recon import PREPARING, Sample, doing, evaluate, train_locally
+
+from ..machine import peak_memory, reset_peak_memory, shared_memory
+from ..methods import parameter_scope
+from ..progress import within
+from ..rounds import initial_network
+from ..sites import SPLITS
+from .task import ReconstructionTask
+
+#: Short steps are repeated up to this time.
+_SECONDS = 0.2
+_MOST_REPEATS = 5
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """Seconds and bytes measured at a site.
+
+    ``build``: making network and datasets, once per round; ``step``: one training step with its batch; ``validation``:
+    one validation slice; ``maps``: coil maps of one slice, once, ``map_bytes`` on the disk; ``memory``: of the process,
+    with one validation volume; ``slices`` by split, those that a round validates under ``validation``;
+    ``parameters``: shared, and all that train.
+    """
+
+    site: str
+    build: float
+    step: float
+    validation: float
+    maps: float
+    map_bytes: int
+    memory: int
+    slices: dict[str, int]
+    parameters: tuple[int, int]
+
+
+def measure_site(job: tuple[ReconstructionTask, bool]) -> SiteCost | str:
+    """Measure one site, or say why this failed; network and optimizer are discarded, the coil maps are kept.
+
+    Parameters
+    ----------
+    job
+        The task of the site; True: measure memory alone, once, so that processes at a time can be chosen.
+    """
+    task, once = job
+    name = task.manifest.name
+    with within(site=name, part="measuring the cost"), doing(PREPARING), torch.random.fork_rng(devices=[]):
+        try:
+            return _measure(task, once)
+        except Exception as error:  # the run meets it where it belongs
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
+    reset_peak_memory()
+    recipe, repeats = task.recipe, 1 if once else _MOST_REPEATS
+    network = initial_network(task.network, recipe.federation.seed)
+    scope = parameter_scope(network, recipe.scope.rules())
+    for frozen in scope.frozen:
+        network.get_parameter(frozen).requires_grad_(False)
+    training = task.dataset("train")
+    first = training[0]  # its time is that of imports and of the facts of its volume, too
+    second = min(1, len(training) - 1)
+    maps, _ = _timed(lambda: training[second])
+    read, sample = _timed(lambda: training[second])
+    step = _step_seconds(task, network, [first, sample], repeats)
+    validation, held = 0.0, 0
+    if task.manifest.data.validation:
+        validation, held = _validation_seconds(task, network, repeats)
+    build, _ = _timed(lambda: (task.network(), task.dataset("train"), *_validation_set(task)))
+    count = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    return SiteCost(
+        site=task.manifest.name,
+        build=build,
+        step=step + recipe.training.batch_size * read,
+        validation=validation,
+        maps=max(maps - read, 0.0) if second else 0.0,
+        map_bytes=_bytes_of_a_file(task.maps_folder),
+        memory=peak_memory() - shared_memory() + held,
+        slices=_slices(task),
+        parameters=(sum(count[n] for n in scope.shared), sum(count[n] for n in (*scope.shared, *scope.kept))),
+    )
+
+
+def _step_seconds(task: ReconstructionTask, network: nn.Module, samples: list[Sample], repeats: int) -> float:
+    """Seconds of a training step on slices in memory; one more is made before."""
+    training, trained = task.recipe.training, copy.deepcopy(network)
+    penalties = task.penalties_of_a_round(trained)
+    batch = [samples[-1]] * training.batch_size
+
+    def step() -> None:
+        train_locally(
+            trained,
+            batch,
+            steps=1,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            objective=task.recipe.objective.build_task(training.loss),
+            penalties=penalties,
+            optimizer=training.optimizer,
+            momentum=training.momentum,
+        )
+
+    with task.at_work(trained):
+        step()
+        return 0.0 if repeats == 1 else _shortest(step, repeats)
+
+
+def _validation_seconds(task: ReconstructionTask, network: nn.Module, repeats: int) -> tuple[float, int]:
+    """Seconds of a validation slice with reading, and bytes of the slices of a volume that wait in memory."""
+    chosen = task.validation_slices()
+    sample = chosen[0]
+    counts = chosen.counts()
+    at_once = min(sample.operator.slices_at_once, max(counts))
+    slices = [sample] * at_once
+    with task.at_work(network), doing("validation"):
+        evaluate(network, slices)
+        seconds = 0.0 if repeats == 1 else _shortest(lambda: evaluate(network, slices), repeats)
+    read, _ = _timed(lambda: chosen[0])
+    return seconds / at_once + read, (max(counts) - at_once) * _bytes(sample)
+
+
+def _validation_set(task: ReconstructionTask) -> tuple[object, ...]:
+    return (task.dataset("validation"),) if task.manifest.data.validation else ()
+
+
+def _slices(task: ReconstructionTask) -> dict[str, int]:
+    found: dict[str, int] = {split: len(task.dataset(split)) for split in SPLITS if task.manifest.files(split)}
+    return found | ({"validation": len(task.validation_slices())} if "validation" in found else {})
+
+
+def _timed(function: Callable[[], Found]) -> tuple[float, Found]:
+    begin = time.perf_counter()
+    found = function()
+    return time.perf_counter() - begin, found
+
+
+def _shortest(function: Callable[[], object], repeats: int) -> float:
+    """Shortest time of some calls, of which long ones are made once: whatever disturbs a call makes it longer."""
+    begin, times = time.perf_counter(), list[float]()
+    while len(times) < repeats and (not times or time.perf_counter() - begin < _SECONDS):
+        times.append(_timed(function)[0])
+    return min(times)
+
+
+def _bytes(sample: Sample) -> int:
+    tensors = [sample.measurement, sample.reference, sample.output_weight, *sample.operator.buffers()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _bytes_of_a_file(folder: Path) -> int:
+    """Mean size of the files of coil maps."""
+    sizes = [path.stat().st_size for path in folder.glob("*")] if folder.is_dir() else []
+    return round(sum(sizes) / len(sizes)) if sizes else 0

@@ -1,0 +1,15 @@
+from .board import Board as Board
+from .board import Part as Part
+from .board import duration as duration
+from .channel import Channel as Channel
+from .channel import Event as Event
+from .channel import ended as ended
+from .channel import sender as sender
+from .channel import sending as sending
+from .channel import within as within
+from .display import Display as Display
+from .display import begin_parts as begin_parts
+from .display import finished as finished
+from .display import log_into as log_into
+from .display import refresh_with as refresh_with
+from .display import seconds_left as seconds_left

@@ -1,0 +1,82 @@
+"""The report of a run that is being trained: a page that reloads itself."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from .curves import curves_section
+from .page import html_page, line_panel
+from .picture_section import site_strips
+from .results import Results, is_open
+from .tables import html_table
+from .text import NO_VALUE, duration, number
+
+#: Seconds after which the page loads itself again.
+RELOAD_SECONDS = 15
+
+
+def training_page(results: Results, *, reload: bool = True) -> str:
+    """The shared report so far, see :func:`write_training_report`; pictures of synthetic data alone."""
+    rows: Sequence[Mapping[str, Any]] = results.get("curves", ())
+    alone: Mapping[str, Sequence[Mapping[str, Any]]] = results.get("alone", {})
+    pictured = [site for site in results.get("pictures", {}) if is_open(results, site)]
+    closed = [site for site in results.get("pictures", {}) if not is_open(results, site)]
+    sections = [_table(rows, alone)]
+    sections += [f"<h2>{escape(site)}</h2>{_pictures(results, site)}" for site in pictured]
+    if closed:
+        where = ", ".join(f"<code>sites/{escape(site)}/report.html</code>" for site in closed)
+        sections.append(f"<p>Pictures of {escape(', '.join(closed))} stay at the sites, in {where}.</p>")
+    sections.append(curves_section({**results, "arms": {}}))
+    if lines := {site: _scores(own) for site, own in alone.items() if own}:
+        sections.append("<h2>Every site alone</h2>" + line_panel("local arm", lines, "score"))
+    if recipe := results.get("recipe"):
+        sections.append(f"<details><summary>Resolved recipe</summary><pre>{escape(str(recipe))}</pre></details>")
+    return html_page(f"{results['method']}: in training", _lead(results, reload), sections, reload=_reload(reload))
+
+
+def training_site_page(site: str, results: Results, *, reload: bool = True) -> str:
+    """The report so far of one site, with its pictures, which stays at the site."""
+    lead = f"{_lead(results, reload)} This page shows a patient's images: it stays at the site."
+    return html_page(f"{site}: in training", lead, [_pictures(results, site)], reload=_reload(reload))
+
+
+def _reload(reload: bool) -> int | None:
+    return RELOAD_SECONDS if reload else None
+
+
+def _lead(results: Results, reload: bool) -> str:
+    rows, rounds = results.get("curves", ()), results["rounds"]
+    made = len({row["round"] for row in rows if row.get("loss") is not None})
+    text = f"{made} of at most {rounds} rounds are made. {results.get('now', '')}".strip()
+    if (seconds := results.get("seconds_left")) is not None:
+        text += f" About {duration(float(seconds))} are left."
+    text += " Scores are those of validation data; test data are scored at the end."
+    return escape(text + (" This page loads itself again." if reload else ""))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Newest and best scores of every site."""
+    lines = []
+    for site in dict.fromkeys([*(str(row["site"]) for row in rows), *alone]):
+        own = [row for row in rows if row["site"] == site]
+        scores, local = [score for _, score in _scores(own)], [score for _, score in _scores(alone.get(site, ()))]
+        losses = [row["loss"] for row in own if row.get("loss") is not None]
+        cells = [
+            number(scores[-1] if scores else None, 2),
+            number(max(scores, default=None), 2),
+            number(losses[-1] if losses else None, 4),
+            number(max(local, default=None), 2),
+        ]
+        lines.append((site, cells))
+    caption = "Validation scores: PSNR in dB, or minus the residual on held-out data where there is no reference."
+    columns = ("site", "newest score", "best score", "newest loss", "best score, trained alone")
+    return html_table(caption, columns, lines) if lines else f"<p>No round is finished yet {NO_VALUE} sites train.</p>"
+
+
+def _pictures(results: Results, site: str) -> str:
+    note = f"Validation slice, network of round {results['pictured_round']}: one of the first, not the final one."
+    return f'<p class="note">{escape(note)}</p>' + site_strips(results, site)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    return [(float(row["round"]), float(row["score_before"])) for row in rows if row.get("score_before") is not None]
