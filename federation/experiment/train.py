@@ -12,7 +12,7 @@ from recon import MOST_DB, DataError, data_error
 
 from ..config import config_error
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
-from ..progress import Part, begin_parts, finished, log_into
+from ..progress import Part, advanced, begin_parts, log_into
 from ..recipes import LOCAL, Recipe, build_network, require_base
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
@@ -112,7 +112,7 @@ def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
     say(f"training {len(run.learners)} sites on their own, the local arm ...")
     done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
     for manifest, (score, ended) in zip(run.learners, done, strict=True):
-        finished(manifest.name)
+        advanced([manifest.name], 1.0)
         say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
 
 
@@ -134,7 +134,7 @@ def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
     work = [(run, name, local) for name, local in _personal_jobs(run)]
     say(f"{run.recipe.personal.steps} personal steps at every site ...")
     for (_, name, local), (before, after) in zip(work, run_jobs(personalize, work, jobs), strict=True):
-        finished(f"{name} {local}")
+        advanced([f"{name} {local}"], 1.0)
         say(f"personal {'local   ' if local else ''}{name:20s} {score_text(before)} -> {score_text(after)}")
 
 
@@ -183,6 +183,7 @@ def _train_together(
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
         scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
         say(f"round {round:3d}/{rounds}  {scores}")
+        advanced([manifest.name for manifest in run.participants], (round + 1) / (rounds + 0.5))
         if live is not None:
             live.round_made(round + 1)
 

@@ -8,8 +8,8 @@ from .channel import sender as sender
 from .channel import sending as sending
 from .channel import within as within
 from .display import Display as Display
+from .display import advanced as advanced
 from .display import begin_parts as begin_parts
-from .display import finished as finished
 from .display import log_into as log_into
 from .display import refresh_with as refresh_with
 from .display import seconds_left as seconds_left

@@ -1,6 +1,6 @@
 """What every process of a command is doing, and how much time is left; pure: the caller brings the time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .channel import Event
@@ -54,7 +54,7 @@ class Board:
         moved = new or (old is not None and old[0].done != event.done)
         self.at_work[event.process] = (event, now if moved or old is None else old[1])
         if event.share is not None:
-            self.advance(event.site, event.share, now)
+            self.advance({event.site: event.share}, now)
         return new
 
     def begin(self, parts: Sequence[Part], now: float, *, at_most: bool | None = None) -> None:
@@ -65,11 +65,13 @@ class Board:
         total = sum(seconds for seconds in known if seconds is not None)
         self._left, self._of_part = (total, now) if known and None not in known else None, False
 
-    def advance(self, job: str, share: float, now: float) -> None:
-        """Set the fraction of a job that is done."""
-        if not self.parts or job not in self.parts[0].jobs or share <= self._shares.get(job, 0.0):
+    def advance(self, shares: Mapping[str, float], now: float) -> None:
+        """Set the fraction of jobs that is done; fractions do not fall."""
+        jobs = self.parts[0].jobs if self.parts else ()
+        new = {job: share for job, share in shares.items() if job in jobs and share > self._shares.get(job, 0.0)}
+        if not new:
             return
-        self._shares[job] = min(share, 1.0)
+        self._shares |= new
         part, *later = self.parts
         done = sum(self._shares.values()) / len(part.jobs)
         if done <= part.done:

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -243,10 +243,10 @@ def begin_parts(parts: Sequence[Part], *, at_most: bool | None = None) -> None:
         _DISPLAYS[-1].board.begin(parts, time.monotonic(), at_most=at_most)
 
 
-def finished(job: str) -> None:
-    """A job of the present part has finished."""
+def advanced(jobs: Iterable[str], share: float) -> None:
+    """Of these jobs of the present part this fraction is done."""
     if _DISPLAYS:
-        _DISPLAYS[-1].board.advance(job, 1.0, time.monotonic())
+        _DISPLAYS[-1].board.advance(dict.fromkeys(jobs, share), time.monotonic())
 
 
 def seconds_left() -> float | None:

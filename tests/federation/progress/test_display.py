@@ -65,11 +65,10 @@ def test_the_time_left_follows_the_measured_pace_and_later_parts() -> None:
     parts = [Part(["a", "b"], seconds=100.0), Part(["a", "b"], seconds=50.0)]
     board.begin(parts, 0.0)
     assert board.seconds_left(30.0) == 120
-    board.advance("a", 0.5, 60.0)
-    board.advance("b", 0.5, 60.0)
+    board.advance({"a": 0.5, "b": 0.5}, 60.0)
     assert board.seconds_left(60.0) == pytest.approx(60 + 50 * 1.2)  # 20 % slower than announced
     assert board.seconds_left(70.0) == pytest.approx(110)
-    board.advance("a", 0.4, 61.0)  # an older event changes nothing
+    board.advance({"a": 0.4}, 61.0)  # an older event changes nothing
     board.begin(parts[1:], 130.0, at_most=True)
     assert board.left_text(130.0) == "at most 50 s left" and board.left_text(181.0) == "nearly done"
     board.begin([], 200.0)
@@ -80,7 +79,7 @@ def test_without_seconds_of_later_parts_the_time_is_that_of_the_part() -> None:
     board = Board()
     board.begin([Part(["a"]), Part(["a"])], 0.0)
     assert board.left_text(5.0) == ""
-    board.advance("a", 0.5, 60.0)
+    board.advance({"a": 0.5}, 60.0)
     assert board.left_text(60.0) == "about 1 min left in this part" and board.seconds_left(60.0) is None
 
 
@@ -90,7 +89,7 @@ def test_a_resumed_part_counts_from_where_it_begins() -> None:
     assert board.seconds_left(1.0) is None
     board.take(training(1, "a", 0, round=21), 5.0)  # half is done already
     assert board.seconds_left(5.0) is None
-    board.advance("a", 0.75, 100.0)
+    board.advance({"a": 0.75}, 100.0)
     assert board.seconds_left(100.0) == pytest.approx(100)
 
 
