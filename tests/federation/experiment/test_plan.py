@@ -134,3 +134,19 @@ def test_plan_prints_the_cost_and_writes_nothing_but_lock_files(
     printed = capsys.readouterr().out
     assert "this training takes about" in printed and "--jobs changes it" in printed and "personal stage" in printed
     assert {path.suffix for path in set(tmp_path.rglob("*")) - before} <= {".sha256", ".lock", ".json"}
+
+
+def test_a_quiet_training_prints_its_result_and_logs_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_site(tmp_path / "sites")
+    sets = [word for override in TINY for word in ("--set", override)]
+    out = tmp_path / "run"
+    words = ["train", "fedavg", "--sites", str(tmp_path / "sites"), "--out", str(out), "--quiet", "--jobs", "1"]
+    assert main([*words, *sets]) == 0
+    assert capsys.readouterr().out == f"trained: {out}   next: fedrecon evaluate {out}\n"
+    logged = (out / "log.txt").read_text()
+    for line in ("checking 4 files, once", "round   1/2  north ", "ended: all 2 rounds", "personal local   north"):
+        assert line in logged
+    assert "this training takes" not in logged  # less than a minute
+    assert "The training is finished" in (out / "report.html").read_text()
