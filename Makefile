@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ct test test-slow lint notebooks bench clean
+.PHONY: help demo demo-ct test test-slow lint notebooks docs bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,11 +40,14 @@ notebooks: $(VENV)/installed-dev  ## Execute notebooks/*.py into runs/notebooks/
 	set -e; for file in notebooks/*.py; do \
 		$(BIN)/jupytext --to ipynb --execute --output runs/notebooks/$$(basename $$file .py).ipynb $$file; done
 
+docs: $(VENV)/installed-dev  ## Build the documentation, tutorials executed, into docs/_build/index.html
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build
+
 bench: $(VENV)/installed-dev  ## Run every benchmark; each prints a table with its bars
 	set -e; for file in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python $$file; done
 
 clean:  ## Remove the environment, caches and build files; keeps runs/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build docs/_build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed: setup.cfg pyproject.toml

@@ -248,7 +248,7 @@ def test_every_script_is_tested():
 def test_makefile_lists_its_targets():
     result = run("make", "--no-print-directory", "help", folder=ROOT)
     listed = {line.split()[1] for line in result.stdout.splitlines()}
-    assert {"demo", "test", "test-slow", "lint", "notebooks", "bench", "clean"} <= listed
+    assert {"demo", "test", "test-slow", "lint", "notebooks", "docs", "bench", "clean"} <= listed
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
 
 
