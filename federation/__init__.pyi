@@ -4,8 +4,10 @@ from .comparison import TableSpec as TableSpec
 from .comparison import arm_of as arm_of
 from .comparison import run_comparison as run_comparison
 from .config import ConfigError as ConfigError
+from .experiment import Method as Method
 from .experiment import RunFolder as RunFolder
 from .experiment import evaluate_run as evaluate_run
+from .experiment import load as load
 from .experiment import reconstruct_file as reconstruct_file
 from .experiment import site_network as site_network
 from .experiment import site_spec as site_spec

@@ -1,12 +1,17 @@
 """`fedrecon reconstruct`, with a run or with weights, and `fedrecon weights`."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recon import DataError
 
 from .arguments import Commands, add_moved_sites, add_output, add_plugins, display, say
+
+if TYPE_CHECKING:
+    from ..experiment.reconstruction import Reconstructed
 
 
 def add_weights(commands: Commands) -> None:
@@ -20,11 +25,15 @@ def add_reconstruct(commands: Commands) -> None:
         "reconstruct",
         help="reconstruct a scan with a trained run, or with starter weights",
         usage="fedrecon reconstruct RUN SCAN --site SITE --out FILE [options]\n"
+        "       fedrecon reconstruct RUN FOLDER --site SITE --out FOLDER --suffix .nii.gz [options]\n"
         "       fedrecon reconstruct --weights NAME SCAN --out FILE [options]",
+        epilog="NIfTI, DICOM and PNG of CT are in Hounsfield units; HDF5 holds attenuation in 1/mm. DICOM files are MR "
+        "or CT images if the scan states ImageOrientationPatient and ImagePositionPatient, else secondary captures: "
+        "left and right are not known.",
     )
     reconstruct.add_argument("folder", metavar="RUN", type=Path, help="run folder; none with --weights")
     scan = reconstruct.add_argument(
-        "scan", metavar="SCAN", type=Path, help="file in the format of the site, or a scan of the modality"
+        "scan", metavar="SCAN", type=Path, help="file in the format of the site, or a scan of the modality; or a folder"
     )
 
     class Weights(argparse.Action):
@@ -42,7 +51,24 @@ def add_reconstruct(commands: Commands) -> None:
     )
     reconstruct.add_argument("--site", help="site of the run whose data consistency is used, or `unseen`")
     add_moved_sites(reconstruct)
-    reconstruct.add_argument("--out", type=Path, required=True, help="HDF5 file to write, .h5 or .hdf5")
+    reconstruct.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="file to write: .h5, .nii, .nii.gz, .png, .dcm; a name without end is a folder of DICOM files; with a "
+        "folder of scans, the folder of their images",
+    )
+    reconstruct.add_argument(
+        "--suffix",
+        metavar="END",
+        help="with a folder of scans: format of the images, .h5, .nii.gz, .dcm (a folder per scan), ... (default: .h5)",
+    )
+    reconstruct.add_argument(
+        "--slices",
+        choices=("middle", "all"),
+        default="middle",
+        help="with .png: the middle slice, or all of them, numbered (default: %(default)s)",
+    )
     reconstruct.add_argument("--format", help="with --weights: format of the scan (default: fastmri; in CT sinogram)")
     reconstruct.add_argument(
         "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
@@ -55,7 +81,7 @@ def add_reconstruct(commands: Commands) -> None:
         const=100,
         help="first train the network on this scan for at most STEPS steps (default: %(const)s), without a reference",
     )
-    reconstruct.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    reconstruct.add_argument("--overwrite", action="store_true", help="replace existing files")
     reconstruct.set_defaults(run=_reconstruct)
     add_plugins(reconstruct)
     add_output(reconstruct)
@@ -76,20 +102,42 @@ def _weights(arguments: argparse.Namespace) -> None:
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
-    from ..experiment import reconstruct_file, reconstruct_with_weights
+    from recon import require_export
+
+    from ..experiment import (
+        Method,
+        ReconstructOptions,
+        method_of_run,
+        method_of_weights,
+        reconstruct_folder,
+        reconstruct_scan,
+    )
 
     _require_one_form(arguments)
-    if arguments.out.exists() and not arguments.overwrite:
-        raise DataError(f"{arguments.out}: exists; choose another --out or add --overwrite")
+    scan, out = arguments.scan if arguments.weights is None else arguments.folder, arguments.out
+    many = scan.is_dir()
+    if not many and arguments.suffix is not None:
+        raise DataError(f"--suffix: belongs to a folder of scans, and {scan} is none; leave it out")
+    if not many:
+        require_export(out, overwrite=arguments.overwrite, slices=arguments.slices)
+    method: Method
+    if arguments.weights is None:
+        method = method_of_run(arguments.folder, arguments.site, arguments.sites)
+    else:
+        method = method_of_weights(arguments.weights, arguments.format)
+    options = ReconstructOptions(arguments.simulate, arguments.adapt, arguments.overwrite, arguments.slices)
     with display(arguments) as shown:
-        common: dict[str, Any] = {"adapt_steps": arguments.adapt, "say": shown.say}
-        places: tuple[Any, ...]
-        if arguments.weights is not None:
-            places = (arguments.weights, arguments.folder, arguments.out)
-            shape, scores = reconstruct_with_weights(*places, format=arguments.format, **common)
+        done = partial(_say_reconstructed, shown.result)
+        if many:
+            suffix = arguments.suffix or ".h5"
+            count = reconstruct_folder(method, scan, out, suffix, options, shown.say, done)
+            shown.result(f"reconstructed {count} scans: {out}")
         else:
-            places = (arguments.folder, arguments.site, arguments.scan, arguments.out)
-            shape, scores = reconstruct_file(*places, simulate=arguments.simulate, sites=arguments.sites, **common)
+            done(out, reconstruct_scan(method, scan, out, options, shown.say))
+
+
+def _say_reconstructed(say: Callable[[str], None], out: Path, result: "Reconstructed") -> None:
+    shape, scores = result
     for name in ("psnr", "ssim"):
         if (value := scores.mean(name)) is not None:
             say(f"{name} {value:.3f}")
@@ -97,7 +145,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         residual = scores.mean("residual")
         said = "none" if residual is None else f"{residual:.3f}  (held-out samples, in units of the noise)"
         say(f"residual {said}")
-    say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {arguments.out} (dataset `reconstruction`)")
+    dataset = " (dataset `reconstruction`)" if out.suffix.lower() in (".h5", ".hdf5") else ""
+    say(f"reconstructed {shape[0]} slices of {shape[1]}x{shape[2]}: {out}{dataset}")
 
 
 def _require_one_form(arguments: argparse.Namespace) -> None:

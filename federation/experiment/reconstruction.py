@@ -1,16 +1,15 @@
-"""Reconstruct one file, with a trained run or with weights alone."""
+"""Reconstruct scans with a trained run or with weights alone, into files of the format that their name asks for."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from recon import (
-    MODALITIES,
+    SUFFIXES,
     DataError,
     SiteScores,
     VolumeSlices,
@@ -18,22 +17,42 @@ from recon import (
     data_error,
     doing,
     evaluate,
-    load_weights,
-    made,
-    open_weights,
-    reconstruct,
-    write_hdf5,
+    os_error_line,
+    require_export,
+    shown_files,
+    write_reconstruction,
 )
 
-from ..config import config_error, nearest
-from .personal_stage import site_network
-from .run_folder import RunFolder, Say
-from .task import ReconstructionTask
+from .method import Method, method_of_run, method_of_weights, reconstructed
+from .run_folder import Say
 
 #: A scan of a lower acceleration counts as fully sampled.
 _FULL = 1.2
 #: Shape of the reconstruction, and its scores.
 Reconstructed = tuple[tuple[int, ...], SiteScores]
+PngSlices = Literal["middle", "all"]
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """How scans are reconstructed and written.
+
+    Parameters
+    ----------
+    simulate
+        Apply ``[simulate]`` of the manifest to the scan, and score against the scan as measured.
+    adapt_steps
+        Largest number of steps of :func:`recon.adapt` on each scan; None: no adaptation.
+    overwrite
+        Replace existing files.
+    slices
+        Slices of a PNG: the middle one or all.
+    """
+
+    simulate: bool = False
+    adapt_steps: int | None = None
+    overwrite: bool = False
+    slices: PngSlices = "middle"
 
 
 def reconstruct_file(
@@ -42,10 +61,9 @@ def reconstruct_file(
     scan: Path | str,
     out: Path | str,
     *,
-    simulate: bool = False,
-    adapt_steps: int | None = None,
     sites: Path | str | None = None,
     say: Say = lambda text: None,
+    **options: Any,
 ) -> Reconstructed:
     """Reconstruct a scan with the network that a site of the run uses.
 
@@ -58,17 +76,15 @@ def reconstruct_file(
     scan
         A file in the format of the site.
     out
-        HDF5 file to write, ``.h5`` or ``.hdf5``: ``reconstruction`` ``(slices, height, width)``, magnitudes in MRI,
-        attenuation in CT, and ``image``, in MRI complex and on the encoded grid; in the units of the coil images of the
-        file, or in 1/mm.
-    simulate
-        Apply ``[simulate]`` of the manifest to the scan, and score against the scan as measured.
-    adapt_steps
-        Largest number of steps of :func:`recon.adapt` on this scan; None: no adaptation.
+        File to write, in the format of its name, see :func:`recon.write_reconstruction`. In HDF5 ``reconstruction``
+        ``(slices, height, width)`` holds magnitudes in MRI, attenuation in CT, and ``image``, in MRI complex, the same
+        on the encoded grid; in the units of the coil images of the file, or in 1/mm.
     sites
         Folder of the manifests, if it has moved since training.
     say
         Prints the progress, and whether the scan is fully sampled.
+    options
+        Fields of :class:`ReconstructOptions`.
 
     Returns
     -------
@@ -77,28 +93,11 @@ def reconstruct_file(
     Raises
     ------
     DataError
-        If the run, the site or the scan cannot be used.
+        If the name of the file, the run, the site or the scan cannot be used.
     """
-    _require_hdf5_name(Path(out))
-    run = RunFolder.open(path, sites)
-    manifest = run.manifest(site)
-    if simulate and manifest.simulate is None:
-        raise DataError(f"{manifest.path}: has no [simulate] to apply; leave out --simulate")
-    state = run.selected()
-    network = site_network(run, manifest)
-    samples = manifest.samples([Path(scan)], degraded=simulate, maps_folder=run.maps_folder(site))
-    if not simulate:
-        _say_if_full(samples, manifest.simulate is not None, say)
-    attributes = {
-        "site": site,
-        "recipe": run.recipe.name,
-        "recipe_digest": run.recipe.digest(),
-        "round": state.round,
-    }
-    with ReconstructionTask(manifest, run.recipe, run.maps_folder(site)).at_work(network):
-        _say_coverage(samples, say)
-        network, adapted = _adapted(network, samples, adapt_steps, say)
-        return _write(network, samples, Path(out), attributes | adapted)
+    chosen = ReconstructOptions(**{"overwrite": True, **options})
+    require_export(Path(out), overwrite=chosen.overwrite, slices=chosen.slices)
+    return reconstruct_scan(method_of_run(path, site, sites), Path(scan), Path(out), chosen, say)
 
 
 def reconstruct_with_weights(
@@ -107,8 +106,8 @@ def reconstruct_with_weights(
     out: Path | str,
     *,
     format: str | None = None,
-    adapt_steps: int | None = None,
     say: Say = lambda text: None,
+    **options: Any,
 ) -> Reconstructed:
     """Reconstruct a scan with starter weights or a file of weights; needs neither run nor site.
 
@@ -120,42 +119,103 @@ def reconstruct_with_weights(
         A file of the modality of the weights.
     format
         Format of the scan, a reader of the modality; None: the usual one.
-    out, adapt_steps, say
+    out, say, options
         As for :func:`reconstruct_file`, which also describes what is returned.
 
     Raises
     ------
     DataError
-        If the weights, the format or the scan cannot be used.
+        If the name of the file, the weights, the format or the scan cannot be used.
     """
-    _require_hdf5_name(Path(out))
-    file = open_weights(weights)
-    network: nn.Module = load_weights(weights)
-    kind = MODALITIES[file.modality]
-    if format is not None and format not in kind.readers:
-        expected = f"one of {', '.join(kind.readers)}{nearest(format, kind.readers)}"
-        raise config_error("--format", "", repr(format), expected, f"{file.name} is for {kind.title}")
-    chosen = {} if format is None else {"format": format}
-    attributes = {"weights": file.name, "weights_sha256": file.sha256()}
-    with TemporaryDirectory() as maps:  # the scores read every slice again
-        samples = kind.slices([Path(scan)], "scan", **kind.arguments(maps_folder=Path(maps)), **chosen)
-        _say_if_full(samples, False, say)
+    chosen = ReconstructOptions(**{"overwrite": True, **options})
+    require_export(Path(out), overwrite=chosen.overwrite, slices=chosen.slices)
+    return reconstruct_scan(method_of_weights(weights, format), Path(scan), Path(out), chosen, say)
 
-        def progress(done: int) -> None:
-            say(f"slice {done}/{len(samples)}")
 
+def reconstruct_scan(
+    method: Method, scan: Path, out: Path, options: ReconstructOptions, say: Say = lambda text: None
+) -> Reconstructed:
+    """Reconstruct one file, write the images, and score them; :func:`reconstruct_file` says more.
+
+    The image is written before it is scored: whatever the scores meet, the image exists.
+    """
+    require_export(out, overwrite=options.overwrite, slices=options.slices)
+    with method.stored_maps() as maps, method.at_work(method.network):  # the scores read every slice again
+        samples = method.samples(scan, simulate=options.simulate, maps_folder=maps)
+        if not options.simulate:
+            _say_if_full(samples, method.simulates, say)
         _say_coverage(samples, say)
-        network, adapted = _adapted(network, samples, adapt_steps, say)
-        done = _write(network, samples, Path(out), attributes | adapted, progress)
-        for text in file.beyond(matrix=max(done[0][1:]), acceleration=samples.acceleration(0)):
-            say(f"warning: {text} for {file.name}; compare the image with another method")
-    return done
+        network, adapted = _adapted(method.network, samples, options.adapt_steps, say)
+        found = reconstructed(method, network, samples, say)
+        found = replace(found, attributes={**found.attributes, **adapted})
+        for line in write_reconstruction(found, out, slices=options.slices):
+            say(f"note: {line}")
+        shape: tuple[int, ...] = found.magnitude.shape
+        scores = evaluate(network, samples)
+        for line in method.warnings(samples, shape[1:]):
+            say(f"warning: {line}")
+        return shape, scores
 
 
-def _require_hdf5_name(out: Path) -> None:
-    if out.suffix.lower() not in (".h5", ".hdf5") or out.is_dir():
-        found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
-        raise data_error(out, "--out", found, "a file name that ends in .h5 or .hdf5", "the image is written as HDF5")
+def reconstruct_folder(
+    method: Method,
+    folder: Path,
+    out: Path,
+    suffix: str,
+    options: ReconstructOptions,
+    say: Say,
+    done: Callable[[Path, Reconstructed], None] = lambda path, result: None,
+) -> int:
+    """Reconstruct every scan of a folder into another folder; goes on after a scan that cannot be used.
+
+    Parameters
+    ----------
+    suffix
+        End of the names of the files; with ``.dcm`` every scan has a folder of its own.
+    done
+        Called with every file that was written.
+
+    Returns
+    -------
+        Number of scans.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no scan or two of one name; at the end, with their names, if some scans failed.
+    """
+    places = _places(method, folder, out, suffix)
+    failed: list[str] = []
+    for number, (scan, place) in enumerate(places.items()):
+        say(f"{number + 1}/{len(places)}  {scan.name}")
+        try:
+            done(place, reconstruct_scan(method, scan, place, options, say))
+        except (DataError, OSError) as error:
+            failed.append(scan.name)
+            say(f"failed: {os_error_line(error) if isinstance(error, OSError) else error}")
+    if failed:
+        count = f"{len(failed)} of {len(places)} scans"
+        raise DataError(f"{folder}: {count} were not reconstructed: {', '.join(failed)}; the lines above say why")
+    return len(places)
+
+
+def _places(method: Method, folder: Path, out: Path, suffix: str) -> Mapping[Path, Path]:
+    """The file of every scan."""
+    if suffix not in SUFFIXES:
+        raise data_error("reconstruct", "--suffix", repr(suffix), f"one of {', '.join(SUFFIXES)}", "choose one")
+    suffixes = method.suffixes
+    scans = [file for file in shown_files(folder) if file.suffix.lower() in suffixes]
+    if not scans:
+        found, expected = f"no {' or '.join(sorted(suffixes))} file", "scans"
+        raise data_error(folder, "folder", found, expected, "name the folder of the scans")
+    names: dict[Path, Path] = {}
+    for scan in scans:
+        place = out / f"{scan.name.removesuffix(scan.suffix)}{'' if suffix == '.dcm' else suffix}"
+        if place in names.values():
+            found = f"two scans whose image would be {place.name}"
+            raise data_error(scan, "file name", found, "one", "rename one, or reconstruct them one by one")
+        names[scan] = place
+    return names
 
 
 def _say_if_full(samples: VolumeSlices, can_simulate: bool, say: Say) -> None:
@@ -206,30 +266,3 @@ def _adapted(
     kept = f"fell from {first:.3f} to {last:.3f}" if adapted.best else f"did not fall from {first:.3f}: not adapted"
     say(f"the residual of held-out measurements {kept} ({time.monotonic() - begin:.0f} s)")
     return adapted.network, {"adapted_checks": adapted.best, "adapted_residuals": adapted.residuals}
-
-
-def _write(
-    network: nn.Module,
-    samples: VolumeSlices,
-    out: Path,
-    attributes: dict[str, Any],
-    progress: Callable[[int], None] = lambda done: None,
-) -> Reconstructed:
-    magnitudes, images = [], []
-    network.eval()
-    with torch.no_grad(), doing("reconstructing", len(samples)):
-        for index in range(len(samples)):
-            sample = samples[index]
-            image = reconstruct(network, sample)
-            images.append(image * sample.scale)
-            magnitudes.append(sample.magnitude(image) * sample.scale)
-            made(index + 1)
-            progress(index + 1)
-    reconstruction, image = torch.stack(magnitudes), torch.stack(images)
-    if not (bool(reconstruction.isfinite().all()) and bool(image.isfinite().all())):
-        found, expected = "NaN or infinite values in the image", "finite ones"
-        advice = "check the values of the scan and the weights of the network; nothing was written"
-        raise data_error(samples.volumes[0].path, "reconstruction", found, expected, advice)
-    # Before the scores: whatever they meet, the image exists.
-    write_hdf5(out, {"reconstruction": reconstruction.numpy(), "image": image.numpy()}, attributes)
-    return tuple(reconstruction.shape), evaluate(network, samples)

@@ -1,3 +1,5 @@
+from .array_scans import write_kspace as write_kspace
+from .array_scans import write_sinogram as write_sinogram
 from .augmentation import Augmentation as Augmentation
 from .chosen_slices import ChosenSlices as ChosenSlices
 from .chosen_slices import spread_over as spread_over
@@ -16,6 +18,8 @@ from .image_contrast import draw_from_labels as draw_from_labels
 from .image_contrast import vary_contrast as vary_contrast
 from .image_files import patient_of as patient_of
 from .image_files import read_images as read_images
+from .image_header import ImageHeader as ImageHeader
+from .image_header import Placement as Placement
 from .image_matrix import largest_matrix as largest_matrix
 from .image_matrix import reduce_matrix as reduce_matrix
 from .image_phase import with_realistic_phase as with_realistic_phase

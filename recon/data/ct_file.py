@@ -24,6 +24,7 @@ from physics import FanBeam, Geometry, ImageGrid, ParallelBeam
 from ..errors import DataError, data_error
 from ..files import write_hdf5
 from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
+from .image_header import ImageHeader, read_image_header
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,14 @@ class SinogramVolume:
         height, width = self.grid.shape
         beam = "parallel" if isinstance(self.geometry, ParallelBeam) else "fan"
         return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
+
+    def image_header(self) -> ImageHeader:
+        """What the file states of its images."""
+        pixel = self.grid.pixel_mm
+        return read_image_header(
+            self.path, self.shape[0], modality="CT", pixel_mm=(pixel, pixel), patient_id=self.patient_id,
+            is_attenuation=True,
+        )  # fmt: skip
 
     def warnings(self) -> list[str]:
         """What the file lacks, such as its ground truth, one line each, with its path."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import data_error
 from .hdf5_file import dataset_of, opened, read_part
+from .image_header import ImageHeader, read_image_header
 from .mri_header import Header
 
 #: Largest value of k-space, maps and reconstructions: sums of squares stay finite in single precision.
@@ -98,6 +99,23 @@ class KSpaceVolume:
     def crop_shape(self) -> tuple[int, int]:
         """Size of the displayed and scored image, from the header's reconstruction size or fields of view."""
         return displayed_crop((self.shape[-2], self.shape[-1]), self.header)
+
+    @property
+    def pixel_mm(self) -> tuple[float, float] | None:
+        """Distance of rows and of columns of the image; None where the header states no field of view."""
+        header = self.header
+        if header.encoded_fov_mm is not None:  # also of an image without oversampling: its field of view shrank, too
+            (rows, columns), (height, width) = header.encoded_fov_mm, header.encoded_shape
+        elif header.recon_fov_mm is not None and self.crop_shape == header.recon_shape:
+            (rows, columns), (height, width) = header.recon_fov_mm, header.recon_shape
+        else:
+            return None
+        return rows / height, columns / width
+
+    def image_header(self) -> ImageHeader:
+        """What the file states of its images."""
+        patient, slices = self.patient_id, self.shape[0]
+        return read_image_header(self.path, slices, modality="MR", pixel_mm=self.pixel_mm, patient_id=patient)
 
     def read_slice(self, index: int) -> Tensor:
         """k-space of one slice, complex64 ``(coils, height, width)``; nothing else of the file is read.

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from physics import OPERATORS, LinearOperator, Registry
 
 from ..errors import DataError, data_error, naming_file
+from .image_header import ImageHeader
 from .sample import Sample
 
 #: A seed in a recipe or manifest.
@@ -193,6 +194,12 @@ class VolumeSlices(Dataset[Sample], ABC):
     def completeness(self, number: int) -> str:
         """How much of a file without undersampling was measured, in words."""
         return "fully sampled"
+
+    def image_header(self, number: int) -> ImageHeader:
+        """What a file states of its images, from the method ``image_header`` of its volume, if it has one."""
+        read = getattr(self.volumes[number], "image_header", None)
+        header: ImageHeader = ImageHeader() if read is None else read()
+        return header
 
     def measured_slices(self, number: int) -> Iterator[Tensor]:
         """Slices of a file as stored, one after another.

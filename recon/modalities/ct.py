@@ -11,7 +11,7 @@ from torch import nn
 from physics import FanBeam, ImageGrid, RadonOperator, evenly_spaced, phantom_volume
 
 from ..classical import CT_METHODS
-from ..data import CT_READERS, CT_SCALE, Sample, SampleMeta, ScanSimulation, SinogramSlices
+from ..data import CT_READERS, CT_SCALE, Sample, SampleMeta, ScanSimulation, SinogramSlices, write_sinogram
 from ..evaluation import Probe, measure_quality
 from ..networks import AxisCorrection
 from .modality import MeasureQuality, Modality
@@ -59,4 +59,5 @@ CT = Modality(
     example=_example,
     quality=_quality,
     window_hu=True,
+    write_scan=write_sinogram,
 )

@@ -65,6 +65,9 @@ class Modality:
         Image quality at a site, from its test slices and references; None: it is not measured.
     window_hu
         Whether pictures are also shown in a window of Hounsfield units.
+    write_scan
+        Writes the arrays of a scan as a file of the usual format, ``write_scan(path, measurement, ...)``, and returns
+        whether they are a single slice; None: methods are called with files and samples alone.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Modality:
     example: Callable[[int], Sample]
     quality: Callable[[Any, np.ndarray[Any, Any]], MeasureQuality] | None = None
     window_hu: bool = False
+    write_scan: Callable[..., bool] | None = None
 
     def batch(self, count: int = 2) -> Sample:
         """A batch of examples."""

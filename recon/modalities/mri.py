@@ -8,7 +8,7 @@ import torch
 from physics import CartesianMRI, birdcage_maps, complex_noise, phantom_volume
 
 from ..classical import MRI_METHODS
-from ..data import MRI_READERS, KSpaceSlices, Sample, SampleMeta, Simulation
+from ..data import MRI_READERS, KSpaceSlices, Sample, SampleMeta, Simulation, write_kspace
 from ..networks import MapsCorrection
 from .modality import Modality
 
@@ -41,4 +41,5 @@ MRI = Modality(
     correction=MapsCorrection,
     origin=_origin,
     example=_example,
+    write_scan=write_kspace,
 )

@@ -146,13 +146,16 @@ def test_an_image_smaller_than_the_window_of_ssim_has_a_psnr(
     assert "psnr" in said and ("ssim" in said) == (size >= 7)
 
 
-@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii", "scan.dcm", "scan.npy", "scan.mat", "scan", "folder.h5"])
+@pytest.mark.parametrize("name", ["scan.npy", "scan.mat", "scan.nii.zip", "scan.gz", "folder.h5", "folder.nii", "full"])
 def test_other_endings_of_the_output_are_refused_before_any_work(
     run: Path, tmp_path: Path, fails: Callable[..., str], name: str
 ) -> None:
-    (tmp_path / "folder.h5").mkdir()
+    for folder in ("folder.h5", "folder.nii", "full"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
     error = fails(*reconstruct(run, tmp_path / "no_such_scan.h5", tmp_path / name), "--overwrite")
-    assert name in error and "ends in .h5 or .hdf5" in error
+    what = "found a folder" if name.startswith("f") else "expected a name that ends in .h5, .hdf5, .nii, .nii.gz,"
+    assert name in error and what in error and (tmp_path / "full" / "notes.txt").exists()
 
 
 def test_a_fully_sampled_scan_is_said_to_be_one(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,359 @@
+"""One call for every reconstruction method: the network of a run, trained weights, or a classical method.
+
+::
+
+    method = federation.load("runs/knee", site="north")
+    image = method(kspace, mask)        # arrays
+    image = method("scan.h5")           # a file
+    image = method(samples[0])          # a sample of recon
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recon import (
+    MODALITIES,
+    STARTER_WEIGHTS,
+    DataError,
+    Modality,
+    Reconstruction,
+    Sample,
+    VolumeSlices,
+    WeightsFile,
+    apply,
+    data_error,
+    doing,
+    load_weights,
+    made,
+    open_weights,
+    reconstruct,
+    to_device_of,
+)
+
+from ..config import config_error, nearest
+from ..sites import SiteManifest
+from .personal_stage import site_network
+from .run_folder import RunFolder, Say
+from .task import ReconstructionTask
+
+#: Name of the site in samples of a method that belongs to none.
+_NO_SITE = "scan"
+
+
+class Method:
+    """A reconstruction method, called with arrays, a file or a sample.
+
+    Images are complex in MRI and attenuation in CT, on the grid of the operator, in the units of the measurement (MRI)
+    or in 1/mm (CT): the dataset ``image`` that ``fedrecon reconstruct`` writes. Coil maps, noise and scale are
+    determined from the measurement, as in training.
+
+    Attributes
+    ----------
+    name
+        What the method is, in a few words.
+    network
+        The network or classical method itself, called with a scaled measurement and an operator.
+    kind
+        Its modality.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, kind: Modality, attributes: Mapping[str, Any], format: str | None = None
+    ) -> None:
+        self.name, self.network, self.kind, self.attributes = name, network.eval(), kind, attributes
+        self._format = {} if format is None else {"format": format}
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, {self.kind.title}>"
+
+    def __call__(self, measurement: Any, *arguments: Any, **options: Any) -> Any:
+        """The image of a sample, of a file, or of arrays.
+
+        Parameters
+        ----------
+        measurement
+            A sample; the path of a file; or arrays of NumPy or PyTorch. In MRI k-space ``(coils, readout, phase)`` or
+            ``(slices, coils, readout, phase)``; in CT line integrals ``(views, detectors)`` or
+            ``(slices, views, detectors)``.
+        arguments, options
+            With arrays: the arguments of :func:`recon.write_kspace` (``mask``, ``header=``, ``noise_covariance=``) or
+            of :func:`recon.write_sinogram` (``geometry``, ``grid``, ``photons=``, ``counts=``).
+
+        Returns
+        -------
+            ``(height, width)``, with slices in front for a file or a stack: a NumPy array for NumPy arrays and files,
+            else a tensor.
+
+        Raises
+        ------
+        DataError
+            If the measurement cannot be used.
+        """
+        if isinstance(measurement, str | Path | Sample) and (arguments or options):
+            raise TypeError(f"{self!r}: files and samples hold their mask; call it with the file or sample alone")
+        if isinstance(measurement, Sample):
+            return self._image_of(measurement)
+        if isinstance(measurement, str | Path):
+            return self.reconstruct(measurement).image
+        return self._image_of_arrays(measurement, arguments, options)
+
+    def samples(self, scan: Path | str, *, simulate: bool = False, maps_folder: Path | None = None) -> VolumeSlices:
+        """The slices of a file as the method gets them.
+
+        Parameters
+        ----------
+        simulate
+            Apply ``[simulate]`` of the site.
+        maps_folder
+            Folder that stores estimated coil maps; None: estimate them in every call.
+        """
+        if simulate:
+            raise DataError("--simulate: belongs to a run; leave it out")
+        stored = self.kind.arguments(maps_folder=maps_folder)
+        return self.kind.slices([Path(scan)], _NO_SITE, **stored, **self._format)
+
+    def reconstruct(self, scan: Path | str) -> Reconstruction:
+        """All images of a file, with what the file states of them; :func:`recon.write_reconstruction` writes them."""
+        with self.at_work(self.network):
+            return reconstructed(self, self.network, self.samples(scan))
+
+    def at_work(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Context with a network on the device of the method."""
+        return nullcontext()
+
+    @contextmanager
+    def stored_maps(self) -> Iterator[Path]:
+        """Folder of the coil maps of a file that is read more than once."""
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+
+    def warnings(self, samples: VolumeSlices, height_and_width: tuple[int, ...]) -> list[str]:
+        """What makes the image of a scan doubtful for this method, one line each."""
+        return []
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """Ends of the names of scans in a folder."""
+        return frozenset((".h5", ".hdf5"))
+
+    @property
+    def simulates(self) -> bool:
+        """Whether scans can be degraded as in training."""
+        return False
+
+    def _image_of(self, sample: Sample) -> Tensor:
+        with torch.no_grad(), self.at_work(self.network):
+            if sample.scale.ndim == 0:
+                return reconstruct(self.network, sample) * sample.scale
+            images = apply(self.network, to_device_of(self.network, sample)).to(sample.measurement.device)
+            return images * sample.scale[:, None, None]
+
+    def _image_of_arrays(self, measurement: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if self.kind.write_scan is None:
+            raise TypeError(f"{self!r}: arrays of this modality are not known; call it with a file or a sample")
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "arrays.h5"
+            try:
+                is_single = self.kind.write_scan(path, measurement, *arguments, **options)
+                with self.at_work(self.network):
+                    found = reconstructed(self, self.network, self._of_arrays(path)).image
+            except DataError as error:
+                raise DataError(str(error).replace(str(path), "arrays").replace(f"{folder}/", "")) from error
+        images = found[0] if is_single else found
+        return torch.from_numpy(images).to(measurement.device) if isinstance(measurement, Tensor) else images
+
+    def _of_arrays(self, path: Path) -> VolumeSlices:
+        """Slices of a file of the usual format."""
+        return self.kind.slices([path], _NO_SITE)
+
+
+class RunMethod(Method):
+    """The network that a site of a run uses."""
+
+    def __init__(self, run: RunFolder, manifest: SiteManifest) -> None:
+        state, recipe = run.selected(), run.recipe
+        attributes = {
+            "site": manifest.name, "recipe": recipe.name, "recipe_digest": recipe.digest(), "round": state.round
+        }  # fmt: skip
+        name = f"{recipe.name} of round {state.round} at {manifest.name}"
+        super().__init__(name, site_network(run, manifest), manifest.kind, attributes)
+        self.manifest = manifest
+        self._maps = run.maps_folder(manifest.name)
+        self._task = ReconstructionTask(manifest, recipe, self._maps)
+
+    def samples(self, scan: Path | str, *, simulate: bool = False, maps_folder: Path | None = None) -> VolumeSlices:
+        if simulate and not self.simulates:
+            raise DataError(f"{self.manifest.path}: has no [simulate] to apply; leave out --simulate")
+        return self.manifest.samples([Path(scan)], degraded=simulate, maps_folder=maps_folder)
+
+    def at_work(self, network: nn.Module) -> AbstractContextManager[None]:
+        return self._task.at_work(network)
+
+    @contextmanager
+    def stored_maps(self) -> Iterator[Path]:
+        yield self._maps
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        files = (Path(name) for _, name in self.manifest.data.named())
+        return frozenset(file.suffix.lower() for file in files)
+
+    @property
+    def simulates(self) -> bool:
+        return self.manifest.simulate is not None
+
+    def _of_arrays(self, path: Path) -> VolumeSlices:
+        keys = self.kind.data_options().keys() - {"format"}
+        return self.kind.slices([path], self.manifest.name, **{key: getattr(self.manifest.data, key) for key in keys})
+
+
+class WeightsMethod(Method):
+    """A network of trained weights."""
+
+    def __init__(self, file: WeightsFile, network: nn.Module, format: str | None) -> None:
+        attributes = {"weights": file.name, "weights_sha256": file.sha256()}
+        name = Path(file.name).name if file.path != STARTER_WEIGHTS.get(file.name) else file.name
+        super().__init__(name, network, MODALITIES[file.modality], attributes, format)
+        self.file = file
+
+    def warnings(self, samples: VolumeSlices, height_and_width: tuple[int, ...]) -> list[str]:
+        beyond = self.file.beyond(matrix=max(height_and_width), acceleration=samples.acceleration(0))
+        return [f"{text} for {self.file.name}; compare the image with another method" for text in beyond]
+
+
+def load(
+    source: Path | str,
+    *,
+    site: str | None = None,
+    sites: Path | str | None = None,
+    modality: str | None = None,
+    format: str | None = None,
+    **options: Any,
+) -> Method:
+    """A reconstruction method by its name or place.
+
+    Parameters
+    ----------
+    source
+        The folder of a trained run; the name of starter weights or a file of weights; or the name of a classical
+        method, such as ``"tv"``, ``"cg_sense"`` or ``"fbp"``. What lies on disk takes precedence.
+    site
+        With a run: the site whose network is used.
+    sites
+        With a run: folder of the manifests, if they have moved since training.
+    modality
+        With a classical method: its modality, if several have one of this name (default: ``"mri"`` before ``"ct"``).
+    format
+        With weights and classical methods: format of the files (default: the usual one).
+    options
+        With a classical method: its options, such as ``weight=3e-3``. They are not tuned.
+
+    Raises
+    ------
+    DataError
+        If there is no such method, or it cannot be read.
+    """
+    if Path(source).is_dir():
+        _refuse(source, "a run", {"modality": modality, "format": format, **options})
+        return method_of_run(source, site, sites)
+    known = {name for kind in MODALITIES.values() for name in kind.methods}
+    if not Path(source).is_file() and str(source) in known:
+        _refuse(source, "a classical method", {"site": site, "sites": sites})
+        return _classical(str(source), modality, format, options)
+    if not Path(source).is_file() and str(source) not in STARTER_WEIGHTS:
+        expected = "the folder of a run, weights or a classical method"
+        names = (*STARTER_WEIGHTS, *sorted(known))
+        advice = f"correct the path, or choose one of {', '.join(names)}{nearest(str(source), names)}"
+        raise config_error("load", "", repr(str(source)), expected, advice)
+    _refuse(source, "weights", {"site": site, "sites": sites, "modality": modality, **options})
+    return method_of_weights(source, format)
+
+
+def method_of_run(path: Path | str, site: str | None, sites: Path | str | None = None) -> RunMethod:
+    """The network that a site of a run uses; ``sites`` is the folder of its manifests, if it has moved."""
+    run = RunFolder.open(path, sites)
+    if site is None:
+        names = ", ".join(manifest.name for manifest in run.manifests)
+        raise config_error(path, "site", "nothing", f"one of {names}", "name the site whose network is used")
+    return RunMethod(run, run.manifest(site))
+
+
+def method_of_weights(weights: Path | str, format: str | None = None) -> WeightsMethod:
+    """The network of trained weights."""
+    file = open_weights(weights)
+    network = load_weights(weights)
+    _require_format(MODALITIES[file.modality], format, f"{file.name} is for {MODALITIES[file.modality].title}")
+    return WeightsMethod(file, network, format)
+
+
+def reconstructed(
+    method: Method, network: nn.Module, samples: VolumeSlices, say: Say = lambda text: None
+) -> Reconstruction:
+    """Images of all slices of one file.
+
+    Parameters
+    ----------
+    network
+        The network of the method, or a version of it that was adapted to the scan.
+
+    Raises
+    ------
+    DataError
+        If an image is not finite.
+    """
+    magnitudes, images = [], []
+    network.eval()
+    with torch.no_grad(), doing("reconstructing", len(samples)):
+        for index in range(len(samples)):
+            sample = samples[index]
+            image = reconstruct(network, sample)
+            images.append(image * sample.scale)
+            magnitudes.append(sample.magnitude(image) * sample.scale)
+            made(index + 1)
+            say(f"slice {index + 1}/{len(samples)}")
+    magnitude, complex_images = torch.stack(magnitudes).numpy(), torch.stack(images).numpy()
+    path = samples.volumes[0].path
+    if not (np.isfinite(magnitude).all() and np.isfinite(complex_images).all()):
+        found, expected = "NaN or infinite values in the image", "finite ones"
+        advice = "check the values of the scan and the weights of the network; nothing was written"
+        raise data_error(path, "reconstruction", found, expected, advice)
+    header = samples.image_header(0)
+    return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes)
+
+
+def _classical(name: str, modality: str | None, format: str | None, options: dict[str, Any]) -> Method:
+    if modality is not None and modality not in MODALITIES:
+        raise config_error("load", "modality", repr(modality), " or ".join(MODALITIES), "correct it")
+    kinds = [kind for kind in MODALITIES.values() if name in kind.methods and modality in (None, kind.name)]
+    if not kinds:
+        has = ", ".join(MODALITIES[str(modality)].methods)
+        raise config_error("load", "modality", f"{modality!r} with {name!r}", f"one of {has}", "correct one of both")
+    kind = kinds[0]
+    _require_format(kind, format, name)
+    try:
+        method = kind.methods[name](**options)
+    except TypeError as error:
+        raise config_error(
+            "load", name, f"options that fail ({error})", "its options", "see its class in recon"
+        ) from None
+    return Method(name, method, kind, {"method": name}, format)
+
+
+def _require_format(kind: Modality, format: str | None, who: str) -> None:
+    if format is not None and format not in kind.readers:
+        expected = f"one of {', '.join(kind.readers)}{nearest(format, kind.readers)}"
+        raise config_error("--format", "", repr(format), expected, who)
+
+
+def _refuse(source: Path | str, what: str, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that do not belong to this kind of source."""
+    for key, value in given.items():
+        if value is not None:
+            raise config_error("load", key, repr(value), f"none with {what} ({source})", "leave it out")

@@ -1,0 +1,204 @@
+"""What a scan states of its images: pixel size, place in space, person, and the header that goes along with them.
+
+The files of the readers state no orientation. A file may add it under the keywords of DICOM: the attribute
+``ImageOrientationPatient`` (six direction cosines: along a row, along a column) and the dataset or attribute
+``ImagePositionPatient`` ``(slices, 3)``, the center in mm of the first pixel of every displayed image.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from ..errors import data_error
+from .hdf5_file import dataset_of, opened, text_of
+
+ORIENTATION, POSITION = "ImageOrientationPatient", "ImagePositionPatient"
+#: Attributes of a file that go along with its images.
+_ATTRIBUTES = ("acquisition", "patient_id", "simulated", ORIENTATION, POSITION)
+#: Datasets that go along with its images.
+_DATASETS = ("ismrmrd_header", "grid/shape", "grid/pixel_mm", POSITION)
+
+_TEXT, _NAME, _UID, _DATE = r"(.{1,64})", r"(.{1,64})", r"([0-9][0-9.]{0,63})", r"(\d{4})-?(\d\d)-?(\d\d)"
+#: Elements of an ISMRMRD header by the keyword of DICOM, with the form of their text; groups are joined.
+_ELEMENTS: dict[str, tuple[str, str]] = {
+    "PatientName": ("subjectInformation/patientName", _NAME),
+    "PatientID": ("subjectInformation/patientID", _TEXT),
+    "PatientBirthDate": ("subjectInformation/patientBirthdate", _DATE),
+    "PatientSex": ("subjectInformation/patientGender", "([MFO])"),
+    "StudyInstanceUID": ("studyInformation/studyInstanceUID", _UID),
+    "StudyDate": ("studyInformation/studyDate", _DATE),
+    "StudyTime": ("studyInformation/studyTime", r"(\d\d):?(\d\d):?(\d\d).*"),
+    "StudyID": ("studyInformation/studyID", r"(.{1,16})"),
+    "AccessionNumber": ("studyInformation/accessionNumber", r"(.{1,16})"),
+    "StudyDescription": ("studyInformation/studyDescription", _TEXT),
+    "PatientPosition": ("measurementInformation/patientPosition", "([HF]F[SPDLR]{1,2})"),
+    "ProtocolName": ("measurementInformation/protocolName", _TEXT),
+    "FrameOfReferenceUID": ("measurementInformation/frameOfReferenceUID", _UID),
+    "Manufacturer": ("acquisitionSystemInformation/systemVendor", _TEXT),
+    "ManufacturerModelName": ("acquisitionSystemInformation/systemModel", _TEXT),
+    "MagneticFieldStrength": ("acquisitionSystemInformation/systemFieldStrength_T", r"([\d.]{1,16})"),
+    "RepetitionTime": ("sequenceParameters/TR", r"([\d.]{1,16})"),
+    "EchoTime": ("sequenceParameters/TE", r"([\d.]{1,16})"),
+    "InversionTime": ("sequenceParameters/TI", r"([\d.]{1,16})"),
+    "FlipAngle": ("sequenceParameters/flipAngle_deg", r"([\d.]{1,16})"),
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Place of the displayed images in the coordinates of the patient, in mm, as in DICOM.
+
+    ``orientation`` holds the directions along a row and along a column, ``(2, 3)``; ``positions`` the centers of the
+    first pixels, ``(slices, 3)``. Axes point to the left, to posterior and to the head.
+    """
+
+    orientation: npt.NDArray[np.float64]
+    positions: npt.NDArray[np.float64]
+
+    def step(self) -> npt.NDArray[np.float64] | None:
+        """From one slice to the next; None for a single slice, or slices that are not evenly spaced."""
+        steps = np.diff(self.positions, axis=0)
+        even = len(steps) > 0 and np.abs(steps - steps.mean(0)).max() <= 1e-2 * np.linalg.norm(steps.mean(0))
+        return np.asarray(steps.mean(0)) if even else None
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file states of the images that are reconstructed from it; None: not stated.
+
+    Parameters
+    ----------
+    modality
+        Name of the modality in DICOM.
+    pixel_mm
+        Distance of rows and distance of columns.
+    thickness_mm
+        Thickness of a slice.
+    stated
+        Other facts by the keyword of DICOM, such as ``PatientID``.
+    carried
+        Arrays and attributes of the file that go along with its images.
+    is_attenuation
+        Whether values are attenuation in 1/mm, which is shown in Hounsfield units.
+    """
+
+    modality: str = "OT"
+    pixel_mm: tuple[float, float] | None = None
+    thickness_mm: float | None = None
+    placement: Placement | None = None
+    stated: Mapping[str, str] = field(default_factory=dict)
+    carried: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
+    is_attenuation: bool = False
+
+
+def read_image_header(
+    path: Path,
+    slices: int,
+    *,
+    modality: str,
+    pixel_mm: tuple[float, float] | None,
+    patient_id: str | None,
+    is_attenuation: bool = False,
+) -> ImageHeader:
+    """Read what a file states of its images, beside what its reader knows.
+
+    Parameters
+    ----------
+    slices
+        Number of images.
+    modality, pixel_mm, patient_id, is_attenuation
+        Known from the reader.
+
+    Raises
+    ------
+    DataError
+        If the orientation or the positions in the file are impossible.
+    """
+    stated: dict[str, str] = {}
+    carried: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    placement, thickness = None, None
+    if h5py.is_hdf5(path):
+        with opened(path) as file:
+            carried = _carried(file, path)
+            root = _xml(carried[0].get("ismrmrd_header"))
+            stated, thickness = _stated(root), _thickness(root)
+            placement = _placement(file, path, slices)
+    if patient_id is not None:
+        stated["PatientID"] = patient_id[:64]
+    return ImageHeader(modality, pixel_mm, thickness, placement, stated, carried, is_attenuation)
+
+
+def _carried(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    arrays = {key: dataset_of(file, path, key)[()] for key in _DATASETS if key in file}
+    return arrays, {key: file.attrs[key] for key in _ATTRIBUTES if key in file.attrs}
+
+
+def _xml(header: Any) -> Element | None:
+    """Root of an ISMRMRD header; None where there is none, or the reader of the file has no use for it."""
+    if header is None:
+        return None
+    text = np.asarray(header).reshape(-1)[0]
+    try:
+        root: Element = fromstring(text, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError, TypeError):
+        return None
+    return root
+
+
+def _text(root: Element, element: str) -> str:
+    found = root.find("/".join(f"{{*}}{name}" for name in element.split("/")))
+    return " ".join((found.text or "").split()) if found is not None else ""
+
+
+def _stated(root: Element | None) -> dict[str, str]:
+    if root is None:
+        return {}
+    found = {key: re.fullmatch(form, _text(root, element)) for key, (element, form) in _ELEMENTS.items()}
+    return {key: "".join(match.groups()) for key, match in found.items() if match is not None}
+
+
+def _thickness(root: Element | None) -> float | None:
+    """Thickness of a slice: the field of view across the slices over their number in the encoded slab."""
+    for space in ("reconSpace", "encodedSpace") if root is not None else ():
+        assert root is not None
+        fov, count = (_text(root, f"encoding/{space}/{key}/z") for key in ("fieldOfView_mm", "matrixSize"))
+        try:
+            thickness = float(fov) / max(int(count or 1), 1)
+        except ValueError:
+            continue
+        if 0 < thickness < np.inf:
+            return thickness
+    return None
+
+
+def _placement(file: h5py.File, path: Path, slices: int) -> Placement | None:
+    if ORIENTATION not in file.attrs and POSITION not in file.attrs and POSITION not in file:
+        return None
+    stored = file.attrs.get(POSITION) if POSITION in file.attrs or POSITION not in file else file[POSITION][()]
+    orientation = _numbers(path, ORIENTATION, file.attrs.get(ORIENTATION), (2, 3))
+    positions = _numbers(path, POSITION, stored, (slices, 3))
+    if np.abs(orientation @ orientation.T - np.eye(2)).max() > 1e-3:
+        advice = "correct or remove the attribute"
+        raise data_error(path, ORIENTATION, str(orientation.ravel().tolist()), "two perpendicular unit vectors", advice)
+    return Placement(orientation, positions)
+
+
+def _numbers(path: Path, key: str, value: Any, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    expected = f"{shape[0] * shape[1]} numbers, {shape[0]} x {shape[1]}"
+    try:
+        numbers = np.asarray(value, dtype=np.float64).reshape(shape)
+    except (TypeError, ValueError):
+        found = "nothing" if value is None else f"{text_of(value)!r:.60}"
+        raise data_error(path, key, found, expected, "give both, or neither of them") from None
+    if not np.isfinite(numbers).all():
+        raise data_error(path, key, "NaN or infinite values", expected, "correct the file")
+    return numbers

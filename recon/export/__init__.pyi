@@ -1,0 +1,5 @@
+from .formats import SUFFIXES as SUFFIXES
+from .formats import require_export as require_export
+from .formats import suffix_of as suffix_of
+from .formats import write_reconstruction as write_reconstruction
+from .reconstruction import Reconstruction as Reconstruction

@@ -1,0 +1,157 @@
+"""The format of a file by the end of its name, and its writing: completely or not at all."""
+
+import os
+import shutil
+from collections.abc import Callable
+from glob import escape
+from pathlib import Path
+from typing import Literal
+
+from ..errors import data_error
+from ..files import write_atomically, write_hdf5
+from .reconstruction import Reconstruction
+
+#: Ends of names of files; a name without an end is a folder of DICOM files.
+SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz", ".dcm", ".png")
+_DICOM = (".dcm", "")
+#: Slices of a PNG.
+Slices = Literal["middle", "all"]
+
+
+def suffix_of(path: Path) -> str:
+    """The end of a name in lower case: one of :data:`SUFFIXES`, any other, or nothing."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def require_export(path: Path, *, overwrite: bool, slices: Slices = "middle") -> None:
+    """Refuse a name before any work; ``slices`` is that of :func:`write_reconstruction`.
+
+    Raises
+    ------
+    DataError
+        If the end of the name is unknown, or something stands there that must not be replaced.
+    """
+    suffix, expected = suffix_of(path), "a name that ends in " + ", ".join(SUFFIXES)
+    if suffix and suffix not in SUFFIXES:
+        advice = "choose one; a name without an end is a folder of DICOM files"
+        raise data_error(path, "--out", f"the ending {suffix!r}", expected, advice)
+    numbered = sorted(path.parent.glob(f"{escape(path.stem)}_[0-9]*{path.suffix}")) if slices == "all" else []
+    if path.is_dir():
+        _require_own_folder(path, overwrite)
+    elif not overwrite and (numbered or path.exists()):
+        where = numbered[0] if numbered else path
+        raise data_error(where, "--out", "a file that exists", "a new name", "choose another --out or add --overwrite")
+
+
+def _require_own_folder(path: Path, overwrite: bool) -> None:
+    """A folder is replaced only if it is empty, or holds nothing but DICOM files and ``--overwrite`` is given."""
+    if suffix_of(path) not in _DICOM:
+        raise data_error(path, "--out", "a folder", "the name of a file", "choose another --out")
+    if not (files := [file for file in path.iterdir() if not file.name.startswith(".")]):
+        return
+    if any(file.is_dir() or file.suffix != ".dcm" for file in files):
+        raise data_error(path, "--out", "a folder with other files", "a new folder", "choose another --out")
+    if not overwrite:
+        raise data_error(path, "--out", "a folder that exists", "a new one", "choose another --out or add --overwrite")
+
+
+def write_reconstruction(found: Reconstruction, out: Path | str, *, slices: Slices = "middle") -> list[str]:
+    """Write the images of a scan in the format of the name.
+
+    Parameters
+    ----------
+    out
+        ``.h5``: displayed and complex images with the header of the scan; ``.nii``, ``.nii.gz``; ``.dcm``, or no end:
+        a folder with one DICOM file per slice, for ``.dcm`` a file if there is one slice; ``.png``.
+    slices
+        Slices of a PNG: the middle one, or all, each in a file with its number.
+
+    Returns
+    -------
+        What a user must know of the file, one line each.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be written.
+    """
+    require_export(out := Path(out), overwrite=True)
+    return _WRITERS[suffix_of(out)](found, out, slices)
+
+
+def _write_hdf5(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+    arrays, attributes = found.header.carried
+    images = {"reconstruction": found.magnitude, "image": found.image}
+    method = {"derivation": found.derivation, "scan": found.scan}
+    write_hdf5(out, {**arrays, **images}, {**attributes, **method, **found.attributes})
+    return []
+
+
+def _write_nifti(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+    from .nifti import nifti_bytes
+
+    write_atomically(out, nifti_bytes(found, compressed=suffix_of(out) == ".nii.gz"))
+    return _unstated(found)
+
+
+def _write_dicom(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+    from .dicom import dicom_files, is_placed
+
+    files = dicom_files(found)
+    if len(files) == 1 and suffix_of(out) == ".dcm" and not out.is_dir():
+        write_atomically(out, files[0])
+    else:
+        digits = max(3, len(str(len(files))))
+        _write_folder(out, {f"slice_{number + 1:0{digits}d}.dcm": data for number, data in enumerate(files)})
+    lines = _unstated(found)
+    return lines if is_placed(found) else [*lines, "written as secondary captures, without a place in the patient"]
+
+
+def _write_png(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+    from .picture import png_files, window_of
+
+    for end, data in png_files(found, slices).items():
+        write_atomically(out.with_name(f"{out.stem}{end}{out.suffix}"), data)
+    black, white = window_of(found.displayed)
+    return [f"window: black {black:.4g}, white {white:.4g} ({found.unit})"]
+
+
+_WRITERS: dict[str, Callable[[Reconstruction, Path, Slices], list[str]]] = {
+    ".h5": _write_hdf5,
+    ".hdf5": _write_hdf5,
+    ".nii": _write_nifti,
+    ".nii.gz": _write_nifti,
+    ".dcm": _write_dicom,
+    "": _write_dicom,
+    ".png": _write_png,
+}
+
+
+def _write_folder(out: Path, files: dict[str, bytes]) -> None:
+    """Write all files beside the folder, then put them in its place; a reader never sees a part."""
+    temporary, former = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        for name, data in files.items():
+            write_atomically(temporary / name, data)
+        if out.is_dir():
+            _require_own_folder(out, overwrite=True)
+            os.replace(out, former)
+        elif out.exists():
+            out.unlink()
+        os.replace(temporary, out)
+    finally:
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unstated(found: Reconstruction) -> list[str]:
+    """What the file of the scan leaves open and the written one therefore cannot state."""
+    header, lines = found.header, []
+    if header.pixel_mm is None:
+        lines.append(f"{found.scan} states no pixel size: distances in the image are not known")
+    if header.thickness_mm is None and (header.placement is None or header.placement.step() is None):
+        lines.append(f"{found.scan} states no slice thickness: distances across slices are not known")
+    if header.placement is None:
+        lines.append(f"{found.scan} states no orientation: left and right of the image are not known")
+    return lines
