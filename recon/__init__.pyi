@@ -115,6 +115,7 @@ from .evaluation import reconstruct as reconstruct
 from .evaluation import ssim as ssim
 from .export import SUFFIXES as SUFFIXES
 from .export import Reconstruction as Reconstruction
+from .export import fedrecon_version as fedrecon_version
 from .export import require_export as require_export
 from .export import suffix_of as suffix_of
 from .export import write_reconstruction as write_reconstruction

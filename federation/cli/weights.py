@@ -15,9 +15,20 @@ if TYPE_CHECKING:
 
 
 def add_weights(commands: Commands) -> None:
-    weights = commands.add_parser("weights", help="list the trained weights that come with fedrecon")
-    weights.add_argument("name", nargs="?", help="print the card of these weights")
+    weights = commands.add_parser(
+        "weights",
+        help="list the trained weights that come with fedrecon, or export those of a run",
+        usage="fedrecon weights [NAME]\n       fedrecon weights export RUN --out FOLDER [--site SITE] [options]",
+    )
+    weights.add_argument("name", nargs="?", help="print the card of these weights, or the word `export`")
+    weights.add_argument("exported", metavar="RUN", nargs="?", type=Path, help="with export: folder of a trained run")
+    weights.add_argument("--out", type=Path, help="with export: folder to write, with the card MODEL.md")
+    text = "with export: the network of this site (default: the shared parameters alone, as at an unseen site)"
+    weights.add_argument("--site", help=text)
+    add_moved_sites(weights)
+    weights.add_argument("--overwrite", action="store_true", help="with export: replace existing files")
     weights.set_defaults(run=_weights)
+    add_plugins(weights)
 
 
 def add_reconstruct(commands: Commands) -> None:
@@ -90,8 +101,19 @@ def add_reconstruct(commands: Commands) -> None:
 def _weights(arguments: argparse.Namespace) -> None:
     from recon import STARTER_WEIGHTS, open_weights
 
+    if arguments.name == "export":
+        _export(arguments)
+        return
+    options = ("exported", "out", "site", "sites", "overwrite")
+    if given := [option for option in options if getattr(arguments, option)]:
+        raise DataError(f"weights: {given[0]} goes with `fedrecon weights export RUN --out FOLDER`; leave it out")
     if arguments.name is not None:
-        say(open_weights(arguments.name).card.read_text(encoding="utf-8").rstrip())
+        file = open_weights(arguments.name)
+        if not file.card.is_file():
+            raise DataError(
+                f"{file.path}: found no card beside it, expected {file.card.name}; ask who made the weights"
+            )
+        say(file.card.read_text(encoding="utf-8").rstrip())
         return
     if not STARTER_WEIGHTS:
         say("no weights come with this version")
@@ -99,6 +121,17 @@ def _weights(arguments: argparse.Namespace) -> None:
         file = open_weights(name)
         size = f"{file.parameters} parameters, {file.bytes / 1000:.0f} kB"
         say(f"{name}  {file.title}; {file.modality}, {size}; card: {file.card}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from ..experiment import export_weights
+
+    for option, name in (("exported", "RUN"), ("out", "--out")):
+        if getattr(arguments, option) is None:
+            raise DataError(f"weights export: {name} is missing; fedrecon weights export RUN --out FOLDER")
+    run, out = arguments.exported, arguments.out
+    file = export_weights(run, out, site=arguments.site, sites=arguments.sites, overwrite=arguments.overwrite)
+    say(f"weights: {file}   card: {file.with_name('MODEL.md')}")
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:

@@ -33,3 +33,4 @@ from .train import initial_state as initial_state
 from .train import score_text as score_text
 from .train import train_alone as train_alone
 from .train import train_run as train_run
+from .weights_export import export_weights as export_weights

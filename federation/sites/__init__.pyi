@@ -4,6 +4,7 @@ from .checking import check_new as check_new
 from .checking import check_sites as check_sites
 from .checking import grouped as grouped
 from .checking import load_checked as load_checked
+from .counts import split_counts as split_counts
 from .ct_image_sites import make_ct_image_sites as make_ct_image_sites
 from .demos import DEMOS as DEMOS
 from .demos import Demo as Demo

@@ -24,6 +24,7 @@ class AcquisitionSection(Section):
     contrast: str | None = None
     anatomy: str | None = None
     origin: str | None = None
+    license: str | None = None
 
 
 class DataSection(Section):

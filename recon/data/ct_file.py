@@ -82,8 +82,8 @@ class SinogramVolume:
         """What the file states of its images."""
         pixel = self.grid.pixel_mm
         return read_image_header(
-            self.path, self.shape[0], modality="CT", pixel_mm=(pixel, pixel), patient_id=self.patient_id,
-            is_attenuation=True,
+            self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=(pixel, pixel),
+            patient_id=self.patient_id, is_attenuation=True,
         )  # fmt: skip
 
     def warnings(self) -> list[str]:

@@ -79,6 +79,8 @@ class ImageHeader:
     ----------
     modality
         Name of the modality in DICOM.
+    shape
+        ``(height, width)`` of the displayed images.
     pixel_mm
         Distance of rows and distance of columns.
     thickness_mm
@@ -92,6 +94,7 @@ class ImageHeader:
     """
 
     modality: str = "OT"
+    shape: tuple[int, int] | None = None
     pixel_mm: tuple[float, float] | None = None
     thickness_mm: float | None = None
     placement: Placement | None = None
@@ -105,6 +108,7 @@ def read_image_header(
     slices: int,
     *,
     modality: str,
+    shape: tuple[int, int],
     pixel_mm: tuple[float, float] | None,
     patient_id: str | None,
     is_attenuation: bool = False,
@@ -115,7 +119,7 @@ def read_image_header(
     ----------
     slices
         Number of images.
-    modality, pixel_mm, patient_id, is_attenuation
+    modality, shape, pixel_mm, patient_id, is_attenuation
         Known from the reader.
 
     Raises
@@ -134,7 +138,7 @@ def read_image_header(
             placement = _placement(file, path, slices)
     if patient_id is not None:
         stated["PatientID"] = patient_id[:64]
-    return ImageHeader(modality, pixel_mm, thickness, placement, stated, carried, is_attenuation)
+    return ImageHeader(modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation)
 
 
 def _carried(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

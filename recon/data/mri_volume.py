@@ -114,8 +114,10 @@ class KSpaceVolume:
 
     def image_header(self) -> ImageHeader:
         """What the file states of its images."""
-        patient, slices = self.patient_id, self.shape[0]
-        return read_image_header(self.path, slices, modality="MR", pixel_mm=self.pixel_mm, patient_id=patient)
+        return read_image_header(
+            self.path, self.shape[0], modality="MR", shape=self.crop_shape, pixel_mm=self.pixel_mm,
+            patient_id=self.patient_id,
+        )  # fmt: skip
 
     def read_slice(self, index: int) -> Tensor:
         """k-space of one slice, complex64 ``(coils, height, width)``; nothing else of the file is read.

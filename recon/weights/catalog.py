@@ -47,8 +47,9 @@ class WeightsFile:
 
     @property
     def card(self) -> Path:
-        """The model card: data, licence, regime, scores."""
-        return self.path.with_suffix(".md")
+        """The model card: data, license, regime, scores. Named as the weights, or ``MODEL.md``."""
+        own = self.path.with_suffix(".md")
+        return own if own.is_file() else self.path.with_name("MODEL.md")
 
     @property
     def bytes(self) -> int:

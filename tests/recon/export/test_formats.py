@@ -56,7 +56,7 @@ def scan(kind: str = "MR", *, placed: bool = False, stated: dict[str, str] | Non
     if kind == "CT":
         values = hu_to_attenuation(torch.from_numpy(400 * images - 1000)).numpy()
     header = ImageHeader(
-        kind, (0.5, 0.75), 4.0, placement() if placed else None, stated or {"PatientID": "p-7"},
+        kind, SHAPE[1:], (0.5, 0.75), 4.0, placement() if placed else None, stated or {"PatientID": "p-7"},
         ({"ismrmrd_header": b"<x/>"}, {"acquisition": "CORPD"}), is_attenuation=kind == "CT",
     )  # fmt: skip
     return Reconstruction(values, values.astype(np.complex64), header, "scan.h5", "fedavg at north", {"site": "north"})
