@@ -1,7 +1,9 @@
 """The command line: one line per error and exit code 2; Ctrl-C exits with 130 and a hint to `--resume`."""
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +13,7 @@ from recon import DataError, os_error_line
 from ..config import ConfigError
 from .compare import add_compare
 from .deploy import add_deploy
+from .doctor import add_doctor
 from .recipes import add_recipes
 from .runs import add_demo, add_evaluate, add_plan, add_train
 from .sites import add_sites
@@ -19,7 +22,9 @@ from .weights import add_reconstruct, add_weights
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 2 for an error in arguments, files or data, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    _complete(parser)
+    arguments = parser.parse_args(argv)
     logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
@@ -61,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fedrecon",
         description="Federated MRI and CT reconstruction: shared regularizer, each site's own physics.",
+        epilog="Completion by the shell: pip install 'fedrecon[completion]', then put "
+        'eval "$(register-python-argcomplete fedrecon)" into ~/.bashrc or ~/.zshrc.',
     )
     parser.add_argument("--version", action="version", version=f"fedrecon {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -74,7 +81,17 @@ def _parser() -> argparse.ArgumentParser:
     add_weights(commands)
     add_compare(commands)
     add_deploy(commands)
+    add_doctor(commands)
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that completes a command, if the extra is installed; the shell then sets the variable."""
+    if "_ARGCOMPLETE" in os.environ:
+        with contextlib.suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
 
 
 def _version() -> str:

@@ -1,0 +1,200 @@
+"""`fedrecon doctor`: what a bug report needs, and whether the installation computes rightly."""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from .arguments import Commands, say
+
+#: Exit code if something is wrong.
+UNWELL = 1
+#: Least free disk and memory in GB.
+_DISK, _MEMORY = 2.0, 2.0
+#: Names under which some packages are imported.
+_IMPORTED = {
+    "scikit-image": "skimage", "pillow": "PIL", "lazy-loader": "lazy_loader",
+    "annotated-types": "annotated_types", "tomli-w": "tomli_w",
+}  # fmt: skip
+#: Packages of extras whose versions are of interest.
+_OPTIONAL = ("flwr", "argcomplete")
+
+
+def add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="print versions, machine and a self test, for bug reports",
+        description="Print versions, threads, memory, disk, GPU and a self test of a few seconds. The text names no "
+        f"files and no users. Exit code 0 if all is well, {UNWELL} if not.",
+    )
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    problems: list[str] = []
+    for title, lines in (("fedrecon", _packages(problems)), ("machine", _machine(problems))):
+        say(title)
+        for line in lines:
+            say(f"  {line}")
+    say("self test")
+    for name, check in _CHECKS.items():
+        begin = time.monotonic()
+        try:
+            found = check()
+        except Exception as error:  # whatever is broken: this command reports it
+            found = ""
+            problems.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        say(f"  {'ok    ' if found else 'FAILED'}  {name:28s} {found}  ({time.monotonic() - begin:.1f} s)")
+    for problem in problems:
+        say(f"problem: {problem}")
+    say("all is well" if not problems else f"{len(problems)} problem{'s' * (len(problems) > 1)}, see above")
+    return UNWELL if problems else 0
+
+
+def _packages(problems: list[str]) -> Iterator[str]:
+    yield f"fedrecon {_version('fedrecon') or 'of a checkout that is not installed'}"
+    yield f"Python {platform.python_version()} ({platform.python_implementation()})"
+    found = []
+    for name, is_required in _requirements().items():
+        installed = _version(name)
+        if installed is None:
+            if is_required:
+                problems.append(f"{name}: found no such package, expected one; run pip install fedrecon again")
+            continue
+        found.append(f"{name} {installed}")
+        try:
+            import_module(_IMPORTED.get(name, name)) if is_required else None
+        except Exception as error:  # broken binaries raise many kinds
+            reason = " ".join(str(error).split())[:200]
+            problems.append(f"{name} {installed}: cannot be imported ({type(error).__name__}: {reason})")
+    for index in range(0, len(found), 5):
+        yield "  ".join(found[index : index + 5])
+
+
+def _requirements() -> dict[str, bool]:
+    """Packages that fedrecon names, and whether they belong to no extra."""
+    try:
+        lines = requires("fedrecon") or []
+    except PackageNotFoundError:
+        lines = ["numpy", "torch", "numba", "sigpy", "h5py", "scipy", "scikit-image", "safetensors", "pydantic"]
+    optional = {
+        name: False for line in lines if "extra ==" in line and (name := _name(line)) in ("flwr", "argcomplete")
+    }
+    return {_name(line): True for line in lines if "extra ==" not in line} | optional
+
+
+def _name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return "" if match is None else match[0]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine(problems: list[str]) -> Iterator[str]:
+    yield f"{platform.system()} {platform.release()} {platform.machine()}"
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    import torch
+
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    yield f"{os.cpu_count()} cores, {usable} usable; PyTorch uses {torch.get_num_threads()}; OMP_NUM_THREADS {threads}"
+    total, free = _memory("SC_PHYS_PAGES"), _memory("SC_AVPHYS_PAGES")
+    disk = shutil.disk_usage(".").free / 1e9
+    yield f"memory {_gigabytes(total)}, {_gigabytes(free)} unused; disk {disk:.1f} GB free here"
+    if total is not None and total < _MEMORY:
+        problems.append(f"memory: found {total:.1f} GB, expected at least {_MEMORY:g} GB; use smaller images")
+    if disk < _DISK:
+        problems.append(f"disk: found {disk:.1f} GB free here, expected at least {_DISK:g} GB; free space")
+    yield _gpu()
+
+
+def _memory(name: str) -> float | None:
+    try:
+        return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _gigabytes(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f} GB"
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs alone"
+        return f"GPU: PyTorch sees none ({built})"
+    devices = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return "GPU: " + ", ".join(f"{device.name} {device.total_memory / 1e9:.0f} GB" for device in devices)
+
+
+def _mri_operator() -> str:
+    from physics import check_operator
+    from recon import MODALITIES
+
+    return f"largest relative error {max(check_operator(MODALITIES['mri'].example(0).operator).values()):.1e}"
+
+
+def _ct_operator() -> str:
+    from physics import check_operator
+    from recon import MODALITIES
+
+    return f"largest relative error {max(check_operator(MODALITIES['ct'].example(0).operator).values()):.1e}"
+
+
+def _mri_reconstruction() -> str:
+    """Starter weights on a simulated slice, against the zero-filled image."""
+    import torch
+
+    from physics import CartesianMRI, birdcage_maps, complex_noise, phantom_volume, random_mask
+    from recon import ZeroFilled, call, load_weights
+
+    size, noise = 64, 0.01
+    mask = random_mask(size, acceleration=2, center_fraction=0.15, seed=0).mask
+    A, image = CartesianMRI(birdcage_maps(4, (size, size)), mask), phantom_volume(1, (size, size), seed=0)
+    y = A(image[0])[None]
+    y = (y + complex_noise(y.shape, noise, torch.Generator().manual_seed(0))) * A.sampled
+    batch = CartesianMRI.collate([A])
+    with torch.no_grad():
+        network = load_weights("brain-mri")
+        error, start = (
+            float((found - image).norm() / image.norm())
+            for found in (call(network, y, batch, noise_std=torch.tensor([noise])), ZeroFilled()(y, batch))
+        )
+    if not error < 0.5 * start:
+        raise ArithmeticError(f"error {error:.3f} of the image, expected less than half of {start:.3f}, zero-filled")
+    return f"error {error:.3f} of the image, zero-filled {start:.3f}"
+
+
+def _ct_reconstruction() -> str:
+    """Filtered back-projection of a simulated slice."""
+    import math
+
+    from physics import FanBeam, ImageGrid, RadonOperator, evenly_spaced, phantom_volume
+    from recon import FilteredBackprojection
+
+    scan = FanBeam(evenly_spaced(180, 2 * math.pi / 180), 128, 1.0, 400.0, 640.0)
+    A, image = RadonOperator(ImageGrid((64, 64), 0.8), scan), phantom_volume(1, (64, 64), seed=0).abs()
+    found = FilteredBackprojection()(A(image[0])[None], RadonOperator.collate([A]))
+    error = float((found - image).norm() / image.norm())
+    if not error < 0.3:
+        raise ArithmeticError(f"error {error:.3f} of the image, expected less than 0.3")
+    return f"error {error:.3f} of the image"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "MRI operator": _mri_operator,
+    "CT operator": _ct_operator,
+    "MRI reconstruction, network": _mri_reconstruction,
+    "CT reconstruction, FBP": _ct_reconstruction,
+}

@@ -1,0 +1,62 @@
+"""`fedrecon doctor` and the completion of a shell."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from federation.cli import doctor, main
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_sound_installation_is_well_and_no_file_or_user_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("all is well\n") and printed.count("  ok ") == 4
+    for words in (
+        "fedrecon ",
+        "Python 3.",
+        "torch ",
+        "numba ",
+        "cores, ",
+        "OMP_NUM_THREADS",
+        "GPU: ",
+        "memory ",
+        "disk ",
+    ):
+        assert words in printed, words
+    assert str(Path.home()) not in printed and str(ROOT) not in printed
+
+
+def test_what_is_broken_is_named_and_sets_the_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> str:
+        raise OSError("libnumba.so: no such\nfile")
+
+    monkeypatch.setattr(doctor, "_CHECKS", {"CT operator": broken})
+    monkeypatch.setattr(doctor, "_requirements", lambda: {"numpy": True, "no-such-package": True})
+    monkeypatch.setattr(doctor, "_DISK", 1e9)
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED  CT operator" in printed and "problem: CT operator: OSError: libnumba.so: no such file\n" in printed
+    assert "problem: no-such-package: found no such package" in printed and "problem: disk: found " in printed
+    assert printed.endswith("3 problems, see above\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("fedrecon rec", {"recipes", "reconstruct"}), ("fedrecon doc", {"doctor"})]
+)
+def test_a_shell_completes_commands(line: str, expected: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT), "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+    }  # fmt: skip
+    code = "from federation.cli import main; main([])"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True)
+    assert {word.strip() for word in answer.read_text().splitlines()} == expected
