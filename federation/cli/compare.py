@@ -8,7 +8,7 @@ from pathlib import Path
 from .arguments import RECIPE, Commands, add_jobs, add_output, add_plugins, display, positive_count
 
 #: Names in `PRESETS`, which loads PyTorch.
-PRESET_NAMES = ("laptop", "full", "anatomy")
+PRESET_NAMES = ("laptop", "full", "tiny", "anatomy")
 
 
 def add_compare(commands: Commands) -> None:
@@ -20,8 +20,8 @@ def add_compare(commands: Commands) -> None:
         "--preset",
         choices=PRESET_NAMES,
         default="laptop",
-        help="laptop: 15 to 40 minutes; full: hours; anatomy: images of people in the folder FEDRECON_DATA, hours, or "
-        "with --device cuda less (%(default)s)",
+        help="tiny: two minutes, to try a recipe; laptop: 15 to 40 minutes; full: hours; anatomy: images of people in "
+        "the folder FEDRECON_DATA, hours, or with --device cuda less (%(default)s)",
     )
     compare.add_argument(
         "--sites", type=Path, help="folder of manifests: compare at these sites, not at simulated hospitals"
@@ -36,6 +36,15 @@ def add_compare(commands: Commands) -> None:
         type=Path,
         metavar="RESULTS",
         help="published tables of the same preset, such as benchmarks/results/full: their arms are not run again",
+    )
+    compare.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the network or the training of all arms, such as federation.rounds=20 or network.channels=8; "
+        "registered claims are not judged then",
     )
     compare.add_argument("--modality", choices=("mri", "ct"), help="one modality only (default: both)")
     compare.add_argument(

@@ -10,6 +10,7 @@ from ..experiment import Say
 from .anatomy import ANATOMY
 from .anatomy_persons import data_folder
 from .arms import arm_of
+from .changed import with_values
 from .own_sites import at_sites
 from .plan import extra_arms
 from .presets import PRESETS
@@ -22,7 +23,7 @@ from .tables import write_tables
 class CompareOptions:
     """Options of ``fedrecon compare``, see its ``--help``.
 
-    ``every`` is ``--all``, ``published`` is ``--from``; None: the default.
+    ``every`` is ``--all``, ``published`` is ``--from``, ``overrides`` are those of ``--set``; None: the default.
 
     Raises
     ------
@@ -42,6 +43,7 @@ class CompareOptions:
     device: str | None = None
     tables: bool = False
     publish: Path | None = None
+    overrides: Sequence[str] = ()
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -52,6 +54,9 @@ class CompareOptions:
             )
         if self.publish is not None and self.sites is not None:
             raise DataError("--publish: found beside --sites, whose scores name volumes; leave one of them out")
+        if self.overrides and (self.tables or self.published is not None):
+            other, why = ("--tables", "which trains nothing") if self.tables else ("--from", "whose preset is another")
+            raise DataError(f"--set: found beside {other}, {why}; leave one of them out")
         for option, given in (("--only", self.only), ("--device", self.device)):
             if given and self.sites is not None:
                 why = "which have one table" if option == "--only" else "whose manifests name their devices"
@@ -82,8 +87,8 @@ def compare(options: CompareOptions, say: Say) -> Path:
 
 
 def _run(options: CompareOptions, say: Say) -> Path:
-    preset = replace(PRESETS[options.preset], device=options.device)
-    if preset.name == ANATOMY.name and options.sites is None:
+    preset = with_values(replace(PRESETS[options.preset], device=options.device), options.overrides)
+    if options.preset == ANATOMY.name and options.sites is None:
         data_folder()
     modalities = tuple(preset.budgets) if options.modality is None else (options.modality,)
     if options.publish is not None:

@@ -1,4 +1,4 @@
-"""Presets of a comparison at simulated hospitals, in two sizes, and at sites of real anatomy."""
+"""Presets of a comparison at simulated hospitals, in three sizes, and at sites of real anatomy."""
 
 from dataclasses import replace
 
@@ -44,6 +44,9 @@ _MORE_STEPS = ("classical", "fedavg", "finetune", "joint")
 
 #: The table with the data of ``together`` and wrong operators.
 WRONG_OPERATOR = "operator wrong"
+
+#: The preset that shows in minutes whether a recipe runs; its numbers decide nothing.
+TINY = "tiny"
 
 _NAMES = tuple(arm.name for arm in ARMS)
 
@@ -97,6 +100,16 @@ PRESETS = {
         ),
         rates=(0.5, 1.0, 2.0, 4.0),
         small_effect_seeds=SEEDS_OF_SMALL_EFFECT,
+    ),
+    TINY: Preset(
+        name=TINY,
+        size=48,
+        slices=2,
+        validation=1,
+        test=2,
+        budgets=_budgets(5, 8, 6),
+        arms=tuple(arm for arm in ARMS if arm.name in ("classical", "local", "fedavg")),
+        tables=(TableSpec("together", ("classical", "local", "fedavg"), seeds=1, train=4),),
     ),
     "anatomy": ANATOMY,
 }

@@ -24,7 +24,8 @@ ARMS_FILE = "arms.jsonl"
 CLASSICAL_RUN = "classical"
 #: Files with scores, packed and plain, and the files published beside them.
 _SCORES = ("scores.csv.gz", "scores.csv")
-_FILES = ("preset.json", ARMS_FILE, "beside.json", "hypotheses.json",
+HYPOTHESES = "hypotheses.json"
+_FILES = ("preset.json", ARMS_FILE, "beside.json", HYPOTHESES,
           "comparison.csv", "comparison.json", "comparison.tex")  # fmt: skip
 _ADVICE = "choose results that are whole"
 
@@ -149,7 +150,8 @@ def publish(out: Path, folder: Path) -> int:
     arms = _arms_in(out / ARMS_FILE)
     # The preset is written first: after an interruption the folder still counts as tables of this preset.
     for name in _FILES:
-        write_atomically(folder / name, (out / name).read_bytes())
+        if (out / name).exists() or name != HYPOTHESES:
+            write_atomically(folder / name, (out / name).read_bytes())
     packed, plain = (folder / name for name in _SCORES)
     write_atomically(packed, gzip.compress((out / "scores.csv").read_bytes(), mtime=0))
     plain.unlink(missing_ok=True)

@@ -29,9 +29,10 @@ from ..recipes import LOCAL, classical_arms
 from .arm_result import RESULT_FILE, ArmResult
 from .arm_runs import quiet
 from .card import card_of
-from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, claims_of
-from .presets import FEDERATED_ARMS, PERSONAL_ARMS
-from .published import CLASSICAL_RUN, Results, write_arms
+from .changed import CHANGED
+from .hypotheses import BEST_FEDERATED, BEST_PERSONAL, Claim, claims_of
+from .presets import FEDERATED_ARMS, PERSONAL_ARMS, TINY
+from .published import CLASSICAL_RUN, HYPOTHESES, Results, write_arms
 from .verdicts import judge, short_of_seeds
 from .worth import worth_of_joining
 
@@ -49,7 +50,7 @@ def write_tables(out: Path, say: Say) -> Path:
     """Write the tables of all arms that have run; returns the page.
 
     Files are ``scores.csv``, ``arms.jsonl`` (results), ``beside.json`` (selected arms and bytes, which verdicts need
-    beside the scores), ``hypotheses.json`` and ``comparison.*``.
+    beside the scores), ``hypotheses.json`` where claims were registered, and ``comparison.*``.
 
     Raises
     ------
@@ -67,9 +68,12 @@ def write_tables(out: Path, say: Say) -> Path:
     compared = [_table(key, select_table(rows, *key), arms, preset) for key, arms in sorted(results.items())]
     beside = _all_beside(results)
     write_atomically(out / "beside.json", json.dumps(beside, indent=1).encode())
-    claims = claims_of(preset["name"])
-    hypotheses = judge(rows, beside, claims)
-    write_atomically(out / "hypotheses.json", json.dumps(hypotheses, indent=1).encode())
+    claims = _registered(preset)
+    hypotheses = judge(rows, beside, claims) if claims else {}
+    if claims:
+        write_atomically(out / HYPOTHESES, json.dumps(hypotheses, indent=1).encode())
+    else:
+        (out / HYPOTHESES).unlink(missing_ok=True)
     statements = {claim.key: claim.text for claim in claims}
     worth = worth_of_joining(rows, preset)
     page = write_comparison(out, compared, hypotheses=hypotheses, statements=statements, worth=worth)
@@ -77,10 +81,16 @@ def write_tables(out: Path, say: Say) -> Path:
     return page
 
 
+def _registered(preset: Mapping[str, Any]) -> tuple[Claim, ...]:
+    """Claims that were registered for a preset: none at own sites, with changed values, or for a trial of minutes."""
+    name: str = preset["name"]
+    return () if "sites" in preset or name == TINY or name.endswith(CHANGED) else claims_of(name)
+
+
 def small_effects(out: Path) -> dict[Key, set[str]]:
     """Arms by table that need more seeds, as a claim rests on a small difference; with the table's references."""
     rows, results = _gather(out, quiet)
-    claims = claims_of(read_json(out / "preset.json", DAMAGED_PRESET)["name"])
+    claims = _registered(read_json(out / "preset.json", DAMAGED_PRESET))
     try:
         short = short_of_seeds(rows, _all_beside(results), claims)
     except ValueError as error:

@@ -12,7 +12,6 @@ from ..files import write_atomically
 from ..report.results import plain
 from ..report.text import regime_text
 from .columns import (
-    card_lines,
     chosen_by,
     cost_columns,
     difference_columns,
@@ -107,7 +106,8 @@ def _text(comparison: ComparedTable) -> str:
     title = f"{comparison.modality.upper()}, {comparison.table}: PSNR in dB"
     legend = textwrap.fill(legend_of(comparison), 100)
     regime = regime_text({entry.arm: entry.details.curves for entry in comparison.arms})
-    return "\n".join([title, written[0], rule, *written[1:], rule, legend, *card_lines(comparison), *regime])
+    page = "comparison.html says how these numbers were computed."
+    return "\n".join([title, written[0], rule, *written[1:], rule, legend, page, *regime])
 
 
 # JSON and CSV

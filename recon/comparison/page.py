@@ -117,11 +117,14 @@ def _section(comparison: ComparedTable) -> str:
         + f"<h3>Every arm: {label}</h3>"
         + f'<p class="note">{escape(legend_of(comparison))}</p>'
         + scroll(_arm_table(comparison), f"Every arm, {name}")
-        + f"<h3>How these numbers were computed: {label}</h3>"
-        + card(comparison.metric_card)
+        + _folded(f"How these numbers were computed: {label}", card(comparison.metric_card))
         + learning_section(comparison)
         + _tuning(comparison, name)
     )
+
+
+def _folded(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>{content}</details>"
 
 
 def _extent(comparison: ComparedTable) -> str:
@@ -182,4 +185,4 @@ def _tuning(comparison: ComparedTable, name: str) -> str:
         for entry in known
     ]
     table = _claim_table(("arm", "steps at each site", "trials", "chosen on validation"), lines)
-    return f"<details><summary>Steps and tuning of every arm</summary>{scroll(table, f'Tuning, {name}')}</details>"
+    return _folded("Steps and tuning of every arm", scroll(table, f"Tuning, {name}"))

@@ -51,12 +51,13 @@ def test_the_command_line_passes_every_option_on(monkeypatch: pytest.MonkeyPatch
     assert main(["compare", "--only", "a", "--only", "b", "--device", "cuda", "--jobs", "1"]) == 0
     assert main(["compare", "--from", "p"]) == 0 and main(["compare", "--sites", "s", "--jobs", "1"]) == 0
     options, on_gpu, going_on, at_sites = passed
-    assert on_gpu == CompareOptions(recipes=[], only=["a", "b"], device="cuda")
+    assert on_gpu == CompareOptions(recipes=[], only=["a", "b"], device="cuda", overrides=[])
     assert options == CompareOptions(
         preset="full", recipes=["a.toml", "b.toml"], every=True, out=Path("o"), modality="ct", seeds=2,
-        only=[], tables=True, publish=Path("q"), jobs=3,
+        only=[], tables=True, publish=Path("q"), overrides=[], jobs=3,
     )  # fmt: skip
-    assert going_on.published == Path("p") and at_sites == CompareOptions(recipes=[], only=[], sites=Path("s"))
+    assert going_on.published == Path("p")
+    assert at_sites == CompareOptions(recipes=[], only=[], sites=Path("s"), overrides=[])
     changed = {each.name for each in fields(CompareOptions) if getattr(options, each.name) != each.default}
     assert changed | {"published", "sites", "device"} == {each.name for each in fields(CompareOptions)}
 

@@ -47,9 +47,7 @@ TRAINED = NAMES[1:]
 
 def tiny(**changes: Any) -> Preset:
     table = TableSpec("together", NAMES, seeds=2, train=1, modalities=("mri",))
-    preset = replace(
-        PRESETS["laptop"], name="tiny", size=24, slices=1, test=1, budgets={"mri": BUDGET}, tables=(table,)
-    )
+    preset = replace(PRESETS["laptop"], size=24, slices=1, test=1, budgets={"mri": BUDGET}, tables=(table,))
     return replace(preset, **changes)
 
 
@@ -501,7 +499,7 @@ def test_methods_are_compared_at_the_users_own_sites(
     command = ["compare", mine.recipe, "--sites", str(hospitals), "--out", str(tmp_path / "out"), "--seeds", "1"]
     assert main([*command, "--jobs", "1"]) == 0
     said = capsys.readouterr().out
-    assert "mine: objective.proximal stays as it is, as the preset 'tiny' tunes nothing" in said and str(page) in said
+    assert "mine: objective.proximal stays as it is, as the preset 'laptop' tunes nothing" in said and str(page) in said
     rows = read_scores(page.parent / "scores.csv")
     assert {row.table for row in rows} == {"own sites"}
     assert {row.site for row in rows} == {manifest.name for manifest in load_federation(hospitals)}
@@ -520,7 +518,7 @@ def test_methods_are_compared_at_the_users_own_sites(
     assert card["size"] == "training volumes: equispaced3 1, random4 1, unseen 1"
     assert card["seeds"] == "1 of training; data given" and "coil-combined" in card["reference"]
     # No claim was registered about these sites.
-    assert json.loads((page.parent / "hypotheses.json").read_text()) == {}
+    assert not (page.parent / "hypotheses.json").exists() and "Hypotheses" not in page.read_text()
     files = {path for manifest in load_federation(hospitals) for path in manifest.files("test")}
     written = load_federation(page.parent / "mri" / "own_sites" / "sites")
     assert {path for manifest in written for path in manifest.files("test")} == files
