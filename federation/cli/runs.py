@@ -44,7 +44,8 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     _add_start(train)
-    train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    text = "continue an interrupted run; with more federation.rounds also a finished one"
+    train.add_argument("--resume", action="store_true", help=text)
     train.set_defaults(run=_train)
     add_plugins(train)
     add_jobs_that_fit(train)
@@ -77,7 +78,8 @@ def add_evaluate(commands: Commands) -> None:
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
     text = (
-        "trained weights to start from (see `fedrecon weights`), or a run folder; they replace [network] of the recipe"
+        "trained weights to start from (see `fedrecon weights`), or a run folder, also one of other sites: its shared "
+        "parameters of the best round; kept parameters and optimizers begin anew. They replace [network] of the recipe"
     )
     parser.add_argument("--start-from", metavar="NAME", help=text)
 

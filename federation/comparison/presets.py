@@ -103,11 +103,11 @@ PRESETS = {
     ),
     TINY: Preset(
         name=TINY,
-        size=48,
+        size=64,
         slices=2,
         validation=1,
         test=2,
-        budgets=_budgets(5, 8, 6),
+        budgets=_budgets(4, 6, 6),
         arms=tuple(arm for arm in ARMS if arm.name in ("classical", "local", "fedavg")),
         tables=(TableSpec("together", ("classical", "local", "fedavg"), seeds=1, train=4),),
     ),

@@ -1,6 +1,7 @@
 """The folder of a run: its files and records."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,14 +65,19 @@ class RunFolder:
         Raises
         ------
         DataError
-            If it holds a run and ``resume`` is not set, or a run of another recipe or other sites.
+            If it holds a run and ``resume`` is not set, or a run of another recipe or other sites. With ``resume`` the
+            recipe may have more rounds.
         """
         path = Path(path)
-        facts: dict[str, Any] = {"recipe_digest": recipe.digest(), "sites": {m.name: str(m.path) for m in manifests}}
+        facts: dict[str, Any] = {
+            "recipe_digest": recipe.digest(),
+            "sites": {m.name: str(m.path) for m in manifests},
+            "beside": {m.name: os.path.relpath(m.path, path.absolute()) for m in manifests},
+        }
         seconds = {}
         if (path / "run.json").exists():
             found = _record(path)
-            if found.get("recipe_digest") != facts["recipe_digest"]:
+            if found.get("recipe_digest") != facts["recipe_digest"] and not (resume and fewer_rounds(path, recipe)):
                 raise DataError(
                     f"{path}: holds a run of another recipe (digest {str(found.get('recipe_digest'))[:12]}, "
                     f"this one is {recipe.digest()[:12]}); choose another --out"
@@ -105,11 +111,13 @@ class RunFolder:
         path = Path(path)
         if not (path / "run.json").is_file():
             raise DataError(f"{path}: is not a run folder (no run.json); give the --out of `fedrecon train`")
-        trained = _record(path)["sites"]
+        record = _record(path)
+        trained = record["sites"]
         # First: its plugins may register readers. A run from before that key validated on all slices.
         old = "validation_slices" not in read_toml(path / "recipe.toml").get("evaluation", {})
         recipe = load_recipe(path / "recipe.toml", ["evaluation.validation_slices=0"] * old)
         if sites is None:
+            trained = {name: _found(path, file, record.get("beside", {}).get(name)) for name, file in trained.items()}
             if missing := [file for file in trained.values() if not Path(file).is_file()]:
                 advice = "name the folder where the manifests are now with --sites"
                 raise data_error(missing[0], "file", "nothing", f"a manifest of {path}", advice)
@@ -199,6 +207,25 @@ class RunFolder:
         times = facts.setdefault("seconds", {})
         times[name] = round(seconds + (times.get(name, 0.0) if resumed else 0.0), 1)
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
+
+
+def fewer_rounds(path: Path | str, recipe: Recipe) -> int | None:
+    """Rounds of the run in a folder, if its recipe is this one but for fewer rounds; None: it is another."""
+    path = Path(path)
+    if not (path / "run.json").exists() or not (path / "recipe.toml").exists():
+        return None
+    rounds = read_toml(path / "recipe.toml").get("federation", {}).get("rounds")
+    if not isinstance(rounds, int) or rounds >= recipe.federation.rounds:
+        return None
+    federation = recipe.federation.model_copy(update={"rounds": rounds})
+    same = recipe.model_copy(update={"federation": federation}).digest() == _record(path).get("recipe_digest")
+    return rounds if same else None
+
+
+def _found(run: Path, file: str, beside: object) -> str:
+    """Path of a manifest: where it was in training, else at the same place as seen from the run folder."""
+    moved = run / beside if isinstance(beside, str) else None
+    return str(moved) if moved is not None and moved.is_file() and not Path(file).is_file() else file
 
 
 def _with_base(recipe: Recipe, copy: Path) -> Recipe:

@@ -21,7 +21,7 @@ from ..worker_pool import run_jobs
 from .live_report import LiveReport
 from .personal_stage import personalize
 from .planning import Planning, plan_run, rounds_done
-from .run_folder import RunFolder, Say, local_recipe
+from .run_folder import RunFolder, Say, fewer_rounds, local_recipe
 from .task import aux_layout
 
 
@@ -59,6 +59,8 @@ def train_run(
     require_base(recipe, manifests)
     _require_references(recipe, manifests)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
+    if resume and (made := fewer_rounds(out, recipe)) is not None:
+        _say_more_rounds(recipe, made, say)
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
     log_into(run.path)
     with InProcessRuntime([run.spec(manifest) for manifest in run.participants], jobs) as runtime:
@@ -114,6 +116,16 @@ def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
     for manifest, (score, ended) in zip(run.learners, done, strict=True):
         advanced([manifest.name], 1.0)
         say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
+
+
+def _say_more_rounds(recipe: Recipe, made: int, say: Say) -> None:
+    say(f"going on from {made} to {recipe.federation.rounds} rounds")
+    if recipe.training.schedule == "cosine":
+        say(
+            f"note: the learning rate from round {made} on is that of a run of {recipe.federation.rounds} rounds, "
+            "whose first rounds had a higher one: results differ from those of such a run; with "
+            "training.schedule=constant they do not"
+        )
 
 
 def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> None:
