@@ -20,6 +20,7 @@ from recon import (
     os_error_line,
     require_export,
     shown_files,
+    suffix_of,
     write_reconstruction,
 )
 
@@ -203,6 +204,9 @@ def _places(method: Method, folder: Path, out: Path, suffix: str) -> Mapping[Pat
     """The file of every scan."""
     if suffix not in SUFFIXES:
         raise data_error("reconstruct", "--suffix", repr(suffix), f"one of {', '.join(SUFFIXES)}", "choose one")
+    if suffix_of(out) in SUFFIXES or out.is_file():
+        found, expected = "the name of a file", "a folder for the images of the scans"
+        raise data_error(out, "--out", found, expected, f"name a folder, and add --suffix {suffix_of(out) or suffix}")
     suffixes = method.suffixes
     scans = [file for file in shown_files(folder) if file.suffix.lower() in suffixes]
     if not scans:

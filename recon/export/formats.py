@@ -7,7 +7,7 @@ from glob import escape
 from pathlib import Path
 from typing import Literal
 
-from ..errors import data_error
+from ..errors import DataError, data_error
 from ..files import write_atomically, write_hdf5
 from .reconstruction import Reconstruction
 
@@ -111,8 +111,15 @@ def _write_dicom(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
 def _write_png(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
     from .picture import png_files, window_of
 
-    for end, data in png_files(found, slices).items():
-        write_atomically(out.with_name(f"{out.stem}{end}{out.suffix}"), data)
+    done: list[Path] = []
+    try:
+        for end, data in png_files(found, slices).items():
+            write_atomically(file := out.with_name(f"{out.stem}{end}{out.suffix}"), data)
+            done.append(file)
+    except DataError:
+        for file in done:
+            file.unlink(missing_ok=True)
+        raise
     black, white = window_of(found.displayed)
     return [f"window: black {black:.4g}, white {white:.4g} ({found.unit})"]
 

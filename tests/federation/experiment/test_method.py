@@ -248,4 +248,5 @@ def test_a_folder_of_scans_goes_on_after_a_bad_one(
     write_file(scans / "a.H5")
     assert "two scans whose image would be a.nii.gz" in fails(*command)
     assert "--suffix: belongs to a folder" in fails(*command[:4], scan, "--out", tmp_path / "b.nii", "--suffix", ".nii")
+    assert "expected a folder for the images" in fails(*command[:5], "--out", tmp_path / "x.nii")
     assert "found no .h5 file" in fails(*command[:4], out, *command[5:])

@@ -209,18 +209,18 @@ def test_a_folder_is_replaced_as_a_whole_and_only_if_it_holds_dicom(tmp_path: Pa
     assert (out / "notes.txt").read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", ["a.h5", "a.nii.gz", "a.png", "a.dcm", "a"])
+@pytest.mark.parametrize("name", ["a.h5", "a.nii.gz", "all.png", "a.dcm", "a"])
 def test_nothing_half_written_stays(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def full(*arguments: object) -> None:
         calls.append(arguments)
-        if len(calls) > 1 or "." in name.removesuffix(".dcm"):  # DICOM: at the second slice
+        if len(calls) > 1 or name in ("a.h5", "a.nii.gz"):  # others: at the second slice
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("recon.files.os.fsync", full)
     with pytest.raises(DataError, match="no space left"):
-        write_reconstruction(scan(), tmp_path / name)
+        write_reconstruction(scan(), tmp_path / name, slices="all")
     assert calls and list(tmp_path.iterdir()) == []
 
 
