@@ -20,7 +20,7 @@ def add_compare(commands: Commands) -> None:
         "--preset",
         choices=PRESET_NAMES,
         default="laptop",
-        help="tiny: two minutes, to try a recipe; laptop: 15 to 40 minutes; full: hours; anatomy: images of people in "
+        help="tiny: minutes, to try a recipe; laptop: 15 to 40 minutes; full: hours; anatomy: images of people in "
         "the folder FEDRECON_DATA, hours, or with --device cuda less (%(default)s)",
     )
     compare.add_argument(

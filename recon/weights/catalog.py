@@ -48,8 +48,8 @@ class WeightsFile:
     @property
     def card(self) -> Path:
         """The model card: data, license, regime, scores. Named as the weights, or ``MODEL.md``."""
-        own = self.path.with_suffix(".md")
-        return own if own.is_file() else self.path.with_name("MODEL.md")
+        own, exported = self.path.with_suffix(".md"), self.path.with_name("MODEL.md")
+        return exported if exported.is_file() and not own.is_file() else own
 
     @property
     def bytes(self) -> int:
