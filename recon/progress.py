@@ -1,5 +1,6 @@
 """What a long computation is doing: its steps, for a receiver that prints them; without a receiver nothing happens."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,16 @@ class Step:
 
 
 _RECEIVERS: list[Callable[[Step], None]] = []
-_WORK: list[Step] = []
+
+
+class _Work(threading.local):
+    """The works of a thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+
+_WORK = _Work()
 _LAST = [0.0]
 
 
@@ -43,29 +53,29 @@ def receiving_steps(receiver: Callable[[Step], None]) -> Iterator[None]:
 @contextmanager
 def doing(what: str, of: int | None = None, unit: str = "slices") -> Iterator[None]:
     """Context of a work; after it, the work around it goes on."""
-    _WORK.append(Step(what, 0, of, unit))
-    _send(_WORK[-1])
+    _WORK.steps.append(Step(what, 0, of, unit))
+    _send(_WORK.steps[-1])
     try:
         yield
     finally:
-        _WORK.pop()
-        _send(_WORK[-1] if _WORK else Step(""))
+        _WORK.steps.pop()
+        _send(_WORK.steps[-1] if _WORK.steps else Step(""))
 
 
 @contextmanager
 def doing_unless_named(what: str, of: int | None = None, unit: str = "slices") -> Iterator[None]:
     """As :func:`doing`, under the name of the work around it if that has one."""
-    around = _WORK[-1].what if _WORK else PREPARING
+    around = _WORK.steps[-1].what if _WORK.steps else PREPARING
     with doing(what if around == PREPARING else around, of, unit):
         yield
 
 
 def made(done: int, loss: float | None = None) -> None:
     """Say how many steps of the innermost work are done."""
-    if _WORK:
-        _WORK[-1] = replace(_WORK[-1], done=done, loss=loss)
+    if _WORK.steps:
+        _WORK.steps[-1] = replace(_WORK.steps[-1], done=done, loss=loss)
         if _RECEIVERS and time.monotonic() - _LAST[0] >= SECONDS_BETWEEN:
-            _send(_WORK[-1])
+            _send(_WORK.steps[-1])
 
 
 def _send(step: Step) -> None:

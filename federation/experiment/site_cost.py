@@ -112,6 +112,8 @@ def _step_seconds(task: ReconstructionTask, network: nn.Module, samples: list[Sa
             optimizer=training.optimizer,
             momentum=training.momentum,
         )
+        if task.manifest.torch_device().type == "cuda":
+            torch.cuda.synchronize()
 
     with task.at_work(trained):
         step()
