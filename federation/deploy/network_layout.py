@@ -12,7 +12,6 @@ from recon import DataError
 from ..methods import parameter_scope
 from ..recipes import Recipe, build_network, without_base
 from ..serialization import Layout, layout
-from .approval import NO_LIMIT
 
 #: Tensors without end would fill the memory too, each with its module.
 _MOST_TENSORS = 100_000
@@ -44,7 +43,7 @@ class _Count:
                 raise RuntimeError("too many parameters")
 
 
-def shared_layout(recipe: Recipe, most: int = NO_LIMIT) -> Layout:
+def shared_layout(recipe: Recipe, most: int) -> Layout:
     """Layout of the shared parameters.
 
     Parameters

@@ -139,7 +139,7 @@ def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> No
             if kind == "none":
                 advice = "leave it out, train on fully sampled MRI or CT with a ground truth, or use the recipe ssdu"
                 faults.append(data_error(volume.path, "reference", "nothing", "one to train on", advice))
-    refuse(faults, skip_bad=False, advice="remove them from data.train, or use ssdu")
+    refuse(faults, skip_bad=False, advice="remove them from data.train, or use the recipe ssdu")
 
 
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:

@@ -256,6 +256,9 @@ class Site:
         result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
+        loss = sum(result.losses) / len(result.losses) if result.losses else None
+        if loss is not None and not abs(loss) < MOST_LOSS:
+            raise DataError(f"site {name}: the loss is {loss:.3g} in round {round_}; lower the learning rate")
         score_after = self._score() if self.spec.score_after else None
         sent, residual = self._encoded(broadcast, shared, before.residual)
         seconds = time.perf_counter() - started
@@ -268,7 +271,7 @@ class Site:
             kept_digest=digest(kept),
             score_before=score_before,
             score_after=score_after,
-            loss=sum(result.losses) / len(result.losses) if result.losses else None,
+            loss=loss,
             seconds=round(seconds, 3),
             n_steps=self.spec.steps_in(round_),
             encoded=self.spec.encodes,

@@ -5,6 +5,7 @@ from .checkpoints import load_newest as load_newest
 from .checkpoints import prune as prune
 from .checkpoints import save_checkpoint as save_checkpoint
 from .checkpoints import saved_rounds as saved_rounds
+from .messages import MOST_LOSS as MOST_LOSS
 from .messages import Broadcast as Broadcast
 from .messages import SiteReport as SiteReport
 from .messages import SiteUpdate as SiteUpdate

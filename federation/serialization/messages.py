@@ -32,9 +32,12 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
 
 
+#: Far above any loss or time, and means of such numbers stay finite.
+MOST_LOSS = 1e12
+
+
 def _is_number(value: Any) -> bool:
-    # Far above any loss or time, and means of such numbers stay finite.
-    return type(value) in (int, float) and abs(value) < 1e12
+    return type(value) in (int, float) and abs(value) < MOST_LOSS
 
 
 def _is_score(value: Any) -> bool:

@@ -283,15 +283,12 @@ def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, da
 def test_a_site_takes_home_the_best_round_of_a_run_that_patience_ended(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training round validates before and after; the scores before decide."""
+    """A round validates once, before training."""
     deployed = deploy(tmp_path, data, "federation.rounds=6", "training.patience=2")
     before = {name: iter([1.0, 2.0, 5.0, 4.0, 3.0]) for name in NAMES}
-    calls = dict.fromkeys(NAMES, 0)
 
     def scripted(task: ReconstructionTask, network: object) -> float:
-        name = task.manifest.name
-        calls[name] += 1
-        return next(before[name]) if calls[name] % 2 else 0.0
+        return next(before[task.manifest.name])
 
     with monkeypatch.context() as patch:
         patch.setattr(ReconstructionTask, "validate", scripted)

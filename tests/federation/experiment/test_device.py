@@ -135,7 +135,7 @@ def test_all_that_a_network_does_at_a_site_is_at_its_device(
     for module in ("task", "classical_arms", "score_site", "reconstruction"):
         watch(f"federation.experiment.{module}", "evaluate")
     watch("recon.modalities.ct", "measure_quality")
-    watch("federation.experiment.reconstruction", "reconstruct")
+    watch("federation.experiment.method", "reconstruct")
     sites, out = tmp_path / "sites", tmp_path / "run"
     make_ct_demo_sites(sites, size=48, train=1, validation=1, test=1, slices=1, sites=CT_DEMO_SITES[:2])
     recipe = str(RECIPES / "demos" / "fedavg_ct.toml")

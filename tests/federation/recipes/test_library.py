@@ -103,6 +103,9 @@ class Task(ReconstructionTask):
     def dataset(self, split: Any) -> Any:
         return Listed(self.change(sample) for sample in slices(self.manifest.path, split))
 
+    def validation_slices(self) -> Any:
+        return self.dataset("validation")
+
 
 class Watched:
     """A task that remembers how its training began and ended."""
