@@ -26,6 +26,7 @@ from ..methods import (
 )
 from ..progress import within
 from ..serialization import (
+    MOST_LOSS,
     Broadcast,
     Layout,
     MessageError,
