@@ -43,9 +43,11 @@ from .mri import birdcage_maps as birdcage_maps
 from .mri import calibration_block as calibration_block
 from .mri import calibration_width as calibration_width
 from .mri import centering_phases as centering_phases
+from .mri import coil_compression as coil_compression
 from .mri import combine_coils as combine_coils
 from .mri import complex_noise as complex_noise
 from .mri import correlated_noise as correlated_noise
+from .mri import crop_readout as crop_readout
 from .mri import equispaced_fraction_mask as equispaced_fraction_mask
 from .mri import equispaced_mask as equispaced_mask
 from .mri import espirit_maps as espirit_maps
@@ -59,6 +61,7 @@ from .mri import low_resolution_maps as low_resolution_maps
 from .mri import magic_fraction_mask as magic_fraction_mask
 from .mri import magic_mask as magic_mask
 from .mri import make_mask as make_mask
+from .mri import mix_coils as mix_coils
 from .mri import partial_fourier_mask as partial_fourier_mask
 from .mri import poisson_mask as poisson_mask
 from .mri import random_mask as random_mask

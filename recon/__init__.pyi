@@ -32,12 +32,14 @@ from .comparison import select_table as select_table
 from .comparison import summarize_arm as summarize_arm
 from .comparison import write_comparison as write_comparison
 from .comparison import write_scores as write_scores
+from .data import CACHE_VARIABLE as CACHE_VARIABLE
 from .data import CONDITION_DIM as CONDITION_DIM
 from .data import CONDITION_LAYOUT as CONDITION_LAYOUT
 from .data import CT_READERS as CT_READERS
 from .data import CT_SCALE as CT_SCALE
 from .data import MRI_READERS as MRI_READERS
 from .data import Augmentation as Augmentation
+from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
@@ -58,7 +60,9 @@ from .data import SinogramVolume as SinogramVolume
 from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
+from .data import cache_facts as cache_facts
 from .data import center_crop as center_crop
+from .data import clear_cache as clear_cache
 from .data import coil_covariance as coil_covariance
 from .data import collate as collate
 from .data import condition_vector as condition_vector
@@ -69,6 +73,7 @@ from .data import format_of as format_of
 from .data import header_xml as header_xml
 from .data import held_out_split as held_out_split
 from .data import largest_matrix as largest_matrix
+from .data import maps_cache as maps_cache
 from .data import mask_family as mask_family
 from .data import mri_features as mri_features
 from .data import nearest_code as nearest_code
@@ -79,6 +84,7 @@ from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import reduce_matrix as reduce_matrix
 from .data import require_hold_out as require_hold_out
+from .data import require_maps_cache as require_maps_cache
 from .data import said_warnings as said_warnings
 from .data import say_no_more as say_no_more
 from .data import seed_from as seed_from

@@ -1,4 +1,4 @@
-"""Skips for what a machine may lack, a GPU (`cuda`) or the folder of measured data (`real_data`); a table of faults."""
+"""Skips for what a machine may lack, a GPU (`cuda`) or measured data (`real_data`); coil maps; a table of faults."""
 
 import os
 from collections import Counter
@@ -33,6 +33,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for fault in sorted({fault for fault, _ in counts}):
             survived, failed = counts[fault, "passed"], counts[fault, "failed"]
             terminalreporter.write_line(f"{fault:40} {survived + failed:4d} times, survived as stated {survived:4d}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def maps_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Coil maps of runs lie in a temporary folder, not in the user's."""
+    before = os.environ.get("FEDRECON_CACHE")
+    os.environ["FEDRECON_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("FEDRECON_CACHE")
+    if before is not None:
+        os.environ["FEDRECON_CACHE"] = before
 
 
 @pytest.fixture

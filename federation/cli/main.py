@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from recon import DataError, os_error_line
 
 from ..config import ConfigError
+from .cache import add_cache
 from .compare import add_compare
 from .deploy import add_deploy
 from .doctor import add_doctor
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add_reconstruct(commands)
     add_weights(commands)
     add_compare(commands)
+    add_cache(commands)
     add_deploy(commands)
     add_doctor(commands)
     return parser

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache, reduce
 from operator import or_
+from types import FunctionType
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, create_model, model_validator
@@ -16,8 +17,8 @@ from .schema import Section, one_of
 def section_of(kind: type) -> type[Section]:
     """A section whose keys are the fields of a frozen dataclass, with the checks of the dataclass.
 
-    Annotations may hold bounds (``Annotated[float, Ge(1)]``) and registries (``Annotated[str, SAMPLINGS]``: a name in
-    it). :func:`value_of` makes the dataclass.
+    Annotations may hold bounds (``Annotated[float, Ge(1)]``), registries (``Annotated[str, SAMPLINGS]``: a name in it)
+    and functions that check a value and raise a ValueError with what is expected. :func:`value_of` makes the dataclass.
     """
 
     def checked(section: Section) -> Section:
@@ -51,12 +52,17 @@ def section_with(
 
 
 def _with_validators(annotation: Any) -> Any:
-    """The annotation with a validator in the place of each registry."""
+    """The annotation with a validator in the place of each registry and function."""
     if get_origin(annotation) is Annotated:
         kind, *metadata = get_args(annotation)
-        checks = [AfterValidator(one_of(item)) if isinstance(item, Mapping) else item for item in metadata]
-        return Annotated[(kind, *checks)]
+        return Annotated[(kind, *map(_validator, metadata))]
     arguments = get_args(annotation)
     if any(get_origin(argument) is Annotated for argument in arguments):  # Annotated[...] | None
         return reduce(or_, map(_with_validators, arguments))
     return annotation
+
+
+def _validator(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return AfterValidator(one_of(item))
+    return AfterValidator(item) if isinstance(item, FunctionType) else item

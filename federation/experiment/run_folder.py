@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon import DataError, data_error, nearest_code, write_atomically
+from recon import DataError, data_error, nearest_code, require_maps_cache, write_atomically
 
 from ..config import read_json, read_toml, store_plugins
 from ..methods import ServerState, selected_state
@@ -40,8 +40,8 @@ class RunFolder:
     """Paths and records of one run.
 
     ``recipe.toml`` (with all defaults) · ``plugins/`` of the recipe · ``run.json`` (sites, digest of the recipe,
-    seconds) · ``rounds.jsonl`` · ``checkpoints/`` of the server · ``sites/<name>/``: kept state, personal network, coil
-    maps, report of measured data · ``local/<name>/``: the same for the local arm · ``test/<name>.h5`` of simulated
+    seconds) · ``rounds.jsonl`` · ``checkpoints/`` of the server · ``sites/<name>/``: kept state, personal network,
+    report of measured data · ``local/<name>/``: the same for the local arm · ``test/<name>.h5`` of simulated
     sites · ``report.html``, ``report.json`` · ``base.safetensors``.
     """
 
@@ -156,7 +156,15 @@ class RunFolder:
         return self.path / "sites" / name
 
     def maps_folder(self, name: str) -> Path:
-        return self.site_folder(name) / "maps" if self.maps is None else self.maps / name
+        """Folder of coil maps: the given one, else ``sites/<name>/maps`` if it exists, else that of all runs."""
+        if self.maps is not None:
+            return self.maps / name
+        own = self.site_folder(name) / "maps"
+        return own if own.is_dir() else require_maps_cache()
+
+    def keep_maps(self, name: str) -> None:
+        """Store the coil maps of a site in this folder, and not beside those of other runs."""
+        (self.site_folder(name) / "maps").mkdir(parents=True, exist_ok=True)
 
     def local_folder(self, name: str) -> Path:
         return self.path / LOCAL / name

@@ -3,6 +3,7 @@ from .cartesian import CartesianMRI as CartesianMRI
 from .cartesian import CoilMaps as CoilMaps
 from .cartesian import combine_coils as combine_coils
 from .cartesian import root_sum_of_squares as root_sum_of_squares
+from .coil_compression import coil_compression as coil_compression
 from .coil_maps import MAP_ESTIMATES as MAP_ESTIMATES
 from .coil_maps import CalibrationScan as CalibrationScan
 from .coil_maps import birdcage_maps as birdcage_maps
@@ -12,11 +13,13 @@ from .coil_maps import low_resolution_maps as low_resolution_maps
 from .coil_maps import with_image_phase as with_image_phase
 from .fourier import FourierTransform as FourierTransform
 from .fourier import centering_phases as centering_phases
+from .fourier import crop_readout as crop_readout
 from .fourier import fft2c as fft2c
 from .fourier import ifft2c as ifft2c
 from .noise import complex_noise as complex_noise
 from .noise import correlated_noise as correlated_noise
 from .noise import estimate_noise_covariance as estimate_noise_covariance
+from .noise import mix_coils as mix_coils
 from .noise import whiten as whiten
 from .noise import whitening_matrix as whitening_matrix
 from .sampling import SAMPLINGS as SAMPLINGS

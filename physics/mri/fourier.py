@@ -35,6 +35,34 @@ def ifft2c(kspace: Tensor) -> Tensor:
     return image
 
 
+def crop_readout(kspace: Tensor, height: int) -> Tensor:
+    """k-space of the center rows of the image alone: removes readout oversampling.
+
+    The readout is transformed to the image, cut as by center crop, and transformed back. Both transforms are
+    orthonormal: the values of the image and the noise per sample stay. Where every row of k-space was sampled alike,
+    the rows of the image do not depend on each other, and a reconstruction of the cut k-space is the cut
+    reconstruction.
+
+    Parameters
+    ----------
+    kspace
+        Complex, shape ``(..., readout, phase)``, every row sampled.
+    height
+        Number of rows that are kept.
+
+    Returns
+    -------
+        Shape ``(..., height, phase)``.
+    """
+    if not 1 <= height <= kspace.shape[-2]:
+        raise ValueError(f"crop_readout: {height} rows of k-space {tuple(kspace.shape)}, expected 1 to all")
+    top = (kspace.shape[-2] - height) // 2
+    shifted = torch.fft.ifftshift(kspace, dim=-2)
+    rows = torch.fft.fftshift(torch.fft.ifft(shifted, dim=-2, norm="ortho"), dim=-2)[..., top : top + height, :]
+    cut: Tensor = torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(rows, dim=-2), dim=-2, norm="ortho"), dim=-2)
+    return cut
+
+
 def centering_phases(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     r"""Phase ramps that turn a plain DFT of length ``n`` into a centered one.
 

@@ -122,7 +122,20 @@ def whiten(kspace: Tensor, matrix: Tensor) -> Tensor:
             f"whiten: matrix has shape {tuple(matrix.shape)}, data {tuple(kspace.shape)}; expected "
             "(coils, coils) and (..., coils, height, width)"
         )
-    mixed: Tensor = torch.einsum("ij,...jhw->...ihw", matrix.to(kspace.dtype), kspace)
+    return mix_coils(kspace, matrix)
+
+
+def mix_coils(data: Tensor, matrix: Tensor) -> Tensor:
+    """Combinations of coils: multiply ``(..., coils, height, width)`` by a matrix ``(n, coils)``.
+
+    Noise of covariance C has the covariance ``matrix @ C @ matrix.mH`` afterwards; the maps need the same.
+    """
+    if data.ndim < 3 or matrix.ndim != 2 or matrix.shape[1] != data.shape[-3]:
+        raise ValueError(
+            f"mix_coils: matrix has shape {tuple(matrix.shape)}, data {tuple(data.shape)}; expected (n, coils) and "
+            "(..., coils, height, width)"
+        )
+    mixed: Tensor = torch.einsum("ij,...jhw->...ihw", matrix.to(data.dtype), data)
     return mixed
 
 

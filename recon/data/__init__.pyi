@@ -24,6 +24,12 @@ from .image_matrix import largest_matrix as largest_matrix
 from .image_matrix import reduce_matrix as reduce_matrix
 from .image_phase import with_realistic_phase as with_realistic_phase
 from .image_phase import with_smooth_phase as with_smooth_phase
+from .maps_cache import CACHE_VARIABLE as CACHE_VARIABLE
+from .maps_cache import CacheFacts as CacheFacts
+from .maps_cache import cache_facts as cache_facts
+from .maps_cache import clear_cache as clear_cache
+from .maps_cache import maps_cache as maps_cache
+from .maps_cache import require_maps_cache as require_maps_cache
 from .mri_file import open_volume as open_volume
 from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header

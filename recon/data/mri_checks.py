@@ -34,11 +34,14 @@ class KSpaceContent:
     ----------
     energy
         Sum of squared magnitudes by slice.
+    lacks_readout
+        Whether rows at an end of the readout hold only zeros in a slice that is not empty: an asymmetric echo.
     """
 
     def __init__(self, volume: KSpaceVolume) -> None:
         self.volume = volume
         self.energy: dict[int, float] = {}
+        self.lacks_readout = False
         self._largest = 0.0
         self._findings: dict[str, list[tuple[int, str, str, str]]] = {}
         self._available = volume.available.expand(volume.shape[2:])
@@ -90,6 +93,7 @@ class KSpaceContent:
 
     def _look_for_zeros(self, index: int, nonzero: Tensor, rows: Tensor, columns: Tensor) -> None:
         measured = rows.nonzero().flatten()
+        self.lacks_readout |= not bool(rows[0] and rows[-1])
         between = int((~rows[int(measured[0]) : int(measured[-1])]).sum())
         if between > ROUNDED * len(rows):
             found = f"only zeros in {between} rows between others"

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from physics import (
     calibration_block,
+    crop_readout,
     estimate_noise_covariance,
     ifft2c,
+    mix_coils,
     root_sum_of_squares,
     samples_center,
     whitening_matrix,
 )
 
 from .mri_checks import KSpaceContent
+from .mri_reduction import Reduction, center_gram, shown_rows
 from .mri_volume import KSpaceVolume
 from .sample import center_crop
 
@@ -30,14 +33,19 @@ PROBED_SLICES = 16
 class VolumeFacts:
     """Facts of one volume under one mask, in units of the file.
 
-    ``added_noise`` is the covariance of the simulated noise, complex128 ``(coils, coils)``; None: no noise is added.
-    ``whitening`` is the matrix for data and maps; None: the noise is white already. ``noise_std`` is the level after
-    whitening; where neither file nor simulation state it, ``noise_is_estimated`` and it is an upper bound.
+    Samples hold the ``rows`` center rows of the image. ``compression`` is the matrix from coils to virtual coils; None:
+    the coils stay. ``added_noise`` is the covariance of the simulated noise between coils, complex128 ``(coils,
+    coils)``; None: no noise is added. ``noise_is_white`` says whether noise is white before compression. ``whitening``
+    is the matrix for data and maps of (virtual) coils; None: their noise is white already. ``noise_std`` is the level
+    after whitening; where neither file nor simulation state it, ``noise_is_estimated`` and it is an upper bound.
     ``warnings`` are those of :class:`KSpaceContent` on the slices that were read.
     """
 
+    rows: int
     mask: Tensor
+    compression: Tensor | None
     added_noise: Tensor | None
+    noise_is_white: bool
     whitening: Tensor | None
     noise_std: float
     noise_is_estimated: bool
@@ -46,13 +54,21 @@ class VolumeFacts:
     center_fraction: float
     warnings: tuple[str, ...]
 
+    def reduced(self, kspace: Tensor) -> Tensor:
+        """k-space ``(coils, height, width)`` as samples hold it: compressed, whitened, without oversampling."""
+        matrix = self.whitening
+        if self.compression is not None:
+            matrix = self.compression if matrix is None else matrix.to(self.compression.dtype) @ self.compression
+        mixed = kspace if matrix is None else mix_coils(kspace, matrix)
+        return mixed if self.rows == kspace.shape[-2] else crop_readout(mixed, self.rows)
+
 
 def effective_acceleration(volume: KSpaceVolume, mask: Tensor) -> float:
     """Encoded positions over sampled ones; padding columns count as neither."""
     return int(volume.acquired.sum()) * mask.shape[0] / int(mask.sum())
 
 
-def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> VolumeFacts:
+def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float, reduction: Reduction) -> VolumeFacts:
     """Measure the facts of a volume on up to `PROBED_SLICES` slices.
 
     A process reads a file once, as long as the file does not change.
@@ -65,6 +81,8 @@ def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> Volume
         Sampled positions, bool ``(1 | height, width)``.
     noise_std
         Simulated noise relative to the maximum of the volume's root-sum-of-squares image.
+    reduction
+        How samples are made smaller.
 
     Raises
     ------
@@ -73,7 +91,7 @@ def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float) -> Volume
     """
     file = (volume.path.resolve(), volume.version)
     digest = hashlib.sha256(repr(mask.shape).encode() + mask.numpy().tobytes()).digest()
-    return _probed(_Probe(file, digest, noise_std, volume, mask))
+    return _probed(_Probe(file, digest, noise_std, reduction, volume, mask))
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,7 @@ class _Probe:
     file: tuple[Path, tuple[int, int, int]]
     mask_digest: bytes
     noise_std: float
+    reduction: Reduction
     volume: KSpaceVolume = field(compare=False)
     mask: Tensor = field(compare=False)
 
@@ -94,7 +113,7 @@ def _probed(probe: _Probe) -> VolumeFacts:
     n_slices, n_coils = volume.shape[:2]
     available = volume.available
     estimate = noise_std == 0 and volume.noise_covariance is None
-    covariance = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
+    covariance, gram = torch.zeros(2, n_coils, n_coils, dtype=torch.complex128)
     image_maximum, pixels, content = 0.0, [], KSpaceContent(volume)
     probed = torch.linspace(0, n_slices - 1, min(n_slices, PROBED_SLICES)).round().int().tolist()
     for i in probed:
@@ -106,6 +125,7 @@ def _probed(probe: _Probe) -> VolumeFacts:
             image_maximum = max(image_maximum, float(_rss_image(kspace * available, volume.crop_shape).max()))
         if estimate:
             covariance += estimate_noise_covariance(sampled, mask) / len(probed)
+        gram += center_gram(sampled)
     added = None
     if noise_std > 0 and image_maximum > 0:
         added = (noise_std * image_maximum) ** 2 * _coil_coupling(volume)
@@ -113,9 +133,19 @@ def _probed(probe: _Probe) -> VolumeFacts:
     if volume.noise_covariance is not None:
         covariance = covariance + volume.noise_covariance
     whitening, variance = _whitening(covariance)
+    noise_is_white = whitening is None
+    if (matrix := probe.reduction.matrix(gram, covariance)) is not None:
+        whitening, variance = _whitening(matrix @ covariance @ matrix.mH)
+    rows = volume.shape[2]
+    # An asymmetric echo is measured on a part of the readout alone: its rows of k-space are not alike.
+    if probe.reduction.remove_oversampling and not content.lacks_readout:
+        rows = shown_rows(volume, mask)
     return VolumeFacts(
-        mask=mask,
+        rows=rows,
+        mask=mask if rows == volume.shape[2] else mask[:1],
+        compression=matrix,
         added_noise=added,
+        noise_is_white=noise_is_white,
         whitening=whitening,
         noise_std=math.sqrt(variance),
         noise_is_estimated=estimate,

@@ -20,6 +20,7 @@ from physics import (
     file_seed,
     ifft2c,
     make_mask,
+    mix_coils,
     root_sum_of_squares,
     samples_center,
     whiten,
@@ -29,9 +30,11 @@ from physics import (
 from ..errors import DataError, data_error
 from ..progress import doing
 from .augmentation import Augmentation
+from .maps_cache import storing_maps
 from .mri_calibration import calibration_path, calibration_scan, require_calibration
 from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines
 from .mri_formats import MRI_READERS
+from .mri_reduction import CoilChoice, Reduction, coil_choice
 from .mri_references import check_reference
 from .mri_scaling import VolumeFacts, effective_acceleration, probe_volume
 from .mri_volume import KSpaceVolume, fitting_crop
@@ -100,6 +103,9 @@ class KSpaceSlices(VolumeSlices):
     units. A file without ``noise_covariance`` counts as noise-free where noise is simulated: its own noise cannot be
     told from signal.
 
+    **Size.** Samples are smaller than the file where this does not change the image, see `remove_oversampling` and
+    `compress_coils`. Scale, noise level, reference and displayed crop stay.
+
     **Reference.** ``coil_combined``: least-squares combination, with the maps of the sample, of all encoded
     k-space before simulated noise; the operator maps it to the measurement. ``rss``: the reconstruction in the
     file. ``auto``: coil-combined where the file is fully sampled, else the reconstruction in the file, else none.
@@ -119,6 +125,12 @@ class KSpaceSlices(VolumeSlices):
     calibration_scan
         File of another scan of the same person with the same coils, to estimate the maps from by ESPIRiT, relative to
         the folder of each file; ``{stem}`` in it is the name of the file. None: the measurement itself.
+    remove_oversampling
+        Whether samples hold the displayed rows of the image alone, where the readout is oversampled and complete, all
+        rows of the mask are equal and the operator is :class:`physics.CartesianMRI`.
+    compress_coils
+        Virtual coils in place of the coils, see :func:`physics.coil_compression`: ``"auto"``, False, a number of coils
+        or a part of the energy, see :data:`recon.data.mri_reduction.CoilChoice`.
     maps_folder
         Folder that stores estimated maps; None: estimate them in every call.
     reference
@@ -148,6 +160,8 @@ class KSpaceSlices(VolumeSlices):
         calibration_scan: str | None = None,
         maps_folder: Path | None = None,
         reference: ReferenceChoice = "auto",
+        remove_oversampling: bool = True,
+        compress_coils: CoilChoice = "auto",
         augment: Augmentation | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
@@ -160,6 +174,8 @@ class KSpaceSlices(VolumeSlices):
         self.calibrations = tuple(
             self._open_calibration(volume, calibration_scan, reader_options) for volume in self.volumes
         )
+        # Another operator may depend on the readout as it was sampled.
+        self.reduction = Reduction(remove_oversampling and self.operator == "CartesianMRI", coil_choice(compress_coils))
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
         self._facts: dict[int, VolumeFacts] = {}
 
@@ -209,28 +225,24 @@ class KSpaceSlices(VolumeSlices):
         return lines
 
     def sample(self, number: int, i: int) -> Sample:
-        volume, facts = self.volumes[number], self._volume_facts(number)
+        volume, facts = self.volumes[number], self.volume_facts(number)
         kspace = volume.read_slice(i) * volume.available
         measured = kspace
         if facts.added_noise is not None:
-            measured = measured + self._noise(number, i, facts.added_noise, white=facts.whitening is None)
+            measured = measured + self._noise(number, i, facts.added_noise, white=facts.noise_is_white)
         measured = measured * facts.mask
-        maps = self._coil_maps(number, i, measured, facts.mask)
-
-        def whitened(data: Tensor) -> Tensor:
-            return data if facts.whitening is None else whiten(data, facts.whitening)
-
-        white_maps, kind = whitened(maps), self.reference_kinds[number]
+        maps, output_weight = self._coil_maps(number, i, measured, facts)
+        white_maps = maps if facts.whitening is None else whiten(maps, facts.whitening)
+        kind = self.reference_kinds[number]
         reference: Tensor | None = None
-        crop, output_weight = volume.crop_shape, None
+        crop = volume.crop_shape
         if kind == "coil_combined":
-            reference = combine_coils(ifft2c(whitened(kspace)), white_maps) / facts.scale
+            reference = combine_coils(ifft2c(facts.reduced(kspace)), white_maps) / facts.scale
         elif kind == "rss":
             crop = fitting_crop((volume.shape[2], volume.shape[3]), volume.rss_shape or volume.header.recon_shape)
             reference = center_crop(volume.read_rss(i), crop) / facts.scale
-            output_weight = root_sum_of_squares(maps)
         operator = make_operator(volume.path, self.operator, white_maps, facts.mask)
-        measurement, noise_std = whitened(measured) / facts.scale, torch.tensor(facts.noise_std / facts.scale)
+        measurement, noise_std = facts.reduced(measured) / facts.scale, torch.tensor(facts.noise_std / facts.scale)
         if facts.noise_is_estimated:
             noise_std = torch.minimum(noise_std, operator.estimate_noise_std(measurement))
         sample = Sample(
@@ -241,7 +253,7 @@ class KSpaceSlices(VolumeSlices):
             scale=torch.tensor(facts.scale),
             condition=self._condition(facts, volume.shape[1], float(noise_std)),
             meta=(SampleMeta(self.site, self.names[number], i, facts.acceleration, kind),),
-            output_weight=output_weight,
+            output_weight=output_weight if kind == "rss" else None,
             crop_shape=crop,
         )
         if self.augment is None:
@@ -252,6 +264,7 @@ class KSpaceSlices(VolumeSlices):
         simulation = self.simulate
         return {
             "coils": sorted({volume.shape[1] for volume in self.volumes}),
+            "virtual_coils": sorted({self._virtual_coils(number) for number in range(len(self.volumes))}),
             "sampling": "as measured" if simulation is None else simulation.sampling,
             "nominal_acceleration": None if simulation is None else simulation.acceleration,
             "noise_std": None if simulation is None else simulation.noise_std,
@@ -310,14 +323,19 @@ class KSpaceSlices(VolumeSlices):
             key, advice = "[simulate]", "raise center_fraction"
         return [str(data_error(self.volumes[number].path, key, found, expected, advice))]
 
-    def _volume_facts(self, number: int) -> VolumeFacts:
+    def volume_facts(self, number: int) -> VolumeFacts:
+        """Facts of a volume: mask, scale, noise, and how samples are made smaller."""
         if number not in self._facts:
             noise_std = 0.0 if self.simulate is None else self.simulate.noise_std
             volume = self.volumes[number]
-            facts = self._facts[number] = probe_volume(volume, self.mask(number), noise_std)
+            facts = self._facts[number] = probe_volume(volume, self.mask(number), noise_std, self.reduction)
             for line in (*volume.notes, *facts.warnings, *self._calibration_warnings(number)):
                 warn_once(self.site, volume.path, line)
         return self._facts[number]
+
+    def _virtual_coils(self, number: int) -> int:
+        matrix = self.volume_facts(number).compression
+        return self.volumes[number].shape[1] if matrix is None else len(matrix)
 
     def _noise(self, number: int, i: int, covariance: Tensor, white: bool) -> Tensor:
         seed = self.simulate.seed if self.simulate is not None else 0
@@ -340,15 +358,27 @@ class KSpaceSlices(VolumeSlices):
         require_calibration(volume, calibration)
         return calibration
 
-    def _coil_maps(self, number: int, i: int, measured: Tensor, mask: Tensor) -> Tensor:
+    def _coil_maps(self, number: int, i: int, measured: Tensor, facts: VolumeFacts) -> tuple[Tensor, Tensor]:
+        """Maps of (virtual) coils, of the rows that samples hold, and the root sum of squares of those of all coils."""
         volume, calibration = self.volumes[number], self.calibrations[number]
-        if self.maps == "true":
-            return (
-                with_image_phase(volume.read_maps(i), measured, mask) if samples_center(mask) else volume.read_maps(i)
-            )
-        scan = None if calibration is None else calibration_scan(volume, calibration, i)
-        with doing("coil maps of a slice"):
-            return estimate_maps(measured, mask, self.maps, self.maps_folder, scan)
+        if self.maps != "true":
+            scan = None if calibration is None else calibration_scan(volume, calibration, i)
+            with doing("coil maps of a slice"), storing_maps(self.maps_folder):
+                maps = estimate_maps(
+                    measured,
+                    facts.mask,
+                    self.maps,
+                    self.maps_folder,
+                    scan,
+                    height=facts.rows,
+                    compression=facts.compression,
+                )
+            return maps, root_sum_of_squares(maps) if facts.compression is None else torch.ones(maps.shape[1:])
+        maps = center_crop(volume.read_maps(i), (facts.rows, measured.shape[-1]))
+        if samples_center(facts.mask):
+            maps = with_image_phase(maps, measured, facts.mask)
+        mixed = maps if facts.compression is None else mix_coils(maps, facts.compression)
+        return mixed, root_sum_of_squares(maps)
 
 
 def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:

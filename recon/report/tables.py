@@ -47,7 +47,7 @@ def site_note(results: Results, site: str) -> str:
     if (acceleration := known.get("effective_acceleration")) is not None:
         parts.append(f"R = {float(acceleration):.2f}")
     if (coils := known.get("coils")) is not None:
-        parts.append("1 coil" if coils in (1, [1]) else f"{_fact(coils)} coils")
+        parts.append("1 coil" if coils in (1, [1]) else f"{_coils(known)} coils")
     if (noise := known.get("noise_std")) is not None:
         parts.append(f"noise {float(noise):g}")
     if (photons := known.get("photons")) is not None:
@@ -81,7 +81,7 @@ def site_table(results: Results) -> str:
             "simulated" if known.get("synthetic") is True else "measured",
             str(known.get("sampling", NO_VALUE)).replace("_", " "),
             number(known.get("effective_acceleration"), 2),
-            _fact(known.get("coils")),
+            _coils(known),
             _fact(known.get("noise_std")),
             str(known.get("maps", NO_VALUE)).replace("_", " "),
             str(known.get("consistency", NO_VALUE)).replace("_", " "),
@@ -204,6 +204,12 @@ def _method_class(is_method: bool) -> str:
 
 def _number_class(is_number: bool) -> str:
     return ' class="number"' if is_number else ""
+
+
+def _coils(known: Mapping[str, Any]) -> str:
+    """Number of coils, and that of the virtual coils in their place."""
+    coils, virtual = known.get("coils"), known.get("virtual_coils")
+    return _fact(coils) if virtual in (None, coils) else f"{_fact(coils)} as {_fact(virtual)} virtual"
 
 
 def _fact(value: Any) -> str:

@@ -450,7 +450,7 @@ def test_values_are_refused_or_scaled_away(written, power, simulate):
     sample = data[1]
     assert data.check(0) == []
     assert torch.allclose(sample.measurement, usual.measurement, atol=1e-5)
-    assert torch.allclose(sample.reference, usual.reference, atol=1e-5)
+    assert torch.allclose(sample.reference, usual.reference, atol=5e-4)  # maps have half precision
     assert float(sample.noise_std) == pytest.approx(float(usual.noise_std), rel=1e-4)
 
 
