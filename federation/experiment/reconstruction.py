@@ -79,7 +79,7 @@ def reconstruct_file(
     out
         File to write, in the format of its name, see :func:`recon.write_reconstruction`. In HDF5 ``reconstruction``
         ``(slices, height, width)`` holds magnitudes in MRI, attenuation in CT, and ``image``, in MRI complex, the same
-        on the encoded grid; in the units of the coil images of the file, or in 1/mm.
+        on the encoded grid without readout oversampling; in the units of the coil images of the file, or in 1/mm.
     sites
         Folder of the manifests, if it has moved since training.
     say

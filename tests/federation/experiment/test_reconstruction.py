@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_line_that_asks_for_space(
     def full(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    for place in ("physics.mri.coil_maps.save", "recon.files.os.fsync"):
+    for place in ("physics.mri.stored_maps.save", "recon.files.os.fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(place, full)
             error = fails(*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"))
@@ -212,7 +212,7 @@ def test_a_full_disk_at_a_site_asks_for_space_and_not_for_fewer_sites(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_site(tmp_path / "sites")
-    monkeypatch.setattr("physics.mri.coil_maps.save", full)
+    monkeypatch.setattr("physics.mri.stored_maps.save", full)
     error = fails("train", "fedavg", "--sites", tmp_path / "sites", "--out", tmp_path / "run", *TINY)
     assert "no space left" in error and error.endswith("free space and --resume")
 
