@@ -193,6 +193,7 @@ def test_a_full_disk_is_one_line_that_asks_for_space(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str], number: int
 ) -> None:
     """While coil maps are stored, and while the image is written."""
+    monkeypatch.setenv("FEDRECON_CACHE", str(tmp_path / "cache"))
     write_file(tmp_path / "scan.h5", seed=number)
 
     def full(*arguments: object, **options: object) -> None:
@@ -202,7 +203,7 @@ def test_a_full_disk_is_one_line_that_asks_for_space(
         with monkeypatch.context() as patch:
             patch.setattr(place, full)
             error = fails(*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"))
-            assert "no space left" in error and error.endswith("free space") and not (tmp_path / "out.h5").exists()
+            assert "no space left" in error and "free space" in error and not (tmp_path / "out.h5").exists()
 
 
 def test_a_full_disk_at_a_site_asks_for_space_and_not_for_fewer_sites(
@@ -212,6 +213,7 @@ def test_a_full_disk_at_a_site_asks_for_space_and_not_for_fewer_sites(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_site(tmp_path / "sites")
+    monkeypatch.setenv("FEDRECON_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("physics.mri.stored_maps.save", full)
     error = fails("train", "fedavg", "--sites", tmp_path / "sites", "--out", tmp_path / "run", *TINY)
     assert "no space left" in error and error.endswith("free space and --resume")
