@@ -119,7 +119,7 @@ def test_a_run_that_needs_a_site_that_was_killed_goes_on_with_the_same_bits(
         wait_until(lambda: rounds_done(federation, "needed") >= 1)
         kill(south)
         text = run.communicate(timeout=400)[0]
-    assert run.returncode == 2 and "no reply of south" in text and "--resume" in text
+    assert run.returncode == 2 and "site south: is not connected" in text and "--resume" in text
     start_again(south)
     deploy("run", server, RECIPE, *chosen("needed"), "--resume")
     assert bits(server / "runs" / "needed" / "train") == undisturbed
