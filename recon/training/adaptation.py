@@ -94,16 +94,7 @@ def adapt(
     for check, done in enumerate(range(0, steps, check_every), start=1):
         made = min(check_every, steps - done)
         with doing(f"adapting from step {done} on"):
-            moments = train_locally(
-                network,
-                [kept for _, kept, _ in parts],
-                steps=made,
-                batch_size=1,
-                learning_rate=learning_rate,
-                objective=SelfSupervised(),
-                seed=seed + check,
-                optimizer_state=moments,
-            ).optimizer_state
+            moments = _train(network, [kept for _, kept, _ in parts], made, learning_rate, seed + check, moments)
         with doing("residual of held-out measurements"):
             residuals.append(_residual(network, parts))
         if progress is not None:
@@ -114,6 +105,27 @@ def adapt(
             break
     network.load_state_dict(best_state)
     return Adaptation(network.eval(), tuple(residuals), best)
+
+
+def _train(
+    network: nn.Module,
+    samples: Sequence[Sample],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    moments: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """Train in place on one slice a step; returns the moments of the optimizer."""
+    return train_locally(
+        network,
+        samples,
+        steps=steps,
+        batch_size=1,
+        learning_rate=learning_rate,
+        objective=SelfSupervised(),
+        seed=seed,
+        optimizer_state=moments,
+    ).optimizer_state
 
 
 def _with_noise(sample: Sample) -> Sample:
