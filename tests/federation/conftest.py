@@ -1,4 +1,4 @@
-"""Plugins are forgotten after a test, as if its process had ended."""
+"""Commands that fail with one line; plugins that are forgotten after a test, as if its process had ended."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from federation import SERVER_RULES
+from federation.cli import main
 from federation.config import plugins
 from recon import MRI_READERS, PENALTIES, REGULARIZERS
 
@@ -26,3 +27,17 @@ def forget_plugins() -> Iterator[Callable[[], None]]:
 
     yield forget
     forget()
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail; returns its one line."""
+
+    def command(*arguments: object) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("fedrecon: error: ") and "\n" not in error
+        return error
+
+    return command

@@ -1,6 +1,6 @@
 """One call for runs, weights and classical methods: the image of the command line, for arrays, files and samples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -54,18 +54,6 @@ def with_fov(path: Path) -> None:
         before, after = text.split("<reconSpace>")
         after = after.replace("<x>24</x><y>20</y>", "<x>12</x><y>16</y>").replace("</reconSpace>", recon)
         file["ismrmrd_header"] = before.replace("</encodedSpace>", fov) + "<reconSpace>" + after
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    def command(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == 2
-        error = capsys.readouterr().err.strip()
-        assert error.startswith("fedrecon: error: ") and "\n" not in error
-        return error
-
-    yield command
 
 
 def command_image(run: Path, scan: Path, out: Path) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -19,18 +19,6 @@ TINY = [
     "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--set", "evaluation.arms=['local']",
     "--jobs", "1",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    def command(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == 2
-        error = capsys.readouterr().err.strip()
-        assert error.startswith("fedrecon: error: ") and "\n" not in error
-        return error
-
-    yield command
 
 
 def train(sites: Path, out: Path, *options: str) -> list[str]:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -39,18 +39,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "run"
     assert main(["train", "fedavg", "--sites", str(folder / "sites"), "--out", str(out), *TINY]) == 0
     return out
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    def command(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == 2
-        error = capsys.readouterr().err.strip()
-        assert error.startswith("fedrecon: error: ") and "\n" not in error
-        return error
-
-    yield command
 
 
 def reconstruct(run: Path, scan: Path, out: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """`fedrecon weights export`: weights that others can use, and a card that says what they are."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +31,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "run"
     assert main(["train", "fedavg", "--sites", str(folder / "sites"), "--out", str(out), *TINY]) == 0
     return out
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    def command(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == 2
-        error = capsys.readouterr().err.strip()
-        assert error.startswith("fedrecon: error: ") and "\n" not in error
-        return error
-
-    yield command
 
 
 def test_exported_weights_of_a_site_are_the_network_that_it_uses(
