@@ -38,6 +38,7 @@ from .data import CONDITION_LAYOUT as CONDITION_LAYOUT
 from .data import CT_READERS as CT_READERS
 from .data import CT_SCALE as CT_SCALE
 from .data import MRI_READERS as MRI_READERS
+from .data import PREPARING as PREPARING
 from .data import Augmentation as Augmentation
 from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
@@ -57,6 +58,7 @@ from .data import ScanSimulation as ScanSimulation
 from .data import Simulation as Simulation
 from .data import SinogramSlices as SinogramSlices
 from .data import SinogramVolume as SinogramVolume
+from .data import Step as Step
 from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
@@ -67,12 +69,15 @@ from .data import coil_covariance as coil_covariance
 from .data import collate as collate
 from .data import condition_vector as condition_vector
 from .data import ct_features as ct_features
+from .data import doing as doing
+from .data import doing_unless_named as doing_unless_named
 from .data import draw_from_labels as draw_from_labels
 from .data import fitting_crop as fitting_crop
 from .data import format_of as format_of
 from .data import header_xml as header_xml
 from .data import held_out_split as held_out_split
 from .data import largest_matrix as largest_matrix
+from .data import made as made
 from .data import maps_cache as maps_cache
 from .data import mask_family as mask_family
 from .data import mri_features as mri_features
@@ -82,6 +87,7 @@ from .data import open_volume as open_volume
 from .data import patient_of as patient_of
 from .data import read_header as read_header
 from .data import read_images as read_images
+from .data import receiving_steps as receiving_steps
 from .data import reduce_matrix as reduce_matrix
 from .data import require_hold_out as require_hold_out
 from .data import require_maps_cache as require_maps_cache
@@ -168,12 +174,6 @@ from .networks import base_name as base_name
 from .networks import freeze_base as freeze_base
 from .networks import is_adapter as is_adapter
 from .networks import noise_map as noise_map
-from .progress import PREPARING as PREPARING
-from .progress import Step as Step
-from .progress import doing as doing
-from .progress import doing_unless_named as doing_unless_named
-from .progress import made as made
-from .progress import receiving_steps as receiving_steps
 from .report import MEAN_OF_SITES as MEAN_OF_SITES
 from .report import LearningCurve as LearningCurve
 from .report import html_page as html_page

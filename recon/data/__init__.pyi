@@ -44,6 +44,12 @@ from .mri_slices import Simulation as Simulation
 from .mri_volume import KSpaceVolume as KSpaceVolume
 from .mri_volume import fitting_crop as fitting_crop
 from .other_formats import format_of as format_of
+from .progress import PREPARING as PREPARING
+from .progress import Step as Step
+from .progress import doing as doing
+from .progress import doing_unless_named as doing_unless_named
+from .progress import made as made
+from .progress import receiving_steps as receiving_steps
 from .random_ct_scans import RandomCTScans as RandomCTScans
 from .random_scans import RandomScans as RandomScans
 from .said_once import Said as Said

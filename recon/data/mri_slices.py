@@ -28,7 +28,6 @@ from physics import (
 )
 
 from ..errors import DataError, data_error
-from ..progress import doing
 from .augmentation import Augmentation
 from .maps_cache import storing_maps
 from .mri_calibration import calibration_path, calibration_scan, require_calibration
@@ -38,6 +37,7 @@ from .mri_reduction import CoilChoice, Reduction, coil_choice
 from .mri_references import check_reference
 from .mri_scaling import VolumeFacts, effective_acceleration, probe_volume
 from .mri_volume import KSpaceVolume, fitting_crop
+from .progress import doing
 from .said_once import count_as_said, warn_once
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features

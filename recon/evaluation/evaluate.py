@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Sample, Samples, can_hold_out, collate, held_out_split
+from ..data import Sample, Samples, can_hold_out, collate, doing, doing_unless_named, held_out_split, made
 from ..errors import DataError
 from ..method import apply, to_device_of
-from ..progress import doing, doing_unless_named, made
 from .metrics import METRICS, MOST_DB, SSIM_WINDOW, foreground_ssim, has_foreground, nmse, psnr, ssim
 
 #: Fraction of the sampled positions outside the calibration block that is held out if there is no reference.

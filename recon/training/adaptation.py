@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ..data import Sample, generator_for, held_out_split, require_fraction
+from ..data import Sample, doing, generator_for, held_out_split, require_fraction
 from ..errors import DataError
 from ..evaluation import held_out_residual
-from ..progress import doing
 from .local_training import train_locally
 from .objectives import SelfSupervised
 

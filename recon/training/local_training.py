@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data import Sample, Samples, VolumeSlices, batches, generator_for
+from ..data import Sample, Samples, VolumeSlices, batches, doing_unless_named, generator_for, made
 from ..errors import DataError
 from ..method import to_device_of
-from ..progress import doing_unless_named, made
 from .feature_moments import watching
 from .objectives import Supervised, TaskTerm
 from .optimizers import Stepper

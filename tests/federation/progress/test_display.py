@@ -138,7 +138,7 @@ def test_an_event_fits_into_one_write_whatever_its_names() -> None:
 
 
 def test_events_carry_site_and_part_and_a_full_pipe_delays_nothing(monkeypatch) -> None:
-    monkeypatch.setattr("recon.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("recon.data.progress.SECONDS_BETWEEN", 0.0)
     with Channel() as channel, sending(channel.writer):
         with within(job="arm", site="north", part="round 1/3", share=0.0), doing("training", 2, "steps"):
             made(1, 0.5)
