@@ -6,6 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from federation.cli import main
+
 HEADER = """<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
 <acquisitionSystemInformation><systemVendor>{vendor}</systemVendor><systemModel>{model}</systemModel>
@@ -13,6 +15,12 @@ HEADER = """<?xml version="1.0"?>
 <encoding><encodedSpace><matrixSize><x>24</x><y>20</y><z>1</z></matrixSize></encodedSpace>
 <reconSpace><matrixSize><x>24</x><y>20</y><z>1</z></matrixSize></reconSpace></encoding>
 </ismrmrdHeader>"""
+
+#: Options of `fedrecon train` for a network that trains in a second, in this process.
+SMALL = (
+    "--set", "network.cascades=1", "--set", "network.regularizer=cnn", "--set", "network.channels=2",
+    "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--jobs", "1",
+)  # fmt: skip
 
 
 def write_file(
@@ -60,3 +68,12 @@ def write_site(folder: Path, name: str = "north") -> Path:
         "test": [f"{name}_3.h5"],
     }
     return write_manifest(folder, name, splits, simulate)
+
+
+def trained_run(folder: Path, options: Sequence[str]) -> Path:
+    """The run folder of FedAvg at the sites in ``folder/sites``; one site is written if there are none."""
+    sites, out = folder / "sites", folder / "run"
+    if not sites.exists():
+        write_site(sites)
+    assert main(["train", "fedavg", "--sites", str(sites), "--out", str(out), *options]) == 0
+    return out

@@ -16,24 +16,15 @@ from federation.cli import main
 from federation.sites import CT_DEMO_SITES, make_ct_demo_sites
 from recon import DataError, KSpaceSlices, NetworkSettings, SinogramSlices, collate, open_sinograms, save_weights
 
-from ..fake_sites import write_file, write_site
+from ..fake_sites import SMALL, trained_run, write_file
 
-TINY = [
-    "--set", "network.cascades=1", "--set", "network.regularizer=cnn", "--set", "network.channels=2",
-    "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--set", "federation.rounds=1",
-    "--jobs", "1",
-]  # fmt: skip
 #: Every second column and the center.
 MASK = (np.arange(20) % 2 == 0) | (abs(np.arange(20) - 10) < 4)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("federation")
-    write_site(folder / "sites")
-    out = folder / "run"
-    assert main(["train", "fedavg", "--sites", str(folder / "sites"), "--out", str(out), *TINY]) == 0
-    return out
+    return trained_run(tmp_path_factory.mktemp("federation"), [*SMALL, "--set", "federation.rounds=1"])
 
 
 @pytest.fixture

@@ -12,13 +12,9 @@ import pytest
 import federation
 from federation.cli import main
 
-from ..fake_sites import write_file, write_site
+from ..fake_sites import SMALL, write_file, write_site
 
-TINY = [
-    "--set", "network.cascades=1", "--set", "network.regularizer=cnn", "--set", "network.channels=2",
-    "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--set", "evaluation.arms=['local']",
-    "--jobs", "1",
-]  # fmt: skip
+TINY = [*SMALL, "--set", "evaluation.arms=['local']"]
 
 
 def train(sites: Path, out: Path, *options: str) -> list[str]:

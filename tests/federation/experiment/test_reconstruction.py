@@ -14,13 +14,9 @@ import pytest
 from federation.cli import main
 from federation.experiment import reconstruction
 
-from ..fake_sites import write_file, write_manifest, write_site
+from ..fake_sites import SMALL, trained_run, write_file, write_manifest, write_site
 
-TINY = [
-    "--set", "network.cascades=1", "--set", "network.regularizer=cnn", "--set", "network.channels=2",
-    "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--set", "federation.rounds=1",
-    "--set", "evaluation.arms=['zero_filled', 'tv']", "--jobs", "1",
-]  # fmt: skip
+TINY = [*SMALL, "--set", "federation.rounds=1", "--set", "evaluation.arms=['zero_filled', 'tv']"]
 COLUMNS = np.arange(20)
 #: Masks that leave fewer than two columns, or points, outside the calibration block.
 BLOCKS = {
@@ -34,11 +30,7 @@ BLOCKS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("federation")
-    write_site(folder / "sites")
-    out = folder / "run"
-    assert main(["train", "fedavg", "--sites", str(folder / "sites"), "--out", str(out), *TINY]) == 0
-    return out
+    return trained_run(tmp_path_factory.mktemp("federation"), TINY)
 
 
 def reconstruct(run: Path, scan: Path, out: Path) -> list[str]:

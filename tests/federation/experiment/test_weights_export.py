@@ -11,12 +11,11 @@ import federation
 from federation.cli import main
 from recon import open_weights
 
-from ..fake_sites import write_file, write_site
+from ..fake_sites import SMALL, trained_run, write_file, write_site
 
 TINY = [
-    "--set", "network.cascades=1", "--set", "network.regularizer=cnn", "--set", "network.channels=2",
-    "--set", "network.depth=2", "--set", "training.steps_per_round=2", "--set", "federation.rounds=2",
-    "--set", "personal.steps=2", "--set", "evaluation.arms=['zero_filled', 'local']", "--jobs", "1",
+    *SMALL, "--set", "federation.rounds=2", "--set", "personal.steps=2",
+    "--set", "evaluation.arms=['zero_filled', 'local']",
 ]  # fmt: skip
 
 
@@ -28,9 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         license = 'license = "CC BY 4.0"\n' if name == "north" else ""
         text = path.read_text().replace("[data]", f'[acquisition]\nmodel = "Prisma"\n{license}\n[data]')
         path.write_text(text)
-    out = folder / "run"
-    assert main(["train", "fedavg", "--sites", str(folder / "sites"), "--out", str(out), *TINY]) == 0
-    return out
+    return trained_run(folder, TINY)
 
 
 def test_exported_weights_of_a_site_are_the_network_that_it_uses(
