@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -51,18 +51,6 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path.with_suffix(".md").write_text("# head-test\n")
     monkeypatch.setitem(STARTER_WEIGHTS, "head-test", path)
     return "head-test"
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    def run(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("fedrecon: error: ") and error.count("\n") == 1
-        return error
-
-    yield run
 
 
 def test_a_scan_is_reconstructed_without_run_or_site(
