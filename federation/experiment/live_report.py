@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class LiveReport:
-    """``report.html`` of a run in training; it must not end the training, so that failures are only logged.
+    """``report.html`` of a run in training; it must not end the training, so that the first failure is a warning.
 
     Pictures are made after rounds 1, 2, 4, 8 ...: they cost a validation slice of every site, in this process.
     """
@@ -31,6 +31,7 @@ class LiveReport:
         self.run = run
         self.now = ""
         self._pictures: tuple[int, dict[str, dict[str, np.ndarray[Any, Any]]]] = (0, {})
+        self._has_failed = False
 
     def begin(self, now: str) -> None:
         """A part of the run begins; ``now`` is a sentence for the reader."""
@@ -53,16 +54,23 @@ class LiveReport:
                     state = state_of_checkpoint(newest, self.run.path)
                     made = {m.name: self._picture(m, state) for m in self.run.participants if m.data.validation}
                     self._pictures = (state.round, made)
-            except Exception:
-                logger.debug("pictures of round %d", number, exc_info=True)
+            except Exception as error:
+                self._warn(f"pictures of round {number}", error)
         self.write()
 
     def write(self, *, reload: bool = True) -> None:
         """Write the report."""
         try:
             write_training_report(self.run.path, self._results(), reload=reload)
-        except Exception:
-            logger.debug("report", exc_info=True)
+        except Exception as error:
+            self._warn("its report", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        logger.debug("%s", what, exc_info=True)
+        if not self._has_failed:
+            self._has_failed = True
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            logger.warning("%s: %s cannot be made (%s); the training goes on", self.run.path, what, text)
 
     def _results(self) -> dict[str, Any]:
         run, (pictured, pictures) = self.run, self._pictures

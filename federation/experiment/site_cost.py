@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -87,7 +86,7 @@ def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
         step=step + recipe.training.batch_size * read,
         validation=validation,
         maps=max(maps - read, 0.0) if second else 0.0,
-        map_bytes=_bytes_of_a_file(task.maps_folder),
+        map_bytes=training.map_bytes(sample),
         memory=peak_memory() - shared_memory() + held,
         slices=_slices(task),
         parameters=(sum(count[n] for n in scope.shared), sum(count[n] for n in (*scope.shared, *scope.kept))),
@@ -160,9 +159,3 @@ def _shortest(function: Callable[[], object], repeats: int) -> float:
 def _bytes(sample: Sample) -> int:
     tensors = [sample.measurement, sample.reference, sample.output_weight, *sample.operator.buffers()]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-
-def _bytes_of_a_file(folder: Path) -> int:
-    """Mean size of the files of coil maps."""
-    sizes = [path.stat().st_size for path in folder.glob("*")] if folder.is_dir() else []
-    return round(sum(sizes) / len(sizes)) if sizes else 0

@@ -201,6 +201,11 @@ class KSpaceSlices(VolumeSlices):
             return None
         return calibration_lines(self.mask(number))
 
+    def map_bytes(self, sample: Sample) -> int:
+        maps: Tensor | None = getattr(sample.operator, "maps", None)
+        # Real and imaginary part, two bytes each.
+        return 0 if maps is None or self.maps == "true" or self.maps_folder is None else 4 * maps.numel()
+
     def completeness(self, number: int) -> str:
         share = self.volumes[number].partial_fourier
         return super().completeness(number) if share is None else f"partial Fourier, {share:.0%} of the lines"

@@ -191,6 +191,10 @@ class VolumeSlices(Dataset[Sample], ABC):
         """
         return []
 
+    def map_bytes(self, sample: Sample) -> int:
+        """Bytes of the file of estimated maps of a slice; 0 where none are stored."""
+        return 0
+
     def completeness(self, number: int) -> str:
         """How much of a file without undersampling was measured, in words."""
         return "fully sampled"

@@ -52,7 +52,9 @@ def test_the_report_of_a_training_shows_its_rounds_and_keeps_pictures_of_patient
     assert (run.path / "report.html").read_text() == final
 
 
-def test_a_report_that_fails_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_fails_ends_no_training_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     write_site(tmp_path / "sites")
     for name in ("_results", "_picture"):
         monkeypatch.setattr(LiveReport, name, lambda *arguments: 1 / 0)
@@ -66,3 +68,5 @@ def test_a_report_that_fails_ends_no_training(tmp_path: Path, monkeypatch: pytes
         planning=Planning(fixed_jobs=True),
     )
     assert run.selected().history and not (run.path / "report.html").exists()
+    assert [line for line in caplog.messages if "cannot be made (ZeroDivisionError" in line] == caplog.messages
+    assert len(caplog.messages) == 1

@@ -117,9 +117,12 @@ def test_a_site_is_measured_on_its_own_slices(tmp_path: Path) -> None:
     write_site(tmp_path / "sites")
     (manifest,) = load_federation(tmp_path / "sites")
     task = ReconstructionTask(manifest, load_recipe("fedavg", TINY), tmp_path / "maps")
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "of another data set").write_bytes(bytes(10**6))
     found = measure_site((task, False))
     assert found.slices == {"train": 4, "validation": 2, "test": 2}
-    assert min(found.build, found.step, found.validation, found.memory) > 0 and found.map_bytes > 0
+    assert min(found.build, found.step, found.validation, found.memory) > 0
+    assert found.map_bytes == 2 * 24 * 20 * 4  # two coils in half precision, whatever else is in the folder
     (tmp_path / "sites/data/north/north_0.h5").unlink()
     assert "north_0.h5" in measure_site((task, False))
 
