@@ -1,7 +1,8 @@
 """The report of a run while it is trained: written after every round, and every few seconds in between."""
 
 import logging
-from typing import Any
+import threading
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 class LiveReport:
-    """``report.html`` of a run in training; it must not end the training, so that the first failure is a warning.
+    """``report.html`` of a run in training, a context manager.
+
+    It must not end the training, so that the first failure is a warning.
 
     Pictures are made after rounds 1, 2, 4, 8 ...: they cost a validation slice of every site, in this process.
     """
@@ -31,7 +34,8 @@ class LiveReport:
         self.run = run
         self.now = ""
         self._pictures: tuple[int, dict[str, dict[str, np.ndarray[Any, Any]]]] = (0, {})
-        self._has_failed = False
+        self._has_failed = self._has_ended = False
+        self._writing = threading.Lock()  # the display writes it in a thread of its own
 
     def begin(self, now: str) -> None:
         """A part of the run begins; ``now`` is a sentence for the reader."""
@@ -39,11 +43,18 @@ class LiveReport:
         refresh_with(self.write)
         self.write()
 
-    def end(self) -> None:
-        """Write the last time."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Write the last time, whether the training has ended or was interrupted."""
         refresh_with(None)
-        self.now = f"The training is finished; `fedrecon evaluate {self.run.path}` scores the test data."
-        self.write(reload=False)
+        text = "The training is finished; `fedrecon evaluate {}` scores the test data."
+        if kind is not None:
+            text = "The training of {} was interrupted; the same command with --resume continues it."
+        with self._writing:
+            self.now, self._has_ended = text.format(self.run.path), True
+            self._write(reload=False)
 
     def round_made(self, number: int) -> None:
         """A round is made, the first is 1."""
@@ -58,8 +69,13 @@ class LiveReport:
                 self._warn(f"pictures of round {number}", error)
         self.write()
 
-    def write(self, *, reload: bool = True) -> None:
-        """Write the report."""
+    def write(self) -> None:
+        """Write the report, unless the training has ended."""
+        with self._writing:
+            if not self._has_ended:
+                self._write(reload=True)
+
+    def _write(self, *, reload: bool) -> None:
         try:
             write_training_report(self.run.path, self._results(), reload=reload)
         except Exception as error:

@@ -26,8 +26,9 @@ class Plan:
         Processes at a time.
     rounds_done
         Rounds that an interrupted run has made, in the federation under ``""`` and in local arms under their sites.
-    available, total, disk
-        Bytes of memory that are free and that the machine has, and bytes that are free on the disk; None: unknown.
+    available, total, disk, maps_disk
+        Bytes of memory that are free and that the machine has, and bytes that are free on the disk of the run and of
+        the coil maps; None: unknown.
     """
 
     recipe: Recipe
@@ -38,6 +39,7 @@ class Plan:
     available: int | None = None
     total: int | None = None
     disk: int | None = None
+    maps_disk: int | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -178,7 +180,7 @@ def require_room(plan: Plan) -> str | None:
     Raises
     ------
     ConfigError
-        If its processes need more memory than the machine has, or its files more than is free on the disk.
+        If its processes need more memory than the machine has, or its checkpoints more than is free on the disk.
     """
     wanted = plan.jobs * plan.memory
     found = f"{plan.jobs} process{'es' * (plan.jobs > 1)} of {_gigabytes(plan.memory)}"
@@ -186,10 +188,15 @@ def require_room(plan: Plan) -> str | None:
         least = fitting(plan.jobs, plan.memory, plan.total)
         advice = f"use --jobs {least}" if plan.memory <= plan.total else "use smaller scans or a machine with more"
         raise ConfigError(f"--jobs: found {found}, expected at most {_gigabytes(plan.total)}, the memory; {advice}")
-    needed = plan.map_bytes + plan.checkpoint_bytes
+    needed = plan.checkpoint_bytes
     if plan.disk is not None and needed > plan.disk:
-        advice = "free space, choose another --out, or train with fewer slices"
+        advice = "free space, or choose another --out"
         raise ConfigError(f"--out: found {_gigabytes(plan.disk)} free, expected {_gigabytes(needed)}; {advice}")
+    if plan.maps_disk is not None and plan.map_bytes > plan.maps_disk:  # some may be stored already
+        found = (
+            f"up to {_gigabytes(plan.map_bytes)} of coil maps may not fit where {_gigabytes(plan.maps_disk)} are free"
+        )
+        return f"warning: {found}; free space, or set FEDRECON_CACHE to another folder"
     if plan.available is not None and wanted > plan.available:
         least = fitting(plan.jobs, plan.memory, plan.available)
         advice = f"use --jobs {least}" if least < plan.jobs else "close other programs"

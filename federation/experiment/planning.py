@@ -65,6 +65,7 @@ def plan_run(run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Pla
         available=available,
         total=total,
         disk=disk_free(run.path),
+        maps_disk=disk_free(run.maps_folder(next(iter(tasks)))),
     )
     warning = require_room(plan)
     if planning.always or plan.total_seconds >= SECONDS_WORTH_A_WORD:
@@ -91,7 +92,7 @@ def plan_recipe(recipe: Recipe, manifests: tuple[SiteManifest, ...], jobs: int, 
     ConfigError
         If no site has training data, a site cannot be measured, or the run cannot fit.
     """
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory(dir=".") as scratch:  # its disk counts as that of the run
         run = RunFolder(Path(scratch), recipe, manifests)
         if not run.participants:
             raise ConfigError("no site takes part; at least one manifest needs files under data.train")

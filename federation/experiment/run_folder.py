@@ -74,7 +74,7 @@ class RunFolder:
             "sites": {m.name: str(m.path) for m in manifests},
             "beside": {m.name: os.path.relpath(m.path, path.absolute()) for m in manifests},
         }
-        seconds = {}
+        kept: dict[str, Any] = {"seconds": {}}
         if (path / "run.json").exists():
             found = _record(path)
             if found.get("recipe_digest") != facts["recipe_digest"] and not (resume and fewer_rounds(path, recipe)):
@@ -86,12 +86,13 @@ class RunFolder:
                 raise DataError(f"{path}: holds a run of the sites {sorted(found['sites'])}; choose another --out")
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
-            seconds = found.get("seconds", {})
+            kept |= {key: found[key] for key in ("seconds", "memory") if key in found}
         store_plugins(recipe.plugins, path)
         if recipe.network.base is not None and (weights := weights_of(recipe.network.base)) is not None:
             write_atomically(path / BASE, weights.path.read_bytes())
+        # First: with its digest the recipe of an interrupted extension is written again.
+        write_atomically(path / "run.json", json.dumps({**facts, **kept}, indent=1).encode())
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
-        write_atomically(path / "run.json", json.dumps({**facts, "seconds": seconds}, indent=1).encode())
         return cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
 
     @classmethod

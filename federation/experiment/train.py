@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 
 from recon import MOST_DB, DataError, data_error
 
-from ..config import config_error
+from ..config import ConfigError, config_error
+from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
 from ..progress import Part, advanced, begin_parts, log_into
 from ..recipes import LOCAL, Recipe, build_network, require_base
@@ -20,6 +22,7 @@ from ..sites import SiteManifest, refuse
 from ..worker_pool import run_jobs
 from .live_report import LiveReport
 from .personal_stage import personalize
+from .plan import Plan, fitting
 from .planning import Planning, plan_run, rounds_done
 from .run_folder import RunFolder, Say, fewer_rounds, local_recipe
 from .task import aux_layout
@@ -43,7 +46,7 @@ def train_run(
     jobs
         The most processes at a time.
     planning
-        Measure the cost first, and say it; None: do not. Results do not depend on it.
+        Measure the cost first and say it, and keep a report up to date; None: neither. Results do not depend on it.
 
     Raises
     ------
@@ -59,15 +62,21 @@ def train_run(
     require_base(recipe, manifests)
     _require_references(recipe, manifests)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
-    if resume and (made := fewer_rounds(out, recipe)) is not None:
-        _say_more_rounds(recipe, made, say)
+    extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
+    if extended:
+        _say_more_rounds(run, say)
+        (run.path / "report.json").unlink(missing_ok=True)  # scores of the shorter run
     log_into(run.path)
     with InProcessRuntime([run.spec(manifest) for manifest in run.participants], jobs) as runtime:
-        plan = None if planning is None else plan_run(run, runtime, jobs, planning, say)
-        if plan is not None:
-            jobs = plan.jobs
-            run.record_memory(plan.memory)
+        plan = None
+        if planning is not None:
+            try:
+                plan, jobs = _planned(run, runtime, jobs, planning, say)
+            except ConfigError:
+                if is_new:  # a run that cannot fit does not claim the folder
+                    (run.path / "run.json").unlink()
+                raise
         scored = (run.path / "report.json").exists()  # its report stays
         live = None if planning is None or scored else LiveReport(run)
         stages = {"federated": partial(_train_together, run, runtime, shared, aux, resume, say, live)}
@@ -76,18 +85,31 @@ def train_run(
         if recipe.personal.steps:
             stages["personal"] = partial(_train_personally, run, jobs, say)
         parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
-        for name, stage in stages.items():
-            begin = time.monotonic()
-            begin_parts(parts[list(stages).index(name) :], at_most=recipe.training.patience is not None)
-            if live is not None:
-                live.begin(_NOW[name])
-            stage()
-            runtime.close()
-            run.record_seconds(name, time.monotonic() - begin, resumed=resume)
+        with nullcontext() if live is None else live:
+            for name, stage in stages.items():
+                begin = time.monotonic()
+                begin_parts(parts[list(stages).index(name) :], at_most=recipe.training.patience is not None)
+                if live is not None:
+                    live.begin(_NOW[name])
+                stage()
+                runtime.close()
+                run.record_seconds(name, time.monotonic() - begin, resumed=resume)
     begin_parts(())
-    if live is not None:
-        live.end()
     return run
+
+
+def _planned(
+    run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Planning, say: Say
+) -> tuple[Plan | None, int]:
+    """The cost of a run, None if it is not measured, and the number of processes that the memory allows."""
+    plan = plan_run(run, runtime, jobs, planning, say)
+    if plan is not None:
+        run.record_memory(plan.memory)
+        return plan, plan.jobs
+    if not planning.fixed_jobs:
+        jobs = fitting(jobs, run.memory() or 0, memory_available())
+        runtime.use(jobs)
+    return None, jobs
 
 
 #: What a part of a run does, for its report.
@@ -118,7 +140,8 @@ def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
         say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
 
 
-def _say_more_rounds(recipe: Recipe, made: int, say: Say) -> None:
+def _say_more_rounds(run: RunFolder, say: Say) -> None:
+    recipe, made = run.recipe, rounds_done(run)[""]
     say(f"going on from {made} to {recipe.federation.rounds} rounds")
     if recipe.training.schedule == "cosine":
         say(

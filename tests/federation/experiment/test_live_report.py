@@ -25,14 +25,14 @@ def test_the_report_of_a_training_shows_its_rounds_and_keeps_pictures_of_patient
     manifest = sites / "south.toml"
     manifest.write_text("synthetic = true\n" + manifest.read_text())
     seen: list[tuple[str, str, str]] = []
-    write = LiveReport.write
+    write = LiveReport._write
 
-    def keep(self: LiveReport, *, reload: bool = True) -> None:
+    def keep(self: LiveReport, *, reload: bool) -> None:
         write(self, reload=reload)
         site = self.run.path / "sites/north/report.html"
         seen.append(((self.run.path / "report.html").read_text(), site.read_text() if site.exists() else "", self.now))
 
-    monkeypatch.setattr(LiveReport, "write", keep)
+    monkeypatch.setattr(LiveReport, "_write", keep)
     recipe = load_recipe("fedavg", TINY)
     planning = Planning(fixed_jobs=True)
     run = train_run(recipe, load_federation(sites), tmp_path / "run", jobs=1, resume=False, say=str, planning=planning)
@@ -50,6 +50,20 @@ def test_the_report_of_a_training_shows_its_rounds_and_keeps_pictures_of_patient
     # A run that is scored keeps its report.
     train_run(recipe, load_federation(sites), tmp_path / "run", jobs=1, resume=True, say=str, planning=planning)
     assert (run.path / "report.html").read_text() == final
+
+
+def test_an_interrupted_training_says_so_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_site(tmp_path / "sites")
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("federation.experiment.train._train_at_each", interrupted)
+    recipe, sites = load_recipe("fedavg", [*TINY, "evaluation.arms=['local']"]), load_federation(tmp_path / "sites")
+    with pytest.raises(KeyboardInterrupt):
+        train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=str, planning=Planning(fixed_jobs=True))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "was interrupted; the same command with --resume continues it" in page and 'http-equiv="refresh"' not in page
 
 
 def test_a_report_that_fails_ends_no_training_and_is_said_once(

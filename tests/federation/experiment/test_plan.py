@@ -91,8 +91,10 @@ def test_what_cannot_fit_is_refused_and_what_may_not_fit_is_said() -> None:
     assert "2 processes of 1.0 GB may not fit into the 1.5 GB" in require_room(replace(two, available=15 * 10**8))
     with pytest.raises(ConfigError, match=r"--jobs: found 2 processes of 1.0 GB, expected at most 1.9 GB.*--jobs 1"):
         require_room(replace(two, total=19 * 10**8))
-    with pytest.raises(ConfigError, match=r"found 1 MB free, expected 2\.9 GB; free space"):
-        require_room(replace(plan("a"), costs=(COST,), disk=10**6))
+    maps = replace(plan("a"), costs=(COST,), maps_disk=10**6)
+    assert "up to 2.9 GB of coil maps may not fit where 1 MB are free" in require_room(maps)
+    with pytest.raises(ConfigError, match=r"--out: found 1 MB free, expected .* free space"):
+        require_room(replace(plan("a"), costs=(replace(COST, parameters=(10**6, 10**6)),), disk=10**6))
 
 
 def test_measuring_changes_no_bit_of_the_run(tmp_path: Path) -> None:
@@ -125,6 +127,19 @@ def test_a_site_is_measured_on_its_own_slices(tmp_path: Path) -> None:
     assert found.map_bytes == 2 * 24 * 20 * 4  # two coils in half precision, whatever else is in the folder
     (tmp_path / "sites/data/north/north_0.h5").unlink()
     assert "north_0.h5" in measure_site((task, False))
+
+
+def test_a_run_that_cannot_fit_leaves_its_folder_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_site(tmp_path / "sites")
+    recipe, sites = load_recipe("fedavg", TINY), load_federation(tmp_path / "sites")
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.experiment.planning.disk_free", lambda folder: 1)
+        with pytest.raises(ConfigError, match="--out: found 1 MB free"):
+            train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=str, planning=Planning(False))
+    run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=str, planning=Planning(False))
+    assert run.selected().history and run.memory()
+    # A resumed run remembers the memory of its processes.
+    assert train_run(recipe, sites, tmp_path / "run", jobs=1, resume=True, say=str).memory() == run.memory()
 
 
 def test_plan_prints_the_cost_and_writes_nothing_but_lock_files(
