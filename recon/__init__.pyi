@@ -126,6 +126,7 @@ from .evaluation import psnr as psnr
 from .evaluation import reconstruct as reconstruct
 from .evaluation import ssim as ssim
 from .export import SUFFIXES as SUFFIXES
+from .export import PngSlices as PngSlices
 from .export import Reconstruction as Reconstruction
 from .export import fedrecon_version as fedrecon_version
 from .export import require_export as require_export

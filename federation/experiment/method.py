@@ -10,6 +10,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -325,6 +326,8 @@ def reconstructed(
         advice = "check the values of the scan and the weights of the network; nothing was written"
         raise data_error(path, "reconstruction", found, expected, advice)
     header = samples.image_header(0)
+    if header.shape != magnitude.shape[1:]:  # cropped as the reference: positions are those of other pixels
+        header = replace(header, shape=magnitude.shape[1:], placement=None)
     return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes)
 
 

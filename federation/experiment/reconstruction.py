@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from recon import (
     SUFFIXES,
     DataError,
+    PngSlices,
     SiteScores,
     VolumeSlices,
     adapt,
@@ -31,7 +32,6 @@ from .run_folder import Say
 _FULL = 1.2
 #: Shape of the reconstruction, and its scores.
 Reconstructed = tuple[tuple[int, ...], SiteScores]
-PngSlices = Literal["middle", "all"]
 
 
 @dataclass(frozen=True)

@@ -228,10 +228,6 @@ class CalibrationScan:
     kspace: Tensor
     zoom: tuple[float, float] = (1.0, 1.0)
 
-    def maps(self, shape: tuple[int, int]) -> Tensor:
-        """ESPIRiT maps of the scan, evaluated at its pixels: nothing is interpolated."""
-        return _espirit(self._for(shape, shape[0]))
-
     def _for(self, shape: tuple[int, int], height: int) -> _Calibration:
         rows, columns = (_middle(slice(0, n), 24) for n in self.kspace.shape[1:])
         found = _Calibration.cut("CalibrationScan", self.kspace, rows, columns)

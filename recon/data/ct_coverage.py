@@ -126,7 +126,7 @@ class _Outside:
 
     @classmethod
     def of(cls, number: int, lines: Array, ends: list[int], beside: npt.NDArray[np.bool_]) -> "_Outside":
-        offset = air_offset(lines, ends)
+        offset = _air_offset(lines, ends)
         lines = lines - offset
         level = max(_LEAST_SIGNAL, _PART_OF_LARGEST * float(np.percentile(lines, 99)))
         # A neighbor agrees: a dead element is no object.
@@ -145,7 +145,7 @@ class _Outside:
         return float(self.signal.mean())
 
 
-def air_offset(lines: Array, ends: list[int]) -> float:
+def _air_offset(lines: Array, ends: list[int]) -> float:
     """Offset of all line integrals ``(views, detectors)``, from the ends of the detector; 0 if there is none to see."""
     width = max(4, lines.shape[1] // 32)
     airs = [lines[:, :width] if end == 0 else lines[:, -width:] for end in ends]

@@ -28,6 +28,7 @@ _ATTRIBUTES = ("acquisition", "patient_id", "simulated", ORIENTATION, POSITION)
 _DATASETS = ("ismrmrd_header", "grid/shape", "grid/pixel_mm", POSITION)
 
 _TEXT, _NAME, _UID, _DATE = r"(.{1,64})", r"(.{1,64})", r"([0-9][0-9.]{0,63})", r"(\d{4})-?(\d\d)-?(\d\d)"
+_NUMBER = r"(\d{1,15}\.?\d{0,15}|\.\d{1,15})"
 #: Elements of an ISMRMRD header by the keyword of DICOM, with the form of their text; groups are joined.
 _ELEMENTS: dict[str, tuple[str, str]] = {
     "PatientName": ("subjectInformation/patientName", _NAME),
@@ -45,11 +46,11 @@ _ELEMENTS: dict[str, tuple[str, str]] = {
     "FrameOfReferenceUID": ("measurementInformation/frameOfReferenceUID", _UID),
     "Manufacturer": ("acquisitionSystemInformation/systemVendor", _TEXT),
     "ManufacturerModelName": ("acquisitionSystemInformation/systemModel", _TEXT),
-    "MagneticFieldStrength": ("acquisitionSystemInformation/systemFieldStrength_T", r"([\d.]{1,16})"),
-    "RepetitionTime": ("sequenceParameters/TR", r"([\d.]{1,16})"),
-    "EchoTime": ("sequenceParameters/TE", r"([\d.]{1,16})"),
-    "InversionTime": ("sequenceParameters/TI", r"([\d.]{1,16})"),
-    "FlipAngle": ("sequenceParameters/flipAngle_deg", r"([\d.]{1,16})"),
+    "MagneticFieldStrength": ("acquisitionSystemInformation/systemFieldStrength_T", _NUMBER),
+    "RepetitionTime": ("sequenceParameters/TR", _NUMBER),
+    "EchoTime": ("sequenceParameters/TE", _NUMBER),
+    "InversionTime": ("sequenceParameters/TI", _NUMBER),
+    "FlipAngle": ("sequenceParameters/flipAngle_deg", _NUMBER),
 }
 
 
@@ -67,7 +68,8 @@ class Placement:
     def step(self) -> npt.NDArray[np.float64] | None:
         """From one slice to the next; None for a single slice, or slices that are not evenly spaced."""
         steps = np.diff(self.positions, axis=0)
-        even = len(steps) > 0 and np.abs(steps - steps.mean(0)).max() <= 1e-2 * np.linalg.norm(steps.mean(0))
+        distance = np.linalg.norm(steps.mean(0)) if len(steps) else 0.0
+        even = distance > 0 and np.abs(steps - steps.mean(0)).max() <= 1e-2 * distance
         return np.asarray(steps.mean(0)) if even else None
 
 

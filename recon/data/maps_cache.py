@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..errors import NO_SPACE, DataError, data_error, os_error_line
 #: Environment variable that names the folder.
 CACHE_VARIABLE = "FEDRECON_CACHE"
 #: Files that :func:`physics.estimate_maps` writes, complete or not.
+_SECONDS_OF_WRITING = 3600.0
 _FILE = re.compile(r"[0-9a-f]{64}\.safetensors|tmp\w+\.tmp")
 
 
@@ -90,13 +92,16 @@ def cache_facts() -> CacheFacts:
 def clear_cache() -> None:
     """Remove all stored maps, and no other file; a run that needs one estimates it again.
 
+    A temporary file stays for an hour: another process may be writing it.
+
     Raises
     ------
     OSError
         If one cannot be removed.
     """
-    for path, _ in _stored(maps_cache()):
-        path.unlink(missing_ok=True)
+    for path, status in _stored(maps_cache()):
+        if path.suffix != ".tmp" or time.time() - status.st_mtime > _SECONDS_OF_WRITING:
+            path.unlink(missing_ok=True)
 
 
 def _stored(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -11,8 +11,11 @@ _ROUNDED = 1.01
 
 
 def calibration_path(scan: Path, pattern: str) -> Path:
-    """File of the calibration scan, relative to the folder of the scan; ``{stem}`` is the name of the scan."""
-    return scan.parent / pattern.replace("{stem}", scan.name.split(".")[0])
+    """File of the calibration scan, relative to the folder of the scan.
+
+    ``{stem}`` is the name of the scan without its end.
+    """
+    return scan.parent / pattern.replace("{stem}", scan.stem)
 
 
 def require_calibration(volume: KSpaceVolume, calibration: KSpaceVolume) -> None:

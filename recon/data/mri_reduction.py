@@ -92,6 +92,6 @@ def shown_rows(volume: KSpaceVolume, mask: Tensor) -> int:
     shown = volume.crop_shape[0]
     if volume.rss_shape is not None:
         scored = fitting_crop(size, volume.rss_shape)[0]
-        # An even difference: both crops have the same middle.
-        shown = max(shown, scored) + abs(shown - scored) % 2
-    return min(shown, size[0])
+        shown = max(shown, scored)
+    # An even number of rows is cut, so that every center crop has the same middle as before.
+    return min(shown + (size[0] - shown) % 2, size[0])

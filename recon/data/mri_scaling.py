@@ -134,7 +134,9 @@ def _probed(probe: _Probe) -> VolumeFacts:
         covariance = covariance + volume.noise_covariance
     whitening, variance = _whitening(covariance)
     noise_is_white = whitening is None
-    if (matrix := probe.reduction.matrix(gram, covariance)) is not None:
+    # An estimate from the edges of k-space may be signal, which would weigh the coils.
+    noise = torch.zeros_like(covariance) if estimate else covariance
+    if (matrix := probe.reduction.matrix(gram, noise)) is not None:
         whitening, variance = _whitening(matrix @ covariance @ matrix.mH)
     rows = volume.shape[2]
     # An asymmetric echo is measured on a part of the readout alone: its rows of k-space are not alike.

@@ -124,7 +124,7 @@ class KSpaceSlices(VolumeSlices):
         simulation, for controls).
     calibration_scan
         File of another scan of the same person with the same coils, to estimate the maps from by ESPIRiT, relative to
-        the folder of each file; ``{stem}`` in it is the name of the file. None: the measurement itself.
+        the folder of each file; ``{stem}`` in it is the name of the file without its end. None: the measurement itself.
     remove_oversampling
         Whether samples hold the displayed rows of the image alone, where the readout is oversampled and complete, all
         rows of the mask are equal and the operator is :class:`physics.CartesianMRI`.
@@ -226,6 +226,9 @@ class KSpaceSlices(VolumeSlices):
         if self.maps == "true":
             for index in range(volume.shape[0]):
                 volume.read_maps(index)
+        if (calibration := self.calibrations[number]) is not None:
+            for index in range(calibration.shape[0]):
+                calibration.read_slice(index)
         count_as_said(self.site, volume.path, lines)
         return lines
 

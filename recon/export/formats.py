@@ -5,17 +5,14 @@ import shutil
 from collections.abc import Callable
 from glob import escape
 from pathlib import Path
-from typing import Literal
 
-from ..errors import DataError, data_error
+from ..errors import DataError, data_error, os_error_line
 from ..files import write_atomically, write_hdf5
-from .reconstruction import Reconstruction
+from .reconstruction import PngSlices, Reconstruction
 
 #: Ends of names of files; a name without an end is a folder of DICOM files.
 SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz", ".dcm", ".png")
 _DICOM = (".dcm", "")
-#: Slices of a PNG.
-Slices = Literal["middle", "all"]
 
 
 def suffix_of(path: Path) -> str:
@@ -24,7 +21,7 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def require_export(path: Path, *, overwrite: bool, slices: Slices = "middle") -> None:
+def require_export(path: Path, *, overwrite: bool, slices: PngSlices = "middle") -> None:
     """Refuse a name before any work; ``slices`` is that of :func:`write_reconstruction`.
 
     Raises
@@ -33,10 +30,12 @@ def require_export(path: Path, *, overwrite: bool, slices: Slices = "middle") ->
         If the end of the name is unknown, or something stands there that must not be replaced.
     """
     suffix, expected = suffix_of(path), "a name that ends in " + ", ".join(SUFFIXES)
+    if not path.name:
+        raise data_error(path, "--out", "no name", expected, "choose one")
     if suffix and suffix not in SUFFIXES:
         advice = "choose one; a name without an end is a folder of DICOM files"
         raise data_error(path, "--out", f"the ending {suffix!r}", expected, advice)
-    numbered = sorted(path.parent.glob(f"{escape(path.stem)}_[0-9]*{path.suffix}")) if slices == "all" else []
+    numbered = _numbered(path) if slices == "all" else []
     if path.is_dir():
         _require_own_folder(path, overwrite)
     elif not overwrite and (numbered or path.exists()):
@@ -44,11 +43,16 @@ def require_export(path: Path, *, overwrite: bool, slices: Slices = "middle") ->
         raise data_error(where, "--out", "a file that exists", "a new name", "choose another --out or add --overwrite")
 
 
+def _numbered(path: Path) -> list[Path]:
+    """Pictures of all slices that were written under a name."""
+    return sorted(path.parent.glob(f"{escape(path.stem)}_[0-9]*{path.suffix}"))
+
+
 def _require_own_folder(path: Path, overwrite: bool) -> None:
     """A folder is replaced only if it is empty, or holds nothing but DICOM files and ``--overwrite`` is given."""
     if suffix_of(path) not in _DICOM:
         raise data_error(path, "--out", "a folder", "the name of a file", "choose another --out")
-    if not (files := [file for file in path.iterdir() if not file.name.startswith(".")]):
+    if not (files := list(path.iterdir())):
         return
     if any(file.is_dir() or file.suffix != ".dcm" for file in files):
         raise data_error(path, "--out", "a folder with other files", "a new folder", "choose another --out")
@@ -56,7 +60,7 @@ def _require_own_folder(path: Path, overwrite: bool) -> None:
         raise data_error(path, "--out", "a folder that exists", "a new one", "choose another --out or add --overwrite")
 
 
-def write_reconstruction(found: Reconstruction, out: Path | str, *, slices: Slices = "middle") -> list[str]:
+def write_reconstruction(found: Reconstruction, out: Path | str, *, slices: PngSlices = "middle") -> list[str]:
     """Write the images of a scan in the format of the name.
 
     Parameters
@@ -80,7 +84,7 @@ def write_reconstruction(found: Reconstruction, out: Path | str, *, slices: Slic
     return _WRITERS[suffix_of(out)](found, out, slices)
 
 
-def _write_hdf5(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+def _write_hdf5(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     arrays, attributes = found.header.carried
     images = {"reconstruction": found.magnitude, "image": found.image}
     method = {"derivation": found.derivation, "scan": found.scan}
@@ -88,14 +92,14 @@ def _write_hdf5(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
     return []
 
 
-def _write_nifti(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+def _write_nifti(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     from .nifti import nifti_bytes
 
     write_atomically(out, nifti_bytes(found, compressed=suffix_of(out) == ".nii.gz"))
     return _unstated(found)
 
 
-def _write_dicom(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+def _write_dicom(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     from .dicom import dicom_files, is_placed
 
     files = dicom_files(found)
@@ -108,7 +112,7 @@ def _write_dicom(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
     return lines if is_placed(found) else [*lines, "written as secondary captures, without a place in the patient"]
 
 
-def _write_png(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
+def _write_png(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     from .picture import png_files, window_of
 
     done: list[Path] = []
@@ -120,11 +124,13 @@ def _write_png(found: Reconstruction, out: Path, slices: Slices) -> list[str]:
         for file in done:
             file.unlink(missing_ok=True)
         raise
+    for file in set(_numbered(out)) - set(done) if slices == "all" else ():
+        file.unlink()  # of a scan with more slices
     black, white = window_of(found.displayed)
     return [f"window: black {black:.4g}, white {white:.4g} ({found.unit})"]
 
 
-_WRITERS: dict[str, Callable[[Reconstruction, Path, Slices], list[str]]] = {
+_WRITERS: dict[str, Callable[[Reconstruction, Path, PngSlices], list[str]]] = {
     ".h5": _write_hdf5,
     ".hdf5": _write_hdf5,
     ".nii": _write_nifti,
@@ -136,7 +142,13 @@ _WRITERS: dict[str, Callable[[Reconstruction, Path, Slices], list[str]]] = {
 
 
 def _write_folder(out: Path, files: dict[str, bytes]) -> None:
-    """Write all files beside the folder, then put them in its place; a reader never sees a part."""
+    """Write all files beside the folder, then put them in its place; a reader never sees a part.
+
+    Raises
+    ------
+    DataError
+        If this fails; the former folder stays.
+    """
     temporary, former = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         for name, data in files.items():
@@ -146,7 +158,14 @@ def _write_folder(out: Path, files: dict[str, bytes]) -> None:
             os.replace(out, former)
         elif out.exists():
             out.unlink()
-        os.replace(temporary, out)
+        try:
+            os.replace(temporary, out)
+        except OSError:
+            if former.exists():
+                os.replace(former, out)
+            raise
+    except OSError as error:
+        raise DataError(os_error_line(error)) from None
     finally:
         for folder in (temporary, former):
             shutil.rmtree(folder, ignore_errors=True)
@@ -159,6 +178,8 @@ def _unstated(found: Reconstruction) -> list[str]:
         lines.append(f"{found.scan} states no pixel size: distances in the image are not known")
     if header.thickness_mm is None and (header.placement is None or header.placement.step() is None):
         lines.append(f"{found.scan} states no slice thickness: distances across slices are not known")
+    elif header.placement is None and len(found.displayed) > 1:
+        lines.append(f"{found.scan} states no positions of its slices: they are taken as adjacent")
     if header.placement is None:
         lines.append(f"{found.scan} states no orientation: left and right of the image are not known")
     return lines

@@ -1,17 +1,15 @@
 """PNG pictures of slices, for a look; the window stands in the file."""
 
 import io
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .reconstruction import Images, Reconstruction
+from .reconstruction import Images, PngSlices, Reconstruction
 
 #: Part of the pixels that are darker than white.
 _WHITE = 0.998
-Which = Literal["middle", "all"]
 
 
 def window_of(images: Images) -> tuple[float, float]:
@@ -21,7 +19,7 @@ def window_of(images: Images) -> tuple[float, float]:
     return black, white if white > black else black + 1.0
 
 
-def png_files(found: Reconstruction, which: Which) -> dict[str, bytes]:
+def png_files(found: Reconstruction, which: PngSlices) -> dict[str, bytes]:
     """Pictures by the end of their name: the middle slice (no end), or every slice (its number from 1)."""
     images = found.displayed
     window = window_of(images)

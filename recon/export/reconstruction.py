@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from physics import attenuation_to_hu
 from ..data import ImageHeader
 
 Images = npt.NDArray[np.float32]
+#: Slices of a PNG.
+PngSlices = Literal["middle", "all"]
 
 
 @dataclass(frozen=True, eq=False)

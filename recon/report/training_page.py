@@ -9,7 +9,7 @@ from .page import html_page, line_panel
 from .picture_section import site_strips
 from .results import Results, is_open
 from .tables import html_table
-from .text import NO_VALUE, duration, number
+from .text import duration, number
 
 #: Seconds after which the page loads itself again.
 RELOAD_SECONDS = 15
@@ -70,7 +70,7 @@ def _table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mappi
         lines.append((site, cells))
     caption = "Validation scores: PSNR in dB, or minus the residual on held-out data where there is no reference."
     columns = ("site", "newest score", "best score", "newest loss", "best score, trained alone")
-    return html_table(caption, columns, lines) if lines else f"<p>No round is finished yet {NO_VALUE} sites train.</p>"
+    return html_table(caption, columns, lines) if lines else "<p>No round is finished yet: the sites train.</p>"
 
 
 def _pictures(results: Results, site: str) -> str:

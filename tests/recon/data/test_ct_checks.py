@@ -294,6 +294,8 @@ def test_raw_counts_that_contradict_themselves_are_refused(tmp_path: Path, chang
         (np.linspace(HALF, 0, 60), None, None, 180),
         (np.linspace(-7.5, 7.5, 60), "deg", None, 15),
         (np.linspace(-7.5, 7.5, 60), b"Degrees", None, 15),
+        (np.arange(60) * 1.2, None, None, 70.8),  # 1.19998 and 2.39996 are golden angles in radians
+        (np.arange(60) * 2.4, None, None, 141.6),
         (np.linspace(0, 2, 60), "rad", None, 114.6),
         (np.linspace(0, 2, 60), "Radians", None, 114.6),
         (np.linspace(0, 2, 60), None, "radians", 114.6),

@@ -1,5 +1,6 @@
 """The folder of coil maps: where it is, what it says, what it leaves alone."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ def test_maps_are_listed_and_cleared_and_nothing_else(folder):
         (folder / name).write_bytes(b"12345")
     facts = cache_facts()
     assert (facts.folder, facts.files, facts.size) == (folder, 2, 10) and facts.oldest is not None
+    clear_cache()  # another process may be writing the temporary file
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "tmp1x_y2.tmp"]
+    os.utime(folder / "tmp1x_y2.tmp", (0, 0))
     clear_cache()
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

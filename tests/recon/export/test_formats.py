@@ -1,5 +1,6 @@
 """Reconstructed images as NIfTI, DICOM, PNG and HDF5, read back by nibabel, pydicom, Pillow and h5py."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,7 +85,10 @@ def test_nifti_holds_the_values_and_the_pixel_size(tmp_path: Path, name: str, ki
     assert image.header.get_xyzt_units()[0] == "mm" and image.get_data_dtype() == np.float32
     np.testing.assert_allclose(image.affine @ ((8 - 1) / 2, (10 - 1) / 2, 1, 1), (0, 0, 0, 1), atol=1e-6)
     assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
-    assert notes == ["scan.h5 states no orientation: left and right of the image are not known"]
+    assert notes == [
+        "scan.h5 states no positions of its slices: they are taken as adjacent",
+        "scan.h5 states no orientation: left and right of the image are not known",
+    ]
     assert b"not for diagnosis" in bytes(image.header["descrip"])
 
 
@@ -207,6 +211,28 @@ def test_a_folder_is_replaced_as_a_whole_and_only_if_it_holds_dicom(tmp_path: Pa
     with pytest.raises(DataError, match="a folder with other files"):
         write_reconstruction(found, out)
     assert (out / "notes.txt").read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "hidden" / ".git").mkdir(parents=True)
+    with pytest.raises(DataError, match="a folder with other files"):
+        require_export(tmp_path / "hidden", overwrite=True)
+    with pytest.raises(DataError, match="found no name"):
+        require_export(Path(), overwrite=True)
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, found = tmp_path / "out", scan()
+    write_reconstruction(found, out)
+    before, replace_file = {file.name: file.read_bytes() for file in out.iterdir()}, os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp") and Path(target) == out:
+            raise OSError(13, "Permission denied", str(target))
+        replace_file(source, target)
+
+    monkeypatch.setattr("recon.export.formats.os.replace", fails)
+    with pytest.raises(DataError, match="out"):
+        write_reconstruction(replace(found, magnitude=2 * found.magnitude), out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.nii.gz", "all.png", "a.dcm", "a"])
@@ -231,6 +257,9 @@ def test_slices_that_are_not_evenly_spaced_are_no_nifti(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scan.h5: ImagePositionPatient: found uneven steps.*\.dcm"):
         write_reconstruction(found, tmp_path / "a.nii")
     assert len(written(found, tmp_path / "out")) == 3
+    found.header.placement.positions[:] = 0  # repetitions of one slice
+    with pytest.raises(DataError, match="found uneven steps"):
+        write_reconstruction(found, tmp_path / "a.nii")
 
 
 def test_sizes_that_the_scan_does_not_state_are_said_and_not_invented(tmp_path: Path) -> None:
@@ -259,6 +288,9 @@ def test_png_shows_the_middle_slice_or_all_in_one_window(tmp_path: Path, kind: s
     np.testing.assert_allclose(shown, np.clip(found.displayed, black, white), atol=(white - black) / 500)
     with pytest.raises(DataError, match=r"b_001.png: --out: found a file that exists"):
         require_export(tmp_path / "b.png", overwrite=False, slices="all")
+    single = replace(found, magnitude=found.magnitude[:1], image=found.image[:1])
+    write_reconstruction(single, tmp_path / "b.png", slices="all")
+    assert [file.name for file in tmp_path.glob("b*.png")] == ["b_001.png"]
 
 
 def test_hdf5_carries_the_header_along(tmp_path: Path) -> None:
