@@ -4,12 +4,14 @@ import argparse
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
+from ..machine import cores, disk_free, memory_available, memory_total
 from .arguments import Commands, say
 
 #: Exit code if something is wrong.
@@ -23,6 +25,8 @@ _IMPORTED = {
 }  # fmt: skip
 #: Packages of extras whose versions are of interest.
 _OPTIONAL = ("flwr", "argcomplete")
+#: Absolute paths, which may name a user.
+_PATH = re.compile(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"]+[/\\])+")
 
 
 def add_doctor(commands: Commands) -> None:
@@ -39,8 +43,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
     problems: list[str] = []
     for title, lines in (("fedrecon", _packages(problems)), ("machine", _machine(problems))):
         say(title)
-        for line in lines:
-            say(f"  {line}")
+        try:
+            for line in lines:
+                say(f"  {line}")
+        except Exception as error:
+            problems.append(f"{title}: {_reason(error)}")
     say("self test")
     for name, check in _CHECKS.items():
         begin = time.monotonic()
@@ -48,12 +55,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
             found = check()
         except Exception as error:  # whatever is broken: this command reports it
             found = ""
-            problems.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            problems.append(f"{name}: {_reason(error)}")
         say(f"  {'ok    ' if found else 'FAILED'}  {name:28s} {found}  ({time.monotonic() - begin:.1f} s)")
     for problem in problems:
         say(f"problem: {problem}")
     say("all is well" if not problems else f"{len(problems)} problem{'s' * (len(problems) > 1)}, see above")
     return UNWELL if problems else 0
+
+
+def _reason(error: Exception) -> str:
+    """The error without the folders that its text names."""
+    return f"{type(error).__name__}: {_PATH.sub('.../', ' '.join(str(error).split()))[:300]}"
 
 
 def _packages(problems: list[str]) -> Iterator[str]:
@@ -70,8 +82,7 @@ def _packages(problems: list[str]) -> Iterator[str]:
         try:
             import_module(_IMPORTED.get(name, name)) if is_required else None
         except Exception as error:  # broken binaries raise many kinds
-            reason = " ".join(str(error).split())[:200]
-            problems.append(f"{name} {installed}: cannot be imported ({type(error).__name__}: {reason})")
+            problems.append(f"{name} {installed}: cannot be imported ({_reason(error)})")
     for index in range(0, len(found), 5):
         yield "  ".join(found[index : index + 5])
 
@@ -82,9 +93,7 @@ def _requirements() -> dict[str, bool]:
         lines = requires("fedrecon") or []
     except PackageNotFoundError:
         lines = ["numpy", "torch", "numba", "sigpy", "h5py", "scipy", "scikit-image", "safetensors", "pydantic"]
-    optional = {
-        name: False for line in lines if "extra ==" in line and (name := _name(line)) in ("flwr", "argcomplete")
-    }
+    optional = {name: False for line in lines if "extra ==" in line and (name := _name(line)) in _OPTIONAL}
     return {_name(line): True for line in lines if "extra ==" not in line} | optional
 
 
@@ -102,30 +111,21 @@ def _version(name: str) -> str | None:
 
 def _machine(problems: list[str]) -> Iterator[str]:
     yield f"{platform.system()} {platform.release()} {platform.machine()}"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     import torch
 
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    yield f"{os.cpu_count()} cores, {usable} usable; PyTorch uses {torch.get_num_threads()}; OMP_NUM_THREADS {threads}"
-    total, free = _memory("SC_PHYS_PAGES"), _memory("SC_AVPHYS_PAGES")
-    disk = shutil.disk_usage(".").free / 1e9
-    yield f"memory {_gigabytes(total)}, {_gigabytes(free)} unused; disk {disk:.1f} GB free here"
-    if total is not None and total < _MEMORY:
-        problems.append(f"memory: found {total:.1f} GB, expected at least {_MEMORY:g} GB; use smaller images")
+    yield f"{os.cpu_count()} cores, {cores()} usable; PyTorch uses {torch.get_num_threads()}; OMP_NUM_THREADS {threads}"
+    total, free, disk = memory_total(), memory_available(), disk_free(Path()) / 1e9
+    yield f"memory {_gigabytes(total)}, {_gigabytes(free)} free; disk {disk:.1f} GB free here"
+    if total is not None and total < _MEMORY * 1e9:
+        problems.append(f"memory: found {_gigabytes(total)}, expected at least {_MEMORY:g} GB; use smaller images")
     if disk < _DISK:
         problems.append(f"disk: found {disk:.1f} GB free here, expected at least {_DISK:g} GB; free space")
     yield _gpu()
 
 
-def _memory(name: str) -> float | None:
-    try:
-        return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / 1e9
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _gigabytes(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1f} GB"
+def _gigabytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 1e9:.1f} GB"
 
 
 def _gpu() -> str:
@@ -138,18 +138,11 @@ def _gpu() -> str:
     return "GPU: " + ", ".join(f"{device.name} {device.total_memory / 1e9:.0f} GB" for device in devices)
 
 
-def _mri_operator() -> str:
+def _operator(modality: str) -> str:
     from physics import check_operator
     from recon import MODALITIES
 
-    return f"largest relative error {max(check_operator(MODALITIES['mri'].example(0).operator).values()):.1e}"
-
-
-def _ct_operator() -> str:
-    from physics import check_operator
-    from recon import MODALITIES
-
-    return f"largest relative error {max(check_operator(MODALITIES['ct'].example(0).operator).values()):.1e}"
+    return f"largest relative error {max(check_operator(MODALITIES[modality].example(0).operator).values()):.1e}"
 
 
 def _mri_reconstruction() -> str:
@@ -193,8 +186,8 @@ def _ct_reconstruction() -> str:
 
 
 _CHECKS: dict[str, Callable[[], str]] = {
-    "MRI operator": _mri_operator,
-    "CT operator": _ct_operator,
+    "MRI operator": partial(_operator, "mri"),
+    "CT operator": partial(_operator, "ct"),
     "MRI reconstruction, network": _mri_reconstruction,
     "CT reconstruction, FBP": _ct_reconstruction,
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_jobs, add_plugins, say
+from .arguments import Commands, add_jobs, add_output, add_plugins, display, say
 
 if TYPE_CHECKING:
     from ..sites import MadeSite, PersonImage, SiteFacts
@@ -60,12 +60,14 @@ def add_sites(commands: Commands) -> None:
         kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
         kind.add_argument("--overwrite", action="store_true", help="replace existing files")
         add_plugins(kind)
+        add_output(kind)
 
     check = actions.add_parser("check", help="check all files and their checksums, print a summary of each site")
     check.add_argument("folder", type=Path, help="folder of manifests")
     _add_skip_bad(check)
     check.set_defaults(run=_check)
     add_plugins(check)
+    add_output(check)
 
 
 def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
@@ -77,16 +79,17 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
 
     by = tuple(part.strip() for part in arguments.by.split(","))
     simulate = None if arguments.measured else FASTMRI_4X
-    made = make_fastmri_sites(
-        arguments.folder,
-        arguments.out,
-        by=by,
-        simulate=simulate,
-        overwrite=arguments.overwrite,
-        subject_pattern=arguments.subject,
-        persons=arguments.persons,
-        skip_bad=arguments.skip_bad,
-    )
+    with display(arguments):
+        made = make_fastmri_sites(
+            arguments.folder,
+            arguments.out,
+            by=by,
+            simulate=simulate,
+            overwrite=arguments.overwrite,
+            subject_pattern=arguments.subject,
+            persons=arguments.persons,
+            skip_bad=arguments.skip_bad,
+        )
     _print_made(made, arguments.out)
 
 
@@ -95,14 +98,15 @@ def _make_images(arguments: argparse.Namespace) -> None:
 
     sites = read_scanners(arguments.scanners, MRIScanner) if arguments.scanners else IMAGE_SITES
     source = arguments.persons or "sites make"
-    made = make_image_sites(
-        _given(arguments),
-        arguments.out,
-        sites=sites,
-        source=source,
-        overwrite=arguments.overwrite,
-        skip_bad=arguments.skip_bad,
-    )
+    with display(arguments):
+        made = make_image_sites(
+            _given(arguments),
+            arguments.out,
+            sites=sites,
+            source=source,
+            overwrite=arguments.overwrite,
+            skip_bad=arguments.skip_bad,
+        )
     _print_made(made, arguments.out)
 
 
@@ -124,28 +128,34 @@ def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
 def _make_demo(arguments: argparse.Namespace) -> None:
     from ..sites import make_demo_sites
 
-    _print_made(make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite), arguments.out)
+    with display(arguments):
+        made = make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite)
+    _print_made(made, arguments.out)
 
 
 def _make_ct_images(arguments: argparse.Namespace) -> None:
     from ..sites import CTScanner, make_ct_image_sites, read_scanners
 
-    made = make_ct_image_sites(
-        _given(arguments),
-        arguments.out,
-        size=arguments.size,
-        sites=read_scanners(arguments.scanners, CTScanner) if arguments.scanners else None,
-        source=arguments.persons or "sites make",
-        overwrite=arguments.overwrite,
-        skip_bad=arguments.skip_bad,
-    )
+    with display(arguments):
+        made = make_ct_image_sites(
+            _given(arguments),
+            arguments.out,
+            size=arguments.size,
+            sites=read_scanners(arguments.scanners, CTScanner) if arguments.scanners else None,
+            source=arguments.persons or "sites make",
+            overwrite=arguments.overwrite,
+            skip_bad=arguments.skip_bad,
+        )
     _print_made(made, arguments.out)
 
 
 def _make_demo_ct(arguments: argparse.Namespace) -> None:
     from ..sites import make_ct_demo_sites
 
-    made = make_ct_demo_sites(arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite)
+    with display(arguments):
+        made = make_ct_demo_sites(
+            arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite
+        )
     _print_made(made, arguments.out)
 
 
@@ -160,7 +170,8 @@ def _print_made(made: Sequence["MadeSite"], out: Path) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from ..sites import check_sites, grouped
 
-    sites = check_sites(arguments.folder, skip_bad=arguments.skip_bad)
+    with display(arguments):
+        sites = check_sites(arguments.folder, skip_bad=arguments.skip_bad)
     for site in sites:
         _print_facts(site)
     warnings = [warning for site in sites for split in site.splits for warning in split.warnings]

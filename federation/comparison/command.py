@@ -10,7 +10,7 @@ from ..experiment import Say
 from .anatomy import ANATOMY
 from .anatomy_persons import data_folder
 from .arms import arm_of
-from .changed import with_values
+from .changed import CHANGED, with_values
 from .own_sites import at_sites
 from .plan import extra_arms
 from .presets import PRESETS
@@ -66,9 +66,10 @@ class CompareOptions:
 
     @property
     def folder(self) -> Path:
-        """Folder of the comparison; each preset, and each folder of sites, has its own by default."""
+        """Folder of the comparison; each preset, changed or not, and each folder of sites has its own by default."""
         at_own_sites = "" if self.sites is None else f"_{self.sites.resolve().name}"
-        return self.out or Path("runs") / f"compare_{self.preset}{at_own_sites}"
+        changed = CHANGED if self.overrides else ""
+        return self.out or Path("runs") / f"compare_{self.preset}{changed}{at_own_sites}"
 
 
 def compare(options: CompareOptions, say: Say) -> Path:

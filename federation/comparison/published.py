@@ -150,7 +150,9 @@ def publish(out: Path, folder: Path) -> int:
     arms = _arms_in(out / ARMS_FILE)
     # The preset is written first: after an interruption the folder still counts as tables of this preset.
     for name in _FILES:
-        if (out / name).exists() or name != HYPOTHESES:
+        if name == HYPOTHESES and not (out / name).exists():
+            (folder / name).unlink(missing_ok=True)
+        else:
             write_atomically(folder / name, (out / name).read_bytes())
     packed, plain = (folder / name for name in _SCORES)
     write_atomically(packed, gzip.compress((out / "scores.csv").read_bytes(), mtime=0))

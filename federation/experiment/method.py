@@ -41,7 +41,7 @@ from recon import (
 from ..config import config_error, nearest
 from ..sites import SiteManifest
 from .personal_stage import site_network
-from .run_folder import RunFolder, Say
+from .run_folder import RunFolder
 from .task import ReconstructionTask
 
 #: Name of the site in samples of a method that belongs to none.
@@ -294,9 +294,7 @@ def method_of_weights(weights: Path | str, format: str | None = None) -> Weights
     return WeightsMethod(file, network, format)
 
 
-def reconstructed(
-    method: Method, network: nn.Module, samples: VolumeSlices, say: Say = lambda text: None
-) -> Reconstruction:
+def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> Reconstruction:
     """Images of all slices of one file.
 
     Parameters
@@ -318,7 +316,6 @@ def reconstructed(
             images.append(image * sample.scale)
             magnitudes.append(sample.magnitude(image) * sample.scale)
             made(index + 1)
-            say(f"slice {index + 1}/{len(samples)}")
     magnitude, complex_images = torch.stack(magnitudes).numpy(), torch.stack(images).numpy()
     path = samples.volumes[0].path
     if not (np.isfinite(magnitude).all() and np.isfinite(complex_images).all()):

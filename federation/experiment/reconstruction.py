@@ -147,7 +147,7 @@ def reconstruct_scan(
             _say_if_full(samples, method.simulates, say)
         _say_coverage(samples, say)
         network, adapted = _adapted(method.network, samples, options.adapt_steps, say)
-        found = reconstructed(method, network, samples, say)
+        found = reconstructed(method, network, samples)
         found = replace(found, attributes={**found.attributes, **adapted})
         for line in write_reconstruction(found, out, slices=options.slices):
             say(f"note: {line}")

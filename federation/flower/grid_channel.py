@@ -59,6 +59,8 @@ class GridChannel:
                 yield name, SiteFailure(f"is not connected, and did not come back in {_SECONDS_AWAY:.0f} s")
             for reply in self.grid.pull_messages(list(waiting)) if waiting else ():
                 name = waiting.pop(str(reply.metadata.reply_to_message_id), "")
+                if not name:
+                    continue  # a second answer to one message
                 if _is_lost(reply):
                     away[name] = time.monotonic()
                 elif self.nodes.get(name) == reply.metadata.src_node_id:

@@ -124,26 +124,24 @@ def revoke(folder: ServerFolder, name: str) -> None:
     folder.revoke(name)
 
 
-def ask_flower(folder: ServerFolder, *arguments: str) -> dict[str, Any]:
+def ask_flower(folder: ServerFolder, *arguments: str, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
     """Call Flower's command line on the running server. Returns its JSON output.
 
     Raises
     ------
     DataError
-        If the server does not run, or the command fails (with its message).
+        If the server does not run, does not answer within ``seconds``, or the command fails (with its message).
     """
     if running(folder.path / STATE) is None:
         raise DataError(f"{folder.path}: the server does not run; `fedrecon deploy server start {folder.path}`")
     command = [program("flwr"), *arguments, "--format", "json"]
     settings = environment(folder.path / "flower" / "home")
     try:
-        done = subprocess.run(
-            command, env=settings, capture_output=True, text=True, check=False, timeout=_ANSWER_SECONDS
-        )
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired:
         asked = f"flwr {' '.join(arguments[:2])}"
         logs = folder.path / "logs"
-        raise DataError(f"{asked}: no answer in {_ANSWER_SECONDS:.0f} s; read {logs}, then try again") from None
+        raise DataError(f"{asked}: no answer in {seconds:.0f} s; read {logs}, then try again") from None
     begin = done.stdout.find("{")
     try:
         found: dict[str, Any] = json.loads(done.stdout[begin:]) if begin >= 0 else {}

@@ -23,7 +23,7 @@ class Bars:
         self._painted = 0.0
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, emoji=False)
 
     def paint(self, now: float) -> None:
         """Draw the bars anew."""

@@ -178,6 +178,16 @@ class Display:
                         self._log.write(line)
                     self._log.flush()
 
+    def begin_parts(self, parts: Sequence[Part], at_most: bool | None) -> None:
+        """See :meth:`Board.begin`."""
+        with self._lock:
+            self.board.begin(parts, time.monotonic(), at_most=at_most)
+
+    def advance(self, jobs: Iterable[str], share: float) -> None:
+        """See :meth:`Board.advance`."""
+        with self._lock:
+            self.board.advance(dict.fromkeys(jobs, share), time.monotonic())
+
     def refresh_with(self, refresh: Callable[[], None] | None) -> None:
         """Call a function every few seconds in the thread of the display, first after the next event."""
         self._refresh = refresh
@@ -240,13 +250,13 @@ def log_into(folder: Path) -> None:
 def begin_parts(parts: Sequence[Part], *, at_most: bool | None = None) -> None:
     """The first of some parts of the command begins, see :meth:`Board.begin`."""
     if _DISPLAYS:
-        _DISPLAYS[-1].board.begin(parts, time.monotonic(), at_most=at_most)
+        _DISPLAYS[-1].begin_parts(parts, at_most)
 
 
 def advanced(jobs: Iterable[str], share: float) -> None:
     """Of these jobs of the present part this fraction is done."""
     if _DISPLAYS:
-        _DISPLAYS[-1].board.advance(dict.fromkeys(jobs, share), time.monotonic())
+        _DISPLAYS[-1].advance(jobs, share)
 
 
 def seconds_left() -> float | None:

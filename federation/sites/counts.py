@@ -8,7 +8,7 @@ from .manifest_schema import SPLITS, Split
 
 
 class SplitCount(NamedTuple):
-    """Persons and files of a split; ``unnamed`` files name no person, each counts as one."""
+    """Persons and files of a split; ``unnamed`` files name no person, and are not counted among the persons."""
 
     persons: int
     unnamed: int

@@ -59,12 +59,8 @@ def test_a_scan_is_reconstructed_without_run_or_site(
     out = tmp_path / "out.h5"
     assert main(["reconstruct", "--weights", weights, str(scan), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "slice 1/2\nslice 2/2\n" in printed
-        and "\nresidual " in printed
-        and "held-out samples, in units of the noise" in printed
-    )
-    assert "slice 2/2\nwarning: matrix 40, expected at most 32 for head-test; compare" in printed
+    assert "\nresidual " in printed and "held-out samples, in units of the noise" in printed
+    assert "warning: matrix 40, expected at most 32 for head-test; compare" in printed
     assert f"reconstructed 2 slices of 40x40: {out}" in printed
     samples = KSpaceSlices([scan], "scan")
     with h5py.File(out) as file, torch.no_grad():

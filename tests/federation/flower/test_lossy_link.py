@@ -148,7 +148,7 @@ def test_a_run_is_followed_though_flower_does_not_answer_for_a_while(
 
     failures, asked = 0, 0
 
-    def ask(*question: object) -> dict[str, Any]:
+    def ask(*question: object, seconds: float) -> dict[str, Any]:
         nonlocal asked
         asked += 1
         if asked <= failures:
