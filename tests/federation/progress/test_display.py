@@ -23,7 +23,8 @@ class Clock:
     """A display whose thread does not run: the test ticks."""
 
     def __init__(self, level="normal") -> None:
-        self.stream, self.now = io.StringIO(), 1000.0
+        # The true time, as that of `say` and `result`: the test lets it run on.
+        self.stream, self.now = io.StringIO(), time.monotonic()
         self.display = Display(level, bars=False, stream=self.stream)
         self.display._painter = Lines(self.display.board, self.display._print, self.now)
         self.display._log_lines = Lines(self.display.board, self.display._write_log, self.now)
