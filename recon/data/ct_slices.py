@@ -17,6 +17,7 @@ from ..errors import DataError, data_error
 from .ct_axis import axis_warnings
 from .ct_checks import Comparison, evenly_chosen
 from .ct_coverage import geometry_warnings, object_warnings
+from .ct_elements import element_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
 from .sample import Sample, SampleMeta
@@ -184,6 +185,7 @@ class SinogramSlices(VolumeSlices):
         return [
             *geometry_warnings(volume.path, volume.geometry, volume.grid),
             *object_warnings(volume.path, geometry, volume.grid, slices),
+            *element_warnings(volume.path, slices),
             *axis_warnings(volume.path, stated, [lines.numpy() for _, lines in slices]),
         ]
 
