@@ -77,7 +77,8 @@ def evaluate_run(
         say(f"not in the tables, as not every site has it: {', '.join(absent)}")
     for manifest in tested:
         if not manifest.synthetic:
-            write_site_report(run.site_folder(manifest.name), results, manifest.name)
+            shared = run.path / "report.html"
+            write_site_report(run.site_folder(manifest.name), results, manifest.name, shared)
     write_report(run.path, results)
     return results
 

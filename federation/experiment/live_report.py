@@ -4,7 +4,6 @@ import logging
 import threading
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from recon import reconstruct, write_training_report
@@ -33,7 +32,7 @@ class LiveReport:
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.now = ""
-        self._pictures: tuple[int, dict[str, dict[str, np.ndarray[Any, Any]]]] = (0, {})
+        self._pictures: tuple[int, dict[str, list[dict[str, Any]]]] = (0, {})
         self._has_failed = self._has_ended = False
         self._writing = threading.Lock()  # the display writes it in a thread of its own
 
@@ -63,7 +62,7 @@ class LiveReport:
                 newest = load_newest(self.run.path / CHECKPOINTS)
                 if newest is not None:
                     state = state_of_checkpoint(newest, self.run.path)
-                    made = {m.name: self._picture(m, state) for m in self.run.participants if m.data.validation}
+                    made = {m.name: [self._slice(m, state)] for m in self.run.participants if m.data.validation}
                     self._pictures = (state.round, made)
             except Exception as error:
                 self._warn(f"pictures of round {number}", error)
@@ -104,17 +103,18 @@ class LiveReport:
             "recipe": run.recipe.to_toml(),
         }
 
-    def _picture(self, manifest: SiteManifest, state: ServerState) -> dict[str, np.ndarray[Any, Any]]:
-        """Images of the middle validation slice: reference, inversion of the measurement, network."""
+    def _slice(self, manifest: SiteManifest, state: ServerState) -> dict[str, Any]:
+        """The middle validation slice: reference, inversion of the measurement, network."""
         task = ReconstructionTask(manifest, self.run.recipe, self.run.maps_folder(manifest.name))
         slices = task.validation_slices()
         sample = slices[len(slices) // 2]
         network = self.run.spec(manifest).build().network_at(state.shared, state.round).eval()
         inversion = manifest.kind.inversion
         methods = {inversion: manifest.kind.methods[inversion](), self.run.recipe.name: network}
-        found = {} if sample.reference is None else {"reference": sample.target().numpy()}
+        images = {} if sample.reference is None else {"reference": sample.target().numpy()}
         with torch.no_grad(), one_thread():
             for name, method in methods.items():
                 with task.at_work(method):
-                    found[name] = sample.magnitude(reconstruct(method, sample)).numpy()
-        return found
+                    images[name] = sample.magnitude(reconstruct(method, sample)).numpy()
+        meta = sample.meta[0]
+        return {"name": "validation", "where": f"{meta.volume}, slice {meta.slice + 1}", "images": images}

@@ -16,6 +16,7 @@ from ..recipes import LOCAL, SHARED, build_network, consistency_at
 from ..sites import SiteManifest
 from .classical_arms import classical_method
 from .personal_stage import site_network
+from .pictured_slices import pictured_slices
 from .run_folder import RunFolder
 from .task import ReconstructionTask
 
@@ -24,13 +25,13 @@ from .task import ReconstructionTask
 class SiteResult:
     """Outcome of :func:`score_site`.
 
-    ``arms`` holds scores per arm as in ``report.json``; ``pictures`` one slice of reference and arms; ``facts`` the
-    description of the site; ``references`` and ``crops`` entries of the metric card; ``quality`` image quality per arm,
-    see :class:`recon.Quality`.
+    ``arms`` holds scores per arm as in ``report.json``; ``pictures`` the slices of :func:`pictured_slices`; ``facts``
+    the description of the site; ``references`` and ``crops`` entries of the metric card; ``quality`` image quality
+    per arm, see :class:`recon.Quality`.
     """
 
     arms: dict[str, dict[str, Any]]
-    pictures: dict[str, np.ndarray[Any, Any]]
+    pictures: list[dict[str, Any]]
     facts: dict[str, Any]
     references: tuple[str, ...]
     crops: tuple[tuple[int, int], ...]
@@ -64,6 +65,8 @@ def score_methods(
 
     Parameters
     ----------
+    methods
+        By arm. The last is the one whose PSNR chooses the slices of the pictures.
     tuned
         Weights of classical methods, for the result.
     keep_in
@@ -83,7 +86,7 @@ def score_methods(
         collected.write_test_set(keep_in, manifest.name, samples)
     return SiteResult(
         arms,
-        collected.pictures(),
+        pictured_slices(collected.volumes, collected.images, collected.references, list(methods)[-1]),
         _facts(task, tuned),
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
@@ -116,13 +119,14 @@ class _Collected:
 
     def __init__(self, *, with_samples: bool) -> None:
         self.with_samples = with_samples
+        self.volumes: list[str] = []
         self.images: dict[str, list[np.ndarray[Any, Any]]] = {}
-        self.references: list[np.ndarray[Any, Any]] = []
+        self.references: list[np.ndarray[Any, Any] | None] = []
         self.samples: list[Sample] = []
         self.crops: set[tuple[int, int]] = set()
 
     def receiver(self, arm: str) -> Callable[[VolumeImages], None]:
-        """Function that collects the images of one arm, and of the first arm also reference and samples."""
+        """Function that collects the images of one arm, and of the first arm also names, references and samples."""
         first = not self.images
         images = self.images.setdefault(arm, [])
 
@@ -130,17 +134,16 @@ class _Collected:
             images.append(volume.images.numpy())
             self.crops.add((volume.images.shape[-2], volume.images.shape[-1]))
             if first:
+                self.volumes.append(volume.volume)
                 self.samples += volume.samples if self.with_samples else ()
-                if volume.reference is not None:
-                    self.references.append(volume.reference.numpy())
+                self.references.append(None if volume.reference is None else volume.reference.numpy())
 
         return receive
 
-    def pictures(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The middle slice of the first volume, in the reference if there is one and in every arm."""
-        middle = len(next(iter(self.images.values()))[0]) // 2
-        named = {arm: volumes[0][middle] for arm, volumes in self.images.items()}
-        return ({"reference": self.references[0][middle]} if self.references else {}) | named
+    def all_references(self) -> np.ndarray[Any, Any] | None:
+        """Slices of all references, ``(slices, height, width)``; None if a volume has no reference."""
+        known = [reference for reference in self.references if reference is not None]
+        return np.concatenate(known) if len(known) == len(self.references) else None
 
     def write_test_set(self, run: RunFolder, name: str, dataset: VolumeSlices) -> None:
         """Write ``test/<site>.h5``: whitened, scaled measurements, references, and the images of all arms.
@@ -148,10 +151,11 @@ class _Collected:
         Slices of all volumes are concatenated; ``volume`` names the volume of each slice. Measurements and operators
         are the :meth:`recon.VolumeSlices.arrays` of the dataset.
         """
-        if not self.references or len({sample.measurement.shape for sample in self.samples}) > 1:
+        references = self.all_references()
+        if references is None or len({sample.measurement.shape for sample in self.samples}) > 1:
             return  # not data of one shape with references
         arrays: dict[str, Any] = {
-            "reference": np.concatenate(self.references),
+            "reference": references,
             "volume": np.array([sample.meta[0].volume for sample in self.samples], dtype="S"),
             "noise_std": torch.stack([sample.noise_std for sample in self.samples]).numpy(),
         }
@@ -167,11 +171,11 @@ def _quality(
     methods: Mapping[str, nn.Module],
     collected: _Collected,
 ) -> dict[str, dict[str, Any]]:
-    """Image quality of every arm, if the modality measures any and there are references."""
-    prepare = task.manifest.kind.quality
-    if prepare is None or not collected.references:
+    """Image quality of every arm, if the modality measures any and every volume has a reference."""
+    prepare, references = task.manifest.kind.quality, collected.all_references()
+    if prepare is None or references is None:
         return {}
-    measure = prepare(samples, np.concatenate(collected.references))
+    measure = prepare(samples, references)
     found = {}
     for arm, method in methods.items():
         with task.at_work(method), doing(f"image quality of {arm}"):

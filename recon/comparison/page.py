@@ -36,7 +36,6 @@ main{max-width:1480px}
 .claims td,.claims th{font-size:0.9rem}
 .claims tbody th{max-width:24em}
 .forest svg{min-width:620px;max-width:900px}
-svg text.name{fill:var(--ink)}
 svg .zero{stroke:var(--ink);stroke-width:1}
 svg .whisker{stroke:var(--c0);stroke-width:1.8}
 svg .dot{fill:var(--c0)}

@@ -69,23 +69,23 @@ def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], arm
     values = [v for _, entries in rows for v in entries if v is not None and math.isfinite(v)]
     if not values:
         return ""
-    width, left, pitch, top = 720, 120, 30, 10
+    width, side, pitch, top = 480, 14, 40, 4
     ticks = nice_ticks(min(values), max(values), 6)
     bottom = top + pitch * len(rows)
 
     def across(value: float) -> float:
-        return left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (width - left - 20)
+        return side + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (width - 2 * side)
 
     parts = []
     for tick in ticks:
         x = across(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{(left + width) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text x="{width / 2:.0f}" y="{bottom + 34}" text-anchor="middle">{escape(x_label)}</text>')
     for index, (name, entries) in enumerate(rows):
-        y = top + pitch * (index + 0.5)
-        shown = name if len(name) <= 16 else name[:15] + "…"
-        parts.append(f'<text x="{left - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}</text>')
+        y = top + pitch * index + 27
+        # Above its line, so that a long name is not clipped.
+        parts.append(f'<text class="name" x="{side}" y="{y - 12}">{escape(name)}</text>')
         finite = [across(v) for v in entries if v is not None and math.isfinite(v)]
         if finite:
             parts.append(f'<line class="span" x1="{min(finite):.1f}" y1="{y}" x2="{max(finite):.1f}" y2="{y}"/>')

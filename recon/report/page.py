@@ -1,5 +1,7 @@
 """The report as one self-contained HTML page with styles, curves and pictures."""
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -7,11 +9,13 @@ from typing import Any
 
 from .charts import Series, dot_plot, legend, line_chart, panel
 from .curves import curves_section
-from .picture_section import picture_section, site_strips
+from .links import ALL_SITES, link, picture_address
+from .picture_script import PICTURE_SCRIPT
+from .picture_section import picture_section, site_slices
 from .quality import quality_section
-from .results import Results, is_open, method_of, score_rows, sites_by_role, volume_rows
+from .results import Results, is_open, method_of, score_rows, shown_arms, sites_by_role, volume_rows
 from .style import STYLE
-from .tables import bytes_table, card, score_table, scroll, site_note, site_table
+from .tables import bytes_table, card, score_table, site_note, site_table
 from .text import byte_count, duration, number
 
 #: The page must load nothing: opening it sends no request.
@@ -31,18 +35,22 @@ def run_page(results: Results) -> str:
         _messages(results),
         _reproduce(results),
     ]
-    return html_page(f"{method_of(results)}: federated reconstruction, site by site", _what_was_run(results), sections)
+    title = f"{method_of(results)}: federated reconstruction, site by site"
+    return html_page(title, _what_was_run(results), sections, script=PICTURE_SCRIPT)
 
 
-def site_page(site: str, results: Results) -> str:
-    """The report of one site, with volumes and pictures, which stays at the site."""
+def site_page(site: str, results: Results, shared: str | None = None) -> str:
+    """The report of one site, with volumes and pictures, which stays at the site.
+
+    ``shared`` is the address of the shared report; None: there is no link to it.
+    """
     rows = volume_rows(results, site)
     caption = f"{site}: every volume of the test set. {_reading(results)}"
     sections = [
         "<h2>Volumes</h2>",
         score_table(rows, results, caption, "volume") if rows else "<p>No volumes.</p>",
         "<h3>How these numbers were computed</h3>" + card(results.get("metric_card", {})),
-        "<h2>Pictures</h2>" + site_strips(results, site),
+        "<h2>Pictures</h2>" + site_slices(results, site),
         quality_section(results, [site]),
         "<h2>Versions</h2>" + card(results.get("versions", {})),
     ]
@@ -50,18 +58,24 @@ def site_page(site: str, results: Results) -> str:
         f"Acquisition: {escape(site_note(results, site) or 'see the manifest of the site')}. "
         "This page shows single volumes and pictures: it stays at the site and is not part of the shared report."
     )
-    return html_page(f"{site}: report of the site", lead, sections)
+    if shared is not None:
+        lead += f" {link(shared, ALL_SITES)}"
+    return html_page(f"{site}: report of the site", lead, sections, script=PICTURE_SCRIPT)
 
 
-def html_page(title: str, lead: str, sections: Sequence[str], style: str = "", reload: int | None = None) -> str:
+def html_page(
+    title: str, lead: str, sections: Sequence[str], style: str = "", reload: int | None = None, script: str = ""
+) -> str:
     """A page in the style of the report; ``style`` is additional CSS, ``lead`` and ``sections`` are HTML.
 
-    ``reload`` are the seconds after which the page loads itself again; None: it does not.
+    ``reload`` are the seconds after which the page loads itself again; None: it does not. ``script`` is the only one
+    that the page may run.
     """
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    policy = f"{_POLICY}; script-src {_digest(script)}" if script else _POLICY
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         + ("" if reload is None else f'<meta http-equiv="refresh" content="{reload}">\n')
         + f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
@@ -69,8 +83,13 @@ def html_page(title: str, lead: str, sections: Sequence[str], style: str = "", r
         + "\n".join(section for section in sections if section)
         + f'\n<footer class="note">Written {written} by fedrecon. '
         "Research software, not for clinical use.</footer>\n"
-        "</main>\n</body>\n</html>\n"
+        "</main>\n" + (f"<script>{script}</script>\n" if script else "") + "</body>\n</html>\n"
     )
+
+
+def _digest(script: str) -> str:
+    """Source of a script in a content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y_label: str) -> str:
@@ -150,19 +169,19 @@ def _reading(results: Results) -> str:
 
 def _table(results: Results) -> str:
     rows = score_rows(results)
-    arms = list(results["arms"])
+    arms = shown_arms(results)
     sites = [row for row in rows if row.kind != "summary"]
+    addresses = {row.name: picture_address(results, row.name) for row in sites}
     dots = dot_plot(
         "PSNR of every arm at every site; numbers in the table above",
         [(row.name, [cell.scores.get("psnr") for cell in row.cells]) for row in sites],
         arms,
         "PSNR (dB)",
     )
-    plot = f"{legend(arms, lines=False)}{scroll(dots, 'PSNR by site and arm')}".replace("scroll", "scroll wide", 1)
     return (
         "<h2>Every arm at every site</h2>"
-        + score_table(rows, results, _reading(results), "site")
-        + (plot if dots else "")
+        + score_table(rows, results, _reading(results), "site", addresses)
+        + (f'{legend(arms, lines=False)}<div class="dots">{dots}</div>' if dots else "")
         + "<h3>How these numbers were computed</h3>"
         + card(results.get("metric_card", {}))
     )

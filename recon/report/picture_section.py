@@ -1,15 +1,19 @@
-"""Pictures of the report as HTML: one slice per site, every arm with its error map."""
+"""Pictures of the report as HTML: some slices per site; image, error and difference of every arm on printed scales."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..modalities import MODALITIES
-from .pictures import ERROR_MAGNIFICATION, REFERENCE, SOFT_TISSUE_HU, Picture, site_pictures
-from .results import Results, facts, is_open, sites_by_role
-from .tables import scroll, site_note
+from ..modalities import MODALITIES, Modality
+from .links import picture_id, to_site_report
+from .pictures import ERROR_MAGNIFICATION, REFERENCE, SIGNED_COLORS, SOFT_TISSUE_HU, gray_range, in_hu, site_pictures
+from .results import Results, facts, is_open, method_of, sites_by_role
+from .tables import site_note
 from .text import number
+
+_MINUS = "\N{MINUS SIGN}"
+_GRAY = ("#000", "#fff")
 
 
 def picture_section(results: Results) -> str:
@@ -20,10 +24,10 @@ def picture_section(results: Results) -> str:
     parts = []
     for site in pictured:
         note = site_note(results, site)
-        parts.append(f"<h3>{escape(site)}</h3>" + (f'<p class="note">{escape(note)}</p>' if note else ""))
-        parts.append(site_strips(results, site))
+        parts.append(f'<h3 id="{picture_id(results, site)}">{escape(site)}</h3>')
+        parts.append((f'<p class="note">{escape(note)}</p>' if note else "") + site_slices(results, site))
     if closed:
-        where = ", ".join(f"<code>sites/{escape(site)}/report.html</code>" for site in closed)
+        where = ", ".join(map(to_site_report, closed))
         parts.append(
             f"<p>Pictures and per-volume scores of {escape(', '.join(closed))} stay at the sites, in {where}, "
             "and are not part of this report.</p>"
@@ -31,57 +35,88 @@ def picture_section(results: Results) -> str:
     return "<h2>Pictures</h2>" + "".join(parts) if parts else ""
 
 
-def site_strips(results: Results, site: str) -> str:
-    """Images and error maps of a site; CT also in a soft-tissue window."""
-    images: Mapping[str, Any] = results.get("pictures", {}).get(site, {})
-    if not images:
+def site_slices(results: Results, site: str) -> str:
+    """The slices of a site, one below the other; the script of the page shows one at a time, with zoom and cursor."""
+    slices: Sequence[Mapping[str, Any]] = results.get("pictures", {}).get(site, ())
+    if not slices:
         return "<p>No pictures.</p>"
     modality = MODALITIES.get(facts(results, site).get("modality", ""))
+    parts = [_slice(f"{one['name']} slice, site {site}", one, method_of(results), modality) for one in slices]
+    return f'<div class="slices">{"".join(parts)}</div>'
+
+
+def _slice(label: str, one: Mapping[str, Any], method: str, modality: Modality | None) -> str:
+    """One slice; CT also in a soft-tissue window."""
+    heading = f'<h4><span class="which">{escape(one["name"])}</span> {escape(one["where"])}</h4>'
+    images: Mapping[str, Any] = one["images"]
+    compared = [name for name in images if modality is None or name != modality.inversion]
     if modality is None or not modality.window_hu:
-        return _strip(site, images, None)
-    low, high = SOFT_TISSUE_HU
-    return (
-        '<p class="note">Full range of attenuation.</p>'
-        + _strip(site, images, None)
-        + f'<p class="note">Soft-tissue window, {number(low, 0)} to {number(high, 0)} HU.</p>'
-        + _strip(site, images, SOFT_TISSUE_HU)
-    )
-
-
-def _strip(site: str, images: Mapping[str, Any], window_hu: tuple[float, float] | None) -> str:
-    cells = []
-    for picture in site_pictures(images, window_hu):
-        cells.append(_figure(site, picture, error=False))
-        cells.append(_scale(window_hu) if picture.name == REFERENCE else _figure(site, picture, error=True))
-    strip = f'<div class="strip">{"".join(cells)}</div>'
-    return scroll(strip, f"Pictures of {site}" + ("" if window_hu is None else ", soft-tissue window"))
-
-
-def _figure(site: str, picture: Picture, *, error: bool) -> str:
-    data = picture.error if error else picture.image
-    if data is None:
-        return "<div></div>"
-    name = escape(picture.name)
-    what = f"Error of {name}, magnified {ERROR_MAGNIFICATION} times" if error else f"Image of {name}"
-    source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    if error:
-        below = f"|error| \N{MULTIPLICATION SIGN} {ERROR_MAGNIFICATION}"
-    elif picture.psnr is None:
-        below = f"<b>{name}</b>"
+        body = _arms(label, images, method, compared, None, in_units_of_hu=False)
     else:
-        below = f"<b>{name}</b><br>{number(picture.psnr, 2)} dB in this slice"
-    image = f'<img src="{source}" alt="{what}, site {escape(site)}">'
-    return f"<figure>{image}<figcaption>{below}</figcaption></figure>"
+        low, high = SOFT_TISSUE_HU
+        body = (
+            f'<p class="note">Soft-tissue window, {number(low, 0)} to {number(high, 0)} HU.</p>'
+            + _arms(f"{label}, soft-tissue window", images, method, compared, SOFT_TISSUE_HU, in_units_of_hu=True)
+            + '<p class="note">Full range of attenuation.</p>'
+            + _arms(label, images, method, compared, None, in_units_of_hu=True)
+        )
+    return f'<section class="slice">{heading}{body}</section>'
 
 
-def _scale(window_hu: tuple[float, float] | None) -> str:
-    share = f"max / {ERROR_MAGNIFICATION}"
-    ends = ("0", "max of reference")
-    if window_hu is not None:
-        low, high = window_hu
-        share, ends = f"{(high - low) / ERROR_MAGNIFICATION:g} HU", (f"{number(low, 0)} HU", f"{number(high, 0)} HU")
-    return (
-        '<div class="scale"><div>one gray scale for all</div><div class="ramp"></div>'
-        f'<div class="ends"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
-        f"<div>error maps, magnified {ERROR_MAGNIFICATION} times: white is {share} or more</div></div>"
-    )
+def _arms(
+    label: str,
+    images: Mapping[str, Any],
+    method: str,
+    compared: Sequence[str],
+    window_hu: tuple[float, float] | None,
+    *,
+    in_units_of_hu: bool,
+) -> str:
+    """Image, error and difference of every arm, and their scales; the method stands beside the reference."""
+    order = sorted(images, key=lambda name: (name != REFERENCE, name != method))
+    scales = _scales(images, window_hu, method, in_units_of_hu=in_units_of_hu)
+    cells = []
+    for picture in site_pictures({name: images[name] for name in order}, window_hu, method=method, compared=compared):
+        name = escape(picture.name)
+        score = "" if picture.psnr is None else f"<br>{number(picture.psnr, 2)} dB in this slice"
+        shown = [_figure(picture.image, f"Image of {picture.name}, {label}", "image")]
+        if picture.error is not None:
+            shown.append(_figure(picture.error, f"Error of {picture.name}, {label}", "|error|"))
+        if picture.difference is not None:
+            text = f"{method} {_MINUS} {picture.name}"
+            shown.append(_figure(picture.difference, f"Difference {text}, {label}", text))
+        if picture.name == REFERENCE:
+            shown.append(scales)
+        cells.append(f'<div class="arm"><p><b>{name}</b>{score}</p>{"".join(shown)}</div>')
+    below = "" if REFERENCE in images else scales
+    return f'<div class="arms">{"".join(cells)}</div>{below}'
+
+
+def _figure(png: bytes, label: str, caption: str) -> str:
+    source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    view = f'<div class="view"><img src="{source}" alt="{escape(label)}"></div>'
+    return f"<figure>{view}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _scales(
+    images: Mapping[str, Any], window_hu: tuple[float, float] | None, method: str, *, in_units_of_hu: bool
+) -> str:
+    """Scales of images, errors and differences, the same for all arms."""
+    black, white = gray_range(images, window_hu)
+    if in_units_of_hu:
+        low, high = in_hu(black), in_hu(white)
+        ends, reach = (f"{number(low, 0)} HU", f"{number(high, 0)} HU"), f"{(high - low) / ERROR_MAGNIFICATION:.0f} HU"
+    else:
+        whole = "max of reference" if REFERENCE in images else "max of the images"
+        ends, reach = ("0", whole), f"{100 / ERROR_MAGNIFICATION:g} % of max"
+    scales = [_scale("images", _GRAY, ends)]
+    if REFERENCE in images:
+        scales.append(_scale("errors", _GRAY, ("0", f"{reach} or more")))
+    differences = _scale("differences", SIGNED_COLORS, (f"{_MINUS}{reach}", "0", f"+{reach}"))
+    note = f"<div>orange: {escape(method)} is brighter; blue: darker</div>"
+    return f'<div class="scales"><div>the same for all arms</div>{"".join(scales)}{differences}{note}</div>'
+
+
+def _scale(name: str, colors: Sequence[str], ends: Sequence[str]) -> str:
+    ramp = f'<div class="ramp" style="background:linear-gradient(to right,{",".join(colors)})"></div>'
+    return f'<div>{name}{ramp}<div class="ends">{"".join(f"<span>{escape(end)}</span>" for end in ends)}</div></div>'

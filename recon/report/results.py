@@ -26,7 +26,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table, cells in the order of the arms; ``kind`` is ``"site"``, ``"summary"`` or ``"unseen"``."""
+    """One row of the table, cells in the order of :func:`shown_arms`.
+
+    ``kind`` is ``"site"``, ``"summary"`` or ``"unseen"``.
+    """
 
     name: str
     kind: str
@@ -56,6 +59,12 @@ def check_results(results: Results) -> None:
 def method_of(results: Results) -> str:
     """The arm that the others are compared with: ``results["method"]``, else the last arm."""
     return str(results["method"] if "method" in results else list(results["arms"])[-1])
+
+
+def shown_arms(results: Results) -> list[str]:
+    """The arms in the order of tables and pictures: the method, beside the names of the sites, then the others."""
+    method = method_of(results)
+    return [method, *(arm for arm in results["arms"] if arm != method)]
 
 
 def facts(results: Results, site: str) -> Mapping[str, Any]:
@@ -113,28 +122,33 @@ def score_rows(results: Results) -> list[Row]:
     complete = with_summaries(results)
     arms = complete["arms"]
     took_part, unseen = sites_by_role(complete)
-    rows = [_row(complete, name, "site", [arms[arm]["sites"][name] for arm in arms]) for name in took_part]
-    rows += [_row(complete, name, "summary", [arms[arm][name] for arm in arms]) for name in ("mean", "worst")]
-    rows += [_row(complete, name, "unseen", [arms[arm]["sites"][name] for arm in arms]) for name in unseen]
+    rows = [_row(complete, name, "site", {arm: arms[arm]["sites"][name] for arm in arms}) for name in took_part]
+    rows += [_row(complete, name, "summary", {arm: arms[arm][name] for arm in arms}) for name in ("mean", "worst")]
+    rows += [_row(complete, name, "unseen", {arm: arms[arm]["sites"][name] for arm in arms}) for name in unseen]
     return rows
 
 
 def volume_rows(results: Results, site: str) -> list[Row]:
     """Rows of the table of one site, one per volume; empty if the arms hold no volumes."""
     arms = results["arms"]
-    by_arm = [{str(v["volume"]): v for v in entry["sites"][site].get("volumes", ())} for entry in arms.values()]
-    names = list(dict.fromkeys(name for volumes in by_arm for name in volumes))
-    return [_row(results, name, "site", [volumes.get(name, {}) for volumes in by_arm]) for name in names]
+    by_arm = {
+        arm: {str(v["volume"]): v for v in entry["sites"][site].get("volumes", ())} for arm, entry in arms.items()
+    }
+    names = list(dict.fromkeys(name for volumes in by_arm.values() for name in volumes))
+    return [
+        _row(results, name, "site", {arm: volumes.get(name, {}) for arm, volumes in by_arm.items()}) for name in names
+    ]
 
 
-def _row(results: Results, name: str, kind: str, entries: list[Mapping[str, Any]]) -> Row:
-    scores = [{m: float(entry[m]) for m in METRICS if entry.get(m) is not None} for entry in entries]
+def _row(results: Results, name: str, kind: str, entries: Mapping[str, Mapping[str, Any]]) -> Row:
+    shown = [entries[arm] for arm in shown_arms(results)]
+    scores = [{m: float(entry[m]) for m in METRICS if entry.get(m) is not None} for entry in shown]
     best = {
         metric: max(sign * entry[metric] for entry in scores if metric in entry)
         for metric, sign in METRICS.items()
         if sum(metric in entry for entry in scores) > 1
     }
-    method = scores[list(results["arms"]).index(method_of(results))]
+    method = scores[0]
     cells = []
     for entry in scores:
         marked = frozenset(m for m in entry if m in best and METRICS[m] * entry[m] == best[m])

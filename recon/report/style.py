@@ -42,7 +42,7 @@ STYLE = f"""
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);
   font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:28px 24px 56px}
+main{overflow-wrap:break-word;max-width:1180px;margin:0 auto;padding:28px 24px 56px}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 4px}
 h2{font-size:1.2rem;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--rule)}
 h3{font-size:1rem;margin:22px 0 6px}
@@ -55,7 +55,7 @@ code{font:0.92em ui-monospace,"Cascadia Mono",Menlo,Consolas,monospace;overflow-
 .tiles li{background:var(--panel);border-radius:6px;padding:12px 14px}
 .tiles strong{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
 .tiles span{color:var(--soft);font-size:0.875rem;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;margin:10px 0}
+.scroll{position:relative;overflow-x:auto;margin:10px 0}
 .scroll:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:7px 14px 7px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
@@ -63,7 +63,7 @@ thead th{border-bottom:2px solid var(--ink);vertical-align:bottom;font-size:0.9r
 tbody th{font-weight:600}
 table.scores{width:100%}
 .scores td,.scores thead th{padding:8px 10px;min-width:112px;white-space:nowrap}
-.scores tbody th{min-width:132px;max-width:230px;padding:8px 12px 8px 10px}
+.scores tbody th{min-width:132px;max-width:230px;padding:8px 12px 8px 10px;overflow-wrap:anywhere}
 .scores .method{background:var(--wash)}
 .scores td>div{line-height:1.35}
 .scores .first{font-size:1.06rem}
@@ -83,23 +83,45 @@ dl.card dt{color:var(--soft)}
 dl.card dd{margin:0;overflow-wrap:anywhere}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(264px,1fr));gap:18px 22px}
 figure{margin:0}
-.panels figcaption{color:var(--ink);font-weight:600;font-size:0.9rem}
+.panels figcaption{color:var(--ink);font-weight:600;font-size:0.9rem;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto}
 svg text{fill:var(--soft);font-size:11.5px;font-family:inherit}
 svg .grid{stroke:var(--rule);stroke-width:1}
 svg .span{stroke:var(--rule);stroke-width:3}
-.wide svg{min-width:560px;max-width:860px}
+.dots svg{max-width:680px}
+svg text.name{fill:var(--ink)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:6px 0;padding:0;list-style:none;font-size:0.875rem}
+.legend li{min-width:0;overflow-wrap:anywhere}
 .legend svg{display:inline-block;width:28px;height:14px;vertical-align:-2px}
-.strip{display:grid;gap:10px 8px;grid-auto-columns:minmax(136px,1fr);grid-template-rows:auto auto;
-  grid-auto-flow:column}
-.strip figure{max-width:340px;min-width:0}
-.strip img{display:block;width:100%;height:auto;background:#000}
-.strip figcaption{padding-top:3px;line-height:1.35;overflow-wrap:anywhere}
-.strip figcaption b{color:var(--ink)}
-.scale{align-self:end;font-size:0.8rem;color:var(--soft);line-height:1.35}
-.ramp{height:12px;border:1px solid var(--rule);background:linear-gradient(to right,#000,#fff)}
+.slices h4{font-size:0.95rem;margin:14px 0 4px;overflow-wrap:anywhere}
+.which::first-letter{text-transform:uppercase}
+.which{display:inline-block}
+.tools{display:flex;flex-wrap:wrap;align-items:center;gap:6px;margin:8px 0;font-size:0.875rem}
+.tools button{font:inherit;color:var(--ink);background:var(--panel);border:1px solid var(--rule);border-radius:6px;
+  padding:4px 12px;min-height:32px;cursor:pointer}
+.tools button[aria-pressed=true]{background:var(--wash);border-color:var(--accent);font-weight:600}
+.tools button:focus-visible,a:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+.tools .spot{color:var(--soft);font-variant-numeric:tabular-nums}
+.arms{display:grid;gap:14px 10px;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));margin:8px 0 20px}
+.arm{display:grid;grid-row:span 4;grid-template-rows:subgrid;row-gap:6px;max-width:340px;min-width:0}
+.arm p{margin:0;font-size:0.875rem;line-height:1.35;color:var(--soft);overflow-wrap:anywhere}
+.arm p b{color:var(--ink);font-size:1rem}
+.arm figure{min-width:0}
+.arm figcaption{padding-top:3px;line-height:1.35;overflow-wrap:anywhere}
+.view{position:relative;overflow:hidden;background:#000;cursor:crosshair;touch-action:pan-y}
+.zoomed .view{touch-action:none}
+.view img{display:block;width:100%;height:auto;transform-origin:0 0;user-select:none;
+  transform:scale(var(--zoom,1)) translate(calc(var(--left,0)*-100%),calc(var(--top,0)*-100%))}
+.zoomed .view img{image-rendering:pixelated}
+.pointed .view::before,.pointed .view::after{content:"";position:absolute;z-index:1;pointer-events:none;
+  background:#ffe45c}
+.pointed .view::before{left:calc(var(--u)*100%);top:0;bottom:0;width:1px}
+.pointed .view::after{top:calc(var(--v)*100%);left:0;right:0;height:1px}
+.scales{display:grid;gap:8px;align-content:start;max-width:340px;font-size:0.8rem;color:var(--soft);line-height:1.35;
+  grid-row:span 2}
+.ramp{height:12px;border:1px solid var(--rule)}
 .ends{display:flex;justify-content:space-between;gap:8px}
+a{color:var(--accent)}
 details{margin:12px 0}
 summary{cursor:pointer;font-weight:600}
 summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
@@ -114,17 +136,23 @@ footer{margin-top:44px;padding-top:12px;border-top:1px solid var(--rule)}
   .scores td,.scores thead th{min-width:104px;padding:7px 6px}
   dl.card{grid-template-columns:1fr}
   dl.card dd{margin-bottom:6px}
+  .arms{grid-template-columns:minmax(0,1fr)}
+  .arm{grid-template-columns:repeat(3,minmax(0,1fr));grid-template-rows:auto;grid-row:auto;column-gap:8px;max-width:none}
+  .arm p,.arm .scales{grid-column:1/-1}
+  .arm figure+.scales{grid-column:2/-1;grid-row:auto}
 }
 @media print{
   :root{color-scheme:light;PRINT}
   body{font-size:10.5pt}
   main{max-width:none;padding:0}
   h2,h3,.note,.legend{break-after:avoid}
-  figure,tr,.strip,.tiles li{break-inside:avoid}
-  .strip{grid-auto-columns:minmax(0,1fr)}
+  h4,.slices p{break-after:avoid}
+  figure,tr,.arms,.tiles li{break-inside:avoid}
+  .tools{display:none}
+  a{color:inherit;text-decoration:none}
   .scroll{overflow:visible}
   .scores td,.scores thead th{min-width:0;padding:5px 6px}
-  .tiles li,.scores .method,.scores tr.summary th,.scores tr.summary td,.ramp{print-color-adjust:exact;
+  .tiles li,.scores .method,.scores tr.summary th,.scores tr.summary td,.ramp,.view{print-color-adjust:exact;
     -webkit-print-color-adjust:exact}
   @page{margin:14mm}
 }

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .results import Cell, Results, Row, facts, method_of, sites_by_role
+from .links import link
+from .results import Cell, Results, Row, facts, method_of, shown_arms, sites_by_role
 from .text import DIGITS, NO_VALUE, byte_count, duration, number
 
 NAMES = {
@@ -21,10 +22,15 @@ def scroll(content: str, label: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
 
 
-def score_table(rows: Sequence[Row], results: Results, caption: str, first: str) -> str:
-    """Table with one column per arm: PSNR in dB, SSIM, NMSE, and the difference to the method."""
+def score_table(
+    rows: Sequence[Row], results: Results, caption: str, first: str, addresses: Mapping[str, str | None] | None = None
+) -> str:
+    """Table with one column per arm, the method first: PSNR in dB, SSIM, NMSE, and the difference to the method.
+
+    ``addresses`` are those that the names of rows link to.
+    """
     method = method_of(results)
-    arms = list(results["arms"])
+    arms = shown_arms(results)
     head = "".join(f'<th scope="col"{_method_class(arm == method)}>{escape(arm)}</th>' for arm in arms)
     body = []
     for row in rows:
@@ -32,7 +38,9 @@ def score_table(rows: Sequence[Row], results: Results, caption: str, first: str)
             f"<td{_method_class(arm == method)}>{_score_cell(cell, method)}</td>"
             for arm, cell in zip(arms, row.cells, strict=True)
         )
-        heading = f'<th scope="row">{escape(row.name)}{_row_note(row, results)}</th>'
+        address = (addresses or {}).get(row.name)
+        name = escape(row.name) if address is None else link(address, row.name)
+        heading = f'<th scope="row">{name}{_row_note(row, results)}</th>'
         body.append(f'<tr class="{row.kind}">{heading}{cells}</tr>')
     head = f'<th scope="col">{escape(first)}</th>{head}'
     return _table(caption, head, body, "scores")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from .learning_curve import COLUMNS, LearningCurve, curves_by_arm, regime_rows
-from .results import Cell, Results, score_rows
+from .results import Cell, Results, score_rows, shown_arms
 
 #: Decimals of every score.
 DIGITS = {"psnr": 2, "ssim": 3, "nmse": 4, "foreground_ssim": 3, "residual": 2}
@@ -41,9 +41,9 @@ def duration(seconds: float) -> str:
 def text_table(results: Results) -> str:
     """Table of scores: rows are sites, columns are arms, cells are PSNR in dB and SSIM; ``*`` marks the best of a row.
 
-    Sites without a reference show the residual on held-out measurements in units of the noise, ``none`` where there is
-    none. Below stands the regime of every training, if the results have it: slices, rounds, steps at the selected
-    round, parameters.
+    The method is the first column. Sites without a reference show the residual on held-out measurements in units of the
+    noise, ``none`` where there is none. Below stands the regime of every training, if the results have it: slices,
+    rounds, steps at the selected round, parameters.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def text_table(results: Results) -> str:
     ValueError
         If arms disagree about the sites.
     """
-    lines = [["", *results.get("arms", {})]]
     rows = score_rows(results)
+    lines = [["", *shown_arms(results)]]
     for row in rows:
         lines.append([row.name, *map(_cell, row.cells)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -5,8 +5,10 @@ from html import escape
 from typing import Any
 
 from .curves import curves_section
+from .links import ALL_SITES, link, to_site_report
 from .page import html_page, line_panel
-from .picture_section import site_strips
+from .picture_script import PICTURE_SCRIPT
+from .picture_section import site_slices
 from .results import Results, is_open
 from .tables import html_table
 from .text import duration, number
@@ -24,20 +26,24 @@ def training_page(results: Results, *, reload: bool = True) -> str:
     sections = [_table(rows, alone)]
     sections += [f"<h2>{escape(site)}</h2>{_pictures(results, site)}" for site in pictured]
     if closed:
-        where = ", ".join(f"<code>sites/{escape(site)}/report.html</code>" for site in closed)
+        where = ", ".join(map(to_site_report, closed))
         sections.append(f"<p>Pictures of {escape(', '.join(closed))} stay at the sites, in {where}.</p>")
     sections.append(curves_section({**results, "arms": {}}))
     if lines := {site: _scores(own) for site, own in alone.items() if own}:
         sections.append("<h2>Every site alone</h2>" + line_panel("local arm", lines, "score"))
     if recipe := results.get("recipe"):
         sections.append(f"<details><summary>Resolved recipe</summary><pre>{escape(str(recipe))}</pre></details>")
-    return html_page(f"{results['method']}: in training", _lead(results, reload), sections, reload=_reload(reload))
+    title = f"{results['method']}: in training"
+    return html_page(title, _lead(results, reload), sections, reload=_reload(reload), script=PICTURE_SCRIPT)
 
 
-def training_site_page(site: str, results: Results, *, reload: bool = True) -> str:
-    """The report so far of one site, with its pictures, which stays at the site."""
-    lead = f"{_lead(results, reload)} This page shows a patient's images: it stays at the site."
-    return html_page(f"{site}: in training", lead, [_pictures(results, site)], reload=_reload(reload))
+def training_site_page(site: str, results: Results, shared: str, *, reload: bool = True) -> str:
+    """The report so far of one site, with its pictures, which stays at the site; ``shared``: address of the other."""
+    lead = (
+        f"{_lead(results, reload)} This page shows a patient's images: it stays at the site. {link(shared, ALL_SITES)}"
+    )
+    sections = [_pictures(results, site)]
+    return html_page(f"{site}: in training", lead, sections, reload=_reload(reload), script=PICTURE_SCRIPT)
 
 
 def _reload(reload: bool) -> int | None:
@@ -75,7 +81,7 @@ def _table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mappi
 
 def _pictures(results: Results, site: str) -> str:
     note = f"Validation slice, network of round {results['pictured_round']}: one of the first, not the final one."
-    return f'<p class="note">{escape(note)}</p>' + site_strips(results, site)
+    return f'<p class="note">{escape(note)}</p>' + site_slices(results, site)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

@@ -1,9 +1,12 @@
 """Write the report of a run and the reports of its sites."""
 
 import json
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 from ..files import write_atomically
+from .links import site_report
 from .page import run_page, site_page
 from .results import PUBLISHED, Results, is_open, plain, shared_part, with_summaries
 from .training_page import training_page, training_site_page
@@ -32,7 +35,8 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``personal_steps``: steps of the personal stage.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
-        - ``pictures``: per site, an image ``(height, width)`` for every arm and ``"reference"``.
+        - ``pictures``: per site, a list of slices ``{"name": "median", "where": "scan.h5, slice 3 of 12", "images":
+          {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``.
 
     Returns
     -------
@@ -70,13 +74,14 @@ def write_training_report(folder: Path | str, results: Results, *, reload: bool 
     target = Path(folder) / "report.html"
     for site in results.get("pictures", {}):
         if not is_open(results, site):
-            page = training_site_page(site, results, reload=reload)
-            write_atomically(Path(folder) / "sites" / site / "report.html", page.encode("utf-8"))
+            own = Path(folder) / site_report(site)
+            page = training_site_page(site, results, _address(target, own), reload=reload)
+            write_atomically(own, page.encode("utf-8"))
     write_atomically(target, training_page(results, reload=reload).encode("utf-8"))
     return target
 
 
-def write_site_report(folder: Path | str, results: Results, site: str) -> Path:
+def write_site_report(folder: Path | str, results: Results, site: str, shared: Path | str | None = None) -> Path:
     """Write the report that stays at a site: ``report.html`` with volumes and pictures, and ``scores.json``.
 
     Parameters
@@ -87,6 +92,8 @@ def write_site_report(folder: Path | str, results: Results, site: str) -> Path:
         As for :func:`write_report`.
     site
         Name of the site.
+    shared
+        The shared report, for a relative link; None: no link.
 
     Raises
     ------
@@ -102,8 +109,14 @@ def write_site_report(folder: Path | str, results: Results, site: str) -> Path:
     target = Path(folder) / "report.html"
     scores = plain({arm: entry["sites"][site] for arm, entry in complete["arms"].items()})
     write_atomically(target.with_name("scores.json"), _json(scores))
-    write_atomically(target, site_page(site, complete).encode("utf-8"))
+    address = None if shared is None else _address(Path(shared), target)
+    write_atomically(target, site_page(site, complete, address).encode("utf-8"))
     return target
+
+
+def _address(page: Path, seen_from: Path) -> str:
+    """Relative address of a page for a link on another one."""
+    return quote(Path(os.path.relpath(page, seen_from.parent)).as_posix())
 
 
 def _json(value: object) -> bytes:

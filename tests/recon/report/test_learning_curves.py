@@ -9,7 +9,8 @@ from recon import MEAN_OF_SITES, LearningCurve, text_table, write_report
 from recon.report.charts import Series, line_chart
 from recon.report.learning_curve import slices_text
 
-from .test_report import Page, site_scores
+from .example_results import site_scores
+from .test_report import Page
 
 SITES = ("north", "south")
 MARK = "\"><b onload=x>&'"

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import hashlib
 import io
 import json
 import math
@@ -16,79 +17,18 @@ from PIL import Image
 
 from recon import DataError, psnr, summarize, text_table, write_report, write_site_report
 from recon.evaluation.metrics import METRICS
-from recon.report.charts import Series, line_chart, nice_ticks
-from recon.report.pictures import ERROR_MAGNIFICATION, gray_png, site_pictures
+from recon.report.charts import Series, dot_plot, line_chart, nice_ticks
+from recon.report.pictures import ERROR_MAGNIFICATION, gray_png, signed_png, site_pictures
 from recon.report.results import PUBLISHED, score_rows
 from recon.report.style import _DARK, _LIGHT
 from recon.report.text import byte_count, duration, number
 
-ARMS = {"zero_filled": 0.0, "tv": 4.0, "fedavg": 5.5}
-SITES = {"north": 26.0, "clinic": 28.0, "unseen": 24.0}
+from .example_results import ARMS, PICTURES, example_results
 
 
 @pytest.fixture
 def results():
-    """Three arms, a simulated, a measured and an unseen site; three rounds, the last only evaluates."""
-    rng = np.random.default_rng(0)
-    arms = {}
-    for arm, gain in ARMS.items():
-        arms[arm] = {"sites": {site: site_scores(site, start + gain) for site, start in SITES.items()}}
-    curves = [
-        {
-            "round": index,
-            "site": site,
-            "bytes_down": 2048,
-            "bytes_up": 100 if index == 2 else 2100,
-            "score_before": 27.0 + index,
-            "score_after": None if index == 2 else 27.5 + index,
-            "loss": None if index == 2 else 0.02 / (index + 1),
-            "seconds": 1.5,
-        }
-        for index in range(3)
-        for site in ("north", "clinic")
-    ]
-    return {
-        "metric_card": {"data_range": "maximum of the reference volume", "crop": "center, to 16x12"},
-        "arms": arms,
-        "bytes": {"up_per_round": 4200, "down_per_round": 4096},
-        "seconds": 492.4,
-        "versions": {"fedrecon": "0.1.0", "torch": "2.6.0"},
-        "sites": {
-            "north": site_facts(synthetic=True),
-            "clinic": site_facts(synthetic=False),
-            "unseen": site_facts(synthetic=True, unseen=True),
-        },
-        "recipe": 'name = "fedavg"\n',
-        "claims": ["fedavg is above tv at every site"],
-        "curves": curves,
-        "pictures": {
-            site: {name: rng.random((16, 12), dtype=np.float32) for name in ("reference", *ARMS)} for site in SITES
-        },
-    }
-
-
-def site_scores(site, value):
-    volumes = [
-        {"volume": f"{site}_{i}.h5", "slices": 2, "psnr": value + d, "ssim": value / 40, "nmse": 1 / value}
-        for i, d in enumerate((-1.0, 1.0))
-    ]
-    return {"psnr": value, "ssim": value / 40, "nmse": 1 / value, "volumes": volumes}
-
-
-def site_facts(**more):
-    facts = {
-        "coils": [8],
-        "maps": "espirit",
-        "sampling": "random",
-        "effective_acceleration": 3.9,
-        "noise_std": 0.01,
-    }
-    counts = {
-        "parameters_shared": 12345,
-        "parameters_kept": 5,
-        "split": {"train": 10, "validation": 4, "test": 4},
-    }
-    return facts | counts | more
+    return example_results()
 
 
 class Page(HTMLParser):
@@ -118,7 +58,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
 
@@ -134,7 +74,7 @@ FIXED |= {
     "test",
 }
 FIXED |= {"parameters_shared", "parameters_kept", "synthetic", "unseen", "round", "site", "loss"}
-FIXED |= {"bytes_down", "bytes_up", "score_before", "score_after"}
+FIXED |= {"bytes_down", "bytes_up", "score_before", "score_after", "name", "where", "images"}
 
 
 def hostile(value, mark="\"><b onload=x>&'"):
@@ -190,7 +130,7 @@ def test_rows_mark_the_best_and_subtract_the_method(results):
     rows = {row.name: row for row in score_rows(results)}
     assert list(rows) == ["north", "clinic", "mean", "worst", "unseen"]
     assert [row.kind for row in rows.values()] == ["site", "site", "summary", "summary", "unseen"]
-    zero_filled, tv, fedavg = rows["north"].cells
+    fedavg, zero_filled, tv = rows["north"].cells
     assert zero_filled.best == frozenset()
     assert tv.best == {"ssim"}
     assert fedavg.best == {"psnr", "nmse"}
@@ -200,7 +140,9 @@ def test_rows_mark_the_best_and_subtract_the_method(results):
 
 def test_method_may_be_any_arm(results):
     results["method"] = "tv"
-    assert score_rows(results)[0].cells[2].difference["psnr"] == pytest.approx(1.5)
+    own, _, fedavg = score_rows(results)[0].cells
+    assert own.difference == {} and fedavg.difference["psnr"] == pytest.approx(1.5)
+    assert text_table(results).splitlines()[1].split() == ["tv", "zero_filled", "fedavg"]
     results["method"] = "fedprox"
     with pytest.raises(ValueError, match=r"method is 'fedprox', expected one of the arms, \['zero_filled'"):
         score_rows(results)
@@ -221,15 +163,15 @@ def test_no_arms_is_an_error():
 def test_text_table(results):
     assert text_table(results).splitlines() == [
         "PSNR in dB and SSIM",
-        "         zero_filled            tv        fedavg",
+        "              fedavg   zero_filled            tv",
         "------------------------------------------------",
-        "north   26.00 0.650   30.00 0.750   31.50 0.787*",
-        "clinic  28.00 0.700   32.00 0.800   33.50 0.838*",
+        "north   31.50 0.787*  26.00 0.650   30.00 0.750",
+        "clinic  33.50 0.838*  28.00 0.700   32.00 0.800",
         "------------------------------------------------",
-        "mean    27.00 0.675   31.00 0.775   32.50 0.812*",
-        "worst   26.00 0.650   30.00 0.750   31.50 0.787*",
+        "mean    32.50 0.812*  27.00 0.675   31.00 0.775",
+        "worst   31.50 0.787*  26.00 0.650   30.00 0.750",
         "------------------------------------------------",
-        "unseen  24.00 0.600   28.00 0.700   29.50 0.738*",
+        "unseen  29.50 0.738*  24.00 0.600   28.00 0.700",
         "------------------------------------------------",
         "* best PSNR of the row; mean and worst over the sites that took part",
     ]
@@ -238,7 +180,8 @@ def test_text_table(results):
 def test_site_without_reference_shows_its_residual(results, tmp_path):
     for arm, value in zip(ARMS, (2.0, 1.25, 1.05), strict=True):
         results["arms"][arm]["sites"]["clinic"] = {"residual": value, "volumes": []}
-    del results["pictures"]["clinic"]["reference"]
+    for one in results["pictures"]["clinic"]:
+        del one["images"]["reference"]
     assert "residual 1.05*" in text_table(results)
     page = Page(write_report(tmp_path, results).read_text())
     assert "residual 1.25" in " ".join(page.text.split())
@@ -277,7 +220,7 @@ def test_measured_data_stay_at_the_site(results, tmp_path):
     assert all(entry["sites"]["clinic"]["volumes"] == [] for entry in report["arms"].values())
     assert len(report["arms"]["tv"]["sites"]["north"]["volumes"]) == 2
     alts = [value for tag, name, value in Page(html).attributes if (tag, name) == ("img", "alt")]
-    assert sum("site north" in alt for alt in alts) == 7
+    assert sum("site north" in alt for alt in alts) == 2 * PICTURES
     assert not any("site clinic" in alt for alt in alts)
     assert "sites/clinic/report.html" in html
 
@@ -285,7 +228,7 @@ def test_measured_data_stay_at_the_site(results, tmp_path):
     assert page == tmp_path / "sites" / "clinic" / "report.html"
     own = Page(page.read_text())
     assert "clinic_0.h5" in own.text
-    assert sum(tag == "img" and name == "src" for tag, name, _ in own.attributes) == 7
+    assert sum(tag == "img" and name == "src" for tag, name, _ in own.attributes) == 2 * PICTURES
     assert "north" not in own.text
     scores = json.loads(page.with_name("scores.json").read_text())
     assert scores["tv"]["volumes"] == results["arms"]["tv"]["sites"]["clinic"]["volumes"]
@@ -313,10 +256,52 @@ def test_site_report_needs_a_site(results, tmp_path):
 def test_page_loads_nothing(results, tmp_path):
     html = write_report(tmp_path, results).read_text()
     page = Page(html)
-    assert not page.tags & {"script", "link", "iframe", "object", "form", "a", "base"}
+    assert not page.tags & {"link", "iframe", "object", "form", "base"}
+    addresses = [value for _, name, value in page.attributes if name == "href"]
+    assert {"#pictures-0", "#pictures-2", "sites/clinic/report.html"} == set(addresses)
+    assert {"pictures-0", "pictures-2"} == {value for _, name, value in page.attributes if name == "id"}
     assert all(value.startswith("data:image/png;base64,") for _, name, value in page.attributes if name == "src")
     assert not re.search(r"url\(|@import|https?:|//[a-z]", re.sub(r"base64,[\w+/=]+", "", html))
     assert "default-src 'none'" in html
+
+
+def test_the_page_runs_no_script_but_that_of_the_pictures(results, tmp_path):
+    html = write_report(tmp_path, results).read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(value for tag, name, value in Page(html).attributes if (tag, name) == ("meta", "content"))
+    assert policy.split("; ")[-1] == f"script-src 'sha256-{digest}'"
+    assert not re.search(r"innerHTML|eval|fetch|http", script)
+
+
+def test_reports_of_run_and_site_link_to_each_other(results, tmp_path):
+    shared = write_report(tmp_path, results)
+    own = write_site_report(tmp_path / "sites" / "clinic", results, "clinic", shared)
+    for page, target, count in ((shared, own, 2), (own, shared, 1)):
+        addresses = [value for _, name, value in Page(page.read_text()).attributes if name == "href"]
+        assert [(page.parent / address).resolve() for address in addresses if address[0] != "#"] == [target] * count
+    assert not [name for _, name, _ in Page(write_site_report(tmp_path, results, "clinic").read_text()).attributes
+                if name == "href"]  # fmt: skip
+
+
+def test_the_method_stands_beside_the_names(results, tmp_path):
+    html = write_report(tmp_path, results).read_text()
+    table = html[html.index("<table") :]
+    assert re.findall(r'<th scope="col"[^>]*>(\w+)</th>', table)[:4] == ["site", "fedavg", "zero_filled", "tv"]
+    own = html[html.index('id="pictures-0"') : html.index('id="pictures-2"')]
+    assert re.findall(r"<p><b>(\w+)</b>", own) == ["reference", "fedavg", "zero_filled", "tv"] * 2
+    assert own.count('<section class="slice">') == 2 and "north_0.h5, slice 2 of 2" in own
+
+
+def test_scales_are_printed(results, tmp_path):
+    north = write_report(tmp_path, results).read_text()
+    assert north.count("<span>20 % of max or more</span>") == 4
+    assert north.count("<span>\N{MINUS SIGN}20 % of max</span><span>0</span><span>+20 % of max</span>") == 4
+    for facts in results["sites"].values():
+        facts["modality"] = "ct"
+    page = write_report(tmp_path, results).read_text()
+    for words in ("\N{MINUS SIGN}160 HU", "240 HU", "80 HU or more", "+80 HU", "\N{MINUS SIGN}1001 HU"):
+        assert f"<span>{words}</span>" in page, words
 
 
 @pytest.mark.parametrize("door", ["run", "site"])
@@ -328,6 +313,10 @@ def test_everything_from_outside_is_escaped(results, tmp_path, door):
         site = next(iter(harmed["arms"].values()))["sites"]
         page = Page(write_site_report(tmp_path, harmed, next(iter(site))).read_text())
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert {re.split(r"[-/]", value)[0] for _, name, value in page.attributes if name == "href"} <= {
+        "#pictures",
+        "sites",
+    }
     assert page.text.count("<b onload=x>") > 10
 
 
@@ -343,7 +332,8 @@ def test_page_says_what_was_run(results, tmp_path):
         "maximum of the reference volume",
         'name = "fedavg"',
         "random, R = 3.90, 8 coils, noise 0.01",
-        f"|error| \N{MULTIPLICATION SIGN} {ERROR_MAGNIFICATION}",
+        "|error|",
+        "fedavg \N{MINUS SIGN} tv",
     ):
         assert words in text, words
 
@@ -377,6 +367,25 @@ def test_error_maps_share_the_gray_scale():
     assert arm.psnr == psnr(np.abs(reference)[None], estimate.numpy()[None])
 
 
+def test_signed_pictures_are_black_at_zero_and_symmetric():
+    picture = Image.open(io.BytesIO(signed_png(np.array([[-3.0, -2.0, 0.0], [1.0, 2.0, 5.0]]), 2.0)))
+    colors = np.asarray(picture.convert("RGB"))
+    assert colors[0, 2].tolist() == [0, 0, 0]
+    assert (colors[0, 0] == colors[0, 1]).all() and (colors[1, 1] == colors[1, 2]).all()
+    assert colors[0, 1, 2] > colors[0, 1, 0] and colors[1, 1, 0] > colors[1, 1, 2]  # blue below zero, orange above
+    assert np.asarray(picture)[0, 1] + np.asarray(picture)[1, 1] == 2 * np.asarray(picture)[0, 2]
+
+
+def test_differences_are_those_of_the_method_on_the_scale_of_the_errors():
+    images = {"reference": np.full((3, 4), 2.0), "zero_filled": np.zeros((3, 4))}
+    images |= {"tv": np.full((3, 4), 1.0), "fedavg": np.full((3, 4), 1.3)}
+    images["reference"][0, 0] = 0
+    pictures = {p.name: p for p in site_pictures(images, method="fedavg", compared=["reference", "tv", "fedavg"])}
+    assert [name for name, picture in pictures.items() if picture.difference] == ["tv"]
+    assert (np.asarray(Image.open(io.BytesIO(pictures["tv"].difference))) == round(127 + 127 * 0.3 / 0.4)).all()
+    assert pictures["tv"].error[:4] == b"\x89PNG" and pictures["reference"].error is None
+
+
 def test_pictures_without_reference_have_no_error_map():
     pictures = site_pictures({"tv": np.full((3, 3), 0.5), "fedavg": np.eye(3)})
     assert [(p.name, p.error, p.psnr) for p in pictures] == [("tv", None, None), ("fedavg", None, None)]
@@ -400,7 +409,7 @@ def test_embedded_pictures_are_those_given(results, tmp_path):
     page = Page(write_report(tmp_path, results).read_text())
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(sources[0].split(",")[1]))))
-    reference = results["pictures"]["north"]["reference"]
+    reference = results["pictures"]["north"][0]["images"]["reference"]
     np.testing.assert_array_equal(decoded, np.round(255 * (reference / reference.max())))
 
 
@@ -415,6 +424,14 @@ def test_ticks_enclose_and_are_round():
         assert min(abs(mantissa - m) for m in (1, 2, 2.5, 5)) < 1e-6
     assert nice_ticks(3, 3) == sorted(nice_ticks(3, 3))
     assert all(float(t).is_integer() for t in nice_ticks(0, 5, 8, whole=True))
+
+
+def test_long_names_are_whole_in_the_dot_plot():
+    name = "a_site_whose_name_has_sixty_four_letters_" + 23 * "x"
+    svg = dot_plot("t", [(name, [20.0, 30.0]), ("b", [25.0, None])], ["tv", "fedavg"], "dB")
+    width = float(re.search(r'viewBox="0 0 (\d+)', svg)[1])
+    x = float(re.search(rf'<text class="name" x="([\d.]+)"[^>]*>{name}<', svg)[1])
+    assert x + 6.5 * len(name) < width  # 6.5: width of a letter
 
 
 def test_line_chart_draws_values_to_scale():
