@@ -130,6 +130,7 @@ from .export import PngSlices as PngSlices
 from .export import Reconstruction as Reconstruction
 from .export import fedrecon_version as fedrecon_version
 from .export import require_export as require_export
+from .export import require_png as require_png
 from .export import suffix_of as suffix_of
 from .export import write_reconstruction as write_reconstruction
 from .files import shown_files as shown_files

@@ -19,7 +19,7 @@ ARMS = {"tv": "TV, tuned", "local": "local training", "fedavg_mri": "federated"}
 
 
 def middle_slice(run: Path, site: str) -> dict[str, np.ndarray]:
-    """Magnitudes of reference and arms: the slice that the report shows, the middle one of the first volume."""
+    """Magnitudes of reference and arms: the middle slice of the first volume."""
     with h5py.File(run / "test" / f"{site}.h5") as file:
         number = int((file["volume"][:] == file["volume"][0]).sum()) // 2
         images = {name: file[f"images/{name}"][number] for name in ARMS}

@@ -20,7 +20,6 @@ from .reconstruction import ReconstructOptions as ReconstructOptions
 from .reconstruction import reconstruct_file as reconstruct_file
 from .reconstruction import reconstruct_folder as reconstruct_folder
 from .reconstruction import reconstruct_scan as reconstruct_scan
-from .reconstruction import reconstruct_with_weights as reconstruct_with_weights
 from .run_folder import BASE as BASE
 from .run_folder import RunFolder as RunFolder
 from .run_folder import Say as Say

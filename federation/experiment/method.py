@@ -6,6 +6,8 @@
     image = method(kspace, mask)        # arrays
     image = method("scan.h5")           # a file
     image = method(samples[0])          # a sample of recon
+
+Arrays are written to a temporary file first, so that they are read and checked as every scan is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -96,6 +98,11 @@ class Method:
         ------
         DataError
             If the measurement cannot be used.
+
+        Notes
+        -----
+        Arrays go through a file of their size in the folder for temporary files (``TMPDIR``, else ``/tmp``), which is
+        removed before the call returns.
         """
         if isinstance(measurement, str | Path | Sample) and (arguments or options):
             raise TypeError(f"{self!r}: files and samples hold their mask; call it with the file or sample alone")
@@ -239,6 +246,8 @@ def load(
     **options: Any,
 ) -> Method:
     """A reconstruction method by its name or place.
+
+    Called with arrays, it writes them to a temporary file first, in the folder ``TMPDIR``: see :class:`Method`.
 
     Parameters
     ----------

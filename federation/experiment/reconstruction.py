@@ -20,12 +20,13 @@ from recon import (
     evaluate,
     os_error_line,
     require_export,
+    require_png,
     shown_files,
     suffix_of,
     write_reconstruction,
 )
 
-from .method import Method, method_of_run, method_of_weights, reconstructed
+from .method import Method, method_of_run, reconstructed
 from .run_folder import Say
 
 #: A scan of a lower acceleration counts as fully sampled.
@@ -101,38 +102,6 @@ def reconstruct_file(
     return reconstruct_scan(method_of_run(path, site, sites), Path(scan), Path(out), chosen, say)
 
 
-def reconstruct_with_weights(
-    weights: Path | str,
-    scan: Path | str,
-    out: Path | str,
-    *,
-    format: str | None = None,
-    say: Say = lambda text: None,
-    **options: Any,
-) -> Reconstructed:
-    """Reconstruct a scan with starter weights or a file of weights; needs neither run nor site.
-
-    Parameters
-    ----------
-    weights
-        A name in :data:`recon.STARTER_WEIGHTS`, or a file of :func:`recon.save_weights`.
-    scan
-        A file of the modality of the weights.
-    format
-        Format of the scan, a reader of the modality; None: the usual one.
-    out, say, options
-        As for :func:`reconstruct_file`, which also describes what is returned.
-
-    Raises
-    ------
-    DataError
-        If the name of the file, the weights, the format or the scan cannot be used.
-    """
-    chosen = ReconstructOptions(**{"overwrite": True, **options})
-    require_export(Path(out), overwrite=chosen.overwrite, slices=chosen.slices)
-    return reconstruct_scan(method_of_weights(weights, format), Path(scan), Path(out), chosen, say)
-
-
 def reconstruct_scan(
     method: Method, scan: Path, out: Path, options: ReconstructOptions, say: Say = lambda text: None
 ) -> Reconstructed:
@@ -185,6 +154,8 @@ def reconstruct_folder(
     DataError
         If the folder holds no scan or two of one name; at the end, with their names, if some scans failed.
     """
+    if options.slices == "all":
+        require_png(suffix)
     places = _places(method, folder, out, suffix)
     failed: list[str] = []
     for number, (scan, place) in enumerate(places.items()):

@@ -27,7 +27,8 @@ def require_export(path: Path, *, overwrite: bool, slices: PngSlices = "middle")
     Raises
     ------
     DataError
-        If the end of the name is unknown, or something stands there that must not be replaced.
+        If the end of the name is unknown, all slices are asked for and it is no PNG, or something that must not be
+        replaced stands there.
     """
     suffix, expected = suffix_of(path), "a name that ends in " + ", ".join(SUFFIXES)
     if not path.name:
@@ -35,12 +36,27 @@ def require_export(path: Path, *, overwrite: bool, slices: PngSlices = "middle")
     if suffix and suffix not in SUFFIXES:
         advice = "choose one; a name without an end is a folder of DICOM files"
         raise data_error(path, "--out", f"the ending {suffix!r}", expected, advice)
+    if slices == "all":
+        require_png(suffix)
     numbered = _numbered(path) if slices == "all" else []
     if path.is_dir():
         _require_own_folder(path, overwrite)
     elif not overwrite and (numbered or path.exists()):
         where = numbered[0] if numbered else path
         raise data_error(where, "--out", "a file that exists", "a new name", "choose another --out or add --overwrite")
+
+
+def require_png(suffix: str) -> None:
+    """Refuse the choice of all slices for a format that holds them anyway.
+
+    Raises
+    ------
+    DataError
+        If the end of a name is not ``.png``.
+    """
+    if suffix != ".png":
+        found, expected = f"all, with {suffix or 'a folder of DICOM files'}", "a name that ends in .png"
+        raise data_error("reconstruct", "--slices", found, expected, "leave it out: other formats hold all slices")
 
 
 def _numbered(path: Path) -> list[Path]:

@@ -52,11 +52,19 @@ for (const box of document.querySelectorAll(".slices")) {
     button(slice.querySelector(".which").textContent, "show this slice", () => show(index)));
   button("\u2212", "zoom out", () => zoomTo(zoom / 2, 0.5, 0.5));
   tools.append(factor);
-  button("+", "zoom in; a click on a picture does so, too, with Shift it zooms out; drag to move",
+  button("+", "zoom in; a click on a picture does so, too, with Shift it zooms out; drag, or arrow keys, to move",
     () => zoomTo(zoom * 2, 0.5, 0.5));
   tools.append(spot);
   spot.className = "spot";
   box.prepend(tools);
+  tools.addEventListener("keydown", event => {
+    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (!step || zoom === 1) return;
+    event.preventDefault();
+    left += step[0] / (4 * zoom);
+    top += step[1] / (4 * zoom);
+    place();
+  });
 
   for (const view of box.querySelectorAll(".view")) {
     const image = view.querySelector("img");

@@ -47,7 +47,7 @@ def site_slices(results: Results, site: str) -> str:
 
 def _slice(label: str, one: Mapping[str, Any], method: str, modality: Modality | None) -> str:
     """One slice; CT also in a soft-tissue window."""
-    heading = f'<h4><span class="which">{escape(one["name"])}</span> {escape(one["where"])}</h4>'
+    heading = f'<h4><span class="which">{escape(one["name"])}</span>: {escape(one["where"])}</h4>'
     images: Mapping[str, Any] = one["images"]
     compared = [name for name in images if modality is None or name != modality.inversion]
     if modality is None or not modality.window_hu:

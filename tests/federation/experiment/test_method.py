@@ -224,6 +224,7 @@ def test_a_folder_of_scans_goes_on_after_a_bad_one(
     assert main([*command[:-1], ".dcm"]) == 0
     assert sorted(path.name for path in (out / "a").iterdir()) == ["slice_001.dcm", "slice_002.dcm"]
     assert "--suffix: found 'nii', expected one of .h5" in fails(*command[:-1], "nii")
+    assert "--slices: found all, with .nii.gz, expected a name that ends in .png" in fails(*command, "--slices", "all")
     write_file(scans / "a.H5")
     assert "two scans whose image would be a.nii.gz" in fails(*command)
     assert "--suffix: belongs to a folder" in fails(*command[:4], scan, "--out", tmp_path / "b.nii", "--suffix", ".nii")
