@@ -46,7 +46,10 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def display(arguments: argparse.Namespace) -> "Display":
-    """The display of a command with the options of :func:`add_output`."""
+    """The display of a command with the options of :func:`add_output`.
+
+    Commands enter it before they load PyTorch: on a busy machine this alone takes longer than a command may be silent.
+    """
     from ..progress import Display
 
     return Display("quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal")

@@ -77,10 +77,10 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from ..comparison import CompareOptions, compare
-
-    begin = time.monotonic()
-    known = {each.name: getattr(arguments, each.name) for each in fields(CompareOptions)}
     with display(arguments) as shown:
+        from ..comparison import CompareOptions, compare
+
+        begin = time.monotonic()
+        known = {each.name: getattr(arguments, each.name) for each in fields(CompareOptions)}
         page = compare(CompareOptions(**known), shown.say)
         shown.result(f"\ncomparison: {page}   ({time.monotonic() - begin:.0f} s)")

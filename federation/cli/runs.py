@@ -85,24 +85,24 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from recon import text_table
-
-    from ..experiment import Planning, evaluate_run, train_run
-    from ..recipes import load_recipe
-    from ..sites import DEMOS, load_checked
-
-    jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
-    begin = time.monotonic()
-    demo = DEMOS[arguments.kind]
-    recipe = load_recipe(
-        arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from
-    )
-    out: Path = arguments.out or demo.out
-    sites = out / "sites_data"
-    resumed = arguments.resume and any(sites.glob("*.toml"))
-    if not resumed and out.exists() and any(out.iterdir()) and not arguments.resume:
-        raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
     with display(arguments) as shown:
+        from recon import text_table
+
+        from ..experiment import Planning, evaluate_run, train_run
+        from ..recipes import load_recipe
+        from ..sites import DEMOS, load_checked
+
+        jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
+        begin = time.monotonic()
+        demo = DEMOS[arguments.kind]
+        recipe = load_recipe(
+            arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from
+        )
+        out: Path = arguments.out or demo.out
+        sites = out / "sites_data"
+        resumed = arguments.resume and any(sites.glob("*.toml"))
+        if not resumed and out.exists() and any(out.iterdir()) and not arguments.resume:
+            raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
         if not resumed:
             shown.say("simulating the hospitals ...")
             demo.make(sites, jobs)
@@ -114,36 +114,36 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from ..experiment import Planning, train_run
-    from ..recipes import load_recipe
-    from ..sites import load_checked
-
-    jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
-    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
     with display(arguments) as shown:
+        from ..experiment import Planning, train_run
+        from ..recipes import load_recipe
+        from ..sites import load_checked
+
+        jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
+        recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
         sites = load_checked(arguments.sites, shown.say)
         train_run(recipe, sites, arguments.out, jobs=jobs, resume=arguments.resume, say=shown.say, planning=planning)
         shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from ..experiment import Planning, plan_recipe
-    from ..recipes import load_recipe
-    from ..sites import load_checked
-
-    jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None, always=True)
-    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
     with display(arguments) as shown:
+        from ..experiment import Planning, plan_recipe
+        from ..recipes import load_recipe
+        from ..sites import load_checked
+
+        jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None, always=True)
+        recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
         sites = tuple(load_checked(arguments.sites, shown.say))
         plan_recipe(recipe, sites, jobs, planning, shown.result)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from recon import text_table
-
-    from ..experiment import evaluate_run
-
     with display(arguments) as shown:
+        from recon import text_table
+
+        from ..experiment import evaluate_run
+
         results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=shown.say, sites=arguments.sites)
         shown.result("\n" + text_table(results))
         shown.result(f"\nreport: {arguments.folder / 'report.html'}")

@@ -75,11 +75,11 @@ def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
 
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:
-    from ..sites import FASTMRI_4X, make_fastmri_sites
-
-    by = tuple(part.strip() for part in arguments.by.split(","))
-    simulate = None if arguments.measured else FASTMRI_4X
     with display(arguments):
+        from ..sites import FASTMRI_4X, make_fastmri_sites
+
+        by = tuple(part.strip() for part in arguments.by.split(","))
+        simulate = None if arguments.measured else FASTMRI_4X
         made = make_fastmri_sites(
             arguments.folder,
             arguments.out,
@@ -94,11 +94,11 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
 
 
 def _make_images(arguments: argparse.Namespace) -> None:
-    from ..sites import IMAGE_SITES, MRIScanner, make_image_sites, read_scanners
-
-    sites = read_scanners(arguments.scanners, MRIScanner) if arguments.scanners else IMAGE_SITES
-    source = arguments.persons or "sites make"
     with display(arguments):
+        from ..sites import IMAGE_SITES, MRIScanner, make_image_sites, read_scanners
+
+        sites = read_scanners(arguments.scanners, MRIScanner) if arguments.scanners else IMAGE_SITES
+        source = arguments.persons or "sites make"
         made = make_image_sites(
             _given(arguments),
             arguments.out,
@@ -126,17 +126,17 @@ def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
 
 
 def _make_demo(arguments: argparse.Namespace) -> None:
-    from ..sites import make_demo_sites
-
     with display(arguments):
+        from ..sites import make_demo_sites
+
         made = make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite)
     _print_made(made, arguments.out)
 
 
 def _make_ct_images(arguments: argparse.Namespace) -> None:
-    from ..sites import CTScanner, make_ct_image_sites, read_scanners
-
     with display(arguments):
+        from ..sites import CTScanner, make_ct_image_sites, read_scanners
+
         made = make_ct_image_sites(
             _given(arguments),
             arguments.out,
@@ -150,9 +150,9 @@ def _make_ct_images(arguments: argparse.Namespace) -> None:
 
 
 def _make_demo_ct(arguments: argparse.Namespace) -> None:
-    from ..sites import make_ct_demo_sites
-
     with display(arguments):
+        from ..sites import make_ct_demo_sites
+
         made = make_ct_demo_sites(
             arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite
         )
@@ -168,9 +168,9 @@ def _print_made(made: Sequence["MadeSite"], out: Path) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from ..sites import check_sites, grouped
-
     with display(arguments):
+        from ..sites import check_sites, grouped
+
         sites = check_sites(arguments.folder, skip_bad=arguments.skip_bad)
     for site in sites:
         _print_facts(site)

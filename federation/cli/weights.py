@@ -135,31 +135,31 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
-    from recon import require_export
-
-    from ..experiment import (
-        Method,
-        ReconstructOptions,
-        method_of_run,
-        method_of_weights,
-        reconstruct_folder,
-        reconstruct_scan,
-    )
-
     _require_one_form(arguments)
-    scan, out = arguments.scan if arguments.weights is None else arguments.folder, arguments.out
-    many = scan.is_dir()
-    if not many and arguments.suffix is not None:
-        raise DataError(f"--suffix: belongs to a folder of scans, and {scan} is none; leave it out")
-    if not many:
-        require_export(out, overwrite=arguments.overwrite, slices=arguments.slices)
-    method: Method
-    if arguments.weights is None:
-        method = method_of_run(arguments.folder, arguments.site, arguments.sites)
-    else:
-        method = method_of_weights(arguments.weights, arguments.format)
-    options = ReconstructOptions(arguments.simulate, arguments.adapt, arguments.overwrite, arguments.slices)
     with display(arguments) as shown:
+        from recon import require_export
+
+        from ..experiment import (
+            Method,
+            ReconstructOptions,
+            method_of_run,
+            method_of_weights,
+            reconstruct_folder,
+            reconstruct_scan,
+        )
+
+        scan, out = arguments.scan if arguments.weights is None else arguments.folder, arguments.out
+        many = scan.is_dir()
+        if not many and arguments.suffix is not None:
+            raise DataError(f"--suffix: belongs to a folder of scans, and {scan} is none; leave it out")
+        if not many:
+            require_export(out, overwrite=arguments.overwrite, slices=arguments.slices)
+        method: Method
+        if arguments.weights is None:
+            method = method_of_run(arguments.folder, arguments.site, arguments.sites)
+        else:
+            method = method_of_weights(arguments.weights, arguments.format)
+        options = ReconstructOptions(arguments.simulate, arguments.adapt, arguments.overwrite, arguments.slices)
         done = partial(_say_reconstructed, shown.result)
         if many:
             suffix = arguments.suffix or ".h5"

@@ -117,7 +117,9 @@ class Board:
 def work_text(event: Event) -> str:
     """Work of an event, such as ``training 12/25 steps, loss 0.083``."""
     text = event.what
-    if event.of:
+    if not event.of:
+        text = text.removesuffix(",")  # names of work, such as "scoring tv,", end so before a count
+    else:
         text += f" {event.done}/{event.of} {event.unit}"
     if event.loss is not None:
         text += f", loss {event.loss:.3g}"

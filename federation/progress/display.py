@@ -124,6 +124,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing.set()
+        with suppress(OSError):
+            self._channel.writer.send_bytes(Event(0).to_bytes())  # the thread waits for an event
         self._thread.join(5.0)
         _DISPLAYS.remove(self)
         self._stack.close()

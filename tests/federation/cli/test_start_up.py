@@ -35,9 +35,21 @@ for command in json.loads(sys.argv[1]):
 """
 
 
-def outcomes(commands: list[list[str]]) -> list[tuple[str, int, list[str], str]]:
+#: The display refuses to begin, which ends a command there.
+NO_DISPLAY = """
+from federation.progress import Display
+from recon import DataError
+
+def begin(display):
+    raise DataError("here the display begins")
+
+Display.__enter__ = begin
+"""
+
+
+def outcomes(commands: list[list[str]], before: str = "") -> list[tuple[str, int, list[str], str]]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", CODE, json.dumps(commands)]
+    command = [sys.executable, "-c", before + CODE, json.dumps(commands)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -56,6 +68,20 @@ def test_help_and_version_load_no_library() -> None:
     assert ["deploy", "site", "init", "--help"] in commands and len(commands) > 30
     for command, code, found, errors in outcomes([["--version"], *commands, ["recipes"], ["recipes", "fedavg"]]):
         assert (code, found, errors) == (0, [], ""), command
+
+
+def test_commands_that_compute_show_progress_before_they_load_a_library() -> None:
+    run = ["--sites", "sites", "--out", "out"]
+    commands = [
+        ["demo"], ["train", "fedavg", *run], ["plan", "fedavg", *run[:2]], ["evaluate", "run"], ["compare"],
+        ["reconstruct", "run", "--site", "north", "scan.h5", "--out", "a.h5"],
+        ["reconstruct", "--weights", "brain-mri", "scan.h5", "--out", "a.h5"], ["sites", "check", "sites"],
+        *(["sites", "make", kind, "data", "--out", "sites"] for kind in ("fastmri", "images", "ct-images")),
+        *(["sites", "make", kind, "--out", "sites"] for kind in ("demo", "demo-ct")),
+    ]  # fmt: skip
+    for command, code, found, errors in outcomes(commands, NO_DISPLAY):
+        assert (code, found) == (2, []), command
+        assert errors == "fedrecon: error: here the display begins\n", command
 
 
 def test_commands_of_a_deployment_load_no_library(tmp_path: Path) -> None:
