@@ -18,6 +18,7 @@ from recon import (
     data_error,
     doing,
     evaluate,
+    made,
     os_error_line,
     require_export,
     require_png,
@@ -231,8 +232,11 @@ def _adapted(
         left = (time.monotonic() - begin) / done * (steps - done)
         say(f"step {done}/{steps}   residual of held-out measurements {residual:.3f} of the noise   {left:.0f} s left")
 
-    with doing("reading the scan"):
-        slices = [samples[index] for index in range(len(samples))]
+    slices = []
+    with doing("reading the scan", len(samples)):
+        for index in range(len(samples)):
+            slices.append(samples[index])
+            made(index + 1)
     try:
         adapted = adapt(network, slices, steps=steps, progress=progress)
     except DataError as error:

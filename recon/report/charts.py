@@ -10,7 +10,7 @@ N_COLORS = 8
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MARKS = ("circle", "square", "diamond", "triangle")
 _WIDTH, _HEIGHT = 320, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 12, 10, 36
 
 
 @dataclass(frozen=True)

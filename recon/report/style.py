@@ -151,6 +151,9 @@ footer{margin-top:44px;padding-top:12px;border-top:1px solid var(--rule)}
   .tools{display:none}
   a{color:inherit;text-decoration:none}
   .scroll{overflow:visible}
+  table.plain,.plain thead th{font-size:8pt}
+  table.plain th,table.plain td{padding-right:8px}
+  .plain tbody th{overflow-wrap:anywhere;min-width:90px}
   .scores td,.scores thead th{min-width:0;padding:5px 6px}
   .tiles li,.scores .method,.scores tr.summary th,.scores tr.summary td,.ramp,.view{print-color-adjust:exact;
     -webkit-print-color-adjust:exact}
