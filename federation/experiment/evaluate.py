@@ -77,8 +77,7 @@ def evaluate_run(
         say(f"not in the tables, as not every site has it: {', '.join(absent)}")
     for manifest in tested:
         if not manifest.synthetic:
-            shared = run.path / "report.html"
-            write_site_report(run.site_folder(manifest.name), results, manifest.name, shared)
+            write_site_report(run.site_folder(manifest.name), results, manifest.name, run.path / "report.html")
     write_report(run.path, results)
     return results
 

@@ -141,9 +141,10 @@ class _Collected:
         return receive
 
     def all_references(self) -> np.ndarray[Any, Any] | None:
-        """Slices of all references, ``(slices, height, width)``; None if a volume has no reference."""
+        """Slices of all references, ``(slices, height, width)``; None if a volume has none, or sizes differ."""
         known = [reference for reference in self.references if reference is not None]
-        return np.concatenate(known) if len(known) == len(self.references) else None
+        sizes = {reference.shape[1:] for reference in known}
+        return np.concatenate(known) if len(known) == len(self.references) and len(sizes) == 1 else None
 
     def write_test_set(self, run: RunFolder, name: str, dataset: VolumeSlices) -> None:
         """Write ``test/<site>.h5``: whitened, scaled measurements, references, and the images of all arms.
@@ -171,7 +172,7 @@ def _quality(
     methods: Mapping[str, nn.Module],
     collected: _Collected,
 ) -> dict[str, dict[str, Any]]:
-    """Image quality of every arm, if the modality measures any and every volume has a reference."""
+    """Image quality of every arm, if the modality measures any and all volumes have references of one size."""
     prepare, references = task.manifest.kind.quality, collected.all_references()
     if prepare is None or references is None:
         return {}
