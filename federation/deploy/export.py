@@ -46,7 +46,7 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     if chosen is not newest:
         say(f"the server sent {newest.round + 1} rounds; round {chosen.round} is the best by its validation scores")
     base = attach_base(recipe, folder.approvals.base(run)).network.base
-    exported = RunFolder.create(out, recipe, [folder.manifest], resume=False)
+    exported = RunFolder.create(out, recipe, [folder.manifest], resume=False, exported=True)
     exported.keep_maps(folder.name)  # nothing of a patient outside the folders that the site chose
     if base is not None:
         write_atomically(out / BASE, Path(base).read_bytes())

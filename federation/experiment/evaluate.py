@@ -74,7 +74,8 @@ def evaluate_run(
     seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
     results = _results(run, found, state.round, seconds)
     if absent := [arm for arm in run.recipe.evaluation.arms if arm not in results["arms"]]:
-        say(f"not in the tables, as not every site has it: {', '.join(absent)}")
+        reason = "a deployed site does not train alone" if run.is_exported else "not every site has it"
+        say(f"not in the tables, as {reason}: {', '.join(absent)}")
     for manifest in tested:
         if not manifest.synthetic:
             write_site_report(run.site_folder(manifest.name), results, manifest.name, run.path / "report.html")
@@ -130,6 +131,8 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
 
 def _selection(run: RunFolder, selected: int) -> str:
     federation = run.recipe.federation
+    if run.is_exported:
+        return f"round {selected} of {federation.rounds}, as the server sent it to this site; test data used once"
     slices = run.recipe.evaluation.validation_slices
     on = f" on at most {slices} slices a site, the same in every round" if slices else ""
     cyclic = federation.schedule == "cyclic"
@@ -176,9 +179,11 @@ def measurement_text(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _bytes(rows: list[Row]) -> dict[str, float]:
-    """Mean bytes of the packed messages of all sites in a training round."""
+    """Mean bytes of the packed messages of all sites in a training round; none of an exported run."""
     training = [row for row in rows if row["n_samples"] is not None]
     rounds = sorted({row["round"] for row in training})
+    if not rounds:
+        return {}
     return {
         f"{direction}_per_round": fmean(
             sum(row[f"bytes_{direction}"] for row in training if row["round"] == round) for round in rounds

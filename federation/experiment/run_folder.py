@@ -59,8 +59,11 @@ class RunFolder:
         *,
         resume: bool,
         maps: Path | str | None = None,
+        exported: bool = False,
     ) -> "RunFolder":
         """Open the folder for training; ``maps`` is a folder of coil maps that several runs share.
+
+        ``exported`` says that a deployed site writes it, which never trains alone.
 
         Raises
         ------
@@ -74,7 +77,7 @@ class RunFolder:
             "sites": {m.name: str(m.path) for m in manifests},
             "beside": {m.name: os.path.relpath(m.path, path.absolute()) for m in manifests},
         }
-        kept: dict[str, Any] = {"seconds": {}}
+        kept: dict[str, Any] = {"seconds": {}} | ({"exported": True} if exported else {})
         if (path / "run.json").exists():
             found = _record(path)
             if found.get("recipe_digest") != facts["recipe_digest"] and not (resume and fewer_rounds(path, recipe)):
@@ -195,6 +198,11 @@ class RunFolder:
         samples = manifest.dataset(split, self.maps_folder(manifest.name))
         conditions = [samples[index].condition for index in range(len(samples))]
         return torch.stack([c for c in conditions if c is not None]).mean(0)
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether a deployed site exported the run; such a run has no local arm."""
+        return bool(_record(self.path).get("exported"))
 
     def memory(self) -> int | None:
         """Bytes of a site's process as measured before the training; None: they were not measured."""

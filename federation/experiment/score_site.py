@@ -106,7 +106,7 @@ def _methods(
     for arm in run.recipe.evaluation.arms:
         if arm in manifest.kind.methods:
             methods[arm] = classical_method(arm, task, tuned)
-        elif arm == LOCAL and manifest.data.train:
+        elif arm == LOCAL and manifest.data.train and not run.is_exported:
             methods[arm] = site_network(run, manifest, local=True)
         elif arm == SHARED:
             methods[arm] = run.spec(manifest).build().network_at(state.shared, state.round)

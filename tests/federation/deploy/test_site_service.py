@@ -23,6 +23,7 @@ from federation.deploy.export import export_run
 from federation.deploy.keys import SigningKey
 from federation.deploy.site_service import objection
 from federation.deploy.status import site_status
+from federation.experiment.evaluate import evaluate_run
 from federation.experiment.personal_stage import site_network
 from federation.experiment.task import ReconstructionTask
 from federation.experiment.train import algorithm_of, initial_state
@@ -278,6 +279,20 @@ def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, da
         export_run(folder, deployed.run, tmp_path / "home", say=str)
     with pytest.raises(DataError, match="has sent no parameters of run"):
         export_run(folder, "0" * 64, tmp_path / "other", say=str)
+
+
+def test_an_exported_run_is_scored_without_the_local_arm_that_its_site_never_trained(
+    data: Path, tmp_path: Path
+) -> None:
+    deployed = deploy(tmp_path, data, "evaluation.arms=['zero_filled', 'local']")
+    deployed.train()
+    run, said = export_run(deployed.folders["north"], deployed.run, tmp_path / "home", say=str), []
+    results = evaluate_run(run.path, jobs=1, say=said.append)
+    assert list(results["arms"]) == ["zero_filled", deployed.recipe.name] and results["bytes"] == {}
+    assert "not in the tables, as a deployed site does not train alone: local" in said
+    assert "as the server sent it" in results["metric_card"]["selection"]
+    page = (run.path / "report.html").read_text()
+    assert deployed.recipe.name in page and "<h2>Bytes" not in page
 
 
 def test_a_site_takes_home_the_best_round_of_a_run_that_patience_ended(
