@@ -19,6 +19,8 @@ from .arguments import (
 
 #: Names in `DEMOS`, which loads PyTorch.
 DEMO_NAMES = ("mri", "ct", "mixed")
+#: Names in `CURVE_WRITERS`, which loads PyTorch.
+CURVE_WRITER_NAMES = ("tensorboard", "mlflow")
 
 
 def add_demo(commands: Commands) -> None:
@@ -31,6 +33,7 @@ def add_demo(commands: Commands) -> None:
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     _add_start(demo)
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
+    _add_log(demo)
     demo.set_defaults(run=_demo)
     add_plugins(demo)
     add_jobs_that_fit(demo)
@@ -46,6 +49,7 @@ def add_train(commands: Commands) -> None:
     _add_start(train)
     text = "continue an interrupted run; with more federation.rounds also a finished one"
     train.add_argument("--resume", action="store_true", help=text)
+    _add_log(train)
     train.set_defaults(run=_train)
     add_plugins(train)
     add_jobs_that_fit(train)
@@ -84,14 +88,20 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start-from", metavar="NAME", help=text)
 
 
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    text = "write curves for this program while training; needs the extra of this name; repeat for both"
+    parser.add_argument("--log", action="append", default=[], choices=CURVE_WRITER_NAMES, help=text)
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     with display(arguments) as shown:
         from recon import text_table
 
-        from ..experiment import Planning, evaluate_run, train_run
+        from ..experiment import Planning, evaluate_run, require_curve_writers, train_run
         from ..recipes import load_recipe
         from ..sites import DEMOS, load_checked
 
+        require_curve_writers(arguments.log)
         jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
         begin = time.monotonic()
         demo = DEMOS[arguments.kind]
@@ -107,7 +117,16 @@ def _demo(arguments: argparse.Namespace) -> None:
             shown.say("simulating the hospitals ...")
             demo.make(sites, jobs)
         manifests = load_checked(sites, shown.say)
-        train_run(recipe, manifests, out, jobs=jobs, resume=arguments.resume, say=shown.say, planning=planning)
+        train_run(
+            recipe,
+            manifests,
+            out,
+            jobs=jobs,
+            resume=arguments.resume,
+            say=shown.say,
+            planning=planning,
+            logs=arguments.log,
+        )
         results = evaluate_run(out, jobs=arguments.jobs, say=shown.say, begin=None if resumed else begin)
         shown.result("\n" + text_table(results))
         shown.result(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
@@ -115,14 +134,24 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     with display(arguments) as shown:
-        from ..experiment import Planning, train_run
+        from ..experiment import Planning, require_curve_writers, train_run
         from ..recipes import load_recipe
         from ..sites import load_checked
 
+        require_curve_writers(arguments.log)
         jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
         recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
         sites = load_checked(arguments.sites, shown.say)
-        train_run(recipe, sites, arguments.out, jobs=jobs, resume=arguments.resume, say=shown.say, planning=planning)
+        train_run(
+            recipe,
+            sites,
+            arguments.out,
+            jobs=jobs,
+            resume=arguments.resume,
+            say=shown.say,
+            planning=planning,
+            logs=arguments.log,
+        )
         shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
 
 

@@ -9,7 +9,7 @@ import torch
 from recon import reconstruct, write_training_report
 
 from ..methods import CHECKPOINTS, ServerState, state_of_checkpoint
-from ..progress import refresh_with, seconds_left
+from ..progress import seconds_left
 from ..recipes import LOCAL
 from ..rounds import read_rows
 from ..serialization import load_newest
@@ -39,7 +39,6 @@ class LiveReport:
     def begin(self, now: str) -> None:
         """A part of the run begins; ``now`` is a sentence for the reader."""
         self.now = now
-        refresh_with(self.write)
         self.write()
 
     def __enter__(self) -> Self:
@@ -47,7 +46,6 @@ class LiveReport:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Write the last time, whether the training has ended or was interrupted."""
-        refresh_with(None)
         text = "The training is finished; `fedrecon evaluate {}` scores the test data."
         if kind is not None:
             text = "The training of {} was interrupted; the same command with --resume continues it."

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,14 @@ from recon import MOST_DB, DataError, data_error
 from ..config import ConfigError, config_error
 from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
-from ..progress import Part, advanced, begin_parts, log_into
+from ..progress import Part, advanced, begin_parts, log_into, refresh_with
 from ..recipes import LOCAL, Recipe, build_network, require_base
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest, refuse
 from ..worker_pool import run_jobs
+from .curve_log import CurveLog, require_curve_writers
+from .follower import Follower
 from .live_report import LiveReport
 from .personal_stage import personalize
 from .plan import Plan, fitting
@@ -38,6 +40,7 @@ def train_run(
     say: Say,
     maps: Path | str | None = None,
     planning: Planning | None = None,
+    logs: Sequence[str] = (),
 ) -> RunFolder:
     """Train a recipe at the sites; with the local arm and the personal stage if the recipe has them.
 
@@ -47,12 +50,16 @@ def train_run(
         The most processes at a time.
     planning
         Measure the cost first and say it, and keep a report up to date; None: neither. Results do not depend on it.
+    logs
+        Write curves for these programs, any of ``"tensorboard"`` and ``"mlflow"``.
 
     Raises
     ------
     DataError
-        If the recipe cannot be trained at these sites, the folder holds another run, or a site fails.
+        If the recipe cannot be trained at these sites, the folder holds another run, a site fails, or a package for
+        ``logs`` is not installed.
     """
+    require_curve_writers(logs)
     count, quorum = sum(manifest.trains for manifest in manifests), recipe.federation.quorum
     if not count:
         raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
@@ -78,24 +85,34 @@ def train_run(
                     (run.path / "run.json").unlink()
                 raise
         scored = (run.path / "report.json").exists()  # its report stays
-        live = None if planning is None or scored else LiveReport(run)
-        stages = {"federated": partial(_train_together, run, runtime, shared, aux, resume, say, live)}
+        followers: list[Follower] = [CurveLog(run, logs, say)] if logs else []
+        followers += [] if planning is None or scored else [LiveReport(run)]
+        stages = {"federated": partial(_train_together, run, runtime, shared, aux, resume, say, followers)}
         if LOCAL in recipe.evaluation.arms:
             stages["local"] = partial(_train_at_each, run, jobs, say)
         if recipe.personal.steps:
             stages["personal"] = partial(_train_personally, run, jobs, say)
         parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
-        with nullcontext() if live is None else live:
+        with ExitStack() as stack:
+            for follower in followers:
+                stack.enter_context(follower)
+            stack.callback(refresh_with, None)
             for name, stage in stages.items():
                 begin = time.monotonic()
                 begin_parts(parts[list(stages).index(name) :], at_most=recipe.training.patience is not None)
-                if live is not None:
-                    live.begin(_NOW[name])
+                for follower in followers:
+                    follower.begin(_NOW[name])
+                refresh_with(partial(_refresh, followers))
                 stage()
                 runtime.close()
                 run.record_seconds(name, time.monotonic() - begin, resumed=resume)
     begin_parts(())
     return run
+
+
+def _refresh(followers: Sequence[Follower]) -> None:
+    for follower in followers:
+        follower.write()
 
 
 def _planned(
@@ -210,7 +227,7 @@ def _train_together(
     aux: State,
     resume: bool,
     say: Say,
-    live: LiveReport | None,
+    followers: Sequence[Follower],
 ) -> None:
     names = ", ".join(manifest.name for manifest in run.participants)
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
@@ -219,8 +236,8 @@ def _train_together(
         scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
         say(f"round {round:3d}/{rounds}  {scores}")
         advanced([manifest.name for manifest in run.participants], (round + 1) / (rounds + 0.5))
-        if live is not None:
-            live.round_made(round + 1)
+        for follower in followers:
+            follower.round_made(round + 1)
 
     result = run_rounds(
         algorithm_of(run.recipe),
