@@ -35,7 +35,7 @@ _HERE = Path(__file__).resolve().parent
 TASK_LAUNCHER = {"flower-superexec": _HERE / "task_launcher.py"}
 SUPERNODE = _HERE / "supernode_process.py"
 _SECONDS_TO_END = 15.0
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SECONDS_ALONE = 3
 _SECONDS_TO_LOCK = 1.0
 #: File that a supervisor writes in its folder while it runs.
@@ -148,6 +148,7 @@ class Supervisor:
     @contextmanager
     def _running(self, children: Sequence[Child]) -> Iterator[list[subprocess.Popen[bytes]]]:
         processes: list[subprocess.Popen[bytes]] = []
+        others = _adopt_orphans()
         try:
             for child in children:
                 child.log.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,7 @@ class Supervisor:
         finally:
             for process in processes:
                 _end_group(process)
+            _end_orphans(others)
 
 
 def _first_to_end(children: Sequence[Child], processes: Sequence[subprocess.Popen[bytes]], signals: list[int]) -> str:
@@ -185,6 +187,30 @@ def _end_with_parent() -> None:
     """In the started process: get SIGTERM when the supervisor ends, however it ends. Linux only."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _adopt_orphans() -> set[int]:
+    """Become the parent of descendants whose parent ends (Linux only). Returns the children that are there now."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    return _children()
+
+
+def _end_orphans(others: set[int]) -> None:
+    """Stop what ended children left behind in sessions of their own, such as Flower's apps; ``others`` stay."""
+    end = time.monotonic() + _SECONDS_TO_END
+    while orphans := _children() - others:
+        for pid in orphans:
+            os.kill(pid, signal.SIGTERM if time.monotonic() < end else signal.SIGKILL)
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.1)
+
+
+def _children() -> set[int]:
+    """Numbers of the child processes of this process, ended ones included; none where the system does not tell."""
+    with suppress(OSError):
+        return {int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+    return set()
 
 
 @contextmanager
@@ -286,8 +312,8 @@ def end_with(state: Path) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def start_detached(command: Sequence[str], state: Path, log: Path, seconds: float = 60.0) -> None:
-    """Start a supervisor that continues after this process ends, and wait until it runs.
+def start_detached(command: Sequence[str], state: Path, log: Path, seconds: float = 90.0) -> None:
+    """Start a supervisor that continues after this process ends, and wait until it runs; if it does not, end it.
 
     Raises
     ------
@@ -309,11 +335,16 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
         )
     _DETACHED.append(process)
     end = time.monotonic() + seconds
-    while running(state) is None:
-        if process.poll() is not None or time.monotonic() > end:
-            tail = " ".join(log.read_bytes()[before:].decode(errors="replace").split()[-60:])
-            raise DataError(f"{log}: it did not start: {tail}")
-        time.sleep(0.2)
+    try:
+        while running(state) is None:
+            if process.poll() is not None or time.monotonic() > end:
+                tail = " ".join(log.read_bytes()[before:].decode(errors="replace").split()[-60:])
+                raise DataError(f"{log}: it did not start: {tail}")
+            time.sleep(0.2)
+    except BaseException:  # also Ctrl-C: nobody would know of a supervisor that has not written its state yet
+        process.terminate()
+        process.wait()
+        raise
 
 
 def stop(state: Path, seconds: float = 60.0) -> bool:
@@ -327,10 +358,14 @@ def stop(state: Path, seconds: float = 60.0) -> bool:
     found = running(state)
     if found is None:
         return False
-    os.kill(int(str(found["pid"])), signal.SIGTERM)
+    pid = int(str(found["pid"]))
+    os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + seconds
     while running(state) is not None:
         if time.monotonic() > end:
-            raise DataError(f"{state.parent}: process {found['pid']} does not end")
+            raise DataError(f"{state.parent}: process {pid} does not end")
         time.sleep(0.2)
+    for process in _DETACHED:
+        if process.pid == pid:
+            process.wait(seconds)  # its interpreter ends a moment after it has let go of its lock
     return True

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from federation.flower.processes import Child, Supervisor, free_port, listens, running, start_detached, stop
+from federation.flower.processes import (
+    _DETACHED,
+    Child,
+    Supervisor,
+    free_port,
+    listens,
+    running,
+    start_detached,
+    stop,
+)
 from recon import DataError
 
 pytestmark = pytest.mark.deployment
@@ -39,9 +48,9 @@ def wait_until(holds, seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
-def lives(folder: Path) -> bool:
+def lives(folder: Path, name: str = "child.pid") -> bool:
     """Whether the child does; a zombie does not."""
-    status = Path(f"/proc/{(folder / 'child.pid').read_text()}/stat")
+    status = Path(f"/proc/{(folder / name).read_text()}/stat")
     try:
         return status.read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -78,6 +87,33 @@ def test_a_supervisor_that_was_killed_is_known_to_be_gone_and_leaves_no_child(tm
     (tmp_path / "child.pid").unlink()
     start(tmp_path, "time.sleep(60)")
     assert stop(tmp_path / "running.json")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are found on Linux only")
+def test_what_children_started_in_sessions_of_their_own_is_stopped_with_them(tmp_path: Path) -> None:
+    """As Flower does: its apps would see seconds later that their parent has ended. The last one ignores SIGTERM."""
+    for number, deaf in enumerate(("", "trap '' TERM; ")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        script = f"{deaf}echo $$ > {folder / 'own.pid'}; for n in $(seq 600); do sleep 0.1; done"
+        start(folder, f"import subprocess; subprocess.Popen(['sh', '-c', {script!r}], start_new_session=True).wait()")
+        wait_until(lambda folder=folder: (folder / "own.pid").exists() and (folder / "own.pid").read_text() != "")
+        (folder / "own.pid").write_text((folder / "own.pid").read_text().strip())
+        assert lives(folder, "own.pid") and stop(folder / "running.json")
+        assert not lives(folder) and not lives(folder, "own.pid")
+
+
+def test_a_start_that_is_interrupted_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr("federation.flower.processes.time.sleep", interrupted)
+    before = len(_DETACHED)
+    with pytest.raises(KeyboardInterrupt):
+        start_detached(command, tmp_path / "running.json", tmp_path / "log")
+    (process,) = _DETACHED[before:]
+    assert process.poll() == -signal.SIGTERM
 
 
 def test_what_does_not_start_is_told_with_its_last_words(tmp_path: Path) -> None:
