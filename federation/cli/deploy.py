@@ -1,64 +1,48 @@
 """`fedrecon deploy ...`; each command imports its work when it is called."""
 
 import argparse
-import functools
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recon import DataError
 
-from .arguments import RECIPE, Commands, add_plugins, say
+from .arguments import Commands, add_plugins, say
+from .deploy_command import add_command, add_recipe, flower, recipe_of
+from .rehearsal import add_rehearse
 
 #: Exit code of `status` if nothing runs, as for systemctl.
 STOPPED = 3
 _STOPPED_SO = f"; exit code {STOPPED} if it does not run"
 
 
-def add_deploy(commands: Commands) -> None:
-    """Add the commands of server and site."""
+def add_deploy(commands: Commands, execute: Callable[[Sequence[str]], int]) -> None:
+    """Add the commands of server and site; ``execute`` runs a command of `fedrecon`, for the rehearsal."""
     deploy = commands.add_parser("deploy", help="the same federation across real machines, with Flower")
     actions = deploy.add_subparsers(required=True, metavar="ACTION")
     _add_server(actions)
     _add_runs(actions)
     _add_site(actions)
     _add_audit(actions)
-
-
-def _command(
-    actions: Commands, name: str, about: str, run: Callable[[argparse.Namespace], int | None]
-) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=about, description=about[0].upper() + about[1:])
-    parser.set_defaults(run=functools.partial(_privately, run))
-    return parser
-
-
-def _privately(run: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int | None:
-    """Run a command whose files are for their owner alone."""
-    _require_extra()
-    from ..deploy.private_files import private_files
-
-    with private_files():
-        return run(arguments)
+    add_rehearse(actions, execute)
 
 
 def _add_server(actions: Commands) -> None:
-    init = _command(actions, "init", "create a server's folder: authority, certificate, keys", _init)
+    init = add_command(actions, "init", "create a server's folder: authority, certificate, keys", _init)
     init.add_argument("folder", type=Path, metavar="DIR")
     init.add_argument("--host", required=True, help="name or address at which sites reach this machine")
     init.add_argument("--port", type=int, default=9092, help="the only port open to sites (default: %(default)s)")
 
-    enroll = _command(actions, "enroll", "bind a site's key to its name", _enroll)
+    enroll = add_command(actions, "enroll", "bind a site's key to its name", _enroll)
     enroll.add_argument("folder", type=Path, metavar="DIR")
     enroll.add_argument("--site", required=True, help="name of the site")
     enroll.add_argument("--key", type=Path, required=True, help="the site.key.pub of the site")
 
-    revoke = _command(actions, "revoke", "exclude a site", _revoke)
+    revoke = add_command(actions, "revoke", "exclude a site", _revoke)
     revoke.add_argument("folder", type=Path, metavar="DIR")
     revoke.add_argument("--site", required=True, help="name of the site")
 
-    rotate = _command(actions, "rotate", "renew the server's certificate; restart the server afterwards", _rotate)
+    rotate = add_command(actions, "rotate", "renew the server's certificate; restart the server afterwards", _rotate)
     rotate.add_argument("folder", type=Path, metavar="DIR")
     rotate.add_argument(
         "--signing",
@@ -74,21 +58,18 @@ def _add_service(parser: argparse.ArgumentParser, runs: dict[str, Callable[[argp
     verbs = parser.add_subparsers(required=True, metavar="ACTION")
     abouts = {"start": "start it in the background", "stop": "stop it", "status": f"show its status{_STOPPED_SO}"}
     for verb, about in abouts.items():
-        command = _command(verbs, verb, about, runs[verb])
+        command = add_command(verbs, verb, about, runs[verb])
         command.add_argument("folder", type=Path, metavar="DIR")
         if verb == "start":
             command.add_argument("--foreground", action="store_true", help="stay, as systemd and containers expect")
 
 
 def _add_runs(actions: Commands) -> None:
-    propose = _command(actions, "propose", "write the bundle of a recipe for the sites to approve", _propose)
-    run = _command(actions, "run", "run a recipe at the sites that approved it", _run)
+    propose = add_command(actions, "propose", "write the bundle of a recipe for the sites to approve", _propose)
+    run = add_command(actions, "run", "run a recipe at the sites that approved it", _run)
     for command in (propose, run):
         command.add_argument("folder", type=Path, metavar="DIR")
-        command.add_argument("recipe", help=RECIPE)
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
-        command.add_argument("--name", help="name of the run (default: name of the recipe)")
-        add_plugins(command)
+        add_recipe(command)
     run.add_argument("--resume", action="store_true", help="continue an interrupted run")
     run.add_argument("--quorum", type=int, help="least number of sites that must answer a round (default: all)")
     run.add_argument("--wait", type=float, default=120, help="seconds to wait for sites (default: %(default)s)")
@@ -97,7 +78,7 @@ def _add_runs(actions: Commands) -> None:
 def _add_site(actions: Commands) -> None:
     site = actions.add_parser("site", help="commands for a hospital")
     verbs = site.add_subparsers(required=True, metavar="ACTION")
-    init = _command(verbs, "init", "create a site's folder: key, policy, trusted server", _site_init)
+    init = add_command(verbs, "init", "create a site's folder: key, policy, trusted server", _site_init)
     init.add_argument("folder", type=Path, metavar="DIR")
     init.add_argument("--server", required=True, metavar="HOST:PORT")
     init.add_argument("--ca", type=Path, required=True, help="the federation's ca.crt")
@@ -105,19 +86,22 @@ def _add_site(actions: Commands) -> None:
     init.add_argument("--data", type=Path, required=True, help="manifest of the site's data")
     proxy = "HTTP proxy to the outside, e.g. http://proxy:3128; write user and password into site.toml, not here"
     init.add_argument("--proxy", default="", help=proxy)
-    approve = _command(verbs, "approve", "show a bundle and approve it", _site_approve)
+    init.add_argument("--policy", type=Path, help="policy.toml to copy (default: the default values, explained)")
+    approve = add_command(verbs, "approve", "show a bundle and approve it", _site_approve)
     approve.add_argument("folder", type=Path, metavar="DIR")
     approve.add_argument("bundle", type=Path, help="the .fab of a run")
     approve.add_argument("--yes", action="store_true", help="approve; without it, only show the bundle")
     add_plugins(approve)
-    trust = _command(verbs, "trust", "show a new signing key of the server and trust it instead of the old one", _trust)
+    trust = add_command(
+        verbs, "trust", "show a new signing key of the server and trust it instead of the old one", _trust
+    )
     trust.add_argument("folder", type=Path, metavar="DIR")
     trust.add_argument("--server-key", type=Path, required=True, help="the server's new signing.key.pub")
     trust.add_argument("--yes", action="store_true", help="trust it; without it, only show the keys")
-    withdraw = _command(verbs, "withdraw", "withdraw an approval", _site_withdraw)
+    withdraw = add_command(verbs, "withdraw", "withdraw an approval", _site_withdraw)
     withdraw.add_argument("folder", type=Path, metavar="DIR")
     withdraw.add_argument("run_id", metavar="RUN", help="the run, or its first letters")
-    export = _command(
+    export = add_command(
         verbs, "export", "write a run folder for `fedrecon evaluate` and `fedrecon reconstruct`", _site_export
     )
     export.add_argument("folder", type=Path, metavar="DIR")
@@ -128,7 +112,7 @@ def _add_site(actions: Commands) -> None:
         ("stop", "stop it", _site_stop),
         ("status", f"show its status, approvals and sent replies{_STOPPED_SO}", _site_status),
     ):
-        command = _command(verbs, verb, about, run)
+        command = add_command(verbs, verb, about, run)
         command.add_argument("folder", type=Path, metavar="DIR")
         if verb == "start":
             command.add_argument("--foreground", action="store_true", help="stay, as systemd and containers expect")
@@ -137,7 +121,7 @@ def _add_site(actions: Commands) -> None:
 def _add_audit(actions: Commands) -> None:
     audit = actions.add_parser("audit", help="check audit logs, offline")
     verbs = audit.add_subparsers(required=True, metavar="ACTION")
-    verify = _command(verbs, "verify", "check a log's hashes, signatures, and heads in other logs", _audit_verify)
+    verify = add_command(verbs, "verify", "check a log's hashes, signatures, and heads in other logs", _audit_verify)
     verify.add_argument("log", type=Path, help="audit.jsonl")
     verify.add_argument("--owner", required=True, help="owner of the log: name of a site, or server")
     verify.add_argument(
@@ -148,25 +132,6 @@ def _add_audit(actions: Commands) -> None:
         help="public key of a signer; repeat for several signers or keys",
     )
     verify.add_argument("--seen", type=Path, action="append", default=[], help="log of another party; repeat")
-
-
-def _flower(module: str) -> Any:
-    """A module of `federation.flower`.
-
-    Raises
-    ------
-    DataError
-        If the extra `deploy` is not installed.
-    """
-    try:
-        return importlib.import_module(f"federation.flower.{module}")
-    except ModuleNotFoundError as error:
-        raise DataError(f"{error.name}: is not installed; pip install 'fedrecon[deploy]'") from None
-
-
-def _require_extra() -> None:
-    """Fail with advice if the extra is missing, before a module of `deploy` fails to import it."""
-    _flower("run_server")
 
 
 def _server(arguments: argparse.Namespace) -> Any:
@@ -193,12 +158,12 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _enroll(arguments: argparse.Namespace) -> None:
-    node = _flower("run_server").enroll(_server(arguments), arguments.site, arguments.key)
+    node = flower("run_server").enroll(_server(arguments), arguments.site, arguments.key)
     say(f"enrolled {arguments.site} (Flower's node {node})")
 
 
 def _revoke(arguments: argparse.Namespace) -> None:
-    _flower("run_server").revoke(_server(arguments), arguments.site)
+    flower("run_server").revoke(_server(arguments), arguments.site)
     say(f"revoked {arguments.site}")
 
 
@@ -217,11 +182,11 @@ def _rotate(arguments: argparse.Namespace) -> None:
 def _server_start(arguments: argparse.Namespace) -> None:
     folder = _server(arguments)
     if arguments.foreground:
-        if ended := _flower("run_server").serve(folder):
+        if ended := flower("run_server").serve(folder):
             raise DataError(ended)
         return
     say("server: starts, up to 90 s ...")
-    page = _flower("run_server").start_server(folder)
+    page = flower("run_server").start_server(folder)
     say(f"server: open to sites at {folder.settings.host}:{folder.settings.port}; logs in {folder.path / 'logs'}")
     say(f"status: http://127.0.0.1:{page}/ on this machine")
 
@@ -231,7 +196,7 @@ def _server_stop(arguments: argparse.Namespace) -> None:
 
 
 def _stop(folder: Any) -> None:
-    processes = _flower("processes")
+    processes = flower("processes")
     say("stopped" if processes.stop(folder.path / processes.STATE) else "did not run")
 
 
@@ -239,7 +204,7 @@ def _server_status(arguments: argparse.Namespace) -> int:
     folder = _server(arguments)
     from ..deploy.status import server_status
 
-    page = _flower("run_server").page_port(folder)
+    page = flower("run_server").page_port(folder)
     say(f"server {'does not run' if page is None else 'runs'}: {folder.path}")
     if page is not None:
         say(f"open to sites at {folder.settings.host}:{folder.settings.port}; this status: http://127.0.0.1:{page}/")
@@ -249,10 +214,10 @@ def _server_status(arguments: argparse.Namespace) -> int:
 
 
 def _propose(arguments: argparse.Namespace) -> None:
-    recipe, name = _recipe(arguments)
-    bundle, approval = _flower("submission").propose(_server(arguments), name, recipe)
+    recipe, name = recipe_of(arguments)
+    bundle, approval = flower("submission").propose(_server(arguments), name, recipe)
     say(f"bundle: {bundle}\nrun:    {approval.run}")
-    base = _flower("bundle").base_beside(bundle)
+    base = flower("bundle").base_beside(bundle)
     what = f"the bundle and, beside it, {base.name}" if recipe.network.base is not None else "the bundle"
     if recipe.plugins:
         what += ", and by another way the plugins of the recipe (Python files; each site reads and approves them)"
@@ -261,8 +226,8 @@ def _propose(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    recipe, name = _recipe(arguments)
-    out = _flower("submission").run(
+    recipe, name = recipe_of(arguments)
+    out = flower("submission").run(
         _server(arguments),
         name,
         recipe,
@@ -275,17 +240,6 @@ def _run(arguments: argparse.Namespace) -> None:
     say("sites export it with: fedrecon deploy site export DIR RUN --out FOLDER")
 
 
-def _recipe(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from ..config import safe_name
-    from ..recipes import load_recipe
-
-    recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin)
-    try:
-        return recipe, safe_name(arguments.name or recipe.name)
-    except ValueError as error:
-        raise DataError(f"--name {arguments.name!r}: expected {error}") from None
-
-
 def _site_init(arguments: argparse.Namespace) -> None:
     from ..deploy.site_folder import SiteFolder
 
@@ -296,6 +250,7 @@ def _site_init(arguments: argparse.Namespace) -> None:
         server_key=arguments.server_key,
         data=arguments.data,
         proxy=arguments.proxy,
+        policy=arguments.policy,
     )
     say(f"site {folder.name}: {folder.path}")
     say(f"read {folder.path / 'policy.toml'}, then send {folder.path / 'site.key.pub'} to the server's engineer")
@@ -303,7 +258,7 @@ def _site_init(arguments: argparse.Namespace) -> None:
 
 def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
-    recipe, ready, approval = _flower("run_site").look_at(folder, arguments.bundle)
+    recipe, ready, approval = flower("run_site").look_at(folder, arguments.bundle)
     from ..deploy.site_service import objection
 
     say(recipe.to_toml())
@@ -318,7 +273,7 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     if not arguments.yes:
         say("not approved yet; the same command with --yes approves it")
         return
-    _flower("run_site").approve(folder, arguments.bundle)
+    flower("run_site").approve(folder, arguments.bundle)
     say("approved")
 
 
@@ -368,11 +323,11 @@ def _site_start(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     check_new([folder.manifest], say)
     if arguments.foreground:
-        if ended := _flower("run_site").serve_site(folder):
+        if ended := flower("run_site").serve_site(folder):
             raise DataError(ended)
         return
     say(f"site {folder.name}: starts its self-test and waits for {folder.settings.server}, up to 90 s ...")
-    connected = _flower("run_site").start_site(folder)
+    connected = flower("run_site").start_site(folder)
     state = f"{'connected' if connected else 'runs, but is not connected yet'}, after a self-test"
     say(f"site {folder.name}: {state}; logs in {folder.path / 'logs'}")
 
@@ -385,7 +340,7 @@ def _site_status(arguments: argparse.Namespace) -> int:
     folder = _site(arguments)
     from ..deploy.status import site_status
 
-    runs = _flower("processes").is_running(folder.path)
+    runs = flower("processes").is_running(folder.path)
     say(f"site {folder.name} {'runs' if runs else 'does not run'}: {folder.path}")
     for line in site_status(folder):
         say(line)

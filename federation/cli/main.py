@@ -27,13 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _complete(parser)
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="fedrecon: %(message)s", level=logging.WARNING)
-    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        for file in getattr(arguments, "plugin", ()):
-            from ..config import load_plugin
-
-            load_plugin(file)
-        return run(arguments) or 0
+        return _run(arguments)
     except Exception as error:
         text = _explained(error)
         if text is None:
@@ -44,6 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "The same command continues, with --resume if it has this option."
         print(f"\nfedrecon: interrupted; no file is half-written. {again}", file=sys.stderr)
         return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    for file in getattr(arguments, "plugin", ()):
+        from ..config import load_plugin
+
+        load_plugin(file)
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    return run(arguments) or 0
+
+
+def _execute(argv: Sequence[str]) -> int:
+    """Run one command for another one, which gets its errors."""
+    return _run(_parser().parse_args(argv))
 
 
 def _explained(error: Exception) -> str | None:
@@ -82,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add_weights(commands)
     add_compare(commands)
     add_cache(commands)
-    add_deploy(commands)
+    add_deploy(commands, _execute)
     add_doctor(commands)
     return parser
 

@@ -50,6 +50,7 @@ def add_sites(commands: Commands) -> None:
 
     demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
     demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
+    demo.add_argument("--only", metavar="NAMES", help="names of the sites to make, with commas (default: all)")
     demo.set_defaults(run=_make_demo)
 
     demo_ct = kinds.add_parser("demo-ct", help="the simulated CT scanners of `fedrecon demo --kind ct`")
@@ -127,9 +128,16 @@ def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
 
 def _make_demo(arguments: argparse.Namespace) -> None:
     with display(arguments):
-        from ..sites import make_demo_sites
+        from ..config import config_error
+        from ..sites import DEMO_SITES, make_demo_sites
 
-        made = make_demo_sites(arguments.out, size=arguments.size, overwrite=arguments.overwrite)
+        known = {site.name: site for site in DEMO_SITES}
+        names = [name.strip() for name in arguments.only.split(",")] if arguments.only else list(known)
+        for name in names:
+            if name not in known:
+                raise config_error("sites make", "--only", repr(name), f"one of {', '.join(known)}", "correct it")
+        chosen = [site for name, site in known.items() if name in names]
+        made = make_demo_sites(arguments.out, size=arguments.size, sites=chosen, overwrite=arguments.overwrite)
     _print_made(made, arguments.out)
 
 

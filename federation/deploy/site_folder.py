@@ -61,14 +61,23 @@ class SiteFolder:
 
     @classmethod
     def create(
-        cls, path: Path, *, server: str, authority: Path, server_key: Path, data: Path, proxy: str = ""
+        cls,
+        path: Path,
+        *,
+        server: str,
+        authority: Path,
+        server_key: Path,
+        data: Path,
+        proxy: str = "",
+        policy: Path | None = None,
     ) -> "SiteFolder":
-        """Create the folder, its key and a policy with all defaults written out.
+        """Create the folder, its key and a copy of ``policy``; None: a policy with all defaults written out.
 
         Raises
         ------
         DataError
-            If the folder is not empty, the manifest has no usable name, or the site has the name of the server.
+            If the folder is not empty, the manifest has no usable name, the site has the name of the server, or the
+            policy cannot be read.
         """
         name = read_site_name(data)
         if name == SERVER:
@@ -79,12 +88,15 @@ class SiteFolder:
         settings = _settings(content, "site init")
         public = PublicKey.read(server_key)
         certificate = read_certificate(authority)
+        if policy is not None:
+            Policy.read(policy)
+        allowed = Policy().to_toml().encode() if policy is None else policy.read_bytes()
         make_private(path)
         with private_files():
             SigningKey.create(path / "site.key")
             write_atomically(path / "ca.crt", certificate)
             write_atomically(path / "server.pub", (public.text + "\n").encode())
-            write_atomically(path / "policy.toml", Policy().to_toml().encode())
+            write_atomically(path / "policy.toml", allowed)
             write_atomically(path / "site.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
         folder = cls(path)
         folder.audit.append("site made", key=SigningKey.read(path / "site.key").public.text)
