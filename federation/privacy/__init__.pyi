@@ -1,0 +1,11 @@
+from .fixed_point import FixedPoint as FixedPoint
+from .masks import Context as Context
+from .masks import PrivateKey as PrivateKey
+from .masks import add_mask as add_mask
+from .roster import Member as Member
+from .roster import Roster as Roster
+from .server_protocol import check_reveal as check_reveal
+from .server_protocol import unmask as unmask
+from .site_protocol import Offer as Offer
+from .site_protocol import Reveal as Reveal
+from .site_protocol import SiteProtocol as SiteProtocol

@@ -1,0 +1,62 @@
+"""Files of a site with the secrets of one round; only their owner can read them."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from recon import DataError
+
+_FILE = re.compile(r"round_(\d{6,})\.json")
+
+
+class RoundFiles:
+    """One JSON file per round in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, round: int) -> dict[str, Any] | None:
+        """What is stored of a round; None: nothing.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+        """
+        path = self._path(round)
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError:
+            raise DataError(
+                f"{path}: is damaged, so what this site has revealed is not known; start a new run"
+            ) from None
+        return found
+
+    def write(self, round: int, content: dict[str, Any]) -> None:
+        """Store the record of a round, on disk before this returns."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(round)
+        scratch = path.with_name(f".{path.name}")
+        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(json.dumps(content).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+    def remove_before(self, round: int) -> None:
+        """Remove the records of earlier rounds."""
+        for old in (r for r in self.rounds() if r < round):
+            self._path(old).unlink()
+
+    def rounds(self) -> list[int]:
+        """Rounds of which something is stored, sorted."""
+        matches = (_FILE.fullmatch(path.name) for path in self.folder.glob("round_*.json"))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def _path(self, round: int) -> Path:
+        return self.folder / f"round_{round:06d}.json"
