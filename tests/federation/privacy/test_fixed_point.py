@@ -50,7 +50,7 @@ def test_a_number_beyond_the_range_is_refused_in_one_line(value):
         DataError, match=r"^secure sum: the change of net\.w reaches .*, expected at most 4; "
     ) as caught:
         point.encode({"net.w": torch.tensor([0.0, value])}, 0.1)
-    assert "\n" not in str(line.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_range_without_bits_after_the_point_is_refused():
