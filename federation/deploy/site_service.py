@@ -110,6 +110,8 @@ class SiteService:
             recipe = folder.approvals.recipe_of(request.run)
         except DataError as error:
             raise _NotApprovedError(str(error)) from None
+        if recipe.privacy.secure_sum:
+            raise _NotApprovedError("privacy.secure_sum: found true, expected false: it runs in process only so far")
         policy, manifest, state = folder.policy, folder.manifest, folder.state(request.run)
         policy.check_round(request.participants, _slices(manifest, folder.maps))
         site = site_spec(manifest, recipe, state / "kept", folder.maps).build()

@@ -17,6 +17,7 @@ from ..methods import ServerState, selected_state
 from ..recipes import (
     LOCAL,
     FederationSection,
+    PrivacySection,
     Recipe,
     TransformSection,
     as_copy,
@@ -274,5 +275,6 @@ def local_recipe(recipe: Recipe) -> Recipe:
     federation = FederationSection(
         rounds=recipe.federation.rounds, least_work=recipe.federation.least_work, seed=recipe.federation.seed
     )
-    changed = {"federation": federation, "objective": recipe.objective.alone(), "transform": TransformSection()}
+    alone = {"federation": federation, "objective": recipe.objective.alone()}
+    changed = {**alone, "transform": TransformSection(), "privacy": PrivacySection()}
     return recipe.model_copy(update=changed)

@@ -14,8 +14,9 @@ from recon import MOST_DB, DataError, data_error
 from ..config import ConfigError, config_error
 from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
+from ..privacy import SecureSum
 from ..progress import Part, advanced, begin_parts, log_into, refresh_with
-from ..recipes import LOCAL, Recipe, build_network, require_base
+from ..recipes import LOCAL, Recipe, build_network, require_base, secure_sum_of
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest, refuse
@@ -68,6 +69,8 @@ def train_run(
         raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
     require_base(recipe, manifests)
     _require_references(recipe, manifests)
+    slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
+    secure = secure_sum_of(recipe, slices)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
@@ -75,7 +78,8 @@ def train_run(
         _say_more_rounds(run, say)
         (run.path / "report.json").unlink(missing_ok=True)  # scores of the shorter run
     log_into(run.path)
-    with InProcessRuntime([run.spec(manifest) for manifest in run.participants], jobs) as runtime:
+    specs = [replace(run.spec(manifest), secure=secure) for manifest in run.participants]
+    with InProcessRuntime(specs, jobs) as runtime:
         plan = None
         if planning is not None:
             try:
@@ -87,7 +91,7 @@ def train_run(
         scored = (run.path / "report.json").exists()  # its report stays
         followers: list[Follower] = [CurveLog(run, logs, say)] if logs else []
         followers += [] if planning is None or scored else [LiveReport(run)]
-        stages = {"federated": partial(_train_together, run, runtime, shared, aux, resume, say, followers)}
+        stages = {"federated": partial(_train_together, run, runtime, shared, aux, secure, resume, say, followers)}
         if LOCAL in recipe.evaluation.arms:
             stages["local"] = partial(_train_at_each, run, jobs, say)
         if recipe.personal.steps:
@@ -225,12 +229,15 @@ def _train_together(
     runtime: InProcessRuntime,
     shared: State,
     aux: State,
+    secure: SecureSum | None,
     resume: bool,
     say: Say,
     followers: Sequence[Follower],
 ) -> None:
     names = ", ".join(manifest.name for manifest in run.participants)
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
+    if secure is not None:
+        say(f"secure sum: {_sum_text(secure)}")
 
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
         scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
@@ -250,8 +257,17 @@ def _train_together(
         quorum=run.recipe.federation.quorum,
         resume=resume,
         progress=progress,
+        secure=secure,
     )
     say(f"ended: {result.ended}")
+
+
+def _sum_text(secure: SecureSum) -> str:
+    """What a secure sum means in a run on one machine, on one line."""
+    return (
+        f"integers of {secure.bits} bits, at least {secure.roster.least} of {len(secure.weights)} sites in a sum; "
+        "without masks, as one machine holds all sites anyway; masks change no bit of the result"
+    )
 
 
 def train_alone(job: tuple[RunFolder, str]) -> tuple[float | None, str]:

@@ -58,9 +58,25 @@ def write_app(folder: Path, recipe: Recipe) -> bytes:
         "client_app.py": _CLIENT,
         "recipe.toml": recipe.to_toml(),
     }
+    require_deployable(recipe)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
     return build_fab_from_disk(folder)
+
+
+def require_deployable(recipe: Recipe) -> None:
+    """Refuse a recipe that deployed sites cannot run.
+
+    Raises
+    ------
+    DataError
+        If it has a secure sum.
+    """
+    if recipe.privacy.secure_sum:
+        raise DataError(
+            f"recipe {recipe.name}: privacy.secure_sum: found true, expected false: secure_sum runs in process only so "
+            "far (fedrecon train); --set privacy.secure_sum=false sends each update to the server"
+        )
 
 
 def read_bundle(path: Path, most_parameters: int = NO_LIMIT) -> tuple[bytes, Recipe, Approval]:
@@ -85,6 +101,7 @@ def read_bundle(path: Path, most_parameters: int = NO_LIMIT) -> tuple[bytes, Rec
         table, source = tomllib.loads(texts["recipe.toml"]), f"{path}: recipe.toml"
         require_plugins(table.get("plugins", ()), source)
         recipe = parse_section(Recipe, table, source)
+        require_deployable(recipe)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError:

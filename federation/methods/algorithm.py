@@ -123,6 +123,7 @@ class FederatedAlgorithm:
         *,
         n_sites: int | None = None,
         maximum_share: float = 1.0,
+        mean: Contribution | None = None,
     ) -> ServerState:
         """State before the next round, from the updates of this one.
 
@@ -134,6 +135,8 @@ class FederatedAlgorithm:
             Number of all sites of the federation, participants or not; by default the number of updates.
         maximum_share
             Largest share of one site in the weights, see :func:`limit_share`.
+        mean
+            Weighted mean of the updates by a secure sum; the parameters in ``updates`` are then not read.
 
         Raises
         ------
@@ -142,19 +145,23 @@ class FederatedAlgorithm:
         """
         scored = self.score(state, updates)
         exact = below(_EXACT, state.memory)
-        contributions = [
-            Contribution(
-                site=update.site,
-                shared=_Moved(update.shared, state.shared, exact) if exact else update.shared,
-                n_samples=update.n_samples,
-                n_steps=update.n_steps,
-                score_before=update.score_before,
-                score_after=update.score_after,
-                loss=update.loss,
-                aux=update.aux,
-            )
-            for update in sorted(updates, key=lambda update: update.site)
-        ]
+        contributions = (
+            [mean]
+            if mean is not None
+            else [
+                Contribution(
+                    site=update.site,
+                    shared=_Moved(update.shared, state.shared, exact) if exact else update.shared,
+                    n_samples=update.n_samples,
+                    n_steps=update.n_steps,
+                    score_before=update.score_before,
+                    score_after=update.score_after,
+                    loss=update.loss,
+                    aux=update.aux,
+                )
+                for update in sorted(updates, key=lambda update: update.site)
+            ]
+        )
         weights, weight_memory = self.weighting.weigh(contributions, below(_WEIGHTS, state.memory))
         new, rule_memory = self.rule.combine(
             exact or state.shared,

@@ -22,6 +22,7 @@ class Mean(ServerRule):
     """
 
     uses_score_after: ClassVar[bool] = False
+    needs_mean_only: ClassVar[bool] = True
     invariants = INVARIANTS
 
     def _combine(self, round_: RoundInput) -> tuple[State, State]:
@@ -55,6 +56,7 @@ class FedOpt(ServerRule):
     tau: float = 1e-3
 
     uses_score_after: ClassVar[bool] = False
+    needs_mean_only: ClassVar[bool] = True
     invariants = INVARIANTS - {"one_site", "equal_sites"}
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ class Scaffold(ServerRule):
     learning_rate: float = 1.0
 
     uses_score_after: ClassVar[bool] = False
+    needs_mean_only: ClassVar[bool] = True
     invariants = INVARIANTS
 
     def __post_init__(self) -> None:
@@ -155,9 +158,9 @@ class Scaffold(ServerRule):
         return {name: control.to(torch.float32) for name, control in memory.items()}
 
     def _combine(self, round_: RoundInput) -> tuple[State, State]:
-        changes = {c.site: c.aux for c in round_.contributions}
-        change = mean_state(changes, dict.fromkeys(changes, 1.0))
-        part = len(changes) / round_.n_sites
+        counts = {c.site: float(c.n_sites) for c in round_.contributions}
+        change = mean_state({c.site: c.aux for c in round_.contributions}, counts)
+        part = math.fsum(counts.values()) / round_.n_sites
         memory = {name: control + part * change[name] for name, control in round_.memory.items()}
         return round_.step(round_.weights, self.learning_rate), memory
 

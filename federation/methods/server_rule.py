@@ -39,6 +39,8 @@ class Contribution:
         Mean training loss.
     aux
         Tensors beside the parameters, at least those of :meth:`ServerRule.aux_layout`.
+    n_sites
+        Number of sites whose weighted mean this is: 1, except under a secure sum.
     """
 
     site: str
@@ -49,6 +51,7 @@ class Contribution:
     score_after: float | None
     loss: float | None = None
     aux: State = field(default_factory=dict)
+    n_sites: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +85,15 @@ class ServerRule(ABC):
     """Computes the parameters of the next round from the broadcast ones and those of the sites.
 
     Pure and deterministic; sums over sites are float64, in the order of the sites' names. A subclass writes
-    :meth:`_combine`, and in ``invariants`` declares the :data:`INVARIANTS` that it has with its default options.
+    :meth:`_combine`, and in ``invariants`` declares the :data:`INVARIANTS` that it has with its default options. One
+    that needs no more than the weighted mean of the contributions sets ``needs_mean_only = True``: it can be used with
+    a secure sum, where it gets one contribution with the mean of all sites.
     """
 
     invariants: ClassVar[frozenset[str]]
     #: Whether the rule looks at ``score_after`` of the contributions; if not, sites validate once per round.
     uses_score_after: ClassVar[bool] = True
+    needs_mean_only: ClassVar[bool] = False
 
     def minimum_sites(self) -> int:
         """The fewest contributions that the rule can combine."""

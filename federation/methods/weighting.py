@@ -80,6 +80,10 @@ class Weighting(ABC):
             raise ValueError(f"{type(self).__name__}: no contributions, expected at least one")
         return self._weigh(sorted(contributions, key=lambda contribution: contribution.site), memory)
 
+    def known_weight(self, n_samples: int) -> float | None:
+        """Weight of a site by its number of training samples, for a secure sum; None if more decides."""
+        return None
+
     @abstractmethod
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]: ...
 
@@ -90,6 +94,9 @@ class Samples(Weighting):
 
     uses_score_after: ClassVar[bool] = False
 
+    def known_weight(self, n_samples: int) -> float:
+        return float(n_samples)
+
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
         return {c.site: float(c.n_samples) for c in contributions}, {}
 
@@ -99,6 +106,9 @@ class Uniform(Weighting):
     """Equal weights."""
 
     uses_score_after: ClassVar[bool] = False
+
+    def known_weight(self, n_samples: int) -> float:
+        return 1.0
 
     def _weigh(self, contributions: Sequence[Contribution], memory: State) -> tuple[dict[str, float], State]:
         return {c.site: 1.0 for c in contributions}, {}

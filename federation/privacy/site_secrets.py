@@ -38,15 +38,7 @@ class RoundFiles:
 
     def write(self, round: int, content: dict[str, Any]) -> None:
         """Store the record of a round, on disk before this returns."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(round)
-        scratch = path.with_name(f".{path.name}")
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(json.dumps(content).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write_private(self._path(round), json.dumps(content).encode())
 
     def remove_before(self, round: int) -> None:
         """Remove the records of earlier rounds."""
@@ -60,3 +52,15 @@ class RoundFiles:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"round_{round:06d}.json"
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, completely or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}")
+    scratch.unlink(missing_ok=True)
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

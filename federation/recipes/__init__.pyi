@@ -18,11 +18,13 @@ from .recipe_schema import EvaluationSection as EvaluationSection
 from .recipe_schema import FederationSection as FederationSection
 from .recipe_schema import NetworkSection as NetworkSection
 from .recipe_schema import ObjectiveSection as ObjectiveSection
+from .recipe_schema import PrivacySection as PrivacySection
 from .recipe_schema import ScopeSection as ScopeSection
 from .recipe_schema import TrainingSection as TrainingSection
 from .recipe_schema import TransformSection as TransformSection
 from .recipe_schema import TuningSection as TuningSection
 from .recipe_schema import classical_arms as classical_arms
+from .secure_sum import secure_sum_of as secure_sum_of
 from .starting_point import as_copy as as_copy
 from .starting_point import digest_of_weights as digest_of_weights
 from .starting_point import weights_of as weights_of

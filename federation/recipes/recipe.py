@@ -32,12 +32,14 @@ from .recipe_schema import (
     NetworkSection,
     ObjectiveSection,
     PersonalSection,
+    PrivacySection,
     ScopeSection,
     TrainingSection,
     TransformSection,
     TuningSection,
     classical_arms,
 )
+from .secure_sum import require_summable
 from .starting_point import digest_of_weights, pinned, trained_network, with_sizes_of
 
 #: Keys of ``[network]`` that belong to a method; a comparison sets the others.
@@ -91,6 +93,7 @@ class Recipe(Section):
     objective: ObjectiveSection = ObjectiveSection()
     scope: ScopeSection = ScopeSection()
     transform: TransformSection = TransformSection()
+    privacy: PrivacySection = PrivacySection()
     personal: PersonalSection = PersonalSection()
     evaluation: EvaluationSection = EvaluationSection()
     tuning: TuningSection = TuningSection()
@@ -108,6 +111,8 @@ class Recipe(Section):
         if self.training.patience is not None and self.federation.schedule == "cyclic":
             found = f"found {self.training.patience} with federation.schedule = 'cyclic'"
             raise ValueError(f"training.patience: {found}, expected none: sites that take turns score other rounds")
+        if self.privacy.secure_sum:
+            require_summable(self.federation, self.transform)
         return self
 
     def choices(self) -> dict[str, Any]:
@@ -119,7 +124,7 @@ class Recipe(Section):
         network = {key: table["network"][key] for key in _METHOD_NETWORK}
         training = {key: table["training"][key] for key in ("loss", "optimizer", "momentum", "optimizer_state")}
         personal = {key: value for key, value in table["personal"].items() if key != "learning_rate"}
-        chosen = {key: table[key] for key in ("objective", "scope", "transform")}
+        chosen = {key: table[key] for key in ("objective", "scope", "transform", "privacy")}
         return chosen | {"federation": federation, "network": network, "training": training, "personal": personal}
 
     @property

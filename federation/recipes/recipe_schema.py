@@ -302,6 +302,33 @@ class TransformSection(Section):
         return self
 
 
+def _word_size(bits: int) -> int:
+    if bits not in (32, 64):
+        raise ValueError("32 or 64")
+    return bits
+
+
+class PrivacySection(Section):
+    """What the server may learn. ``secure_sum``: the sum of the sites' changes, no single one.
+
+    ``modulus_bits`` are the bits of a number on the way, ``largest_change`` its largest magnitude, ``threshold`` the
+    least number of sites in a sum; None: just above half.
+    """
+
+    secure_sum: bool = False
+    modulus_bits: Annotated[int, AfterValidator(_word_size)] = 32
+    largest_change: float = Field(default=4.0, gt=0, le=1e6)
+    threshold: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _used(self) -> "PrivacySection":
+        changed = sorted(self.model_fields_set - {"secure_sum"})
+        defaults = type(self).model_fields
+        if not self.secure_sum and any(getattr(self, key) != defaults[key].default for key in changed):
+            raise ValueError("secure_sum: found false with options of it, expected true")
+        return self
+
+
 class ScopeSection(Section):
     """Patterns of parameter names that override the defaults of the modules, see :class:`ScopeRules`."""
 

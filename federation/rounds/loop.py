@@ -11,7 +11,8 @@ from pathlib import Path
 from recon import NO_SPACE, DataError
 
 from ..config import SITE_NAME, ConfigError
-from ..methods import CHECKPOINTS, MEMORY_PREFIX, FederatedAlgorithm, ServerState, state_of_checkpoint
+from ..methods import CHECKPOINTS, MEMORY_PREFIX, Contribution, FederatedAlgorithm, ServerState, state_of_checkpoint
+from ..privacy import SecureSum
 from ..serialization import (
     SiteUpdate,
     State,
@@ -26,11 +27,14 @@ from ..serialization import (
 from .replies import Check, Replies, Requests
 from .round_log import Row, append_rows, drop_rows
 from .stopping import Stopping
+from .summed_rounds import SummedRounds
 from .transport import StillWaiting, Transport
 
 logger = logging.getLogger(__name__)
 
 _INCOMING = "incoming"
+#: Folder of the records of a masked sum in that of a run.
+_SECURE = "secure"
 
 #: Called after each round with the number of the round, the number of rounds, and the rows of the round.
 Progress = Callable[[int, int, Sequence[Row]], None]
@@ -82,6 +86,7 @@ def run_rounds(
     waiting: Waiting | None = None,
     check: Check | None = None,
     maximum_share: float = 1.0,
+    secure: SecureSum | None = None,
 ) -> RunResult:
     """Train for ``rounds`` rounds, then score the result in one evaluate-only round; or end earlier, by ``patience``.
 
@@ -115,6 +120,8 @@ def run_rounds(
         Further check of each update; a refused update counts as no reply.
     maximum_share
         Largest share of one site in the weights of a round, see :func:`federation.methods.weighting.limit_share`.
+    secure
+        The secure sum of the run, of which every site has the same settings; None: the server gets each update.
 
     Raises
     ------
@@ -136,6 +143,7 @@ def run_rounds(
         maximum_share=maximum_share,
         late_seconds=late_seconds,
         waiting=waiting,
+        secure=None if secure is None else _summed_rounds(secure, transport, Path(folder) / _SECURE),
     )
     state = loop.begin(shared, resume)
     times = []
@@ -161,6 +169,7 @@ class _Loop:
     maximum_share: float = 1.0
     late_seconds: float | None = None
     waiting: Waiting | None = None
+    secure: SummedRounds | None = None
 
     def __post_init__(self) -> None:
         sites = self.transport.sites()
@@ -216,12 +225,19 @@ class _Loop:
         else:
             updates = [report for report in reports if isinstance(report, SiteUpdate)]
             try:
+                mean = self._mean(replies, updates)
                 after = self.algorithm.aggregate(
-                    state, updates, n_sites=len(self.transport.sites()), maximum_share=self.maximum_share
+                    state,
+                    updates,
+                    n_sites=len(self.transport.sites()),
+                    maximum_share=self.maximum_share,
+                    mean=mean,
                 )
                 check_finite({**after.shared, **after.memory}, "the aggregate")
             except ValueError as error:  # too few sites for the rule, or an aggregate that diverges
                 raise QuorumError(f"round {state.round}: {error}") from error
+        if self.secure is not None and not evaluate_only:
+            replies.add_bytes(self.secure.bytes_beside)
         rows = replies.rows(after.digest)
         append_rows(self.folder, rows)
         self._save(after)
@@ -229,16 +245,26 @@ class _Loop:
             shutil.rmtree(replies.incoming)
         return after, rows
 
+    def _mean(self, replies: Replies, updates: Sequence[SiteUpdate]) -> Contribution | None:
+        """The mean of the updates by a secure sum; None without one."""
+        if self.secure is None:
+            return None
+        return self.secure.mean(next(iter(replies.requests.broadcasts.values())), updates)
+
     def _collect(self, state: ServerState, evaluate_only: bool) -> Replies:
         sites = self.algorithm.participants(state, self.transport.sites())
         needed = len(sites) if self.quorum is None else min(self.quorum, len(sites))
+        summed = None if evaluate_only else self.secure
+        if summed is not None:
+            needed = max(needed, summed.least)
         requests = Requests(
             {site: self.algorithm.broadcast(state, site, evaluate_only=evaluate_only) for site in sites}
         )
         incoming, wire = self.folder / _INCOMING, self.algorithm.wire(state)
-        replies = Replies(requests, incoming, wire, state.shared, self.check, state.samples)
+        replies = Replies(requests, incoming, wire, state.shared, self.check, state.samples, summed)
         enough_since: float | None = None
-        with contextlib.closing(self.transport.exchange(requests)) as exchange:
+        exchanged = self.transport.exchange(requests) if summed is None else summed.exchange(requests, state.round)
+        with contextlib.closing(exchanged) as exchange:
             for site, reply in exchange:
                 if isinstance(reply, StillWaiting):
                     if enough_since is not None and self._is_over(enough_since):
@@ -284,3 +310,11 @@ class _Loop:
     def _prune(self, state: ServerState) -> None:
         best = [] if state.best is None else [state.best.round]
         prune(self.folder / CHECKPOINTS, [state.round - 1, state.round, *best])
+
+
+def _summed_rounds(secure: SecureSum, transport: Transport, folder: Path) -> SummedRounds:
+    if not secure.masked:
+        return SummedRounds(secure, transport)
+    from .masked_rounds import MaskedRounds  # needs cryptography, which only the extra `deploy` installs
+
+    return MaskedRounds(secure, transport, folder)

@@ -17,6 +17,7 @@ from ..serialization import (
     pack,
 )
 from .round_log import Row
+from .summed_rounds import SummedRounds
 from .transport import SiteFailure
 
 
@@ -51,6 +52,8 @@ class Replies:
     ----------
     samples
         Number of training samples of each site in its first update, which later updates must repeat.
+    summed
+        The rounds of a secure sum, whose updates stay encoded: nobody can decode one alone.
     """
 
     def __init__(
@@ -61,9 +64,12 @@ class Replies:
         shared: State,
         check: Check | None = None,
         samples: Mapping[str, int] = MappingProxyType({}),
+        summed: SummedRounds | None = None,
     ) -> None:
         self.requests = requests
         self.incoming = incoming
+        self.summed = summed
+        wire = wire if summed is None else summed.secure.wire(wire)
         self.wire, self.shared, self.check, self.samples = wire, shared, check, samples
         self.reports: dict[str, SiteReport] = {}
         self.bytes_up: dict[str, int] = {}
@@ -96,14 +102,18 @@ class Replies:
             self.reports[site] = SiteReport.from_bytes(reply, broadcast=broadcast)
         else:
             update = SiteUpdate.from_bytes(reply, broadcast=broadcast, wire=self.wire)
-            shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
-            check_finite(shared, "update")
+            if self.summed is not None:
+                shared = update.shared
+                self.summed.check(update)
+            else:
+                shared = self.wire.decode(self.shared, update.shared) if update.encoded else update.shared
+                check_finite(shared, "update")
             if (first := self.samples.get(site, update.n_samples)) != update.n_samples:
                 raise MessageError(
                     f"update: n_samples is {update.n_samples}, expected {first} as in the first update of this site; "
                     "its data must stay the same in a run"
                 )
-            if self.check is not None:
+            if self.check is not None and self.summed is None:
                 self.check(replace(update, shared=shared, encoded=False), self.shared, broadcast.aux)
             stored = StoredState(self.incoming / f"{site}.safetensors", pack("parameters", {}, shared))
             aux = (
@@ -113,6 +123,13 @@ class Replies:
             )
             self.reports[site] = replace(update, shared=stored, encoded=False, aux=aux)
         self.bytes_up[site] = len(reply)
+
+    def add_bytes(self, beside: Callable[[str], tuple[int, int]]) -> None:
+        """Count bytes to and from a site beside its request and reply."""
+        for site in self.reports:
+            down, up = beside(site)
+            self.requests.sizes[site] += down
+            self.bytes_up[site] += up
 
     def rows(self, shared_digest_after: str) -> list[Row]:
         return [self._row(site, shared_digest_after) for site in sorted(self.reports)]

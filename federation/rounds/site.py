@@ -24,6 +24,7 @@ from ..methods import (
     parameter_scope,
     parameters_of,
 )
+from ..privacy import SecureSum
 from ..progress import within
 from ..serialization import (
     MOST_LOSS,
@@ -128,6 +129,10 @@ class SiteSpec:
         Whether the site validates a second time, after training.
     rounds, arm
         Number of rounds and name of the arm, for the display of progress alone.
+    secure
+        The secure sum of the run; None: the server gets each update.
+    key
+        File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`.
     """
 
     name: str
@@ -145,6 +150,8 @@ class SiteSpec:
     score_after: bool = True
     rounds: int | None = None
     arm: str = ""
+    secure: SecureSum | None = None
+    key: Path | None = None
 
     def __post_init__(self) -> None:
         if not SITE_NAME.fullmatch(self.name):
@@ -209,6 +216,10 @@ class Site:
         DataError
             If the kept state cannot be read or written, or training diverges.
         """
+        if self.spec.secure is not None and self.spec.secure.masked:
+            from .masked_site import answer_masked  # needs cryptography, which only the extra `deploy` installs
+
+            return answer_masked(self.spec, request, lambda data: self.answer(self.read(data)))
         return self.answer(self.read(request)).to_bytes()
 
     @property
@@ -261,7 +272,7 @@ class Site:
         if loss is not None and not abs(loss) < MOST_LOSS:
             raise DataError(f"site {name}: the loss is {loss:.3g} in round {round_}; lower the learning rate")
         score_after = self._score() if self.spec.score_after else None
-        sent, residual = self._encoded(broadcast, shared, before.residual)
+        sent, residual = (shared, {}) if self.spec.secure else self._encoded(broadcast, shared, before.residual)
         seconds = time.perf_counter() - started
         update = SiteUpdate(
             round=round_,
@@ -278,6 +289,8 @@ class Site:
             encoded=self.spec.encodes,
             aux=result.aux,
         )
+        if self.spec.secure is not None:
+            update = self._summed(self.spec.secure, broadcast, shared, update)
         # Last: a round that failed leaves no trace.
         self._save_kept(
             round_ + 1,
@@ -313,8 +326,7 @@ class Site:
         if self.spec.chain is None:
             return shared, {}
         change = {name: shared[name] - broadcast.shared[name] for name in shared}
-        seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name, "update")
-        generator = torch.Generator().manual_seed(seed)
+        generator = self._generator(broadcast)
         if not self.spec.encodes:
             # Without a codec the transformed change travels as parameters, like an update without a chain.
             transformed = self.spec.chain.encode(change, generator, broadcast.shared)
@@ -322,6 +334,17 @@ class Site:
         if not self.spec.feedback:
             return self.spec.chain.encode(change, generator, broadcast.shared), {}
         return encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
+
+    def _summed(self, secure: SecureSum, broadcast: Broadcast, shared: State, update: SiteUpdate) -> SiteUpdate:
+        """The update as integers that can be summed."""
+        change: State = {name: shared[name].double() - broadcast.shared[name].double() for name in shared}
+        if self.spec.chain is not None:
+            change = self.spec.chain.encode(change, self._generator(broadcast), broadcast.shared)
+        summed = secure.encode(self.spec.name, update.n_samples, change, update.aux)
+        return replace(update, shared=summed, encoded=True, aux={})
+
+    def _generator(self, broadcast: Broadcast) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.spec.seed, broadcast.round, self.spec.name, "update"))
 
     def evaluate(self, broadcast: Broadcast) -> SiteReport:
         """Score the broadcast parameters together with the kept parameters of that round; writes nothing."""

@@ -18,6 +18,7 @@ from .packing import below as below
 from .packing import check_finite as check_finite
 from .packing import digest as digest
 from .packing import join as join
+from .packing import kind_of as kind_of
 from .packing import largest_message as largest_message
 from .packing import layout as layout
 from .packing import layout_digest as layout_digest

@@ -113,12 +113,14 @@ class Wire:
     """Layout of the messages, the same at server and site.
 
     ``shared`` is the layout of the shared parameters, ``aux`` the layout of the tensors beside them, in both
-    directions. ``chain`` decodes encoded changes of the parameters; None: parameters travel plain.
+    directions. ``chain`` decodes encoded changes of the parameters; None: parameters travel plain. ``most_bytes`` is
+    the size of an encoded change that may be larger than the parameters.
     """
 
     shared: Layout
     aux: Layout = field(default_factory=dict)
     chain: Decoder | None = None
+    most_bytes: int = 0
 
     def read(self, data: bytes, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Header, parameters, and the tensors beside them; encoded parameters are checked but not decoded.
@@ -128,7 +130,7 @@ class Wire:
         MessageError
             If names, shapes, dtypes or values are wrong.
         """
-        largest = largest_message({**self.shared, **under(_AUX, self.aux)})
+        largest = largest_message({**self.shared, **under(_AUX, self.aux)}) + self.most_bytes
         header, tensors = unpack(data, kind=kind, max_bytes=largest)
         shared = {name: tensor for name, tensor in tensors.items() if not name.startswith(_AUX)}
         encoded = bool(header.get("encoded"))

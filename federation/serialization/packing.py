@@ -194,6 +194,18 @@ def unpack(
     return Message(header, tensors)
 
 
+def kind_of(data: bytes) -> str:
+    """Kind of a message that :func:`unpack` would read; empty if there is none."""
+    length = int.from_bytes(data[:8], "little")
+    if length > min(_MAX_HEADER, len(data) - 8):
+        return ""
+    try:
+        kind = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_METADATA])["kind"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return kind if isinstance(kind, str) else ""
+
+
 def _parse(data: bytes, kind: str) -> tuple[dict[str, Any], Layout]:
     """Header fields and layout, read before any tensor."""
     length = int.from_bytes(data[:8], "little")

@@ -37,10 +37,12 @@ from federation.experiment.personal_stage import personalize, site_network
 from federation.experiment.train import algorithm_of, initial_state
 from federation.methods import ServerState, parameter_scope
 from federation.methods.scope import parameters_of
+from federation.privacy import SUM, vector_of
+from federation.recipes import secure_sum_of
 from federation.recipes.recipe_library import LIBRARY
 from federation.rounds import InProcessRuntime, RoundContext
-from federation.serialization import Broadcast, load_checkpoint
-from federation.serialization.packing import below, digest, split, under
+from federation.serialization import Broadcast, MessageError, load_checkpoint
+from federation.serialization.packing import below, digest, layout, split, under
 from federation.sites import SimulatedScanner, SimulatedSite
 from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate, cosine_learning_rate
 
@@ -678,6 +680,23 @@ def levac(play: Play) -> None:
     personal_stage(play)
 
 
+def fedavg_secure(play: Play) -> None:
+    """The mean of the clipped changes, from integers of which one alone cannot be decoded."""
+    shares_all_but(play)
+    updates, state = play.updates(0), play.states[0]
+    secure = secure_sum_of(play.recipe, {update.site: update.n_samples for update in updates})
+    assert secure is not None and len(updates) > 2
+    changes = {u.site: {name: u.shared[name] - x for name, x in state.shared.items()} for u in updates}
+    sums = [secure.encode(u.site, u.n_samples, changes[u.site], {}) for u in updates]
+    total = vector_of(torch.stack([sent[SUM] for sent in sums]).sum(0, dtype=torch.int32))
+    mean, _ = secure.mean(total, changes, layout(state.shared), {})
+    expected = average(updates, by_samples(updates))
+    assert max((state.shared[n] + mean[n] - expected[n]).abs().max() for n in mean) < 1e-6
+    wire = secure.wire(play.server.wire(state))
+    with pytest.raises(MessageError, match="one update cannot be decoded"):
+        wire.decode(state.shared, sums[0])
+
+
 def fedavg_finetune(play: Play) -> None:
     shares_all_but(play)
     personal_stage(play)
@@ -993,6 +1012,7 @@ def shortened(factor: float) -> Callable[[Play], None]:
 #: What of a play differs from the others': overrides and the number of sites.
 SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
     "acm_fedmri": (("network.channels=8",), 2),
+    "fedavg_secure": (("federation.rounds=1",), 3),
     "fedavg_finetune": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
     "fedftn": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
     "fednova": (("training.steps_per_round=4",), 3),
@@ -1028,6 +1048,7 @@ PROPERTIES: dict[str, Callable[[Play], None]] = {
     "fedadam": adaptive(lambda v, squared: 0.99 * v + 0.01 * squared, beta1=0.9),
     "fedavg": fedavg,
     "fedavg_finetune": fedavg_finetune,
+    "fedavg_secure": fedavg_secure,
     "fedbn": keeps("*.norm.*"),
     "fedct": fedct,
     "fedfdd": keeps("*.low.*"),

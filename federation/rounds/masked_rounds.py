@@ -1,0 +1,226 @@
+"""The server in rounds of a masked sum: two trips a round, and the record that lets an interrupted round go on."""
+
+import json
+import logging
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recon import DataError, write_atomically
+
+from ..privacy import MASKED, OFFER, REVEAL, Context, Envelope, Integers, Offer, Reveal, check_reveal, unmask
+from ..serialization import MessageError
+from .summed_rounds import SummedRounds
+from .transport import ReplyStream, SiteFailure, StillWaiting
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a round waits for further shares once enough of them are there.
+_LATE_SECONDS = 30.0
+#: Rounds whose record stays: a server with a damaged checkpoint goes back one round.
+_KEPT = 2
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """One attempt at a round: nonce, and the offers of the sites in it."""
+
+    round: int
+    nonce: str
+    offers: dict[str, Offer] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class MaskedRounds(SummedRounds):
+    """Rounds in which the server sees masked updates and learns their sum.
+
+    Trip one carries the broadcast and the offers of all sites, and brings masked updates, each with the site's offer
+    for the next round. Trip two asks for the shares that remove the masks of the sum. Sites without an offer are asked
+    for one before: all in the first round and after a restart, later those that missed a round.
+
+    A record in ``folder`` holds masked updates and survivors before trip two begins. A restarted server repeats that
+    trip with the same survivors, as a site answers one set in a round. A round that was interrupted before is repeated
+    with a new nonce and new masks.
+    """
+
+    folder: Path = Path()
+    _next: _Attempt | None = None
+    _now: _Attempt | None = None
+    _replies: dict[str, bytes] = field(default_factory=dict)
+    _beside: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def exchange(self, requests: Mapping[str, bytes], round: int) -> ReplyStream:
+        """See :meth:`SummedRounds.exchange`; each reply is the masked update."""
+        self._beside = {site: Counter() for site in requests}
+        self._replies = {}
+        if (place := self._place(round)).is_dir() and (record := _read(place / "record.json")) is not None:
+            self._now = _Attempt(round, record["nonce"], {u: Offer(*o) for u, o in record["offers"].items()})
+            for site in record["survivors"]:
+                _ = requests[site]  # packed, so that its size is known
+                self._replies[site] = (place / f"{site}.update").read_bytes()
+                yield site, self._replies[site]
+            return
+        now = self._begin(round)
+        for site, answer in self._ask_offers(now, sorted(requests)):
+            yield site, answer
+        following = self._next = _Attempt(round + 1, secrets.token_hex(16))
+        asked = _Wrapped(requests, now, following.nonce, self._beside)
+        if len(now.offers) < self.least:
+            return
+        with closing(self.transport.exchange(asked)) as replies:
+            for site, reply in replies:
+                if isinstance(reply, Exception):
+                    yield site, reply
+                    continue
+                try:
+                    envelope = Envelope.from_bytes(reply, MASKED, round=round, nonce=now.nonce)
+                except MessageError as error:
+                    yield site, SiteFailure(str(error))
+                    continue
+                if (offer := envelope.offers.get(site)) is not None:
+                    following.offers[site] = offer
+                self._replies[site] = envelope.body
+                self._beside[site]["up"] += len(reply) - len(envelope.body)
+                yield site, envelope.body
+
+    def bytes_beside(self, site: str) -> tuple[int, int]:
+        counts = self._beside.get(site, Counter())
+        return counts["down"], counts["up"]
+
+    def _begin(self, round: int) -> _Attempt:
+        """The attempt whose offers came with the round before, or a new one."""
+        if self._next is not None and self._next.round == round:
+            now, self._next = self._next, None
+        else:
+            now = _Attempt(round, secrets.token_hex(16))
+        self._now = now
+        return now
+
+    def _ask_offers(self, now: _Attempt, sites: list[str]) -> ReplyStream:
+        """Ask the sites without an offer; yields those that fail."""
+        request = Envelope(OFFER, now.round, now.nonce).to_bytes()
+        asked = {site: request for site in sites if site not in now.offers}
+        if not asked:
+            return
+        with closing(self.transport.exchange(asked)) as replies:
+            for site, reply in replies:
+                if isinstance(reply, StillWaiting):
+                    yield site, reply
+                    continue
+                try:
+                    if isinstance(reply, Exception):
+                        raise reply
+                    envelope = Envelope.from_bytes(reply, OFFER, round=now.round, nonce=now.nonce)
+                    now.offers[site] = envelope.offers[site]
+                    self._count(site, len(request), len(reply))
+                except (MessageError, SiteFailure, KeyError) as error:
+                    yield site, SiteFailure(f"no offer for the secure sum: {error}")
+
+    def _unmask(self, total: Integers, sites: list[str]) -> None:
+        now = self._now
+        assert now is not None
+        place = self._place(now.round)
+        self._record(place, now, sites)
+        request = Envelope(REVEAL, now.round, now.nonce, survivors=tuple(sites)).to_bytes()
+        reveals: dict[str, Reveal] = {u: Reveal(*r) for u, r in (_read(place / "reveals.json") or {}).items()}
+        if len(reveals) < self.least:
+            reveals = self._reveals(now, sites, request)
+            content = {site: [reveal.self_masks, reveal.pair_masks] for site, reveal in reveals.items()}
+            write_atomically(place / "reveals.json", json.dumps(content).encode())
+        context = Context(self.secure.run, now.round, now.nonce)
+        for site in unmask(total, self.secure.roster, context, now.offers, sites, reveals):
+            logger.warning("round %d: site %s revealed wrong shares; they were left out", now.round, site)
+
+    def _reveals(self, now: _Attempt, sites: list[str], request: bytes) -> dict[str, Reveal]:
+        """The shares of all survivors; once enough have answered, others are waited for a short time only."""
+        reveals: dict[str, Reveal] = {}
+        failures, enough_since = [], None
+        with closing(self.transport.exchange(dict.fromkeys(sites, request))) as replies:
+            for site, reply in replies:
+                if isinstance(reply, StillWaiting):
+                    if enough_since is not None and time.monotonic() > enough_since + _LATE_SECONDS:
+                        break
+                    continue
+                try:
+                    if isinstance(reply, Exception):
+                        raise reply
+                    found = Envelope.from_bytes(reply, REVEAL, round=now.round, nonce=now.nonce).reveal
+                    if found is None:
+                        raise MessageError("secure sum: no shares in the reply")
+                    check_reveal(found, now.offers, sites, site)
+                except (MessageError, SiteFailure) as error:
+                    logger.warning("round %d: no shares of site %s: %s", now.round, site, error)
+                    failures.append(f"site {site}: {error}")
+                    continue
+                reveals[site] = found
+                self._count(site, len(request), len(reply))
+                if len(reveals) >= self.least and enough_since is None:
+                    enough_since = time.monotonic()
+        if len(reveals) < self.least:
+            why = "; ".join(failures) or "no reply"
+            raise MessageError(
+                f"secure sum: {len(reveals)} of {len(sites)} sites revealed shares, expected at least {self.least} "
+                f"({why}); --resume asks again"
+            )
+        return reveals
+
+    def _record(self, place: Path, now: _Attempt, sites: list[str]) -> None:
+        """Store the updates and, last, the survivors; a record that is there stays."""
+        if (place / "record.json").exists():
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for site in sites:
+            write_atomically(place / f"{site}.update", self._replies[site])
+        offers = {site: [offer.public, offer.committed] for site, offer in sorted(now.offers.items())}
+        content = {"nonce": now.nonce, "survivors": sites, "offers": offers}
+        write_atomically(place / "record.json", json.dumps(content).encode())
+        for old in self.folder.glob("round_*"):
+            if old.name <= self._place(now.round - _KEPT).name:
+                shutil.rmtree(old)
+
+    def _place(self, round: int) -> Path:
+        return self.folder / f"round_{round:06d}"
+
+    def _count(self, site: str, down: int, up: int) -> None:
+        self._beside[site].update(down=down, up=up)
+
+
+class _Wrapped(Mapping[str, bytes]):
+    """Wraps each broadcast with the offers for its site when the transport reads it."""
+
+    def __init__(
+        self, requests: Mapping[str, bytes], now: _Attempt, next_nonce: str, beside: dict[str, Counter[str]]
+    ) -> None:
+        self.requests, self.now, self.next_nonce, self.beside = requests, now, next_nonce, beside
+
+    def __getitem__(self, site: str) -> bytes:
+        body = self.requests[site]
+        offers = {other: offer.to_site(site) for other, offer in self.now.offers.items()}
+        data = Envelope(
+            MASKED, self.now.round, self.now.nonce, offers, next_nonce=self.next_nonce, body=body
+        ).to_bytes()
+        self.beside[site]["down"] += len(data) - len(body)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return (site for site in self.requests if site in self.now.offers)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        raise DataError(f"{path}: is damaged; start a new run") from None
+    return found

@@ -1,0 +1,293 @@
+"""Rounds of a secure sum: masked, unmasked and averaged; sites that fail; interrupted runs."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from federation import SERVER_RULES, WEIGHTINGS, FederatedAlgorithm
+from federation.privacy import OFFER, REVEAL, Member, Roster, SecureSum
+from federation.rounds import InProcessRuntime, QuorumError, SiteFailure, read_rows, run_rounds
+from federation.rounds.masked_site import make_key
+from federation.serialization import kind_of
+from federation.serialization.packing import _bytes
+from recon import DataError
+
+from ..toy_federation import SEED, ToyTask, initial_shared, run_toy, toy_specs
+
+SITES = 4  # threshold 3
+
+
+def secure_specs(folder, n_sites=SITES, masked=True, task=ToyTask, bits=32, weights=None, **kwargs):
+    """Sites with keys, and the secure sum of their run."""
+    specs = toy_specs(folder, n_sites, task=task, **kwargs)
+    keys = {spec.name: folder / "keys" / spec.name for spec in specs}
+    slices = {f"s{site}": 16 + 4 * site for site in range(n_sites)}
+    members = {name: Member(n, make_key(keys[name]).public.hex() if masked else "") for name, n in slices.items()}
+    secure = SecureSum(Roster(members), weights or slices, bits, masked=masked, run="toy")
+    return [replace(spec, secure=secure, key=keys[spec.name]) for spec in specs], secure
+
+
+def run_secure(folder, *, transport=InProcessRuntime, rounds=2, n_sites=SITES, algorithm=None, settings=None, **kwargs):
+    specs, secure = secure_specs(folder, n_sites, **(settings or {}))
+    algorithm = algorithm or FederatedAlgorithm(seed=SEED)
+    return run_rounds(algorithm, transport(specs), initial_shared(), folder, rounds=rounds, secure=secure, **kwargs)
+
+
+def flat(state):
+    return torch.cat([state[name].double().reshape(-1) for name in sorted(state)])
+
+
+class Losing(InProcessRuntime):
+    """Loses requests: ``lost(site, kind, number)`` says which, ``number`` counts those of a kind to a site."""
+
+    lost = staticmethod(lambda site, kind, number: False)
+
+    def __init__(self, specs):
+        super().__init__(specs)
+        self.counts = {}
+
+    def exchange(self, requests):
+        sent = {}
+        for site in requests:
+            request = requests[site]
+            number = self.counts[site, kind_of(request)] = self.counts.get((site, kind_of(request)), -1) + 1
+            if self.lost(site, kind_of(request), number):
+                yield site, SiteFailure("killed")
+            else:
+                sent[site] = request
+        yield from super().exchange(sent)
+
+
+def losing(rule):
+    return type("Losing", (Losing,), {"lost": staticmethod(rule)})
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_masked_and_unmasked_runs_are_equal_bit_for_bit_and_close_to_the_float_mean(tmp_path, bits):
+    masked = run_secure(tmp_path / "masked", settings={"bits": bits}).state
+    plain = run_secure(tmp_path / "plain", settings={"bits": bits, "masked": False}).state
+    assert masked.digest == plain.digest and masked.history == plain.history
+    mean = run_toy(tmp_path / "mean", toy_specs(tmp_path / "mean", SITES), rounds=2).state
+    assert (flat(mean.shared) - flat(masked.shared)).abs().max() < 1e-6
+    assert read_rows(tmp_path / "masked")[-1]["shared_digest_after"] == masked.digest
+
+
+def test_a_round_costs_two_trips_and_few_bytes(tmp_path):
+    sent = []
+
+    class Counting(InProcessRuntime):
+        def exchange(self, requests):
+            sent.append({site: kind_of(request) for site, request in requests.items()})
+            yield from super().exchange({site: requests[site] for site in requests})
+
+    run_secure(tmp_path, transport=Counting, rounds=2)
+    kinds = [next(iter(trip.values())) for trip in sent]
+    assert kinds == [OFFER, "secure masked", REVEAL, "secure masked", REVEAL, "broadcast"]
+    row = read_rows(tmp_path)[4]
+    n_bytes = sum(tensor.nbytes for tensor in initial_shared().values())
+    assert n_bytes < row["bytes_up"] < n_bytes + 8192 and n_bytes < row["bytes_down"] < n_bytes + 8192
+
+
+@pytest.mark.parametrize("weights", ["samples", "uniform"])
+def test_weights_are_those_of_the_method(tmp_path, weights):
+    weighting = WEIGHTINGS[weights]()
+    known = {f"s{site}": weighting.known_weight(16 + 4 * site) for site in range(SITES)}
+    algorithm = FederatedAlgorithm(seed=SEED, weighting=weighting)
+    summed = run_secure(tmp_path / "sum", algorithm=algorithm, settings={"weights": known}).state
+    mean = run_toy(tmp_path / "mean", toy_specs(tmp_path / "mean", SITES), rounds=2, algorithm=algorithm).state
+    assert (flat(mean.shared) - flat(summed.shared)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rule", ["mean", "fedadam", "scaffold"])
+def test_rules_that_need_the_mean_only_get_the_same_mean(tmp_path, rule):
+    """With control variates that have a mean of their own."""
+
+    class Drifting(ToyTask):
+        def aux(self, network, shared):
+            names = SERVER_RULES[rule]().aux_layout(shared)
+            return {name: (tuple(t.shape), t.dtype) for name, t in names.items()}
+
+        def train(self, network, *, context, **options):
+            result = super().train(network, context=context, **options)
+            sent = {name: 0.01 * len(self.data.x) + 0.1 * t for name, t in context.aux.items()}
+            return replace(result, aux=sent)
+
+    algorithm = FederatedAlgorithm(seed=SEED, rule=SERVER_RULES[rule]())
+    gone = losing(lambda site, kind, number: site == "s1" and kind != OFFER and kind != REVEAL and number == 1)
+    summed = run_secure(
+        tmp_path / "sum", algorithm=algorithm, settings={"task": Drifting, "bits": 64}, transport=gone, quorum=3
+    ).state
+    specs = toy_specs(tmp_path / "mean", SITES, task=Drifting)
+    mean = run_rounds(algorithm, gone(specs), initial_shared(), tmp_path / "mean", rounds=2, quorum=3).state
+    assert (flat(mean.shared) - flat(summed.shared)).abs().max() < 1e-6
+    assert (flat(mean.memory) - flat(summed.memory)).abs().max() < 1e-6 if mean.memory else not summed.memory
+
+
+def test_a_site_lost_between_the_trips_is_still_in_the_sum(tmp_path):
+    whole = run_secure(tmp_path / "whole").state
+    killed = losing(lambda site, kind, number: site == "s2" and kind == REVEAL and number == 1)
+    assert run_secure(tmp_path / "killed", transport=killed, quorum=3).state.digest == whole.digest
+
+
+def test_a_site_lost_before_the_first_trip_is_left_out_and_comes_back(tmp_path):
+    gone = losing(lambda site, kind, number: site == "s2" and kind in ("broadcast", "secure masked") and number == 1)
+    masked = run_secure(tmp_path / "masked", transport=gone, quorum=3, rounds=3).state
+    plain = run_secure(tmp_path / "plain", transport=gone, quorum=3, rounds=3, settings={"masked": False}).state
+    assert masked.digest == plain.digest
+    assert [row["site"] for row in read_rows(tmp_path / "masked") if row["round"] == 1] == ["s0", "s1", "s3"]
+    assert [row["site"] for row in read_rows(tmp_path / "masked") if row["round"] == 2] == ["s0", "s1", "s2", "s3"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"masked": False}])
+def test_fewer_sites_than_the_threshold_end_the_round(tmp_path, settings):
+    gone = losing(lambda site, kind, number: site in ("s1", "s2"))
+    with pytest.raises(QuorumError, match=r"round 0: .*at least 3 of 4 sites must answer"):
+        run_secure(tmp_path, transport=gone, quorum=1, settings=settings)
+
+
+@pytest.mark.parametrize("after", ["record", "one reveal", "all reveals", "checkpoint"])
+def test_an_interrupted_round_goes_on_with_the_same_bits(tmp_path, monkeypatch, after):
+    """A second sum of a round with other sites would show the difference of both."""
+    whole = run_secure(tmp_path / "whole").state
+
+    class Stopped(RuntimeError):
+        pass
+
+    class Stopping(InProcessRuntime):
+        reveals = 0
+
+        def exchange(self, requests):
+            for site in sorted(requests):
+                request = requests[site]
+                yield from super().exchange({site: request})
+                if kind_of(request) == REVEAL:
+                    Stopping.reveals += 1
+                limits = {"record": 0, "one reveal": SITES + 1, "all reveals": 2 * SITES}
+                if Stopping.reveals == limits.get(after) and kind_of(request) == REVEAL:
+                    raise Stopped
+
+        def stop(self, *arguments):
+            raise Stopped
+
+    if after in ("record", "all reveals"):
+        name = "_reveals" if after == "record" else "bytes_beside"
+        monkeypatch.setattr(f"federation.rounds.masked_rounds.MaskedRounds.{name}", Stopping.stop)
+        Stopping.reveals = 10**6
+    if after == "checkpoint":
+        monkeypatch.setattr("federation.rounds.loop.append_rows", Stopping.stop)
+    with pytest.raises(Stopped):
+        run_secure(tmp_path / "cut", transport=Stopping)
+    monkeypatch.undo()
+    again = run_secure(tmp_path / "cut", resume=True).state
+    assert again.digest == whole.digest and again.history == whole.history
+
+
+def test_a_round_interrupted_before_its_sum_takes_new_masks(tmp_path):
+    class Stopped(RuntimeError):
+        pass
+
+    nonces = []
+
+    class Stopping(InProcessRuntime):
+        is_cut = True
+
+        def exchange(self, requests):
+            for number, site in enumerate(sorted(requests)):
+                request = requests[site]
+                if kind_of(request) == "secure masked":
+                    nonces.append(request[: request.index(b"next_nonce")].rpartition(b"nonce")[0] or request[:40])
+                yield from super().exchange({site: request})
+                if self.is_cut and kind_of(request) == "secure masked" and number == 2:
+                    raise Stopped
+
+    with pytest.raises(Stopped):
+        run_secure(tmp_path / "cut", transport=Stopping)
+    Stopping.is_cut = False
+    again = run_secure(tmp_path / "cut", transport=Stopping, resume=True).state
+    assert again.digest == run_secure(tmp_path / "whole").state.digest
+
+
+def test_the_server_sees_nothing_but_masked_updates(tmp_path):
+    """All bytes of a run at the server: no vector of a site is in them, in no encoding that it has without masks."""
+    seen = []
+
+    class Listening(InProcessRuntime):
+        def exchange(self, requests):
+            for site, reply in super().exchange({site: requests[site] for site in requests}):
+                seen.append(reply)
+                yield site, reply
+
+    plain = tmp_path / "plain"
+    run_secure(plain, transport=Listening, rounds=1, settings={"masked": False})
+    own = [reply for reply in seen if b"sum" in reply]
+    seen.clear()
+    run_secure(tmp_path / "masked", transport=Listening, rounds=1)
+    server = b"".join(path.read_bytes() for path in (tmp_path / "masked").rglob("*") if _is_servers(path, tmp_path))
+    # Any 4 numbers of a vector in a row would give it away; by chance they are equal with 2^-128.
+    vectors = [np.frombuffer(reply[-4 * 27 :], "<i4") for reply in own]
+    pieces = [vector[begin : begin + 4].tobytes() for vector in vectors for begin in range(0, 24)]
+    assert len(own) == SITES and all(piece in b"".join(own) for piece in pieces)
+    assert not any(piece in b"".join(seen) + server for piece in pieces)
+
+
+def _is_servers(path, folder):
+    return path.is_file() and not {"sites", "keys"} & set(path.relative_to(folder / "masked").parts)
+
+
+def test_a_site_with_other_slices_than_in_the_roster_is_refused(tmp_path):
+    specs, secure = secure_specs(tmp_path, masked=False)
+    members = {**secure.roster.members, "s1": Member(99)}
+    other = replace(secure, roster=Roster(members))
+    specs = [replace(spec, secure=other) for spec in specs]
+    with pytest.raises(QuorumError, match="site s1: has 20 training slices, expected 99 as in the roster"):
+        run_rounds(FederatedAlgorithm(), InProcessRuntime(specs), initial_shared(), tmp_path, rounds=1, secure=other)
+
+
+def test_a_change_beyond_the_range_is_refused_before_it_is_masked(tmp_path):
+    specs, secure = secure_specs(tmp_path)
+    small = replace(secure, largest_change=1e-3)
+    specs = [replace(spec, secure=small) for spec in specs]
+    with pytest.raises(QuorumError, match=r"secure sum: the change of regularizer.* expected at most 0\.001"):
+        run_rounds(FederatedAlgorithm(), InProcessRuntime(specs), initial_shared(), tmp_path, rounds=1, secure=small)
+    for path in tmp_path.rglob("round_000000.json"):
+        content = json.loads(path.read_bytes())
+        assert content.get("masked") is None
+
+
+def test_sites_that_are_not_in_the_roster_are_refused(tmp_path):
+    _, secure = secure_specs(tmp_path)
+    more, _ = secure_specs(tmp_path, SITES + 1)
+    with pytest.raises(DataError, match="secure sum: site s4 is not both in the run and in the roster"):
+        run_rounds(FederatedAlgorithm(), InProcessRuntime(more), initial_shared(), tmp_path, rounds=1, secure=secure)
+
+
+def test_a_masked_site_answers_no_broadcast_without_masks(tmp_path):
+    specs, _ = secure_specs(tmp_path)
+    with pytest.raises(QuorumError, match="found a broadcast without masks, expected a masked round"):
+        run_rounds(FederatedAlgorithm(), InProcessRuntime(specs), initial_shared(), tmp_path, rounds=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_messages_are_one_line(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+
+    class Damaging(InProcessRuntime):
+        def exchange(self, requests):
+            for site, reply in super().exchange({site: requests[site] for site in requests}):
+                if site == "s3" and isinstance(reply, bytes):
+                    changed = bytearray(reply)
+                    changed[generator.integers(8, 400)] ^= 1 << generator.integers(8)
+                    reply = bytes(changed)
+                yield site, reply
+
+    try:
+        run_secure(tmp_path, transport=Damaging, quorum=3, rounds=2)
+    except QuorumError as error:
+        assert "\n" not in str(error)
+
+
+def test_bytes_of_tensors_are_little_endian():
+    assert bytes(_bytes(torch.tensor([1], dtype=torch.int32))) == b"\1\0\0\0"
