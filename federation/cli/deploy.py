@@ -92,6 +92,8 @@ def _add_site(actions: Commands) -> None:
     approve.add_argument("bundle", type=Path, help="the .fab of a run")
     approve.add_argument("--yes", action="store_true", help="approve; without it, only show the bundle")
     add_plugins(approve)
+    roster = add_command(verbs, "roster", "print this site's entry in the recipe of a secure sum", _site_roster)
+    roster.add_argument("folder", type=Path, metavar="DIR")
     trust = add_command(
         verbs, "trust", "show a new signing key of the server and trust it instead of the old one", _trust
     )
@@ -266,6 +268,8 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
     if ready.network.base is not None:
         say(f"frozen base {ready.network.base}: its SHA-256 agrees with the recipe")
+    if sites := sorted(recipe.privacy.sites):
+        say(f"secure sum of {len(sites)} sites: {', '.join(sites)}; ask each for its key by telephone")
     for name in recipe.plugins:
         say(f"plugin {name}: the file that you gave; its code runs at this site")
     if reason := objection(folder, approval.run, ready):
@@ -275,6 +279,13 @@ def _site_approve(arguments: argparse.Namespace) -> None:
         return
     flower("run_site").approve(folder, arguments.bundle)
     say("approved")
+
+
+def _site_roster(arguments: argparse.Namespace) -> None:
+    folder = _site(arguments)
+    from ..deploy.summed_site import roster_entry
+
+    say(roster_entry(folder))
 
 
 def _trust(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,19 @@ NO_LIMIT = 2**63
 #: Our packages: all their files are hashed.
 _PACKAGES = ("physics", "recon", "federation")
 #: Other packages that compute with the data: their installed list of file hashes is hashed.
-_DEPENDENCIES = ("numpy", "scipy", "numba", "llvmlite", "torch", "torchvision", "sigpy", "h5py", "scikit-image", "flwr")
+_DEPENDENCIES = (
+    "cryptography",
+    "numpy",
+    "scipy",
+    "numba",
+    "llvmlite",
+    "torch",
+    "torchvision",
+    "sigpy",
+    "h5py",
+    "scikit-image",
+    "flwr",
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..methods import Contribution
 from ..serialization import MessageError, SiteUpdate, State
 
 #: A tensor counts as at least so large per entry, so that zeros may grow: parameters, and tensors beside them. Control
@@ -40,7 +41,7 @@ class UpdateBounds:
     maximum_weight: int
     maximum_steps: int | None = None
 
-    def __call__(self, update: SiteUpdate, broadcast: State, aux: State) -> None:
+    def __call__(self, update: SiteUpdate | Contribution, broadcast: State, aux: State) -> None:
         """Check an update against the parameters of its broadcast and the tensors beside them.
 
         Raises

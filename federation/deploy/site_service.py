@@ -9,8 +9,10 @@ import torch
 
 from recon import DataError
 
-from ..experiment import site_spec
+from ..privacy import MASKED, REVEAL, Envelope
 from ..recipes import Recipe
+from ..rounds import SiteSpec
+from ..rounds.masked_site import masked_update, require_report, secrets_reply
 from ..serialization import (
     Broadcast,
     MessageError,
@@ -33,6 +35,7 @@ from .change_bounds import AUX_FLOOR, FLOOR, largest_change
 from .policy import Policy, PolicyError
 from .signed_message import Countersignature, SignedMessage
 from .site_folder import SiteFolder
+from .summed_site import deployed_spec, is_of_attempt, masked_request
 
 logger = logging.getLogger(__name__)
 
@@ -110,19 +113,26 @@ class SiteService:
             recipe = folder.approvals.recipe_of(request.run)
         except DataError as error:
             raise _NotApprovedError(str(error)) from None
-        if recipe.privacy.secure_sum:
-            raise _NotApprovedError("privacy.secure_sum: found true, expected false: it runs in process only so far")
         policy, manifest, state = folder.policy, folder.manifest, folder.state(request.run)
-        policy.check_round(request.participants, _slices(manifest, folder.maps))
-        site = site_spec(manifest, recipe, state / "kept", folder.maps).build()
+        spec = deployed_spec(folder, request.run, recipe)
+        rounds, asked = recipe.federation.rounds, None
+        if spec.secure is not None:
+            asked = masked_request(request.payload, request.round, recipe.federation.rounds)
+        participants = request.participants if asked is None else asked.participants
+        least = policy.minimum_participants
+        policy.check_round(least if participants is None else participants, _slices(manifest, folder.maps))
+        site = spec.build()
         policy.check_recipe(recipe, site.wire.shared, site.wire.aux)
         if len(request.payload) > largest_message({**site.wire.shared, **under("aux/", site.wire.aux)}):
             raise MessageError(f"request: its payload has {len(request.payload)} bytes, more than any broadcast")
-        answered = AnsweredRounds(state / "answers")
-        if (stored := answered.reply_to(request.round, request.payload)) is not None:
+        if asked is not None and asked.kind != MASKED:
+            return self._exchanged(request, spec, asked)
+        answered, data = AnsweredRounds(state / "answers"), request.payload if asked is None else asked.body
+        stored = answered.reply_to(request.round, data)
+        if stored is not None and (asked is None or is_of_attempt(stored, asked)):
             self._record_reply("reply repeated", request, stored)
             return stored
-        broadcast, rounds = site.read(request.payload), recipe.federation.rounds
+        broadcast = site.read(data)
         if broadcast.round != request.round or broadcast.round > rounds:
             found = f"is of round {request.round}, its broadcast of round {broadcast.round}"
             raise MessageError(f"request: {found}, expected the same and at most {rounds}")
@@ -137,11 +147,22 @@ class SiteService:
             raise _TrainingError(str(error)) from None
         if not policy.tell_scores:
             reply = _without_scores(reply)
-        payload = reply.to_bytes()
+        if spec.secure is not None and asked is None:
+            require_report(spec, reply)
+        payload = reply.to_bytes() if asked is None else masked_update(spec, asked, reply)
         policy.check_bytes(len(payload), self._bytes_before())
         tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []
         self._record_reply("reply", request, payload, fields=reply.names(), tensors=sorted(tensors))
-        answered.add(broadcast, request.payload, payload)
+        answered.add(broadcast, data, payload)
+        return payload
+
+    def _exchanged(self, request: SignedMessage, spec: SiteSpec, asked: Envelope) -> bytes:
+        """Reply to a request for an offer or for shares; the sites in a sum are recorded before the shares leave."""
+        payload = secrets_reply(spec, asked)
+        self.folder.policy.check_bytes(len(payload), self._bytes_before())
+        if asked.kind == REVEAL:
+            self.folder.audit.append("sum unmasked", run=request.run, round=request.round, sites=list(asked.survivors))
+        self._record_reply("reply", request, payload, fields=[asked.kind], tensors=[])
         return payload
 
     def _record_reply(self, event: str, request: SignedMessage, payload: bytes, **names: list[str]) -> None:
@@ -178,8 +199,13 @@ def objection(folder: SiteFolder, run: str, recipe: Recipe) -> str:
     try:
         policy = folder.policy
         policy.check_round(policy.minimum_participants, _slices(folder.manifest, folder.maps))
-        wire = site_spec(folder.manifest, recipe, folder.state(run) / "kept", folder.maps).build().wire
+        spec = deployed_spec(folder, run, recipe)
+        wire = spec.build().wire
         policy.check_recipe(recipe, wire.shared, wire.aux)
+        if spec.secure is not None:
+            listed, found = spec.secure.roster.members[folder.name].slices, _slices(folder.manifest, folder.maps)
+            if listed != found:
+                return f"privacy.sites: {folder.name} has {found} training slices, expected {listed} as in the roster"
     except PolicyError as error:
         return str(error)
     return ""

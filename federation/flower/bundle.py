@@ -11,7 +11,7 @@ from recon import DataError, write_atomically
 
 from ..config import parse_section, require_plugins
 from ..deploy.approval import NO_LIMIT, Approval
-from ..recipes import Recipe
+from ..recipes import Recipe, masked_sum_of
 
 _PROJECT = """\
 [project]
@@ -58,25 +58,10 @@ def write_app(folder: Path, recipe: Recipe) -> bytes:
         "client_app.py": _CLIENT,
         "recipe.toml": recipe.to_toml(),
     }
-    require_deployable(recipe)
+    masked_sum_of(recipe, "")  # raises if the sites of a sum are not named
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
     return build_fab_from_disk(folder)
-
-
-def require_deployable(recipe: Recipe) -> None:
-    """Refuse a recipe that deployed sites cannot run.
-
-    Raises
-    ------
-    DataError
-        If it has a secure sum.
-    """
-    if recipe.privacy.secure_sum:
-        raise DataError(
-            f"recipe {recipe.name}: privacy.secure_sum: found true, expected false: secure_sum runs in process only so "
-            "far (fedrecon train); --set privacy.secure_sum=false sends each update to the server"
-        )
 
 
 def read_bundle(path: Path, most_parameters: int = NO_LIMIT) -> tuple[bytes, Recipe, Approval]:
@@ -101,7 +86,7 @@ def read_bundle(path: Path, most_parameters: int = NO_LIMIT) -> tuple[bytes, Rec
         table, source = tomllib.loads(texts["recipe.toml"]), f"{path}: recipe.toml"
         require_plugins(table.get("plugins", ()), source)
         recipe = parse_section(Recipe, table, source)
-        require_deployable(recipe)
+        masked_sum_of(recipe, "")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError:

@@ -18,7 +18,7 @@ from ..deploy.server_folder import ServerFolder
 from ..deploy.signed_transport import SignedTransport
 from ..deploy.status import WAITING
 from ..experiment import algorithm_of, initial_state
-from ..recipes import attach_base, load_recipe
+from ..recipes import attach_base, load_recipe, masked_sum_of
 from ..rounds import Row, run_rounds
 from .bundle import base_beside, bundle_of
 from .grid_channel import GridChannel
@@ -104,6 +104,7 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
         waiting=waiting,
         check=UpdateBounds(settings.maximum_change, settings.maximum_weight, recipe.training.steps_per_round),
         maximum_share=settings.maximum_share,
+        secure=masked_sum_of(recipe, job["run"]),
     )
     return {"round": result.state.round, "digest": result.state.digest, "ended": result.ended}
 

@@ -74,6 +74,9 @@ def run(
         raise DataError(f"{folder.path}: no site is enrolled; enroll sites with `fedrecon deploy enroll`")
     if quorum is not None and not 1 <= quorum <= len(members):
         raise DataError(f"--quorum {quorum}: expected 1 to {len(members)}, the number of sites")
+    if recipe.privacy.secure_sum and (unlike := sorted(members.keys() ^ recipe.privacy.sites.keys())):
+        where = "enrolled, not in privacy.sites" if unlike[0] in members else "in privacy.sites, not enrolled"
+        raise DataError(f"recipe {recipe.name}: site {unlike[0]} is {where}; both must be the same sites")
     _, approval = propose(folder, name, recipe)
     place = folder.run_folder(name)
     if saved_rounds(place / "train" / "checkpoints") and not resume:

@@ -45,6 +45,11 @@ class Envelope:
     next_nonce: str = ""
     body: bytes = b""
 
+    @property
+    def participants(self) -> int | None:
+        """Number of sites in the round or the sum; None for a request for an offer, which says nothing of them."""
+        return None if self.kind == OFFER else len(self.survivors or self.offers)
+
     def to_bytes(self) -> bytes:
         """The message as bytes."""
         header = {

@@ -24,6 +24,7 @@ from .recipe_schema import TrainingSection as TrainingSection
 from .recipe_schema import TransformSection as TransformSection
 from .recipe_schema import TuningSection as TuningSection
 from .recipe_schema import classical_arms as classical_arms
+from .secure_sum import masked_sum_of as masked_sum_of
 from .secure_sum import secure_sum_of as secure_sum_of
 from .starting_point import as_copy as as_copy
 from .starting_point import digest_of_weights as digest_of_weights

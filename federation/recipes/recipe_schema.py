@@ -22,7 +22,7 @@ from recon import (
     cosine_learning_rate,
 )
 
-from ..config import Names, Section, Seed, nearest, one_of
+from ..config import Name, Names, Section, Seed, nearest, one_of
 from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, ServerRule, Weighting
 
 #: Arm of every site alone, and arm of the shared network before the personal stage.
@@ -308,23 +308,29 @@ def _word_size(bits: int) -> int:
     return bits
 
 
+class SummedSite(Section):
+    """A deployed site in a secure sum: training slices and public key, from ``fedrecon deploy site roster``."""
+
+    slices: int = Field(ge=1)
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class PrivacySection(Section):
     """What the server may learn. ``secure_sum``: the sum of the sites' changes, no single one.
 
     ``modulus_bits`` are the bits of a number on the way, ``largest_change`` its largest magnitude, ``threshold`` the
-    least number of sites in a sum; None: just above half.
+    least number of sites in a sum; None: just above half. ``sites`` are the deployed sites by name.
     """
 
     secure_sum: bool = False
     modulus_bits: Annotated[int, AfterValidator(_word_size)] = 32
     largest_change: float = Field(default=4.0, gt=0, le=1e6)
     threshold: int | None = Field(default=None, ge=2)
+    sites: dict[Name, SummedSite] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _used(self) -> "PrivacySection":
-        changed = sorted(self.model_fields_set - {"secure_sum"})
-        defaults = type(self).model_fields
-        if not self.secure_sum and any(getattr(self, key) != defaults[key].default for key in changed):
+        if not self.secure_sum and self.model_dump(exclude_defaults=True):
             raise ValueError("secure_sum: found false with options of it, expected true")
         return self
 

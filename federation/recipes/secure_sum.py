@@ -1,6 +1,7 @@
 """What cannot be used with a secure sum, and why; the secure sum of a run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..config import ConfigError
@@ -51,13 +52,13 @@ def _is_known(weighting: str) -> bool:
         return False
 
 
-def secure_sum_of(recipe: "Recipe", slices: Mapping[str, int], *, run: str = "") -> SecureSum | None:
+def secure_sum_of(recipe: "Recipe", slices: Mapping[str, int]) -> SecureSum | None:
     """The secure sum of a run without masks; None if the recipe has none.
 
     Parameters
     ----------
     slices
-        Training slices of each site.
+        Training slices of each site; a recipe for deployed sites names them itself.
 
     Raises
     ------
@@ -66,10 +67,34 @@ def secure_sum_of(recipe: "Recipe", slices: Mapping[str, int], *, run: str = "")
     """
     if not recipe.privacy.secure_sum:
         return None
-    privacy, weighting = recipe.privacy, recipe.federation.weighting()
-    weights = {site: weighting.known_weight(count) or 1.0 for site, count in slices.items()}
+    named = {site: Member(listed.slices, listed.key) for site, listed in recipe.privacy.sites.items()}
     try:
-        roster = Roster({site: Member(count) for site, count in slices.items()}, privacy.threshold)
-        return SecureSum(roster, weights, privacy.modulus_bits, privacy.largest_change, run=run)
+        return _summed(recipe, named or {site: Member(count) for site, count in slices.items()})
     except ValueError as error:
         raise ConfigError(f"recipe: {error}") from None
+
+
+def masked_sum_of(recipe: "Recipe", run: str) -> SecureSum | None:
+    """The secure sum of deployed sites, with masks; None if the recipe has none.
+
+    Parameters
+    ----------
+    run
+        Digest of the approved run, part of the keys of all masks.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe does not name the sites, or as for :func:`secure_sum_of`.
+    """
+    if recipe.privacy.secure_sum and not recipe.privacy.sites:
+        expected = "keys and slices of all sites: what each site's engineer gets from `fedrecon deploy site roster`"
+        raise ConfigError(f"recipe {recipe.name}: privacy.sites: found none, expected {expected}")
+    secure = secure_sum_of(recipe, {})
+    return None if secure is None else replace(secure, masked=True, run=run)
+
+
+def _summed(recipe: "Recipe", members: Mapping[str, Member]) -> SecureSum:
+    privacy, weighting = recipe.privacy, recipe.federation.weighting()
+    weights = {site: weighting.known_weight(member.slices) or 1.0 for site, member in members.items()}
+    return SecureSum(Roster(members, privacy.threshold), weights, privacy.modulus_bits, privacy.largest_change)

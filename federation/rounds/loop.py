@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recon import NO_SPACE, DataError
@@ -249,7 +249,12 @@ class _Loop:
         """The mean of the updates by a secure sum; None without one."""
         if self.secure is None:
             return None
-        return self.secure.mean(next(iter(replies.requests.broadcasts.values())), updates)
+        broadcast = next(iter(replies.requests.broadcasts.values()))
+        mean = self.secure.mean(broadcast, updates)
+        if self.check is not None:
+            # The bounds of one site, now of the mean: no slices are summed for them.
+            self.check(replace(mean, n_samples=max(u.n_samples for u in updates)), broadcast.shared, broadcast.aux)
+        return mean
 
     def _collect(self, state: ServerState, evaluate_only: bool) -> Replies:
         sites = self.algorithm.participants(state, self.transport.sites())

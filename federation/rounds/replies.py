@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from ..methods import Contribution
 from ..serialization import (
     Broadcast,
     MessageError,
@@ -40,9 +41,9 @@ class Requests(Mapping[str, bytes]):
         return len(self.broadcasts)
 
 
-#: Raises a MessageError for a decoded update that is refused; the other arguments are the broadcast parameters and the
-#: tensors beside them.
-Check = Callable[[SiteUpdate, State, State], None]
+#: Raises a MessageError for a decoded update, or the mean of a secure sum, that is refused; the other arguments are the
+#: broadcast parameters and the tensors beside them.
+Check = Callable[[SiteUpdate | Contribution, State, State], None]
 
 
 class Replies:

@@ -131,8 +131,9 @@ class SiteSpec:
         Number of rounds and name of the arm, for the display of progress alone.
     secure
         The secure sum of the run; None: the server gets each update.
-    key
-        File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`.
+    key, least_summed
+        File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`; least number of
+        sites in a sum, beside the threshold of the run.
     """
 
     name: str
@@ -152,6 +153,7 @@ class SiteSpec:
     arm: str = ""
     secure: SecureSum | None = None
     key: Path | None = None
+    least_summed: int = 0
 
     def __post_init__(self) -> None:
         if not SITE_NAME.fullmatch(self.name):

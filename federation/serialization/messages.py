@@ -15,6 +15,7 @@ from .packing import (
     MessageError,
     below,
     join,
+    kind_of,
     largest_message,
     layout,
     layout_digest,
@@ -297,6 +298,6 @@ def _check_reply(header: Mapping[str, Any], cls: type[SiteReport], broadcast: Br
 
 
 def round_of(request: bytes) -> int:
-    """The round of a broadcast that this server has packed."""
-    header, _ = unpack(request, kind=Broadcast.kind())
+    """The round of a request that this server has packed."""
+    header, _ = unpack(request, kind=kind_of(request))
     return int(header["round"])

@@ -20,6 +20,7 @@ from federation.deploy.signed_transport import SignedTransport
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import SiteService
 from federation.experiment.train import algorithm_of, initial_state
+from federation.recipes import masked_sum_of
 from federation.recipes.frozen_base import detach_base
 from federation.recipes.recipe_library import LIBRARY
 from federation.serialization import pack, unpack
@@ -97,6 +98,7 @@ class Deployed:
             resume=resume,
             check=check,
             maximum_share=maximum_share,
+            secure=masked_sum_of(self.recipe, self.run),
         ).state.digest
 
     def events(self, site: str) -> list[str]:

@@ -1,0 +1,197 @@
+"""A masked sum of deployed sites, without Flower: signed messages between a server and its sites."""
+
+import json
+import stat
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation import train_run
+from federation.cli import main
+from federation.config import ConfigError
+from federation.deploy.approval import Approval
+from federation.deploy.audit_log import read_log
+from federation.deploy.change_bounds import UpdateBounds
+from federation.deploy.signed_message import SignedMessage
+from federation.deploy.site_service import objection
+from federation.deploy.summed_site import KEY, roster_entry
+from federation.methods import selected_state
+from federation.privacy import MASKED, OFFER, REVEAL, Envelope
+from federation.recipes import PrivacySection, masked_sum_of
+from federation.rounds import QuorumError, SiteFailure
+from federation.serialization import kind_of
+from federation.sites.manifest import load_federation
+
+from .deployment import BUNDLE, NAMES, Deployed, deploy
+
+
+def with_sum(deployed: Deployed, **changes: object) -> Deployed:
+    """The same sites, which approved the recipe with a secure sum of them; ``changes`` of ``[privacy]``."""
+    sites: dict[str, object] = {}
+    for folder in deployed.folders.values():
+        sites |= tomllib.loads(roster_entry(folder))["privacy"]["sites"]
+    privacy = PrivacySection.model_validate({"secure_sum": True, "sites": sites, **changes})
+    recipe = deployed.recipe.model_copy(update={"privacy": privacy})
+    approval = Approval.of(BUNDLE, recipe)
+    for folder in deployed.folders.values():
+        folder.approvals.add(approval, recipe)
+    return replace(deployed, recipe=recipe, run=approval.run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digest of the run of the same sites, with other keys."""
+    return with_sum(deploy(tmp_path_factory.mktemp("other"), data)).train()
+
+
+@pytest.fixture
+def summed(deployed: Deployed) -> Deployed:
+    return with_sum(deployed)
+
+
+def payload_of(message: bytes) -> bytes:
+    return message[4 + int.from_bytes(message[:4], "big") :]
+
+
+def meddling(deployed: Deployed, wanted: str, number: int, act: Callable[[str, bytes], bytes | Exception]) -> None:
+    """Act on the reply of a kind that has a number; from 0, over all sites in their order."""
+    seen = -1
+
+    def meddle(site: str, answer: bytes) -> bytes | Exception:
+        nonlocal seen
+        seen += kind_of(payload_of(answer)) == wanted
+        return act(site, answer) if seen == number and kind_of(payload_of(answer)) == wanted else answer
+
+    deployed.channel.meddle = meddle
+
+
+def lost(site: str, answer: bytes) -> SiteFailure:
+    return SiteFailure("killed")
+
+
+def killed(site: str, answer: bytes) -> bytes:
+    raise KeyboardInterrupt
+
+
+def test_the_bits_are_those_of_the_run_in_process(summed: Deployed, data: Path, undisturbed: str) -> None:
+    digest = summed.train(check=UpdateBounds(10.0, 100, 4), maximum_share=0.5)
+    run = train_run(summed.recipe, load_federation(data), summed.path / "here", jobs=1, resume=False, say=str)
+    here, there = (selected_state(summed.path / name) for name in ("here", "run"))
+    assert here.digest == there.digest and here.round == there.round > 0
+    assert run.path.exists() and digest == undisturbed
+    kinds = [kind_of(payload_of(message)) for message in summed.channel.travelled]
+    assert [kinds.count(kind) for kind in (OFFER, MASKED, REVEAL, "broadcast", "report", "update")] == [
+        6,
+        12,
+        12,
+        3,
+        3,
+        0,
+    ]
+
+
+def test_a_site_killed_between_the_trips_is_in_the_sum(summed: Deployed, undisturbed: str) -> None:
+    meddling(summed, REVEAL, 3 + NAMES.index("south"), lost)
+    assert summed.train(quorum=2) == undisturbed
+
+
+@pytest.mark.fault("server killed")
+@pytest.mark.parametrize(("kind", "number"), [(MASKED, 4), (REVEAL, 4)])
+def test_a_run_goes_on_after_a_kill_with_the_same_bits(
+    summed: Deployed, undisturbed: str, kind: str, number: int
+) -> None:
+    meddling(summed, kind, number, killed)
+    with pytest.raises(KeyboardInterrupt):
+        summed.train()
+    summed.channel.meddle = lambda site, answer: answer
+    assert summed.train(resume=True) == undisturbed
+    assert all("refused" not in event for name in NAMES for event in summed.events(name))
+
+
+def test_the_log_holds_the_sites_of_each_sum_and_no_secret_is_left(summed: Deployed) -> None:
+    summed.train()
+    for name, folder in summed.folders.items():
+        sums = [entry.facts for entry in read_log(folder.audit.path) if entry.event == "sum unmasked"]
+        assert [(fact["round"], fact["sites"]) for fact in sums] == [(0, list(NAMES)), (1, list(NAMES))]
+        events = summed.events(name)
+        assert events.index("sum unmasked") < len(events) - events[::-1].index("reply")
+        secret = folder.state(summed.run) / "kept" / "secure"
+        assert [path.name for path in secret.iterdir()] == ["round_000001.json"]
+        assert "secret" not in (secret / "round_000001.json").read_text()
+        assert stat.S_IMODE((folder.path / KEY).stat().st_mode) == 0o600
+
+
+def asked(deployed: Deployed, site: str, envelope: Envelope, round: int | None = None) -> str:
+    """The reason why a site refuses a request of the server; empty if it does not."""
+    transport = deployed.transport()
+    message = transport._request(site, envelope.to_bytes(), envelope.round if round is None else round, 3)
+    folder = deployed.folders[site]
+    reply = deployed.channel.answers[site](message)
+    return SignedMessage.from_bytes(reply, folder.key.public, kind="reply", site=site, max_bytes=10**9).reason
+
+
+def test_a_server_that_asks_for_a_second_sum_is_refused(summed: Deployed) -> None:
+    summed.train()
+    record = json.loads((summed.path / "run" / "secure" / "round_000001" / "record.json").read_bytes())
+    again = Envelope(REVEAL, 1, record["nonce"], survivors=tuple(NAMES))
+    assert asked(summed, "north", again) == ""
+    assert asked(summed, "north", replace(again, survivors=("north", "south"))) == "message"
+    assert "round 1 was unmasked for other sites; one sum per round" in summed.refusals("north")[-1]
+    assert asked(summed, "north", Envelope(OFFER, 1, "ab")) == "message"
+    assert "round 1 was unmasked already" in summed.refusals("north")[-1]
+    assert asked(summed, "north", Envelope(OFFER, 2, "ab")) == "message"
+    assert "expected training in rounds 0 to 1" in summed.refusals("north")[-1]
+    assert asked(summed, "north", Envelope(OFFER, 1, "ab"), round=0) == "message"
+
+
+def test_a_sum_of_fewer_sites_than_the_policy_allows_is_refused(summed: Deployed) -> None:
+    summed.set_policy("north", minimum_participants=3)
+    # The others have masked when west fails, so the sum would be of two.
+    meddling(summed, MASKED, NAMES.index("west"), lost)
+    with pytest.raises(QuorumError, match="sites revealed shares, expected at least 2"):
+        summed.train(quorum=2)
+    assert "policy: minimum_participants: found 2, expected at least 3" in summed.refusals("north")[-1]
+
+
+def test_an_update_without_masks_does_not_leave(summed: Deployed) -> None:
+    plain = replace(summed, recipe=summed.recipe.model_copy(update={"privacy": PrivacySection()}))
+    with pytest.raises(QuorumError):
+        plain.train()
+    assert "found a broadcast without masks, expected a masked round" in summed.refusals("north")[-1]
+    assert "reply" not in summed.events("north")
+
+
+def test_rosters_that_are_not_those_of_the_sites_are_refused(deployed: Deployed) -> None:
+    summed = with_sum(deployed)
+    folder, listed = summed.folders["north"], summed.recipe.privacy.sites
+    assert objection(folder, summed.run, summed.recipe) == ""
+    for sites, text in [
+        ({**listed, "north": listed["south"]}, "north is in the roster with another key"),
+        ({name: listed[name] for name in ("south", "west")}, "north is not in the roster"),
+        ({**listed, "north": listed["north"].model_copy(update={"slices": 9})}, "has 2 training slices, expected 9"),
+    ]:
+        wrong = with_sum(deployed, sites={name: site.model_dump() for name, site in sites.items()})
+        assert text in objection(folder, wrong.run, wrong.recipe)
+        with pytest.raises((QuorumError, ConfigError), match=r"policy forbids|not both in the run|site's data"):
+            wrong.train(text.replace(" ", "_"))
+
+
+def test_each_approved_roster_is_another_run(deployed: Deployed) -> None:
+    runs = {with_sum(deployed).run, with_sum(deployed, threshold=3).run, deployed.run}
+    assert len(runs) == 3
+
+
+def test_a_recipe_that_names_no_sites_cannot_be_deployed(deployed: Deployed) -> None:
+    recipe = deployed.recipe.model_copy(update={"privacy": PrivacySection(secure_sum=True)})
+    with pytest.raises(ConfigError, match=r"privacy\.sites: found none, .*fedrecon deploy site roster"):
+        masked_sum_of(recipe, "")
+
+
+def test_the_roster_command_prints_the_entry(deployed: Deployed, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = deployed.folders["north"]
+    assert main(["deploy", "site", "roster", str(folder.path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == roster_entry(folder).strip() and "slices = 2" in printed
