@@ -121,12 +121,12 @@ class SiteService:
         participants = request.participants if asked is None else asked.participants
         least = policy.minimum_participants
         policy.check_round(least if participants is None else participants, _slices(manifest, folder.maps))
+        if asked is not None and asked.kind != MASKED:
+            return self._exchanged(request, spec, asked)
         site = spec.build()
         policy.check_recipe(recipe, site.wire.shared, site.wire.aux)
         if len(request.payload) > largest_message({**site.wire.shared, **under("aux/", site.wire.aux)}):
             raise MessageError(f"request: its payload has {len(request.payload)} bytes, more than any broadcast")
-        if asked is not None and asked.kind != MASKED:
-            return self._exchanged(request, spec, asked)
         answered, data = AnsweredRounds(state / "answers"), request.payload if asked is None else asked.body
         stored = answered.reply_to(request.round, data)
         if stored is not None and (asked is None or is_of_attempt(stored, asked)):

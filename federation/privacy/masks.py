@@ -21,6 +21,7 @@ from .fixed_point import Integers
 
 #: Bytes of the stream that are added at a time: they fit into the cache of a core.
 _CHUNK = 2**17
+_ZEROS = memoryview(bytes(_CHUNK))
 _NONCE = 12
 #: Bytes of a secret that is shared; 128 bits, as strong as X25519.
 SECRET_BYTES = 16
@@ -94,11 +95,11 @@ def add_mask(vector: Integers, key: bytes, *, subtract: bool = False) -> None:
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     size = vector.itemsize
     step = _CHUNK // size
-    zeros, buffer = memoryview(bytes(_CHUNK)), bytearray(_CHUNK)
+    buffer = bytearray(_CHUNK)
     words = np.frombuffer(buffer, vector.dtype)
     for begin in range(0, len(vector), step):
         part = vector[begin : begin + step]
-        stream.update_into(zeros[: len(part) * size], buffer)
+        stream.update_into(_ZEROS[: len(part) * size], buffer)
         (np.subtract if subtract else np.add)(part, words[: len(part)], out=part)
 
 

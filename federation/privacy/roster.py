@@ -73,7 +73,8 @@ class Roster:
 
     def public_key(self, site: str) -> bytes:
         """Public key of a site, 32 bytes."""
-        self.places([site])
+        if site not in self.members:
+            self.places([site])  # raises
         return bytes.fromhex(self.members[site].key)
 
     def digest(self) -> str:

@@ -73,6 +73,7 @@ class SiteProtocol:
     def __init__(self, name: str, run: str, roster: Roster, key: PrivateKey, folder: Path, least: int = 0) -> None:
         self.name, self.run, self.roster, self.key = name, run, roster, key
         self.files, self.least = RoundFiles(folder), max(least, roster.least)
+        self._agreed: dict[str, bytes] = {}
         if roster.public_key(name) != key.public:
             raise MessageError(f"secure sum: the roster has another key of site {name}; approve a run with its key")
 
@@ -108,7 +109,7 @@ class SiteProtocol:
                 "nonce": nonce,
                 "pair_secret": pair_secret.hex(),
                 "self_secret": self_secret.hex(),
-                "offer": asdict(offer),
+                "offer": {"public": public, "committed": committed, "sealed": sealed},
                 "shares": {self.name: own.hex()},
                 "masked": None,
                 "revealed": None,
@@ -216,7 +217,9 @@ class SiteProtocol:
 
     def _share_key(self, context: Context, sender: str, receiver: str) -> bytes:
         other = receiver if sender == self.name else sender
-        return context.key(self.key.agree(self.roster.public_key(other)), "share", sender, receiver)
+        if other not in self._agreed:
+            self._agreed[other] = self.key.agree(self.roster.public_key(other))
+        return context.key(self._agreed[other], "share", sender, receiver)
 
 
 def _said(public: str, committed: str) -> bytes:
