@@ -48,9 +48,9 @@ def _settings(content: Mapping[str, Any], source: Path | str) -> SiteSection:
 
 
 class SiteFolder:
-    """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``ca.crt``, ``server.pub`` and any former ones,
-    ``approvals/``, ``audit.jsonl`` and ``state/<run>/``. Only the public key leaves the site. A folder that other users
-    can enter is refused.
+    """``site.toml``, ``policy.toml``, ``site.key`` and its ``.pub``, ``sum.key`` of secure sums, ``ca.crt``,
+    ``server.pub`` and any former ones, ``approvals/``, ``audit.jsonl`` and ``state/<run>/``. Only public keys leave the
+    site. A folder that other users can enter is refused.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A masked sum over TLS with node keys: the bits of the run in process, also with a site killed between the two trips."""
+"""A masked sum over TLS with node keys: the bits of the run in process, though a site is killed between the trips."""
 
 import os
 import signal
