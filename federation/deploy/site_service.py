@@ -12,7 +12,7 @@ from recon import DataError
 from ..privacy import MASKED, REVEAL, Envelope
 from ..recipes import Recipe
 from ..rounds import SiteSpec
-from ..rounds.masked_site import masked_update, require_report, secrets_reply
+from ..rounds.masked_site import report_alone
 from ..serialization import (
     Broadcast,
     MessageError,
@@ -148,8 +148,8 @@ class SiteService:
         if not policy.tell_scores:
             reply = _without_scores(reply)
         if spec.secure is not None and asked is None:
-            require_report(spec, reply)
-        payload = reply.to_bytes() if asked is None else masked_update(spec, asked, reply)
+            report_alone(reply)  # raises if it is an update
+        payload = reply.to_bytes() if asked is None else spec.masked().update(asked, reply)
         policy.check_bytes(len(payload), self._bytes_before())
         tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []
         self._record_reply("reply", request, payload, fields=reply.names(), tensors=sorted(tensors))
@@ -158,7 +158,7 @@ class SiteService:
 
     def _exchanged(self, request: SignedMessage, spec: SiteSpec, asked: Envelope) -> bytes:
         """Reply to a request for an offer or for shares; the sites in a sum are recorded before the shares leave."""
-        payload = secrets_reply(spec, asked)
+        payload = spec.masked().secrets(asked)
         self.folder.policy.check_bytes(len(payload), self._bytes_before())
         if asked.kind == REVEAL:
             self.folder.audit.append("sum unmasked", run=request.run, round=request.round, sites=list(asked.survivors))

@@ -39,8 +39,8 @@ from .recipe_schema import (
     TuningSection,
     classical_arms,
 )
-from .secure_sum import require_summable
 from .starting_point import digest_of_weights, pinned, trained_network, with_sizes_of
+from .summable import require_summable
 
 #: Keys of ``[network]`` that belong to a method; a comparison sets the others.
 _METHOD_PARTS = (

@@ -1,9 +1,8 @@
 """A site in rounds of a masked sum: it answers offers, masked rounds and reveals."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recon import DataError
 
@@ -14,6 +13,7 @@ from ..privacy import (
     SUM,
     Envelope,
     PrivateKey,
+    SecureSum,
     SiteProtocol,
     tensor_of,
     vector_of,
@@ -21,76 +21,85 @@ from ..privacy import (
 )
 from ..serialization import MessageError, SiteReport, SiteUpdate, kind_of
 
-if TYPE_CHECKING:
-    from .site import SiteSpec
 
-
-def answer_masked(spec: "SiteSpec", request: bytes, answer: Callable[[bytes], SiteReport]) -> bytes:
-    """The reply to a request in a run with a masked sum.
+@dataclass(frozen=True)
+class MaskedSite:
+    """Replies of one site in a masked sum.
 
     Parameters
     ----------
-    answer
-        Answers a packed broadcast.
-
-    Raises
-    ------
-    MessageError
-        If the request is not of this run, or the protocol of the sum forbids the answer.
+    protocol
+        Its secrets.
+    rounds
+        Number of training rounds; None: not known.
     """
-    kind = kind_of(request)
-    if kind not in (OFFER, MASKED, REVEAL):
-        report = answer(request)
-        require_report(spec, report)
-        return report.to_bytes()
-    asked = Envelope.from_bytes(request, kind)
-    return masked_update(spec, asked, answer(asked.body)) if kind == MASKED else secrets_reply(spec, asked)
+
+    protocol: SiteProtocol
+    rounds: int | None
+
+    @classmethod
+    def of(
+        cls, name: str, secure: SecureSum, key: Path, folder: Path, *, rounds: int | None, least: int
+    ) -> "MaskedSite":
+        """The site ``name`` with its key; secrets of rounds lie in ``folder``."""
+        return cls(SiteProtocol(name, secure.run, secure.roster, read_key(key), folder, least), rounds)
+
+    def answer(self, request: bytes, answer: Callable[[bytes], SiteReport]) -> bytes:
+        """The reply to a request.
+
+        Parameters
+        ----------
+        answer
+            Answers a packed broadcast.
+
+        Raises
+        ------
+        MessageError
+            If the request is not of this run, or the protocol of the sum forbids the answer.
+        """
+        kind = kind_of(request)
+        if kind not in (OFFER, MASKED, REVEAL):
+            return report_alone(answer(request)).to_bytes()
+        asked = Envelope.from_bytes(request, kind)
+        return self.update(asked, answer(asked.body)) if kind == MASKED else self.secrets(asked)
+
+    def secrets(self, asked: Envelope) -> bytes:
+        """The reply to a request for an offer, or for shares; see :class:`SiteProtocol`."""
+        if asked.kind == REVEAL:
+            shares = self.protocol.reveal(asked.round, asked.nonce, asked.survivors)
+            return Envelope(REVEAL, asked.round, asked.nonce, reveal=shares).to_bytes()
+        own = {self.protocol.name: self.protocol.offer(asked.round, asked.nonce)}
+        return Envelope(OFFER, asked.round, asked.nonce, own).to_bytes()
+
+    def update(self, asked: Envelope, update: SiteReport) -> bytes:
+        """The reply with a masked update, and with the offer for the next round if there is one.
+
+        Raises
+        ------
+        MessageError
+            If the update is of another round, and as for :meth:`SiteProtocol.mask`.
+        """
+        name, following = self.protocol.name, asked.round + 1
+        if not isinstance(update, SiteUpdate) or update.round != asked.round:
+            raise MessageError(f"site {name}: found a masked round {asked.round} with another broadcast in it")
+        masked = self.protocol.mask(asked.round, asked.nonce, vector_of(update.shared[SUM]), asked.offers)
+        is_last = self.rounds is not None and following >= self.rounds
+        offers = {} if is_last else {name: self.protocol.offer(following, asked.next_nonce)}
+        body = replace(update, shared={SUM: tensor_of(masked)}).to_bytes()
+        return Envelope(MASKED, asked.round, asked.nonce, offers, body=body).to_bytes()
 
 
-def require_report(spec: "SiteSpec", report: SiteReport) -> None:
-    """Refuse to send an update without masks.
+def report_alone(report: SiteReport) -> SiteReport:
+    """A reply to a broadcast without masks, which may hold scores and no update.
 
     Raises
     ------
     MessageError
-        If it is one.
+        If it is an update.
     """
     if isinstance(report, SiteUpdate):
-        raise MessageError(f"site {spec.name}: found a broadcast without masks, expected a masked round")
-
-
-def secrets_reply(spec: "SiteSpec", asked: Envelope) -> bytes:
-    """The reply to a request for an offer, or for shares; see :class:`SiteProtocol`."""
-    if asked.kind == REVEAL:
-        shares = _protocol(spec).reveal(asked.round, asked.nonce, asked.survivors)
-        return Envelope(REVEAL, asked.round, asked.nonce, reveal=shares).to_bytes()
-    own = {spec.name: _protocol(spec).offer(asked.round, asked.nonce)}
-    return Envelope(OFFER, asked.round, asked.nonce, own).to_bytes()
-
-
-def masked_update(spec: "SiteSpec", asked: Envelope, update: SiteReport) -> bytes:
-    """The reply with a masked update, and with the offer for the next round if there is one.
-
-    Raises
-    ------
-    MessageError
-        If the update is of another round, and as for :meth:`SiteProtocol.mask`.
-    """
-    if not isinstance(update, SiteUpdate) or update.round != asked.round:
-        raise MessageError(f"site {spec.name}: found a masked round {asked.round} with another broadcast in it")
-    protocol, following = _protocol(spec), asked.round + 1
-    masked = protocol.mask(asked.round, asked.nonce, vector_of(update.shared[SUM]), asked.offers)
-    is_last = spec.rounds is not None and following >= spec.rounds
-    offers = {} if is_last else {spec.name: protocol.offer(following, asked.next_nonce)}
-    body = replace(update, shared={SUM: tensor_of(masked)}).to_bytes()
-    return Envelope(MASKED, asked.round, asked.nonce, offers, body=body).to_bytes()
-
-
-def _protocol(spec: "SiteSpec") -> SiteProtocol:
-    if spec.key is None or spec.secure is None:
-        raise ValueError(f"SiteSpec: {spec.name} has no key or no secure sum, expected both for masks")
-    folder, key = spec.folder / "secure", read_key(spec.key)
-    return SiteProtocol(spec.name, spec.secure.run, spec.secure.roster, key, folder, spec.least_summed)
+        raise MessageError(f"site {report.site}: found a broadcast without masks, expected a masked round")
+    return report
 
 
 def make_key(path: Path) -> PrivateKey:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ from ..serialization import (
     under,
 )
 from .kept_state import KEPT_PREFIXES, KeptState, newest_version, valid_version
+
+if TYPE_CHECKING:
+    from .masked_site import MaskedSite
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +178,15 @@ class SiteSpec:
         """Whether updates are shortened on the way."""
         return self.chain is not None and bool(self.chain.codecs.transforms)
 
+    def masked(self) -> "MaskedSite":
+        """The site's part in a masked sum."""
+        from .masked_site import MaskedSite  # needs cryptography, which only the extra `deploy` installs
+
+        if self.secure is None or self.key is None:
+            raise ValueError(f"SiteSpec: {self.name} has no secure sum or no key, expected both for masks")
+        folder = self.folder / "secure"
+        return MaskedSite.of(self.name, self.secure, self.key, folder, rounds=self.rounds, least=self.least_summed)
+
     def build(self) -> "Site":
         """Build the site: its task and its network."""
         return Site(self)
@@ -219,9 +231,7 @@ class Site:
             If the kept state cannot be read or written, or training diverges.
         """
         if self.spec.secure is not None and self.spec.secure.masked:
-            from .masked_site import answer_masked  # needs cryptography, which only the extra `deploy` installs
-
-            return answer_masked(self.spec, request, lambda data: self.answer(self.read(data)))
+            return self.spec.masked().answer(request, lambda data: self.answer(self.read(data)))
         return self.answer(self.read(request)).to_bytes()
 
     @property
