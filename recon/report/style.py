@@ -42,7 +42,7 @@ STYLE = f"""
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);
   font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{overflow-wrap:break-word;max-width:1180px;margin:0 auto;padding:28px 24px 56px}
+main{overflow-wrap:break-word;max-width:1360px;margin:0 auto;padding:28px 24px 56px}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 4px}
 h2{font-size:1.2rem;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--rule)}
 h3{font-size:1rem;margin:22px 0 6px}
