@@ -60,7 +60,7 @@ class LiveReport:
                 newest = load_newest(self.run.path / CHECKPOINTS)
                 if newest is not None:
                     state = state_of_checkpoint(newest, self.run.path)
-                    made = {m.name: [self._slice(m, state)] for m in self.run.participants if m.data.validation}
+                    made = {m.name: [self._picture(m, state)] for m in self.run.participants if m.data.validation}
                     self._pictures = (state.round, made)
             except Exception as error:
                 self._warn(f"pictures of round {number}", error)
@@ -101,7 +101,7 @@ class LiveReport:
             "recipe": run.recipe.to_toml(),
         }
 
-    def _slice(self, manifest: SiteManifest, state: ServerState) -> dict[str, Any]:
+    def _picture(self, manifest: SiteManifest, state: ServerState) -> dict[str, Any]:
         """The middle validation slice: reference, inversion of the measurement, network."""
         task = ReconstructionTask(manifest, self.run.recipe, self.run.maps_folder(manifest.name))
         slices = task.validation_slices()
