@@ -167,6 +167,7 @@ def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.Capt
     )
     make_demo_sites(tmp_path / "data", size=24, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:1])
     site_arguments += ("--data", tmp_path / "data" / f"{DEMO_SITES[0].name}.toml")
+    (tmp_path / "wrong.toml").write_text("minimum_slice = 4\n")
     for option, value, message in (
         ("--server", "localhost", "server: "),
         ("--server", "https://localhost:1", "server: "),
@@ -176,9 +177,17 @@ def test_bad_input_is_one_line(server: Path, tmp_path: Path, capsys: pytest.Capt
         ("--ca", tmp_path / "none", "no such file"),
         ("--server-key", server / "ca.crt", "ca.crt: is no public key"),
         ("--server-key", tmp_path / "none", "no such file"),
+        ("--policy", tmp_path / "none", "no such file"),
+        ("--policy", tmp_path / "wrong.toml", "minimum_slice: unknown key"),
     ):
         assert message in failed(capsys, "site", "init", tmp_path / "s", *site_arguments, option, value)
     assert not (tmp_path / "s").exists()
+    policy = tmp_path / "policy.toml"
+    policy.write_text("# of this hospital\nminimum_slices = 4\n")
+    assert (
+        main(["deploy", "site", "init", str(tmp_path / "s"), *map(str, site_arguments), "--policy", str(policy)]) == 0
+    )
+    assert (tmp_path / "s" / "policy.toml").read_text() == policy.read_text()
 
 
 def test_names_and_keys_are_bound_once(server: Path, tmp_path: Path) -> None:
