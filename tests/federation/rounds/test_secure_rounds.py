@@ -18,6 +18,7 @@ from recon import DataError
 from ..toy_federation import SEED, ToyTask, initial_shared, run_toy, toy_specs
 
 SITES = 4  # threshold 3
+SLOW = pytest.mark.slow
 
 
 def secure_specs(folder, n_sites=SITES, masked=True, task=ToyTask, bits=32, weights=None, **kwargs):
@@ -91,9 +92,9 @@ def test_a_round_costs_two_trips_and_few_bytes(tmp_path):
     assert n_bytes < row["bytes_up"] < n_bytes + 8192 and n_bytes < row["bytes_down"] < n_bytes + 8192
 
 
-@pytest.mark.parametrize("weights", ["samples", "uniform"])
-def test_weights_are_those_of_the_method(tmp_path, weights):
-    weighting = WEIGHTINGS[weights]()
+def test_weights_are_those_of_the_method(tmp_path):
+    """Samples are those of all other tests."""
+    weighting = WEIGHTINGS["uniform"]()
     known = {f"s{site}": weighting.known_weight(16 + 4 * site) for site in range(SITES)}
     algorithm = FederatedAlgorithm(seed=SEED, weighting=weighting)
     summed = run_secure(tmp_path / "sum", algorithm=algorithm, settings={"weights": known}).state
@@ -101,7 +102,7 @@ def test_weights_are_those_of_the_method(tmp_path, weights):
     assert (flat(mean.shared) - flat(summed.shared)).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("rule", ["mean", "fedadam", "scaffold"])
+@pytest.mark.parametrize("rule", [pytest.param("fedadam", marks=SLOW), "scaffold"])
 def test_rules_that_need_the_mean_only_get_the_same_mean(tmp_path, rule):
     """With control variates that have a mean of their own."""
 
@@ -148,7 +149,9 @@ def test_fewer_sites_than_the_threshold_end_the_round(tmp_path, settings):
         run_secure(tmp_path, transport=gone, quorum=1, settings=settings)
 
 
-@pytest.mark.parametrize("after", ["record", "one reveal", "all reveals", "checkpoint"])
+@pytest.mark.parametrize(
+    "after", ["one reveal", *(pytest.param(when, marks=SLOW) for when in ("record", "all reveals", "checkpoint"))]
+)
 def test_an_interrupted_round_goes_on_with_the_same_bits(tmp_path, monkeypatch, after):
     """A second sum of a round with other sites would show the difference of both."""
     whole = run_secure(tmp_path / "whole").state
