@@ -61,9 +61,11 @@ def masked_request(payload: bytes, round: int, rounds: int) -> Envelope | None:
     Raises
     ------
     MessageError
-        If it is damaged, or of another round than its signature says.
+        If it is damaged, of another round than its signature says, or a broadcast that trains.
     """
     if (kind := kind_of(payload)) not in (OFFER, MASKED, REVEAL):
+        if round < rounds:
+            raise MessageError(f"request: a broadcast without masks in round {round}, expected a masked round")
         return None
     if round >= rounds:
         raise MessageError(f"request: {kind} of round {round}, expected training in rounds 0 to {rounds - 1}")

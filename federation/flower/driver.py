@@ -83,7 +83,9 @@ def _run(folder: Path, grid: Grid) -> dict[str, Any]:
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
         with (folder / "progress.jsonl").open("a") as file:
             scores = {row["site"]: row["score_before"] for row in rows}
-            line = {"round": round, "rounds": rounds, "time": time.time(), "scores": scores, "sites": channel.asked}
+            # The last trip of a secure sum asks only the sites in it.
+            asked = sorted(members) if recipe.privacy.secure_sum else channel.asked
+            line = {"round": round, "rounds": rounds, "time": time.time(), "scores": scores, "sites": asked}
             file.write(json.dumps(line) + "\n")
 
     def waiting(round: int, sites: Sequence[str]) -> None:

@@ -145,23 +145,7 @@ class FederatedAlgorithm:
         """
         scored = self.score(state, updates)
         exact = below(_EXACT, state.memory)
-        contributions = (
-            [mean]
-            if mean is not None
-            else [
-                Contribution(
-                    site=update.site,
-                    shared=_Moved(update.shared, state.shared, exact) if exact else update.shared,
-                    n_samples=update.n_samples,
-                    n_steps=update.n_steps,
-                    score_before=update.score_before,
-                    score_after=update.score_after,
-                    loss=update.loss,
-                    aux=update.aux,
-                )
-                for update in sorted(updates, key=lambda update: update.site)
-            ]
-        )
+        contributions = self._contributions(state, updates) if mean is None else [mean]
         weights, weight_memory = self.weighting.weigh(contributions, below(_WEIGHTS, state.memory))
         new, rule_memory = self.rule.combine(
             exact or state.shared,
@@ -178,6 +162,23 @@ class FederatedAlgorithm:
         accepted = {**state.accepted, **{update.site: state.round for update in updates}}
         samples = {**{update.site: update.n_samples for update in updates}, **state.samples}
         return replace(scored, round=state.round + 1, shared=new, memory=memory, accepted=accepted, samples=samples)
+
+    def _contributions(self, state: ServerState, updates: Sequence[SiteUpdate]) -> list[Contribution]:
+        """Input of the rule, one per update, sorted by site."""
+        exact = below(_EXACT, state.memory)
+        return [
+            Contribution(
+                site=update.site,
+                shared=_Moved(update.shared, state.shared, exact) if exact else update.shared,
+                n_samples=update.n_samples,
+                n_steps=update.n_steps,
+                score_before=update.score_before,
+                score_after=update.score_after,
+                loss=update.loss,
+                aux=update.aux,
+            )
+            for update in sorted(updates, key=lambda update: update.site)
+        ]
 
     def _encode(self, state: ServerState, exact: State) -> tuple[State, dict[str, Tensor]]:
         """Parameters that the sites decode from a lossy broadcast of ``exact``, and the server's memory of it."""
