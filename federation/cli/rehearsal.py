@@ -73,6 +73,8 @@ class Rehearsal:
         Port of the server.
     simulated
         Whether the sites are to be simulated.
+    untested
+        Sites without test data, which get no report.
     """
 
     out: Path
@@ -83,6 +85,7 @@ class Rehearsal:
     policy: Path | None
     port: int
     simulated: bool
+    untested: frozenset[str] = frozenset()
 
     @property
     def server(self) -> Path:
@@ -91,6 +94,10 @@ class Rehearsal:
     def folder(self, who: str) -> Path:
         """Folder of the server or of a site."""
         return self.server if who == _SERVER else self.out / "sites" / who
+
+    def report(self, name: str) -> Path:
+        """Run folder that a site exports."""
+        return self.out / "reports" / name
 
     def opening(self) -> Iterator[Step]:
         """Steps until the run has ended."""
@@ -125,12 +132,13 @@ class Rehearsal:
         """Steps after the run; ``run`` is the begin of its digest."""
         yield self.service(_SERVER, "status")
         for name in self.manifests:
-            site, report = self.folder(name), self.out / "reports" / name
+            site, report = self.folder(name), self.report(name)
             yield self.service(name, "status")
             log = ("verify", site / "audit.jsonl", "--owner", name, "--key", f"server={site / 'server.pub'}")
             yield _deploy(name, "check the audit log", "audit", *log, "--seen", self.server / "audit.jsonl")
             yield _deploy(name, "export the trained network", "site", "export", site, run, "--out", report)
-            yield _step(name, "score it on the test data", "evaluate", report)
+            if name not in self.untested:
+                yield _step(name, "score it on the test data", "evaluate", report)
 
     def service(self, who: str, verb: str) -> Step:
         """Start or stop the server or a site, or show its status."""
@@ -159,7 +167,10 @@ def _rehearse(arguments: argparse.Namespace, execute: Execute) -> None:
         raise
     say(f"\nthe rehearsal has ended after {time.monotonic() - begin:.0f} s, and so have all its processes")
     for name in rehearsal.manifests:
-        say(f"report of {name}: {rehearsal.out / 'reports' / name / 'report.html'}")
+        if name in rehearsal.untested:
+            say(f"no report of {name}, which has no test data")
+        else:
+            say(f"report of {name}: {rehearsal.report(name) / 'report.html'}")
 
 
 def _rehearsal(arguments: argparse.Namespace) -> Rehearsal:
@@ -174,9 +185,11 @@ def _rehearsal(arguments: argparse.Namespace) -> Rehearsal:
     if arguments.policy is not None:
         Policy.read(arguments.policy)
     if arguments.sites is None:
-        manifests = {name: out / "data" / f"{name}.toml" for name in SIMULATED}
+        manifests, untested = {name: out / "data" / f"{name}.toml" for name in SIMULATED}, frozenset[str]()
     else:
-        manifests = {site.name: site.path for site in read_federation(arguments.sites) if site.trains}
+        sites = [site for site in read_federation(arguments.sites) if site.trains]
+        manifests = {site.name: site.path for site in sites}
+        untested = frozenset(site.name for site in sites if not site.data.test)
         if not manifests:
             raise DataError(f"{arguments.sites}: no site trains; at least one manifest needs files under data.train")
     words = [arguments.recipe]
@@ -184,7 +197,7 @@ def _rehearsal(arguments: argparse.Namespace) -> Rehearsal:
     words += [] if arguments.name is None else ["--name", arguments.name]
     words += [word for file in arguments.plugin for word in ("--plugin", file)]
     port, simulated = flower("processes").free_port(), arguments.sites is None
-    return Rehearsal(out, tuple(words), run, recipe.plugins, manifests, arguments.policy, port, simulated)
+    return Rehearsal(out, tuple(words), run, recipe.plugins, manifests, arguments.policy, port, simulated, untested)
 
 
 def perform(rehearsal: Rehearsal, execute: Execute) -> None:

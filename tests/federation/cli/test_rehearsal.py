@@ -77,6 +77,11 @@ def test_every_command_of_a_rehearsal_exists_and_simulated_sites_are_those_of_th
     assert set(SIMULATED) <= {site.name for site in DEMO_SITES if not site.unseen}
 
 
+def test_a_site_without_test_data_is_not_scored(tmp_path: Path) -> None:
+    plan = rehearsal(tmp_path, untested=frozenset({"north"}))
+    assert [step.who for step in plan.closing("") if step.words[0] == "evaluate"] == ["east", "south"]
+
+
 def test_the_page_shows_the_commands_of_a_rehearsal_in_their_order() -> None:
     """Those of the server and of the first site."""
     page = PAGE.read_text("utf-8")
