@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"fedrecon: error: {text}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        again = "The same command continues, with --resume if it has this option."
-        print(f"\nfedrecon: interrupted; no file is half-written. {again}", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        again = "no file is half-written. The same command continues, with --resume if it has this option."
+        print(f"\nfedrecon: interrupted; {str(interruption) or again}", file=sys.stderr)
         return 130
 
 

@@ -163,8 +163,8 @@ def _rehearse(arguments: argparse.Namespace, execute: Execute) -> None:
     try:
         perform(rehearsal, execute)
     except KeyboardInterrupt:
-        say(f"\nthe rehearsal was interrupted, its processes have ended; remove {rehearsal.out} before another one")
-        raise
+        text = f"all processes of the rehearsal have ended. Remove {rehearsal.out} before another one"
+        raise KeyboardInterrupt(text) from None
     say(f"\nthe rehearsal has ended after {time.monotonic() - begin:.0f} s, and so have all its processes")
     for name in rehearsal.manifests:
         if name in rehearsal.untested:

@@ -154,6 +154,15 @@ def test_everything_is_stopped_if_nobody_reads_the_output(tmp_path: Path, monkey
     assert len(stops(engineer)) == 4
 
 
+def test_an_interrupted_rehearsal_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("federation.cli.rehearsal.perform", lambda plan, execute: signal.default_int_handler(2, None))
+    assert main(["deploy", "rehearse", "--out", str(tmp_path / "out")]) == 130
+    said = "interrupted; all processes of the rehearsal have ended. Remove " + str(tmp_path / "out")
+    assert said in capsys.readouterr().err
+
+
 def test_an_interrupted_stop_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("federation.cli.rehearsal._digest", lambda plan: "0123")
     engineer = Engineer("site stop", KeyboardInterrupt())
@@ -252,5 +261,8 @@ def test_an_interrupted_rehearsal_leaves_no_process(small: list[str], tmp_path: 
     ended.send_signal(signal.SIGINT)
     assert ended.wait(120) == 130
     said = (tmp_path / "log").read_text()
-    assert f"the rehearsal was interrupted, its processes have ended; remove {out}" in said and "Traceback" not in said
+    assert said.endswith(
+        f"fedrecon: interrupted; all processes of the rehearsal have ended. Remove {out} before another one\n"
+    )
+    assert "Traceback" not in said
     assert processes(out) == []
