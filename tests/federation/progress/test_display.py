@@ -59,6 +59,8 @@ def test_no_ten_seconds_are_silent_whatever_the_processes_say() -> None:
     assert len(lines) == 6 and lines[-1] == "north tuning tv, value 1 of 5, 1/3 slices, for 55 s"
     clock.tick(0, Event(7))
     assert [line for _ in range(10) for line in clock.tick(1)] == ["checking 30 files, once: 90 s so far"]
+    clock.tick(0, Event(7, "scoring tv,", site="north", part="tests"))
+    assert clock.tick(10) == ["north scoring tv, tests"]
 
 
 def test_the_time_left_follows_the_measured_pace_and_later_parts() -> None:
