@@ -7,7 +7,16 @@ from typing import Any
 
 from ..modalities import MODALITIES, Modality
 from .links import picture_id, to_site_report
-from .pictures import ERROR_MAGNIFICATION, REFERENCE, SIGNED_COLORS, SOFT_TISSUE_HU, gray_range, in_hu, site_pictures
+from .pictures import (
+    ERROR_MAGNIFICATION,
+    REFERENCE,
+    SIGNED_COLORS,
+    SOFT_TISSUE_HU,
+    Picture,
+    gray_range,
+    in_hu,
+    site_pictures,
+)
 from .results import Results, facts, is_open, method_of, sites_by_role
 from .tables import site_note
 from .text import number
@@ -74,9 +83,10 @@ def _arms(
 ) -> str:
     """Image, error and difference of every arm, and their scales; the method stands beside the reference."""
     order = sorted(images, key=lambda name: (name != REFERENCE, name != method))
-    scales = _scales(images, window_hu, method, in_units_of_hu=in_units_of_hu)
+    pictures = site_pictures({name: images[name] for name in order}, window_hu, method=method, compared=compared)
+    scales = _scales(images, pictures, window_hu, method, in_units_of_hu=in_units_of_hu)
     cells = []
-    for picture in site_pictures({name: images[name] for name in order}, window_hu, method=method, compared=compared):
+    for picture in pictures:
         name = escape(picture.name)
         score = "" if picture.psnr is None else f"<br>{number(picture.psnr, 2)} dB in this slice"
         shown = [_figure(picture.image, f"Image of {picture.name}, {label}", "image")]
@@ -99,9 +109,14 @@ def _figure(png: bytes, label: str, caption: str) -> str:
 
 
 def _scales(
-    images: Mapping[str, Any], window_hu: tuple[float, float] | None, method: str, *, in_units_of_hu: bool
+    images: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    window_hu: tuple[float, float] | None,
+    method: str,
+    *,
+    in_units_of_hu: bool,
 ) -> str:
-    """Scales of images, errors and differences, the same for all arms."""
+    """Scales of images, errors and differences, as far as there are any; the same for all arms."""
     black, white = gray_range(images, window_hu)
     if in_units_of_hu:
         low, high = in_hu(black), in_hu(white)
@@ -112,9 +127,10 @@ def _scales(
     scales = [_scale("images", _GRAY, ends)]
     if REFERENCE in images:
         scales.append(_scale("errors", _GRAY, ("0", f"{reach} or more")))
-    differences = _scale("differences", SIGNED_COLORS, (f"{_MINUS}{reach}", "0", f"+{reach}"))
-    note = f"<div>orange: {escape(method)} is brighter; blue: darker</div>"
-    return f'<div class="scales"><div>the same for all arms</div>{"".join(scales)}{differences}{note}</div>'
+    if any(picture.difference for picture in pictures):
+        scales.append(_scale("differences", SIGNED_COLORS, (f"{_MINUS}{reach}", "0", f"+{reach}")))
+        scales.append(f"<div>orange: {escape(method)} is brighter; blue: darker</div>")
+    return f'<div class="scales"><div>the same for all arms</div>{"".join(scales)}</div>'
 
 
 def _scale(name: str, colors: Sequence[str], ends: Sequence[str]) -> str:

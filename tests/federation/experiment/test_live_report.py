@@ -42,6 +42,7 @@ def test_the_report_of_a_training_shows_its_rounds_and_keeps_pictures_of_patient
     shared, at_site = after_one[:2]
     assert shared.count("data:image/png") > 0 and "sites/north/report.html" in shared and ">south<" in shared
     assert at_site.count("data:image/png") == shared.count("data:image/png") and "stays at the site" in at_site
+    assert 'href="sites/north/report.html"' in shared and 'href="../../report.html"' in at_site
     assert "2 of at most 2 rounds" in last and 'http-equiv="refresh"' not in last
     assert "fedrecon evaluate" in last and "local arm" in last
     evaluate_run(run.path, jobs=1, say=str)
