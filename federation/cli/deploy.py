@@ -262,14 +262,17 @@ def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     recipe, ready, approval = flower("run_site").look_at(folder, arguments.bundle)
     from ..deploy.site_service import objection
+    from ..recipes import secure_sum_of
 
     say(recipe.to_toml())
     say(f"method {recipe.name} ({recipe.paper or 'no paper'}), run {approval.run}")
     say(f"bundle {approval.bundle}\narchitecture {approval.architecture}\nsoftware here {approval.software}")
     if ready.network.base is not None:
         say(f"frozen base {ready.network.base}: its SHA-256 agrees with the recipe")
-    if sites := sorted(recipe.privacy.sites):
-        say(f"secure sum of {len(sites)} sites: {', '.join(sites)}; ask each for its key by telephone")
+    if (secure := secure_sum_of(recipe, {})) is not None:
+        shares = ", ".join(f"{site} {share:.0%}" for site, share in secure.shares().items())
+        say(f"secure sum of {len(secure.weights)} sites, each with this part of the mean: {shares}")
+        say("ask each site for its key by telephone")
     for name in recipe.plugins:
         say(f"plugin {name}: the file that you gave; its code runs at this site")
     if reason := objection(folder, approval.run, ready):

@@ -1,7 +1,8 @@
 """Real numbers as integers modulo 2^k, whose sum does not depend on the order of its terms."""
 
-import math
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from recon import DataError, State
 
 Integers = NDArray[np.unsignedinteger[Any]]
 
+#: Least number of bits after the point: numbers are then exact to 2e-6 at the site with the largest weight.
+LEAST_FRACTION_BITS = 18
+
 
 @dataclass(frozen=True)
 class FixedPoint:
@@ -19,6 +23,7 @@ class FixedPoint:
     A number :math:`d` of a site with weight :math:`w \le 1` becomes
     :math:`\operatorname{round}(w\, d\, 2^f) \bmod 2^k`. The number of bits :math:`f` after the point is the largest for
     which the sum over all sites stays below :math:`2^{k-1}` in magnitude.
+    The mean of sites with weights :math:`w_i` is exact to :math:`2^{-f-1}` over the mean of :math:`w_i`.
 
     Parameters
     ----------
@@ -38,17 +43,21 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if self.bits not in (32, 64):
             raise ValueError(f"FixedPoint: bits is {self.bits}, expected 32 or 64")
-        if self.fraction_bits < 1:
+        if self.fraction_bits < LEAST_FRACTION_BITS:
             raise ValueError(
-                f"FixedPoint: numbers up to {self.largest:g} of {self.n_sites} sites leave no bit of {self.bits} after "
-                "the point, expected at least 1; choose 64 bits or a smaller range"
+                f"privacy.largest_change: numbers up to {self.largest:g} of {self.n_sites} sites leave "
+                f"{self.fraction_bits} of {self.bits} bits after the point, expected at least {LEAST_FRACTION_BITS}; "
+                "choose privacy.modulus_bits = 64 or a smaller range"
             )
 
-    @property
+    @cached_property
     def fraction_bits(self) -> int:
         """Bits after the point, :math:`f`."""
-        # Each site rounds by at most 1/2.
-        return math.floor(math.log2((2 ** (self.bits - 1) - self.n_sites) / (self.largest * self.total_weight)))
+        # Exact: as a float, 2^63 - 4 is 2^63. Each site rounds by at most 1/2, and its product in float64 by 2^-51.
+        room = Fraction(2 ** (self.bits - 1) - 1 - self.n_sites)
+        ratio = room / (Fraction(self.largest) * Fraction(self.total_weight) * (1 + Fraction(1, 2**50)))
+        bits = ratio.numerator.bit_length() - ratio.denominator.bit_length()
+        return bits if Fraction(2) ** bits <= ratio else bits - 1
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -60,6 +60,11 @@ class SecureSum:
     def _point_beside(self) -> FixedPoint:
         return FixedPoint(self.bits, self.largest_change, len(self.weights), len(self.weights))
 
+    def shares(self) -> dict[str, float]:
+        """Share of each site in the mean of all, by its name; their sum is 1."""
+        total = self._total(self.weights)
+        return {site: self._weight(site) / total for site in sorted(self.weights)}
+
     def _weight(self, site: str) -> float:
         """Weight relative to the largest one."""
         return self.weights[site] / max(self.weights.values())

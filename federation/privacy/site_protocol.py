@@ -166,6 +166,7 @@ class SiteProtocol:
         if found is not None and (answered := found.get("revealed")) is not None:
             if (found["nonce"], answered["survivors"]) != (nonce, chosen):
                 raise MessageError(f"secure sum: round {round} was unmasked for other sites; one sum per round")
+            self.files.remove_before(round)  # a kill may have come before
             return Reveal(**answered["reveal"])
         found = self._record(round)
         if found is None or found["nonce"] != nonce or found["masked"] is None:

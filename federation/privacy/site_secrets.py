@@ -41,9 +41,11 @@ class RoundFiles:
         write_private(self._path(round), json.dumps(content).encode())
 
     def remove_before(self, round: int) -> None:
-        """Remove the records of earlier rounds."""
+        """Remove the records of earlier rounds, and what a killed process left unfinished."""
         for old in (r for r in self.rounds() if r < round):
-            self._path(old).unlink()
+            self._path(old).unlink(missing_ok=True)
+        for scratch in self.folder.glob(".round_*.json"):
+            scratch.unlink(missing_ok=True)
 
     def rounds(self) -> list[int]:
         """Rounds of which something is stored, sorted."""
@@ -55,7 +57,7 @@ class RoundFiles:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, completely or not at all."""
+    """Write a file that only its owner can read, completely or not at all; on disk before this returns."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}")
     scratch.unlink(missing_ok=True)
@@ -64,3 +66,9 @@ def write_private(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+    # The name, too: after a power failure a site must know what it has revealed.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

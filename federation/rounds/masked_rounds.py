@@ -134,8 +134,11 @@ class MaskedRounds(SummedRounds):
             content = {site: [reveal.self_masks, reveal.pair_masks] for site, reveal in reveals.items()}
             write_atomically(place / "reveals.json", json.dumps(content).encode())
         context = Context(self.secure.run, now.round, now.nonce)
-        for site in unmask(total, self.secure.roster, context, now.offers, sites, reveals):
-            logger.warning("round %d: site %s revealed wrong shares; they were left out", now.round, site)
+        for owner, holder in unmask(total, self.secure.roster, context, now.offers, sites, reveals):
+            text = (
+                "round %d: the share of site %s at site %s does not fit; one of both is wrong, the share was left out"
+            )
+            logger.warning(text, now.round, owner, holder)
 
     def _reveals(self, now: _Attempt, sites: list[str], request: bytes) -> dict[str, Reveal]:
         """The shares of all survivors; once enough have answered, others are waited for a short time only."""

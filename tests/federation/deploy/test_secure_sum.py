@@ -196,6 +196,21 @@ def test_a_recipe_that_names_no_sites_cannot_be_deployed(deployed: Deployed) -> 
         masked_sum_of(recipe, "")
 
 
+def test_approve_prints_the_weight_of_each_site(
+    deployed: Deployed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed = with_sum(deployed)
+    listed = summed.recipe.privacy.sites
+    large = listed["west"].model_copy(update={"slices": 6})
+    privacy = summed.recipe.privacy.model_copy(update={"sites": {**listed, "west": large}})
+    recipe = summed.recipe.model_copy(update={"privacy": privacy})
+    seen = (recipe, recipe, Approval.of(BUNDLE, recipe))
+    monkeypatch.setattr("federation.flower.run_site.look_at", lambda folder, bundle: seen)
+    assert main(["deploy", "site", "approve", str(summed.folders["north"].path), "a.fab"]) == 0
+    printed = capsys.readouterr().out
+    assert "secure sum of 3 sites, each with this part of the mean: north 20%, south 20%, west 60%" in printed
+
+
 def test_the_roster_command_prints_the_entry(deployed: Deployed, capsys: pytest.CaptureFixture[str]) -> None:
     folder = deployed.folders["north"]
     assert main(["deploy", "site", "roster", str(folder.path)]) == 0

@@ -26,6 +26,16 @@ def test_the_mean_is_the_float_mean_up_to_rounding(bits, bound, n_sites):
 
 
 @pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("n_sites", [2, 3, 4, 8, 16])
+def test_a_sum_at_a_power_of_two_stays_in_the_range(bits, n_sites):
+    """With 64 bits, 2^63 - n_sites is 2^63 as a float: four sites that each send 4.0 reached exactly 2^63."""
+    point = FixedPoint(bits, 4.0, float(n_sites), n_sites)
+    for value in (4.0, -4.0):
+        total = sum(point.encode({"w": torch.tensor([value])}, 1.0) for _ in range(n_sites))
+        assert point.decode(total, n_sites) == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
 def test_a_sum_of_extreme_numbers_stays_in_the_range(bits):
     point = FixedPoint(bits, 4.0, 10.0, 10)
     for value in (4.0, -4.0):
@@ -53,8 +63,12 @@ def test_a_number_beyond_the_range_is_refused_in_one_line(value):
     assert "\n" not in str(caught.value)
 
 
-def test_a_range_without_bits_after_the_point_is_refused():
-    with pytest.raises(ValueError, match="leave no bit of 32 after the point"):
+def test_a_range_with_few_bits_after_the_point_is_refused():
+    coarse = r"^privacy\.largest_change: numbers up to 1e\+06 of 100 sites leave 4 of 32 bits .* at least 18; .* 64"
+    with pytest.raises(ValueError, match=coarse):
+        FixedPoint(32, 1e6, 100.0, 100)
+    assert FixedPoint(64, 1e6, 100.0, 100).fraction_bits == 36
+    with pytest.raises(ValueError, match="leave -3 of 32 bits"):
         FixedPoint(32, 1e9, 10.0, 10)
     with pytest.raises(ValueError, match="bits is 16, expected 32 or 64"):
         FixedPoint(16, 1.0, 10.0, 10)

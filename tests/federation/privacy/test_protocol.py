@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from federation.privacy import Context, Member, PrivateKey, Roster, add_mask
+from federation.privacy import Context, Member, PrivateKey, Roster, SiteProtocol, add_mask
 from federation.privacy.masks import SECRET_BYTES, commitment, mask_key_pair, self_key
 from federation.serialization import MessageError
 
@@ -153,10 +153,71 @@ def test_a_wrong_share_is_found_and_left_out(run):
     changed = {site: f"{int(text[:2], 16) ^ 1:02x}{text[2:]}" for site, text in reveals["s001"].self_masks.items()}
     lying = reveals | {"s001": replace(reveals["s001"], self_masks=changed)}
     total, wrong = run.sum(offers, masked, lying)
-    assert np.array_equal(total, run.expected(masked)) and wrong == ["s001"]
+    assert np.array_equal(total, run.expected(masked)) and wrong == [("s000", "s001")]
     few = {site: lying[site] for site in ("s000", "s001", "s002")}
     with pytest.raises(MessageError, match="shares of the secret of site s000 do not fit together"):
         run.sum(offers, masked, few)
+
+
+def test_two_sites_with_wrong_shares_are_left_out(tmp_path):
+    run = ProtocolRun(tmp_path, n_sites=7, size=10)
+    offers = run.offers()
+    masked = run.masked(offers)
+    reveals = run.reveals(masked)
+    for site in ("s000", "s003"):
+        changed = {owner: f"{int(text[:2], 16) ^ 1:02x}{text[2:]}" for owner, text in reveals[site].self_masks.items()}
+        reveals[site] = replace(reveals[site], self_masks=changed)
+    total, wrong = run.sum(offers, masked, reveals)
+    assert np.array_equal(total, run.expected(masked)) and {holder for _, holder in wrong} == {"s000", "s003"}
+    three = reveals | {"s001": replace(reveals["s001"], self_masks=reveals["s000"].self_masks)}
+    five = {site: three[site] for site in ("s000", "s001", "s002", "s004", "s005", "s006")}
+    with pytest.raises(MessageError, match="do not fit together"):
+        run.sum(offers, masked, dict(list(five.items())[:5]))
+    assert np.array_equal(run.sum(offers, masked, five)[0], run.expected(masked))
+
+
+def test_a_site_that_deals_a_wrong_share_is_named_and_its_holder_stays(tmp_path, monkeypatch):
+    """s004 gives s001 a share off its polynomial; the shares of the others at s001 are needed."""
+    run = ProtocolRun(tmp_path, n_sites=5, size=10)
+    offers = run.offers(sites=["s000", "s001", "s002", "s003"])
+    split = SiteProtocol._split
+
+    def dealt(self, secret):
+        shares = split(self, secret)
+        shares[1] += 1
+        return shares
+
+    monkeypatch.setattr(SiteProtocol, "_split", dealt)
+    offers |= run.offers(sites=["s004"])
+    masked = run.masked(offers)
+    reveals = run.reveals(masked, sites=["s000", "s001", "s002", "s003"])
+    total, wrong = run.sum(offers, masked, reveals)
+    assert np.array_equal(total, run.expected(masked)) and wrong == [("s004", "s001")]
+    # s002 lies about s000, so that this secret needs the share at s001.
+    changed = reveals["s002"].self_masks | {"s000": reveals["s002"].self_masks["s001"]}
+    lying = reveals | {"s002": replace(reveals["s002"], self_masks=changed)}
+    total, wrong = run.sum(offers, masked, lying)
+    assert np.array_equal(total, run.expected(masked)) and wrong == [("s000", "s002"), ("s004", "s001")]
+
+
+def test_an_unfinished_file_of_secrets_is_deleted(run):
+    run.masked(run.offers())
+    place = run.folder / "s000"
+    place.joinpath(".round_000000.json").write_text("secret")
+    run.reveals(run.roster.names)
+    assert [file.name for file in place.iterdir()] == ["round_000000.json"]
+    place.joinpath("round_000001.json").write_bytes(place.joinpath("round_000000.json").read_bytes())
+    place.joinpath("round_000000.json").write_text("{}")
+    run.site("s000").reveal(1, "a", run.roster.names)  # again: the earlier record goes now
+    assert [file.name for file in place.iterdir()] == ["round_000001.json"]
+
+
+def test_the_name_of_a_record_is_on_disk_too(run, monkeypatch):
+    synced = []
+    original = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)) or original(fd))
+    run.site("s000").offer(0, "a")
+    assert synced == [False, True]
 
 
 def test_a_missing_share_names_the_sites(run):

@@ -60,7 +60,8 @@ def test_the_local_arm_has_no_sum():
     [
         ({"a": 5}, (), "1 sites, expected at least 2"),
         ({"a": 5, "b": 5, "c": 5}, ("privacy.threshold=4",), "privacy.threshold: found 4, expected 2 to 3 of the 3"),
-        ({"a": 5, "b": 5}, ("privacy.largest_change=1e6", "privacy.threshold=2"), None),
+        ({"a": 5, "b": 5}, ("privacy.largest_change=1e6",), "privacy.largest_change: numbers up to 1e+06 of 2 sites"),
+        ({"a": 5, "b": 5}, ("privacy.largest_change=1e6", "privacy.modulus_bits=64"), None),
     ],
 )
 def test_sites_that_cannot_be_summed_are_refused_with_one_line(slices, overrides, text):
