@@ -268,7 +268,9 @@ class _Loop:
         incoming, wire = self.folder / _INCOMING, self.algorithm.wire(state)
         replies = Replies(requests, incoming, wire, state.shared, self.check, state.samples, summed)
         enough_since: float | None = None
-        exchanged = self.transport.exchange(requests) if summed is None else summed.exchange(requests, state.round)
+        exchanged = (
+            self.transport.exchange(requests) if summed is None else summed.exchange(requests, state.round, needed)
+        )
         with contextlib.closing(exchanged) as exchange:
             for site, reply in exchange:
                 if isinstance(reply, StillWaiting):

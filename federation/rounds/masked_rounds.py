@@ -1,5 +1,6 @@
 """The server in rounds of a masked sum: two trips a round, and the record that lets an interrupted round go on."""
 
+import hashlib
 import json
 import logging
 import secrets
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from recon import DataError, write_atomically
 
@@ -21,10 +21,11 @@ from .transport import ReplyStream, SiteFailure, StillWaiting
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a round waits for further shares once enough of them are there.
+#: Seconds that a round waits for further offers or shares once enough of them are there.
 _LATE_SECONDS = 30.0
 #: Rounds whose record stays: a server with a damaged checkpoint goes back one round.
 _KEPT = 2
+_RECORD, _REVEALS = "record.json", "reveals.json"
 
 
 @dataclass(eq=False)
@@ -55,19 +56,24 @@ class MaskedRounds(SummedRounds):
     _replies: dict[str, bytes] = field(default_factory=dict)
     _beside: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def exchange(self, requests: Mapping[str, bytes], round: int) -> ReplyStream:
+    def exchange(self, requests: Mapping[str, bytes], round: int, needed: int) -> ReplyStream:
         """See :meth:`SummedRounds.exchange`; each reply is the masked update."""
         self._beside = {site: Counter() for site in requests}
         self._replies = {}
-        if (place := self._place(round)).is_dir() and (record := _read(place / "record.json")) is not None:
-            self._now = _Attempt(round, record["nonce"], {u: Offer(*o) for u, o in record["offers"].items()})
-            for site in record["survivors"]:
+        if ((place := self._place(round)) / _RECORD).exists():
+            record = _Record.read(place)
+            if unknown := sorted(record.updates.keys() - requests.keys()):
+                raise DataError(
+                    f"{place / _RECORD}: site {unknown[0]} is not in this run; expected the sites of the run"
+                )
+            self._now = _Attempt(round, record.nonce, dict(record.offers))
+            for site in record.survivors:
                 _ = requests[site]  # packed, so that its size is known
-                self._replies[site] = (place / f"{site}.update").read_bytes()
+                self._replies[site] = record.update(place, site)
                 yield site, self._replies[site]
             return
         now = self._begin(round)
-        for site, answer in self._ask_offers(now, sorted(requests)):
+        for site, answer in self._ask_offers(now, sorted(requests), max(needed, self.least)):
             yield site, answer
         following = self._next = _Attempt(round + 1, secrets.token_hex(16))
         asked = _Wrapped(requests, now, following.nonce, self._beside)
@@ -102,15 +108,18 @@ class MaskedRounds(SummedRounds):
         self._now = now
         return now
 
-    def _ask_offers(self, now: _Attempt, sites: list[str]) -> ReplyStream:
-        """Ask the sites without an offer; yields those that fail."""
+    def _ask_offers(self, now: _Attempt, sites: list[str], needed: int) -> ReplyStream:
+        """Ask the sites without an offer; yields those that fail. Once enough have one, the others have little time."""
         request = Envelope(OFFER, now.round, now.nonce).to_bytes()
         asked = {site: request for site in sites if site not in now.offers}
         if not asked:
             return
+        enough_since = time.monotonic() if len(now.offers) >= needed else None
         with closing(self.transport.exchange(asked)) as replies:
             for site, reply in replies:
                 if isinstance(reply, StillWaiting):
+                    if _is_late(enough_since):
+                        break
                     yield site, reply
                     continue
                 try:
@@ -121,33 +130,55 @@ class MaskedRounds(SummedRounds):
                     self._count(site, len(request), len(reply))
                 except (MessageError, SiteFailure, KeyError) as error:
                     yield site, SiteFailure(f"no offer for the secure sum: {error}")
+                if len(now.offers) >= needed and enough_since is None:
+                    enough_since = time.monotonic()
 
     def _unmask(self, total: Integers, sites: list[str]) -> None:
         now = self._now
         assert now is not None
         place = self._place(now.round)
         self._record(place, now, sites)
-        request = Envelope(REVEAL, now.round, now.nonce, survivors=tuple(sites)).to_bytes()
-        reveals: dict[str, Reveal] = {u: Reveal(*r) for u, r in (_read(place / "reveals.json") or {}).items()}
-        if len(reveals) < self.least:
-            reveals = self._reveals(now, sites, request)
-            content = {site: [reveal.self_masks, reveal.pair_masks] for site, reveal in reveals.items()}
-            write_atomically(place / "reveals.json", json.dumps(content).encode())
         context = Context(self.secure.run, now.round, now.nonce)
-        for owner, holder in unmask(total, self.secure.roster, context, now.offers, sites, reveals):
+        # Shares that came before a restart; their sites may be gone.
+        reveals = _read_reveals(place / _REVEALS, sites)
+        failures: dict[str, str] = {}
+        wrong: list[tuple[str, str]] | None = None
+        while wrong is None:
+            if len(reveals) >= self.least:
+                try:
+                    wrong = unmask(total, self.secure.roster, context, now.offers, sites, reveals)
+                    continue
+                except MessageError as error:
+                    logger.warning("round %d: %s; the other sites are asked", now.round, error)
+                    failures["the sum"] = str(error)
+            more = self._ask_reveals(now, sites, reveals, failures)
+            if not more:
+                why = "; ".join(f"{who}: {reason}" for who, reason in sorted(failures.items())) or "no reply"
+                raise MessageError(
+                    f"secure sum: {len(reveals)} of {len(sites)} sites revealed shares, expected at least {self.least} "
+                    f"that fit ({why}); --resume asks again"
+                )
+            reveals |= more
+            content = {site: [reveal.self_masks, reveal.pair_masks] for site, reveal in reveals.items()}
+            write_atomically(place / _REVEALS, json.dumps(content).encode())
+        for owner, holder in wrong:
             text = (
                 "round %d: the share of site %s at site %s does not fit; one of both is wrong, the share was left out"
             )
             logger.warning(text, now.round, owner, holder)
 
-    def _reveals(self, now: _Attempt, sites: list[str], request: bytes) -> dict[str, Reveal]:
-        """The shares of all survivors; once enough have answered, others are waited for a short time only."""
+    def _ask_reveals(
+        self, now: _Attempt, sites: list[str], known: Mapping[str, Reveal], failures: dict[str, str]
+    ) -> dict[str, Reveal]:
+        """Shares of the survivors that have sent none; once there are enough, others are waited for a short time."""
+        request = Envelope(REVEAL, now.round, now.nonce, survivors=tuple(sites)).to_bytes()
         reveals: dict[str, Reveal] = {}
-        failures, enough_since = [], None
-        with closing(self.transport.exchange(dict.fromkeys(sites, request))) as replies:
+        enough_since: float | None = None
+        asked = [site for site in sites if site not in known]
+        with closing(self.transport.exchange(dict.fromkeys(asked, request))) as replies:
             for site, reply in replies:
                 if isinstance(reply, StillWaiting):
-                    if enough_since is not None and time.monotonic() > enough_since + _LATE_SECONDS:
+                    if _is_late(enough_since):
                         break
                     continue
                 try:
@@ -159,31 +190,36 @@ class MaskedRounds(SummedRounds):
                     check_reveal(found, now.offers, sites, site)
                 except (MessageError, SiteFailure) as error:
                     logger.warning("round %d: no shares of site %s: %s", now.round, site, error)
-                    failures.append(f"site {site}: {error}")
+                    failures[f"site {site}"] = str(error)
                     continue
                 reveals[site] = found
                 self._count(site, len(request), len(reply))
-                if len(reveals) >= self.least and enough_since is None:
+                if len(known) + len(reveals) >= self.least and enough_since is None:
                     enough_since = time.monotonic()
-        if len(reveals) < self.least:
-            why = "; ".join(failures) or "no reply"
-            raise MessageError(
-                f"secure sum: {len(reveals)} of {len(sites)} sites revealed shares, expected at least {self.least} "
-                f"({why}); --resume asks again"
-            )
         return reveals
 
     def _record(self, place: Path, now: _Attempt, sites: list[str]) -> None:
-        """Store the updates and, last, the survivors; a record that is there stays."""
-        if (place / "record.json").exists():
+        """Store the updates and, last, the survivors; a record that is there stays.
+
+        Raises
+        ------
+        DataError
+            If the record has other survivors.
+        """
+        if (path := place / _RECORD).exists():
+            if (stored := _Record.read(place).survivors) != sites:
+                raise DataError(
+                    f"{path}: round {now.round} is a sum of {', '.join(stored)}, and now of {', '.join(sites)}; "
+                    "a round has one sum: start a new run with another seed"
+                )
             return
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
+        digests = {}
         for site in sites:
             write_atomically(place / f"{site}.update", self._replies[site])
-        offers = {site: [offer.public, offer.committed] for site, offer in sorted(now.offers.items())}
-        content = {"nonce": now.nonce, "survivors": sites, "offers": offers}
-        write_atomically(place / "record.json", json.dumps(content).encode())
+            digests[site] = hashlib.sha256(self._replies[site]).hexdigest()
+        _Record(now.nonce, now.offers, digests).write(place)
         for old in self.folder.glob("round_*"):
             if old.name <= self._place(now.round - _KEPT).name:
                 shutil.rmtree(old)
@@ -219,11 +255,71 @@ class _Wrapped(Mapping[str, bytes]):
         return len(list(iter(self)))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
+@dataclass(frozen=True)
+class _Record:
+    """A round whose second trip has begun: offers of all sites in it, SHA-256 of the update of each survivor."""
+
+    nonce: str
+    offers: Mapping[str, Offer]
+    updates: Mapping[str, str]
+
+    @property
+    def survivors(self) -> list[str]:
+        """The sites in the sum, sorted."""
+        return sorted(self.updates)
+
+    def write(self, place: Path) -> None:
+        """Store the record; the offers without the shares that the sites have received."""
+        offers = {site: [offer.public, offer.committed] for site, offer in sorted(self.offers.items())}
+        content = {"nonce": self.nonce, "updates": self.updates, "offers": offers}
+        write_atomically(place / _RECORD, json.dumps(content).encode())
+
+    @classmethod
+    def read(cls, place: Path) -> "_Record":
+        """Read the record of a round.
+
+        Raises
+        ------
+        DataError
+            If it is damaged.
+        """
+        try:
+            found = json.loads((place / _RECORD).read_bytes())
+            offers = {site: Offer(public, committed) for site, (public, committed) in found["offers"].items()}
+            return cls(found["nonce"], offers, dict(found["updates"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise _damaged(place / _RECORD) from None
+
+    def update(self, place: Path, site: str) -> bytes:
+        """The masked update of a survivor.
+
+        Raises
+        ------
+        DataError
+            If it is missing or damaged: a sum without it would be a second one of this round.
+        """
+        path = place / f"{site}.update"
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise _damaged(path) from None
+        if hashlib.sha256(data).hexdigest() != self.updates[site]:
+            raise _damaged(path)
+        return data
+
+
+def _read_reveals(path: Path, sites: list[str]) -> dict[str, Reveal]:
+    """Stored shares; none if there are none, or they are damaged: the sites answer the same question again."""
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError:
-        raise DataError(f"{path}: is damaged; start a new run") from None
-    return found
+        found = json.loads(path.read_bytes())
+        return {site: Reveal(*found[site]) for site in sites if site in found}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path}: is missing or damaged; restore it from a backup, or start a new run with another seed")
+
+
+def _is_late(enough_since: float | None) -> bool:
+    return enough_since is not None and time.monotonic() > enough_since + _LATE_SECONDS

@@ -35,8 +35,8 @@ class SummedRounds:
         """Least number of sites in a sum."""
         return self.secure.roster.least
 
-    def exchange(self, requests: Mapping[str, bytes], round: int) -> ReplyStream:
-        """Replies to the broadcasts of a training round, as :meth:`Transport.exchange`."""
+    def exchange(self, requests: Mapping[str, bytes], round: int, needed: int) -> ReplyStream:
+        """Replies to the broadcasts of a training round, of which the loop needs ``needed``."""
         return self.transport.exchange(requests)
 
     def check(self, update: SiteUpdate) -> None:

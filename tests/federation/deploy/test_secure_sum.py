@@ -196,6 +196,7 @@ def test_a_recipe_that_names_no_sites_cannot_be_deployed(deployed: Deployed) -> 
         masked_sum_of(recipe, "")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the import of Flower
 def test_approve_prints_the_weight_of_each_site(
     deployed: Deployed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

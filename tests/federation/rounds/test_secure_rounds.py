@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from federation import SERVER_RULES, WEIGHTINGS, FederatedAlgorithm
-from federation.privacy import OFFER, REVEAL, Member, Roster, SecureSum
-from federation.rounds import InProcessRuntime, QuorumError, SiteFailure, read_rows, run_rounds
+from federation.privacy import OFFER, REVEAL, Envelope, Member, Roster, SecureSum
+from federation.rounds import InProcessRuntime, QuorumError, SiteFailure, StillWaiting, read_rows, run_rounds
 from federation.rounds.masked_site import make_key
-from federation.serialization import kind_of
+from federation.rounds.summed_rounds import SummedRounds
+from federation.serialization import MessageError, kind_of
 from federation.serialization.packing import _bytes
 from recon import DataError
 
@@ -176,7 +177,7 @@ def test_an_interrupted_round_goes_on_with_the_same_bits(tmp_path, monkeypatch, 
             raise Stopped
 
     if after in ("record", "all reveals"):
-        name = "_reveals" if after == "record" else "bytes_beside"
+        name = "_ask_reveals" if after == "record" else "bytes_beside"
         monkeypatch.setattr(f"federation.rounds.masked_rounds.MaskedRounds.{name}", Stopping.stop)
         Stopping.reveals = 10**6
     if after == "checkpoint":
@@ -186,6 +187,105 @@ def test_an_interrupted_round_goes_on_with_the_same_bits(tmp_path, monkeypatch, 
     monkeypatch.undo()
     again = run_secure(tmp_path / "cut", resume=True).state
     assert again.digest == whole.digest and again.history == whole.history
+
+
+class Lying(Losing):
+    """``s0`` reveals wrong shares, and ``s3`` none."""
+
+    lost = staticmethod(lambda site, kind, number: site == "s3" and kind == REVEAL)
+
+    def exchange(self, requests):
+        for site, reply in super().exchange(requests):
+            if site == "s0" and isinstance(reply, bytes) and kind_of(reply) == REVEAL:
+                found = Envelope.from_bytes(reply, REVEAL)
+                shares = found.reveal.self_masks
+                wrong = {owner: shares[other] for owner, other in zip(shares, reversed(shares), strict=True)}
+                reply = replace(found, reveal=replace(found.reveal, self_masks=wrong)).to_bytes()
+            yield site, reply
+
+
+def test_a_sum_with_wrong_shares_asks_the_site_that_comes_back(tmp_path, caplog):
+    whole = run_secure(tmp_path / "whole").state
+    with pytest.raises(QuorumError, match=r"3 of 4 sites revealed shares, expected at least 3 that fit .*site s3: kil"):
+        run_secure(tmp_path / "cut", transport=Lying)
+    # s3 is back, s1 has gone: its shares were stored.
+    gone = losing(lambda site, kind, number: site == "s1" and kind == REVEAL and number == 0)
+    again = run_secure(tmp_path / "cut", transport=gone, resume=True, quorum=3).state
+    assert again.digest == whole.digest
+    assert "the share of site s0 at site s0 does not fit" in caplog.text
+
+
+def test_a_sum_with_wrong_shares_asks_the_other_sites_in_the_same_run(tmp_path):
+    """The fourth site is late: the round waits for it no longer, but asks it when the shares do not fit."""
+
+    class Late(Lying):
+        def exchange(self, requests):
+            for site, reply in super().exchange(requests):
+                if site == "s3" and isinstance(reply, Exception):
+                    yield "", StillWaiting()
+                else:
+                    yield site, reply
+
+    Late.lost = staticmethod(lambda site, kind, number: (site, kind, number) == ("s3", REVEAL, 0))
+    whole = run_secure(tmp_path / "whole").state
+    assert run_secure(tmp_path / "late", transport=Late).state.digest == whole.digest
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "record"])
+def test_a_damaged_record_of_a_round_is_refused(tmp_path, damage):
+    with pytest.raises(QuorumError, match="0 of 4 sites revealed shares"):
+        run_secure(tmp_path, transport=losing(lambda site, kind, number: kind == REVEAL))
+    place = tmp_path / "secure" / "round_000000"
+    path = place / ("record.json" if damage == "record" else "s1.update")
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"{}" if damage == "record" else path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=rf"{path.name}: is missing or damaged; .* with another seed$"):
+        run_secure(tmp_path, resume=True)
+
+
+def test_a_round_with_a_record_is_summed_for_no_other_sites(tmp_path):
+    with pytest.raises(QuorumError, match="0 of 4 sites revealed shares"):
+        run_secure(tmp_path, transport=losing(lambda site, kind, number: kind == REVEAL))
+
+    def check(update, shared, aux):
+        raise AssertionError("there is no sum")
+
+    class Refusing(InProcessRuntime):
+        def exchange(self, requests):
+            raise AssertionError("no site is asked")
+            yield
+
+    original = SummedRounds.check
+
+    def refuse(self, update):
+        if update.site == "s3":
+            raise MessageError("refused now")
+        original(self, update)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SummedRounds, "check", refuse)
+        text = "round 0 is a sum of s0, s1, s2, s3, and now of s0, s1, s2; a round has one sum"
+        with pytest.raises(DataError, match=text):
+            run_secure(tmp_path, transport=Refusing, resume=True, quorum=3, check=check)
+
+
+def test_a_site_that_is_silent_about_its_offer_ends_no_round(tmp_path, monkeypatch):
+    """Of four sites three are enough; the fourth never answers, and the transport has no deadline."""
+    monkeypatch.setattr("federation.rounds.masked_rounds._LATE_SECONDS", 0.0)
+
+    class Silent(InProcessRuntime):
+        def exchange(self, requests):
+            sent = {site: requests[site] for site in requests}
+            is_offer = any(kind_of(request) == OFFER for request in sent.values())
+            yield from super().exchange({site: sent[site] for site in sent if not (is_offer and site == "s3")})
+            for _ in range(1000 if is_offer else 0):
+                yield "", StillWaiting()
+            assert not is_offer, "the round waits for s3 forever"
+
+    run_secure(tmp_path, transport=Silent, rounds=1, quorum=3)
+    assert [row["site"] for row in read_rows(tmp_path) if row["round"] == 0] == ["s0", "s1", "s2"]
 
 
 def test_a_round_interrupted_before_its_sum_takes_new_masks(tmp_path):
