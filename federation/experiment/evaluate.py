@@ -211,11 +211,15 @@ def _claims(run: RunFolder, by_arm: dict[str, Any], arms: list[str]) -> list[str
             continue
         gain = by_arm[method]["mean"]["psnr"] - by_arm[arm]["mean"]["psnr"]
         sites = by_arm[arm]["sites"]
-        worse = [
-            f"{name} ({by_arm[method]['sites'][name]['psnr'] - scores['psnr']:+.2f} dB)"
+        gains = {
+            name: by_arm[method]["sites"][name]["psnr"] - scores["psnr"]
             for name, scores in sites.items()
-            if "psnr" in scores and by_arm[method]["sites"][name]["psnr"] < scores["psnr"]
-        ]
-        lost = f"; below it at {', '.join(worse)}" if worse else "; above it at every site, unseen ones included"
+            if "psnr" in scores
+        }
+        worse = [f"{name} ({difference:+.2f} dB)" for name, difference in gains.items() if difference < 0]
+        level = "" if all(gains.values()) else "level with it or "
+        lost = (
+            f"; below it at {', '.join(worse)}" if worse else f"; {level}above it at every site, unseen ones included"
+        )
         lines.append(f"{method} against {arm}: {gain:+.2f} dB in the mean{lost}")
     return lines
