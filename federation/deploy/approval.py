@@ -109,7 +109,7 @@ class Approvals:
         store_plugins(recipe.plugins, place)
         if base is not None:
             write_atomically(self.base(approval.run), base)
-        write_atomically(place / "recipe.toml", recipe.to_toml().encode())
+        write_atomically(self.recipe_file(approval.run), recipe.to_toml().encode())
         write_atomically(place / "approval.json", json.dumps(asdict(approval), indent=1).encode())
 
     def remove(self, run: str) -> None:
@@ -128,6 +128,10 @@ class Approvals:
     def all(self) -> list[Approval]:
         """All approvals, in no order."""
         return [_read(path) for path in self.folder.glob("*/approval.json")]
+
+    def recipe_file(self, run: str) -> Path:
+        """File of the recipe of a run; it stays when the approval is withdrawn."""
+        return self.folder / run / "recipe.toml"
 
     def base(self, run: str) -> Path:
         """File of the frozen base of a run, if it has one."""
@@ -151,7 +155,7 @@ class Approvals:
         if not (place / "approval.json").is_file():
             raise DataError(f"{self.folder}: run {run[:12]} is not approved")
         approved = _read(place / "approval.json")
-        recipe = load_recipe(place / "recipe.toml")
+        recipe = load_recipe(self.recipe_file(run))
         now = Approval(approved.bundle, recipe.digest(), architecture_digest(recipe), software_digest())
         different = [key for key, value in asdict(now).items() if value != asdict(approved)[key]]
         if different or approved.run != run:

@@ -138,6 +138,10 @@ class SiteService:
         if broadcast.evaluate_only != (broadcast.round == rounds):
             found = f"round {broadcast.round} {'only scores' if broadcast.evaluate_only else 'trains'}"
             raise MessageError(f"request: {found}, expected training in rounds 0 to {rounds - 1}, then a score")
+        if spec.secure is not None and asked is None:
+            spec.masked().require_masks(data)
+        if asked is not None:
+            spec.masked().check(asked)
         answered.check_accepted(broadcast)
         _check_change(state / "seen", broadcast, site.initial_shared, policy)
         try:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from recon import DataError
 
+from ..config import read_toml
 from ..experiment import site_spec
-from ..privacy import MASKED, OFFER, REVEAL, Envelope
+from ..privacy import MASKED, OFFER, REVEAL, Envelope, RoundFiles
 from ..recipes import Recipe, masked_sum_of
 from ..rounds import SiteSpec
 from ..rounds.masked_site import make_key
@@ -23,7 +24,8 @@ def deployed_spec(folder: SiteFolder, run: str, recipe: Recipe) -> SiteSpec:
     Raises
     ------
     PolicyError
-        If the roster of the run has not this site, its key and its number of slices.
+        If the roster of the run has not this site with its key, the threshold is below the site's
+        ``minimum_participants``, or an earlier sum had the same seed.
     """
     spec = site_spec(folder.manifest, recipe, folder.state(run) / "kept", folder.maps)
     secure = masked_sum_of(recipe, run)
@@ -33,7 +35,28 @@ def deployed_spec(folder: SiteFolder, run: str, recipe: Recipe) -> SiteSpec:
     if listed is None or listed.key != public_key(folder):
         found = "not in the roster" if listed is None else "in the roster with another key"
         raise PolicyError(f"privacy.sites: {folder.name} is {found}; send `fedrecon deploy site roster` to the server")
-    return replace(spec, secure=secure, key=folder.path / KEY, least_summed=folder.policy.minimum_participants)
+    least = folder.policy.minimum_participants
+    if secure.roster.least < least:
+        # Else the sum of a round could be of fewer sites than this one accepts, and no other sum is possible then.
+        raise PolicyError(f"privacy.threshold: found {secure.roster.least}, expected at least {least}, the policy's "
+                          "minimum_participants")  # fmt: skip
+    if (earlier := _earlier_sum(folder, run, recipe.federation.seed)) is not None:
+        # Equal seeds give equal updates: if a site drops out of one of the runs, both sums subtract to its update.
+        raise PolicyError(f"federation.seed: found {recipe.federation.seed}, expected another than that of run "
+                          f"{earlier[:12]}, in which this site was in a sum")  # fmt: skip
+    return replace(spec, secure=secure, key=folder.path / KEY, least_summed=least)
+
+
+def _earlier_sum(folder: SiteFolder, run: str, seed: int) -> str | None:
+    """Another run with this seed, or an unknown one, in which the site has revealed shares."""
+    for state in sorted(folder.state(run).parent.glob("*/kept")):
+        other = state.parent.name
+        if other == run or not RoundFiles(state / "secure").has_revealed():
+            continue
+        stored = folder.approvals.recipe_file(other)
+        if not stored.is_file() or read_toml(stored)["federation"]["seed"] == seed:
+            return other
+    return None
 
 
 def public_key(folder: SiteFolder) -> str:

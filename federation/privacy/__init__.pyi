@@ -18,4 +18,5 @@ from .server_protocol import unmask as unmask
 from .site_protocol import Offer as Offer
 from .site_protocol import Reveal as Reveal
 from .site_protocol import SiteProtocol as SiteProtocol
+from .site_secrets import RoundFiles as RoundFiles
 from .site_secrets import write_private as write_private

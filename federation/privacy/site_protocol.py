@@ -117,6 +117,16 @@ class SiteProtocol:
         )
         return offer
 
+    def check_offers(self, round: int, nonce: str, offers: Mapping[str, Offer]) -> None:
+        """Check what :meth:`mask` will need, before training.
+
+        Raises
+        ------
+        MessageError
+            If the sites are too few, one is not in the roster, or a share is missing or wrong.
+        """
+        self._agreed_on(round, nonce, offers)
+
     def mask(self, round: int, nonce: str, vector: Integers, offers: Mapping[str, Offer]) -> Integers:
         """The vector plus the site's own mask and one mask for each other site.
 
@@ -131,19 +141,11 @@ class SiteProtocol:
             If the sites are too few, one is not in the roster, a share is missing or wrong, or the same masks were
             used for another vector.
         """
-        found = self._record(round)
-        if found is None or found["nonce"] != nonce:
-            raise MessageError(f"secure sum: site {self.name} made no offer for this attempt at round {round}")
-        self._check_count(offers, "in a round")
-        own = offers.get(self.name)
-        if own is None or (own.public, own.committed) != (found["offer"]["public"], found["offer"]["committed"]):
-            raise MessageError(f"secure sum: the offer of site {self.name} is missing or not its own")
+        found, shares = self._agreed_on(round, nonce, offers)
         what = hashlib.sha256(vector.tobytes() + repr(sorted((u, o.public) for u, o in offers.items())).encode())
         if found["masked"] not in (None, what.hexdigest()):
             raise MessageError(f"secure sum: round {round} was masked for another change; one mask never serves twice")
         context = Context(self.run, round, nonce)
-        shares = {site: self._opened(context, site, offer) for site, offer in sorted(offers.items())}
-        shares[self.name] = found["shares"][self.name]
         masked = vector.copy()
         add_mask(masked, self_key(bytes.fromhex(found["self_secret"]), context, self.name))
         pair = mask_key_pair(bytes.fromhex(found["pair_secret"]), context)
@@ -193,8 +195,21 @@ class SiteProtocol:
         for later in (r for r in self.files.rounds() if r >= round):
             found = self.files.read(later)
             if found is not None and found.get("revealed") is not None:
-                raise MessageError(f"secure sum: round {later} was unmasked already; start a new run")
+                raise MessageError(f"secure sum: round {later} was unmasked already; start a new run with another seed")
         return self.files.read(round)
+
+    def _agreed_on(self, round: int, nonce: str, offers: Mapping[str, Offer]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The record of this attempt, and the shares for this site by the sites that made them."""
+        found = self._record(round)
+        if found is None or found["nonce"] != nonce:
+            raise MessageError(f"secure sum: site {self.name} made no offer for this attempt at round {round}")
+        self._check_count(offers, "in a round")
+        own = offers.get(self.name)
+        if own is None or (own.public, own.committed) != (found["offer"]["public"], found["offer"]["committed"]):
+            raise MessageError(f"secure sum: the offer of site {self.name} is missing or not its own")
+        context = Context(self.run, round, nonce)
+        shares = {site: self._opened(context, site, offer) for site, offer in sorted(offers.items())}
+        return found, shares | {self.name: found["shares"][self.name]}
 
     def _check_count(self, sites: Collection[str], where: str) -> None:
         self.roster.places(sites)

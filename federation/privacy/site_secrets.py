@@ -32,7 +32,7 @@ class RoundFiles:
             found: dict[str, Any] = json.loads(path.read_bytes())
         except ValueError:
             raise DataError(
-                f"{path}: is damaged, so what this site has revealed is not known; start a new run"
+                f"{path}: is damaged, so what this site has revealed is not known; start a new run with another seed"
             ) from None
         return found
 
@@ -46,6 +46,10 @@ class RoundFiles:
             self._path(old).unlink(missing_ok=True)
         for scratch in self.folder.glob(".round_*.json"):
             scratch.unlink(missing_ok=True)
+
+    def has_revealed(self) -> bool:
+        """Whether the site has revealed shares in a round of this run."""
+        return any((self.read(round) or {}).get("revealed") is not None for round in self.rounds())
 
     def rounds(self) -> list[int]:
         """Rounds of which something is stored, sorted."""

@@ -19,7 +19,7 @@ from ..privacy import (
     vector_of,
     write_private,
 )
-from ..serialization import MessageError, SiteReport, SiteUpdate, kind_of
+from ..serialization import Broadcast, MessageError, SiteReport, SiteUpdate, kind_of, unpack
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,29 @@ class MaskedSite:
         """
         kind = kind_of(request)
         if kind not in (OFFER, MASKED, REVEAL):
+            self.require_masks(request)
             return report_alone(answer(request)).to_bytes()
         asked = Envelope.from_bytes(request, kind)
-        return self.update(asked, answer(asked.body)) if kind == MASKED else self.secrets(asked)
+        if kind != MASKED:
+            return self.secrets(asked)
+        self.check(asked)
+        return self.update(asked, answer(asked.body))
+
+    def require_masks(self, broadcast: bytes) -> None:
+        """Refuse a packed broadcast that trains, before it does.
+
+        Raises
+        ------
+        MessageError
+            If its update would travel without masks.
+        """
+        header, _ = unpack(broadcast, kind=Broadcast.kind())
+        if header.get("evaluate_only") is not True:
+            raise _unmasked(self.protocol.name)
+
+    def check(self, asked: Envelope) -> None:
+        """Check a masked round before training; see :meth:`SiteProtocol.check_offers`."""
+        self.protocol.check_offers(asked.round, asked.nonce, asked.offers)
 
     def secrets(self, asked: Envelope) -> bytes:
         """The reply to a request for an offer, or for shares; see :class:`SiteProtocol`."""
@@ -98,8 +118,12 @@ def report_alone(report: SiteReport) -> SiteReport:
         If it is an update.
     """
     if isinstance(report, SiteUpdate):
-        raise MessageError(f"site {report.site}: found a broadcast without masks, expected a masked round")
+        raise _unmasked(report.site)
     return report
+
+
+def _unmasked(site: str) -> MessageError:
+    return MessageError(f"site {site}: found a broadcast without masks, expected a masked round")
 
 
 def make_key(path: Path) -> PrivateKey:

@@ -16,13 +16,14 @@ from federation.deploy.approval import Approval
 from federation.deploy.audit_log import read_log
 from federation.deploy.change_bounds import UpdateBounds
 from federation.deploy.signed_message import SignedMessage
+from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import objection
-from federation.deploy.summed_site import KEY, roster_entry
+from federation.deploy.summed_site import KEY, deployed_spec, roster_entry
 from federation.methods import CHECKPOINTS, selected_state, state_of_checkpoint
 from federation.privacy import MASKED, OFFER, REVEAL, Envelope
 from federation.recipes import PrivacySection, masked_sum_of
 from federation.rounds import QuorumError, SiteFailure
-from federation.serialization import kind_of, load_newest
+from federation.serialization import MessageError, kind_of, load_newest
 from federation.sites.manifest import load_federation
 
 from .deployment import BUNDLE, NAMES, Deployed, deploy
@@ -153,13 +154,79 @@ def test_a_server_that_asks_for_a_second_sum_is_refused(trained: Deployed) -> No
     assert asked(trained, "north", Envelope(OFFER, 1, "ab"), round=0) == "message"
 
 
-def test_a_sum_of_fewer_sites_than_the_policy_allows_is_refused(summed: Deployed) -> None:
+def test_a_threshold_below_the_least_number_of_sites_of_the_policy_is_refused(summed: Deployed) -> None:
+    """Before it trains: later, the others would have revealed shares for a sum that this site never accepts."""
+    text = "privacy.threshold: found 2, expected at least 3, the policy's minimum_participants"
     summed.set_policy("north", minimum_participants=3)
-    # The others have masked when west fails, so the sum would be of two.
-    meddling(summed, MASKED, NAMES.index("west"), lost)
-    with pytest.raises(QuorumError, match="sites revealed shares, expected at least 2"):
-        summed.train(quorum=2)
-    assert "policy: minimum_participants: found 2, expected at least 3" in summed.refusals("north")[-1]
+    assert objection(summed.folders["north"], summed.run, summed.recipe) == text
+    with pytest.raises(QuorumError, match="policy forbids"):
+        summed.train()
+    assert text in summed.refusals("north")[-1] and "reply" not in summed.events("north")
+
+
+def test_a_second_run_with_the_same_seed_is_refused(summed: Deployed) -> None:
+    """Both sums would subtract to the update of a site that drops out of one of them."""
+    summed.train("first")
+    for changes, is_refused in [({"name": "again"}, True), ({"name": "other", "seed": 1}, False)]:
+        federation = summed.recipe.federation.model_copy(update={"seed": changes.get("seed", 0)})
+        recipe = summed.recipe.model_copy(update={"name": changes["name"], "federation": federation})
+        approval = Approval.of(BUNDLE, recipe)
+        for folder in summed.folders.values():
+            folder.approvals.add(approval, recipe)
+        again = replace(summed, recipe=recipe, run=approval.run)
+        text = objection(again.folders["north"], again.run, recipe)
+        if not is_refused:
+            assert text == ""
+            continue
+        assert f"federation.seed: found 0, expected another than that of run {summed.run[:12]}" in text
+        with pytest.raises(QuorumError, match="policy forbids"):
+            again.train("again")
+        assert "federation.seed: found 0" in again.refusals("north")[-1]
+        # Withdrawn or not: the sums exist.
+        again.folders["north"].approvals.remove(summed.run)
+        assert "federation.seed: found 0" in objection(again.folders["north"], again.run, recipe)
+    assert objection(summed.folders["south"], summed.run, summed.recipe) == ""
+
+
+@pytest.mark.parametrize("fault", ["stale nonce", "wrong offers", "no masks"])
+def test_a_request_that_cannot_be_masked_is_refused_before_training(
+    summed: Deployed, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[bytes] = []
+    answer = summed.channel.answers["north"]
+
+    def listening(message: bytes) -> bytes:
+        if kind_of(payload_of(message)) == MASKED:
+            requests.append(payload_of(message))
+            raise KeyboardInterrupt
+        return answer(message)
+
+    summed.channel.answers = {**summed.channel.answers, "north": listening}
+    with pytest.raises(KeyboardInterrupt):
+        summed.train()
+    summed.channel.answers = {**summed.channel.answers, "north": answer}
+    envelope = Envelope.from_bytes(requests[0], MASKED)
+    offers = dict(envelope.offers)
+    offers["south"] = replace(offers["south"], sealed=offers["west"].sealed)
+    payload = {
+        "stale nonce": replace(envelope, nonce="ab").to_bytes(),
+        "wrong offers": replace(envelope, offers=offers).to_bytes(),
+        "no masks": envelope.body,
+    }[fault]
+
+    def trained(*arguments: object) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr("federation.rounds.site.Site.answer", trained)
+    message = summed.transport()._request("north", payload, 0, 3)
+    answer(message)
+    text = {"stale nonce": "made no offer", "wrong offers": "share of site south", "no masks": "without masks"}[fault]
+    assert text in summed.refusals("north")[-1] and summed.refusals("north")[-1].startswith("message: ")
+    # A site in process refuses it, too.
+    site = SiteFolder(summed.folders["north"].path)
+    spec = deployed_spec(site, summed.run, summed.recipe)
+    with pytest.raises(MessageError, match=text):
+        spec.build().handle(payload)
 
 
 def test_an_update_without_masks_does_not_leave(summed: Deployed) -> None:
