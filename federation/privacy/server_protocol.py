@@ -37,7 +37,7 @@ def unmask(
     offers: Mapping[str, Offer],
     survivors: Collection[str],
     reveals: Mapping[str, Reveal],
-) -> list[str]:
+) -> list[tuple[str, str]]:
     """Remove all masks from the sum of the survivors' masked vectors, in place.
 
     Parameters
