@@ -13,6 +13,9 @@ from ..solvers import solve_normal
 from .fourier import centering_phases
 from .sampling import calibration_block, samples_center
 
+#: Complex numbers of a stack of coil images that fit into the cache of a core with their transforms.
+_IN_CACHE = 2**18
+
 
 class CoilMaps(LinearOperator):
     """Multiply an image by coil sensitivity maps, ``(height, width) -> (coils, height, width)``.
@@ -265,10 +268,25 @@ class CartesianGram(LinearOperator):
         return self._apply_once(x)
 
     def _apply_once(self, x: Tensor) -> Tensor:
-        """The Gram without a graph: the stack of coil images is changed in place."""
+        """The Gram without a graph: the stack of coil images is changed in place, with a column mask by blocks of rows.
+
+        Blocks stay in the cache of a core, which halves the time at 15 coils 640x368.
+        """
         A = self.operator
-        kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
-        image: Tensor = torch.fft.ifftn(kspace, dim=self.axes).mul_(A._decode).sum(-3)
+        rows = A.maps.shape[-2]
+        if self.axes == (-1,) and x.device.type == "cpu":
+            rows = max(1, _IN_CACHE * torch.get_num_threads() * rows // A.maps.numel())
+        images = [
+            self._apply_rows(x[..., top : top + rows, :], slice(top, top + rows))
+            for top in range(0, A.maps.shape[-2], rows)
+        ]
+        return images[0] if len(images) == 1 else torch.cat(images, -2)
+
+    def _apply_rows(self, x: Tensor, rows: slice) -> Tensor:
+        A = self.operator
+        encode, decode = A._encode[..., rows, :], A._decode[..., rows, :]
+        kspace = torch.fft.fftn(encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
+        image: Tensor = torch.fft.ifftn(kspace, dim=self.axes).mul_(decode).sum(-3)
         return image
 
     def _adjoint(self, y: Tensor) -> Tensor:

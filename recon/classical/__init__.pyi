@@ -6,7 +6,7 @@ from .ct import PenalizedTV as PenalizedTV
 from .mri import MRI_METHODS as MRI_METHODS
 from .mri import CGSense as CGSense
 from .mri import L1Wavelet as L1Wavelet
-from .mri import TotalVariation as TotalVariation
 from .mri import ZeroFilled as ZeroFilled
+from .total_variation import TotalVariation as TotalVariation
 from .tuning import ClassicalMethod as ClassicalMethod
 from .tuning import tune as tune

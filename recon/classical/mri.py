@@ -1,6 +1,5 @@
 """Classical MRI reconstruction."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from physics import CartesianMRI, LinearOperator, Registry, per_sample, solve_normal
 
 from ..method import image_scale, require_operator
+from .total_variation import TotalVariation
 from .tuning import ClassicalMethod
 
 
@@ -49,26 +49,24 @@ class CGSense(ClassicalMethod):
         return solve_normal(A, A.adjoint(y), damping, max_iterations=self.iterations, gradient="unrolled")
 
 
-class _SigpyReconstruction(ClassicalMethod):
-    """A sigpy app, applied slice by slice to data of order one: the same weight fits every scanner.
+class L1Wavelet(ClassicalMethod):
+    """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``, accelerated proximal gradients.
+
+    Applied slice by slice to data of order one: the same weight fits every scanner.
 
     Parameters
     ----------
     weight
         Regularization weight for images whose robust maximum is 1.
     iterations
-        Iterations of the solver; None: enough for convergence.
+        Iterations of the solver.
     """
 
-    #: Name of the app in `sigpy.mri.app`.
-    app: str
     candidates_key = "tv_weights"
-    options: Mapping[str, Any]
 
-    def __init__(self, weight: float = 1e-2, iterations: int | None = None) -> None:
+    def __init__(self, weight: float = 1e-2, iterations: int = 100) -> None:
         super().__init__()
-        self.weight = weight
-        self.overrides = {} if iterations is None else {"max_iter": iterations}
+        self.weight, self.iterations = weight, iterations
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         """Reconstruct ``(*batch, coils, height, width) -> (*batch, height, width)``; not differentiable.
@@ -98,31 +96,11 @@ class _SigpyReconstruction(ClassicalMethod):
         state = np.random.get_state()  # noqa: NPY002
         np.random.seed(0)  # noqa: NPY002
         try:
-            options = {**self.options, **self.overrides}
-            weights = mask.astype(np.float32)
-            app = getattr(sigpy.mri.app, self.app)
-            image = app(y, maps, self.weight, weights=weights, show_pbar=False, **options).run()
+            weights, options = mask.astype(np.float32), {"max_iter": self.iterations, "show_pbar": False}
+            image = sigpy.mri.app.L1WaveletRecon(y, maps, self.weight, weights=weights, **options).run()
         finally:
             np.random.set_state(state)  # noqa: NPY002
         return torch.from_numpy(np.asarray(sigpy.to_device(image), dtype=np.complex64))
-
-
-class TotalVariation(_SigpyReconstruction):
-    """Anisotropic total variation, ``sigpy.mri.app.TotalVariationRecon``.
-
-    Solved by ADMM: sigpy's default, primal-dual hybrid gradients, is 3 dB short of convergence after 100 iterations
-    and still 0.3 dB after 500 (6 coils, equispaced 3x, noise 0.03): too weak a baseline.
-    """
-
-    app = "TotalVariationRecon"
-    options: Mapping[str, Any] = {"solver": "ADMM", "rho": 0.2, "max_iter": 15}
-
-
-class L1Wavelet(_SigpyReconstruction):
-    """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``, accelerated proximal gradients."""
-
-    app = "L1WaveletRecon"
-    options: Mapping[str, Any] = {"max_iter": 100}
 
 
 #: Classical methods of MRI by the name of their arm in a report.

@@ -19,6 +19,7 @@ from physics import (
     phantom_volume,
     solve_normal,
 )
+from physics.mri.cartesian import CartesianGram
 
 SHAPES = [(321, 318), (322, 320), (320, 320), (7, 5), (6, 9)]
 
@@ -93,6 +94,25 @@ def test_collating_a_column_and_a_2d_mask_drops_the_1d_gram() -> None:
     joined = CartesianMRI.collate([column, plane])
     assert joined.gram.axes == (-2, -1)
     check_operator(joined)
+
+
+def test_the_gram_by_blocks_of_rows_is_the_gram(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, x = random_maps(2, 3, 23, 10).to(torch.complex64), random_maps(2, 23, 10, seed=1).to(torch.complex64)
+    gram, calls = CartesianMRI(maps, torch.arange(10) % 2 == 0).gram, list[int]()
+    whole, apply = gram(x), CartesianGram._apply_rows
+    monkeypatch.setattr("physics.mri.cartesian._IN_CACHE", 2 * 3 * 10 * 4)
+
+    def counted(self: CartesianGram, part: torch.Tensor, rows: slice) -> torch.Tensor:
+        calls.append(part.shape[-2])
+        return apply(self, part, rows)
+
+    monkeypatch.setattr(CartesianGram, "_apply_rows", counted)
+    torch.testing.assert_close(gram(x), whole, rtol=1e-5, atol=1e-5)
+    rows = 4 * torch.get_num_threads()
+    assert calls == [rows] * (23 // rows) + [23 % rows] * (23 % rows > 0)
+    calls.clear()
+    CartesianMRI(maps, torch.ones(2, 23, 10)).gram(x)
+    assert calls == [23]  # a 2-D mask mixes the rows
 
 
 def test_gradient_reaches_the_maps() -> None:
