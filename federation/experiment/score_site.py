@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from recon import PREPARING, Sample, VolumeImages, VolumeSlices, doing, evaluate, write_hdf5
+from recon import PREPARING, VolumeImages, VolumeSlices, doing, evaluate, made, write_hdf5
 
 from ..methods import ServerState, parameter_scope
 from ..progress import within
@@ -75,7 +75,7 @@ def score_methods(
     manifest, tuned = task.manifest, tuned or {}
     samples = task.dataset("test")
     arms: dict[str, dict[str, Any]] = {}
-    collected = _Collected(with_samples=keep_in is not None)
+    collected = _Collected()
     for arm, method in methods.items():
         with task.at_work(method), doing(f"scoring {arm},"):
             arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
@@ -115,18 +115,16 @@ def _methods(
 
 
 class _Collected:
-    """Images of the test set by arm, with references; and samples, which fill the memory, if a file needs them."""
+    """Images of the test set by arm, with references."""
 
-    def __init__(self, *, with_samples: bool) -> None:
-        self.with_samples = with_samples
+    def __init__(self) -> None:
         self.volumes: list[str] = []
         self.images: dict[str, list[np.ndarray[Any, Any]]] = {}
         self.references: list[np.ndarray[Any, Any] | None] = []
-        self.samples: list[Sample] = []
         self.crops: set[tuple[int, int]] = set()
 
     def receiver(self, arm: str) -> Callable[[VolumeImages], None]:
-        """Function that collects the images of one arm, and of the first arm also names, references and samples."""
+        """Function that collects the images of one arm, and of the first arm also names and references."""
         first = not self.images
         images = self.images.setdefault(arm, [])
 
@@ -135,7 +133,6 @@ class _Collected:
             self.crops.add((volume.images.shape[-2], volume.images.shape[-1]))
             if first:
                 self.volumes.append(volume.volume)
-                self.samples += volume.samples if self.with_samples else ()
                 self.references.append(None if volume.reference is None else volume.reference.numpy())
 
         return receive
@@ -150,17 +147,30 @@ class _Collected:
         """Write ``test/<site>.h5``: whitened, scaled measurements, references, and the images of all arms.
 
         Slices of all volumes are concatenated; ``volume`` names the volume of each slice. Measurements and operators
-        are the :meth:`recon.VolumeSlices.arrays` of the dataset.
+        are the :meth:`recon.VolumeSlices.arrays` of the dataset, read again: with their operators the samples of a
+        site would fill the memory.
         """
         references = self.all_references()
-        if references is None or len({sample.measurement.shape for sample in self.samples}) > 1:
+        shapes, origin, noise = set[tuple[int, ...]](), list[str](), list[Tensor]()
+        parts: dict[str, list[Tensor]] = {}
+        count = 0 if references is None else len(dataset)
+        with doing("writing test data", count):
+            for index in range(count):
+                made(index)
+                sample = dataset[index]
+                shapes.add(tuple(sample.measurement.shape))
+                origin += [meta.volume for meta in sample.meta]
+                noise.append(sample.noise_std)
+                for key, array in dataset.arrays([sample]).items():
+                    parts.setdefault(key, []).append(array)
+        if references is None or len(shapes) != 1:
             return  # not data of one shape with references
         arrays: dict[str, Any] = {
             "reference": references,
-            "volume": np.array([sample.meta[0].volume for sample in self.samples], dtype="S"),
-            "noise_std": torch.stack([sample.noise_std for sample in self.samples]).numpy(),
+            "volume": np.array(origin, dtype="S"),
+            "noise_std": torch.stack(noise).numpy(),
         }
-        arrays |= {name: array.numpy() for name, array in dataset.arrays(self.samples).items()}
+        arrays |= {key: torch.cat(parts.pop(key)).numpy() for key in list(parts)}
         arrays |= {f"images/{arm}": np.concatenate(volumes) for arm, volumes in self.images.items()}
         attributes = {"site": name, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest()}
         write_hdf5(run.path / "test" / f"{name}.h5", arrays, attributes)

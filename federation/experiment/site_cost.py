@@ -29,8 +29,8 @@ class SiteCost:
     """Seconds and bytes measured at a site.
 
     ``build``: making network and datasets, once per round; ``step``: one training step with its batch; ``validation``:
-    one validation slice; ``maps``: coil maps of one slice, once, ``map_bytes`` on the disk; ``memory``: of the process,
-    with one validation volume; ``slices`` by split, those that a round validates under ``validation``;
+    one validation slice; ``maps``: coil maps of one slice, once, ``map_bytes`` on the disk; ``memory``: of the process;
+    ``slices`` by split, those that a round validates under ``validation``;
     ``parameters``: shared, and all that train.
     """
 
@@ -75,9 +75,7 @@ def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
     training[second]
     read, sample = _timed(lambda: training[second])
     step = _step_seconds(task, network, [first, sample], repeats)
-    validation, held = 0.0, 0
-    if task.manifest.data.validation:
-        validation, held = _validation_seconds(task, network, repeats)
+    validation = _validation_seconds(task, network, repeats) if task.manifest.data.validation else 0.0
     build, _ = _timed(lambda: (task.network(), task.dataset("train"), *_validation_set(task)))
     count = {name: parameter.numel() for name, parameter in network.named_parameters()}
     return SiteCost(
@@ -87,7 +85,7 @@ def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
         validation=validation,
         maps=0.0 if once else _maps_seconds(task, second, read),
         map_bytes=training.map_bytes(sample),
-        memory=peak_memory() - shared_memory() + held,
+        memory=peak_memory() - shared_memory(),
         slices=_slices(task),
         parameters=(sum(count[n] for n in scope.shared), sum(count[n] for n in (*scope.shared, *scope.kept))),
     )
@@ -126,18 +124,17 @@ def _step_seconds(task: ReconstructionTask, network: nn.Module, samples: list[Sa
         return 0.0 if repeats == 1 else _shortest(step, repeats)
 
 
-def _validation_seconds(task: ReconstructionTask, network: nn.Module, repeats: int) -> tuple[float, int]:
-    """Seconds of a validation slice with reading, and bytes of the slices of a volume that wait in memory."""
+def _validation_seconds(task: ReconstructionTask, network: nn.Module, repeats: int) -> float:
+    """Seconds of a validation slice with reading."""
     chosen = task.validation_slices()
     sample = chosen[0]
-    counts = chosen.counts()
-    at_once = min(sample.operator.slices_at_once, max(counts))
+    at_once = min(sample.operator.slices_at_once, max(chosen.counts()))
     slices = [sample] * at_once
     with task.at_work(network), doing("validation"):
         evaluate(network, slices)
         seconds = 0.0 if repeats == 1 else _shortest(lambda: evaluate(network, slices), repeats)
     read, _ = _timed(lambda: chosen[0])
-    return seconds / at_once + read, (max(counts) - at_once) * _bytes(sample)
+    return seconds / at_once + read
 
 
 def _validation_set(task: ReconstructionTask) -> tuple[object, ...]:
@@ -161,8 +158,3 @@ def _shortest(function: Callable[[], object], repeats: int) -> float:
     while len(times) < repeats and (not times or time.perf_counter() - begin < _SECONDS):
         times.append(_timed(function)[0])
     return min(times)
-
-
-def _bytes(sample: Sample) -> int:
-    tensors = [sample.measurement, sample.reference, sample.output_weight, *sample.operator.buffers()]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -1,14 +1,24 @@
 """Scores of a method per volume; without a reference, the residual on held-out measurements."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Sample, Samples, can_hold_out, collate, doing, doing_unless_named, held_out_split, made
+from ..data import (
+    Sample,
+    SampleMeta,
+    Samples,
+    can_hold_out,
+    collate,
+    doing,
+    doing_unless_named,
+    held_out_split,
+    made,
+)
 from ..errors import DataError
 from ..method import apply, to_device_of
 from .metrics import METRICS, MOST_DB, SSIM_WINDOW, foreground_ssim, has_foreground, nmse, psnr, ssim
@@ -74,10 +84,10 @@ def _known(scores: Mapping[str, float | None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VolumeImages:
-    """Reconstruction of one volume: magnitudes ``(slices, height, width)`` in scaled units."""
+    """Reconstruction of one volume: magnitudes ``(slices, height, width)`` in scaled units, with the slices' origin."""
 
     volume: str
-    samples: tuple[Sample, ...]
+    meta: tuple[SampleMeta, ...]
     images: Tensor
     reference: Tensor | None
 
@@ -85,7 +95,7 @@ class VolumeImages:
 def evaluate(
     method: nn.Module, samples: Samples, *, on_volume: Callable[[VolumeImages], None] | None = None
 ) -> SiteScores:
-    """Score a method volume by volume, with one volume in memory at a time.
+    """Score a method volume by volume; in memory are the images of one volume and the samples of one call.
 
     Parameters
     ----------
@@ -98,16 +108,22 @@ def evaluate(
     """
     method.eval()
     scores: list[VolumeScore] = []
-    done = 0
+    volume, done = _Volume(), 0
     with torch.no_grad(), doing_unless_named("scoring", len(samples)):
-        for group in _volumes(samples):
-            scores.append(_score_volume(method, group, on_volume, done))
+        for group in _groups(samples):
+            if volume.meta and volume.name != group[0].meta[0].volume:
+                scores.append(volume.score(on_volume))
+                volume = _Volume()
+            volume.add(method, group)
             done += len(group)
+            made(done)
+        if volume.meta:
+            scores.append(volume.score(on_volume))
     return SiteScores(tuple(scores))
 
 
-def _volumes(samples: Samples) -> Iterator[list[Sample]]:
-    """Slices grouped by volume."""
+def _groups(samples: Samples) -> Iterator[list[Sample]]:
+    """Slices of one volume that a method reconstructs in one call."""
     group: list[Sample] = []
     for index in range(len(samples)):
         with doing("reading", len(samples)):
@@ -117,44 +133,68 @@ def _volumes(samples: Samples) -> Iterator[list[Sample]]:
             yield group
             group = []
         group.append(sample)
+        if len(group) >= group[0].operator.slices_at_once:
+            yield group
+            group = []
     if group:
         yield group
 
 
-def _score_volume(
-    method: nn.Module, group: list[Sample], on_volume: Callable[[VolumeImages], None] | None, done: int = 0
-) -> VolumeScore:
-    """Score a volume; ``done`` slices are scored already."""
-    name = group[0].meta[0].volume
-    at_once = group[0].operator.slices_at_once
-    parts = []
-    for i in range(0, len(group), at_once):
-        parts.append(_magnitudes(method, group[i : i + at_once]))
-        made(done + len(group[: i + at_once]))
-    images = torch.cat(parts)
-    reference = None if group[0].reference is None else torch.stack([s.target() for s in group])
-    if on_volume is not None:
-        on_volume(VolumeImages(name, tuple(group), images, reference))
-    brightest = 0.0 if reference is None else float(reference.amax())
-    peak = float(images.amax()) / (brightest or 1.0)
-    if not peak < DIVERGED:
-        raise DataError(
-            f"{name}: the reconstruction reaches {peak:.1e} times its expected maximum: training has diverged; "
-            "lower the learning rate, or check the values of the file"
+class _Volume:
+    """Images and references of one volume, and its errors on held-out measurements, as far as it was reconstructed."""
+
+    def __init__(self) -> None:
+        self.meta: list[SampleMeta] = []
+        self._images: list[Tensor] = []
+        self._references: list[Tensor] = []
+        self._errors: list[tuple[float, int]] = []
+
+    @property
+    def name(self) -> str:
+        return self.meta[0].volume
+
+    def add(self, method: nn.Module, group: list[Sample]) -> None:
+        """Reconstruct slices."""
+        self.meta += [meta for sample in group for meta in sample.meta]
+        self._images.append(_magnitudes(method, group))
+        if group[0].reference is None:
+            self._errors += _held_out_errors(method, _held_out_parts(group))
+        else:
+            self._references += [sample.target() for sample in group]
+
+    def score(self, on_volume: Callable[[VolumeImages], None] | None) -> VolumeScore:
+        """Score the whole volume.
+
+        Raises
+        ------
+        DataError
+            If the images are far too bright.
+        """
+        name, slices = self.name, len(self.meta)
+        images = torch.cat(self._images)
+        reference = torch.stack(self._references) if self._references else None
+        if on_volume is not None:
+            on_volume(VolumeImages(name, tuple(self.meta), images, reference))
+        brightest = 0.0 if reference is None else float(reference.amax())
+        peak = float(images.amax()) / (brightest or 1.0)
+        if not peak < DIVERGED:
+            raise DataError(
+                f"{name}: the reconstruction reaches {peak:.1e} times its expected maximum: training has diverged; "
+                "lower the learning rate, or check the values of the file"
+            )
+        if reference is None:
+            return VolumeScore(name, slices, residual=_root_mean_square(self._errors))
+        if float(reference.min()) == float(reference.max()):
+            return VolumeScore(name, slices)  # an empty volume has no PSNR
+        fits = min(images.shape[-2:]) >= SSIM_WINDOW
+        return VolumeScore(
+            name,
+            slices,
+            psnr=psnr(reference, images),
+            ssim=ssim(reference, images) if fits else None,
+            nmse=nmse(reference, images),
+            foreground_ssim=foreground_ssim(reference, images) if fits and has_foreground(reference) else None,
         )
-    if reference is None:
-        return VolumeScore(name, len(group), residual=held_out_residual(method, _held_out_parts(group)))
-    if float(reference.min()) == float(reference.max()):
-        return VolumeScore(name, len(group))  # an empty volume has no PSNR
-    fits = min(images.shape[-2:]) >= SSIM_WINDOW
-    return VolumeScore(
-        name,
-        len(group),
-        psnr=psnr(reference, images),
-        ssim=ssim(reference, images) if fits else None,
-        nmse=nmse(reference, images),
-        foreground_ssim=foreground_ssim(reference, images) if fits and has_foreground(reference) else None,
-    )
 
 
 def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
@@ -182,15 +222,25 @@ def held_out_residual(method: nn.Module, parts: Iterable[tuple[Sample, Sample, T
     -------
         None if no slice is left.
     """
-    squares, count = 0.0, 0
+    return _root_mean_square(_held_out_errors(method, parts))
+
+
+def _held_out_errors(method: nn.Module, parts: Iterable[tuple[Sample, Sample, Tensor]]) -> list[tuple[float, int]]:
+    """Squared error in units of the noise and number of held-out measurements of every slice that has any."""
+    found = []
     with torch.no_grad():
         for sample, kept, held_out in parts:
             if not _can_be_scored(sample):
                 continue
             error = (sample.operator(reconstruct(method, kept)) - sample.measurement) * held_out
-            squares += float(error.abs().square().sum()) / float(sample.noise_std) ** 2
-            count += int(held_out.expand(error.shape).sum())
-    return math.sqrt(squares / count) if count else None
+            square = float(error.abs().square().sum()) / float(sample.noise_std) ** 2
+            found.append((square, int(held_out.expand(error.shape).sum())))
+    return found
+
+
+def _root_mean_square(errors: Sequence[tuple[float, int]]) -> float | None:
+    count = sum(number for _, number in errors)
+    return math.sqrt(math.fsum(square for square, _ in errors) / count) if count else None
 
 
 def _held_out_parts(group: list[Sample]) -> Iterator[tuple[Sample, Sample, Tensor]]:

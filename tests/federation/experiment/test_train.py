@@ -110,7 +110,7 @@ def test_a_round_validates_the_slices_that_the_recipe_names(tmp_path: Path, monk
     monkeypatch.setattr(
         "federation.experiment.task.evaluate",
         lambda network, samples: evaluate(
-            network, samples, on_volume=lambda v: seen.extend((v.volume, s.meta[0].slice) for s in v.samples)
+            network, samples, on_volume=lambda v: seen.extend((v.volume, meta.slice) for meta in v.meta)
         ),
     )
     for most, expected in ((0, [0, 1]), (1, [1]), (16, [0, 1])):

@@ -1,6 +1,7 @@
 """The training loop learns, is deterministic, resumes and corrects; evaluation scores volumes and residuals."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -412,6 +413,29 @@ def test_evaluation_is_per_volume_with_fastmris_metric() -> None:
     assert scores.volumes[1].psnr == psnr(seen[1].reference, seen[1].images)
     assert scores.selection_score() == scores.mean("psnr")
     assert scores.to_json()["volumes"][0]["volume"] == "volume_0"
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_scoring_holds_one_slice_at_a_time_not_a_volume(reference: bool) -> None:
+    alive: weakref.WeakSet[Sample] = weakref.WeakSet()
+    most = 0
+
+    class Read:
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: int) -> Sample:
+            nonlocal most
+            meta = (replace(SAMPLES[0].meta[0], slice=index),)
+            sample = replace(SAMPLES[0], meta=meta, reference=SAMPLES[0].reference if reference else None)
+            alive.add(sample)
+            most = max(most, len(alive))
+            return sample
+
+    seen = []
+    scores = evaluate(ZeroFilled(), Read(), on_volume=seen.append)
+    assert most <= 2 and [meta.slice for meta in seen[0].meta] == list(range(6))  # the one before may just be dying
+    assert scores.volumes[0].slices == 6 and (scores.volumes[0].psnr is not None) == reference
 
 
 def test_without_a_reference_the_residual_is_in_units_of_the_noise() -> None:
