@@ -20,6 +20,11 @@ def cores() -> int:
     return found
 
 
+def threads_of_each(processes: int) -> int:
+    """Threads of each of some processes that together keep the cores busy, at least 1."""
+    return max(1, cores() // max(1, processes))
+
+
 def memory_available() -> int | None:
     """Bytes that new processes can use without swapping, within the limits of the cgroup; None if unknown."""
     return _least([_proc_bytes("meminfo", "MemAvailable:"), *_cgroup_memory(free=True)])

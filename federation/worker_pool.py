@@ -1,4 +1,4 @@
-"""Runs independent jobs, in this process or in worker processes, with one thread each."""
+"""Runs independent jobs, in this process or in worker processes, with the same number of threads each."""
 
 import logging
 import multiprocessing
@@ -7,6 +7,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
@@ -52,7 +53,13 @@ class Answer(Generic[Result]):
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, *, what: str = "", unit: str = "jobs"
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    processes: int,
+    *,
+    threads: int = 1,
+    what: str = "",
+    unit: str = "jobs",
 ) -> Iterator[Result]:
     """Yield ``function(job)`` in the order of the jobs.
 
@@ -62,6 +69,8 @@ def run_jobs(
         Picklable; the function is module-level.
     processes
         1: all jobs in this process. More: number of spawned processes; an exception or Ctrl-C in this one ends them.
+    threads
+        Threads of PyTorch in every job, wherever it runs.
     what, unit
         Name of the work and of a job in the progress; empty: the jobs tell their own.
 
@@ -71,20 +80,20 @@ def run_jobs(
         If a process ends, for example because the memory is full.
     """
     if not what:
-        yield from _results(function, jobs, processes)
+        yield from _results(function, jobs, processes, threads)
         return
     with doing(what, len(jobs), unit):
-        for number, result in enumerate(_results(function, jobs, processes), 1):
+        for number, result in enumerate(_results(function, jobs, processes, threads), 1):
             made(number)
             yield result
 
 
-def _results(function: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Iterator[Result]:
+def _results(function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, threads: int) -> Iterator[Result]:
     if min(processes, len(jobs)) <= 1:
-        with one_thread():
+        with computing_with(threads):
             yield from map(function, jobs)
         return
-    with Workers(min(processes, len(jobs))) as workers:
+    with Workers(min(processes, len(jobs)), threads) as workers:
         early: dict[int, Answer[Result]] = {}
         wanted = 0
         for number, answer in workers.call(function, enumerate(jobs)):
@@ -97,15 +106,15 @@ def _results(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
                 wanted += 1
 
 
-class one_thread:
-    """Context in which PyTorch computes with one thread: sums depend on their number."""
-
-    def __enter__(self) -> None:
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *error: object) -> None:
-        torch.set_num_threads(self._threads)
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Context in which PyTorch computes with this many threads: the last bits of sums depend on the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Workers:
@@ -115,10 +124,12 @@ class Workers:
     ----------
     most
         Processes at a time. They are started when they are needed, and serve later calls again.
+    threads
+        Threads of PyTorch in each of them.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, threads: int = 1) -> None:
+        self.most, self.threads = most, threads
         self.workers: set[_Worker] = set()
         # Runs at exit of the interpreter too, which would otherwise wait for the workers.
         self._finalizer = weakref.finalize(self, _stop_all, self.workers)
@@ -170,7 +181,7 @@ class Workers:
         for worker in self.workers:
             if worker.connection not in busy and worker.process.is_alive():
                 return worker
-        worker = _Worker(multiprocessing.get_context("spawn"))
+        worker = _Worker(multiprocessing.get_context("spawn"), self.threads)
         self.workers.add(worker)
         return worker
 
@@ -178,10 +189,10 @@ class Workers:
 class _Worker:
     """A spawned process that answers calls in turn."""
 
-    def __init__(self, context: SpawnContext) -> None:
+    def __init__(self, context: SpawnContext, threads: int) -> None:
         self.connection, theirs = context.Pipe()
         # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
-        arguments = (theirs, loaded_plugins(), said_warnings(), sender())
+        arguments = (theirs, threads, loaded_plugins(), said_warnings(), sender())
         self.process = context.Process(target=_serve, args=arguments, name="fedrecon-worker")
         self.process.start()
         theirs.close()
@@ -216,11 +227,17 @@ def _stop_all(workers: set[_Worker]) -> None:
         workers.pop().stop()
 
 
-def _serve(connection: Connection, plugins: Sequence[Plugin], said: Iterable[Said], events: Connection | None) -> None:
-    """Main loop of a worker process: one thread, deaf to Ctrl-C, ends with its parent, repeats no warning of it."""
+def _serve(
+    connection: Connection,
+    threads: int,
+    plugins: Sequence[Plugin],
+    said: Iterable[Said],
+    events: Connection | None,
+) -> None:
+    """Main loop of a worker process: deaf to Ctrl-C, ends with its parent, repeats no warning of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     load_again(plugins)
     say_no_more(said)
     with sending(events):

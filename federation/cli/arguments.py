@@ -33,9 +33,17 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def add_jobs_that_fit(parser: argparse.ArgumentParser) -> None:
     """Add `--jobs` of a command that measures its memory; None if it is not given."""
-    default = f"one for each of {cores()} cores, as far as memory allows"
-    text = f"site processes that run at once, one thread each; results do not depend on it (default: {default})"
+    default = f"as many as {cores()} cores and the memory allow"
+    text = f"site processes that run at once; results do not depend on it (default: {default})"
     parser.add_argument("--jobs", type=positive_count, help=text)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "threads of every site process, whatever --jobs is; the run records it, as the last bits of its results depend "
+        f"on it (default: {cores()} cores over the number of sites that train, at least 1)"
+    )
+    parser.add_argument("--threads", type=positive_count, metavar="N", help=text)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -2,11 +2,13 @@
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from recon import DataError
 
-from ..machine import cores
+from ..machine import cores, threads_of_each
 from .arguments import (
     RECIPE,
     Commands,
@@ -14,8 +16,12 @@ from .arguments import (
     add_moved_sites,
     add_output,
     add_plugins,
+    add_threads,
     display,
 )
+
+if TYPE_CHECKING:
+    from ..sites import SiteManifest
 
 #: Names in `DEMOS`, which loads PyTorch.
 DEMO_NAMES = ("mri", "ct", "mixed")
@@ -37,6 +43,7 @@ def add_demo(commands: Commands) -> None:
     demo.set_defaults(run=_demo)
     add_plugins(demo)
     add_jobs_that_fit(demo)
+    add_threads(demo)
     add_output(demo)
 
 
@@ -53,6 +60,7 @@ def add_train(commands: Commands) -> None:
     train.set_defaults(run=_train)
     add_plugins(train)
     add_jobs_that_fit(train)
+    add_threads(train)
     add_output(train)
 
 
@@ -65,6 +73,7 @@ def add_plan(commands: Commands) -> None:
     plan.set_defaults(run=_plan)
     add_plugins(plan)
     add_jobs_that_fit(plan)
+    add_threads(plan)
     add_output(plan)
 
 
@@ -102,7 +111,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         from ..sites import DEMOS, load_checked
 
         require_curve_writers(arguments.log)
-        jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
+        planning = Planning(fixed_jobs=arguments.jobs is not None)
         begin = time.monotonic()
         demo = DEMOS[arguments.kind]
         recipe = load_recipe(
@@ -115,17 +124,18 @@ def _demo(arguments: argparse.Namespace) -> None:
             raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
         if not resumed:
             shown.say("simulating the hospitals ...")
-            demo.make(sites, jobs)
+            demo.make(sites, arguments.jobs or cores())
         manifests = load_checked(sites, shown.say)
+        counts = _counts(arguments, manifests, out)
         train_run(
             recipe,
             manifests,
             out,
-            jobs=jobs,
             resume=arguments.resume,
             say=shown.say,
             planning=planning,
             logs=arguments.log,
+            **counts,
         )
         results = evaluate_run(out, jobs=arguments.jobs, say=shown.say, begin=None if resumed else begin)
         shown.result("\n" + text_table(results))
@@ -139,18 +149,19 @@ def _train(arguments: argparse.Namespace) -> None:
         from ..sites import load_checked
 
         require_curve_writers(arguments.log)
-        jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None)
+        planning = Planning(fixed_jobs=arguments.jobs is not None)
         recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
         sites = load_checked(arguments.sites, shown.say)
+        counts = _counts(arguments, sites, arguments.out)
         train_run(
             recipe,
             sites,
             arguments.out,
-            jobs=jobs,
             resume=arguments.resume,
             say=shown.say,
             planning=planning,
             logs=arguments.log,
+            **counts,
         )
         shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
 
@@ -161,10 +172,24 @@ def _plan(arguments: argparse.Namespace) -> None:
         from ..recipes import load_recipe
         from ..sites import load_checked
 
-        jobs, planning = arguments.jobs or cores(), Planning(fixed_jobs=arguments.jobs is not None, always=True)
+        planning = Planning(fixed_jobs=arguments.jobs is not None, always=True)
         recipe = load_recipe(arguments.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from)
         sites = tuple(load_checked(arguments.sites, shown.say))
-        plan_recipe(recipe, sites, jobs, planning, shown.result)
+        plan_recipe(recipe, sites, planning=planning, say=shown.result, **_counts(arguments, sites))
+
+
+class _Counts(TypedDict):
+    jobs: int
+    threads: int
+
+
+def _counts(arguments: argparse.Namespace, sites: "Iterable[SiteManifest]", out: Path | None = None) -> _Counts:
+    """``jobs`` and ``threads`` of each: as given, as the run in ``out`` began, or so that all cores work."""
+    from ..experiment import recorded_threads
+
+    recorded = None if out is None else recorded_threads(out)
+    threads = arguments.threads or recorded or threads_of_each(sum(bool(site.data.train) for site in sites))
+    return {"jobs": arguments.jobs or max(1, cores() // threads), "threads": threads}
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ class DataProcess:
 
     def serve(self) -> None:
         """Answer questions until this process ends."""
-        torch.set_num_threads(1)  # as `fedrecon train`: the bits of a sum depend on the number of threads
+        torch.set_num_threads(SiteFolder(self.folder).settings.threads)
         with Listener(str(self.socket), family="AF_UNIX") as listener:
             while True:
                 threading.Thread(target=self._converse, args=(listener.accept(),), daemon=True).start()

@@ -25,12 +25,16 @@ _PROXY = r"^(https?://([\w.~!$&'()*+,;=%-]+(:[\w.~!$&'()*+,;=%-]*)?@)?([\w.-]+|\
 
 
 class SiteSection(Section):
-    """``site.toml``: name of the site, address of the server, path of the manifest, proxy (may hold a password)."""
+    """``site.toml``: name of the site, address of the server, path of the manifest, proxy (may hold a password).
+
+    ``threads`` are those of PyTorch in training; a change applies from the next start of the site on.
+    """
 
     name: Name
     server: str = Field(pattern=_ADDRESS)
     data: str
     proxy: str = Field(default="", pattern=_PROXY)
+    threads: int = Field(default=1, ge=1)
 
 
 def without_password(text: str) -> str:

@@ -25,6 +25,7 @@ from .reconstruction import reconstruct_scan as reconstruct_scan
 from .run_folder import BASE as BASE
 from .run_folder import RunFolder as RunFolder
 from .run_folder import Say as Say
+from .run_folder import recorded_threads as recorded_threads
 from .score_site import score_methods as score_methods
 from .task import DEVICE_FAILED as DEVICE_FAILED
 from .task import ReconstructionTask as ReconstructionTask

@@ -16,6 +16,7 @@ from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
 from .learning import curves_of
 from .plan import fitting
+from .planning import say_fewer_cores
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
 
@@ -62,11 +63,12 @@ def evaluate_run(
     for manifest in tested:
         manifest.torch_device()
     if jobs is None:
-        jobs = fitting(cores(), run.memory() or 0, memory_available())
+        jobs = fitting(max(1, cores() // run.threads()), run.memory() or 0, memory_available())
     log_into(run.path)
+    say_fewer_cores(run, say)
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
-    scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs)
+    scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs, threads=run.threads())
     for manifest, result in zip(tested, scored, strict=True):
         found[manifest.name] = result
         say(f"scored  {manifest.name}")

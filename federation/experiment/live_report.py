@@ -14,7 +14,7 @@ from ..recipes import LOCAL
 from ..rounds import read_rows
 from ..serialization import load_newest
 from ..sites import SiteManifest
-from ..worker_pool import one_thread
+from ..worker_pool import computing_with
 from .run_folder import RunFolder
 from .task import ReconstructionTask
 
@@ -110,7 +110,7 @@ class LiveReport:
         inversion = manifest.kind.inversion
         methods = {inversion: manifest.kind.methods[inversion](), self.run.recipe.name: network}
         images = {} if sample.reference is None else {"reference": sample.target().numpy()}
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), computing_with(self.run.threads()):
             for name, method in methods.items():
                 with task.at_work(method):
                     images[name] = sample.magnitude(reconstruct(method, sample)).numpy()

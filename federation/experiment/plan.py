@@ -29,6 +29,8 @@ class Plan:
     available, total, disk, maps_disk
         Bytes of memory that are free and that the machine has, and bytes that are free on the disk of the run and of
         the coil maps; None: unknown.
+    threads
+        Threads of each process.
     """
 
     recipe: Recipe
@@ -40,6 +42,7 @@ class Plan:
     total: int | None = None
     disk: int | None = None
     maps_disk: int | None = None
+    threads: int = 1
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -142,7 +145,8 @@ class Plan:
         disk += f", {_gigabytes(self.map_bytes)} of it coil maps" if self.map_bytes else ""
         disk += "" if self.disk is None else f"; {_gigabytes(self.disk)} free"
         lines += [memory + "; --jobs changes it", disk]
-        lines.append(f"  cores: {self.jobs} of {cores}, one for each process; a run uses no more than it has sites")
+        used, each = min(self.jobs * self.threads, cores), f"{self.threads} thread{'s' * (self.threads > 1)}"
+        lines.append(f"  cores: {used} of {cores}, {each} for each process; --threads changes it in a new run")
         keys = {
             "federation.rounds": recipe.federation.rounds,
             "training.steps_per_round": recipe.training.steps_per_round,

@@ -66,6 +66,7 @@ def plan_run(run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Pla
         total=total,
         disk=disk_free(run.path),
         maps_disk=disk_free(run.maps_folder(next(iter(tasks)))),
+        threads=runtime.threads,
     )
     warning = require_room(plan)
     if planning.always or plan.total_seconds >= SECONDS_WORTH_A_WORD:
@@ -84,7 +85,21 @@ def rounds_done(run: RunFolder) -> dict[str, int]:
     return {name: max(saved_rounds(folder / CHECKPOINTS), default=0) for name, folder in folders.items()}
 
 
-def plan_recipe(recipe: Recipe, manifests: tuple[SiteManifest, ...], jobs: int, planning: Planning, say: Say) -> None:
+def say_fewer_cores(run: RunFolder, say: Say) -> None:
+    """Say that a run computes with more threads than this machine has cores, if so."""
+    if (threads := run.threads()) > (found := cores()):
+        say(f"note: a site computes with {threads} threads, as the run began, on {found} cores: slower, same results")
+
+
+def plan_recipe(
+    recipe: Recipe,
+    manifests: tuple[SiteManifest, ...],
+    *,
+    jobs: int,
+    threads: int,
+    planning: Planning,
+    say: Say,
+) -> None:
     """Say what a run of a recipe would cost, without starting it.
 
     Raises
@@ -97,7 +112,7 @@ def plan_recipe(recipe: Recipe, manifests: tuple[SiteManifest, ...], jobs: int, 
         if not run.participants:
             raise ConfigError("no site takes part; at least one manifest needs files under data.train")
         specs = [run.spec(manifest) for manifest in run.participants]
-        with InProcessRuntime(specs, jobs) as runtime:
+        with InProcessRuntime(specs, jobs, threads) as runtime:
             if plan_run(run, runtime, jobs, planning, say) is None:
                 raise ConfigError("the cost cannot be measured; see the line above, or `fedrecon sites check`")
 

@@ -61,16 +61,24 @@ class RunFolder:
         resume: bool,
         maps: Path | str | None = None,
         exported: bool = False,
+        threads: int | None = None,
     ) -> "RunFolder":
-        """Open the folder for training; ``maps`` is a folder of coil maps that several runs share.
+        """Open the folder for training.
 
-        ``exported`` says that a deployed site writes it, which never trains alone.
+        Parameters
+        ----------
+        maps
+            Folder of coil maps that several runs share.
+        threads
+            Threads of PyTorch at every site; None: as the run began, 1 in a new run.
+        exported
+            Whether a deployed site writes it, which never trains alone.
 
         Raises
         ------
         DataError
-            If it holds a run and ``resume`` is not set, or a run of another recipe or other sites. With ``resume`` the
-            recipe may have more rounds.
+            If it holds a run and ``resume`` is not set, or a run of another recipe, other sites or another number of
+            threads. With ``resume`` the recipe may have more rounds.
         """
         path = Path(path)
         facts: dict[str, Any] = {
@@ -78,7 +86,7 @@ class RunFolder:
             "sites": {m.name: str(m.path) for m in manifests},
             "beside": {m.name: os.path.relpath(m.path, path.absolute()) for m in manifests},
         }
-        kept: dict[str, Any] = {"seconds": {}} | ({"exported": True} if exported else {})
+        kept: dict[str, Any] = {"threads": threads or 1, "seconds": {}} | ({"exported": True} if exported else {})
         if (path / "run.json").exists():
             found = _record(path)
             if found.get("recipe_digest") != facts["recipe_digest"] and not (resume and fewer_rounds(path, recipe)):
@@ -90,7 +98,10 @@ class RunFolder:
                 raise DataError(f"{path}: holds a run of the sites {sorted(found['sites'])}; choose another --out")
             if not resume:
                 raise DataError(f"{path}: holds a run already; go on with --resume, or choose another --out")
-            kept |= {key: found[key] for key in ("seconds", "memory") if key in found}
+            if threads not in (None, begun := found.get("threads", 1)):
+                expected = f"{begun}, with which the run began: the last bits of its results depend on it"
+                raise data_error(path, "--threads", str(threads), expected, "leave it out")
+            kept |= {"threads": begun} | {key: found[key] for key in ("seconds", "memory") if key in found}
         store_plugins(recipe.plugins, path)
         if recipe.network.base is not None and (weights := weights_of(recipe.network.base)) is not None:
             write_atomically(path / BASE, weights.path.read_bytes())
@@ -205,6 +216,10 @@ class RunFolder:
         """Whether a deployed site exported the run; such a run has no local arm."""
         return bool(_record(self.path).get("exported"))
 
+    def threads(self) -> int:
+        """Threads of PyTorch at every site."""
+        return recorded_threads(self.path) or 1
+
     def memory(self) -> int | None:
         """Bytes of a site's process as measured before the training; None: they were not measured."""
         found: int | None = _record(self.path).get("memory")
@@ -238,6 +253,14 @@ def fewer_rounds(path: Path | str, recipe: Recipe) -> int | None:
     federation = recipe.federation.model_copy(update={"rounds": rounds})
     same = recipe.model_copy(update={"federation": federation}).digest() == _record(path).get("recipe_digest")
     return rounds if same else None
+
+
+def recorded_threads(path: Path | str) -> int | None:
+    """Threads of PyTorch at every site of the run in a folder, 1 before this was recorded; None: there is no run."""
+    if not (Path(path) / "run.json").exists():
+        return None
+    threads: int = _record(Path(path)).get("threads", 1)
+    return threads
 
 
 def _found(run: Path, file: str, beside: object) -> str:

@@ -26,7 +26,7 @@ from .follower import Follower
 from .live_report import LiveReport
 from .personal_stage import personalize
 from .plan import Plan, fitting
-from .planning import Planning, plan_run, rounds_done
+from .planning import Planning, plan_run, rounds_done, say_fewer_cores
 from .run_folder import RunFolder, Say, fewer_rounds, local_recipe
 from .task import aux_layout
 
@@ -42,6 +42,7 @@ def train_run(
     maps: Path | str | None = None,
     planning: Planning | None = None,
     logs: Sequence[str] = (),
+    threads: int | None = None,
 ) -> RunFolder:
     """Train a recipe at the sites; with the local arm and the personal stage if the recipe has them.
 
@@ -53,6 +54,9 @@ def train_run(
         Measure the cost first and say it, and keep a report up to date; None: neither. Results do not depend on it.
     logs
         Write curves for these programs, any of ``"tensorboard"`` and ``"mlflow"``.
+    threads
+        Threads of PyTorch at every site, whatever ``jobs`` is; None: as the run began, 1 in a new run. The last bits of
+        the results depend on it.
 
     Raises
     ------
@@ -73,13 +77,14 @@ def train_run(
     secure = secure_sum_of(recipe, slices)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
-    run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps)
+    run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps, threads=threads)
     if extended:
         _say_more_rounds(run, say)
         (run.path / "report.json").unlink(missing_ok=True)  # scores of the shorter run
     log_into(run.path)
+    say_fewer_cores(run, say)
     specs = [replace(run.spec(manifest), secure=secure) for manifest in run.participants]
-    with InProcessRuntime(specs, jobs) as runtime:
+    with InProcessRuntime(specs, jobs, run.threads()) as runtime:
         plan = None
         if planning is not None:
             try:
@@ -155,7 +160,7 @@ def _parts(run: RunFolder, seconds: Sequence[float | None]) -> list[Part]:
 
 def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
     say(f"training {len(run.learners)} sites on their own, the local arm ...")
-    done = run_jobs(train_alone, [(run, manifest.name) for manifest in run.learners], jobs)
+    done = run_jobs(train_alone, [(run, m.name) for m in run.learners], jobs, threads=run.threads())
     for manifest, (score, ended) in zip(run.learners, done, strict=True):
         advanced([manifest.name], 1.0)
         say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
@@ -189,7 +194,8 @@ def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> No
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
     work = [(run, name, local) for name, local in _personal_jobs(run)]
     say(f"{run.recipe.personal.steps} personal steps at every site ...")
-    for (_, name, local), (before, after) in zip(work, run_jobs(personalize, work, jobs), strict=True):
+    done = run_jobs(personalize, work, jobs, threads=run.threads())
+    for (_, name, local), (before, after) in zip(work, done, strict=True):
         advanced([f"{name} {local}"], 1.0)
         say(f"personal {'local   ' if local else ''}{name:20s} {score_text(before)} -> {score_text(after)}")
 
@@ -279,7 +285,7 @@ def train_alone(job: tuple[RunFolder, str]) -> tuple[float | None, str]:
     """
     run, name = job
     folder = run.local_folder(name)
-    with InProcessRuntime([run.spec(run.manifest(name), local=True)]) as runtime:
+    with InProcessRuntime([run.spec(run.manifest(name), local=True)], threads=run.threads()) as runtime:
         result = run_rounds(
             algorithm_of(local_recipe(run.recipe)),
             runtime,

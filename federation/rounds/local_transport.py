@@ -10,7 +10,7 @@ from recon import PREPARING, DataError, doing, os_error_line
 from ..config.plugin_errors import line_in_plugin
 from ..progress import within
 from ..serialization import MessageError
-from ..worker_pool import Answer, WorkerDied, Workers, one_thread
+from ..worker_pool import Answer, WorkerDied, Workers, computing_with
 from .site import SiteSpec
 from .transport import ReplyStream, SiteFailure
 
@@ -22,8 +22,8 @@ Result = TypeVar("Result")
 class InProcessRuntime:
     """Sites on this machine, each built for one request and released: memory does not grow with their number.
 
-    Every site computes with one thread, so that the results do not depend on ``jobs``. As a context manager it ends the
-    worker processes.
+    Every site computes with the same number of threads, so that the results do not depend on ``jobs``. As a context
+    manager it ends the worker processes.
 
     Parameters
     ----------
@@ -32,16 +32,19 @@ class InProcessRuntime:
     jobs
         1: all sites in this process. More: number of spawned processes, each with one site at a time; the calling
         script then needs ``if __name__ == "__main__"``.
+    threads
+        Threads of PyTorch at every site.
     """
 
-    def __init__(self, specs: Sequence[SiteSpec], jobs: int = 1) -> None:
+    def __init__(self, specs: Sequence[SiteSpec], jobs: int = 1, threads: int = 1) -> None:
         self._specs = {spec.name: spec for spec in specs}
         if len(self._specs) < len(specs) or not specs:
             raise ValueError(f"InProcessRuntime: sites are {[s.name for s in specs]}, expected some, all different")
-        if jobs < 1:
-            raise ValueError(f"InProcessRuntime: jobs is {jobs}, expected at least 1")
+        for name, number in (("jobs", jobs), ("threads", threads)):
+            if number < 1:
+                raise ValueError(f"InProcessRuntime: {name} is {number}, expected at least 1")
         self.jobs = min(jobs, len(specs))
-        self.workers = Workers(self.jobs)
+        self.threads, self.workers = threads, Workers(self.jobs, threads)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +99,7 @@ class InProcessRuntime:
         if self.jobs > 1:
             yield from self.workers.call(function, work)
             return
-        with one_thread():
+        with computing_with(self.threads):
             for site, argument in work:
                 yield site, Answer(function(argument))
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import torch
 
 from federation.deploy.audit_log import read_log
 from federation.deploy.data_process import APPROVED, BUNDLE, REFUSED, REQUEST, DataProcess
+from federation.worker_pool import computing_with
 
 from .deployment import BUNDLE as APPROVED_BUNDLE
 from .deployment import Deployed
@@ -80,6 +81,23 @@ def test_software_that_changed_since_the_start_is_refused_though_it_is_approved(
     with pytest.raises(Exception, match="has not approved"):
         deployed.train()
     assert "not approved: the installed software changed since the start of the site" in deployed.refusals("north")[0]
+
+
+def test_a_site_trains_with_the_threads_of_its_settings(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, found = deployed.folders["north"], list[int]()
+    settings = folder.path / "site.toml"
+    assert "threads = 1\n" in settings.read_text()
+
+    def listen(path: str, family: str) -> Listener:
+        found.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("federation.deploy.data_process.Listener", listen)
+    for threads in (1, 3):
+        settings.write_text(settings.read_text().replace("threads = 1", f"threads = {threads}"))
+        with computing_with(2), pytest.raises(KeyboardInterrupt):
+            DataProcess(folder.path, folder.path / "socket").serve()
+    assert found == [1, 3]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports

@@ -77,10 +77,11 @@ def test_the_text_names_time_memory_disk_cores_and_what_changes_them() -> None:
         "step 2.0 s, 100 training slices; validation 1.0 s a slice, 16 slices; coil maps 7.0 s a slice",
         "memory: 1.0 GB a process, 1 at a time, 8.0 GB free; --jobs changes it",
         "disk: 2.9 GB, 2.9 GB of it coil maps; 100.0 GB free",
-        "cores: 1 of 4",
+        "cores: 1 of 4, 1 thread for each process; --threads changes it",
         "--set KEY=VALUE: federation.rounds = 10",
     ):
         assert words in text
+    assert "cores: 6 of 8, 3 threads for each" in "".join(plan("a", "b", threads=3).lines(8))
     assert "takes at most" in plan("a", overrides=("training.patience=3",)).lines(1)[0]
 
 

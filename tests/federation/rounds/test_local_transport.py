@@ -6,7 +6,7 @@ import torch
 
 from federation.rounds import InProcessRuntime, SiteFailure, SiteSpec
 from federation.serialization import Broadcast, SiteUpdate, digest
-from federation.worker_pool import run_jobs
+from federation.worker_pool import computing_with, run_jobs
 from recon import said_warnings
 from recon.data import said_once
 
@@ -52,21 +52,20 @@ def test_two_jobs_give_the_same_bits_as_one(tmp_path):
     assert traces(tmp_path / "1") == traces(tmp_path / "2")
 
 
-def test_sites_compute_with_one_thread_and_the_callers_number_comes_back(tmp_path):
-    class Counting(ToyTask):
-        def validate(self, network):
-            return float(torch.get_num_threads())
+class Counting(ToyTask):
+    def validate(self, network):
+        return float(torch.get_num_threads())
 
-    torch.set_num_threads(2)
-    try:
-        specs = toy_specs(tmp_path, 1, task=Counting)
-        shared = initial_shared()
-        reply = replies_of(specs, 1)["s0"]
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 1), (1, 3), (2, 3)])
+def test_sites_compute_with_the_threads_of_the_runtime_and_the_callers_number_comes_back(tmp_path, jobs, threads):
+    specs, shared = toy_specs(tmp_path, 2, task=Counting), initial_shared()
+    with computing_with(2), InProcessRuntime(specs, jobs, threads) as runtime:
+        replies = dict(runtime.exchange(requests(specs)))
         assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-    update = SiteUpdate.from_bytes(reply, broadcast=Broadcast(0, "s0", shared, digest(shared)))
-    assert update.score_before == 1
+    for site, reply in replies.items():
+        update = SiteUpdate.from_bytes(reply, broadcast=Broadcast(0, site, shared, digest(shared)))
+        assert update.score_before == threads
 
 
 def test_only_one_sites_data_is_in_memory_with_40_sites(tmp_path):
@@ -111,6 +110,8 @@ def test_sites_must_be_there_and_differ(tmp_path):
         InProcessRuntime([])
     with pytest.raises(ValueError, match="jobs is 0"):
         InProcessRuntime(toy_specs(tmp_path), 0)
+    with pytest.raises(ValueError, match="threads is 0"):
+        InProcessRuntime(toy_specs(tmp_path), threads=0)
 
 
 def _said(_: int) -> int:
@@ -120,3 +121,13 @@ def _said(_: int) -> int:
 def test_worker_processes_do_not_repeat_warnings(monkeypatch):
     monkeypatch.setattr(said_once, "_SAID", {("north", ": found  zeros"), ("south", ": found  zeros")})
     assert list(run_jobs(_said, [0, 1], 2)) == [2, 2]
+
+
+def _threads(_: int) -> int:
+    return torch.get_num_threads()
+
+
+def test_jobs_have_their_threads_in_every_process():
+    assert list(run_jobs(_threads, [0, 1], 1)) == [1, 1]
+    for processes in (1, 2):
+        assert list(run_jobs(_threads, [0, 1], processes, threads=3)) == [3, 3]
