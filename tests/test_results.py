@@ -27,6 +27,7 @@ def test_there_are_results() -> None:
     assert FOLDERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [path.parent for path in FOLDERS], ids=lambda path: path.name)
 def test_published_results_are_published_again_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     preset = json.loads((folder / "preset.json").read_text())

@@ -114,6 +114,7 @@ def test_rounds_are_logged_with_digests_and_bytes(trained: Path) -> None:
     assert before["shared_digest_after"] == after["loaded_digest"]
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_bits(trained: Path, sites: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     only = ["--set", 'evaluation.arms=["zero_filled"]']

@@ -64,6 +64,7 @@ def compared(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return out, said
 
 
+@pytest.mark.slow
 def test_the_whole_path_runs(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     rows = read_scores(out / "scores.csv")
@@ -82,6 +83,7 @@ def test_the_whole_path_runs(compared: tuple[Path, list[str]]) -> None:
     assert "simulated hospitals" not in (out / "comparison.html").read_text()
 
 
+@pytest.mark.slow
 def test_claims_are_those_of_the_preset(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     found = json.loads((out / "hypotheses.json").read_text())
@@ -94,6 +96,7 @@ def test_claims_are_those_of_the_preset(compared: tuple[Path, list[str]]) -> Non
     assert "What joining is worth" in page and "Learning curves: MRI, unequal slices" in page
 
 
+@pytest.mark.slow
 def test_the_worth_of_joining_is_said(compared: tuple[Path, list[str]]) -> None:
     out, said = compared
     worth = json.loads((out / "comparison.json").read_text())["worth"]
@@ -101,6 +104,7 @@ def test_the_worth_of_joining_is_said(compared: tuple[Path, list[str]]) -> None:
     assert " ".join(said[-1].split()).endswith(worth[-1])
 
 
+@pytest.mark.slow
 def test_persons_are_in_one_place_and_the_same_ones_test(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     tested = {}
@@ -116,6 +120,7 @@ def test_persons_are_in_one_place_and_the_same_ones_test(compared: tuple[Path, l
     assert first == second
 
 
+@pytest.mark.slow
 def test_equal_scanners_have_unequal_numbers_of_slices(compared: tuple[Path, list[str]]) -> None:
     sites = load_federation(compared[0] / "mri" / "unequal_slices" / "sites")
     training = {site.name: site for site in sites if site.trains}

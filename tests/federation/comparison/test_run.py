@@ -719,6 +719,7 @@ def test_a_small_difference_takes_more_seeds(gain: float, seeds: int, short: boo
     assert found == ({("mri", "together"): {"finetune", "fedavg"}} if short else {})
 
 
+@pytest.mark.slow
 def test_arms_that_are_close_get_the_seeds_of_small_effects(tmp_path: Path) -> None:
     names = ("local", "fedavg", "finetune", "no_physics")
     table = TableSpec("together", names, seeds=1, train=1, modalities=("mri",))
@@ -781,6 +782,7 @@ def test_a_recipe_of_ones_own_joins_published_tables(
     shutil.rmtree(compared[0] / "mri" / "together" / "seed0" / "mine")
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_of_published_tables_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("classical", "fedavg", "corrected")
     tables = tuple(

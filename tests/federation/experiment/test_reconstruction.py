@@ -68,6 +68,7 @@ def test_the_image_is_written_before_it_is_scored(run: Path, tmp_path: Path, mon
     assert (tmp_path / "out.h5").exists()
 
 
+@pytest.mark.slow
 def test_one_site_without_a_score_keeps_no_other_from_its_report(tmp_path: Path) -> None:
     """A site whose files are all partial Fourier trains with references, and is evaluated, without a score."""
     sites, out = tmp_path / "sites", tmp_path / "run"
