@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from federation.privacy import (
+    CONFIRM,
     MASKED,
     REVEAL,
     SUM,
@@ -96,9 +97,12 @@ def measure(n_sites: int, size: int, bits: int, gone: int, folder: Path) -> list
             update = pack("update", {}, {"w": change["w"]})
             down = len(Envelope(MASKED, 0, "ab", to_us, next_nonce="ab", body=update).to_bytes())
             plain = len(update)
-    reveals = {}
+    codes, reveals = {}, {}
     for name in survivors:
-        reveals[name], own["reveal"] = timed(lambda name=name: sites[name].reveal(0, "ab", survivors))
+        codes[name], own["confirm"] = timed(lambda name=name: sites[name].confirm(0, "ab", survivors))
+    for name in survivors:
+        to_us = {other: given[name] for other, given in codes.items() if other != name}
+        reveals[name], own["reveal"] = timed(lambda name=name, c=to_us: sites[name].reveal(0, "ab", survivors, c))
     _, server = timed(lambda: unmask(total, roster, context, offers, survivors, reveals))
     everything = time.process_time() - begin
     for number, name in enumerate(names):
@@ -109,8 +113,10 @@ def measure(n_sites: int, size: int, bits: int, gone: int, folder: Path) -> list
     error = float((mean["w"] - expected / weight).abs().max())
     _, bare = timed(lambda: streams(n_sites, size * bits // 8))
     shares = Envelope(REVEAL, 0, "ab", reveal=reveals[survivors[0]])
-    asked = Envelope(REVEAL, 0, "ab", survivors=tuple(survivors))
-    up, down = up + len(shares.to_bytes()), down + len(asked.to_bytes())
+    confirmed = Envelope(CONFIRM, 0, "ab", codes=codes[survivors[0]])
+    up += len(shares.to_bytes()) + len(confirmed.to_bytes())
+    for kind, given in ((CONFIRM, {}), (REVEAL, to_us)):
+        down += len(Envelope(kind, 0, "ab", survivors=tuple(survivors), codes=given).to_bytes())
     n_bytes = max(up, down) / plain
     check(own["mask"] <= BARS.get(size, np.inf) or n_sites > 10 or bits == 64, "seconds of masking")
     check(n_bytes <= BAR_BYTES or n_sites > 10 or bits == 64, "bytes")

@@ -6,7 +6,7 @@ from recon import DataError
 
 from ..config import read_toml
 from ..experiment import site_spec
-from ..privacy import MASKED, OFFER, REVEAL, Envelope, RoundFiles
+from ..privacy import KINDS, MASKED, Envelope, RoundFiles
 from ..recipes import Recipe, masked_sum_of
 from ..rounds import SiteSpec
 from ..rounds.masked_site import make_key
@@ -84,11 +84,9 @@ def masked_request(payload: bytes, round: int, rounds: int) -> Envelope | None:
     Raises
     ------
     MessageError
-        If it is damaged, of another round than its signature says, or a broadcast that trains.
+        If it is damaged, or of another round than its signature says.
     """
-    if (kind := kind_of(payload)) not in (OFFER, MASKED, REVEAL):
-        if round < rounds:
-            raise MessageError(f"request: a broadcast without masks in round {round}, expected a masked round")
+    if (kind := kind_of(payload)) not in KINDS:
         return None
     if round >= rounds:
         raise MessageError(f"request: {kind} of round {round}, expected training in rounds 0 to {rounds - 1}")

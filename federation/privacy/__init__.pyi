@@ -3,6 +3,8 @@ from .fixed_point import Integers as Integers
 from .masks import Context as Context
 from .masks import PrivateKey as PrivateKey
 from .masks import add_mask as add_mask
+from .messages import CONFIRM as CONFIRM
+from .messages import KINDS as KINDS
 from .messages import MASKED as MASKED
 from .messages import OFFER as OFFER
 from .messages import REVEAL as REVEAL

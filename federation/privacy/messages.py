@@ -6,7 +6,8 @@ kind       request                                                reply
 offer      round, nonce                                           the site's offer
 masked     broadcast, offers of all sites, nonce of the next      masked update, offer for the next round
            round
-reveal     sites in the sum                                       shares of secrets
+confirm    sites in the sum                                       a code for each of them
+reveal     sites in the sum, their codes for the site             shares of secrets
 =========  =====================================================  ==============================================
 """
 
@@ -22,7 +23,7 @@ from ..config import SITE_NAME
 from ..serialization import MessageError, pack, unpack
 from .site_protocol import Offer, Reveal
 
-OFFER, MASKED, REVEAL = "secure offer", "secure masked", "secure reveal"
+OFFER, MASKED, CONFIRM, REVEAL = KINDS = ("secure offer", "secure masked", "secure confirm", "secure reveal")
 _BODY = "message"
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _LONGEST_HEX = 512
@@ -30,10 +31,10 @@ _LONGEST_HEX = 512
 
 @dataclass(frozen=True)
 class Envelope:
-    """A request or reply of one of the three kinds.
+    """A request or reply of one of the four kinds.
 
-    ``nonce`` names the attempt at the round, ``next_nonce`` that at the next one. ``body`` is a packed broadcast or
-    update.
+    ``nonce`` names the attempt at the round, ``next_nonce`` that at the next one. ``codes`` are by the receivers in a
+    reply, by the senders in a request. ``body`` is a packed broadcast or update.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Envelope:
     offers: Mapping[str, Offer] = field(default_factory=dict)
     reveal: Reveal | None = None
     survivors: tuple[str, ...] = ()
+    codes: Mapping[str, str] = field(default_factory=dict)
     next_nonce: str = ""
     body: bytes = b""
 
@@ -59,6 +61,7 @@ class Envelope:
             "offers": {site: [o.public, o.committed, dict(o.sealed)] for site, o in self.offers.items()},
             "reveal": None if self.reveal is None else [dict(self.reveal.self_masks), dict(self.reveal.pair_masks)],
             "survivors": list(self.survivors),
+            "codes": dict(self.codes),
         }
         return pack(self.kind, header, {_BODY: torch.frombuffer(bytearray(self.body), dtype=torch.uint8)}
                     if self.body else {})  # fmt: skip
@@ -84,6 +87,7 @@ class Envelope:
                 },
                 None if (r := header.pop("reveal")) is None else Reveal(_by_site(r[0]), _by_site(r[1])),
                 tuple(_name(site) for site in header.pop("survivors")),
+                _by_site(header.pop("codes")),
                 _hex(header.pop("next_nonce")),
                 _body(tensors),
             )

@@ -1,6 +1,8 @@
-"""The secure sum at a site: offer keys and shares, mask a vector, reveal shares once."""
+"""The secure sum at a site: offer keys and shares, mask a vector, confirm the sites in the sum, reveal shares once."""
 
 import hashlib
+import hmac
+import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -99,7 +101,7 @@ class SiteProtocol:
         by_site = dict(zip(names, shares, strict=True))
         own = by_site.pop(self.name)
         sealed = {
-            site: seal(self._share_key(context, self.name, site), share, _said(public, committed)).hex()
+            site: seal(self._key(context, "share", self.name, site), share, _said(public, committed)).hex()
             for site, share in by_site.items()
         }
         offer = Offer(public, committed, sealed)
@@ -112,6 +114,7 @@ class SiteProtocol:
                 "offer": {"public": public, "committed": committed, "sealed": sealed},
                 "shares": {self.name: own.hex()},
                 "masked": None,
+                "confirmed": None,
                 "revealed": None,
             },
         )
@@ -142,7 +145,8 @@ class SiteProtocol:
             used for another vector.
         """
         found, shares = self._agreed_on(round, nonce, offers)
-        what = hashlib.sha256(vector.tobytes() + repr(sorted((u, o.public) for u, o in offers.items())).encode())
+        in_round = _offers_digest(offers)
+        what = hashlib.sha256(vector.tobytes() + in_round.encode())
         if found["masked"] not in (None, what.hexdigest()):
             raise MessageError(f"secure sum: round {round} was masked for another change; one mask never serves twice")
         context = Context(self.run, round, nonce)
@@ -153,23 +157,83 @@ class SiteProtocol:
             if site != self.name:
                 key = pair_key(pair, bytes.fromhex(offer.public), context, (self.name, site))
                 add_mask(masked, key, subtract=self.name > site)
-        self.files.write(round, found | {"shares": shares, "masked": what.hexdigest()})
+        self.files.write(round, found | {"shares": shares, "masked": what.hexdigest(), "offers": in_round})
         return masked
 
-    def reveal(self, round: int, nonce: str, survivors: Collection[str]) -> Reveal:
-        """The shares by which the server removes the masks from the sum of the survivors. The secrets are deleted.
+    def confirm(self, round: int, nonce: str, survivors: Collection[str]) -> dict[str, str]:
+        """What this site knows of the sum, as a code for each other survivor, in hexadecimal digits.
+
+        The codes authenticate the offers of all sites in the round, as this site has seen them, and the survivors. No
+        site confirms two sets of survivors in one attempt. So a server that shows different offers or survivors to
+        different sites finds too few of them that confirm the same.
 
         Raises
         ------
         MessageError
-            If another set of survivors was answered in this round, or the set is too small or no part of the round.
+            If another set of survivors was confirmed, or the set is too small or no part of the round.
         """
         found, chosen = self.files.read(round), sorted(survivors)
-        if found is not None and (answered := found.get("revealed")) is not None:
-            if (found["nonce"], answered["survivors"]) != (nonce, chosen):
-                raise MessageError(f"secure sum: round {round} was unmasked for other sites; one sum per round")
+        if found is None or found.get("revealed") is None or self._answered(found, round, nonce, chosen) is None:
+            found = self._confirmed(round, nonce, chosen)
+            self.files.write(round, found)
+        context, statement = Context(self.run, round, nonce), _statement(found["offers"], chosen)
+        return {site: self._code(context, self.name, site, statement) for site in chosen if site != self.name}
+
+    def reveal(self, round: int, nonce: str, survivors: Collection[str], confirmed: Mapping[str, str]) -> Reveal:
+        """The shares by which the server removes the masks from the sum of the survivors. The secrets are deleted.
+
+        Parameters
+        ----------
+        confirmed
+            Codes for this site by other survivors, from :meth:`confirm`. With this site, at least as many as the
+            threshold must have confirmed the same offers and survivors. The threshold is more than half of all sites,
+            so two different sums of a round cannot both be confirmed.
+
+        Raises
+        ------
+        MessageError
+            If another set of survivors was answered in this round, the set is too small or no part of the round, or
+            too few sites have confirmed it.
+        """
+        found, chosen = self.files.read(round), sorted(survivors)
+        if found is not None and (answered := self._answered(found, round, nonce, chosen)) is not None:
             self.files.remove_before(round)  # a kill may have come before
-            return Reveal(**answered["reveal"])
+            return answered
+        found = self._confirmed(round, nonce, chosen)
+        context, statement = Context(self.run, round, nonce), _statement(found["offers"], chosen)
+        agreeing = [
+            site
+            for site in chosen
+            if site != self.name
+            and hmac.compare_digest(confirmed.get(site, ""), self._code(context, site, self.name, statement))
+        ]
+        if len(agreeing) + 1 < self.roster.least:
+            raise MessageError(
+                f"secure sum: {len(agreeing) + 1} sites have confirmed the offers and the sites of this sum, expected "
+                f"at least {self.roster.least}"
+            )
+        half = 2 * len(share_to_bytes(0))
+        shares: dict[str, str] = found["shares"]
+        reveal = Reveal(
+            {site: shares[site][:half] for site in chosen},
+            {site: share[half:] for site, share in shares.items() if site not in chosen},
+        )
+        answer = {"survivors": chosen, "reveal": asdict(reveal)}
+        self.files.write(round, {"nonce": nonce, "offers": found["offers"], "revealed": answer})
+        self.files.remove_before(round)
+        return reveal
+
+    def _answered(self, found: Mapping[str, Any], round: int, nonce: str, chosen: list[str]) -> Reveal | None:
+        """The shares that were revealed in a round; None before."""
+        answered = found.get("revealed")
+        if answered is None:
+            return None
+        if (found["nonce"], answered["survivors"]) != (nonce, chosen):
+            raise MessageError(f"secure sum: round {round} was unmasked for other sites; one sum per round")
+        return Reveal(**answered["reveal"])
+
+    def _confirmed(self, round: int, nonce: str, chosen: list[str]) -> dict[str, Any]:
+        """The record of a masked attempt with these survivors, and no others from now on."""
         found = self._record(round)
         if found is None or found["nonce"] != nonce or found["masked"] is None:
             raise MessageError(f"secure sum: site {self.name} masked nothing in this attempt at round {round}")
@@ -180,15 +244,9 @@ class SiteProtocol:
             raise MessageError(f"secure sum: site {unknown[0]} was not in this attempt at round {round}")
         if self.name not in chosen:
             raise MessageError(f"secure sum: site {self.name} is asked to unmask a sum without it")
-        half = 2 * len(share_to_bytes(0))
-        shares: dict[str, str] = found["shares"]
-        reveal = Reveal(
-            {site: shares[site][:half] for site in chosen},
-            {site: share[half:] for site, share in shares.items() if site not in chosen},
-        )
-        self.files.write(round, {"nonce": nonce, "revealed": {"survivors": chosen, "reveal": asdict(reveal)}})
-        self.files.remove_before(round)
-        return reveal
+        if found["confirmed"] not in (None, chosen):
+            raise MessageError(f"secure sum: round {round} was confirmed for other sites; one sum per round")
+        return found | {"confirmed": chosen}
 
     def _record(self, round: int) -> dict[str, Any] | None:
         """The record of a round that was not unmasked, and is not before one that was."""
@@ -225,18 +283,36 @@ class SiteProtocol:
             return ""
         if self.name not in offer.sealed:
             raise MessageError(f"secure sum: the offer of site {site} holds no share for site {self.name}")
-        key = self._share_key(context, site, self.name)
+        key = self._key(context, "share", site, self.name)
         share = unseal(key, bytes.fromhex(offer.sealed[self.name]), _said(offer.public, offer.committed))
         if share is None:
             raise MessageError(f"secure sum: the share of site {site} for site {self.name} is not by that site")
         return share.hex()
 
-    def _share_key(self, context: Context, sender: str, receiver: str) -> bytes:
+    def _code(self, context: Context, sender: str, receiver: str, statement: bytes) -> str:
+        """Code of a statement that only sender and receiver can make."""
+        key = self._key(context, "confirm", sender, receiver)
+        return hmac.digest(key, statement, hashlib.sha256)[:SECRET_BYTES].hex()
+
+    def _key(self, context: Context, purpose: str, sender: str, receiver: str) -> bytes:
+        """Key of messages from one site to another, one of which is this one."""
         other = receiver if sender == self.name else sender
         if other not in self._agreed:
             self._agreed[other] = self.key.agree(self.roster.public_key(other))
-        return context.key(self._agreed[other], "share", sender, receiver)
+        return context.key(self._agreed[other], purpose, sender, receiver)
 
 
 def _said(public: str, committed: str) -> bytes:
     return f"{public}\n{committed}".encode()
+
+
+def _offers_digest(offers: Mapping[str, Offer]) -> str:
+    """SHA-256 of the public part of the offers in a round."""
+    return hashlib.sha256(
+        json.dumps(sorted((s, o.public, o.committed) for s, o in offers.items())).encode()
+    ).hexdigest()
+
+
+def _statement(offers_digest: str, survivors: list[str]) -> bytes:
+    """What sites confirm of a sum: the offers of all sites in the round, and the sites in the sum."""
+    return json.dumps([offers_digest, survivors]).encode()

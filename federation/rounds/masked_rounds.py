@@ -1,4 +1,4 @@
-"""The server in rounds of a masked sum: two trips a round, and the record that lets an interrupted round go on."""
+"""The server in rounds of a masked sum: three trips a round, and the record that lets an interrupted round go on."""
 
 import hashlib
 import json
@@ -7,19 +7,22 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from recon import DataError, write_atomically
 
-from ..privacy import MASKED, OFFER, REVEAL, Context, Envelope, Integers, Offer, Reveal, check_reveal, unmask
+from ..privacy import CONFIRM, MASKED, OFFER, REVEAL, Context, Envelope, Integers, Offer, Reveal, check_reveal, unmask
 from ..serialization import MessageError
 from .summed_rounds import SummedRounds
 from .transport import ReplyStream, SiteFailure, StillWaiting
 
 logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 #: Seconds that a round waits for further offers or shares once enough of them are there.
 _LATE_SECONDS = 30.0
@@ -42,11 +45,13 @@ class MaskedRounds(SummedRounds):
     """Rounds in which the server sees masked updates and learns their sum.
 
     Trip one carries the broadcast and the offers of all sites, and brings masked updates, each with the site's offer
-    for the next round. Trip two asks for the shares that remove the masks of the sum. Sites without an offer are asked
-    for one before: all in the first round and after a restart, later those that missed a round.
+    for the next round. In trip two the sites in the sum confirm to each other, through the server, which offers they
+    have seen and which sites are in the sum. Trip three asks for the shares that remove the masks of the sum. Sites
+    without an offer are asked for one before: all in the first round and after a restart, later those that missed a
+    round.
 
-    A record in ``folder`` holds masked updates and survivors before trip two begins. A restarted server repeats that
-    trip with the same survivors, as a site answers one set in a round. A round that was interrupted before is repeated
+    A record in ``folder`` holds masked updates and survivors before trip two begins. A restarted server repeats both
+    trips with the same survivors, as a site answers one set in a round. A round that was interrupted before is repeated
     with a new nonce and new masks.
     """
 
@@ -142,6 +147,7 @@ class MaskedRounds(SummedRounds):
         # Shares that came before a restart; their sites may be gone.
         reveals = _read_reveals(place / _REVEALS, sites)
         failures: dict[str, str] = {}
+        codes: dict[str, Mapping[str, str]] = {}
         wrong: list[tuple[str, str]] | None = None
         while wrong is None:
             if len(reveals) >= self.least:
@@ -151,12 +157,12 @@ class MaskedRounds(SummedRounds):
                 except MessageError as error:
                     logger.warning("round %d: %s; the other sites are asked", now.round, error)
                     failures["the sum"] = str(error)
-            more = self._ask_reveals(now, sites, reveals, failures)
+            codes = codes or self._ask_codes(now, sites)
+            more = self._ask_reveals(now, sites, codes, reveals, failures)
             if not more:
-                why = "; ".join(f"{who}: {reason}" for who, reason in sorted(failures.items())) or "no reply"
                 raise MessageError(
                     f"secure sum: {len(reveals)} of {len(sites)} sites revealed shares, expected at least {self.least} "
-                    f"that fit ({why}); --resume asks again"
+                    f"that fit ({_reasons(failures)}); --resume asks again"
                 )
             reveals |= more
             content = {site: [reveal.self_masks, reveal.pair_masks] for site, reveal in reveals.items()}
@@ -167,15 +173,66 @@ class MaskedRounds(SummedRounds):
             )
             logger.warning(text, now.round, owner, holder)
 
+    def _ask_codes(self, now: _Attempt, sites: list[str]) -> dict[str, Mapping[str, str]]:
+        """The codes by which survivors confirm the sum to each other, by the site that made them.
+
+        Raises
+        ------
+        MessageError
+            If too few sites confirm it.
+        """
+
+        def read(site: str, reply: Envelope) -> Mapping[str, str]:
+            if missing := sorted(set(sites) - {site} - reply.codes.keys()):
+                raise MessageError(f"secure sum: no code for site {missing[0]} in the reply")
+            return reply.codes
+
+        request = Envelope(CONFIRM, now.round, now.nonce, survivors=tuple(sites)).to_bytes()
+        failures: dict[str, str] = {}
+        codes = self._ask(CONFIRM, now, dict.fromkeys(sites, request), self.least, read, failures)
+        if len(codes) < self.least:
+            raise MessageError(
+                f"secure sum: {len(codes)} of {len(sites)} sites confirmed the sum, expected at least {self.least} "
+                f"({_reasons(failures)}); --resume asks again"
+            )
+        return codes
+
     def _ask_reveals(
-        self, now: _Attempt, sites: list[str], known: Mapping[str, Reveal], failures: dict[str, str]
+        self,
+        now: _Attempt,
+        sites: list[str],
+        codes: Mapping[str, Mapping[str, str]],
+        known: Collection[str],
+        failures: dict[str, str],
     ) -> dict[str, Reveal]:
-        """Shares of the survivors that have sent none; once there are enough, others are waited for a short time."""
-        request = Envelope(REVEAL, now.round, now.nonce, survivors=tuple(sites)).to_bytes()
-        reveals: dict[str, Reveal] = {}
+        """Shares of the survivors that have sent none."""
+
+        def read(site: str, reply: Envelope) -> Reveal:
+            if reply.reveal is None:
+                raise MessageError("secure sum: no shares in the reply")
+            check_reveal(reply.reveal, now.offers, sites, site)
+            return reply.reveal
+
+        def request(site: str) -> bytes:
+            to_site = {other: given[site] for other, given in codes.items() if other != site}
+            return Envelope(REVEAL, now.round, now.nonce, survivors=tuple(sites), codes=to_site).to_bytes()
+
+        requests = {site: request(site) for site in sites if site not in known}
+        return self._ask(REVEAL, now, requests, self.least - len(known), read, failures)
+
+    def _ask(
+        self,
+        kind: str,
+        now: _Attempt,
+        requests: Mapping[str, bytes],
+        enough: int,
+        read: Callable[[str, Envelope], _Answer],
+        failures: dict[str, str],
+    ) -> dict[str, _Answer]:
+        """Answers of sites; once there are enough, others are waited for a short time."""
+        answers: dict[str, _Answer] = {}
         enough_since: float | None = None
-        asked = [site for site in sites if site not in known]
-        with closing(self.transport.exchange(dict.fromkeys(asked, request))) as replies:
+        with closing(self.transport.exchange(requests)) as replies:
             for site, reply in replies:
                 if isinstance(reply, StillWaiting):
                     if _is_late(enough_since):
@@ -184,19 +241,16 @@ class MaskedRounds(SummedRounds):
                 try:
                     if isinstance(reply, Exception):
                         raise reply
-                    found = Envelope.from_bytes(reply, REVEAL, round=now.round, nonce=now.nonce).reveal
-                    if found is None:
-                        raise MessageError("secure sum: no shares in the reply")
-                    check_reveal(found, now.offers, sites, site)
+                    answer = read(site, Envelope.from_bytes(reply, kind, round=now.round, nonce=now.nonce))
                 except (MessageError, SiteFailure) as error:
-                    logger.warning("round %d: no shares of site %s: %s", now.round, site, error)
+                    logger.warning("round %d: no answer of site %s to %s: %s", now.round, site, kind, error)
                     failures[f"site {site}"] = str(error)
                     continue
-                reveals[site] = found
-                self._count(site, len(request), len(reply))
-                if len(known) + len(reveals) >= self.least and enough_since is None:
+                answers[site] = answer
+                self._count(site, len(requests[site]), len(reply))
+                if len(answers) >= enough and enough_since is None:
                     enough_since = time.monotonic()
-        return reveals
+        return answers
 
     def _record(self, place: Path, now: _Attempt, sites: list[str]) -> None:
         """Store the updates and, last, the survivors; a record that is there stays.
@@ -319,6 +373,10 @@ def _read_reveals(path: Path, sites: list[str]) -> dict[str, Reveal]:
 
 def _damaged(path: Path) -> DataError:
     return DataError(f"{path}: is missing or damaged; restore it from a backup, or start a new run with another seed")
+
+
+def _reasons(failures: Mapping[str, str]) -> str:
+    return "; ".join(f"{who}: {reason}" for who, reason in sorted(failures.items())) or "no reply"
 
 
 def _is_late(enough_since: float | None) -> bool:

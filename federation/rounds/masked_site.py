@@ -1,4 +1,4 @@
-"""A site in rounds of a masked sum: it answers offers, masked rounds and reveals."""
+"""A site in rounds of a masked sum: it answers offers, masked rounds, confirmations and reveals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,6 +7,8 @@ from pathlib import Path
 from recon import DataError
 
 from ..privacy import (
+    CONFIRM,
+    KINDS,
     MASKED,
     OFFER,
     REVEAL,
@@ -58,7 +60,7 @@ class MaskedSite:
             If the request is not of this run, or the protocol of the sum forbids the answer.
         """
         kind = kind_of(request)
-        if kind not in (OFFER, MASKED, REVEAL):
+        if kind not in KINDS:
             self.require_masks(request)
             return report_alone(answer(request)).to_bytes()
         asked = Envelope.from_bytes(request, kind)
@@ -84,9 +86,12 @@ class MaskedSite:
         self.protocol.check_offers(asked.round, asked.nonce, asked.offers)
 
     def secrets(self, asked: Envelope) -> bytes:
-        """The reply to a request for an offer, or for shares; see :class:`SiteProtocol`."""
+        """The reply to a request for an offer, a confirmation or shares; see :class:`SiteProtocol`."""
+        if asked.kind == CONFIRM:
+            codes = self.protocol.confirm(asked.round, asked.nonce, asked.survivors)
+            return Envelope(CONFIRM, asked.round, asked.nonce, codes=codes).to_bytes()
         if asked.kind == REVEAL:
-            shares = self.protocol.reveal(asked.round, asked.nonce, asked.survivors)
+            shares = self.protocol.reveal(asked.round, asked.nonce, asked.survivors, asked.codes)
             return Envelope(REVEAL, asked.round, asked.nonce, reveal=shares).to_bytes()
         own = {self.protocol.name: self.protocol.offer(asked.round, asked.nonce)}
         return Envelope(OFFER, asked.round, asked.nonce, own).to_bytes()

@@ -20,7 +20,7 @@ from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import objection
 from federation.deploy.summed_site import KEY, deployed_spec, roster_entry
 from federation.methods import CHECKPOINTS, selected_state, state_of_checkpoint
-from federation.privacy import MASKED, OFFER, REVEAL, Envelope
+from federation.privacy import CONFIRM, MASKED, OFFER, REVEAL, Envelope
 from federation.recipes import PrivacySection, masked_sum_of
 from federation.rounds import QuorumError, SiteFailure
 from federation.serialization import MessageError, kind_of, load_newest
@@ -92,14 +92,8 @@ def test_the_bits_are_those_of_the_run_in_process(trained: Deployed, data: Path)
     here, there = (selected_state(trained.path / name) for name in ("here", "run"))
     assert here.digest == there.digest and here.round == there.round > 0
     kinds = [kind_of(payload_of(message)) for message in trained.channel.travelled]
-    assert [kinds.count(kind) for kind in (OFFER, MASKED, REVEAL, "broadcast", "report", "update")] == [
-        6,
-        12,
-        12,
-        3,
-        3,
-        0,
-    ]
+    counts = {OFFER: 6, MASKED: 12, CONFIRM: 12, REVEAL: 12, "broadcast": 3, "report": 3, "update": 0}
+    assert {kind: kinds.count(kind) for kind in counts} == counts
 
 
 def test_a_site_killed_between_the_trips_is_in_the_sum(summed: Deployed, undisturbed: str) -> None:
@@ -108,7 +102,10 @@ def test_a_site_killed_between_the_trips_is_in_the_sum(summed: Deployed, undistu
 
 
 @pytest.mark.fault("server killed")
-@pytest.mark.parametrize(("kind", "number"), [pytest.param(MASKED, 4, marks=pytest.mark.slow), pytest.param(REVEAL, 4)])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [pytest.param(MASKED, 4, marks=pytest.mark.slow), pytest.param(CONFIRM, 4), pytest.param(REVEAL, 4)],
+)
 def test_a_run_goes_on_after_a_kill_with_the_same_bits(
     summed: Deployed, undisturbed: str, kind: str, number: int
 ) -> None:
@@ -145,6 +142,8 @@ def test_a_server_that_asks_for_a_second_sum_is_refused(trained: Deployed) -> No
     record = json.loads((trained.path / "run" / "secure" / "round_000001" / "record.json").read_bytes())
     again = Envelope(REVEAL, 1, record["nonce"], survivors=tuple(NAMES))
     assert asked(trained, "north", again) == ""
+    assert asked(trained, "north", replace(again, kind=CONFIRM)) == ""
+    assert asked(trained, "north", replace(again, kind=CONFIRM, survivors=("north", "south"))) == "message"
     assert asked(trained, "north", replace(again, survivors=("north", "south"))) == "message"
     assert "round 1 was unmasked for other sites; one sum per round" in trained.refusals("north")[-1]
     assert asked(trained, "north", Envelope(OFFER, 1, "ab")) == "message"

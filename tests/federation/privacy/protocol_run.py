@@ -48,8 +48,16 @@ class ProtocolRun:
             for name in sites or sorted(offers)
         }
 
+    def codes(self, survivors, round=0, nonce="a", sites=None):
+        """Codes by the survivors or some of them, for each site."""
+        by_sender = {name: self.site(name).confirm(round, nonce, survivors) for name in sites or sorted(survivors)}
+        return {
+            site: {sender: codes[site] for sender, codes in by_sender.items() if site in codes} for site in survivors
+        }
+
     def reveals(self, survivors, round=0, nonce="a", sites=None):
-        return {name: self.site(name).reveal(round, nonce, survivors) for name in sites or survivors}
+        codes = self.codes(survivors, round, nonce)
+        return {name: self.site(name).reveal(round, nonce, survivors, codes[name]) for name in sites or survivors}
 
     def sum(self, offers, masked, reveals, round=0, nonce="a"):
         for site, reveal in reveals.items():

@@ -67,23 +67,102 @@ def test_no_site_reveals_both_secrets_of_a_site(run):
 def test_two_sets_of_survivors_in_one_round_are_refused(run):
     run.masked(run.offers())
     names = run.roster.names
-    first = run.site("s000").reveal(0, "a", names)
-    assert run.site("s000").reveal(0, "a", names) == first  # the same question again
-    with pytest.raises(MessageError, match="round 0 was unmasked for other sites; one sum per round"):
-        run.site("s000").reveal(0, "a", names[:4])
+    codes = run.codes(names)["s000"]
+    first = run.site("s000").reveal(0, "a", names, codes)
+    assert run.site("s000").reveal(0, "a", names, {}) == first  # the same question again
+    for question in (lambda s: s.reveal(0, "a", names[:4], codes), lambda s: s.confirm(0, "a", names[:4])):
+        with pytest.raises(MessageError, match="round 0 was unmasked for other sites; one sum per round"):
+            question(run.site("s000"))
     with pytest.raises(MessageError, match="round 0 was unmasked already"):
         run.site("s000").offer(0, "b")
     run.site("s000").offer(1, "c")
-    assert run.site("s000").reveal(0, "a", names) == first
+    assert run.site("s000").reveal(0, "a", names, codes) == first
+    assert run.codes(names)["s001"]["s000"]  # confirmed again, for a server that lost the code
 
 
-def test_an_earlier_round_than_an_unmasked_one_is_refused(run):
-    run.masked(run.offers())
-    run.masked(run.offers(1, "b"), 1, "b")
-    run.site("s000").reveal(1, "b", run.roster.names)
-    for question in (lambda s: s.offer(0, "c"), lambda s: s.reveal(0, "a", run.roster.names)):
-        with pytest.raises(MessageError, match="round 1 was unmasked already"):
+def test_a_site_confirms_one_sum_of_an_attempt(run):
+    offers = run.offers()
+    run.masked(offers)
+    names = run.roster.names
+    codes = run.site("s000").confirm(0, "a", names)
+    assert sorted(codes) == names[1:] and run.site("s000").confirm(0, "a", list(reversed(names))) == codes
+    for question in (lambda s: s.confirm(0, "a", names[:4]), lambda s: s.reveal(0, "a", names[:4], codes)):
+        with pytest.raises(MessageError, match="round 0 was confirmed for other sites; one sum per round"):
             question(run.site("s000"))
+    # A server that lost all of it repeats the round: the secrets of this attempt are gone then.
+    run.masked(run.offers(0, "b"), 0, "b")
+    assert run.site("s000").confirm(0, "b", names[:4]) != codes
+
+
+def test_shares_need_codes_of_a_majority_for_this_site_and_this_sum(run):
+    names = run.roster.names
+    run.masked(run.offers())
+    right = run.codes(names)
+    mine = right["s000"]
+    run.masked(run.offers(1, "b", names), 1, "b", names)
+    later = run.codes(names, 1, "b")["s000"]
+    for codes, n_sites in [
+        ({}, 1),
+        ({"s001": mine["s001"]}, 2),
+        (right["s001"], 1),  # by s000 itself, and by others for s001
+        ({"s001": mine["s002"], "s002": mine["s001"]}, 1),
+        (later, 1),
+        (mine | {name: mine[name][:-2] for name in ("s002", "s003", "s004")}, 2),
+    ]:
+        with pytest.raises(MessageError, match=f"{n_sites} sites have confirmed the offers .* expected at least 3"):
+            run.site("s000").reveal(0, "a", names, codes)
+    assert run.site("s000").reveal(0, "a", names, {name: mine[name] for name in ("s001", "s004")})
+
+
+def test_a_server_that_shows_different_sums_to_different_sites_learns_none(tmp_path):
+    """Without confirmation the server had the exact update of s000, though all sites are honest."""
+    run = ProtocolRun(tmp_path, n_sites=5, size=10)
+    names = run.roster.names
+    offers = run.offers()
+    few = {name: offers[name] for name in names[:3]}
+    run.masked(few, sites=["s000"])
+    run.masked(offers, sites=names[1:])
+    asked = {
+        "s000": names[:3],
+        "s001": [names[0], names[1], names[3]],
+        "s002": [names[0], names[2], names[3]],
+        "s003": [names[0], names[3], names[4]],
+        "s004": [names[0], names[3], names[4]],
+    }
+    given = {name: run.site(name).confirm(0, "a", survivors) for name, survivors in asked.items()}
+    for name, survivors in asked.items():
+        codes = {other: codes[name] for other, codes in given.items() if name in codes}
+        with pytest.raises(MessageError, match=r"[12] sites have confirmed the offers and the sites of this sum"):
+            run.site(name).reveal(0, "a", survivors, codes)
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_survivors_or_offers_that_differ_are_not_confirmed_to_each_other(tmp_path, is_split):
+    """One set of offers, two sets of survivors; or one set of survivors, one site with other offers."""
+    run = ProtocolRun(tmp_path, n_sites=5, size=10)
+    names = run.roster.names
+    offers = run.offers()
+    seen = {name: offers if is_split or name != "s000" else dict(list(offers.items())[:4]) for name in names}
+    for name in names:
+        run.masked(seen[name], sites=[name])
+    asked = {name: names[:4] if not is_split or name in ("s000", "s002") else names[:3] for name in names[:4]}
+    asked["s003"] = names[:4]
+    codes = {name: run.site(name).confirm(0, "a", survivors) for name, survivors in asked.items()}
+
+    def reveal(name):
+        to_site = {other: given[name] for other, given in codes.items() if name in given}
+        return run.site(name).reveal(0, "a", asked[name], to_site)
+
+    if is_split:
+        # s000, s002 and s003 agree; s001 does not, and can be shown no second sum.
+        assert reveal("s000") and reveal("s002") and reveal("s003")
+        refused = ["s001"]
+    else:
+        assert reveal("s001") and reveal("s002") and reveal("s003")
+        refused = ["s000"]
+    for name in refused:
+        with pytest.raises(MessageError, match="1 sites have confirmed"):
+            reveal(name)
 
 
 def test_a_repeated_round_has_new_masks(run):
@@ -92,7 +171,7 @@ def test_a_repeated_round_has_new_masks(run):
     assert np.mean(first == again) < 0.01
     # The attempt before is gone: its masks cannot be unmasked any more.
     with pytest.raises(MessageError, match="masked nothing in this attempt at round 0"):
-        run.site("s000").reveal(0, "a", run.roster.names)
+        run.site("s000").reveal(0, "a", run.roster.names, {})
 
 
 def test_one_mask_never_serves_two_vectors(run):
@@ -140,10 +219,14 @@ def test_sums_that_are_too_small_or_without_the_site_are_refused(run):
         ([*names[:3], names[2]], "a site stands twice in the sum"),
         ([*names, "eve"], "site 'eve' is not in the roster"),
     ]:
-        with pytest.raises(MessageError, match=text):
-            run.site("s000").reveal(0, "a", survivors)
+        for question in (
+            lambda s, asked=survivors: s.reveal(0, "a", asked, {}),
+            lambda s, asked=survivors: s.confirm(0, "a", asked),
+        ):
+            with pytest.raises(MessageError, match=text):
+                question(run.site("s000"))
     with pytest.raises(MessageError, match="4 sites in the sum, expected at least 5"):
-        run.site("s000", least=5).reveal(0, "a", names[:4])
+        run.site("s000", least=5).confirm(0, "a", names[:4])
 
 
 def test_a_wrong_share_is_found_and_left_out(run):
@@ -208,7 +291,7 @@ def test_an_unfinished_file_of_secrets_is_deleted(run):
     assert [file.name for file in place.iterdir()] == ["round_000000.json"]
     place.joinpath("round_000001.json").write_bytes(place.joinpath("round_000000.json").read_bytes())
     place.joinpath("round_000000.json").write_text("{}")
-    run.site("s000").reveal(1, "a", run.roster.names)  # again: the earlier record goes now
+    run.site("s000").reveal(1, "a", run.roster.names, {})  # again: the earlier record goes now
     assert [file.name for file in place.iterdir()] == ["round_000001.json"]
 
 
