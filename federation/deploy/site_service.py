@@ -140,8 +140,9 @@ class SiteService:
             raise MessageError(f"request: {found}, expected training in rounds 0 to {rounds - 1}, then a score")
         if spec.secure is not None and asked is None:
             spec.masked().require_masks(data)
-        if asked is not None:
-            spec.masked().check(asked)
+        if asked is not None and (payload := spec.masked().refusal(asked)):
+            self._record_reply("reply", request, payload, fields=["wrong offers"], tensors=[])
+            return payload
         answered.check_accepted(broadcast)
         _check_change(state / "seen", broadcast, site.initial_shared, policy)
         try:

@@ -15,6 +15,7 @@ from .secure_sum import SUM as SUM
 from .secure_sum import SecureSum as SecureSum
 from .secure_sum import tensor_of as tensor_of
 from .secure_sum import vector_of as vector_of
+from .server_protocol import check_offer as check_offer
 from .server_protocol import check_reveal as check_reveal
 from .server_protocol import unmask as unmask
 from .site_protocol import Offer as Offer

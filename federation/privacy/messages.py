@@ -4,8 +4,8 @@
 kind       request                                                reply
 =========  =====================================================  ==============================================
 offer      round, nonce                                           the site's offer
-masked     broadcast, offers of all sites, nonce of the next      masked update, offer for the next round
-           round
+masked     broadcast, offers of all sites, nonce of the next      masked update, offer for the next round; or
+           round                                                  the sites whose offers are wrong
 confirm    sites in the sum                                       a code for each of them
 reveal     sites in the sum, their codes for the site             shares of secrets
 =========  =====================================================  ==============================================
@@ -44,6 +44,7 @@ class Envelope:
     reveal: Reveal | None = None
     survivors: tuple[str, ...] = ()
     codes: Mapping[str, str] = field(default_factory=dict)
+    wrong: tuple[str, ...] = ()
     next_nonce: str = ""
     body: bytes = b""
 
@@ -62,6 +63,7 @@ class Envelope:
             "reveal": None if self.reveal is None else [dict(self.reveal.self_masks), dict(self.reveal.pair_masks)],
             "survivors": list(self.survivors),
             "codes": dict(self.codes),
+            "wrong": list(self.wrong),
         }
         return pack(self.kind, header, {_BODY: torch.frombuffer(bytearray(self.body), dtype=torch.uint8)}
                     if self.body else {})  # fmt: skip
@@ -88,6 +90,7 @@ class Envelope:
                 None if (r := header.pop("reveal")) is None else Reveal(_by_site(r[0]), _by_site(r[1])),
                 tuple(_name(site) for site in header.pop("survivors")),
                 _by_site(header.pop("codes")),
+                tuple(_name(site) for site in header.pop("wrong")),
                 _hex(header.pop("next_nonce")),
                 _body(tensors),
             )

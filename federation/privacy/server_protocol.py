@@ -1,18 +1,36 @@
 """The secure sum at the server: remove the masks from the sum of the sites that are in it."""
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ..serialization import MessageError
 from .fixed_point import Integers
-from .masks import SECRET_BYTES, Context, add_mask, commitment, mask_key_pair, pair_key, self_key
+from .masks import SECRET_BYTES, Context, PrivateKey, add_mask, commitment, mask_key_pair, pair_key, self_key
 from .roster import Roster
 from .secret_sharing import coefficients_at_zero, combine, share_from_bytes
 from .site_protocol import Offer, Reveal
 
 #: Choices of shares that are tried for one secret.
 _MOST_CHOICES = 1000
+
+
+def check_offer(offer: Offer, roster: Roster, site: str) -> None:
+    """Refuse an offer that no other site can use. Only the other sites can open the shares in it.
+
+    Raises
+    ------
+    MessageError
+        If the key is none, or there is not one share for each other site.
+    """
+    PrivateKey().agree(bytes.fromhex(offer.public))  # raises if it is no key
+    if len(offer.committed) != 2 * hashlib.sha256().digest_size:
+        raise MessageError(f"secure sum: the offer of site {site} commits to no secret")
+    if different := sorted(offer.sealed.keys() ^ (set(roster.names) - {site})):
+        raise MessageError(
+            f"secure sum: the offer of site {site} has not one share for each other site: {different[0]}"
+        )
 
 
 def check_reveal(reveal: Reveal, offers: Collection[str], survivors: Collection[str], site: str) -> None:

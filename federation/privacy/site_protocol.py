@@ -120,15 +120,22 @@ class SiteProtocol:
         )
         return offer
 
-    def check_offers(self, round: int, nonce: str, offers: Mapping[str, Offer]) -> None:
-        """Check what :meth:`mask` will need, before training.
+    def wrong_offers(self, round: int, nonce: str, offers: Mapping[str, Offer]) -> list[str]:
+        """Other sites whose shares for this one are missing or wrong; to be asked before training.
 
         Raises
         ------
         MessageError
-            If the sites are too few, one is not in the roster, or a share is missing or wrong.
+            If the sites are too few, one is not in the roster, or this site made another offer.
         """
-        self._agreed_on(round, nonce, offers)
+        self._offered(round, nonce, offers)
+        context, wrong = Context(self.run, round, nonce), []
+        for site, offer in sorted(offers.items()):
+            try:
+                self._opened(context, site, offer)
+            except MessageError:
+                wrong.append(site)
+        return wrong
 
     def mask(self, round: int, nonce: str, vector: Integers, offers: Mapping[str, Offer]) -> Integers:
         """The vector plus the site's own mask and one mask for each other site.
@@ -144,12 +151,14 @@ class SiteProtocol:
             If the sites are too few, one is not in the roster, a share is missing or wrong, or the same masks were
             used for another vector.
         """
-        found, shares = self._agreed_on(round, nonce, offers)
+        found = self._offered(round, nonce, offers)
         in_round = _offers_digest(offers)
         what = hashlib.sha256(vector.tobytes() + in_round.encode())
         if found["masked"] not in (None, what.hexdigest()):
             raise MessageError(f"secure sum: round {round} was masked for another change; one mask never serves twice")
         context = Context(self.run, round, nonce)
+        shares = {site: self._opened(context, site, offer) for site, offer in sorted(offers.items())}
+        shares[self.name] = found["shares"][self.name]
         masked = vector.copy()
         add_mask(masked, self_key(bytes.fromhex(found["self_secret"]), context, self.name))
         pair = mask_key_pair(bytes.fromhex(found["pair_secret"]), context)
@@ -256,8 +265,8 @@ class SiteProtocol:
                 raise MessageError(f"secure sum: round {later} was unmasked already; start a new run with another seed")
         return self.files.read(round)
 
-    def _agreed_on(self, round: int, nonce: str, offers: Mapping[str, Offer]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The record of this attempt, and the shares for this site by the sites that made them."""
+    def _offered(self, round: int, nonce: str, offers: Mapping[str, Offer]) -> dict[str, Any]:
+        """The record of this attempt, in which the site made the offer that stands in ``offers``."""
         found = self._record(round)
         if found is None or found["nonce"] != nonce:
             raise MessageError(f"secure sum: site {self.name} made no offer for this attempt at round {round}")
@@ -265,9 +274,7 @@ class SiteProtocol:
         own = offers.get(self.name)
         if own is None or (own.public, own.committed) != (found["offer"]["public"], found["offer"]["committed"]):
             raise MessageError(f"secure sum: the offer of site {self.name} is missing or not its own")
-        context = Context(self.run, round, nonce)
-        shares = {site: self._opened(context, site, offer) for site, offer in sorted(offers.items())}
-        return found, shares | {self.name: found["shares"][self.name]}
+        return found
 
     def _check_count(self, sites: Collection[str], where: str) -> None:
         self.roster.places(sites)

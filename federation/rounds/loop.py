@@ -27,7 +27,7 @@ from ..serialization import (
 from .replies import Check, Replies, Requests
 from .round_log import Row, append_rows, drop_rows
 from .stopping import Stopping
-from .summed_rounds import SummedRounds
+from .summed_rounds import RepeatRound, SummedRounds
 from .transport import StillWaiting, Transport
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,12 @@ class _Loop:
     def step(self, state: ServerState) -> tuple[ServerState, list[Row]]:
         """One round; after the last one, the evaluate-only round. It is complete once its checkpoint is written."""
         evaluate_only = state.round >= self.stopping.rounds
-        replies = self._collect(state, evaluate_only)
+        replies = None
+        while replies is None:
+            try:
+                replies = self._collect(state, evaluate_only)
+            except RepeatRound as error:
+                logger.warning("round %d: %s", state.round, error)
         reports = list(replies.reports.values())
         if evaluate_only:
             after = self.algorithm.score(state, reports)

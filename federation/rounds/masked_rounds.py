@@ -15,9 +15,24 @@ from typing import TypeVar
 
 from recon import DataError, write_atomically
 
-from ..privacy import CONFIRM, MASKED, OFFER, REVEAL, Context, Envelope, Integers, Offer, Reveal, check_reveal, unmask
+from ..privacy import (
+    CONFIRM,
+    MASKED,
+    OFFER,
+    REVEAL,
+    Context,
+    Envelope,
+    Integers,
+    Offer,
+    Reveal,
+    Roster,
+    check_offer,
+    check_reveal,
+    unmask,
+)
 from ..serialization import MessageError
-from .summed_rounds import SummedRounds
+from .masked_record import RECORD, REVEALS, Record, read_reveals
+from .summed_rounds import RepeatRound, SummedRounds
 from .transport import ReplyStream, SiteFailure, StillWaiting
 
 logger = logging.getLogger(__name__)
@@ -28,7 +43,6 @@ _Answer = TypeVar("_Answer")
 _LATE_SECONDS = 30.0
 #: Rounds whose record stays: a server with a damaged checkpoint goes back one round.
 _KEPT = 2
-_RECORD, _REVEALS = "record.json", "reveals.json"
 
 
 @dataclass(eq=False)
@@ -60,16 +74,18 @@ class MaskedRounds(SummedRounds):
     _now: _Attempt | None = None
     _replies: dict[str, bytes] = field(default_factory=dict)
     _beside: dict[str, Counter[str]] = field(default_factory=dict)
+    #: Reasons why sites are left out until the server starts again.
+    _left_out: dict[str, str] = field(default_factory=dict)
 
     def exchange(self, requests: Mapping[str, bytes], round: int, needed: int) -> ReplyStream:
         """See :meth:`SummedRounds.exchange`; each reply is the masked update."""
         self._beside = {site: Counter() for site in requests}
         self._replies = {}
-        if ((place := self._place(round)) / _RECORD).exists():
-            record = _Record.read(place)
+        if ((place := self._place(round)) / RECORD).exists():
+            record = Record.read(place)
             if unknown := sorted(record.updates.keys() - requests.keys()):
                 raise DataError(
-                    f"{place / _RECORD}: site {unknown[0]} is not in this run; expected the sites of the run"
+                    f"{place / RECORD}: site {unknown[0]} is not in this run; expected the sites of the run"
                 )
             self._now = _Attempt(round, record.nonce, dict(record.offers))
             for site in record.survivors:
@@ -78,7 +94,10 @@ class MaskedRounds(SummedRounds):
                 yield site, self._replies[site]
             return
         now = self._begin(round)
-        for site, answer in self._ask_offers(now, sorted(requests), max(needed, self.least)):
+        for site, reason in sorted(self._left_out.items()):
+            yield site, SiteFailure(reason)
+        asked_for_offers = sorted(requests.keys() - self._left_out.keys())
+        for site, answer in self._ask_offers(now, asked_for_offers, max(needed, self.least)):
             yield site, answer
         following = self._next = _Attempt(round + 1, secrets.token_hex(16))
         asked = _Wrapped(requests, now, following.nonce, self._beside)
@@ -94,7 +113,9 @@ class MaskedRounds(SummedRounds):
                 except MessageError as error:
                     yield site, SiteFailure(str(error))
                     continue
-                if (offer := envelope.offers.get(site)) is not None:
+                if envelope.wrong:
+                    self._leave_out(site, envelope.wrong, now)
+                if (offer := envelope.offers.get(site)) is not None and _is_right(offer, self.secure.roster, site):
                     following.offers[site] = offer
                 self._replies[site] = envelope.body
                 self._beside[site]["up"] += len(reply) - len(envelope.body)
@@ -112,6 +133,23 @@ class MaskedRounds(SummedRounds):
             now = _Attempt(round, secrets.token_hex(16))
         self._now = now
         return now
+
+    def _leave_out(self, site: str, wrong: Collection[str], now: _Attempt) -> None:
+        """Begin the round anew without the sites whose offers ``site`` cannot open.
+
+        Raises
+        ------
+        RepeatRound
+            Always.
+        """
+        named = sorted(set(wrong) & now.offers.keys() - {site})
+        if not named or len(now.offers) - len(named) < self.least:
+            # Rather this one is wrong: without so many others there is no sum.
+            text = f"it says that the offers of {', '.join(wrong)} are wrong; without them there are too few sites"
+            self._left_out[site] = text
+        else:
+            self._left_out |= dict.fromkeys(named, f"its offer for the secure sum is wrong, says site {site}")
+        raise RepeatRound(f"the round begins anew without site {', '.join(sorted(self._left_out))}")
 
     def _ask_offers(self, now: _Attempt, sites: list[str], needed: int) -> ReplyStream:
         """Ask the sites without an offer; yields those that fail. Once enough have one, the others have little time."""
@@ -131,6 +169,7 @@ class MaskedRounds(SummedRounds):
                     if isinstance(reply, Exception):
                         raise reply
                     envelope = Envelope.from_bytes(reply, OFFER, round=now.round, nonce=now.nonce)
+                    check_offer(envelope.offers[site], self.secure.roster, site)
                     now.offers[site] = envelope.offers[site]
                     self._count(site, len(request), len(reply))
                 except (MessageError, SiteFailure, KeyError) as error:
@@ -145,7 +184,7 @@ class MaskedRounds(SummedRounds):
         self._record(place, now, sites)
         context = Context(self.secure.run, now.round, now.nonce)
         # Shares that came before a restart; their sites may be gone.
-        reveals = _read_reveals(place / _REVEALS, sites)
+        reveals = read_reveals(place / REVEALS, sites)
         failures: dict[str, str] = {}
         codes: dict[str, Mapping[str, str]] = {}
         wrong: list[tuple[str, str]] | None = None
@@ -166,7 +205,7 @@ class MaskedRounds(SummedRounds):
                 )
             reveals |= more
             content = {site: [reveal.self_masks, reveal.pair_masks] for site, reveal in reveals.items()}
-            write_atomically(place / _REVEALS, json.dumps(content).encode())
+            write_atomically(place / REVEALS, json.dumps(content).encode())
         for owner, holder in wrong:
             text = (
                 "round %d: the share of site %s at site %s does not fit; one of both is wrong, the share was left out"
@@ -260,8 +299,8 @@ class MaskedRounds(SummedRounds):
         DataError
             If the record has other survivors.
         """
-        if (path := place / _RECORD).exists():
-            if (stored := _Record.read(place).survivors) != sites:
+        if (path := place / RECORD).exists():
+            if (stored := Record.read(place).survivors) != sites:
                 raise DataError(
                     f"{path}: round {now.round} is a sum of {', '.join(stored)}, and now of {', '.join(sites)}; "
                     "a round has one sum: start a new run with another seed"
@@ -273,7 +312,7 @@ class MaskedRounds(SummedRounds):
         for site in sites:
             write_atomically(place / f"{site}.update", self._replies[site])
             digests[site] = hashlib.sha256(self._replies[site]).hexdigest()
-        _Record(now.nonce, now.offers, digests).write(place)
+        Record(now.nonce, now.offers, digests).write(place)
         for old in self.folder.glob("round_*"):
             if old.name <= self._place(now.round - _KEPT).name:
                 shutil.rmtree(old)
@@ -309,70 +348,12 @@ class _Wrapped(Mapping[str, bytes]):
         return len(list(iter(self)))
 
 
-@dataclass(frozen=True)
-class _Record:
-    """A round whose second trip has begun: offers of all sites in it, SHA-256 of the update of each survivor."""
-
-    nonce: str
-    offers: Mapping[str, Offer]
-    updates: Mapping[str, str]
-
-    @property
-    def survivors(self) -> list[str]:
-        """The sites in the sum, sorted."""
-        return sorted(self.updates)
-
-    def write(self, place: Path) -> None:
-        """Store the record; the offers without the shares that the sites have received."""
-        offers = {site: [offer.public, offer.committed] for site, offer in sorted(self.offers.items())}
-        content = {"nonce": self.nonce, "updates": self.updates, "offers": offers}
-        write_atomically(place / _RECORD, json.dumps(content).encode())
-
-    @classmethod
-    def read(cls, place: Path) -> "_Record":
-        """Read the record of a round.
-
-        Raises
-        ------
-        DataError
-            If it is damaged.
-        """
-        try:
-            found = json.loads((place / _RECORD).read_bytes())
-            offers = {site: Offer(public, committed) for site, (public, committed) in found["offers"].items()}
-            return cls(found["nonce"], offers, dict(found["updates"]))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise _damaged(place / _RECORD) from None
-
-    def update(self, place: Path, site: str) -> bytes:
-        """The masked update of a survivor.
-
-        Raises
-        ------
-        DataError
-            If it is missing or damaged: a sum without it would be a second one of this round.
-        """
-        path = place / f"{site}.update"
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise _damaged(path) from None
-        if hashlib.sha256(data).hexdigest() != self.updates[site]:
-            raise _damaged(path)
-        return data
-
-
-def _read_reveals(path: Path, sites: list[str]) -> dict[str, Reveal]:
-    """Stored shares; none if there are none, or they are damaged: the sites answer the same question again."""
+def _is_right(offer: Offer, roster: Roster, site: str) -> bool:
     try:
-        found = json.loads(path.read_bytes())
-        return {site: Reveal(*found[site]) for site in sites if site in found}
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _damaged(path: Path) -> DataError:
-    return DataError(f"{path}: is missing or damaged; restore it from a backup, or start a new run with another seed")
+        check_offer(offer, roster, site)
+    except MessageError:
+        return False  # the site is asked for one again, and the round says why that is refused
+    return True
 
 
 def _reasons(failures: Mapping[str, str]) -> str:

@@ -66,8 +66,7 @@ class MaskedSite:
         asked = Envelope.from_bytes(request, kind)
         if kind != MASKED:
             return self.secrets(asked)
-        self.check(asked)
-        return self.update(asked, answer(asked.body))
+        return self.refusal(asked) or self.update(asked, answer(asked.body))
 
     def require_masks(self, broadcast: bytes) -> None:
         """Refuse a packed broadcast that trains, before it does.
@@ -81,9 +80,16 @@ class MaskedSite:
         if header.get("evaluate_only") is not True:
             raise _unmasked(self.protocol.name)
 
-    def check(self, asked: Envelope) -> None:
-        """Check a masked round before training; see :meth:`SiteProtocol.check_offers`."""
-        self.protocol.check_offers(asked.round, asked.nonce, asked.offers)
+    def refusal(self, asked: Envelope) -> bytes:
+        """The reply with the sites whose offers are wrong; empty if all are right and the site can train.
+
+        Raises
+        ------
+        MessageError
+            As for :meth:`SiteProtocol.wrong_offers`.
+        """
+        wrong = self.protocol.wrong_offers(asked.round, asked.nonce, asked.offers)
+        return Envelope(MASKED, asked.round, asked.nonce, wrong=tuple(wrong)).to_bytes() if wrong else b""
 
     def secrets(self, asked: Envelope) -> bytes:
         """The reply to a request for an offer, a confirmation or shares; see :class:`SiteProtocol`."""

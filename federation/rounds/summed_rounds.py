@@ -12,6 +12,10 @@ from ..serialization import Broadcast, MessageError, SiteUpdate, layout
 from .transport import ReplyStream, Transport
 
 
+class RepeatRound(Exception):
+    """A round begins anew with fewer sites; the text says which are left out."""
+
+
 @dataclass(eq=False)
 class SummedRounds:
     """Rounds whose updates arrive as integers; without masks, one trip each.

@@ -218,12 +218,15 @@ def test_a_request_that_cannot_be_masked_is_refused_before_training(
 
     monkeypatch.setattr("federation.rounds.site.Site.answer", trained)
     message = summed.transport()._request("north", payload, 0, 3)
-    answer(message)
-    text = {"stale nonce": "made no offer", "wrong offers": "share of site south", "no masks": "without masks"}[fault]
+    reply = answer(message)
+    spec = deployed_spec(SiteFolder(summed.folders["north"].path), summed.run, summed.recipe)
+    if fault == "wrong offers":
+        for said in (payload_of(reply), spec.build().handle(payload)):
+            assert Envelope.from_bytes(said, MASKED).wrong == ("south",)
+        return
+    text = {"stale nonce": "made no offer", "no masks": "without masks"}[fault]
     assert text in summed.refusals("north")[-1] and summed.refusals("north")[-1].startswith("message: ")
     # A site in process refuses it, too.
-    site = SiteFolder(summed.folders["north"].path)
-    spec = deployed_spec(site, summed.run, summed.recipe)
     with pytest.raises(MessageError, match=text):
         spec.build().handle(payload)
 

@@ -1,6 +1,7 @@
 """Rounds of a secure sum: masked, unmasked and averaged; sites that fail; interrupted runs."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -286,6 +287,55 @@ def test_a_site_that_is_silent_about_its_offer_ends_no_round(tmp_path, monkeypat
 
     run_secure(tmp_path, transport=Silent, rounds=1, quorum=3)
     assert [row["site"] for row in read_rows(tmp_path) if row["round"] == 0] == ["s0", "s1", "s2"]
+
+
+class Offering(InProcessRuntime):
+    """Changes what ``s3`` offers, by ``change(offer)``."""
+
+    change = staticmethod(lambda offer: offer)
+
+    def exchange(self, requests):
+        for site, reply in super().exchange(requests):
+            if site == "s3" and isinstance(reply, bytes) and kind_of(reply) in (OFFER, MASKED):
+                found = Envelope.from_bytes(reply, kind_of(reply))
+                offers = {name: self.change(offer) for name, offer in found.offers.items()}
+                reply = replace(found, offers=offers).to_bytes()
+            yield site, reply
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda o: replace(o, sealed={**o.sealed, "s1": o.sealed["s0"]}), "its offer .* is wrong, says site s1"),
+        (lambda o: replace(o, sealed={"s0": o.sealed["s0"]}), "the offer of site s3 has not one share for each .*: s1"),
+        (lambda o: replace(o, public="00" * 32), "found no public key of X25519"),
+        (lambda o: replace(o, committed=""), "the offer of site s3 commits to no secret"),
+    ],
+)
+def test_a_site_with_a_wrong_offer_is_left_out(tmp_path, caplog, change, text):
+    offering = type("Changed", (Offering,), {"change": staticmethod(change)})
+    gone = losing(lambda site, kind, number: site == "s3" and kind != "broadcast")
+    expected = run_secure(tmp_path / "gone", transport=gone, quorum=3).state
+    caplog.clear()
+    assert run_secure(tmp_path / "wrong", transport=offering, quorum=3).state.digest == expected.digest
+    assert re.search(f"site s3 refused: .*{text}", caplog.text)
+    with pytest.raises(QuorumError, match=f"site s3: .*{text}"):
+        run_secure(tmp_path / "all", transport=offering)
+
+
+@pytest.mark.parametrize("named", [("s0", "s1"), ("s3",), ("nobody",)])
+def test_a_site_that_names_too_many_or_no_other_site_is_left_out_itself(tmp_path, caplog, named):
+    class Naming(InProcessRuntime):
+        def exchange(self, requests):
+            for site, reply in super().exchange(requests):
+                if site == "s3" and isinstance(reply, bytes) and kind_of(reply) == MASKED:
+                    reply = replace(Envelope.from_bytes(reply, MASKED), wrong=named).to_bytes()
+                yield site, reply
+
+    gone = losing(lambda site, kind, number: site == "s3" and kind != "broadcast")
+    expected = run_secure(tmp_path / "gone", transport=gone, quorum=3).state
+    assert run_secure(tmp_path / "naming", transport=Naming, quorum=3).state.digest == expected.digest
+    assert f"it says that the offers of {', '.join(named)} are wrong; without them" in caplog.text
 
 
 def test_a_round_interrupted_before_its_sum_takes_new_masks(tmp_path):
