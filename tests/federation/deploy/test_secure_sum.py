@@ -235,7 +235,7 @@ def test_an_update_without_masks_does_not_leave(summed: Deployed) -> None:
     plain = replace(summed, recipe=summed.recipe.model_copy(update={"privacy": PrivacySection()}))
     with pytest.raises(QuorumError):
         plain.train()
-    assert "a broadcast without masks in round 0, expected a masked round" in summed.refusals("north")[-1]
+    assert "found a broadcast without masks, expected a masked round" in summed.refusals("north")[-1]
     assert "reply" not in summed.events("north")
 
 
