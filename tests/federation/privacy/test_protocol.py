@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chisquare
 
 from federation.privacy import Context, Member, PrivateKey, Roster, SiteProtocol, add_mask
-from federation.privacy.masks import SECRET_BYTES, commitment, mask_key_pair, self_key
+from federation.privacy.masks import SECRET_BYTES, commitment, mask_key_pair, pair_key, self_key
 from federation.serialization import MessageError
 
 from .protocol_run import RUN, ProtocolRun
@@ -376,6 +376,49 @@ def test_a_search_over_small_secrets_finds_nothing(tmp_path, monkeypatch, is_sma
         if np.array_equal(guess, masked):
             found.add("whole mask")
     assert found == ({"self", "pair"} if is_small else set())
+
+
+def first_blocks(keys):
+    """First 64 bytes of the ChaCha20 streams of keys whose first 4 bytes are given, as 16 rows of words."""
+    x = np.zeros((16, len(keys)), np.uint32)
+    x[:4] = np.frombuffer(b"expand 32-byte k", "<u4")[:, None]
+    x[4] = keys
+    start = x.copy()
+    for _ in range(10):
+        for a, b, c, d in (
+            (0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
+            (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14),
+        ):  # fmt: skip
+            for to, by, turned, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+                x[to] += x[by]
+                x[turned] ^= x[to]
+                x[turned] = x[turned] << bits | x[turned] >> (32 - bits)
+    return x + start
+
+
+@pytest.mark.slow
+def test_a_search_over_all_keys_of_24_bits_finds_no_mask(tmp_path):
+    """The searcher has the vector and the masks towards the other sites; the control has a key of 24 bits."""
+    run = ProtocolRun(tmp_path, n_sites=3, size=16)
+    offers = run.offers()
+    own = run.masked(offers)["s000"] - run.vector("s000")
+    record, context = run.site("s000").files.read(0), Context(RUN, 0, "a")
+    pair = mask_key_pair(bytes.fromhex(record["pair_secret"]), context)
+    for other in ("s001", "s002"):
+        key = pair_key(pair, bytes.fromhex(offers[other].public), context, ("s000", other))
+        add_mask(own, key, subtract=True)
+    expected, control = np.zeros(16, "<u4"), np.zeros(16, "<u4")
+    add_mask(expected, self_key(bytes.fromhex(record["self_secret"]), context, "s000"))
+    add_mask(control, (0xABCDEF).to_bytes(32, "little"))
+    assert np.array_equal(own, expected)
+    found = {"mask": [], "control": []}
+    for begin in range(0, 2**24, 2**14):
+        keys = np.arange(begin, begin + 2**14, dtype=np.uint32)
+        blocks = first_blocks(keys)
+        for name, wanted in (("mask", own), ("control", control)):
+            # The first word alone is equal by chance once in 256 searches.
+            found[name] += keys[(blocks[:4] == wanted[:4, None]).all(axis=0)].tolist()
+    assert found == {"mask": [], "control": [0xABCDEF]}
 
 
 def test_secrets_are_from_the_operating_system(run, monkeypatch):
