@@ -308,7 +308,10 @@ def _trust(arguments: argparse.Namespace) -> None:
 def _site_withdraw(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     run = _approved(folder, arguments.run_id)
+    from ..privacy import RoundFiles
+
     folder.approvals.remove(run)
+    RoundFiles(folder.sums(run)).forget()  # no sum of this run can be unmasked any more
     folder.audit.append("approval withdrawn", run=run)
     say(f"withdrawn: {run}")
 

@@ -181,6 +181,10 @@ class SiteFolder:
         """Folder of one run: kept state, the last parameters from the server, the answers."""
         return self.path / "state" / run
 
+    def sums(self, run: str) -> Path:
+        """Folder with the secrets and records of the secure sums of one run."""
+        return self.state(run) / "kept" / "secure"
+
     @property
     def maps(self) -> Path:
         return self.path / "maps"

@@ -12,6 +12,7 @@ from recon import DataError
 from ..privacy import MASKED, REVEAL, Envelope
 from ..recipes import Recipe
 from ..rounds import SiteSpec
+from ..rounds.masked_site import report_alone
 from ..serialization import (
     Broadcast,
     MessageError,
@@ -116,7 +117,7 @@ class SiteService:
         spec = deployed_spec(folder, request.run, recipe)
         rounds, asked = recipe.federation.rounds, None
         if spec.secure is not None:
-            asked = masked_request(request.payload, request.round, rounds)
+            asked = masked_request(request.payload, request.round, recipe.federation.rounds)
         participants = request.participants if asked is None else asked.participants
         least = policy.minimum_participants
         policy.check_round(least if participants is None else participants, _slices(manifest, folder.maps))
@@ -151,6 +152,9 @@ class SiteService:
             raise _TrainingError(str(error)) from None
         if not policy.tell_scores:
             reply = _without_scores(reply)
+        if spec.secure is not None and asked is None:
+            report_alone(reply)  # raises if it is an update
+            spec.masked().protocol.files.forget()  # no sum comes after the last scores
         payload = reply.to_bytes() if asked is None else spec.masked().update(asked, reply)
         policy.check_bytes(len(payload), self._bytes_before())
         tensors = [*site.wire.shared, *site.wire.aux] if isinstance(reply, SiteUpdate) else []

@@ -49,9 +49,8 @@ def deployed_spec(folder: SiteFolder, run: str, recipe: Recipe) -> SiteSpec:
 
 def _earlier_sum(folder: SiteFolder, run: str, seed: int) -> str | None:
     """Another run with this seed, or an unknown one, in which the site has revealed shares."""
-    for state in sorted(folder.state(run).parent.glob("*/kept")):
-        other = state.parent.name
-        if other == run or not RoundFiles(state / "secure").has_revealed():
+    for other in sorted(path.parent.name for path in folder.state(run).parent.glob("*/kept")):
+        if other == run or not RoundFiles(folder.sums(other)).has_revealed():
             continue
         stored = folder.approvals.recipe_file(other)
         if not stored.is_file() or read_toml(stored)["federation"]["seed"] == seed:

@@ -14,6 +14,8 @@ Integers = NDArray[np.unsignedinteger[Any]]
 
 #: Least number of bits after the point: numbers are then exact to 2e-6 at the site with the largest weight.
 LEAST_FRACTION_BITS = 18
+_CHANGE = "the change of"
+_CHANGE_ADVICE = "lower the learning rate, add the transform clip, or raise privacy.largest_change"
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class FixedPoint:
         """Unsigned, little-endian."""
         return np.dtype(f"<u{self.bits // 8}")
 
-    def encode(self, state: State, weight: float) -> Integers:
-        """One vector of the numbers of all tensors, sorted by name.
+    def encode(self, state: State, weight: float, *, what: str = _CHANGE, advice: str = _CHANGE_ADVICE) -> Integers:
+        """One vector of the numbers of all tensors, sorted by name; ``what`` and ``advice`` are for the error.
 
         Raises
         ------
@@ -78,8 +80,7 @@ class FixedPoint:
             most = float(np.abs(values).max(initial=0.0))
             if not most <= self.largest:  # also NaN
                 raise DataError(
-                    f"secure sum: the change of {name} reaches {most:.3g}, expected at most {self.largest:g}; lower "
-                    "the learning rate, add the transform clip, or raise privacy.largest_change"
+                    f"secure sum: {what} {name} reaches {most:.3g}, expected at most {self.largest:g}; {advice}"
                 )
             integers = np.rint(values * weight * 2.0**self.fraction_bits).astype(f"<i{self.bits // 8}")
             parts.append(integers.view(self.dtype))

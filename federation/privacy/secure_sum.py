@@ -82,8 +82,9 @@ class SecureSum:
         """
         if (listed := self.roster.members[site].slices) != n_samples:
             raise DataError(f"site {site}: has {n_samples} training slices, expected {listed} as in the roster")
-        vectors = (self._point.encode(change, self._weight(site)), self._point_beside.encode(aux, 1.0))
-        return {SUM: tensor_of(np.concatenate(vectors))}
+        # The transform clip bounds changes of parameters alone.
+        beside = self._point_beside.encode(aux, 1.0, what="the tensor", advice="raise privacy.largest_change")
+        return {SUM: tensor_of(np.concatenate((self._point.encode(change, self._weight(site)), beside)))}
 
     def mean(
         self, total: Integers, sites: Collection[str], shared: Layout, aux: Layout

@@ -47,6 +47,14 @@ class RoundFiles:
         for scratch in self.folder.glob(".round_*.json"):
             scratch.unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """Remove the records with secrets; what was revealed stays known."""
+        for round in self.rounds():
+            if (self.read(round) or {}).get("revealed") is None:
+                self._path(round).unlink(missing_ok=True)
+        for scratch in self.folder.glob(".round_*.json"):
+            scratch.unlink(missing_ok=True)
+
     def has_revealed(self) -> bool:
         """Whether the site has revealed shares in a round of this run."""
         return any((self.read(round) or {}).get("revealed") is not None for round in self.rounds())

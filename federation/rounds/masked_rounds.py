@@ -113,7 +113,7 @@ class MaskedRounds(SummedRounds):
                 except MessageError as error:
                     yield site, SiteFailure(str(error))
                     continue
-                if envelope.wrong:
+                if envelope.wrong and site in now.offers:
                     self._leave_out(site, envelope.wrong, now)
                 if (offer := envelope.offers.get(site)) is not None and _is_right(offer, self.secure.roster, site):
                     following.offers[site] = offer

@@ -129,6 +129,30 @@ def test_the_log_holds_the_sites_of_each_sum_and_no_secret_is_left(trained: Depl
         assert stat.S_IMODE((folder.path / KEY).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("end", ["last scores", "withdrawn"])
+def test_secrets_of_a_round_without_shares_are_deleted_at_the_end(summed: Deployed, end: str) -> None:
+    """West masks in round 1, is not asked for shares, and keeps its secrets until the run ends."""
+    secret = summed.folders["west"].state(summed.run) / "kept" / "secure"
+    answer, asked = summed.channel.answers["west"], 0
+
+    def without_shares(message: bytes) -> bytes:
+        nonlocal asked
+        asked += kind_of(payload_of(message)) == REVEAL
+        return answer(message) if asked < 2 else b""
+
+    summed.channel.answers = {**summed.channel.answers, "west": without_shares}
+    with pytest.raises(QuorumError):  # no last scores of west
+        summed.train()
+    assert "self_secret" in (secret / "round_000001.json").read_text()
+    if end == "withdrawn":
+        assert main(["deploy", "site", "withdraw", str(summed.folders["west"].path), summed.run[:9]]) == 0
+    else:
+        summed.channel.answers = {**summed.channel.answers, "west": answer}
+        summed.train(resume=True)
+    assert [path.name for path in secret.iterdir()] == ["round_000000.json"]
+    assert "self_secret" not in (secret / "round_000000.json").read_text()
+
+
 def asked(deployed: Deployed, site: str, envelope: Envelope, round: int | None = None) -> str:
     """The reason why a site refuses a request of the server; empty if it does not."""
     transport = deployed.transport()

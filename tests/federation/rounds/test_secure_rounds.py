@@ -410,6 +410,14 @@ def test_a_change_beyond_the_range_is_refused_before_it_is_masked(tmp_path):
         assert content.get("masked") is None
 
 
+def test_a_tensor_beside_the_parameters_beyond_the_range_is_named_as_such(tmp_path):
+    _, secure = secure_specs(tmp_path)
+    with pytest.raises(
+        DataError, match=r"the tensor m\.w reaches 5, expected at most 4; raise privacy.largest_change$"
+    ):
+        secure.encode("s0", 16, {}, {"m.w": torch.tensor([5.0])})
+
+
 def test_sites_that_are_not_in_the_roster_are_refused(tmp_path):
     _, secure = secure_specs(tmp_path)
     more, _ = secure_specs(tmp_path, SITES + 1)
