@@ -19,8 +19,7 @@ REASONS = {
     "policy": "the site's policy forbids it",
     "message": "the message is not what the site expects",
     "change": "the parameters changed more than the site allows",
-    "repeated": "it answered this round or a later one before; resume the run, or propose it anew: --set name=OTHER, "
-    "with a secure sum --set federation.seed=OTHER, too",
+    "repeated": "answered this or a later round; resume it, or propose it with another name (secure sum: and seed)",
     "data": "the site's data or state cannot be used",
     "training": "training failed or diverged",
     "error": "an error at the site",

@@ -14,7 +14,7 @@ from recon import VolumeImages
 def test_references_are_joined_only_if_every_volume_has_one_of_the_same_size(
     shapes: list[tuple[int, ...] | None], joined: tuple[int, ...] | None
 ) -> None:
-    collected = _Collected(with_samples=False)
+    collected = _Collected()
     receive = collected.receiver("tv")
     for number, shape in enumerate(shapes):
         reference = None if shape is None else torch.ones(shape)
