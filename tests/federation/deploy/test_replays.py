@@ -149,7 +149,7 @@ def test_a_run_from_the_start_is_refused_with_what_to_do(data: Path, tmp_path: P
     deployed = deploy(tmp_path, data)
     shared, _ = initial_state(deployed.recipe)
     assert isinstance(ask(deployed, 1, moved(shared, 0.1)), bytes)
-    with pytest.raises(QuorumError, match="resume the run, or propose it anew: --set name=OTHER"):
+    with pytest.raises(QuorumError, match="answered this or a later round; resume it, or propose it with another name"):
         deployed.train("again")
 
 
