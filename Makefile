@@ -27,7 +27,8 @@ test: lint  ## Check style, types, the import rule, and run the quick tests
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
 test-slow: $(VENV)/installed-dev  ## Run the slow and the deployment tests
-	$(BIN)/python -m pytest -q -m "slow or deployment"
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not deployment"
+	$(BIN)/python -m pytest -q -m deployment
 
 lint: $(VENV)/installed-dev  ## Check style, types and the import rule
 	$(BIN)/ruff check --quiet

@@ -234,6 +234,7 @@ def test_a_bundle_is_the_same_bytes_and_holds_no_other_code(server: Path, tmp_pa
         read_bundle(tmp_path / "torn.fab")
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_a_bundle_is_one_line(
     server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def digests(run: Path) -> list[tuple[str, str]]:
     return [(row["loaded_digest"], row["kept_digest"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_round_and_resume_gives_the_same_bits(
     trained: Path,
     sites: Path,

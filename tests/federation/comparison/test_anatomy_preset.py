@@ -130,6 +130,7 @@ def test_equal_scanners_have_unequal_numbers_of_slices(compared: tuple[Path, lis
     assert len({str(site.simulate) for site in training.values()}) == 1
 
 
+@pytest.mark.slow
 def test_ct_has_sites_and_a_base_of_phantoms(people: Path, tmp_path: Path) -> None:
     preset = tiny()
     preset.make_sites(tmp_path / "sites", "ct", preset.tables[0])

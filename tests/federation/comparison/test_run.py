@@ -489,6 +489,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mine"
 
 
+@pytest.mark.slow
 def test_methods_are_compared_at_the_users_own_sites(
     hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -365,6 +365,7 @@ def test_a_recipe_that_travelled_names_its_base_by_digest_and_has_adapters(data:
             refused_at()
 
 
+@pytest.mark.slow
 def test_adapters_travel_alone_and_their_base_is_the_one_that_was_approved(data: Path, tmp_path: Path) -> None:
     first = deploy(tmp_path / "base", data, "training.steps_per_round=2").recipe
     sites = load_federation(data)

@@ -200,6 +200,7 @@ def test_a_full_disk_at_a_site_asks_for_space_and_not_for_fewer_sites(
     assert "no space left" in error and error.endswith("free space and --resume")
 
 
+@pytest.mark.slow
 def test_a_run_whose_manifests_have_moved_is_evaluated_with_sites(
     run: Path, tmp_path: Path, fails: Callable[..., str]
 ) -> None:

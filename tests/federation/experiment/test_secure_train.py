@@ -18,6 +18,7 @@ def sites(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_float_mean(sites, tmp_path, capsys):
     scores = {}
     for name, off in (("sum", ()), ("mean", ("--set", "privacy.secure_sum=false"))):

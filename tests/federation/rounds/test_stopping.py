@@ -123,6 +123,7 @@ def test_more_patience_than_needed_changes_no_bit(tmp_path):
     assert traces(tmp_path / "plain") == traces(tmp_path / "patient")
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_in_the_same_round_with_the_same_bits(tmp_path, run_scripted):
     scores = (1.0, 2.0, 1.5, 9.0, 9.0, 9.0, 9.0)
     run_scripted(tmp_path / "undisturbed", scores, patience=1)
