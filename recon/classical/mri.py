@@ -1,14 +1,12 @@
 """Classical MRI reconstruction."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from physics import CartesianMRI, LinearOperator, Registry, per_sample, solve_normal
+from physics import CartesianMRI, LinearOperator, Registry, solve_normal
 
-from ..method import image_scale, require_operator
+from .by_slice import SliceMethod
 from .total_variation import TotalVariation
 from .tuning import ClassicalMethod
 
@@ -49,46 +47,15 @@ class CGSense(ClassicalMethod):
         return solve_normal(A, A.adjoint(y), damping, max_iterations=self.iterations, gradient="unrolled")
 
 
-class L1Wavelet(ClassicalMethod):
-    """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``, accelerated proximal gradients.
-
-    Applied slice by slice to data of order one: the same weight fits every scanner.
-
-    Parameters
-    ----------
-    weight
-        Regularization weight for images whose robust maximum is 1.
-    iterations
-        Iterations of the solver.
-    """
-
-    candidates_key = "tv_weights"
+class L1Wavelet(SliceMethod):
+    """Sparsity of Daubechies wavelet coefficients, ``sigpy.mri.app.L1WaveletRecon``, accelerated proximal gradients."""
 
     def __init__(self, weight: float = 1e-2, iterations: int = 100) -> None:
-        super().__init__()
-        self.weight, self.iterations = weight, iterations
+        super().__init__(weight, iterations)
 
-    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
-        """Reconstruct ``(*batch, coils, height, width) -> (*batch, height, width)``; not differentiable.
-
-        Raises
-        ------
-        TypeError
-            If ``A`` is not a :class:`physics.CartesianMRI`.
-        """
-        scan = require_operator(type(self).__name__, A, CartesianMRI)
-        scale = image_scale(A.start(y))
-        coils = A.range_shape
-        # sigpy multiplies by sqrt(weights); a 0/1 mask is its own square root.
-        mask = scan.sampled.expand(scan.maps.shape).reshape(-1, *coils)
-        data = (y / per_sample(scale, 3)).reshape(-1, *coils)
-        maps = scan.maps.expand(y.shape).reshape(-1, *coils)
-        images = [self._slice(*(t.cpu().numpy() for t in item)) for item in zip(data, maps, mask, strict=True)]
-        return torch.stack(images).to(y.device).reshape(*y.shape[:-3], *A.domain_shape) * per_sample(scale, 2)
-
-    def _slice(self, y: np.ndarray[Any, Any], maps: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> Tensor:
+    def of_slice(self, y: Tensor, A: CartesianMRI) -> Tensor:
         if not y.any():
-            return torch.zeros(y.shape[-2:], dtype=torch.complex64)
+            return y.new_zeros(A.domain_shape)
         import sigpy.mri.app  # late: its import takes seconds
 
         # sigpy starts its power iteration from numpy's global generator: without a fixed seed the step sizes, and with
@@ -96,11 +63,13 @@ class L1Wavelet(ClassicalMethod):
         state = np.random.get_state()  # noqa: NPY002
         np.random.seed(0)  # noqa: NPY002
         try:
-            weights, options = mask.astype(np.float32), {"max_iter": self.iterations, "show_pbar": False}
-            image = sigpy.mri.app.L1WaveletRecon(y, maps, self.weight, weights=weights, **options).run()
+            # sigpy multiplies by sqrt(weights); a 0/1 mask is its own square root.
+            weights = A.sampled.expand(A.range_shape).cpu().numpy().astype(np.float32)
+            arrays, options = (y.cpu().numpy(), A.maps.cpu().numpy()), {"max_iter": self.iterations, "show_pbar": False}
+            image = sigpy.mri.app.L1WaveletRecon(*arrays, self.weight, weights=weights, **options).run()
         finally:
             np.random.set_state(state)  # noqa: NPY002
-        return torch.from_numpy(np.asarray(sigpy.to_device(image), dtype=np.complex64))
+        return torch.from_numpy(np.asarray(sigpy.to_device(image), dtype=np.complex64)).to(y.device)
 
 
 #: Classical methods of MRI by the name of their arm in a report.

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from physics import CartesianMRI, LinearOperator, per_sample
+from physics import CartesianMRI, LinearOperator
 
-from ..method import image_scale, require_operator
-from .tuning import ClassicalMethod
+from .by_slice import SliceMethod
 
 #: Differences that an iteration shrinks to zero, in an image of maximum 1; 0.05 and 0.2 need more iterations.
 _THRESHOLD = 0.1
@@ -14,56 +13,29 @@ _THRESHOLD = 0.1
 _FIRST, _MORE = 6, 2
 
 
-class TotalVariation(ClassicalMethod):
+class TotalVariation(SliceMethod):
     r"""Anisotropic total variation, :math:`\min_x \tfrac12 \|A x - y\|^2 + w \sum |D x|`, D circular differences.
 
-    Images are scaled to a robust maximum of 1: the same weight fits every scanner. The objective is that of
-    ``sigpy.mri.app.TotalVariationRecon``; see :func:`total_variation`.
+    The objective is that of ``sigpy.mri.app.TotalVariationRecon``; see :func:`total_variation`.
 
     Parameters
     ----------
     weight
-        ``w``.
+        ``w``, for images whose robust maximum is 1.
     iterations
         The most iterations.
     tolerance
         Relative change of the image in an iteration at which it ends. 1e-3 is within 0.05 dB of the limit.
     """
 
-    candidates_key = "tv_weights"
-
     def __init__(self, weight: float = 1e-2, iterations: int = 40, tolerance: float = 1e-3) -> None:
-        super().__init__()
+        super().__init__(weight, iterations)
         if not weight > 0:
             raise ValueError(f"TotalVariation: weight is {weight}, expected a positive number")
-        self.weight, self.iterations, self.tolerance = weight, iterations, tolerance
+        self.tolerance = tolerance
 
-    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
-        """Reconstruct ``(*batch, coils, height, width) -> (*batch, height, width)``; not differentiable.
-
-        Raises
-        ------
-        TypeError
-            If ``A`` is not a :class:`physics.CartesianMRI`.
-        """
-        scan = require_operator(type(self).__name__, A, CartesianMRI)
-        with torch.no_grad():
-            start = scan.start(y)
-            scale = per_sample(image_scale(start), 2)
-            batch, coils = start.shape[:-2], scan.range_shape
-            maps = scan.maps.expand(*batch, *coils).reshape(-1, *coils)
-            masks = scan.mask.expand(*batch, *scan.mask.shape[-2:]).reshape(-1, *scan.mask.shape[-2:])
-            images = [
-                total_variation(CartesianMRI(*slice_).gram, b, self.weight, x, self.iterations, self.tolerance)
-                for *slice_, b, x in zip(
-                    maps,
-                    masks,
-                    (scan.adjoint(y) / scale).reshape(-1, *scan.domain_shape),
-                    (start / scale).reshape(-1, *scan.domain_shape),
-                    strict=True,
-                )
-            ]
-            return torch.stack(images).reshape(start.shape) * scale
+    def of_slice(self, y: Tensor, A: CartesianMRI) -> Tensor:
+        return total_variation(A.gram, A.adjoint(y), self.weight, A.start(y), self.iterations, self.tolerance)
 
 
 def total_variation(
