@@ -1,7 +1,7 @@
 """Train a run: the rounds, the local arm and the personal stage."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -65,14 +65,7 @@ def train_run(
         ``logs`` is not installed.
     """
     require_curve_writers(logs)
-    count, quorum = sum(manifest.trains for manifest in manifests), recipe.federation.quorum
-    if not count:
-        raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
-    if quorum is not None and quorum > count:
-        advice = "lower it, or add sites"
-        raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
-    require_base(recipe, manifests)
-    _require_references(recipe, manifests)
+    _require_trainable(recipe, manifests, out)
     slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
     secure = secure_sum_of(recipe, slices)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
@@ -85,14 +78,12 @@ def train_run(
     say_fewer_cores(run, say)
     specs = [replace(run.spec(manifest), secure=secure) for manifest in run.participants]
     with InProcessRuntime(specs, jobs, run.threads()) as runtime:
-        plan = None
-        if planning is not None:
-            try:
-                plan, jobs = _planned(run, runtime, jobs, planning, say)
-            except ConfigError:
-                if is_new:  # a run that cannot fit does not claim the folder
-                    (run.path / "run.json").unlink()
-                raise
+        try:
+            plan, jobs = (None, jobs) if planning is None else _planned(run, runtime, jobs, planning, say)
+        except ConfigError:
+            if is_new:  # a run that cannot fit does not claim the folder
+                (run.path / "run.json").unlink()
+            raise
         scored = (run.path / "report.json").exists()  # its report stays
         followers: list[Follower] = [CurveLog(run, logs, say)] if logs else []
         followers += [] if planning is None or scored else [LiveReport(run)]
@@ -102,21 +93,45 @@ def train_run(
         if recipe.personal.steps:
             stages["personal"] = partial(_train_personally, run, jobs, say)
         parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
-        with ExitStack() as stack:
-            for follower in followers:
-                stack.enter_context(follower)
-            stack.callback(refresh_with, None)
-            for name, stage in stages.items():
-                begin = time.monotonic()
-                begin_parts(parts[list(stages).index(name) :], at_most=recipe.training.patience is not None)
-                for follower in followers:
-                    follower.begin(_NOW[name])
-                refresh_with(partial(_refresh, followers))
-                stage()
-                runtime.close()
-                run.record_seconds(name, time.monotonic() - begin, resumed=resume)
-    begin_parts(())
+        _run_stages(run, runtime, stages, parts, followers, resume)
     return run
+
+
+def _require_trainable(recipe: Recipe, manifests: Sequence[SiteManifest], out: Path | str) -> None:
+    """Refuse sites that cannot train the recipe."""
+    count, quorum = sum(manifest.trains for manifest in manifests), recipe.federation.quorum
+    if not count:
+        raise DataError(f"{out}: no site takes part; at least one manifest needs files under data.train")
+    if quorum is not None and quorum > count:
+        advice = "lower it, or add sites"
+        raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
+    require_base(recipe, manifests)
+    _require_references(recipe, manifests)
+
+
+def _run_stages(
+    run: RunFolder,
+    runtime: InProcessRuntime,
+    stages: Mapping[str, Callable[[], None]],
+    parts: Sequence[Part],
+    followers: Sequence[Follower],
+    resume: bool,
+) -> None:
+    """Run the stages of a training in order; display and followers are told, and times are recorded."""
+    with ExitStack() as stack:
+        for follower in followers:
+            stack.enter_context(follower)
+        stack.callback(refresh_with, None)
+        for number, (name, stage) in enumerate(stages.items()):
+            begin = time.monotonic()
+            begin_parts(parts[number:], at_most=run.recipe.training.patience is not None)
+            for follower in followers:
+                follower.begin(_NOW[name])
+            refresh_with(partial(_refresh, followers))
+            stage()
+            runtime.close()
+            run.record_seconds(name, time.monotonic() - begin, resumed=resume)
+    begin_parts(())
 
 
 def _refresh(followers: Sequence[Follower]) -> None:

@@ -145,16 +145,7 @@ def run_rounds(
         waiting=waiting,
         secure=None if secure is None else _summed_rounds(secure, transport, Path(folder) / _SECURE),
     )
-    state = loop.begin(shared, resume)
-    times = []
-    while not loop.is_finished(state):
-        round_started = time.perf_counter()
-        state, rows = loop.step(state)
-        site_seconds = sum(row["seconds"] for row in rows)
-        times.append(RoundTime(rows[0]["round"], time.perf_counter() - round_started, site_seconds, transport.jobs))
-        if progress is not None:
-            progress(rows[0]["round"], rounds, rows)
-    return RunResult(state, tuple(times), loop.stopping.reason(state.history))
+    return loop.run(shared, resume, progress)
 
 
 @dataclass(frozen=True)
@@ -186,6 +177,18 @@ class _Loop:
             )
         if self.quorum is not None and not 1 <= self.quorum <= len(sites):
             raise ValueError(f"run_rounds: quorum is {self.quorum}, expected 1 to {len(sites)}, the number of sites")
+
+    def run(self, shared: State, resume: bool, progress: Progress | None) -> RunResult:
+        """All rounds from the first state on, or from that of the newest checkpoint."""
+        state, times = self.begin(shared, resume), []
+        while not self.is_finished(state):
+            begin = time.perf_counter()
+            state, rows = self.step(state)
+            seconds, jobs = sum(row["seconds"] for row in rows), self.transport.jobs
+            times.append(RoundTime(rows[0]["round"], time.perf_counter() - begin, seconds, jobs))
+            if progress is not None:
+                progress(rows[0]["round"], self.stopping.rounds, rows)
+        return RunResult(state, tuple(times), self.stopping.reason(state.history))
 
     def begin(self, shared: State, resume: bool) -> ServerState:
         """The first state; drops the rows of rounds that will be run again."""
