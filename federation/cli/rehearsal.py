@@ -175,11 +175,15 @@ def _rehearse(arguments: argparse.Namespace, execute: Execute) -> None:
 
 def _rehearsal(arguments: argparse.Namespace) -> Rehearsal:
     """The rehearsal that the arguments describe; everything that can be refused early is."""
+    from ..config import config_error
     from ..deploy.policy import Policy
     from ..sites import read_federation
 
     out: Path = arguments.out
     recipe, run = recipe_of(arguments)
+    if recipe.privacy.secure_sum:
+        found, expected = "true", "false: the sites' keys, which the recipe must name, are made in the rehearsal"
+        raise config_error("rehearsal", "privacy.secure_sum", found, expected, "rehearse without it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; remove it, or choose another --out")
     if arguments.policy is not None:
@@ -190,6 +194,8 @@ def _rehearsal(arguments: argparse.Namespace) -> Rehearsal:
         sites = [site for site in read_federation(arguments.sites) if site.trains]
         manifests = {site.name: site.path for site in sites}
         untested = frozenset(site.name for site in sites if not site.data.test)
+        if "server" in manifests:
+            raise DataError(f"{arguments.sites}: found a site with the name 'server', which is that of another folder")
         if not manifests:
             raise DataError(f"{arguments.sites}: no site trains; at least one manifest needs files under data.train")
     words = [arguments.recipe]

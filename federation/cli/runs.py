@@ -188,7 +188,7 @@ def _counts(arguments: argparse.Namespace, sites: "Iterable[SiteManifest]", out:
     from ..experiment import recorded_threads
 
     recorded = None if out is None else recorded_threads(out)
-    threads = arguments.threads or recorded or threads_of_each(sum(bool(site.data.train) for site in sites))
+    threads = arguments.threads or recorded or threads_of_each(sum(site.trains for site in sites))
     return {"jobs": arguments.jobs or max(1, cores() // threads), "threads": threads}
 
 

@@ -132,7 +132,7 @@ def _make_demo(arguments: argparse.Namespace) -> None:
         from ..sites import DEMO_SITES, make_demo_sites
 
         known = {site.name: site for site in DEMO_SITES}
-        names = [name.strip() for name in arguments.only.split(",")] if arguments.only else list(known)
+        names = [name.strip() for name in arguments.only.split(",")] if arguments.only is not None else list(known)
         for name in names:
             if name not in known:
                 raise config_error("sites make", "--only", repr(name), f"one of {', '.join(known)}", "correct it")

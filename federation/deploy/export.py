@@ -10,6 +10,7 @@ from recon import DataError, write_atomically
 from ..experiment import BASE, RunFolder, algorithm_of, personalize, score_text
 from ..recipes import Recipe, attach_base, load_recipe
 from ..serialization import Checkpoint, load_checkpoint, load_newest, save_checkpoint, saved_rounds
+from ..worker_pool import computing_with
 from .site_folder import SiteFolder
 
 
@@ -46,7 +47,8 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     if chosen is not newest:
         say(f"the server sent {newest.round + 1} rounds; round {chosen.round} is the best by its validation scores")
     base = attach_base(recipe, folder.approvals.base(run)).network.base
-    exported = RunFolder.create(out, recipe, [folder.manifest], resume=False, exported=True)
+    threads = folder.settings.threads
+    exported = RunFolder.create(out, recipe, [folder.manifest], resume=False, exported=True, threads=threads)
     exported.keep_maps(folder.name)  # nothing of a patient outside the folders that the site chose
     if base is not None:
         write_atomically(out / BASE, Path(base).read_bytes())
@@ -56,7 +58,8 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
     save_checkpoint(out / "checkpoints", chosen.round, chosen.tensors, numbers)
     if recipe.personal.steps:
         say(f"{recipe.personal.steps} personal steps ...")
-        before, after = personalize((RunFolder.open(out), folder.name, False))
+        with computing_with(exported.threads()):
+            before, after = personalize((RunFolder.open(out), folder.name, False))
         say(f"validation: {score_text(before)} -> {score_text(after)}; the better of the two is used")
 
 

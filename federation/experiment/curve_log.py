@@ -43,7 +43,7 @@ class CurveWriter(Protocol):
 
     def write(self, points: Sequence[Point]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, has_ended: bool) -> None: ...
 
 
 class TensorBoardCurves:
@@ -68,7 +68,7 @@ class TensorBoardCurves:
         for writer in self._writers.values():
             writer.flush()
 
-    def close(self) -> None:
+    def close(self, has_ended: bool) -> None:
         for writer in self._writers.values():
             writer.close()
 
@@ -80,7 +80,6 @@ class MLflowCurves:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         store = f"sqlite:///{(run.path / 'mlflow.db').resolve()}"
@@ -116,8 +115,8 @@ class MLflowCurves:
         for metric in metrics:
             self._known[metric.key].add(metric.step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run)
+    def close(self, has_ended: bool) -> None:
+        self._client.set_terminated(self._run, status="FINISHED" if has_ended else "KILLED")
 
 
 #: What `--log` writes, by name; each name is a module and an extra of fedrecon.
@@ -135,6 +134,7 @@ def require_curve_writers(names: Sequence[str]) -> None:
     DataError
         With the command that installs the first one that is missing.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
     for name in names:
         try:
             importlib.import_module(name)
@@ -174,14 +174,27 @@ class CurveLog:
     def write(self) -> None:
         """Write the rounds that are new and will not be made again: their checkpoint is written."""
         with self._writing:
-            new: list[Point] = []
-            for arm, folder, below in self._folders():
-                for row in read_rows(folder):
-                    if row["round"] < below and (key := (arm, row["site"], row["round"])) not in self._written:
-                        self._written.add(key)
-                        new += _points(arm, row)
+            if not self._writers:
+                return
+            try:
+                new = self._new_points()
+            except Exception as error:
+                self._writers.clear()
+                says = "%s: its rounds cannot be read (%s): no more curves are written; the training goes on"
+                logger.warning(says, self.run.path, _text(error))
+                return
             if new:
                 self._call("write", new)
+
+    def _new_points(self) -> list[Point]:
+        """Points of the rounds that are new and will not be made again."""
+        new: list[Point] = []
+        for arm, folder, below in self._folders():
+            for row in read_rows(folder):
+                if row["round"] < below and (key := (arm, row["site"], row["round"])) not in self._written:
+                    self._written.add(key)
+                    new += _points(arm, row)
+        return new
 
     def _folders(self) -> Iterator[tuple[str, Path, float]]:
         """Arm, folder, and the first round that may be made again, of every training."""
@@ -208,7 +221,7 @@ class CurveLog:
         self._has_ended = kind is None
         self.write()
         with self._writing:
-            self._call("close")
+            self._call("close", self._has_ended)
             self._writers.clear()
 
 

@@ -12,6 +12,7 @@ from recon import MODALITIES, DataError, metric_card, summarize, write_report, w
 
 from ..machine import cores, memory_available
 from ..progress import log_into
+from ..recipes import LOCAL
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
 from .learning import curves_of
@@ -75,9 +76,12 @@ def evaluate_run(
     run.record_seconds("evaluation", time.monotonic() - started)
     seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
     results = _results(run, found, state.round, seconds)
-    if absent := [arm for arm in run.recipe.evaluation.arms if arm not in results["arms"]]:
-        reason = "a deployed site does not train alone" if run.is_exported else "not every site has it"
-        say(f"not in the tables, as {reason}: {', '.join(absent)}")
+    absent = [arm for arm in run.recipe.evaluation.arms if arm not in results["arms"]]
+    if run.is_exported and LOCAL in absent:
+        absent.remove(LOCAL)
+        say(f"not in the tables, as a deployed site does not train alone: {LOCAL}")
+    if absent:
+        say(f"not in the tables, as not every site has it: {', '.join(absent)}")
     for manifest in tested:
         if not manifest.synthetic:
             write_site_report(run.site_folder(manifest.name), results, manifest.name, run.path / "report.html")

@@ -141,9 +141,8 @@ class Plan:
         memory = f"  memory: {_gigabytes(self.memory)} a process, {self.jobs} at a time"
         if self.available is not None:
             memory += f", {_gigabytes(self.available)} free"
-        disk = f"  disk: {_gigabytes(self.map_bytes + self.checkpoint_bytes)}"
-        disk += f", {_gigabytes(self.map_bytes)} of it coil maps" if self.map_bytes else ""
-        disk += "" if self.disk is None else f"; {_gigabytes(self.disk)} free"
+        disk = f"  disk: {_gigabytes(self.checkpoint_bytes)}" + _free(self.disk)
+        disk += f"; {_gigabytes(self.map_bytes)} of coil maps{_free(self.maps_disk)}" if self.map_bytes else ""
         lines += [memory + "; --jobs changes it", disk]
         used, each = min(self.jobs * self.threads, cores), f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines.append(f"  cores: {used} of {cores}, {each} for each process; --threads changes it in a new run")
@@ -169,6 +168,10 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 0.95 else f"{1000 * seconds:.0f} ms"
 
 
+def _free(count: int | None) -> str:
+    return "" if count is None else f", {_gigabytes(count)} free"
+
+
 def _gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 95e6 else f"{max(count / 1e6, 1):.0f} MB"
 
@@ -178,8 +181,8 @@ def fitting(wanted: int, memory: int, available: int | None) -> int:
     return wanted if available is None else max(1, min(wanted, available // max(memory, 1)))
 
 
-def require_room(plan: Plan) -> str | None:
-    """Refuse a run that cannot fit; returns a warning if it may not fit.
+def require_room(plan: Plan) -> list[str]:
+    """Refuse a run that cannot fit; returns warnings if it may not fit.
 
     Raises
     ------
@@ -187,11 +190,12 @@ def require_room(plan: Plan) -> str | None:
         If its processes need more memory than the machine has, or its checkpoints more than is free on the disk.
     """
     wanted = plan.jobs * plan.memory
-    found = f"{plan.jobs} process{'es' * (plan.jobs > 1)} of {_gigabytes(plan.memory)}"
+    processes = f"{plan.jobs} process{'es' * (plan.jobs > 1)} of {_gigabytes(plan.memory)}"
+    warnings: list[str] = []
     if plan.total is not None and wanted > plan.total:
         least = fitting(plan.jobs, plan.memory, plan.total)
         advice = f"use --jobs {least}" if plan.memory <= plan.total else "use smaller scans or a machine with more"
-        raise ConfigError(f"--jobs: found {found}, expected at most {_gigabytes(plan.total)}, the memory; {advice}")
+        raise ConfigError(f"--jobs: found {processes}, expected at most {_gigabytes(plan.total)}, the memory; {advice}")
     needed = plan.checkpoint_bytes
     if plan.disk is not None and needed > plan.disk:
         advice = "free space, or choose another --out"
@@ -200,9 +204,10 @@ def require_room(plan: Plan) -> str | None:
         found = (
             f"up to {_gigabytes(plan.map_bytes)} of coil maps may not fit where {_gigabytes(plan.maps_disk)} are free"
         )
-        return f"warning: {found}; free space, or set FEDRECON_CACHE to another folder"
+        warnings.append(f"warning: {found}; free space, or set FEDRECON_CACHE to another folder")
     if plan.available is not None and wanted > plan.available:
         least = fitting(plan.jobs, plan.memory, plan.available)
         advice = f"use --jobs {least}" if least < plan.jobs else "close other programs"
-        return f"warning: {found} may not fit into the {_gigabytes(plan.available)} of memory that are free; {advice}"
-    return None
+        free = _gigabytes(plan.available)
+        warnings.append(f"warning: {processes} may not fit into the {free} of memory that are free; {advice}")
+    return warnings

@@ -68,11 +68,11 @@ def plan_run(run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Pla
         maps_disk=disk_free(run.maps_folder(next(iter(tasks)))),
         threads=runtime.threads,
     )
-    warning = require_room(plan)
+    warnings = require_room(plan)
     if planning.always or plan.total_seconds >= SECONDS_WORTH_A_WORD:
         for line in plan.lines(cores()):
             say(line)
-    if warning is not None:
+    for warning in warnings:
         say(warning)
     return plan
 

@@ -12,8 +12,9 @@ from ..errors import NO_SPACE, DataError, data_error, os_error_line
 
 #: Environment variable that names the folder.
 CACHE_VARIABLE = "FEDRECON_CACHE"
-#: Files that :func:`physics.estimate_maps` writes, complete or not.
+#: Age below which an incomplete file may still be written.
 _SECONDS_OF_WRITING = 3600.0
+#: Files that :func:`physics.estimate_maps` writes, complete or not.
 _FILE = re.compile(r"[0-9a-f]{64}\.safetensors|tmp\w+\.tmp")
 
 

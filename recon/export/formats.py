@@ -1,9 +1,9 @@
 """The format of a file by the end of its name, and its writing: completely or not at all."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
-from glob import escape
 from pathlib import Path
 
 from ..errors import DataError, data_error, os_error_line
@@ -61,7 +61,8 @@ def require_png(suffix: str) -> None:
 
 def _numbered(path: Path) -> list[Path]:
     """Pictures of all slices that were written under a name."""
-    return sorted(path.parent.glob(f"{escape(path.stem)}_[0-9]*{path.suffix}"))
+    numbered = re.compile(rf"{re.escape(path.stem)}_\d{{3,}}")  # not those of a name that begins alike
+    return sorted(file for file in path.parent.glob(f"*{path.suffix}") if numbered.fullmatch(file.stem))
 
 
 def _require_own_folder(path: Path, overwrite: bool) -> None:
@@ -174,17 +175,14 @@ def _write_folder(out: Path, files: dict[str, bytes]) -> None:
             os.replace(out, former)
         elif out.exists():
             out.unlink()
-        try:
-            os.replace(temporary, out)
-        except OSError:
-            if former.exists():
-                os.replace(former, out)
-            raise
+        os.replace(temporary, out)
+        shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         raise DataError(os_error_line(error)) from None
     finally:
-        for folder in (temporary, former):
-            shutil.rmtree(folder, ignore_errors=True)
+        if former.exists() and not out.exists():
+            os.replace(former, out)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unstated(found: Reconstruction) -> list[str]:

@@ -35,8 +35,8 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``personal_steps``: steps of the personal stage.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
-        - ``pictures``: per site, a list of slices ``{"name": "median", "where": "scan.h5, slice 3 of 12", "images":
-          {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``.
+        - ``pictures``: per site, a list of slices ``{"name": "median PSNR", "where": "scan.h5, slice 3 of 12",
+          "images": {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``.
 
     Returns
     -------

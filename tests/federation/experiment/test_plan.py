@@ -67,7 +67,9 @@ def test_maps_are_estimated_once_for_the_slices_that_are_read() -> None:
 
 
 def test_the_text_names_time_memory_disk_cores_and_what_changes_them() -> None:
-    text = "\n".join(replace(plan("a"), costs=(COST,), jobs=1, available=8 * 10**9, disk=10**11).lines(4))
+    text = "\n".join(
+        replace(plan("a"), costs=(COST,), jobs=1, available=8 * 10**9, disk=10**11, maps_disk=5 * 10**10).lines(4)
+    )
     for words in (
         "takes about ",
         "rounds ",
@@ -76,7 +78,7 @@ def test_the_text_names_time_memory_disk_cores_and_what_changes_them() -> None:
         "coil maps, once",
         "step 2.0 s, 100 training slices; validation 1.0 s a slice, 16 slices; coil maps 7.0 s a slice",
         "memory: 1.0 GB a process, 1 at a time, 8.0 GB free; --jobs changes it",
-        "disk: 2.9 GB, 2.9 GB of it coil maps; 100.0 GB free",
+        "MB, 100.0 GB free; 2.9 GB of coil maps, 50.0 GB free\n",
         "cores: 1 of 4, 1 thread for each process; --threads changes it",
         "--set KEY=VALUE: federation.rounds = 10",
     ):
@@ -88,12 +90,13 @@ def test_the_text_names_time_memory_disk_cores_and_what_changes_them() -> None:
 def test_what_cannot_fit_is_refused_and_what_may_not_fit_is_said() -> None:
     assert [fitting(4, 3 * 10**9, n) for n in (13 * 10**9, 7 * 10**9, 10**9, None)] == [4, 2, 1, 4]
     two = plan("a", "b", available=8 * 10**9, total=16 * 10**9)
-    assert require_room(two) is None
-    assert "2 processes of 1.0 GB may not fit into the 1.5 GB" in require_room(replace(two, available=15 * 10**8))
+    assert require_room(two) == []
+    assert "2 processes of 1.0 GB may not fit into the 1.5 GB" in require_room(replace(two, available=15 * 10**8))[0]
     with pytest.raises(ConfigError, match=r"--jobs: found 2 processes of 1.0 GB, expected at most 1.9 GB.*--jobs 1"):
         require_room(replace(two, total=19 * 10**8))
     maps = replace(plan("a"), costs=(COST,), maps_disk=10**6)
-    assert "up to 2.9 GB of coil maps may not fit where 1 MB are free" in require_room(maps)
+    assert "up to 2.9 GB of coil maps may not fit where 1 MB are free" in require_room(maps)[0]
+    assert len(require_room(replace(maps, available=1))) == 2
     with pytest.raises(ConfigError, match=r"--out: found 1 MB free, expected .* free space"):
         require_room(replace(plan("a"), costs=(replace(COST, parameters=(10**6, 10**6)),), disk=10**6))
 
