@@ -311,8 +311,8 @@ def _site_withdraw(arguments: argparse.Namespace) -> None:
     from ..privacy import RoundFiles
 
     folder.approvals.remove(run)
-    RoundFiles(folder.sums(run)).forget()  # no sum of this run can be unmasked any more
     folder.audit.append("approval withdrawn", run=run)
+    RoundFiles(folder.sums(run)).forget()  # no sum of this run can be unmasked any more
     say(f"withdrawn: {run}")
 
 

@@ -43,7 +43,7 @@ def deployed_spec(folder: SiteFolder, run: str, recipe: Recipe) -> SiteSpec:
     if (earlier := _earlier_sum(folder, run, recipe.federation.seed)) is not None:
         # Equal seeds give equal updates: if a site drops out of one of the runs, both sums subtract to its update.
         raise PolicyError(f"federation.seed: found {recipe.federation.seed}, expected another than that of run "
-                          f"{earlier[:12]}, in which this site was in a sum")  # fmt: skip
+                          f"{earlier[:12]}, in which this site has revealed shares")  # fmt: skip
     return replace(spec, secure=secure, key=folder.path / KEY, least_summed=least)
 
 

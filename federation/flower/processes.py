@@ -367,5 +367,8 @@ def stop(state: Path, seconds: float = 60.0) -> bool:
         time.sleep(0.2)
     for process in _DETACHED:
         if process.pid == pid:
-            process.wait(seconds)  # its interpreter ends a moment after it has let go of its lock
+            try:
+                process.wait(seconds)  # its interpreter ends a moment after it has let go of its lock
+            except subprocess.TimeoutExpired:
+                raise DataError(f"{state.parent}: process {pid} does not end") from None
     return True

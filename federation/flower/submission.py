@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 #: Time between two questions to Flower whether the run still exists.
 _ASK_SECONDS = 20.0
 #: Longest wait for its answer, in which nothing is printed.
-_ANSWER_SECONDS = 30.0
+_STATUS_SECONDS = 30.0
 #: So many questions in a row may fail: Flower does not answer while it is busy with messages.
 _ASK_ATTEMPTS = 6
 #: Longest time without a printed line.
@@ -150,7 +150,7 @@ def _follow(place: Path, folder: ServerFolder, number: str, say: Say) -> None:
             )
         if time.monotonic() - asked > _ASK_SECONDS:
             try:
-                found = ask_flower(folder, "list", CONNECTION, "--run-id", number, seconds=_ANSWER_SECONDS)
+                found = ask_flower(folder, "list", CONNECTION, "--run-id", number, seconds=_STATUS_SECONDS)
                 status = str(found["runs"][0]["status"])
             except DataError:
                 failed += 1

@@ -24,6 +24,13 @@ from ..serialization import MessageError, pack, unpack
 from .site_protocol import Offer, Reveal
 
 OFFER, MASKED, CONFIRM, REVEAL = KINDS = ("secure offer", "secure masked", "secure confirm", "secure reveal")
+#: Fields beside round and nonce that a message of each kind may have.
+_FIELDS = {
+    OFFER: {"offers"},
+    MASKED: {"offers", "wrong", "next_nonce", "body"},
+    CONFIRM: {"survivors", "codes"},
+    REVEAL: {"survivors", "codes", "reveal"},
+}
 _BODY = "message"
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _LONGEST_HEX = 512
@@ -94,7 +101,8 @@ class Envelope:
                 _hex(header.pop("next_nonce")),
                 _body(tensors),
             )
-            if header:
+            used = {name for name in (*_FIELDS[MASKED], *_FIELDS[REVEAL]) if getattr(envelope, name)}
+            if header or used - _FIELDS[kind]:
                 raise ValueError
         except (KeyError, ValueError, TypeError, AttributeError, IndexError):
             raise MessageError(f"{kind}: fields that no message of a secure sum has, or not all of them") from None

@@ -1,7 +1,7 @@
 """Shamir's secret sharing over a prime field: any ``threshold`` shares give the secret, fewer say nothing about it.
 
-The library that does this, ``Crypto.Protocol.SecretSharing``, needs 0.14 s to share and 0.19 s to recover one secret
-among 100 sites; a round shares 200.
+The library that does this, ``Crypto.Protocol.SecretSharing``, works bit by bit and is too slow here: a round of
+100 sites shares 200 secrets.
 
 References
 ----------

@@ -50,14 +50,20 @@ class RoundFiles:
     def forget(self) -> None:
         """Remove the records with secrets; what was revealed stays known."""
         for round in self.rounds():
-            if (self.read(round) or {}).get("revealed") is None:
+            if not self._has_revealed(round):
                 self._path(round).unlink(missing_ok=True)
         for scratch in self.folder.glob(".round_*.json"):
             scratch.unlink(missing_ok=True)
 
     def has_revealed(self) -> bool:
-        """Whether the site has revealed shares in a round of this run."""
-        return any((self.read(round) or {}).get("revealed") is not None for round in self.rounds())
+        """Whether the site has revealed shares in a round of this run; a damaged record counts as one that has."""
+        return any(map(self._has_revealed, self.rounds()))
+
+    def _has_revealed(self, round: int) -> bool:
+        try:
+            return (self.read(round) or {}).get("revealed") is not None
+        except DataError:
+            return True
 
     def rounds(self) -> list[int]:
         """Rounds of which something is stored, sorted."""

@@ -52,5 +52,9 @@ def masked_sum_of(recipe: Recipe, run: str) -> SecureSum | None:
 
 def _summed(recipe: Recipe, members: Mapping[str, Member]) -> SecureSum:
     privacy, weighting = recipe.privacy, recipe.federation.weighting()
-    weights = {site: weighting.known_weight(member.slices) or 1.0 for site, member in members.items()}
+    weights = {}
+    for site, member in members.items():
+        weight = weighting.known_weight(member.slices)
+        assert weight is not None  # the recipe is refused otherwise
+        weights[site] = weight
     return SecureSum(Roster(members, privacy.threshold), weights, privacy.modulus_bits, privacy.largest_change)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from recon import DataError, write_atomically
 
 from ..privacy import Offer, Reveal
+
+logger = logging.getLogger(__name__)
 
 #: Files of a round: its record, the shares that came.
 RECORD, REVEALS = "record.json", "reveals.json"
@@ -72,7 +75,10 @@ def read_reveals(path: Path, sites: list[str]) -> dict[str, Reveal]:
     try:
         found = json.loads(path.read_bytes())
         return {site: Reveal(*found[site]) for site in sites if site in found}
-    except (OSError, ValueError, TypeError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s: cannot be used (%s); the sites are asked again", path, error)
         return {}
 
 

@@ -78,7 +78,7 @@ class MaskedRounds(SummedRounds):
     _left_out: dict[str, str] = field(default_factory=dict)
 
     def exchange(self, requests: Mapping[str, bytes], round: int, needed: int) -> ReplyStream:
-        """See :meth:`SummedRounds.exchange`; each reply is the masked update."""
+        """See :meth:`SummedRounds.exchange`; each reply is the masked update. Bytes are those of the last attempt."""
         self._beside = {site: Counter() for site in requests}
         self._replies = {}
         if ((place := self._place(round)) / RECORD).exists():
@@ -135,7 +135,7 @@ class MaskedRounds(SummedRounds):
         return now
 
     def _leave_out(self, site: str, wrong: Collection[str], now: _Attempt) -> None:
-        """Begin the round anew without the sites whose offers ``site`` cannot open.
+        """Begin the round anew without the sites whose offers ``site`` cannot open; it ends if the quorum needs them.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class MaskedRounds(SummedRounds):
             self._left_out[site] = text
         else:
             self._left_out |= dict.fromkeys(named, f"its offer for the secure sum is wrong, says site {site}")
-        raise RepeatRound(f"the round begins anew without site {', '.join(sorted(self._left_out))}")
+        raise RepeatRound(f"left out until the server starts again: site {', '.join(sorted(self._left_out))}")
 
     def _ask_offers(self, now: _Attempt, sites: list[str], needed: int) -> ReplyStream:
         """Ask the sites without an offer; yields those that fail. Once enough have one, the others have little time."""

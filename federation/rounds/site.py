@@ -130,8 +130,10 @@ class SiteSpec:
         ``"keep"``: optimizer moments are part of the kept state. ``"reset"``: each round starts with new ones.
     score_after
         Whether the site validates a second time, after training.
-    rounds, arm
-        Number of rounds and name of the arm, for the display of progress alone.
+    rounds
+        Number of training rounds, for the display of progress, and for a masked sum: the last one has no next.
+    arm
+        Name of the arm, for the display of progress alone.
     secure
         The secure sum of the run; None: the server gets each update.
     key, least_summed
