@@ -7,8 +7,22 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from federation.privacy import Context, Member, PrivateKey, Roster, SiteProtocol, add_mask
+from federation.privacy import (
+    MASKED,
+    OFFER,
+    REVEAL,
+    Context,
+    Envelope,
+    Member,
+    Offer,
+    PrivateKey,
+    Roster,
+    RoundFiles,
+    SiteProtocol,
+    add_mask,
+)
 from federation.privacy.masks import SECRET_BYTES, commitment, mask_key_pair, pair_key, self_key
+from federation.privacy.messages import CONFIRM
 from federation.serialization import MessageError
 
 from .protocol_run import RUN, ProtocolRun
@@ -439,3 +453,23 @@ def test_flowers_masks_still_have_seeds_of_32_bits():
     short = folded.to_bytes(4, "little")
     (first,), (second,) = (generate(s, 2**24, [(1000,)]) for s in (seed, short))
     assert np.array_equal(first, second)
+
+
+def test_a_message_has_the_fields_of_its_kind_alone():
+    for kind, fields in (
+        (OFFER, {"survivors": ("s0",)}), (CONFIRM, {"body": b"model"}), (REVEAL, {"offers": {"s0": Offer("", "")}}),
+        (MASKED, {"codes": {"s0": "aa"}}),
+    ):  # fmt: skip
+        with pytest.raises(MessageError, match="fields that no message of a secure sum has"):
+            Envelope.from_bytes(Envelope(kind, 0, "aa", **fields).to_bytes(), kind)
+
+
+def test_a_damaged_record_counts_as_revealed_and_stays(tmp_path):
+    files = RoundFiles(tmp_path)
+    files.write(0, {"revealed": None})
+    assert not files.has_revealed()
+    files.write(1, {"revealed": None})
+    (tmp_path / "round_000001.json").write_text("{")
+    assert files.has_revealed()
+    files.forget()
+    assert files.rounds() == [1]
