@@ -38,7 +38,10 @@ def _cache(arguments: argparse.Namespace) -> None:
         if input(f"remove {facts.files} files, {_size(facts.size)}? [y/N] ").strip().lower() not in ("y", "yes"):
             return
     clear_cache()
-    say(f"removed {facts.files} files, {_size(facts.size)}")
+    left = cache_facts()
+    say(f"removed {facts.files - left.files} files, {_size(facts.size - left.size)}")
+    if left.files:
+        say(f"kept {left.files} files, which another process may be writing")
 
 
 def _size(count: int) -> str:

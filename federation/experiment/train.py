@@ -11,7 +11,7 @@ import torch
 
 from recon import MOST_DB, DataError, data_error
 
-from ..config import ConfigError, config_error
+from ..config import config_error
 from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
 from ..privacy import SecureSum
@@ -80,12 +80,12 @@ def train_run(
     with InProcessRuntime(specs, jobs, run.threads()) as runtime:
         try:
             plan, jobs = (None, jobs) if planning is None else _planned(run, runtime, jobs, planning, say)
-        except ConfigError:
-            if is_new:  # a run that cannot fit does not claim the folder
+            followers: list[Follower] = [CurveLog(run, logs, say)] if logs else []
+        except DataError:
+            if is_new:  # a run that cannot fit, or cannot be followed as it should, does not claim the folder
                 (run.path / "run.json").unlink()
             raise
         scored = (run.path / "report.json").exists()  # its report stays
-        followers: list[Follower] = [CurveLog(run, logs, say)] if logs else []
         followers += [] if planning is None or scored else [LiveReport(run)]
         stages = {"federated": partial(_train_together, run, runtime, shared, aux, secure, resume, say, followers)}
         if LOCAL in recipe.evaluation.arms:
