@@ -12,7 +12,6 @@ Arrays are written to a temporary file first, so that they are read and checked 
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -331,9 +330,7 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
         found, expected = "NaN or infinite values in the image", "finite ones"
         advice = "check the values of the scan and the weights of the network; nothing was written"
         raise data_error(path, "reconstruction", found, expected, advice)
-    header = samples.image_header(0)
-    if header.shape != magnitude.shape[1:]:  # cropped as the reference: positions are those of other pixels
-        header = replace(header, shape=magnitude.shape[1:], placement=None)
+    header = samples.image_header(0).cropped(magnitude.shape[1:])  # images may be cropped as the reference
     return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes)
 
 

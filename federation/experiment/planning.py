@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..config import ConfigError
+from ..config import ConfigError, config_error
 from ..machine import cores, disk_free, memory_available, memory_total
 from ..methods import CHECKPOINTS
 from ..recipes import LOCAL, Recipe
@@ -105,10 +105,17 @@ def plan_recipe(
     Raises
     ------
     ConfigError
-        If no site has training data, a site cannot be measured, or the run cannot fit.
+        If no site has training data, a site cannot be measured, the run cannot fit, or this folder cannot be written.
     """
-    with TemporaryDirectory(dir=".") as scratch:  # its disk counts as that of the run
-        run = RunFolder(Path(scratch), recipe, manifests)
+    try:
+        scratch = TemporaryDirectory(dir=".")  # its disk counts as that of the run
+    except OSError as error:
+        found, advice = error.strerror or str(error), "start it in the folder in which the run will be"
+        raise config_error(
+            str(Path.cwd()), "a temporary folder", found, "a folder that can be written", advice
+        ) from None
+    with scratch:
+        run = RunFolder(Path(scratch.name), recipe, manifests)
         if not run.participants:
             raise ConfigError("no site takes part; at least one manifest needs files under data.train")
         specs = [run.spec(manifest) for manifest in run.participants]

@@ -14,8 +14,8 @@ from typing import Literal, Protocol, Self, TextIO
 from .board import Board, Part
 from .channel import Channel, Event, sending
 
-#: A command without a terminal prints a line at least this often, and of its progress at most this often.
-SECONDS_BETWEEN_LINES = 10.0
+#: A command without a terminal prints a line after this time without one: it is never silent for 10 s.
+SECONDS_BETWEEN_LINES = 9.0
 #: The live report is written at most this often.
 SECONDS_BETWEEN_REPORTS = 15.0
 
@@ -35,7 +35,7 @@ class Painter(Protocol):
 
 
 class Lines:
-    """Prints a line of progress where nothing was printed for ten seconds; of several processes, one after another.
+    """Prints a line of progress where nothing was printed for nine seconds; of several processes, one after another.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ The files of the readers state no orientation. A file may add it under the keywo
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -103,6 +103,24 @@ class ImageHeader:
     stated: Mapping[str, str] = field(default_factory=dict)
     carried: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
     is_attenuation: bool = False
+
+    def cropped(self, shape: tuple[int, int]) -> "ImageHeader":
+        """The header of images cut out of the center, see :func:`recon.center_crop`.
+
+        The first pixel is another one. Its place follows from the pixel size; without that, it is not known.
+        """
+        if self.shape is None or shape == self.shape:
+            return replace(self, shape=shape)
+        placement = None
+        if self.placement is not None and self.pixel_mm is not None:
+            along_row, along_column = self.placement.orientation
+            top, left = ((full - kept) // 2 for full, kept in zip(self.shape, shape, strict=True))
+            shift = top * self.pixel_mm[0] * along_column + left * self.pixel_mm[1] * along_row
+            placement = Placement(self.placement.orientation, self.placement.positions + shift)
+        arrays, attributes = ({key: value for key, value in kept.items() if key != POSITION} for kept in self.carried)
+        if placement is not None:
+            arrays[POSITION] = placement.positions
+        return replace(self, shape=shape, placement=placement, carried=(arrays, attributes))
 
 
 def read_image_header(

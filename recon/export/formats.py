@@ -195,5 +195,6 @@ def _unstated(found: Reconstruction) -> list[str]:
     elif header.placement is None and len(found.displayed) > 1:
         lines.append(f"{found.scan} states no positions of its slices: they are taken as adjacent")
     if header.placement is None:
-        lines.append(f"{found.scan} states no orientation: left and right of the image are not known")
+        reason = "states no orientation, or no pixel size of an image that is cropped"
+        lines.append(f"{found.scan} {reason}: left and right of the image are not known")
     return lines

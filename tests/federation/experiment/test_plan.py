@@ -1,5 +1,6 @@
 """The cost of a run: arithmetic on given seconds, measurement at a small site, and what is refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,18 @@ def test_plan_prints_the_cost_and_writes_nothing_but_lock_files(
     printed = capsys.readouterr().out
     assert "this training takes about" in printed and "--jobs changes it" in printed and "personal stage" in printed
     assert {path.suffix for path in set(tmp_path.rglob("*")) - before} <= {".sha256", ".lock", ".json"}
+
+
+def test_plan_in_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write_site(tmp_path / "sites")
+    monkeypatch.setattr("federation.experiment.planning.TemporaryDirectory", refuse)
+    error = fails("plan", "fedavg", "--sites", tmp_path / "sites")
+    assert f"{Path.cwd()}: a temporary folder: found Permission denied, expected a folder that can be written" in error
 
 
 def test_a_quiet_training_prints_its_result_and_logs_the_rest(

@@ -37,15 +37,15 @@ class Clock:
         return self.stream.getvalue()[before:].splitlines()
 
 
-def test_lines_come_every_ten_seconds_with_site_step_loss_round_and_time() -> None:
+def test_lines_come_every_nine_seconds_with_site_step_loss_round_and_time() -> None:
     clock = Clock()
-    clock.display.board.begin([Part(["north", "south"], seconds=4000.0)], clock.now)
-    assert clock.tick(9.9, training(1, "north", 11), training(2, "south", 3)) == []
-    assert clock.tick(0.1, training(1, "north", 12)) == [
+    clock.display.board.begin([Part(["north", "south"], seconds=3980.0)], clock.now)
+    assert clock.tick(8.5, training(1, "north", 11), training(2, "south", 3)) == []
+    assert clock.tick(0.6, training(1, "north", 12)) == [
         "north training 12/25 steps, loss 0.0834, round 1/40, about 66 min left"
     ]
-    assert clock.tick(9.0) == []
-    assert clock.tick(1.0) == ["south training 3/25 steps, loss 0.0834, round 1/40, about 66 min left"]
+    assert clock.tick(8.0) == []
+    assert clock.tick(1.1) == ["south training 3/25 steps, loss 0.0834, round 1/40, about 66 min left"]
 
 
 def test_no_ten_seconds_are_silent_whatever_the_processes_say() -> None:
@@ -53,10 +53,10 @@ def test_no_ten_seconds_are_silent_whatever_the_processes_say() -> None:
     clock = Clock()
     clock.display._painter.say("checking 30 files, once ...", clock.now)
     printed = [(clock.now, line) for _ in range(25) for line in clock.tick(1)]
-    assert [line for _, line in printed] == [f"checking 30 files, once: {n}0 s so far" for n in (1, 2)]
+    assert [line for _, line in printed] == [f"checking 30 files, once: {n} s so far" for n in (9, 18)]
     clock.tick(0, Event(7, "tuning tv, value 1 of 5,", 1, 3, site="north"))
     lines = [line for _ in range(60) for line in clock.tick(1)]
-    assert len(lines) == 6 and lines[-1] == "north tuning tv, value 1 of 5, 1/3 slices, for 55 s"
+    assert len(lines) == 7 and lines[-1] == "north tuning tv, value 1 of 5, 1/3 slices, for 56 s"
     clock.tick(0, Event(7))
     assert [line for _ in range(10) for line in clock.tick(1)] == ["checking 30 files, once: 90 s so far"]
     clock.tick(0, Event(7, "scoring tv,", site="north", part="tests"))

@@ -87,7 +87,8 @@ def test_nifti_holds_the_values_and_the_pixel_size(tmp_path: Path, name: str, ki
     assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
     assert notes == [
         "scan.h5 states no positions of its slices: they are taken as adjacent",
-        "scan.h5 states no orientation: left and right of the image are not known",
+        "scan.h5 states no orientation, or no pixel size of an image that is cropped: left and right of the image are "
+        "not known",
     ]
     assert b"not for diagnosis" in bytes(image.header["descrip"])
 
@@ -307,3 +308,16 @@ def test_hdf5_carries_the_header_along(tmp_path: Path) -> None:
         assert file["image"].dtype == np.complex64 and file["ismrmrd_header"][()] == b"<x/>"
         assert file.attrs["acquisition"] == "CORPD" and file.attrs["site"] == "north"
         assert file.attrs["scan"] == "scan.h5" and "not for diagnosis" in file.attrs["derivation"]
+
+
+def test_a_cropped_image_lies_where_its_pixels_lay() -> None:
+    header = scan(placed=True).header
+    assert header.shape is not None and header.pixel_mm is not None and header.placement is not None
+    height, width = header.shape
+    cut = header.cropped((height - 3, width - 4))
+    assert cut.placement is not None
+    along_row, along_column = header.placement.orientation
+    shift = 1 * header.pixel_mm[0] * along_column + 2 * header.pixel_mm[1] * along_row
+    np.testing.assert_allclose(cut.placement.positions, header.placement.positions + shift)
+    np.testing.assert_array_equal(cut.carried[0]["ImagePositionPatient"], cut.placement.positions)
+    assert replace(header, pixel_mm=None).cropped((2, 2)).placement is None
