@@ -35,6 +35,7 @@ _HERE = Path(__file__).resolve().parent
 TASK_LAUNCHER = {"flower-superexec": _HERE / "task_launcher.py"}
 SUPERNODE = _HERE / "supernode_process.py"
 _SECONDS_TO_END = 15.0
+_SECONDS_TO_STOP = 60.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SECONDS_ALONE = 3
 _SECONDS_TO_LOCK = 1.0
@@ -343,11 +344,15 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
             time.sleep(0.2)
     except BaseException:  # also Ctrl-C: nobody would know of a supervisor that has not written its state yet
         process.terminate()
-        process.wait()
+        try:
+            process.wait(_SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()  # what it started ends with it
+            process.wait()
         raise
 
 
-def stop(state: Path, seconds: float = 60.0) -> bool:
+def stop(state: Path, seconds: float = _SECONDS_TO_STOP) -> bool:
     """Stop a supervisor and wait until it has ended. Returns whether one was running.
 
     Raises
