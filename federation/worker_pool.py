@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import BaseContext
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from multiprocessing.process import BaseProcess
 from pickle import PicklingError
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +29,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _SECONDS_TO_END = 5.0
+#: What every worker needs, the module that an optimizer's first step imports included. A process that has imported it
+#: waits, and each worker is a fork of that.
+_PRELOADED = ["federation.worker_pool", "federation.rounds.site", "federation.experiment.task", "torch._dynamo"]
 
 
 class WorkerDied(Exception):
@@ -68,7 +72,7 @@ def run_jobs(
     function, jobs
         Picklable; the function is module-level.
     processes
-        1: all jobs in this process. More: number of spawned processes; an exception or Ctrl-C in this one ends them.
+        1: all jobs in this process. More: number of other processes; an exception or Ctrl-C in this one ends them.
     threads
         Threads of PyTorch in every job, wherever it runs.
     what, unit
@@ -118,7 +122,7 @@ def computing_with(threads: int) -> Iterator[None]:
 
 
 class Workers:
-    """Spawned processes that answer calls, one at a time each; a context manager that ends them, busy or idle.
+    """Processes of their own that answer calls, one at a time each; a context manager that ends them, busy or idle.
 
     Parameters
     ----------
@@ -181,19 +185,33 @@ class Workers:
         for worker in self.workers:
             if worker.connection not in busy and worker.process.is_alive():
                 return worker
-        worker = _Worker(multiprocessing.get_context("spawn"), self.threads)
+        worker = _Worker(_context(), self.threads)
         self.workers.add(worker)
         return worker
 
 
-class _Worker:
-    """A spawned process that answers calls in turn."""
+def _context() -> BaseContext:
+    """Workers begin as on a new interpreter, but where the system can fork, PyTorch is imported once for all of them.
 
-    def __init__(self, context: SpawnContext, threads: int) -> None:
+    The process that they are forks of computes nothing and has one thread, so that there is no state to inherit.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+class _Worker:
+    """A process of its own that answers calls in turn."""
+
+    def __init__(self, context: BaseContext, threads: int) -> None:
         self.connection, theirs = context.Pipe()
         # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
-        arguments = (theirs, threads, loaded_plugins(), said_warnings(), sender())
-        self.process = context.Process(target=_serve, args=arguments, name="fedrecon-worker")
+        arguments = (theirs, dict(os.environ), threads, loaded_plugins(), said_warnings(), sender())
+        self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=arguments, name="fedrecon-worker"
+        )
         self.process.start()
         theirs.close()
 
@@ -229,12 +247,15 @@ def _stop_all(workers: set[_Worker]) -> None:
 
 def _serve(
     connection: Connection,
+    environment: Mapping[str, str],
     threads: int,
     plugins: Sequence[Plugin],
     said: Iterable[Said],
     events: Connection | None,
 ) -> None:
     """Main loop of a worker process: deaf to Ctrl-C, ends with its parent, repeats no warning of it."""
+    os.environ.clear()  # that of the process of which this one is a fork, which may have changed since
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

@@ -93,8 +93,8 @@ class MLflowCurves:
         """Identifier of the run in MLflow, which is made if this run folder has none in this store."""
         file = run.path / "mlflow.json"
         if file.exists() and (found := json.loads(file.read_bytes()))["store"] == uri:
-            self._client.update_run(name := str(found["run"]), status="RUNNING")
-            return name
+            self._client.update_run(str(found["run"]), status="RUNNING")
+            return str(found["run"])
         experiment = self._client.get_experiment_by_name("fedrecon")
         identifier = self._client.create_experiment("fedrecon") if experiment is None else experiment.experiment_id
         name: str = self._client.create_run(identifier, run_name=run.path.resolve().name).info.run_id

@@ -30,7 +30,7 @@ class InProcessRuntime:
     specs
         The sites.
     jobs
-        1: all sites in this process. More: number of spawned processes, each with one site at a time; the calling
+        1: all sites in this process. More: number of processes of their own, each with one site at a time; the calling
         script then needs ``if __name__ == "__main__"``.
     threads
         Threads of PyTorch at every site.
