@@ -7,6 +7,7 @@ import pytest
 
 from federation import load_recipe
 from federation.deploy import approval
+from federation.deploy.approval import software_digest
 from federation.methods import parameter_scope, parameters_of
 from federation.recipes import build_network, without_base
 from federation.recipes.recipe_library import LIBRARY
@@ -35,11 +36,11 @@ def test_software_digest_covers_code_and_stubs(name: str, tmp_path: Path, monkey
     file = tmp_path / name
     file.parent.mkdir(parents=True)
     file.write_text("from .mri import CartesianMRI as CartesianMRI\n")
-    before = approval.software_digest()
+    before = software_digest()
     file.with_name("README.md").write_text("no code\n")
-    assert approval.software_digest() == before
+    assert software_digest() == before
     file.write_text("from .ct import RadonOperator as CartesianMRI\n")
-    assert approval.software_digest() != before
+    assert software_digest() != before
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fed_scales", "med_lora", "hyperfed", "varnet", "fedm2ct", "fedpr"])

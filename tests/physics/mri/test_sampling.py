@@ -32,9 +32,9 @@ PEERS = {
 
 
 @pytest.mark.parametrize("family", PEERS)
-def test_bit_equal_to_fastmri_for_a_thousand_files(family: str) -> None:
+def test_bit_equal_to_fastmri_for_many_files(family: str) -> None:
     draw = random.Random(family)
-    for index in range(1000):
+    for index in range(250):
         name, width = f"file{draw.randrange(10**7)}_{index}.h5", draw.randrange(64, 420)
         acceleration, fraction = draw.choice([(4, 0.08), (8, 0.04), (3, 0.1), (6, 0.06), (2, 0.16)])
         theirs, n_center = PEERS[family]([fraction], [acceleration])((1, width, 2), seed=file_seed(name))
