@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -312,7 +313,12 @@ def test_a_diverging_site_is_named(sites: Path, tmp_path: Path, fails: Callable[
 
 
 @pytest.mark.slow
-def test_the_demo_writes_its_report_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_writes_its_report_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the hospitals of the demo, but smaller and fewer scans."""
+    small = partial(make_demo_sites, size=48, test=1, slices=2)
+    monkeypatch.setattr("federation.sites.demos.make_demo_sites", small)
     out = tmp_path / "demo"
     command = ["demo", "--out", str(out), "--jobs", "2", *TINY]
     assert main(command) == 0
