@@ -34,6 +34,7 @@ def result_of(out: Path, arm: str) -> ArmResult:
     return found
 
 
+@pytest.mark.slow
 def test_every_arm_ends_after_the_first_round_that_is_no_better(compared: Path) -> None:
     """The rule, written once more: with patience 1 scores rise strictly until the last one, or until the maximum."""
     ends = set()

@@ -586,6 +586,7 @@ def test_the_device_of_own_sites_may_change(hospitals: Path, tmp_path: Path) -> 
     assert devices == {"random4": "cpu", "equispaced3": None, "unseen": None}
 
 
+@pytest.mark.slow
 def test_a_failed_device_ends_the_comparison_and_is_no_failure_of_the_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -762,6 +763,7 @@ def ran(said: list[str]) -> list[str]:
     return [line.split("] ")[1].split("  ")[0] for line in said if line.startswith("[")]
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own_joins_published_tables(
     compared: tuple[Path, list[str]], published: Path, tmp_path: Path
 ) -> None:

@@ -50,8 +50,9 @@ def test_a_million_slices_are_half_of_the_weight_and_said(
     torch.testing.assert_close(after["lying"], 0.5 * others + 0.5 * 0.5, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("field", ["n_samples", "n_steps"])
-@pytest.mark.parametrize("value", [1, 3, 2**31 - 1])
+@pytest.mark.parametrize(
+    ("field", "value"), [("n_samples", 1), ("n_samples", 2**31 - 1), ("n_steps", 1), ("n_steps", 2**31 - 1)]
+)
 def test_numbers_that_change_or_cannot_be_are_refused(deployed: Deployed, field: str, value: int) -> None:
     """The first update fixes the slices; steps are at most those of the recipe."""
 

@@ -42,6 +42,9 @@ def with_sum(deployed: Deployed, **changes: object) -> Deployed:
     return replace(deployed, recipe=recipe, run=approval.run)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     """A finished run."""
@@ -104,7 +107,7 @@ def test_a_site_killed_between_the_trips_is_in_the_sum(summed: Deployed, undistu
 @pytest.mark.fault("server killed")
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [pytest.param(MASKED, 4, marks=pytest.mark.slow), pytest.param(CONFIRM, 4), pytest.param(REVEAL, 4)],
+    [pytest.param(MASKED, 4, marks=SLOW), pytest.param(CONFIRM, 4, marks=SLOW), pytest.param(REVEAL, 4)],
 )
 def test_a_run_goes_on_after_a_kill_with_the_same_bits(
     summed: Deployed, undisturbed: str, kind: str, number: int

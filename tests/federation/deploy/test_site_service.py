@@ -281,6 +281,7 @@ def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, da
         export_run(folder, "0" * 64, tmp_path / "other", say=str)
 
 
+@pytest.mark.slow
 def test_an_exported_run_is_scored_without_the_local_arm_that_its_site_never_trained(
     data: Path, tmp_path: Path
 ) -> None:
@@ -295,6 +296,7 @@ def test_an_exported_run_is_scored_without_the_local_arm_that_its_site_never_tra
     assert deployed.recipe.name in page and "<h2>Bytes" not in page
 
 
+@pytest.mark.slow
 def test_a_site_takes_home_the_best_round_of_a_run_that_patience_ended(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +323,7 @@ def test_a_site_takes_home_the_best_round_of_a_run_that_patience_ended(
     assert all(names[name].equal(tensor) for name, tensor in stored.items() if name.startswith("kept."))
 
 
+@pytest.mark.slow
 def test_the_personal_stage_is_run_where_a_site_takes_the_run_home(data: Path, tmp_path: Path) -> None:
     deployed = deploy(tmp_path, data, "personal.steps=4", "personal.learning_rate=5e-3")
     deployed.train()

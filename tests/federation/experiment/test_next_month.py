@@ -30,6 +30,7 @@ def digests(run: Path) -> list[tuple[object, ...]]:
     return [(row["round"], row["site"], row["loaded_digest"], row["score_before"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_more_rounds_on_a_finished_run_are_those_of_a_longer_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_ct_scans_differ_and_fit() -> None:
         assert 0.8 < misfit(scan) < 12
 
 
+@pytest.mark.slow
 def test_discs_have_few_holes_or_many_cells_and_most_have_a_cup() -> None:
     discs = [ct(discs=1.0)[i].reference for i in range(COUNT)]
     counts, falls = [], []
