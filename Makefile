@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ct test test-slow lint notebooks docs bench clean
+.PHONY: help demo demo-ct test test-slow lint notebooks docs bench sbom clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ docs: $(VENV)/installed-dev  ## Build the documentation, tutorials executed, int
 
 bench: $(VENV)/installed-dev  ## Run every benchmark; each prints a table with its bars
 	set -e; for file in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python $$file; done
+
+sbom: $(VENV)/installed-dev  ## Write dist/fedrecon.cdx.json, what an installation at a site is made of (CycloneDX)
+	$(BIN)/python scripts/sbom.py dist/fedrecon.cdx.json --extra deploy
 
 clean:  ## Remove the environment, caches and build files; keeps runs/
 	rm -rf $(VENV) build docs/_build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
