@@ -1,11 +1,11 @@
 """Differential privacy of a run: what is said before the training, and epsilon of every site after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..privacy import Ledger, epsilon_of, require_accounting
 from ..recipes import LOCAL, Recipe
-from ..rounds import LEDGER
+from ..rounds import LEDGER, Row
 from ..sites import SiteManifest, patients_of
 from .run_folder import RunFolder, Say
 from .task import private_steps
@@ -75,6 +75,11 @@ def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
             steps, epsilon = sum(part.steps for part in made), epsilon_of(made, run.recipe.privacy.delta)
             spent[manifest.name] = SitePrivacy(patients, steps, epsilon)
     return spent
+
+
+def stated_epsilon(rows: Iterable[Row]) -> dict[str, float]:
+    """Epsilon that each site has stated last, from the rows of the round log."""
+    return {row["site"]: row["epsilon"] for row in rows if row.get("epsilon") is not None}
 
 
 def report_of_privacy(run: RunFolder) -> dict[str, Any]:
