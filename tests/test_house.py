@@ -98,6 +98,7 @@ def test_every_third_party_import_is_declared(settings):
         "pillow": "PIL",
         "scikit-image": "skimage",
         "tomli-w": "tomli_w",
+        "dp-accounting": "dp_accounting",
     }
     extras = settings["options.extras_require"]
     used = ("deploy", "completion", "mlflow", "privacy", "tensorboard")
