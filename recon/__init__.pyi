@@ -197,6 +197,8 @@ from .training import Learner as Learner
 from .training import MeasurementResidual as MeasurementResidual
 from .training import MomentAlignment as MomentAlignment
 from .training import MutualDistillation as MutualDistillation
+from .training import PatientLearner as PatientLearner
+from .training import PatientNoise as PatientNoise
 from .training import Penalty as Penalty
 from .training import Proximal as Proximal
 from .training import RoundStart as RoundStart
@@ -216,6 +218,7 @@ from .training import moment_layout as moment_layout
 from .training import ssim_loss as ssim_loss
 from .training import train_in_turns as train_in_turns
 from .training import train_locally as train_locally
+from .training import train_privately as train_privately
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .weights import WeightsFile as WeightsFile
 from .weights import is_weights as is_weights

@@ -261,7 +261,9 @@ def _site_init(arguments: argparse.Namespace) -> None:
 def _site_approve(arguments: argparse.Namespace) -> None:
     folder = _site(arguments)
     recipe, ready, approval = flower("run_site").look_at(folder, arguments.bundle)
+    from ..deploy.private_site import forecast
     from ..deploy.site_service import objection
+    from ..experiment import ReconstructionTask
     from ..recipes import secure_sum_of
 
     say(recipe.to_toml())
@@ -275,6 +277,8 @@ def _site_approve(arguments: argparse.Namespace) -> None:
         say("ask each site for its key by telephone")
     for name in recipe.plugins:
         say(f"plugin {name}: the file that you gave; its code runs at this site")
+    if line := forecast(ReconstructionTask(folder.manifest, ready, folder.maps), folder, ready):
+        say(line)
     if reason := objection(folder, approval.run, ready):
         say(f"warning: {folder.path / 'policy.toml'} would refuse each round of this run: {reason}")
     if not arguments.yes:

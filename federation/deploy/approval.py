@@ -20,6 +20,7 @@ _PACKAGES = ("physics", "recon", "federation")
 #: Other packages that compute with the data: their installed list of file hashes is hashed.
 _DEPENDENCIES = (
     "cryptography",
+    "dp-accounting",
     "numpy",
     "scipy",
     "numba",

@@ -21,6 +21,8 @@ SERVER = "server"
 START = "0" * 64
 #: Event of a line with the other party's signature of an earlier head of this log.
 COUNTERSIGNED = "countersigned"
+#: Event of a round of training with differential privacy, recorded before it begins.
+PRIVATE_TRAINING = "private training"
 _LONGEST_LINE = 2**20
 
 

@@ -49,6 +49,14 @@ class Policy(Section):
     maximum_aux: NonNegative = Field(
         default=10.0, description="The same for tensors beside the parameters: control variates, moments of features."
     )
+    epsilon_budget: NonNegative = Field(
+        default=10.0,
+        description="Largest epsilon of the patients, all runs with differential privacy together: the site stops by "
+        "itself before a round that exceeds it.",
+    )
+    epsilon_delta: float = Field(
+        default=1e-5, gt=0, lt=0.1, description="Delta of this budget; it must be below one in the number of patients."
+    )
 
     def to_toml(self) -> str:
         """The file: each value after a comment with its meaning."""

@@ -9,6 +9,7 @@ import torch
 
 from recon import DataError
 
+from ..experiment import ReconstructionTask
 from ..privacy import MASKED, REVEAL, Envelope
 from ..recipes import Recipe
 from ..rounds import SiteSpec
@@ -33,6 +34,7 @@ from .approval import software_digest
 from .audit_log import SERVER, Head, read_log
 from .change_bounds import AUX_FLOOR, FLOOR, largest_change
 from .policy import Policy, PolicyError
+from .private_site import charge, require_budget
 from .signed_message import Countersignature, SignedMessage
 from .site_folder import SiteFolder
 from .summed_site import deployed_spec, is_of_attempt, masked_request
@@ -146,6 +148,10 @@ class SiteService:
             return payload
         answered.check_accepted(broadcast)
         _check_change(state / "seen", broadcast, site.initial_shared, policy)
+        if spec.delta is not None and not broadcast.evaluate_only:
+            charge(
+                folder, policy, request.run, broadcast.round, site.task.private_steps(spec.steps_in(broadcast.round))
+            )
         try:
             reply = site.answer(broadcast)
         except MessageError as error:  # parameters are not finite after training
@@ -208,6 +214,8 @@ def objection(folder: SiteFolder, run: str, recipe: Recipe) -> str:
         spec = deployed_spec(folder, run, recipe)
         wire = spec.build().wire
         policy.check_recipe(recipe, wire.shared, wire.aux)
+        if spec.delta is not None:
+            require_budget(spec, ReconstructionTask(folder.manifest, recipe, folder.maps), folder, policy)
         if spec.secure is not None:
             listed, found = spec.secure.roster.members[folder.name].slices, _slices(folder.manifest, folder.maps)
             if listed != found:

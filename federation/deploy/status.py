@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .audit_log import read_log
+from .audit_log import PRIVATE_TRAINING, read_log
 from .server_folder import ServerFolder
 from .site_folder import SiteFolder
 
@@ -117,19 +117,23 @@ def site_status(folder: SiteFolder) -> Iterator[str]:
     for approval in folder.approvals.all():
         yield f"approved run {approval.run[:16]}  bundle {approval.bundle[:16]}"
     sent = size = 0
-    last, ended = "never", ""
+    last, ended, private = "never", "", ""
     refused: list[str] = []
     for entry in read_log(folder.audit.path):
         if entry.event in ("site started", "site stopped"):
             ended = entry.facts.get("reason", "")
         if entry.event == "reply":
             sent, size, last = sent + 1, size + entry.facts["bytes"], entry.time[:19] + "Z"
+        if entry.event == PRIVATE_TRAINING:
+            private = f"epsilon {entry.facts['epsilon']:.2f} at delta {entry.facts['delta']:g} in all private runs"
         if entry.event == "bundle refused":
             refused.append(f"{entry.time[:19]}Z bundle {entry.facts['bundle'][:16]}: is not approved")
         elif entry.event == "self-test passed":
             refused.pop()  # the bundle of the self-test
         elif entry.event in ("refused", "request refused"):
             refused.append(f"{entry.time[:19]}Z {entry.facts['reason']}: {entry.facts['detail']}")
+    if private:
+        yield f"{private}, of epsilon_budget {folder.policy.epsilon_budget:g}"
     if ended:
         yield f"stopped by itself: {ended}"
     yield f"{sent} replies sent, {size / 1e6:.2f} MB; the last {last}; {len(refused)} requests refused"

@@ -18,6 +18,7 @@ from ..worker_pool import run_jobs
 from .learning import curves_of
 from .plan import fitting
 from .planning import say_fewer_cores
+from .private_run import report_of_privacy
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
 
@@ -99,7 +100,8 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
     took_part = [name for name, result in found.items() if not result.facts["unseen"]]
     for entry in by_arm.values():
         entry |= summarize(entry["sites"][name] for name in took_part or found)
-    return {
+    private = report_of_privacy(run)
+    return ({"privacy": private} if private else {}) | {
         "metric_card": _card(run, found, selected),
         "arms": by_arm,
         "bytes": _bytes(rows),

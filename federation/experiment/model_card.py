@@ -9,6 +9,7 @@ from recon import fedrecon_version
 from ..config import read_json
 from ..rounds import read_rows
 from ..sites import SiteManifest, split_counts
+from .private_run import SitePrivacy, privacy_of, privacy_text
 from .run_folder import RunFolder
 
 CARD = "MODEL.md"
@@ -102,7 +103,15 @@ def _regime(run: RunFolder, site: str | None) -> str:
     if run.recipe.personal.steps:
         used = "included" if site else "not included: name a site to export it"
         lines.append(f"- {run.recipe.personal.steps} steps at each site after the rounds (personal stage), {used}")
+    if spent := privacy_of(run):
+        lines.append(f"- {_privacy(run, spent, site)}")
     return "\n".join(lines)
+
+
+def _privacy(run: RunFolder, spent: Mapping[str, SitePrivacy], site: str | None) -> str:
+    if site is not None and run.recipe.personal.steps:
+        return "the rounds had differential privacy of patients, the personal stage had none: no epsilon holds"
+    return f"differential privacy of training patients: {privacy_text(spent, run.recipe.privacy.delta)}"
 
 
 def _scores(run: RunFolder) -> str:

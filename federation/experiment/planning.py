@@ -15,6 +15,7 @@ from ..rounds import InProcessRuntime
 from ..serialization import saved_rounds
 from ..sites import SiteManifest
 from .plan import SECONDS_WORTH_A_WORD, Plan, fitting, require_room
+from .private_run import say_privacy
 from .run_folder import RunFolder, Say
 from .site_cost import SiteCost, measure_site
 from .task import ReconstructionTask
@@ -118,6 +119,7 @@ def plan_recipe(
         run = RunFolder(Path(scratch.name), recipe, manifests)
         if not run.participants:
             raise ConfigError("no site takes part; at least one manifest needs files under data.train")
+        say_privacy(recipe, manifests, say)
         specs = [run.spec(manifest) for manifest in run.participants]
         with InProcessRuntime(specs, jobs, threads) as runtime:
             if plan_run(run, runtime, jobs, planning, say) is None:

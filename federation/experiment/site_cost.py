@@ -1,9 +1,11 @@
 """Measure what a training step, a validation slice and coil maps cost at one site, on its own data."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TypeVar
 
 import torch
@@ -31,7 +33,8 @@ class SiteCost:
     ``build``: making network and datasets, once per round; ``step``: one training step with its batch; ``validation``:
     one validation slice; ``maps``: coil maps of one slice, once, ``map_bytes`` on the disk; ``memory``: of the process;
     ``slices`` by split, those that a round validates under ``validation``;
-    ``parameters``: shared, and all that train.
+    ``parameters``: shared, and all that train; ``private_batches``: expected batches of a step in the rounds, 1 without
+    differential privacy.
     """
 
     site: str
@@ -43,6 +46,7 @@ class SiteCost:
     memory: int
     slices: dict[str, int]
     parameters: tuple[int, int]
+    private_batches: float = 1.0
 
 
 def measure_site(job: tuple[ReconstructionTask, bool]) -> SiteCost | str:
@@ -88,7 +92,17 @@ def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
         memory=peak_memory() - shared_memory(),
         slices=_slices(task),
         parameters=(sum(count[n] for n in scope.shared), sum(count[n] for n in (*scope.shared, *scope.kept))),
+        private_batches=_private_batches(task),
     )
+
+
+def _private_batches(task: ReconstructionTask) -> float:
+    """Expected number of batches of a step with differential privacy; 1 without."""
+    noise, size = task.recipe.privacy.noise(), task.recipe.training.batch_size
+    if noise is None:
+        return 1.0
+    slices = [min(len(s), noise.slices_per_patient or len(s)) for s in task.patients().slices.values()]
+    return noise.patients_per_step * fmean(math.ceil(count / size) for count in slices)
 
 
 def _maps_seconds(task: ReconstructionTask, index: int, read: float) -> float:

@@ -21,14 +21,16 @@ from recon import (
     evaluate,
     require_hold_out,
     train_locally,
+    train_privately,
 )
 
 from ..config import ConfigError
 from ..methods import derive_seed, parameter_scope, parameters_of
+from ..privacy import PrivateSteps
 from ..recipes import ObjectiveSection, Recipe, build_network
 from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
-from ..sites import SiteManifest, Split
+from ..sites import Patients, SiteManifest, Split, patients_of
 
 #: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; a penalty's prefix is its name.
 CONTROL = "control."
@@ -101,30 +103,47 @@ class ReconstructionTask:
         objective = self.recipe.objective.build_task(training.loss)
         if round == 0 and getattr(objective, "holds_out", False):
             require_hold_out(dataset)
+        how: dict[str, Any] = {
+            "steps": steps,
+            "batch_size": training.batch_size,
+            "learning_rate": training.learning_rate_at(round / self.recipe.federation.rounds),
+            "objective": objective,
+            "penalties": _penalties_of_round(self.recipe.objective, network, context, round),
+            "optimizer": training.optimizer,
+            "momentum": training.momentum,
+            "seed": seed,
+            "optimizer_state": context.optimizer_state,
+        }
+        noise = self.recipe.privacy.noise()
+        if noise is not None:
+            private = train_privately(network, dataset, self.patients(dataset).slices, noise, **how)
+            # Without the losses, which have no noise.
+            return LocalResult((), _on_cpu(private.optimizer_state), len(dataset))
         # SCAFFOLD: control variate of the server minus that of the site.
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
-        result = train_locally(
-            network,
-            dataset,
-            steps=steps,
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate_at(round / self.recipe.federation.rounds),
-            objective=objective,
-            penalties=_penalties_of_round(self.recipe.objective, network, context, round),
-            correction={name: server[name] - own[name] for name in server},
-            collect_gradients=bool(server),
-            optimizer=training.optimizer,
-            momentum=training.momentum,
-            seed=seed,
-            optimizer_state=context.optimizer_state,
-        )
+        correction = {name: server[name] - own[name] for name in server}
+        result = train_locally(network, dataset, correction=correction, collect_gradients=bool(server), **how)
         # The site adds to its control variate the change that it sends, rounded as the server receives it.
         sent = {CONTROL + name: result.mean_gradient[name].cpu() - own[name] for name in server}
         memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
         for name, penalty, options in _penalties(self.recipe.objective):
             sent |= under(f"{name}.", _on_cpu(penalty.measure(network, dataset, **options)))
         return LocalResult(result.losses, _on_cpu(result.optimizer_state), len(dataset), memory, sent)
+
+    def patients(self, samples: VolumeSlices | None = None) -> Patients:
+        """The patients in the training slices, which are ``samples`` if given."""
+        return patients_of(self.manifest, self.dataset("train") if samples is None else samples)
+
+    def private_steps(self, steps: int) -> PrivateSteps:
+        """What so many private steps cost the patients of the site.
+
+        Raises
+        ------
+        ConfigError
+            If it has fewer patients than a step needs.
+        """
+        return private_steps(self.recipe, self.manifest, len(self.patients()), steps)
 
     def penalties_of_a_round(self, network: nn.Module) -> list[Penalty]:
         """The penalties of a round after the first, as if nothing had changed since the first."""
@@ -162,6 +181,25 @@ class ReconstructionTask:
         """Slices of a split; training slices with the augmentation of the recipe."""
         augment = self.recipe.training.augmentation() if split == "train" else None
         return self.manifest.dataset(split, self.maps_folder, augment, self.recipe.federation.seed)
+
+
+def private_steps(recipe: Recipe, manifest: SiteManifest, patients: int, steps: int) -> PrivateSteps:
+    """So many private steps by a recipe, at a site with so many patients.
+
+    Raises
+    ------
+    ConfigError
+        If it has fewer patients than a step needs, or delta is too large for their number.
+    """
+    noise, delta = recipe.privacy.noise(), recipe.privacy.delta
+    if noise is None:
+        raise ValueError(f"private_steps: the recipe {recipe.name} has no noise, expected some")
+    where = f"{manifest.path}: data.train has {patients} patient{'s' * (patients != 1)}"
+    if patients < noise.patients_per_step:
+        raise ConfigError(f"{where}, expected at least privacy.patients_per_step, {noise.patients_per_step}; lower it")
+    if delta * patients >= 1:
+        raise ConfigError(f"{where}, expected privacy.delta, {delta:g}, below one in their number; lower it")
+    return PrivateSteps(steps, noise.probability(patients), noise.noise_multiplier)
 
 
 def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
@@ -223,4 +261,5 @@ def site_spec(
         score_after=recipe.federation.uses_score_after,
         rounds=recipe.federation.rounds,
         arm=arm,
+        delta=None if recipe.privacy.noise() is None else recipe.privacy.delta,
     )

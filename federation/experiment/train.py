@@ -27,6 +27,7 @@ from .live_report import LiveReport
 from .personal_stage import personalize
 from .plan import Plan, fitting
 from .planning import Planning, plan_run, rounds_done, say_fewer_cores
+from .private_run import privacy_of, privacy_text, say_privacy
 from .run_folder import RunFolder, Say, fewer_rounds, local_recipe
 from .task import aux_layout
 
@@ -68,6 +69,7 @@ def train_run(
     _require_trainable(recipe, manifests, out)
     slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
     secure = secure_sum_of(recipe, slices)
+    say_privacy(recipe, manifests, say)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps, threads=threads)
@@ -281,6 +283,8 @@ def _train_together(
         secure=secure,
     )
     say(f"ended: {result.ended}")
+    if spent := privacy_of(run):
+        say(f"differential privacy of patients: {privacy_text(spent, run.recipe.privacy.delta)}")
 
 
 def _sum_text(secure: SecureSum) -> str:

@@ -11,8 +11,9 @@ from ..config import store_plugins
 from ..deploy.approval import Approval
 from ..deploy.server_folder import ServerFolder
 from ..deploy.status import WAITING
-from ..experiment import initial_state
+from ..experiment import initial_state, stated_epsilon
 from ..recipes import Recipe, detach_base
+from ..rounds import read_rows
 from ..serialization import saved_rounds
 from .bundle import base_beside, bundle_of, read_bundle, write_app
 from .driver import DRIVER
@@ -98,6 +99,11 @@ def run(
     if not result["ok"]:
         raise DataError(f"run {name}: {result['error']}")
     say(f"ended: {result['ended']}")
+    if spent := stated_epsilon(read_rows(place / "train")):
+        each = ", ".join(f"{site} {epsilon:.2f}" for site, epsilon in spent.items())
+        say(
+            f"differential privacy of patients, as the sites state it: epsilon {each} at delta {recipe.privacy.delta:g}"
+        )
     return place / "train"
 
 

@@ -1,4 +1,4 @@
-"""Secure sum: the server learns the sum of the sites' changes and no single one."""
+"""Secure sum, of which the server learns no single change; the epsilon of private training."""
 
 import lazy_loader
 

@@ -1,5 +1,9 @@
+from .accounting import PrivateSteps as PrivateSteps
+from .accounting import epsilon_of as epsilon_of
+from .accounting import require_accounting as require_accounting
 from .fixed_point import FixedPoint as FixedPoint
 from .fixed_point import Integers as Integers
+from .ledger import Ledger as Ledger
 from .masks import Context as Context
 from .masks import PrivateKey as PrivateKey
 from .masks import add_mask as add_mask

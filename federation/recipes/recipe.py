@@ -23,6 +23,7 @@ from ..config import (
     read_toml,
     resolve_plugins,
 )
+from .private_methods import require_private
 from .recipe_library import recipe_path
 from .recipe_schema import (
     LOCAL,
@@ -113,6 +114,8 @@ class Recipe(Section):
             raise ValueError(f"training.patience: {found}, expected none: sites that take turns score other rounds")
         if self.privacy.secure_sum:
             require_summable(self.federation, self.transform)
+        if self.privacy.noise() is not None:
+            require_private(self.federation, self.objective, self.personal)
         return self
 
     def choices(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .round_log import Row as Row
 from .round_log import append_rows as append_rows
 from .round_log import drop_rows as drop_rows
 from .round_log import read_rows as read_rows
+from .site import LEDGER as LEDGER
 from .site import LocalResult as LocalResult
 from .site import RoundContext as RoundContext
 from .site import Site as Site

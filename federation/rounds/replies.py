@@ -152,4 +152,5 @@ class Replies:
             "n_samples": update and update.n_samples,
             "n_steps": update and update.n_steps,
             "seconds": report.seconds,
+            "epsilon": update and update.epsilon,
         }

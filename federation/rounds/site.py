@@ -24,7 +24,7 @@ from ..methods import (
     parameter_scope,
     parameters_of,
 )
-from ..privacy import SecureSum
+from ..privacy import Ledger, PrivateSteps, SecureSum, epsilon_of
 from ..progress import within
 from ..serialization import (
     MOST_LOSS,
@@ -49,6 +49,9 @@ from .kept_state import KEPT_PREFIXES, KeptState, newest_version, valid_version
 
 if TYPE_CHECKING:
     from .masked_site import MaskedSite
+
+#: File of a site's private steps beside its kept state.
+LEDGER = "privacy.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,9 @@ class SiteTask(Protocol):
     def validate(self, network: nn.Module) -> float | None:
         """Score on the validation data, higher is better; None if there is no score."""
 
+    def private_steps(self, steps: int) -> PrivateSteps:
+        """What so many steps cost the patients; asked only where :attr:`SiteSpec.delta` is set."""
+
 
 @dataclass(frozen=True)
 class SiteSpec:
@@ -139,6 +145,8 @@ class SiteSpec:
     key, least_summed
         File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`; least number of
         sites in a sum, beside the threshold of the run.
+    delta
+        The site trains with differential privacy and states epsilon at this delta; None: it trains without.
     """
 
     name: str
@@ -159,6 +167,7 @@ class SiteSpec:
     secure: SecureSum | None = None
     key: Path | None = None
     least_summed: int = 0
+    delta: float | None = None
 
     def __post_init__(self) -> None:
         if not SITE_NAME.fullmatch(self.name):
@@ -279,6 +288,7 @@ class Site:
         loaded = self._load_shared(broadcast, before)
         started = time.perf_counter()
         score_before = self._score()
+        epsilon = self._spend(round_)
         result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
@@ -301,6 +311,7 @@ class Site:
             seconds=round(seconds, 3),
             n_steps=self.spec.steps_in(round_),
             encoded=self.spec.encodes,
+            epsilon=epsilon,
             aux=result.aux,
         )
         if self.spec.secure is not None:
@@ -323,6 +334,14 @@ class Site:
         """Validation score, at most what a message may state."""
         score = self.task.validate(self.network)
         return None if score is None else min(score, MOST_DB)
+
+    def _spend(self, round: int) -> float | None:
+        """Record the private steps of a round before they are made; epsilon with them, None without privacy."""
+        if self.spec.delta is None:
+            return None
+        ledger = Ledger(self.spec.folder / LEDGER)
+        ledger.spend(round, self.task.private_steps(self.spec.steps_in(round)))
+        return epsilon_of(ledger.spent(), self.spec.delta)
 
     def _train(self, broadcast: Broadcast, before: KeptState) -> LocalResult:
         seed = derive_seed(self.spec.seed, broadcast.round, self.spec.name)

@@ -68,6 +68,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "n_samples": ("a positive count", lambda v: _is_count(v) and v > 0),
     "n_steps": ("a count", _is_count),
     "seconds": ("a finite number", lambda v: _is_number(v) and v >= 0),
+    "epsilon": ("null or a finite number of 0 or more", lambda v: v is None or (_is_number(v) and v >= 0)),
 }
 
 
@@ -253,7 +254,8 @@ class SiteReport(_Fields):
 class SiteUpdate(SiteReport):
     """A site's reply after training: shared parameters, number of training samples, new score, mean loss.
 
-    If ``encoded``, ``shared`` is the encoded change of the broadcast parameters.
+    If ``encoded``, ``shared`` is the encoded change of the broadcast parameters. ``epsilon`` is that of the run at this
+    site, the round included; None: it trains without differential privacy.
     """
 
     shared: State
@@ -262,6 +264,7 @@ class SiteUpdate(SiteReport):
     loss: float | None
     n_steps: int = 0
     encoded: bool = False
+    epsilon: float | None = None
     aux: State = field(default_factory=dict)
 
     @staticmethod

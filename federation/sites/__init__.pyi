@@ -21,6 +21,8 @@ from .manifest import read_federation as read_federation
 from .manifest import read_site_name as read_site_name
 from .manifest_schema import SPLITS as SPLITS
 from .manifest_schema import Split as Split
+from .patients import Patients as Patients
+from .patients import patients_of as patients_of
 from .people import PersonImage as PersonImage
 from .people import read_persons as read_persons
 from .scanner_files import CTScanner as CTScanner

@@ -15,7 +15,7 @@ from .picture_section import picture_section, site_slices
 from .quality import quality_section
 from .results import Results, is_open, method_of, score_rows, shown_arms, sites_by_role, volume_rows
 from .style import STYLE
-from .tables import bytes_table, card, score_table, site_note, site_table
+from .tables import bytes_table, card, privacy_section, score_table, site_note, site_table
 from .text import byte_count, duration, number
 
 #: The page must load nothing: opening it sends no request.
@@ -32,6 +32,7 @@ def run_page(results: Results) -> str:
         quality_section(results, [site for role in sites_by_role(results) for site in role]),
         curves_section(results),
         "<h2>Sites</h2>" + site_table(results),
+        privacy_section(results.get("privacy")),
         _messages(results),
         _reproduce(results),
     ]
@@ -101,7 +102,11 @@ def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y
 
 def _what_was_run(results: Results) -> str:
     took_part, unseen = sites_by_role(results)
-    rounds = {row["round"] for row in results.get("curves", ()) if row.get("loss") is not None}
+    rounds = {
+        row["round"]
+        for row in results.get("curves", ())
+        if row.get("loss") is not None or row.get("n_samples") is not None
+    }
     sentences = [
         f"{_count(len(took_part), 'site')} trained one unrolled network together"
         + (f" for {_count(len(rounds), 'round')}" if rounds else "")

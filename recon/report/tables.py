@@ -107,6 +107,19 @@ def site_table(results: Results) -> str:
     return _table(caption, head, lines)
 
 
+def privacy_section(privacy: Mapping[str, Any] | None) -> str:
+    """Epsilon of every site, and what it does not hold for; empty without differential privacy."""
+    if not privacy:
+        return ""
+    caption = f"By the record of each site, at delta {float(privacy['delta']):g}. Repeated rounds count again."
+    rows = [
+        (site, (str(spent["patients"]), str(spent["steps"]), number(spent["epsilon"], 2)))
+        for site, spent in privacy["sites"].items()
+    ]
+    table = html_table(caption, ("site", "training patients", "private steps", "epsilon"), rows)
+    return f'<h2>Differential privacy of patients</h2>{table}<p class="note">{escape(str(privacy["note"]))}</p>'
+
+
 def bytes_table(curves: Sequence[Mapping[str, Any]]) -> str:
     """Bytes of the packed messages per site, per round and in total."""
     lines = []

@@ -52,7 +52,7 @@ def _reload(reload: bool) -> int | None:
 
 def _lead(results: Results, reload: bool) -> str:
     rows, rounds = results.get("curves", ()), results["rounds"]
-    made = len({row["round"] for row in rows if row.get("loss") is not None})
+    made = len({row["round"] for row in rows if row.get("loss") is not None or row.get("n_samples") is not None})
     text = f"{made} of at most {rounds} rounds are made. {results.get('now', '')}".strip()
     if (seconds := results.get("seconds_left")) is not None:
         text += f" About {duration(float(seconds))} are left."

@@ -28,3 +28,6 @@ from .penalties import Proximal as Proximal
 from .penalty import Penalty as Penalty
 from .penalty import RoundStart as RoundStart
 from .penalty import State as State
+from .private_training import PatientLearner as PatientLearner
+from .private_training import PatientNoise as PatientNoise
+from .private_training import train_privately as train_privately

@@ -54,7 +54,19 @@ class Learner:
             If a sample lacks what the objective needs, or the loss is not finite at this ``step``.
         """
         batch = to_device_of(self.network, next(self._batches))
-        loss, image = self.objective(self.network, batch, self._generator)
+        loss, number = self.loss_of(batch, self._generator, step)
+        (loss / count).backward()
+        return number
+
+    def loss_of(self, batch: Sample, generator: torch.Generator, step: int) -> tuple[Tensor, float]:
+        """Loss of a batch on the device of the network, penalties included, as a tensor and as a number.
+
+        Raises
+        ------
+        DataError
+            As for :meth:`add_gradient`.
+        """
+        loss, image = self.objective(self.network, batch, generator)
         _require_number(self.objective, loss)
         for penalty in self.penalties:
             value = penalty(self.network, batch, image)
@@ -63,8 +75,7 @@ class Learner:
         number = float(loss.detach())
         if not math.isfinite(number):
             raise DataError(f"{batch.meta[0].volume}: the loss is {number} at step {step}; lower the learning rate")
-        (loss / count).backward()
-        return number
+        return loss, number
 
 
 def _require_number(term: TaskTerm | Penalty, value: Tensor) -> None:

@@ -43,8 +43,9 @@ from federation.recipes.recipe_library import LIBRARY
 from federation.rounds import InProcessRuntime, RoundContext
 from federation.serialization import Broadcast, MessageError, load_checkpoint
 from federation.serialization.packing import below, digest, layout, split, under
-from federation.sites import SimulatedScanner, SimulatedSite
+from federation.sites import Patients, SimulatedScanner, SimulatedSite
 from recon import Sample, ScanSimulation, Simulation, SitePart, apply, base_name, collate, cosine_learning_rate
+from recon.training import private_training
 
 RECIPES = LIBRARY
 STEMS = sorted(path.stem for path in RECIPES.glob("*.toml"))
@@ -107,6 +108,12 @@ class Task(ReconstructionTask):
 
     def validation_slices(self) -> Any:
         return self.dataset("validation")
+
+    def patients(self, samples: Any = None) -> Patients:
+        found: dict[str, list[int]] = {}
+        for index, sample in enumerate(slices(self.manifest.path, "train")):
+            found.setdefault(sample.meta[0].volume, []).append(index)
+        return Patients(found, 0)
 
 
 class Watched:
@@ -252,9 +259,9 @@ class Hospitals:
         return trains[:count] + [manifest for manifest in found if manifest.unseen]
 
     def overrides(self, stem: str) -> tuple[str, ...]:
-        """With adapters: on a base, FedAvg's network of the same size, which has learned something."""
+        """With few patients: one in a step. With adapters: on a trained base, FedAvg's network of the same size."""
         if raw(stem).get("network", {}).get("adapter") is None:
-            return TINY
+            return (*TINY, "privacy.patients_per_step=1") if "clip" in raw(stem).get("privacy", {}) else TINY
         base = self.play("fedavg", "training.steps_per_round=8", "training.learning_rate=1e-3").run
         assert base.selected().round > 0
         return (*TINY, f"network.base='{base.path}'")
@@ -697,6 +704,27 @@ def fedavg_secure(play: Play) -> None:
         wire.decode(state.shared, sums[0])
 
 
+def fedavg_private(play: Play) -> None:
+    """The gradient of the patient is shortened to the norm, then noise is added, other noise each time."""
+    shares_all_but(play)
+    averages(play, 0, by_samples(play.updates(0)))
+    clip, rate = 1e-4, 0.5  # far below the gradient
+    descent = ("training.optimizer=sgd", f"training.learning_rate={rate}", f"privacy.clip={clip}")
+    before = play.turns[0]["east"].before
+
+    def step() -> Tensor:
+        return (flat(play.again(0, "east", *descent, steps=1)) - flat(before)) / (rate * clip)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private_training, "secret_normal", torch.zeros)
+        assert float(step().norm()) == pytest.approx(1.0, rel=1e-2)  # float32
+    steps = [step(), step()]
+    assert all(float(s.norm()) == pytest.approx(len(s) ** 0.5, rel=0.2) for s in steps)
+    assert float((steps[0] - steps[1]).norm()) > len(steps[0]) ** 0.5
+    for turns in play.turns:
+        assert all(turn.sent.loss is None and turn.sent.epsilon > 0 for turn in turns.values())
+
+
 def fedavg_finetune(play: Play) -> None:
     shares_all_but(play)
     personal_stage(play)
@@ -1012,6 +1040,7 @@ def shortened(factor: float) -> Callable[[Play], None]:
 #: What of a play differs from the others': overrides and the number of sites.
 SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
     "acm_fedmri": (("network.channels=8",), 2),
+    "fedavg_private": (("federation.rounds=1",), 3),
     "fedavg_secure": (("federation.rounds=1",), 3),
     "fedavg_finetune": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
     "fedftn": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
@@ -1048,6 +1077,7 @@ PROPERTIES: dict[str, Callable[[Play], None]] = {
     "fedadam": adaptive(lambda v, squared: 0.99 * v + 0.01 * squared, beta1=0.9),
     "fedavg": fedavg,
     "fedavg_finetune": fedavg_finetune,
+    "fedavg_private": fedavg_private,
     "fedavg_secure": fedavg_secure,
     "fedbn": keeps("*.norm.*"),
     "fedct": fedct,

@@ -1,0 +1,62 @@
+"""The private steps of a site in a run, in a file that is written before each training."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from recon import DataError, write_atomically
+
+from .accounting import PrivateSteps
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a site has spent in one run.
+
+    A round that is trained again counts again: the server may have seen both updates. A training that was interrupted
+    counts in full.
+    """
+
+    path: Path
+
+    def spend(self, round: int, steps: PrivateSteps) -> None:
+        """Record the steps of a round, before they are made.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged, or the disk is full.
+        """
+        entries = [*self._entries(), {"round": round, **asdict(steps)}]
+        write_atomically(self.path, json.dumps(entries).encode())
+
+    def spent(self) -> list[PrivateSteps]:
+        """All recorded steps.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+        """
+        try:
+            return [
+                PrivateSteps(int(e["steps"]), float(e["probability"]), float(e["noise_multiplier"]))
+                for e in self._entries()
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged() from None
+
+    def _entries(self) -> list[dict[str, float]]:
+        if not self.path.exists():
+            return []
+        try:
+            entries = json.loads(self.path.read_bytes())
+        except ValueError:
+            raise self._damaged() from None
+        if not isinstance(entries, list):
+            raise self._damaged()
+        return entries
+
+    def _damaged(self) -> DataError:
+        found = "found no list of private steps, expected one"
+        return DataError(f"{self.path}: {found}; restore it from a backup: without it epsilon is not known")

@@ -1,0 +1,28 @@
+"""The patients of a site, as the units of differential privacy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from recon import VolumeSlices
+
+from .manifest import SiteManifest, names_person
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Training slices of each patient, by the subject of the manifest; ``unnamed`` files count as a patient each."""
+
+    slices: Mapping[str, Sequence[int]]
+    unnamed: int
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+
+def patients_of(manifest: SiteManifest, samples: VolumeSlices) -> Patients:
+    """The patients in the training slices ``samples`` of a site, see :meth:`SiteManifest.subject`."""
+    slices: dict[str, list[int]] = {}
+    for number, (name, volume) in enumerate(zip(manifest.data.train, samples.volumes, strict=True)):
+        first = samples.first(number)
+        slices.setdefault(manifest.subject(name, volume.patient_id), []).extend(range(first, first + volume.shape[0]))
+    return Patients(slices, sum(not names_person(subject) for subject in slices))
