@@ -48,7 +48,7 @@ bench: $(VENV)/installed-dev  ## Run every benchmark; each prints a table with i
 	set -e; for file in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python $$file; done
 
 sbom: $(VENV)/installed-dev  ## Write dist/fedrecon.cdx.json, what an installation at a site is made of (CycloneDX)
-	$(BIN)/python scripts/sbom.py dist/fedrecon.cdx.json --extra deploy
+	$(BIN)/python scripts/sbom.py dist/fedrecon.cdx.json --extra deploy --extra privacy
 
 clean:  ## Remove the environment, caches and build files; keeps runs/
 	rm -rf $(VENV) build docs/_build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

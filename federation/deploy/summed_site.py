@@ -44,7 +44,7 @@ def deployed_spec(folder: SiteFolder, run: str, recipe: Recipe) -> SiteSpec:
         # Equal seeds give equal updates: if a site drops out of one of the runs, both sums subtract to its update.
         raise PolicyError(f"federation.seed: found {recipe.federation.seed}, expected another than that of run "
                           f"{earlier[:12]}, in which this site has revealed shares")  # fmt: skip
-    return replace(spec, secure=secure, key=folder.path / KEY, least_summed=least)
+    return replace(spec, secure=secure, key=folder.path / KEY)
 
 
 def _earlier_sum(folder: SiteFolder, run: str, seed: int) -> str | None:

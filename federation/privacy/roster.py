@@ -1,7 +1,5 @@
 """The sites of a secure sum: names, public keys, numbers of training slices, and how many must take part."""
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -76,8 +74,3 @@ class Roster:
         if site not in self.members:
             self.places([site])  # raises
         return bytes.fromhex(self.members[site].key)
-
-    def digest(self) -> str:
-        """SHA-256 of all of it."""
-        entries = [[name, self.members[name].slices, self.members[name].key] for name in self.names]
-        return hashlib.sha256(json.dumps([self.least, entries]).encode()).hexdigest()

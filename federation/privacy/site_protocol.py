@@ -68,13 +68,11 @@ class SiteProtocol:
         Name of the run, part of every key.
     key
         The site's own long-term key, whose public key is in the roster.
-    least
-        Least number of sites in a sum; at least that of the roster.
     """
 
-    def __init__(self, name: str, run: str, roster: Roster, key: PrivateKey, folder: Path, least: int = 0) -> None:
+    def __init__(self, name: str, run: str, roster: Roster, key: PrivateKey, folder: Path) -> None:
         self.name, self.run, self.roster, self.key = name, run, roster, key
-        self.files, self.least = RoundFiles(folder), max(least, roster.least)
+        self.files = RoundFiles(folder)
         self._agreed: dict[str, bytes] = {}
         if roster.public_key(name) != key.public:
             raise MessageError(f"secure sum: the roster has another key of site {name}; approve a run with its key")
@@ -278,8 +276,8 @@ class SiteProtocol:
 
     def _check_count(self, sites: Collection[str], where: str) -> None:
         self.roster.places(sites)
-        if len(sites) < self.least:
-            raise MessageError(f"secure sum: {len(sites)} sites {where}, expected at least {self.least}")
+        if len(sites) < self.roster.least:
+            raise MessageError(f"secure sum: {len(sites)} sites {where}, expected at least {self.roster.least}")
 
     def _split(self, secret: bytes) -> list[int]:
         return split(int.from_bytes(secret, "little"), self.roster.least, len(self.roster.members))

@@ -40,11 +40,9 @@ class MaskedSite:
     rounds: int | None
 
     @classmethod
-    def of(
-        cls, name: str, secure: SecureSum, key: Path, folder: Path, *, rounds: int | None, least: int
-    ) -> "MaskedSite":
+    def of(cls, name: str, secure: SecureSum, key: Path, folder: Path, *, rounds: int | None) -> "MaskedSite":
         """The site ``name`` with its key; secrets of rounds lie in ``folder``."""
-        return cls(SiteProtocol(name, secure.run, secure.roster, read_key(key), folder, least), rounds)
+        return cls(SiteProtocol(name, secure.run, secure.roster, read_key(key), folder), rounds)
 
     def answer(self, request: bytes, answer: Callable[[bytes], SiteReport]) -> bytes:
         """The reply to a request.

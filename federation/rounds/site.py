@@ -142,9 +142,8 @@ class SiteSpec:
         Name of the arm, for the display of progress alone.
     secure
         The secure sum of the run; None: the server gets each update.
-    key, least_summed
-        File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`; least number of
-        sites in a sum, beside the threshold of the run.
+    key
+        File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`.
     delta
         The site trains with differential privacy and states epsilon at this delta; None: it trains without.
     """
@@ -166,7 +165,6 @@ class SiteSpec:
     arm: str = ""
     secure: SecureSum | None = None
     key: Path | None = None
-    least_summed: int = 0
     delta: float | None = None
 
     def __post_init__(self) -> None:
@@ -196,7 +194,7 @@ class SiteSpec:
         if self.secure is None or self.key is None:
             raise ValueError(f"SiteSpec: {self.name} has no secure sum or no key, expected both for masks")
         folder = self.folder / "secure"
-        return MaskedSite.of(self.name, self.secure, self.key, folder, rounds=self.rounds, least=self.least_summed)
+        return MaskedSite.of(self.name, self.secure, self.key, folder, rounds=self.rounds)
 
     def build(self) -> "Site":
         """Build the site: its task and its network."""

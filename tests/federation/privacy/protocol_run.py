@@ -28,9 +28,9 @@ class ProtocolRun:
         members = {name: Member(10, key.public.hex()) for name, key in self.keys.items()}
         self.roster = Roster(members, self.threshold)
 
-    def site(self, name: str, least: int = 0) -> SiteProtocol:
+    def site(self, name: str) -> SiteProtocol:
         """A new object for every call: all that a site remembers is on its disk."""
-        return SiteProtocol(name, RUN, self.roster, self.keys[name], self.folder / name, least)
+        return SiteProtocol(name, RUN, self.roster, self.keys[name], self.folder / name)
 
     def vector(self, name: str) -> np.ndarray:
         rng = np.random.default_rng([*name.encode()])

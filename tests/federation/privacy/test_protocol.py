@@ -239,8 +239,6 @@ def test_sums_that_are_too_small_or_without_the_site_are_refused(run):
         ):
             with pytest.raises(MessageError, match=text):
                 question(run.site("s000"))
-    with pytest.raises(MessageError, match="4 sites in the sum, expected at least 5"):
-        run.site("s000", least=5).confirm(0, "a", names[:4])
 
 
 def test_a_wrong_share_is_found_and_left_out(run):
@@ -354,8 +352,6 @@ def test_rosters_without_a_majority_are_refused():
             Roster(members, threshold)
     with pytest.raises(ValueError, match="1 sites, expected at least 2"):
         Roster({"s0": Member(10)})
-    assert Roster(members).digest() != Roster(members, 7).digest()
-    assert Roster(members).digest() != Roster(members | {"s0": Member(11)}).digest()
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**31])
