@@ -3,30 +3,43 @@
 from ..experiment import ReconstructionTask
 from ..privacy import PrivateSteps, epsilon_of
 from ..recipes import Recipe
-from ..rounds import SiteSpec
 from .audit_log import PRIVATE_TRAINING, read_log
-from .policy import Policy, PolicyError
+from .policy import PolicyError
 from .site_folder import SiteFolder
 
 
-def charge(folder: SiteFolder, policy: Policy, run: str, round: int, steps: PrivateSteps) -> None:
-    """Record a private training before it begins; all private runs of the site are added up.
-
-    A round that is trained again, or whose training fails, counts.
+def require_budget(folder: SiteFolder, recipe: Recipe, steps: PrivateSteps) -> float:
+    """Epsilon of all private runs of the site with some more steps.
 
     Raises
     ------
     PolicyError
-        If the site would have spent more than the budget of its policy.
+        If it exceeds the budget of the policy, or the delta of the budget is too large for the number of patients.
     DataError
-        If the accountant is not installed, or the log cannot be read or written.
+        If the accountant is not installed, or the log cannot be read.
     """
+    policy, noise = folder.policy, recipe.privacy.noise()
+    patients = 1 if noise is None else round(noise.patients_per_step / steps.probability)
+    if policy.epsilon_delta * patients >= 1:
+        raise PolicyError(f"epsilon_delta: found {policy.epsilon_delta:g}, expected below one in {patients} patients")
     epsilon = epsilon_of([*_spent(folder), steps], policy.epsilon_delta)
     if epsilon > policy.epsilon_budget:
         raise PolicyError(
-            f"epsilon_budget: {epsilon:.2f} with this round in all private runs (delta {policy.epsilon_delta:g}), "
-            f"expected at most {policy.epsilon_budget:g}; the patients of this site have given what they may"
+            f"epsilon_budget: {epsilon:.2f} with one more round in all private runs (delta {policy.epsilon_delta:g}), "
+            f"expected at most {policy.epsilon_budget:g}; the site answers no further round of private runs"
         )
+    return epsilon
+
+
+def charge(folder: SiteFolder, recipe: Recipe, run: str, round: int, steps: PrivateSteps) -> None:
+    """Record a private training before it begins; one that is repeated, or fails, counts.
+
+    Raises
+    ------
+    PolicyError, DataError
+        As for :func:`require_budget`; nothing is recorded then.
+    """
+    epsilon = require_budget(folder, recipe, steps)
     folder.audit.append(
         PRIVATE_TRAINING,
         run=run,
@@ -35,7 +48,7 @@ def charge(folder: SiteFolder, policy: Policy, run: str, round: int, steps: Priv
         probability=steps.probability,
         noise_multiplier=steps.noise_multiplier,
         epsilon=epsilon,
-        delta=policy.epsilon_delta,
+        delta=folder.policy.epsilon_delta,
     )
 
 
@@ -49,28 +62,15 @@ def forecast(task: ReconstructionTask, folder: SiteFolder, recipe: Recipe) -> st
     """
     if recipe.privacy.noise() is None:
         return ""
-    policy, delta = folder.policy, recipe.privacy.delta
+    policy, delta, patients = folder.policy, recipe.privacy.delta, len(task.patients())
     steps = task.private_steps(recipe.federation.rounds * recipe.training.steps_per_round)
     alone, together = epsilon_of([steps], delta), epsilon_of([*_spent(folder), steps], policy.epsilon_delta)
     text = (
-        f"differential privacy of {len(task.patients())} patients: epsilon up to {alone:.2f} after all rounds (delta "
-        f"{delta:g}); with the private runs before {together:.2f} of the policy's epsilon_budget "
+        f"differential privacy of {patients} patient{'s' * (patients != 1)}: epsilon up to {alone:.2f} after all "
+        f"rounds (delta {delta:g}); with the private runs before {together:.2f} of the policy's epsilon_budget "
         f"{policy.epsilon_budget:g} (delta {policy.epsilon_delta:g})"
     )
     return text if together <= policy.epsilon_budget else f"{text}: this site will stop before the last round"
-
-
-def require_budget(spec: SiteSpec, task: ReconstructionTask, folder: SiteFolder, policy: Policy) -> None:
-    """Check that the budget allows a first round.
-
-    Raises
-    ------
-    PolicyError
-        If it does not.
-    """
-    epsilon = epsilon_of([*_spent(folder), task.private_steps(spec.steps_in(0))], policy.epsilon_delta)
-    if epsilon > policy.epsilon_budget:
-        raise PolicyError(f"epsilon_budget: {epsilon:.2f} after one round, expected at most {policy.epsilon_budget:g}")
 
 
 def _spent(folder: SiteFolder) -> list[PrivateSteps]:

@@ -13,7 +13,7 @@ from .task import private_steps
 #: Below so many patients a site is warned.
 FEW_PATIENTS = 200
 #: What a few patients cost, as measured; see docs/differential-privacy.md.
-_LOSS = "16 patients: 23.9 dB at epsilon 10, 28.4 dB without noise, 23.4 dB untrained, on phantoms"
+_LOSS = "phantoms, 16 patients: 23.0 dB at epsilon 10, 24.7 dB without noise, 22.9 dB untrained"
 
 
 class SitePrivacy(NamedTuple):

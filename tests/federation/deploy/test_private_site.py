@@ -3,7 +3,8 @@
 import pytest
 
 from federation.deploy.audit_log import PRIVATE_TRAINING, read_log
-from federation.deploy.private_site import forecast
+from federation.deploy.policy import PolicyError
+from federation.deploy.private_site import forecast, require_budget
 from federation.deploy.site_service import objection
 from federation.deploy.status import site_status
 from federation.experiment import ReconstructionTask
@@ -52,7 +53,7 @@ def test_a_site_stops_before_the_round_that_would_exceed_its_budget(private):
     with pytest.raises(QuorumError, match="site north: the site's policy forbids"):
         private.train()
     (line,) = private.refusals("north")
-    assert line.startswith(f"policy: epsilon_budget: {TWO:.2f} with this round in all private runs (delta 1e-05)")
+    assert line.startswith(f"policy: epsilon_budget: {TWO:.2f} with one more round in all private runs (delta 1e-05)")
     assert charged(private, "north") == [(0, ONE)] and "\n" not in line
     # It did not train in that round.
     assert Ledger(private.folders["north"].state(private.run) / "kept" / LEDGER).spent() == [ROUND]
@@ -72,7 +73,10 @@ def test_earlier_runs_count_and_withdrawing_does_not_give_back(private):
     task = ReconstructionTask(folder.manifest, private.recipe, folder.maps)
     four = epsilon_of([ROUND] * 4, 1e-5)
     line = forecast(task, folder, private.recipe)
-    assert line.startswith("differential privacy of 1 patients") and f"before {four:.2f} of the policy's" in line
+    assert (
+        line.startswith("differential privacy of 1 patient: epsilon up to")
+        and f"before {four:.2f} of the policy's" in line
+    )
     assert "will stop" not in line
     private.set_policy("north", epsilon_budget=TWO + 0.01)
     assert "this site will stop before the last round" in forecast(task, folder, recipe)
@@ -85,6 +89,14 @@ def test_a_delta_of_the_budget_changes_the_epsilon_of_the_log_alone(private):
     private.train()
     assert charged(private, "north")[1][1] == pytest.approx(epsilon_of([ROUND] * 2, 1e-2))
     assert read_rows(private.path / "run")[-4]["epsilon"] == TWO
+
+
+def test_a_delta_of_the_budget_that_means_nothing_is_an_objection(private):
+    """As if the one patient of each step were one of a hundred."""
+    folder = private.folders["north"]
+    private.set_policy("north", epsilon_delta=0.02)
+    with pytest.raises(PolicyError, match=r"^epsilon_delta: found 0\.02, expected below one in 100 patients$"):
+        require_budget(folder, private.recipe, PrivateSteps(4, 0.01, 2.0))
 
 
 def test_too_few_patients_are_said_before_the_approval(private):

@@ -61,6 +61,15 @@ def test_epsilon_is_said_recorded_reported_and_on_the_card(tmp_path, capsys):
         assert text in (out / "MODEL.md").read_text()
 
 
+@pytest.mark.slow
+def test_with_a_secure_sum_the_log_states_epsilon_too(sites, tmp_path):
+    options = ("--set", "privacy.secure_sum=true", "--set", "evaluation.arms=[]", "--set", "federation.rounds=1")
+    assert train(sites, tmp_path / "run", *options) == 0
+    rows = read_rows(tmp_path / "run")
+    assert [row["epsilon"] for row in rows] == [epsilon_of([PrivateSteps(2, 0.5, 1.0)], 1e-5)] * 2 + [None] * 2
+    assert all(row["bytes_up"] > 0 for row in rows)
+
+
 def test_two_runs_differ_and_only_the_private_one_has_an_epsilon(sites):
     """The same parameters, seed and data: secret noise."""
     manifest = load_manifest(sites / "north.toml")
