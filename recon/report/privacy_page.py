@@ -122,8 +122,8 @@ def _verdict(results: Mapping[str, Any]) -> str:
 def _knowledge(results: Mapping[str, Any]) -> str:
     height, width = results["matrix"]
     facts = {
-        "attacker": "knows the network, all its parameters, the operator (mask and maps, or geometry), the noise of the "
-        "measurement, batch size and learning rate, and not the image. No real attacker knows more: the worst case",
+        "attacker": "knows the network, all its parameters, the operator (mask and maps, or geometry), the noise of "
+        "the measurement, batch size and learning rate, and not the image. No real attacker knows more: the worst case",
         "image": f"training slices on a matrix of {height}x{width}, measured anew at this size: fewer unknowns than on "
         "the scanner's, and in MRI a mask with a larger sampled part; both favor the attacker",
         "search": f"{results['steps']} steps of Adam from a blank image on one minus the cosine between gradients, per "
@@ -136,7 +136,7 @@ def _knowledge(results: Mapping[str, Any]) -> str:
         f"gradients. The recipe {'has' if results['secure_sum'] else 'has no'} secure sum",
         "crafted broadcast": "larger weights, and an offset of the output that takes the signs out of the gradient. A "
         "site accepts only the initial parameters in round 0 and bounds later changes (maximum_change of its policy). "
-        "A server cannot add a layer: sites build the network from the approved recipe. Other crafted values may do more",
+        "A server cannot add a layer: sites build the network from the approved recipe. Other values may do more",
         "noise": "per entry, the multiplier times the norm of the gradient, which is the clipping bound",
         "control": "the same search on the gradient of a patient who did not train, scored against the target",
         "scores": "PSNR and SSIM after the best scaling to the target, in favor of the attacker",
