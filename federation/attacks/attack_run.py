@@ -14,7 +14,7 @@ from ..worker_pool import run_jobs
 from .cases import POSITIVE, Case, cases_of
 from .patients import Losses, membership_rows, patient_losses
 from .plan import AttackOptions, AttackPlan
-from .searches import FOLDER, Found, Job, jobs_of, search, seconds_per_step, work_of
+from .searches import Found, Job, finished, jobs_of, search, seconds_per_step, work_of
 
 #: PSNR in dB from which on the positive control has succeeded.
 SUCCESS = 30.0
@@ -55,8 +55,8 @@ def attack_run(
     run = RunFolder.open(path, sites)
     run.selected()
     if run.is_exported:
-        found, advice = "a run that a deployed site exported", "attack a run that was trained on this machine"
-        raise data_error(path, "run.json", found, "the raw data of all sites", advice)
+        exported, advice = "a run that a deployed site exported", "attack a run that was trained on this machine"
+        raise data_error(Path(path) / "run.json", "exported", exported, "the raw data of all sites", advice)
     plan = AttackPlan.of(run, options or AttackOptions())
     log_into(run.path)
     cases, left_out = cases_of(plan)
@@ -80,15 +80,12 @@ def attack_run(
 
 
 def _cost(plan: AttackPlan, todo: list[Job], processes: int) -> str:
-    work = sum(work_of(plan, job) for job in todo if not _is_kept(plan, job))
+    unfinished = [job for job in todo if finished(job) is None]
+    work = sum(work_of(plan, job) for job in unfinished)
     seconds = seconds_per_step(plan) * plan.steps * work / processes if work else 0.0
-    kept = sum(_is_kept(plan, job) for job in todo)
+    kept = len(todo) - len(unfinished)
     again = f", {kept} of them finished before" if kept else ""
     return f"{len(todo)} searches of {plan.steps} steps{again}: about {duration(seconds)} on {processes} processes"
-
-
-def _is_kept(plan: AttackPlan, job: Job) -> bool:
-    return (plan.run.path / FOLDER / f"{job.name}.npz").exists()
 
 
 def _results(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from recon import Sample, blank_start, distance_at, doing, invert, psnr, ssim, write_atomically
+from recon import Sample, blank_start, data_error, distance_at, doing, invert, psnr, ssim, write_atomically
 
 from ..progress import within
 from .cases import CASES, POSITIVE, Case, Search, digest_of
@@ -72,17 +72,24 @@ class Found:
 
 def search(job: Job) -> Found:
     """Run a search, or read it if it was finished before."""
-    path = job.plan.run.path / FOLDER / f"{job.name}.npz"
-    record = digest_of(job.plan.record())
-    kept = _read(path, record)
+    kept = finished(job)
     if kept is not None:
         return kept
     case = next(case for case in (POSITIVE, *CASES) if case.key == job.case)
     title = case.title + (", control" if job.control else "")
     with within(site=job.plan.site, part=title), doing("preparing"):
         found = _search(job, case)
-    _write(path, record, found)
+    _write(_path(job), digest_of(job.plan.record()), found)
     return found
+
+
+def finished(job: Job) -> Found | None:
+    """A finished search; None if there is none, or one of other options."""
+    return _read(_path(job), digest_of(job.plan.record()))
+
+
+def _path(job: Job) -> Path:
+    return job.plan.run.path / FOLDER / f"{job.name}.npz"
 
 
 def _search(job: Job, case: Case) -> Found:
@@ -160,11 +167,24 @@ def _read(path: Path, record: str) -> Found | None:
 
 
 def seconds_per_step(plan: AttackPlan) -> float:
-    """Measured time of a step of one search."""
+    """Measured time of a step of one search.
+
+    Raises
+    ------
+    DataError
+        If the gradient of the network cannot be differentiated.
+    """
     case = CASES[0]
     problem = case.search(plan, plan.targets[0], False)
     settings = replace(problem.settings, steps=1)
-    invert(problem.victims, problem.seen, settings)  # the first step also loads and compiles
+    try:
+        invert(problem.victims, problem.seen, settings)  # the first step also loads and compiles
+    except RuntimeError as error:
+        if "second derivatives" not in str(error):
+            raise
+        found = "a recipe that shares weights of a data-consistency layer with implicit gradients"
+        advice = "keep them at the sites, or set network.consistency to another layer"
+        raise data_error(plan.run.path, "recipe.toml", found, "a loss with second derivatives", advice) from None
     begin = time.monotonic()
     invert(problem.victims, problem.seen, settings)
     return time.monotonic() - begin
