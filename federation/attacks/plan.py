@@ -12,6 +12,9 @@ from ..methods import load_parameters
 from ..serialization import State
 from ..sites import Split
 
+#: Least rows and columns: the window of SSIM has 7.
+SMALLEST = 8
+
 
 @dataclass(frozen=True)
 class AttackOptions:
@@ -65,6 +68,8 @@ class AttackPlan:
         DataError
             If the site does not take part, lacks training or test data, or the run has fewer sites.
         """
+        if 0 < options.size < SMALLEST:
+            raise data_error(run.path, "--size", str(options.size), f"at least {SMALLEST}, for SSIM", "raise it")
         trained = [m.name for m in run.participants]
         first = options.site or (trained[0] if trained else "")
         if first not in trained:
@@ -149,9 +154,21 @@ class SmallTask(ReconstructionTask):
         return len(self.manifest.dataset(self.trains_on, self.maps_folder))
 
     def slice(self, number: int) -> Sample:
-        """One slice."""
+        """One slice.
+
+        Raises
+        ------
+        DataError
+            If it cannot be measured on a smaller matrix.
+        """
         sample = self.manifest.dataset(self.trains_on, self.maps_folder)[number]
-        return self.manifest.kind.smaller(sample, self.size) if self.size else sample
+        if not self.size:
+            return sample
+        try:
+            return self.manifest.kind.smaller(sample, self.size)
+        except TypeError as error:
+            expected = "an operator of fedrecon that can be made smaller"
+            raise data_error(self.manifest.path, "operator", str(error), expected, "attack another site") from None
 
     def dataset(self, split: Split) -> Any:
         """The slices as a list; without the augmentation of the recipe."""

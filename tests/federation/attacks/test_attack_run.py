@@ -116,6 +116,7 @@ def test_one_site_has_no_sum(trained: RunFolder) -> None:
 def test_refusals(trained: RunFolder, tmp_path: Path, fails: Callable[..., str]) -> None:
     assert "is not a run folder" in fails("privacy", tmp_path)
     assert "at most 2, which take part" in fails("privacy", trained.path, "--sum-of", 3)
+    assert "at least 8" in fails("privacy", trained.path, "--size", 5)
     assert "expected one of protocol" in fails("privacy", trained.path, "--site", "nowhere")
     record = json.loads((trained.path / "run.json").read_text())
     try:
