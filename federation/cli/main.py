@@ -15,6 +15,7 @@ from .cache import add_cache
 from .compare import add_compare
 from .deploy import add_deploy
 from .doctor import add_doctor
+from .privacy import add_privacy
 from .recipes import add_recipes
 from .runs import add_demo, add_evaluate, add_plan, add_train
 from .sites import add_sites
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_train(commands)
     add_evaluate(commands)
+    add_privacy(commands)
     add_reconstruct(commands)
     add_weights(commands)
     add_compare(commands)

@@ -15,6 +15,7 @@ from ..data import CT_READERS, CT_SCALE, Sample, SampleMeta, ScanSimulation, Sin
 from ..evaluation import Probe, measure_quality
 from ..networks import AxisCorrection
 from .modality import MeasureQuality, Modality
+from .smaller import smaller_ct
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
@@ -57,6 +58,7 @@ CT = Modality(
     correction=AxisCorrection,
     origin=_origin,
     example=_example,
+    smaller=smaller_ct,
     quality=_quality,
     window_hu=True,
     write_scan=write_sinogram,

@@ -61,6 +61,8 @@ class Modality:
         Origin of the measurements, from the facts of a site, for the metric card.
     example
         Simulates a small slice with a reference from a seed; property tests run on it.
+    smaller
+        Measures a slice anew on a matrix of at most so many rows and columns, ``smaller(sample, size)``.
     quality
         Image quality at a site, from its test slices and references; None: it is not measured.
     window_hu
@@ -81,6 +83,7 @@ class Modality:
     correction: Callable[[], OperatorCorrection]
     origin: Callable[[Mapping[str, Any]], str]
     example: Callable[[int], Sample]
+    smaller: Callable[[Sample, int], Sample]
     quality: Callable[[Any, np.ndarray[Any, Any]], MeasureQuality] | None = None
     window_hu: bool = False
     write_scan: Callable[..., bool] | None = None

@@ -11,6 +11,7 @@ from ..classical import MRI_METHODS
 from ..data import MRI_READERS, KSpaceSlices, Sample, SampleMeta, Simulation, write_kspace
 from ..networks import MapsCorrection
 from .modality import Modality
+from .smaller import smaller_mri
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
@@ -41,5 +42,6 @@ MRI = Modality(
     correction=MapsCorrection,
     origin=_origin,
     example=_example,
+    smaller=smaller_mri,
     write_scan=write_kspace,
 )

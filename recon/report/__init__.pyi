@@ -4,6 +4,8 @@ from .learning_curve import regime_rows as regime_rows
 from .learning_curve import slices_text as slices_text
 from .page import html_page as html_page
 from .page import line_panel as line_panel
+from .privacy_page import privacy_text as privacy_text
+from .privacy_page import write_privacy_report as write_privacy_report
 from .results import summarize as summarize
 from .tables import html_table as html_table
 from .text import text_table as text_table

@@ -1,0 +1,112 @@
+"""Membership inference at the sites of a run: training patients against test patients of the same scanner."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from recon import PREPARING, collate, doing, infer_membership, made, to_device_of
+
+from ..experiment import ReconstructionTask, RunFolder, initial_state, site_network
+from ..methods import derive_seed, load_parameters
+from ..progress import within
+from ..rounds import initial_network
+from ..sites import Split
+
+Losses = dict[str, dict[str, list[float]]]
+
+
+def patient_losses(job: tuple[RunFolder, str]) -> Losses:
+    """Loss of every patient of a site by network, as ``{network: {"members" or "non_members": losses}}``.
+
+    A patient's loss is the mean over the slices of the training loss without penalties. ``shared`` is the network of
+    the selected round with the site's kept parameters, ``initial`` that before training, ``personal`` the site's own.
+    """
+    run, name = job
+    manifest = run.manifest(name)
+    task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
+    with within(site=name, part="membership inference"), doing(PREPARING), torch.no_grad():
+        found: Losses = {}
+        for label, network in _networks(run, name).items():
+            with task.at_work(network):
+                members, others = _losses(task, network, "train"), _losses(task, network, "test")
+            found[label] = {"members": members, "non_members": others}
+        return found
+
+
+def _networks(run: RunFolder, name: str) -> dict[str, nn.Module]:
+    manifest, state = run.manifest(name), run.selected()
+    site = run.spec(manifest).build()
+    initial = initial_network(site.task.network, run.recipe.federation.seed)
+    load_parameters(initial, initial_state(run.recipe)[0])
+    networks = {"shared": site.network_at(state.shared, state.round), "initial": initial}
+    if run.recipe.personal.steps:
+        networks["personal"] = site_network(run, manifest)
+    return networks
+
+
+def _losses(task: ReconstructionTask, network: nn.Module, split: Split) -> list[float]:
+    manifest, recipe = task.manifest, task.recipe
+    samples = manifest.dataset(split, task.maps_folder)
+    objective = recipe.objective.build_task(recipe.training.loss)
+    patients = {v: manifest.subject(file, volume.patient_id) for v, file, volume in _volumes(task, split, samples)}
+    by_patient: dict[str, list[float]] = defaultdict(list)
+    network.eval()
+    with doing("losses of slices,", len(samples)):
+        for number in range(len(samples)):
+            batch = to_device_of(network, collate([samples[number]]))
+            seed = derive_seed(recipe.federation.seed, "membership", f"{split} {number}")
+            loss, _ = objective(network, batch, torch.Generator().manual_seed(seed))
+            by_patient[patients[batch.meta[0].volume]].append(float(loss))
+            made(number + 1)
+    return [fmean(losses) for _, losses in sorted(by_patient.items())]
+
+
+def _volumes(task: ReconstructionTask, split: Split, samples: Any) -> list[tuple[str, str, Any]]:
+    """Name in samples, name in the manifest and file of every volume."""
+    return list(zip(samples.names, getattr(task.manifest.data, split), samples.volumes, strict=True))
+
+
+def membership_rows(found: Mapping[str, Losses]) -> list[dict[str, Any]]:
+    """Success of membership inference per site and network, and over all sites.
+
+    ``calibrated`` subtracts the loss of the initial network: patients differ in difficulty. Over all sites every loss
+    is reduced by the mean of the non-members of its site: scanners differ.
+    """
+    rows = []
+    scores = {site: _scores(losses) for site, losses in found.items()}
+    networks = list(dict.fromkeys(network for by_network in scores.values() for network in by_network))
+    for network in networks:
+        pooled: dict[str, list[float]] = {"members": [], "non_members": []}
+        for site, by_network in scores.items():
+            groups = by_network[network]
+            rows.append(
+                {"site": site, "network": network}
+                | infer_membership(groups["members"], groups["non_members"]).to_json()
+            )
+            mean = fmean(groups["non_members"])
+            for group, losses in groups.items():
+                pooled[group] += [loss - mean for loss in losses]
+        if len(scores) > 1:
+            rows.append(
+                {"site": "all sites", "network": network}
+                | infer_membership(pooled["members"], pooled["non_members"]).to_json()
+            )
+    return rows
+
+
+def _scores(losses: Losses) -> dict[str, dict[str, list[float]]]:
+    """Loss, and loss minus that of the initial network, of every trained network."""
+    scores = {}
+    for network, groups in losses.items():
+        if network == "initial":
+            continue
+        scores[network] = groups
+        scores[f"{network}, calibrated"] = {
+            group: [loss - before for loss, before in zip(values, losses["initial"][group], strict=True)]
+            for group, values in groups.items()
+        }
+    return scores

@@ -1,0 +1,16 @@
+from .crafted import crafted_parameters as crafted_parameters
+from .gradients import Gradient as Gradient
+from .gradients import Victim as Victim
+from .gradients import clipped as clipped
+from .gradients import gradient_norm as gradient_norm
+from .gradients import mean_gradient as mean_gradient
+from .inversion import AttackSettings as AttackSettings
+from .inversion import Inversion as Inversion
+from .inversion import blank_start as blank_start
+from .inversion import distance_at as distance_at
+from .inversion import invert as invert
+from .linear_control import LinearReconstruction as LinearReconstruction
+from .linear_control import linear_victim as linear_victim
+from .membership import Membership as Membership
+from .membership import auc_interval as auc_interval
+from .membership import infer_membership as infer_membership
