@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ..privacy import Ledger, epsilon_of, require_accounting
 from ..recipes import LOCAL, Recipe
-from ..rounds import LEDGER, Row
+from ..rounds import LEDGER, Row, read_rows
 from ..sites import SiteManifest, patients_of
 from .run_folder import RunFolder, Say
 from .task import private_steps
@@ -64,12 +64,21 @@ def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
     """What every site of a run has spent, by its own records; empty without differential privacy.
 
     Rounds that were repeated or interrupted count.
+
+    Raises
+    ------
+    DataError
+        If the record of a site that has trained is missing or damaged.
     """
     noise, spent = run.recipe.privacy.noise(), {}
     if noise is None:
         return {}
+    trained = stated_epsilon(read_rows(run.path))
     for manifest in run.participants:
-        made = Ledger(run.site_folder(manifest.name) / "kept" / LEDGER).spent()
+        ledger = Ledger(run.site_folder(manifest.name) / "kept" / LEDGER)
+        if manifest.name in trained:
+            ledger.require()
+        made = ledger.spent()
         if made:
             patients = round(noise.patients_per_step / made[-1].probability)
             steps, epsilon = sum(part.steps for part in made), epsilon_of(made, run.recipe.privacy.delta)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from recon import DataError
 
@@ -79,8 +80,12 @@ def epsilon_of(made: Iterable[PrivateSteps], delta: float) -> float:
     counts = Counter({mechanism: steps for mechanism, steps in counts.items() if steps})
     if not 0 < delta < 1:
         raise ValueError(f"epsilon_of: delta is {delta}, expected more than 0 and less than 1")
-    if not counts:
-        return 0.0
+    return _epsilon(tuple(sorted(counts.items())), delta) if counts else 0.0
+
+
+@lru_cache(maxsize=256)
+def _epsilon(counts: tuple[tuple[tuple[float, float], int], ...], delta: float) -> float:
+    """Epsilon of steps by probability and noise multiplier."""
     require_accounting()
     from dp_accounting import (
         GaussianDpEvent,
@@ -93,14 +98,14 @@ def epsilon_of(made: Iterable[PrivateSteps], delta: float) -> float:
     from dp_accounting.rdp import RdpAccountant
 
     def by(accountant: PrivacyAccountant) -> float:
-        for (probability, noise), steps in sorted(counts.items()):
+        for (probability, noise), steps in counts:
             step = PoissonSampledDpEvent(probability, GaussianDpEvent(noise))
             accountant.compose(SelfComposedDpEvent(step, steps))
         return float(accountant.get_epsilon(delta))
 
     relation = NeighboringRelation.ADD_OR_REMOVE_ONE
     rough = by(RdpAccountant(range(2, 65), relation))
-    return by(PLDAccountant(relation, _grid(sum(counts.values()), rough)))
+    return by(PLDAccountant(relation, _grid(sum(steps for _, steps in counts), rough)))
 
 
 def _grid(steps: int, rough: float) -> float:

@@ -30,6 +30,17 @@ class Ledger:
         entries = [*self._entries(), {"round": round, **asdict(steps)}]
         write_atomically(self.path, json.dumps(entries).encode())
 
+    def require(self) -> None:
+        """Check that the record exists, of a site that has trained before.
+
+        Raises
+        ------
+        DataError
+            If it does not.
+        """
+        if not self.path.exists():
+            raise self._damaged()
+
     def spent(self) -> list[PrivateSteps]:
         """All recorded steps.
 

@@ -286,7 +286,7 @@ class Site:
         loaded = self._load_shared(broadcast, before)
         started = time.perf_counter()
         score_before = self._score()
-        epsilon = self._spend(round_)
+        epsilon = self._spend(broadcast)
         result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
@@ -333,12 +333,14 @@ class Site:
         score = self.task.validate(self.network)
         return None if score is None else min(score, MOST_DB)
 
-    def _spend(self, round: int) -> float | None:
+    def _spend(self, broadcast: Broadcast) -> float | None:
         """Record the private steps of a round before they are made; epsilon with them, None without privacy."""
         if self.spec.delta is None:
             return None
         ledger = Ledger(self.spec.folder / LEDGER)
-        ledger.spend(round, self.task.private_steps(self.spec.steps_in(round)))
+        if broadcast.accepted_round is not None:
+            ledger.require()
+        ledger.spend(broadcast.round, self.task.private_steps(self.spec.steps_in(broadcast.round)))
         return epsilon_of(ledger.spent(), self.spec.delta)
 
     def _train(self, broadcast: Broadcast, before: KeptState) -> LocalResult:

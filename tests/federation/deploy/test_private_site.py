@@ -4,7 +4,7 @@ import pytest
 
 from federation.deploy.audit_log import PRIVATE_TRAINING, read_log
 from federation.deploy.policy import PolicyError
-from federation.deploy.private_site import forecast, require_budget
+from federation.deploy.private_site import charge, forecast, require_budget
 from federation.deploy.site_service import objection
 from federation.deploy.status import site_status
 from federation.experiment import ReconstructionTask
@@ -47,6 +47,19 @@ def test_the_log_of_each_site_and_that_of_the_rounds_state_epsilon(private):
     assert stated in site_status(private.folders["north"])
 
 
+def test_a_training_beyond_the_budget_is_refused_and_not_recorded(private):
+    private.set_policy("north", epsilon_budget=(ONE + TWO) / 2)
+    folder = private.folders["north"]
+    charge(folder, private.recipe, private.run, 0, ROUND)
+    with pytest.raises(PolicyError, match=f"^epsilon_budget: {TWO:.2f} with one more round in all private runs"):
+        charge(folder, private.recipe, private.run, 1, ROUND)
+    assert charged(private, "north") == [(0, ONE)]
+    facts = [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
+    assert facts == [{"run": private.run, "round": 0, "steps": 4, "probability": 1.0, "noise_multiplier": 2.0,
+                      "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
+
+
+@pytest.mark.slow
 @pytest.mark.fault("privacy budget spent")
 def test_a_site_stops_before_the_round_that_would_exceed_its_budget(private):
     private.set_policy("north", epsilon_budget=(ONE + TWO) / 2)

@@ -5,12 +5,13 @@ import re
 
 import pytest
 
-from federation import load_federation, load_manifest, load_recipe
+from federation import RunFolder, load_federation, load_manifest, load_recipe
 from federation.cli import main
 from federation.experiment import ReconstructionTask
+from federation.experiment.private_run import privacy_of
 from federation.experiment.site_cost import SiteCost, measure_site
 from federation.privacy import PrivateSteps, epsilon_of
-from federation.rounds import read_rows
+from federation.rounds import LEDGER, read_rows
 from federation.sites import patients_of
 from recon import DataError
 
@@ -67,7 +68,11 @@ def test_with_a_secure_sum_the_log_states_epsilon_too(sites, tmp_path):
     assert train(sites, tmp_path / "run", *options) == 0
     rows = read_rows(tmp_path / "run")
     assert [row["epsilon"] for row in rows] == [epsilon_of([PrivateSteps(2, 0.5, 1.0)], 1e-5)] * 2 + [None] * 2
-    assert all(row["bytes_up"] > 0 for row in rows)
+    run = RunFolder.open(tmp_path / "run")
+    assert privacy_of(run)["north"].epsilon == rows[0]["epsilon"]
+    (run.site_folder("north") / "kept" / LEDGER).unlink()
+    with pytest.raises(DataError, match=r"north/kept/privacy\.json: found no list of private steps"):
+        privacy_of(run)
 
 
 def test_two_runs_differ_and_only_the_private_one_has_an_epsilon(sites):

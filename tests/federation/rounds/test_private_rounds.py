@@ -72,3 +72,13 @@ def test_steps_are_recorded_before_they_are_made(tmp_path, task):
     with pytest.raises(KeyboardInterrupt):
         run_toy(tmp_path, toy_specs(tmp_path, task=task, delta=DELTA), rounds=1)
     assert spent(tmp_path, "s0") == [MADE]
+
+
+def test_a_lost_record_ends_the_run_in_one_line(tmp_path, task):
+    """Else a site would state the epsilon of its last round alone."""
+    task.failing = (4,)
+    with pytest.raises(QuorumError):
+        run_toy(tmp_path, toy_specs(tmp_path, task=task, delta=DELTA), rounds=2)
+    (tmp_path / "sites" / "s1" / LEDGER).unlink()
+    with pytest.raises(QuorumError, match=r"privacy\.json: found no list of private steps, expected one; restore it"):
+        run_toy(tmp_path, toy_specs(tmp_path, task=task, delta=DELTA), rounds=2, resume=True)

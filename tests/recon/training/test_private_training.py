@@ -95,7 +95,16 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm() -> None:
     g = oracle(network, samples, [3])
     learner_of(network, samples, PatientNoise(float(g.norm()) / 2, 0.0, 1), patients={"bob": [3]}).add_gradient(1, 0)
     assert float((gradient(network) - g / 2).norm() / g.norm()) < 1e-6
-    train_privately(network, samples, PATIENTS, PatientNoise(1.0, 1.0, 2), steps=1, batch_size=1, learning_rate=1e-2)
+    train_privately(
+        network,
+        samples,
+        PATIENTS,
+        PatientNoise(1.0, 1.0, 2),
+        steps=1,
+        batch_size=1,
+        learning_rate=1e-2,
+        optimizer="sgd",
+    )
     changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, p in network.named_parameters() if p.requires_grad}
 
@@ -133,7 +142,9 @@ def test_an_empty_draw_is_a_step_of_the_optimizer(monkeypatch: pytest.MonkeyPatc
     before = [p.detach().clone() for p in network.parameters()]
     monkeypatch.setattr(PatientLearner, "_drawn", lambda self: [])
     noise = PatientNoise(1.0, 1.0, 1)
-    result = train_privately(network, samples, PATIENTS, noise, steps=1, batch_size=1, learning_rate=1e-2)
+    result = train_privately(
+        network, samples, PATIENTS, noise, steps=1, batch_size=1, learning_rate=1e-2, optimizer="sgd"
+    )
     assert math.isnan(result.losses[0])
     assert not any(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
 
