@@ -19,7 +19,7 @@ from .plan import AttackPlan
 Image = np.ndarray[Any, Any]
 #: Folder of finished searches in that of a run.
 FOLDER = "privacy"
-#: Distance of gradients from which on a search counts as converged; see :attr:`Found.matched`.
+#: Part of the first distance from which on a search counts as converged; see :attr:`Found.matched`.
 _MATCHED = 0.02
 
 
@@ -66,8 +66,8 @@ class Found:
 
     @property
     def matched(self) -> bool:
-        """Whether the guessed gradient explains what was seen as well as the true image does, or to 2 %."""
-        return self.losses[-1][1] <= max(_MATCHED, self.truth)
+        """Whether the guess explains what was seen as well as the true image does, or to 2 % of the start."""
+        return self.losses[-1][1] <= max(_MATCHED * self.losses[0][1], self.truth)
 
 
 def search(job: Job) -> Found:

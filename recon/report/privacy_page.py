@@ -138,7 +138,8 @@ def _knowledge(results: Mapping[str, Any]) -> str:
         "site accepts only the initial parameters in round 0 and bounds later changes (maximum_change of its policy). "
         "A server cannot add a layer: sites build the network from the approved recipe. Other values may do more",
         "noise": "per entry, the multiplier times the norm of the gradient, which is the clipping bound",
-        "control": "the same search on the gradient of a patient who did not train, scored against the target",
+        "control": "the same search on the gradient of a patient who did not train, scored against the target; noised "
+        "gradients and the sum of updates stand beside the control of the exact gradient and of the update",
         "scores": "PSNR and SSIM after the best scaling to the target, in favor of the attacker",
     }
     return "<h2>What the attacker knows and does</h2>" + card(facts)
@@ -168,7 +169,7 @@ def _inversion(results: Mapping[str, Any]) -> str:
         "zero-filled image or filtered back-projection, which the attacker does not have. Distance: 1 minus the cosine "
         "of the gradients at the first and at the last step. At the truth: the same for the true image; where the last "
         "distance is smaller, the gradient does not single out the image. Recovers: 3 dB above control and blank. Not "
-        "converged: the last distance is above 0.02 and above that at the truth; no evidence of safety."
+        "converged: the last distance is above 2 % of the first one and above that at the truth; no evidence of safety."
     )
     left = "".join(f"<li>{escape(title)}: not run, {escape(why)}</li>" for title, why in results["left_out"].items())
     table = html_table(caption, _COLUMNS, _rows(results))

@@ -134,6 +134,14 @@ def test_a_run_without_test_patients_is_refused(trained: RunFolder) -> None:
         AttackPlan.of(run, OPTIONS)
 
 
+def test_a_search_has_converged_relative_to_its_start_or_to_the_truth() -> None:
+    def matched(first: float, last: float, truth: float) -> bool:
+        return searches.Found(10.0, 0.1, [(1, first), (9, last)], truth, {}, 1.0, {}).matched
+
+    assert matched(1.0, 0.015, 0.0) and matched(1.0, 0.4, 0.5)
+    assert not matched(0.07, 0.015, 0.0) and not matched(1.0, 0.4, 0.1)
+
+
 @pytest.mark.slow
 def test_every_case_runs_and_the_positive_control_succeeds(trained: RunFolder) -> None:
     results = attack_run(trained.path, AttackOptions(steps=60, size=12), jobs=1, say=lambda _: None)
