@@ -144,7 +144,10 @@ def test_a_search_has_converged_relative_to_its_start_or_to_the_truth() -> None:
 
 @pytest.mark.slow
 def test_every_case_runs_and_the_positive_control_succeeds(trained: RunFolder) -> None:
-    results = attack_run(trained.path, AttackOptions(steps=60, size=12), jobs=1, say=lambda _: None)
+    results = attack_run(trained.path, AttackOptions(steps=50, size=12), jobs=1, say=lambda _: None)
     assert results["positive_control"]["succeeded"] is True and not results["left_out"]
     assert [row["case"] for row in results["attacks"]] == [case.key for case in CASES]
-    assert all(row["last_distance"] < row["first_distance"] for row in results["attacks"])
+    risen = {
+        row["case"]: row["losses"][::6] for row in results["attacks"] if row["last_distance"] >= row["first_distance"]
+    }
+    assert risen.keys() <= {"noise_1"}  # noise alone: nothing to match
