@@ -245,7 +245,7 @@ def test_a_gradient_that_is_not_finite_ends_the_training() -> None:
         return 0.0
 
     learner._patient_gradient = broken  # type: ignore[assignment, method-assign]
-    with pytest.raises(DataError, match="ann: the gradient is not finite at step 7"):
+    with pytest.raises(DataError, match="the gradient of its patient is not finite at step 7"):
         learner.add_gradient(1, 7)
 
 
