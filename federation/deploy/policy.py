@@ -55,7 +55,10 @@ class Policy(Section):
         "itself before a round that exceeds it.",
     )
     epsilon_delta: float = Field(
-        default=1e-5, ge=1e-10, lt=0.1, description="Delta of this budget; it must be below one in the number of patients."
+        default=1e-5,
+        ge=1e-10,
+        lt=0.1,
+        description="Delta of this budget; it must be below one in the number of patients.",
     )
     private_only: bool = Field(
         default=False, description="Whether only runs with differential privacy of patients are answered."

@@ -89,7 +89,7 @@ def _settings(run: RunFolder, manifest: SiteManifest) -> NetworkSettings:
 
 
 def _limits(run: RunFolder) -> dict[str, float]:
-    """Largest displayed image and highest acceleration among the training scans; empty if they cannot be read or told."""
+    """Largest displayed image and highest acceleration among the training scans; empty if they cannot be read."""
     matrix, acceleration = 0.0, 0.0
     if run.recipe.privacy.noise() is not None:
         return {}  # one patient could set them, and no noise would hide it

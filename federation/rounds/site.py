@@ -212,9 +212,9 @@ class Site:
     """One site of the federation, built for one round and then released.
 
     The kept state has a version per round. A round starts from the version after the last round in which the server
-    used the site's reply. So a repeated round gives the same bits (on a GPU: up to rounding; with secret noise:
-    others), and a lost reply leaves no trace. The folder holds the versions that the server may still ask for: this one, the one before it (a server
-    with a damaged checkpoint goes back one round), the one of the best round, and the next.
+    used the site's reply. So a repeated round gives the same bits (on a GPU up to rounding; with secret noise others),
+    and a lost reply leaves no trace. The folder holds the versions that the server may still ask for: this one, the one
+    before it (a server with a damaged checkpoint goes back one round), the one of the best round, and the next.
     """
 
     def __init__(self, spec: SiteSpec) -> None:
