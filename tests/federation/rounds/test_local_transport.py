@@ -163,10 +163,7 @@ def test_workers_have_the_packages_and_the_variables_of_their_parent(tmp_path, m
         "        os.environ['SOME'] = value\n"
         "        print(list(run_jobs(_seen, ['SOME', 'SOME'], 2)))\n"
     )
-    script.rename(tmp_path / "elsewhere.py")
-    out = subprocess.run(
-        [sys.executable, "-P", tmp_path / "elsewhere.py"], cwd=tmp_path, capture_output=True, text=True
-    )
+    out = subprocess.run([sys.executable, "-P", script], cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     own = str(Path(ROOT) / "recon" / "__init__.py")
     assert out.stdout.splitlines() == [str([(value, own, str(tmp_path))] * 2) for value in "12"]
@@ -178,6 +175,7 @@ def _wait(_: int) -> None:
 
 @pytest.mark.parametrize("where", ["spawn", "forkserver"])
 def test_a_worker_ends_when_its_pool_is_closed_even_without_a_signal(where, monkeypatch):
+    worker_pool._context()
     monkeypatch.setattr("federation.worker_pool._context", lambda: multiprocessing.get_context(where))
     workers = Workers(1)
     calls = workers.call(_wait, [(0, 0)])
@@ -191,6 +189,7 @@ def test_a_worker_ends_when_its_pool_is_closed_even_without_a_signal(where, monk
     while is_alive(pid) and worker.process.is_alive() and time.monotonic() < end:
         time.sleep(0.05)
     assert not worker.process.is_alive()
+    workers.close()
 
 
 def test_where_nothing_can_be_forked_a_new_interpreter_serves(monkeypatch):
