@@ -89,7 +89,8 @@ def test_two_runs_differ_and_only_the_private_one_has_an_epsilon(sites):
         result = task.train(network, round=0, steps=1, seed=5, context=RoundContext({}, {}, {}, None, {}))
         assert result.losses == () and result.n_samples == 4
         found.append([p.detach().clone() for p in network.parameters()])
-    assert all((a != b).any() for a, b in zip(*found, strict=True))
+    # Not each parameter: the first step of Adam tells of a single number its sign alone.
+    assert any((a != b).any() for a, b in zip(*found, strict=True))
 
 
 def test_too_few_patients_are_refused_before_a_folder_is_written(sites, tmp_path, fails):
