@@ -174,6 +174,7 @@ def test_every_name_of_a_facade_is_there(package):
         exec(f"from {package} import no_such_name")
 
 
+@pytest.mark.slow
 def test_threads_may_import_from_facades_at_once(tmp_path):
     code = """
 import threading

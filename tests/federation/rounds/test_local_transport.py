@@ -173,7 +173,7 @@ def _wait(_: int) -> None:
     time.sleep(60)
 
 
-@pytest.mark.parametrize("where", ["spawn", "forkserver"])
+@pytest.mark.parametrize("where", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_a_worker_ends_when_its_pool_is_closed_even_without_a_signal(where, monkeypatch):
     worker_pool._context()
     monkeypatch.setattr("federation.worker_pool._context", lambda: multiprocessing.get_context(where))
