@@ -163,7 +163,7 @@ def test_workers_have_the_packages_and_the_variables_of_their_parent(tmp_path, m
         "        os.environ['SOME'] = value\n"
         "        print(list(run_jobs(_seen, ['SOME', 'SOME'], 2)))\n"
     )
-    out = subprocess.run([sys.executable, "-P", script], cwd=tmp_path, capture_output=True, text=True)
+    out = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     own = str(Path(ROOT) / "recon" / "__init__.py")
     assert out.stdout.splitlines() == [str([(value, own, str(tmp_path))] * 2) for value in "12"]
