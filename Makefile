@@ -47,7 +47,7 @@ docs: $(VENV)/installed-dev  ## Build the documentation, tutorials executed, int
 bench: $(VENV)/installed-dev  ## Run every benchmark; each prints a table with its bars
 	set -e; for file in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python $$file; done
 
-sbom: $(VENV)/installed-dev  ## Write dist/fedrecon.cdx.json, what an installation at a site is made of (CycloneDX)
+sbom: $(VENV)/installed-dev  ## Write dist/fedrecon.cdx.json, the bill of materials of what a site needs, with the versions in .venv
 	$(BIN)/python scripts/sbom.py dist/fedrecon.cdx.json --extra deploy --extra privacy
 
 clean:  ## Remove the environment, caches and build files; keeps runs/

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from pickle import PicklingError
@@ -29,6 +31,10 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _SECONDS_TO_END = 5.0
+#: Beginnings of the names of variables that are read when packages are imported.
+_READ_AT_IMPORT = ("CUDA_", "HOME", "MALLOC_", "MKL_", "NUMBA_", "OMP_", "OPENBLAS_", "PYTHON", "TORCH_", "XDG_")
+#: Their values when the process that workers are forks of was started; empty before.
+_FORKED_WITH: list[dict[str, str]] = []
 #: What every worker needs, the module that an optimizer's first step imports included. A process that has imported it
 #: waits, and each worker is a fork of that.
 _PRELOADED = ["federation.worker_pool", "federation.rounds.site", "federation.experiment.task", "torch._dynamo"]
@@ -185,21 +191,41 @@ class Workers:
         for worker in self.workers:
             if worker.connection not in busy and worker.process.is_alive():
                 return worker
-        worker = _Worker(_context(), self.threads)
+        try:
+            worker = _Worker(_context(), self.threads)
+        except (OSError, EOFError) as error:  # the socket of the process to fork was removed, or that process has died
+            logger.debug("a worker is not forked: %s", error)
+            worker = _Worker(multiprocessing.get_context("spawn"), self.threads)
         self.workers.add(worker)
         return worker
 
 
 def _context() -> BaseContext:
-    """Workers begin as on a new interpreter, but where the system can fork, PyTorch is imported once for all of them.
+    """How workers begin: as forks of a process that has imported PyTorch, else as new interpreters, in seconds.
 
-    The process that they are forks of computes nothing and has one thread, so that there is no state to inherit.
+    That process computes nothing. It is started with the path of imports of this one, without the current folder. New
+    interpreters serve where it cannot: on other systems than Linux, where its socket has no place, and if variables
+    have changed that it has read.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
+    spawned = multiprocessing.get_context("spawn")
+    if sys.platform != "linux":
+        return spawned
+    read = {key: value for key, value in os.environ.items() if key.startswith(_READ_AT_IMPORT)}
+    if not _FORKED_WITH:
+        multiprocessing.set_forkserver_preload(_PRELOADED)
+        own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+        before = {key: os.environ.get(key) for key in own}
+        os.environ.update(own)
+        try:
+            ensure_running()
+        except OSError as error:  # such as a TMPDIR too long for a socket
+            logger.debug("no process to fork workers of: %s", error)
+            return spawned
+        finally:
+            for key, value in before.items():
+                os.environ.pop(key) if value is None else os.environ.update({key: value})
+        _FORKED_WITH.append(read)
+    return multiprocessing.get_context("forkserver") if read == _FORKED_WITH[0] else spawned
 
 
 class _Worker:
@@ -207,13 +233,16 @@ class _Worker:
 
     def __init__(self, context: BaseContext, threads: int) -> None:
         self.connection, theirs = context.Pipe()
+        # Ends the worker when it is closed, also one that cannot be reached by signals.
+        lifeline, self._lifeline = context.Pipe(duplex=False)
         # Not daemonic: a daemon may not have children, and a site may read its data in child processes.
-        arguments = (theirs, dict(os.environ), threads, loaded_plugins(), said_warnings(), sender())
+        arguments = (theirs, lifeline, dict(os.environ), threads, loaded_plugins(), said_warnings(), sender())
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=_serve, args=arguments, name="fedrecon-worker"
         )
         self.process.start()
         theirs.close()
+        lifeline.close()
 
     def send(self, function: Callable[[Any], Any], argument: Any) -> None:
         try:
@@ -238,6 +267,7 @@ class _Worker:
             self.process.kill()
             self.process.join()
         self.connection.close()
+        self._lifeline.close()
 
 
 def _stop_all(workers: set[_Worker]) -> None:
@@ -247,6 +277,7 @@ def _stop_all(workers: set[_Worker]) -> None:
 
 def _serve(
     connection: Connection,
+    lifeline: Connection,
     environment: Mapping[str, str],
     threads: int,
     plugins: Sequence[Plugin],
@@ -257,7 +288,7 @@ def _serve(
     os.environ.clear()  # that of the process of which this one is a fork, which may have changed since
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(threads)
     load_again(plugins)
     say_no_more(said)
@@ -287,9 +318,9 @@ def _send(connection: Connection, result: Any, error: Any) -> None:
         connection.send((None, RuntimeError(f"cannot be sent to the parent process: {failure}")))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(lifeline: Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    wait([parent.sentinel, lifeline])
     # Immediately: an orphan must not write into the kept state that a resumed run is using.
     os._exit(1)

@@ -31,8 +31,10 @@ def main() -> int:
     listed = json.loads(subprocess.run([*command, sys.executable], check=True, capture_output=True).stdout)
     try:
         found = needed(listed, arguments.extra)
-    except PackageNotFoundError as error:
-        parser.error(f"{error.name}: found no such package here, expected all of {NAME}[{','.join(arguments.extra)}]")
+    except (PackageNotFoundError, KeyError) as error:
+        parser.error(
+            f"{error.args[0]}: found no such package here, expected all of {NAME}[{','.join(arguments.extra)}]"
+        )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{arguments.out}: {NAME} and {len(found['components'])} packages that it needs")

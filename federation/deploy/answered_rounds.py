@@ -89,7 +89,7 @@ class AnsweredRounds:
         """
         write_atomically(self._reply(broadcast.round), reply)
         answer = _Answer(_sha256(request), _sha256(reply), broadcast.accepted_round)
-        # Last: without the record there is no answer, and the site would train again, with the same bits.
+        # Last: without the record there is no answer, and the site would train again.
         write_atomically(self._record(broadcast.round), json.dumps(asdict(answer)).encode())
         stored = 0
         for age, path in enumerate(sorted(self.folder.glob("round_*.reply"), reverse=True)):

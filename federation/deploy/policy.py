@@ -55,7 +55,13 @@ class Policy(Section):
         "itself before a round that exceeds it.",
     )
     epsilon_delta: float = Field(
-        default=1e-5, gt=0, lt=0.1, description="Delta of this budget; it must be below one in the number of patients."
+        default=1e-5,
+        ge=1e-10,
+        lt=0.1,
+        description="Delta of this budget; it must be below one in the number of patients.",
+    )
+    private_only: bool = Field(
+        default=False, description="Whether only runs with differential privacy of patients are answered."
     )
 
     def to_toml(self) -> str:
@@ -86,6 +92,8 @@ class Policy(Section):
         """
         if not _matches(recipe.name, self.methods):
             raise PolicyError(f"methods: {recipe.name!r} is not accepted")
+        if self.private_only and recipe.privacy.noise() is None:
+            raise PolicyError("private_only: found a recipe without privacy.noise_multiplier, expected one with it")
         for key, names in (("may_share", shared), ("may_tell", aux)):
             refused = [name for name in names if not _matches(name, getattr(self, key))]
             if refused:

@@ -347,7 +347,7 @@ def start_detached(command: Sequence[str], state: Path, log: Path, seconds: floa
         try:
             process.wait(_SECONDS_TO_STOP)
         except subprocess.TimeoutExpired:
-            process.kill()  # what it started ends with it
+            process.kill()  # on Linux, what it started gets SIGTERM then
             process.wait()
         raise
 

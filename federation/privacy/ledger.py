@@ -1,6 +1,7 @@
 """The private steps of a site in a run, in a file that is written before each training."""
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,16 +31,21 @@ class Ledger:
         entries = [*self._entries(), {"round": round, **asdict(steps)}]
         write_atomically(self.path, json.dumps(entries).encode())
 
-    def require(self) -> None:
-        """Check that the record exists, of a site that has trained before.
+    def require(self, rounds: Collection[int]) -> None:
+        """Check that the record holds rounds that the site has trained.
 
         Raises
         ------
         DataError
-            If it does not.
+            If it does not: it is lost, or an older copy.
         """
-        if not self.path.exists():
+        if rounds and not self.path.exists():
             raise self._damaged()
+        if missing := sorted(set(rounds) - {entry.get("round") for entry in self._entries()}):
+            raise DataError(
+                f"{self.path}: found no private steps of round {missing[0]}, expected all that were made; restore the "
+                "newest copy, else begin a new run: its epsilon adds to what rounds.jsonl states of this one"
+            )
 
     def spent(self) -> list[PrivateSteps]:
         """All recorded steps.
@@ -64,10 +70,10 @@ class Ledger:
             entries = json.loads(self.path.read_bytes())
         except ValueError:
             raise self._damaged() from None
-        if not isinstance(entries, list):
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise self._damaged()
         return entries
 
     def _damaged(self) -> DataError:
         found = "found no list of private steps, expected one"
-        return DataError(f"{self.path}: {found}; restore it from a backup: without it epsilon is not known")
+        return DataError(f"{self.path}: {found}; restore the newest copy: without it epsilon is not known")

@@ -344,7 +344,7 @@ class PrivacySection(Section):
     noise_multiplier: float | None = Field(default=None, ge=0.3, le=1e4)
     patients_per_step: int | None = Field(default=None, ge=1)
     slices_per_patient: int | None = Field(default=None, ge=1)
-    delta: float = Field(default=1e-5, gt=0, lt=0.1)
+    delta: float = Field(default=1e-5, ge=1e-10, lt=0.1)
 
     def noise(self) -> PatientNoise | None:
         """How the steps of the sites become private; None: they do not."""

@@ -95,7 +95,7 @@ class SiteTask(Protocol):
         """Layout of the tensors that travel beside the parameters, in both directions."""
 
     def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
-        """Train in place; ``seed`` decides all randomness, ``round`` the learning rate."""
+        """Train in place; ``seed`` decides all randomness but secret noise, ``round`` the learning rate."""
 
     def validate(self, network: nn.Module) -> float | None:
         """Score on the validation data, higher is better; None if there is no score."""
@@ -212,9 +212,9 @@ class Site:
     """One site of the federation, built for one round and then released.
 
     The kept state has a version per round. A round starts from the version after the last round in which the server
-    used the site's reply. So a repeated round gives the same bits (on a GPU: up to rounding), and a lost reply leaves
-    no trace. The folder holds the versions that the server may still ask for: this one, the one before it (a server
-    with a damaged checkpoint goes back one round), the one of the best round, and the next.
+    used the site's reply. So a repeated round gives the same bits (on a GPU up to rounding; with secret noise others),
+    and a lost reply leaves no trace. The folder holds the versions that the server may still ask for: this one, the one
+    before it (a server with a damaged checkpoint goes back one round), the one of the best round, and the next.
     """
 
     def __init__(self, spec: SiteSpec) -> None:
@@ -284,9 +284,9 @@ class Site:
         self._prepare(broadcast)
         before = self._load_kept(valid_version(broadcast))
         loaded = self._load_shared(broadcast, before)
+        epsilon = self._spend(broadcast)
         started = time.perf_counter()
         score_before = self._score()
-        epsilon = self._spend(broadcast)
         result = self._train(broadcast, before)
         shared, kept = (parameters_of(self.network, names) for names in (self.scope.shared, self.scope.kept))
         check_finite(shared, f"site {name}: after training in round {round_}")
@@ -338,8 +338,7 @@ class Site:
         if self.spec.delta is None:
             return None
         ledger = Ledger(self.spec.folder / LEDGER)
-        if broadcast.accepted_round is not None:
-            ledger.require()
+        ledger.require([] if broadcast.accepted_round is None else [broadcast.accepted_round])
         ledger.spend(broadcast.round, self.task.private_steps(self.spec.steps_in(broadcast.round)))
         return epsilon_of(ledger.spent(), self.spec.delta)
 

@@ -109,17 +109,18 @@ class ImageHeader:
 
         The first pixel is another one. Its place follows from the pixel size; without that, it is not known.
         """
-        if self.shape is None or shape == self.shape:
-            return replace(self, shape=shape)
+        if shape == self.shape:
+            return self
         placement = None
-        if self.placement is not None and self.pixel_mm is not None:
+        if self.placement is not None and self.pixel_mm is not None and self.shape is not None:
             along_row, along_column = self.placement.orientation
             top, left = ((full - kept) // 2 for full, kept in zip(self.shape, shape, strict=True))
             shift = top * self.pixel_mm[0] * along_column + left * self.pixel_mm[1] * along_row
             placement = Placement(self.placement.orientation, self.placement.positions + shift)
-        arrays, attributes = ({key: value for key, value in kept.items() if key != POSITION} for kept in self.carried)
+        gone = {POSITION, ORIENTATION, "grid/shape"}
+        arrays, attributes = ({key: value for key, value in kept.items() if key not in gone} for kept in self.carried)
         if placement is not None:
-            arrays[POSITION] = placement.positions
+            attributes[ORIENTATION], arrays[POSITION] = placement.orientation, placement.positions
         return replace(self, shape=shape, placement=placement, carried=(arrays, attributes))
 
 

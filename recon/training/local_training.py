@@ -31,6 +31,9 @@ class Learner:
         Seeds the order of the batches and, separately, the draws of the objective: no objective changes the order.
     """
 
+    #: Whether the progress shows the loss.
+    tells_loss = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -106,7 +109,7 @@ def train_in_turns(stepper: Stepper, turns: Sequence[Sequence[Learner]]) -> tupl
             # One backward pass per learner: its graph is freed before the next one is built.
             losses.append(sum(learner.add_gradient(len(turn), step) for learner in turn) / len(turn))
             stepper.step()
-            made(step + 1, losses[-1])
+            made(step + 1, losses[-1] if all(learner.tells_loss for learner in turn) else None)
     return tuple(losses)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import Samples, VolumeSlices, batches, generator_for, seed_from
+from ..data import Sample, Samples, VolumeSlices, batches, generator_for, seed_from
 from ..errors import DataError
 from ..method import to_device_of
 from .local_training import Learner, TrainingResult, train_in_turns
@@ -49,18 +49,15 @@ class PatientNoise:
     slices_per_patient: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, fits in (
-            ("clip", self.clip, 0 < self.clip < math.inf),
-            ("noise_multiplier", self.noise_multiplier, 0 <= self.noise_multiplier < math.inf),
-            ("patients_per_step", self.patients_per_step, self.patients_per_step >= 1),
-            (
-                "slices_per_patient",
-                self.slices_per_patient,
-                self.slices_per_patient is None or self.slices_per_patient >= 1,
-            ),
+        least = 1 if self.slices_per_patient is None else self.slices_per_patient
+        for name, value, fits, expected in (
+            ("clip", self.clip, 0 < self.clip < math.inf, "a positive finite number"),
+            ("noise_multiplier", self.noise_multiplier, 0 <= self.noise_multiplier < math.inf, "0 or a finite number"),
+            ("patients_per_step", self.patients_per_step, self.patients_per_step >= 1, "at least 1"),
+            ("slices_per_patient", least, least >= 1, "at least 1"),
         ):
             if not fits:
-                raise ValueError(f"PatientNoise: {name} is {value}, expected a positive finite number")
+                raise ValueError(f"PatientNoise: {name} is {value}, expected {expected}")
 
     def probability(self, patients: int) -> float:
         """Probability of each patient in a step, of a site with so many.
@@ -74,6 +71,20 @@ class PatientNoise:
             expected = f"at least patients_per_step, {self.patients_per_step}"
             raise ValueError(f"PatientNoise: found {patients} patients, expected {expected}")
         return self.patients_per_step / patients
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of the samples, each read when it is needed."""
+
+    samples: Samples
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> Sample:
+        return self.samples[self.indices[number]]
 
 
 class PatientLearner(Learner):
@@ -95,6 +106,8 @@ class PatientLearner(Learner):
     ValueError
         If patients are too few, one has no slice, or the network has state beside its parameters.
     """
+
+    tells_loss = False
 
     def __init__(
         self,
@@ -136,17 +149,26 @@ class PatientLearner(Learner):
         sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
         if isinstance(self.samples, VolumeSlices):
             self.samples.epoch = self.seed + step  # another draw of the augmentation
-        losses = []
+        losses, state = [], self._versions()
         with torch.random.fork_rng(devices=[]):
             for name in self._drawn():
-                losses.append(self._patient_gradient(parameters, name, step))
-                self._add_clipped(parameters, sums, name, step)
+                loss, volume = self._patient_gradient(parameters, name, step)
+                losses.append(loss)
+                self._add_clipped(parameters, sums, volume, step)
+        if changed := [key for key, version in self._versions().items() if state.get(key) != version]:
+            why = "it would carry one patient into the gradient of another"
+            raise ValueError(f"PatientLearner: found {changed[0]} changed by the forward pass, expected none: {why}")
         spread = self.noise.noise_multiplier * self.noise.clip
         for parameter, earlier, total in zip(parameters, before, sums, strict=True):
             noisy = total + spread * secret_normal(total.shape).to(total.device)
             mean = (noisy / (self.noise.patients_per_step * count)).to(parameter.dtype)
             parameter.grad = mean if earlier is None else earlier + mean
         return sum(losses) / len(losses) if losses else math.nan
+
+    def _versions(self) -> dict[str, int]:
+        """How often each parameter and each buffer, also one that is not saved, was changed in place."""
+        found: list[tuple[str, Tensor]] = [*self.network.named_parameters(), *self.network.named_buffers()]
+        return {name: tensor._version for name, tensor in found}
 
     def _drawn(self) -> list[str]:
         """Each patient with the same probability, by secret numbers."""
@@ -156,8 +178,8 @@ class PatientLearner(Learner):
             if number < self.probability
         ]
 
-    def _patient_gradient(self, parameters: Sequence[nn.Parameter], name: str, step: int) -> float:
-        """Write the gradient of a patient's mean loss to the parameters; return the loss."""
+    def _patient_gradient(self, parameters: Sequence[nn.Parameter], name: str, step: int) -> tuple[float, str]:
+        """Write the gradient of a patient's mean loss to the parameters; return the loss and the name of its file."""
         for parameter in parameters:
             parameter.grad = None
         generator = generator_for("patient", self.seed, step, name)
@@ -167,20 +189,21 @@ class PatientLearner(Learner):
         if most < len(indices):
             order = torch.randperm(len(indices), generator=generator)[:most].tolist()
             indices = [indices[number] for number in order]
-        total = 0.0
-        for batch in batches([self.samples[index] for index in indices], self.batch_size):
+        total, volume = 0.0, ""
+        for batch in batches(_Chosen(self.samples, indices), self.batch_size):
             loss, number = self.loss_of(to_device_of(self.network, batch), generator, step)
             part = len(batch.meta) / len(indices)
             (loss * part).backward()
-            total += number * part
-        return total
+            total, volume = total + number * part, batch.meta[0].volume
+        return total, volume
 
-    def _add_clipped(self, parameters: Sequence[nn.Parameter], sums: Sequence[Tensor], name: str, step: int) -> None:
+    def _add_clipped(self, parameters: Sequence[nn.Parameter], sums: Sequence[Tensor], volume: str, step: int) -> None:
         """Add the gradient of a patient, shortened to the largest norm."""
         squares = [0.0 if p.grad is None else float(p.grad.double().square().sum()) for p in parameters]
         norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
         if not norm < math.inf:
-            raise DataError(f"{name}: the gradient is not finite at step {step}; lower the learning rate")
+            advice = "check this file, or lower the learning rate"
+            raise DataError(f"{volume}: the gradient of its patient is not finite at step {step}; {advice}")
         factor = 1.0 if norm <= self.noise.clip else self.noise.clip / norm
         for parameter, total in zip(parameters, sums, strict=True):
             if parameter.grad is not None:

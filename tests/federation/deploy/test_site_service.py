@@ -136,6 +136,7 @@ def test_an_approval_can_be_taken_back(deployed: Deployed) -> None:
         ({"minimum_slices": 3}, "policy: minimum_slices: found 2"),
         ({"minimum_steps": 5}, "policy: minimum_steps: a round may have 4"),
         ({"methods": ["levac"]}, "policy: methods: 'fedavg' is not accepted"),
+        ({"private_only": True}, "policy: private_only: found a recipe without privacy.noise_multiplier"),
         ({"may_share": ["regularizers.0.*"]}, "policy: may_share: .* the first is 'regularizers.1"),
         ({"megabytes_per_round": 0.001}, "policy: megabytes_per_round"),
         ({"megabytes_in_total": 0.004}, "policy: megabytes_in_total"),

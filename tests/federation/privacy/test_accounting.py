@@ -100,3 +100,14 @@ def test_a_damaged_ledger_is_one_line_and_not_zero(tmp_path, content: bytes) -> 
     (tmp_path / "privacy.json").write_bytes(content)
     with pytest.raises(DataError, match="found no list of private steps, expected one; restore it"):
         Ledger(tmp_path / "privacy.json").spent()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_an_older_copy_of_the_ledger_is_refused(tmp_path, kept: int) -> None:
+    ledger = Ledger(tmp_path / "privacy.json")
+    ledger.path.write_bytes(b"[]")
+    for round in range(kept):
+        ledger.spend(round, PrivateSteps(4, 0.25, 1.5))
+    ledger.require(range(kept))
+    with pytest.raises(DataError, match=f"privacy.json: found no private steps of round {kept}, expected all"):
+        ledger.require([0, 1])

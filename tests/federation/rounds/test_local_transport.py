@@ -1,16 +1,24 @@
+import multiprocessing
 import os
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from federation import worker_pool
 from federation.rounds import InProcessRuntime, SiteFailure, SiteSpec
 from federation.serialization import Broadcast, SiteUpdate, digest
-from federation.worker_pool import computing_with, run_jobs
+from federation.worker_pool import Workers, computing_with, run_jobs
 from recon import said_warnings
 from recon.data import said_once
 
 from ..toy_federation import ToyData, ToyTask, initial_shared, run_toy, toy_specs, traces
+
+ROOT = Path(__file__).parents[3]
 
 
 def requests(specs: list[SiteSpec]) -> dict[str, bytes]:
@@ -131,3 +139,70 @@ def test_jobs_have_their_threads_in_every_process():
     assert list(run_jobs(_threads, [0, 1], 1)) == [1, 1]
     for processes in (1, 2):
         assert list(run_jobs(_threads, [0, 1], processes, threads=3)) == [3, 3]
+
+
+def _seen(name: str) -> tuple[str | None, str, str]:
+    import recon
+
+    return os.environ.get(name), str(recon.__file__), os.getcwd()
+
+
+@pytest.mark.slow
+def test_workers_have_the_packages_and_the_variables_of_their_parent(tmp_path, monkeypatch):
+    """Wherever the command runs: a package in the current folder is not imported, and variables may change."""
+    (tmp_path / "recon").mkdir()
+    (tmp_path / "recon" / "__init__.py").write_text("raise SystemExit(9)")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from federation.worker_pool import run_jobs\n"
+        "from tests.federation.rounds.test_local_transport import _seen\n"
+        "if __name__ == '__main__':\n"
+        "    for value in '12':\n"
+        "        os.environ['SOME'] = value\n"
+        "        print(list(run_jobs(_seen, ['SOME', 'SOME'], 2)))\n"
+    )
+    out = subprocess.run([sys.executable, "-P", script], cwd=tmp_path, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    own = str(Path(ROOT) / "recon" / "__init__.py")
+    assert out.stdout.splitlines() == [str([(value, own, str(tmp_path))] * 2) for value in "12"]
+
+
+def _wait(_: int) -> None:
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("where", ["spawn", "forkserver"])
+def test_a_worker_ends_when_its_pool_is_closed_even_without_a_signal(where, monkeypatch):
+    worker_pool._context()
+    monkeypatch.setattr("federation.worker_pool._context", lambda: multiprocessing.get_context(where))
+    workers = Workers(1)
+    calls = workers.call(_wait, [(0, 0)])
+    threading.Thread(target=lambda: next(calls, None), daemon=True).start()
+    while not workers.workers:
+        time.sleep(0.01)
+    (worker,) = workers.workers
+    pid = worker.process.pid
+    worker._lifeline.close()
+    end = time.monotonic() + 60
+    while is_alive(pid) and worker.process.is_alive() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not worker.process.is_alive()
+    workers.close()
+
+
+def test_where_nothing_can_be_forked_a_new_interpreter_serves(monkeypatch):
+    def refuse() -> None:
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr("federation.worker_pool._FORKED_WITH", [])
+    monkeypatch.setattr("federation.worker_pool.ensure_running", refuse)
+    before = dict(os.environ)
+    assert worker_pool._context().get_start_method() == "spawn" and os.environ == before
+
+
+def test_changed_variables_that_packages_read_need_a_new_interpreter(monkeypatch):
+    assert worker_pool._context().get_start_method() == "forkserver"
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
+    assert worker_pool._context().get_start_method() == "spawn"

@@ -1,6 +1,7 @@
 """Private training: clipped gradients patient by patient, noise, draws of patients."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -239,13 +240,13 @@ def test_a_gradient_that_is_not_finite_ends_the_training() -> None:
     samples, network = samples_of("mri"), network_of("cnn")
     learner = learner_of(network, samples, PatientNoise(1.0, 1.0, 3))
 
-    def broken(parameters: list[nn.Parameter], name: str, step: int) -> float:
+    def broken(parameters: list[nn.Parameter], name: str, step: int) -> tuple[float, str]:
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, math.nan)
-        return 0.0
+        return 0.0, "ann.h5"
 
     learner._patient_gradient = broken  # type: ignore[assignment, method-assign]
-    with pytest.raises(DataError, match="ann: the gradient is not finite at step 7"):
+    with pytest.raises(DataError, match=r"ann\.h5: the gradient of its patient is not finite at step 7"):
         learner.add_gradient(1, 7)
 
 
@@ -259,3 +260,23 @@ def test_secret_numbers_are_uniform_and_normal() -> None:
     empirical = (torch.arange(len(ordered)) + 0.5) / len(ordered)
     distance = (torch.special.ndtr(ordered) - empirical).abs().max()
     assert float(distance) < 2.2 / math.sqrt(len(ordered))  # Kolmogorov and Smirnov, p = 1e-4
+
+
+class Remembering(nn.Module):
+    """Keeps a mean of what it has seen in a buffer that is not saved."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+
+    def forward(self, measurement: torch.Tensor, operator: Any) -> torch.Tensor:
+        self.mean.add_(measurement.abs().mean().detach())
+        found: torch.Tensor = self.network(measurement, operator)
+        return found
+
+
+def test_a_network_that_remembers_patients_is_refused() -> None:
+    learner = learner_of(Remembering(network_of("cnn")), samples_of("mri"), PatientNoise(1.0, 1.0, 3))
+    with pytest.raises(ValueError, match="found mean changed by the forward pass, expected none"):
+        learner.add_gradient(1, 0)
