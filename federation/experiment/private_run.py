@@ -99,8 +99,8 @@ def base_note(recipe: Recipe) -> str:
     if recipe.network.base is None:
         return ""
     return (
-        "epsilon covers the steps of this run alone, not its base (network.base): if the base was trained on the same "
-        "patients its epsilon adds up, and if it was trained without noise they have no epsilon"
+        "epsilon covers the steps of this run alone, not its base (network.base): of a base that was trained on the same "
+        "patients the epsilon adds up, and if it was trained without noise there is none"
     )
 
 
@@ -112,16 +112,15 @@ def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
     Raises
     ------
     DataError
-        If the record of a site that has trained is missing or damaged.
+        If the record of a site is damaged, or lacks a round that the site has trained.
     """
     noise, spent = run.recipe.privacy.noise(), {}
     if noise is None:
         return {}
-    trained = stated_epsilon(read_rows(run.path))
+    trained = [(row["site"], row["round"]) for row in read_rows(run.path) if row.get("epsilon") is not None]
     for manifest in run.participants:
         ledger = _ledger(run, manifest)
-        if manifest.name in trained:
-            ledger.require()
+        ledger.require([round_ for site, round_ in trained if site == manifest.name])
         if made := ledger.spent():
             patients = round(noise.patients_per_step / made[-1].probability)
             spent[manifest.name] = _site_privacy(run, manifest, patients, _rounds_done(run, manifest))
