@@ -99,8 +99,8 @@ def base_note(recipe: Recipe) -> str:
     if recipe.network.base is None:
         return ""
     return (
-        "epsilon covers the steps of this run alone, not its base (network.base): of a base that was trained on the same "
-        "patients the epsilon adds up, and if it was trained without noise there is none"
+        "epsilon covers the steps of this run alone, not its base (network.base): of a base that was trained on the "
+        "same patients the epsilon adds up, and if it was trained without noise there is none"
     )
 
 

@@ -140,7 +140,6 @@ def test_limits_of_epsilon_are_said_before_the_approval(private):
     assert base.startswith("note: epsilon covers the steps of this run alone")
 
 
-
 def test_too_few_patients_are_said_before_the_approval(private):
     few = private.recipe.model_copy(
         update={"privacy": private.recipe.privacy.model_copy(update={"patients_per_step": 2})}
