@@ -47,7 +47,11 @@ def only_own_warnings() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # torch's own
 
 
-@pytest.mark.parametrize("name", LINEAR)
+#: A solve with a projection differentiates each iteration, which takes long.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name == "solve, radon" else name for name in LINEAR]
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_transforms_of_a_linear_function(name: str) -> None:
     A, dtype = LINEAR[name]
     draw = torch.Generator().manual_seed(0)
@@ -73,7 +77,9 @@ def energy(A: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     return A(image).abs().square().sum()
 
 
-@pytest.mark.parametrize("name", [name for name, (_, dtype) in LINEAR.items() if dtype == torch.float64])
+@pytest.mark.parametrize(
+    "name", [name for name in SLOW if not isinstance(name, str) or LINEAR[name][1] == torch.float64]
+)
 def test_matrices_of_a_linear_function(name: str) -> None:
     A = LINEAR[name][0]
     x = torch.randn(8, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

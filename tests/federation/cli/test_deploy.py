@@ -319,6 +319,7 @@ def test_a_stolen_signing_key_is_replaced_and_each_site_trusts_the_new_one(
     assert "signing key rotated" in events and events[-1] == "server key replaced"
 
 
+@pytest.mark.slow
 def test_the_base_of_adapters_goes_beside_the_bundle(
     server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

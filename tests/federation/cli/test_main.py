@@ -305,6 +305,7 @@ def test_a_run_folder_of_another_recipe_or_in_use(trained: Path, sites: Path, fa
     assert (trained / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_diverging_site_is_named(sites: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     command = ("train", RECIPE, "--sites", sites, "--out", tmp_path / "run", "--jobs", 1, *TINY)
     steps = ("--set", "training.learning_rate=1.0", "--set", "training.steps_per_round=40")

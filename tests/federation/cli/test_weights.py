@@ -134,6 +134,7 @@ def test_weights_are_listed_and_their_card_is_printed(
     assert "did you mean 'head-test'" in fails("weights", "head-tst")
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights_and_from_a_run(
     weights: str, sites: Path, tmp_path: Path, fails: Callable[..., str]
 ) -> None:

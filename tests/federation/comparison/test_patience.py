@@ -19,6 +19,9 @@ ARMS = ("local", "fedavg", "joint", "sequential")
 PATIENT = replace(BUDGET, rounds=4, patience=1, schedule="constant", learning_rate=0.05)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("patience") / "out"
@@ -34,7 +37,6 @@ def result_of(out: Path, arm: str) -> ArmResult:
     return found
 
 
-@pytest.mark.slow
 def test_every_arm_ends_after_the_first_round_that_is_no_better(compared: Path) -> None:
     """The rule, written once more: with patience 1 scores rise strictly until the last one, or until the maximum."""
     ends = set()

@@ -47,6 +47,7 @@ def ask(socket: Path, message: bytes) -> bytes:
         return connection.recv_bytes()
 
 
+@pytest.mark.slow
 def test_a_round_through_the_data_process_is_the_round_without_it(deployed: Deployed, socket: Path) -> None:
     expected = deployed.train("without")
     shutil.rmtree(deployed.folders["north"].state(deployed.run))  # else it would repeat its replies

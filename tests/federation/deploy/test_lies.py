@@ -26,6 +26,7 @@ def sites_in(deployed: Deployed, name: str = "run") -> list[set[str]]:
     return [{row["site"] for row in rows if row["round"] == r} for r in range(deployed.recipe.federation.rounds)]
 
 
+@pytest.mark.slow
 def test_a_million_slices_are_half_of_the_weight_and_said(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -51,7 +52,9 @@ def test_a_million_slices_are_half_of_the_weight_and_said(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("n_samples", 1), ("n_samples", 2**31 - 1), ("n_steps", 1), ("n_steps", 2**31 - 1)]
+    ("field", "value"),
+    [("n_samples", 1), ("n_steps", 2**31 - 1)]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("n_samples", 2**31 - 1), ("n_steps", 1))],
 )
 def test_numbers_that_change_or_cannot_be_are_refused(deployed: Deployed, field: str, value: int) -> None:
     """The first update fixes the slices; steps are at most those of the recipe."""
@@ -126,6 +129,7 @@ def test_a_site_bounds_the_control_variates_of_the_server(data: Path, tmp_path: 
     assert REASONS["change"] in ask(2, 12.0)
 
 
+@pytest.mark.slow
 def test_an_honest_run_is_the_same_with_all_bounds(data: Path, tmp_path: Path) -> None:
     plain, bounded = (deploy(tmp_path / name, data, method="scaffold") for name in ("plain", "bounded"))
     for deployed in (plain, bounded):

@@ -115,7 +115,7 @@ def test_a_round_only_scores_after_the_last_one(deployed: Deployed) -> None:
 
 
 @pytest.mark.fault("server killed")
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("damaged", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_resumed_server_gets_the_lost_replies_again(
     deployed: Deployed, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:

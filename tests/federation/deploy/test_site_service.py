@@ -48,6 +48,7 @@ def test_the_weights_are_those_of_the_run_in_process(deployed: Deployed, data: P
 
 
 @pytest.mark.fault("server killed")
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_kill_with_the_same_bits(deployed: Deployed, data: Path, tmp_path: Path) -> None:
     undisturbed = deploy(tmp_path / "other", data).train()
 
@@ -263,6 +264,7 @@ def test_updates_beyond_the_servers_bounds_are_refused(deployed: Deployed, bound
 # What a site takes home
 
 
+@pytest.mark.slow
 def test_a_site_takes_home_a_run_folder_that_reconstructs(deployed: Deployed, data: Path, tmp_path: Path) -> None:
     deployed.train()
     folder = deployed.folders["north"]

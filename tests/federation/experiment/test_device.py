@@ -107,6 +107,7 @@ def test_a_network_is_at_the_device_for_its_work_and_comes_back_from_any_error(
         assert network.sent[-1] == "cpu"
 
 
+@pytest.mark.slow
 def test_all_that_a_network_does_at_a_site_is_at_its_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

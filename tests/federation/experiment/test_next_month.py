@@ -51,6 +51,7 @@ def test_more_rounds_on_a_finished_run_are_those_of_a_longer_run(
         assert "another recipe" in fails(*train(sites, tmp_path / "run", *other, *constant, "--resume"))
 
 
+@pytest.mark.slow
 def test_more_rounds_with_a_falling_learning_rate_are_said_to_differ(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_site_joins_and_a_site_leaves(tmp_path: Path) -> None:
     assert {digest for number, _, digest, _ in begun if number == 0} == first
 
 
+@pytest.mark.slow
 def test_a_run_survives_that_it_moves_with_its_sites(tmp_path: Path, fails: Callable[..., str]) -> None:
     """And that the run folder alone is copied; a move of the sites alone needs --sites."""
     old, new = tmp_path / "old", tmp_path / "new"

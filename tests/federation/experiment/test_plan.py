@@ -171,6 +171,7 @@ def test_plan_in_a_folder_that_cannot_be_written_is_one_line(
     assert f"{Path.cwd()}: a temporary folder: found Permission denied, expected a folder that can be written" in error
 
 
+@pytest.mark.slow
 def test_a_quiet_training_prints_its_result_and_logs_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -157,6 +157,7 @@ def test_two_trainings_of_all_patients_differ_by_the_secret_noise(sites, monkeyp
         assert result.losses == () and result.n_samples == 4
         return list(network.parameters())
 
+    # Not each parameter: the first step of Adam tells of a single number its sign alone.
     assert any((a != b).any() for a, b in zip(trained(), trained(), strict=True))
     monkeypatch.setattr("recon.training.private_training.secret_normal", torch.zeros)
     assert all(torch.equal(a, b) for a, b in zip(trained(), trained(), strict=True))

@@ -98,7 +98,7 @@ def test_the_ledger_counts_a_repeated_round_again(tmp_path) -> None:
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'[{"steps": 1, "probability": 2, "noise_multiplier": 1}]'])
 def test_a_damaged_ledger_is_one_line_and_not_zero(tmp_path, content: bytes) -> None:
     (tmp_path / "privacy.json").write_bytes(content)
-    with pytest.raises(DataError, match="found no list of private steps, expected one; restore it"):
+    with pytest.raises(DataError, match="found no list of private steps, expected one; restore the newest"):
         Ledger(tmp_path / "privacy.json").spent()
 
 

@@ -80,5 +80,7 @@ def test_a_lost_record_ends_the_run_in_one_line(tmp_path, task):
     with pytest.raises(QuorumError):
         run_toy(tmp_path, toy_specs(tmp_path, task=task, delta=DELTA), rounds=2)
     (tmp_path / "sites" / "s1" / LEDGER).unlink()
-    with pytest.raises(QuorumError, match=r"privacy\.json: found no list of private steps, expected one; restore it"):
+    with pytest.raises(
+        QuorumError, match=r"privacy\.json: found no list of private steps, expected one; restore the newest"
+    ):
         run_toy(tmp_path, toy_specs(tmp_path, task=task, delta=DELTA), rounds=2, resume=True)

@@ -73,12 +73,13 @@ def undisturbed(tmp_path_factory) -> dict[str, object]:
     return traces(folder)
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path, undisturbed):
+@pytest.mark.parametrize(("first", "every"), [(2, 5), pytest.param(1, 1, marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path, undisturbed, first, every):
     whole = Disk()
     with on(whole):
         run_toy(tmp_path / "whole", rounds=ROUNDS)
     assert whole.count > 40
-    for kill_at in range(1, whole.count + 1):
+    for kill_at in range(first, whole.count + 1, every):
         folder = tmp_path / str(kill_at)
         with on(Disk(kill_at)), pytest.raises(Killed):
             run_toy(folder, rounds=ROUNDS)

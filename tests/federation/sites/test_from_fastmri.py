@@ -285,6 +285,7 @@ def test_every_demo_volume_is_another_anatomy(tmp_path: Path) -> None:
         assert np.abs(first - second).max() > 0.01
 
 
+@pytest.mark.slow
 def test_demo_sites_depend_on_the_seed_alone(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         demo(tmp_path / name, seed=seed)

@@ -63,6 +63,7 @@ def test_the_phase_can_be_smooth() -> None:
     assert not torch.equal(scans[3].measurement, mri()[3].measurement)
 
 
+@pytest.mark.slow
 def test_ct_scans_differ_and_fit() -> None:
     scans = [ct()[i] for i in range(COUNT)]
     assert len({scan.measurement.shape[0] for scan in scans}) > 6

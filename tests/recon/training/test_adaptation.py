@@ -36,6 +36,7 @@ def error(net: torch.nn.Module, sample: Sample) -> float:
     return float((image.abs() - sample.reference.abs()).norm() / sample.reference.norm())
 
 
+@pytest.mark.slow
 def test_it_improves_the_scan_without_its_reference() -> None:
     sample, net = scan(5), network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
