@@ -194,6 +194,7 @@ from .networks import is_adapter as is_adapter
 from .networks import noise_map as noise_map
 from .report import MEAN_OF_SITES as MEAN_OF_SITES
 from .report import LearningCurve as LearningCurve
+from .report import epsilon_text as epsilon_text
 from .report import html_page as html_page
 from .report import html_table as html_table
 from .report import line_panel as line_panel

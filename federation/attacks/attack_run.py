@@ -6,10 +6,9 @@ from typing import Any
 
 from recon import data_error, write_privacy_report
 
-from ..experiment import RunFolder, Say, stated_epsilon
+from ..experiment import RunFolder, Say, privacy_of
 from ..machine import cores
 from ..progress import Part, advanced, begin_parts, duration, log_into
-from ..rounds import read_rows
 from ..worker_pool import run_jobs
 from .cases import POSITIVE, Case, cases_of
 from .patients import Losses, membership_rows, patient_losses
@@ -57,7 +56,7 @@ def attack_run(
     if run.is_exported:
         exported, advice = "a run that a deployed site exported", "attack a run that was trained on this machine"
         raise data_error(Path(path) / "run.json", "exported", exported, "the raw data of all sites", advice)
-    plan = AttackPlan.of(run, options or AttackOptions())
+    plan, private = AttackPlan.of(run, options or AttackOptions()), privacy_of(run)
     log_into(run.path)
     cases, left_out = cases_of(plan)
     todo = jobs_of(plan, cases)
@@ -74,7 +73,8 @@ def attack_run(
     for (_, name), found_losses in zip(members, run_jobs(patient_losses, members, processes), strict=True):
         losses[name] = found_losses
         say(f"membership {name}")
-    results = _results(plan, cases, left_out, outcomes, losses)
+    epsilon = {m.name: private[m.name].planned if m.name in private else None for m in run.participants}
+    results = _results(plan, cases, left_out, outcomes, losses, epsilon)
     write_privacy_report(run.path, results, _pictures(plan, cases, outcomes))
     return results
 
@@ -94,6 +94,7 @@ def _results(
     left_out: Mapping[str, str],
     outcomes: Mapping[str, Found],
     losses: Mapping[str, Losses],
+    epsilon: Mapping[str, float | None],
 ) -> dict[str, Any]:
     rows = [
         _row(plan, case, number, outcomes)
@@ -102,7 +103,6 @@ def _results(
     ]
     positive = [row for row in rows if row["case"] == POSITIVE.key]
     manifest = plan.run.manifest(plan.site)
-    epsilon = {m.name: None for m in plan.run.participants} | stated_epsilon(read_rows(plan.run.path))
     return {
         "method": plan.run.recipe.name,
         "site": plan.site,
@@ -122,7 +122,7 @@ def _results(
         "control_row": positive[0],
         "left_out": dict(left_out),
         "membership": membership_rows(losses),
-        "epsilon": epsilon,
+        "epsilon": dict(epsilon),
     }
 
 

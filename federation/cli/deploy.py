@@ -277,7 +277,7 @@ def _site_approve(arguments: argparse.Namespace) -> None:
         say("ask each site for its key by telephone")
     for name in recipe.plugins:
         say(f"plugin {name}: the file that you gave; its code runs at this site")
-    if line := forecast(ReconstructionTask(folder.manifest, ready, folder.maps), folder, ready):
+    for line in forecast(ReconstructionTask(folder.manifest, ready, folder.maps), folder, ready, approval.run):
         say(line)
     if reason := objection(folder, approval.run, ready):
         say(f"warning: {folder.path / 'policy.toml'} would refuse each round of this run: {reason}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from recon import MEAN_OF_SITES, DataError, Learner, LearningCurve, Stepper, Supervised, train_in_turns
 
+from ..config import config_error
 from ..experiment import ReconstructionTask, curve, trained_parameters, training_slices
 from ..methods import RoundScore, best_of, derive_seed, load_parameters, parameter_scope, parameters_of
 from ..recipes import Recipe
@@ -34,7 +35,7 @@ class CentralArm:
     ----------
     recipe
         Network, scope, loss, optimizer, learning rate, rounds, steps and patience are used; objective, transform and
-        personal stage are not.
+        personal stage are not. Differential privacy is refused.
     maps
         Folder of the estimated coil maps by site.
     """
@@ -44,6 +45,12 @@ class CentralArm:
     folder: Path
     maps: Mapping[str, Path]
     updates: Updates
+
+    def __post_init__(self) -> None:
+        if self.recipe.privacy.noise() is not None:
+            expected = "none in a centralized arm, which trains without noise"
+            advice = "leave [privacy] out, or train it as a federation"
+            raise config_error(f"recipe {self.recipe.name}", "privacy.noise_multiplier", "noise", expected, advice)
 
     def train(self) -> dict[str, nn.Module]:
         """Networks by site from the round with the best mean validation score; stored in the folder and read again.

@@ -97,6 +97,8 @@ def _run(options: CompareOptions, say: Say) -> Path:
     if options.sites is not None:
         preset = at_sites(preset, options.sites, modalities, say)
         modalities = tuple(preset.budgets)
+    if options.every and preset.sites_with_patients():
+        say("note: --all leaves out recipes with differential privacy: at sites with patients no epsilon would hold")
     return run_comparison(
         preset,
         options.folder,

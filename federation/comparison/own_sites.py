@@ -38,6 +38,11 @@ class OwnSites(Preset):
         devices = {manifest.name: manifest.device for manifest in read_federation(self.sites)}
         set_devices(sites, devices.__getitem__)
 
+    def sites_with_patients(self) -> tuple[str, ...]:
+        """Names of the sites in these modalities that train and are not declared synthetic."""
+        listed = [m for m in read_federation(self.sites) if m.modality in self.budgets and m.data.train]
+        return tuple(manifest.name for manifest in listed if not manifest.synthetic)
+
 
 def at_sites(preset: Preset, folder: Path, modalities: Sequence[str], say: Say) -> OwnSites:
     """The arms, network, steps and seeds of a preset at the sites in a folder, whose files are checked.

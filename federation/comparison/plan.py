@@ -29,7 +29,7 @@ def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> 
         Arms that the user names.
     every
         Also all recipes of the library, and FedAvg on the networks of the preset's methods. Recipes with adapters are
-        left out where no base can be trained for them.
+        left out where no base can be trained for them, and recipes with differential privacy at sites with patients.
 
     Raises
     ------
@@ -39,7 +39,11 @@ def extra_arms(preset: Preset, given: Sequence[Arm], *, every: bool = False) -> 
     own = [arm for arm in preset.arms if every and arm.kind == "federated" and not arm.overrides]
     known = {arm.path.stem for arm in own} | {arm.name for arm in (*preset.arms, *given)}
     bundled = [arm for arm in every_recipe() if every and arm.name not in known]
-    listed = [*given, *(arm for arm in bundled if preset.has_base or not preset.needs_base(arm))]
+    if not preset.has_base:
+        bundled = [arm for arm in bundled if not preset.needs_base(arm)]
+    if preset.sites_with_patients():
+        bundled = [arm for arm in bundled if not preset.has_noise(arm)]
+    listed = [*given, *bundled]
     alike: dict[str, Arm] = {}
     for arm in (*listed, *own):
         for modality in preset.budgets.keys() & set(arm.modalities):

@@ -1,7 +1,7 @@
 """One comparison: its sites, budgets, tables and arms."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from recon import write_atomically
 
+from ..recipes import Recipe
 from ..sites import load_manifest
 from .arms import Arm, Budget
 from .hospitals import COMPARED, HOSPITALS
@@ -65,11 +66,21 @@ class Preset:
 
     def needs_base(self, arm: Arm) -> bool:
         """Whether an arm trains adapters on a frozen base."""
-        return any(
-            budget.recipe(arm, modality, 0).network.adapter != "none"
-            for modality, budget in self.budgets.items()
-            if modality in arm.modalities
-        )
+        return any(recipe.network.adapter != "none" for recipe in self._recipes(arm))
+
+    def has_noise(self, arm: Arm) -> bool:
+        """Whether an arm trains with differential privacy."""
+        return any(recipe.privacy.noise() is not None for recipe in self._recipes(arm))
+
+    def sites_with_patients(self) -> tuple[str, ...]:
+        """Names of the user's own sites whose training data belong to patients; none where sites are made."""
+        return ()
+
+    def _recipes(self, arm: Arm) -> Iterator[Recipe]:
+        """Recipes of an arm in its modalities."""
+        for modality, budget in self.budgets.items():
+            if modality in arm.modalities:
+                yield budget.recipe(arm, modality, 0)
 
     def refresh(self, sites: Path) -> None:
         """Update existing manifests where they may change: the device.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recon import MIN_SEEDS, DataError, write_atomically
 
-from ..config import ConfigError, read_json
+from ..config import ConfigError, config_error, read_json
 from ..experiment import Say, initial_state
 from ..progress import log_into
 from ..recipes import classical_arms
@@ -71,6 +71,7 @@ def run_comparison(
     modalities = tuple(preset.budgets) if modalities is None else modalities
     _require_tables(preset, only, modalities, extra)
     _require_names(preset, extra)
+    _require_no_privacy(preset, extra, say)
     _require_networks(preset, extra, modalities, say)
     copied = None if published is None else read_published(Path(published), preset.described())
     _claim_folder(preset, out)
@@ -174,6 +175,20 @@ def _require_names(preset: Preset, extra: Sequence[Arm]) -> None:
                 f"{arm.path}: its name {arm.name!r} is that of another arm of the comparison; choose another"
             )
         taken.add(arm.name)
+
+
+def _require_no_privacy(preset: Preset, extra: Sequence[Arm], say: Say) -> None:
+    """Refuse differential privacy at sites with patients; elsewhere say that its epsilon does not hold."""
+    private = [arm for arm in (*preset.arms, *extra) if preset.has_noise(arm)]
+    if not private:
+        return
+    why = "a comparison trains on the same patients again, for tuning, seeds and arms without noise"
+    if patients := preset.sites_with_patients():
+        found = f"noise, and patients at {', '.join(patients)}"
+        expected = f"none at sites that are not synthetic: {why}, so that no epsilon would hold"
+        advice = "train it with `fedrecon train`, or compare at simulated sites"
+        raise config_error(private[0].path, "privacy.noise_multiplier", found, expected, advice)
+    say(f"note: no epsilon holds for {', '.join(arm.name for arm in private)}: {why}; scores show what noise costs")
 
 
 def _require_networks(preset: Preset, extra: Sequence[Arm], modalities: Sequence[str], say: Say) -> None:

@@ -1,6 +1,11 @@
 """The private trainings of a deployed site, from its audit log, and the budget of its policy."""
 
-from ..experiment import ReconstructionTask
+from collections.abc import Mapping
+from typing import Any
+
+from recon import epsilon_text
+
+from ..experiment import ReconstructionTask, privacy_notes
 from ..privacy import PrivateSteps, epsilon_of
 from ..recipes import Recipe
 from .audit_log import PRIVATE_TRAINING, read_log
@@ -19,14 +24,19 @@ def require_budget(folder: SiteFolder, recipe: Recipe, steps: PrivateSteps) -> f
         If the accountant is not installed, or the log cannot be read.
     """
     policy, noise = folder.policy, recipe.privacy.noise()
-    patients = 1 if noise is None else round(noise.patients_per_step / steps.probability)
-    if policy.epsilon_delta * patients >= 1:
-        raise PolicyError(f"epsilon_delta: found {policy.epsilon_delta:g}, expected below one in {patients} patients")
-    epsilon = epsilon_of([*_spent(folder), steps], policy.epsilon_delta)
+    if noise is None:
+        raise ValueError(f"require_budget: the recipe {recipe.name} has no noise, expected some")
+    patients, delta = round(noise.patients_per_step / steps.probability), policy.epsilon_delta
+    if delta * patients >= 1:
+        raise PolicyError(
+            f"epsilon_delta: found {delta:g} with {patients} patients, expected below one in their number; lower it in "
+            "policy.toml"
+        )
+    epsilon = epsilon_of([*_made(_trainings(folder)), steps], delta)
     if epsilon > policy.epsilon_budget:
         raise PolicyError(
-            f"epsilon_budget: {epsilon:.2f} with one more round in all private runs (delta {policy.epsilon_delta:g}), "
-            f"expected at most {policy.epsilon_budget:g}; the site answers no further round of private runs"
+            f"epsilon_budget: found {epsilon_text(epsilon)} with one more round in all private runs (delta {delta:g}), "
+            f"expected at most {policy.epsilon_budget:g}; raise it in policy.toml, or leave the run"
         )
     return epsilon
 
@@ -52,8 +62,10 @@ def charge(folder: SiteFolder, recipe: Recipe, run: str, round: int, steps: Priv
     )
 
 
-def forecast(task: ReconstructionTask, folder: SiteFolder, recipe: Recipe) -> str:
-    """What a run will cost the patients of the site, on one line; an empty text without differential privacy.
+def forecast(task: ReconstructionTask, folder: SiteFolder, recipe: Recipe, run: str) -> list[str]:
+    """What a run will cost the patients of the site, and the limits of that; no line without differential privacy.
+
+    Rounds of the run ``run`` in which the site has trained count by its log, the others as the recipe says.
 
     Raises
     ------
@@ -61,18 +73,28 @@ def forecast(task: ReconstructionTask, folder: SiteFolder, recipe: Recipe) -> st
         If the site has too few patients for the recipe.
     """
     if recipe.privacy.noise() is None:
-        return ""
-    policy, delta, patients = folder.policy, recipe.privacy.delta, len(task.patients())
-    steps = task.private_steps(recipe.federation.rounds * recipe.training.steps_per_round)
-    alone, together = epsilon_of([steps], delta), epsilon_of([*_spent(folder), steps], policy.epsilon_delta)
+        return []
+    policy, delta, found = folder.policy, recipe.privacy.delta, task.patients()
+    trainings = _trainings(folder)
+    own = [facts for facts in trainings if facts["run"] == run]
+    left = recipe.federation.rounds - len({facts["round"] for facts in own})
+    steps = task.private_steps(left * recipe.training.steps_per_round)
+    alone = epsilon_of([*_made(own), steps], delta)
+    together = epsilon_of([*_made(trainings), steps], policy.epsilon_delta)
     text = (
-        f"differential privacy of {patients} patient{'s' * (patients != 1)}: epsilon up to {alone:.2f} after all "
-        f"rounds (delta {delta:g}); with the private runs before {together:.2f} of the policy's epsilon_budget "
-        f"{policy.epsilon_budget:g} (delta {policy.epsilon_delta:g})"
+        f"differential privacy of {len(found)} patient{'s' * (len(found) != 1)}: epsilon up to {epsilon_text(alone)} "
+        f"after all rounds (delta {delta:g}); in all private runs {epsilon_text(together)} of the policy's "
+        f"epsilon_budget {policy.epsilon_budget:g} (delta {policy.epsilon_delta:g})"
     )
-    return text if together <= policy.epsilon_budget else f"{text}: this site will stop before the last round"
+    if together > policy.epsilon_budget:
+        text += ": this site will stop before the last round"
+    return [text, *privacy_notes(recipe, {folder.name: found}, deployed=True)]
 
 
-def _spent(folder: SiteFolder) -> list[PrivateSteps]:
-    facts = [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
-    return [PrivateSteps(f["steps"], f["probability"], f["noise_multiplier"]) for f in facts]
+def _trainings(folder: SiteFolder) -> list[Mapping[str, Any]]:
+    """Facts of every private training in the log of the site."""
+    return [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
+
+
+def _made(trainings: list[Mapping[str, Any]]) -> list[PrivateSteps]:
+    return [PrivateSteps(f["steps"], f["probability"], f["noise_multiplier"]) for f in trainings]

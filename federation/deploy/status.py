@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recon import epsilon_text
+
 from .audit_log import PRIVATE_TRAINING, read_log
 from .server_folder import ServerFolder
 from .site_folder import SiteFolder
@@ -125,7 +127,8 @@ def site_status(folder: SiteFolder) -> Iterator[str]:
         if entry.event == "reply":
             sent, size, last = sent + 1, size + entry.facts["bytes"], entry.time[:19] + "Z"
         if entry.event == PRIVATE_TRAINING:
-            private = f"epsilon {entry.facts['epsilon']:.2f} at delta {entry.facts['delta']:g} in all private runs"
+            spent = epsilon_text(entry.facts["epsilon"])
+            private = f"epsilon {spent} at delta {entry.facts['delta']:g} in all private runs"
         if entry.event == "bundle refused":
             refused.append(f"{entry.time[:19]}Z bundle {entry.facts['bundle'][:16]}: is not approved")
         elif entry.event == "self-test passed":

@@ -18,6 +18,8 @@ from .personal_stage import site_network as site_network
 from .plan import Plan as Plan
 from .planning import Planning as Planning
 from .planning import plan_recipe as plan_recipe
+from .private_run import privacy_notes as privacy_notes
+from .private_run import privacy_of as privacy_of
 from .private_run import stated_epsilon as stated_epsilon
 from .reconstruction import ReconstructOptions as ReconstructOptions
 from .reconstruction import reconstruct_file as reconstruct_file

@@ -119,7 +119,7 @@ def plan_recipe(
         run = RunFolder(Path(scratch.name), recipe, manifests)
         if not run.participants:
             raise ConfigError("no site takes part; at least one manifest needs files under data.train")
-        say_privacy(recipe, manifests, say)
+        say_privacy(run, say)
         specs = [run.spec(manifest) for manifest in run.participants]
         with InProcessRuntime(specs, jobs, threads) as runtime:
             if plan_run(run, runtime, jobs, planning, say) is None:

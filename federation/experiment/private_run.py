@@ -1,12 +1,16 @@
 """Differential privacy of a run: what is said before the training, and epsilon of every site after it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from recon import epsilon_text
+
+from ..methods import CHECKPOINTS
 from ..privacy import Ledger, epsilon_of, require_accounting
 from ..recipes import LOCAL, Recipe
 from ..rounds import LEDGER, Row, read_rows
-from ..sites import SiteManifest, patients_of
+from ..serialization import saved_rounds
+from ..sites import Patients, SiteManifest, patients_of
 from .run_folder import RunFolder, Say
 from .task import private_steps
 
@@ -17,15 +21,22 @@ _LOSS = "phantoms, 16 patients: 23.0 dB at epsilon 10, 24.7 dB without noise, 22
 
 
 class SitePrivacy(NamedTuple):
-    """Privacy of the patients of a site: their number, private steps, epsilon."""
+    """Privacy of the patients of a site.
+
+    ``steps`` are the private steps that it has made, and ``epsilon`` is what they have spent. ``planned`` is epsilon
+    after all rounds of the recipe. It is the guarantee, since results may decide when a training ends.
+    """
 
     patients: int
     steps: int
     epsilon: float
+    planned: float
 
 
-def say_privacy(recipe: Recipe, manifests: Sequence[SiteManifest], say: Say) -> None:
+def say_privacy(run: RunFolder, say: Say) -> None:
     """Say what the private steps of a run will cost at every site, and what they do not protect.
+
+    The folder may hold a part of the run, whose steps count, or nothing yet.
 
     Raises
     ------
@@ -34,30 +45,63 @@ def say_privacy(recipe: Recipe, manifests: Sequence[SiteManifest], say: Say) -> 
     DataError
         If the package of the accountant is not installed, or a file cannot be used.
     """
+    recipe = run.recipe
     if recipe.privacy.noise() is None:
         return
     require_accounting()
-    rounds, delta = recipe.federation.rounds, recipe.privacy.delta
-    planned = {}
-    for manifest in (manifest for manifest in manifests if manifest.trains):
-        found = patients_of(manifest, manifest.dataset("train"))
-        steps = private_steps(recipe, manifest, len(found), rounds * recipe.training.steps_per_round)
-        planned[manifest.name] = SitePrivacy(len(found), steps.steps, epsilon_of([steps], delta))
-        if found.unnamed > 1:
-            what = f"{found.unnamed} training files name no patient"
-            say(f"note: {manifest.name}: {what}; each counts as one: name the persons in [data.persons]")
-    text = privacy_text(planned, delta)
+    done = max(saved_rounds(run.path / CHECKPOINTS), default=0)
+    found = {manifest.name: patients_of(manifest, manifest.dataset("train")) for manifest in run.participants}
+    planned = {m.name: _site_privacy(run, m, len(found[m.name]), done) for m in run.participants}
+    rounds, text = recipe.federation.rounds, privacy_text(planned, recipe.privacy.delta)
     say(f"differential privacy of patients, after at most {rounds} rounds: {text}; secret noise: no two runs are equal")
-    if few := [f"{name} {site.patients}" for name, site in planned.items() if site.patients < FEW_PATIENTS]:
-        say(f"warning: few patients ({', '.join(few)}): below about {FEW_PATIENTS} noise costs much ({_LOSS})")
-    if unprotected := unprotected_arms(recipe):
-        say(f"note: trained without noise, so without epsilon: {' and '.join(unprotected)}")
+    for line in privacy_notes(recipe, found):
+        say(line)
 
 
-def unprotected_arms(recipe: Recipe) -> list[str]:
-    """Networks of a private run that stay at their site and train without noise."""
+def privacy_notes(recipe: Recipe, patients: Mapping[str, Patients], *, deployed: bool = False) -> list[str]:
+    """Lines on the limits of differential privacy, before a training.
+
+    They tell of files that name nobody, of few patients, of networks without noise and of a base.
+
+    Parameters
+    ----------
+    patients
+        The training patients by site.
+    deployed
+        Whether the run is that of deployed sites.
+    """
+    lines = [f"note: {name}: {text}" for name, found in patients.items() if (text := unnamed_note(found))]
+    if few := [f"{name} {len(found)}" for name, found in patients.items() if len(found) < FEW_PATIENTS]:
+        lines.append(f"warning: few patients ({', '.join(few)}): below about {FEW_PATIENTS} noise costs much ({_LOSS})")
+    if unprotected := unprotected_arms(recipe, deployed=deployed):
+        lines.append(f"note: trained without noise, so without epsilon: {' and '.join(unprotected)}")
+    if text := base_note(recipe):
+        lines.append(f"note: {text}")
+    return lines
+
+
+def unnamed_note(found: Patients) -> str:
+    """A sentence on training files that name no patient; an empty text if there are none, or a single file."""
+    if not found.unnamed or len(found) == 1:
+        return ""
+    files = f"{found.unnamed} training file{'s' if found.unnamed > 1 else ''} without a patient"
+    return f"{files}, each counted as a patient of its own; name the persons in [data.persons]"
+
+
+def unprotected_arms(recipe: Recipe, *, deployed: bool = False) -> list[str]:
+    """Networks of a private run that stay at their site and train without noise; deployed sites have no local arm."""
     arms = ["the networks of the personal stage"] if recipe.personal.steps else []
-    return arms + (["the local arm"] if LOCAL in recipe.evaluation.arms else [])
+    return arms + (["the local arm"] if LOCAL in recipe.evaluation.arms and not deployed else [])
+
+
+def base_note(recipe: Recipe) -> str:
+    """A sentence on the trained parameters that a run begins with; an empty text if it begins with random ones."""
+    if recipe.network.base is None:
+        return ""
+    return (
+        "epsilon covers the steps of this run alone, not its base (network.base): of a base that was trained on the "
+        "same patients the epsilon adds up, and if it was trained without noise there is none"
+    )
 
 
 def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
@@ -68,22 +112,38 @@ def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
     Raises
     ------
     DataError
-        If the record of a site that has trained is missing or damaged.
+        If the record of a site is damaged, or lacks a round that the site has trained.
     """
     noise, spent = run.recipe.privacy.noise(), {}
     if noise is None:
         return {}
-    trained = stated_epsilon(read_rows(run.path))
+    trained = [(row["site"], row["round"]) for row in read_rows(run.path) if row.get("epsilon") is not None]
     for manifest in run.participants:
-        ledger = Ledger(run.site_folder(manifest.name) / "kept" / LEDGER)
-        if manifest.name in trained:
-            ledger.require()
-        made = ledger.spent()
-        if made:
+        ledger = _ledger(run, manifest)
+        ledger.require([round_ for site, round_ in trained if site == manifest.name])
+        if made := ledger.spent():
             patients = round(noise.patients_per_step / made[-1].probability)
-            steps, epsilon = sum(part.steps for part in made), epsilon_of(made, run.recipe.privacy.delta)
-            spent[manifest.name] = SitePrivacy(patients, steps, epsilon)
+            spent[manifest.name] = _site_privacy(run, manifest, patients, _rounds_done(run, manifest))
     return spent
+
+
+def _site_privacy(run: RunFolder, manifest: SiteManifest, patients: int, done: int) -> SitePrivacy:
+    """Privacy of a site by its record, and after the rounds that are left when ``done`` are done."""
+    recipe, made = run.recipe, _ledger(run, manifest).spent()
+    left = max(0, recipe.federation.rounds - done) * recipe.training.steps_per_round
+    rest, delta = private_steps(recipe, manifest, patients, left), recipe.privacy.delta
+    steps = sum(part.steps for part in made)
+    return SitePrivacy(patients, steps, epsilon_of(made, delta), epsilon_of([*made, rest], delta))
+
+
+def _ledger(run: RunFolder, manifest: SiteManifest) -> Ledger:
+    return Ledger(run.spec(manifest).folder / LEDGER)
+
+
+def _rounds_done(run: RunFolder, manifest: SiteManifest) -> int:
+    """Rounds that a run has made; of an exported one, which has one checkpoint alone, by the site's kept state."""
+    folder = run.spec(manifest).folder if run.is_exported else run.path / CHECKPOINTS
+    return max(saved_rounds(folder), default=0)
 
 
 def stated_epsilon(rows: Iterable[Row]) -> dict[str, float]:
@@ -96,17 +156,27 @@ def report_of_privacy(run: RunFolder) -> dict[str, Any]:
     spent = privacy_of(run)
     if not spent:
         return {}
-    unprotected = unprotected_arms(run.recipe)
-    note = f"Trained without noise, so without epsilon: {' and '.join(unprotected)}. " if unprotected else ""
-    note += "Patients of validation and test data are not covered."
+    notes = []
+    if unprotected := unprotected_arms(run.recipe, deployed=run.is_exported):
+        what = "Trained without noise, so without epsilon, and this report holds scores of these networks"
+        notes.append(f"{what}: {' and '.join(unprotected)}.")
+    if text := base_note(run.recipe):
+        notes.append(f"{text[0].upper()}{text[1:]}.")
+    notes.append("Patients of validation and test data are not covered.")
     return {
         "delta": run.recipe.privacy.delta,
-        "note": note,
+        "note": " ".join(notes),
         "sites": {name: site._asdict() for name, site in spent.items()},
     }
 
 
 def privacy_text(sites: Mapping[str, SitePrivacy], delta: float) -> str:
-    """Epsilon of every site on one line."""
-    each = ", ".join(f"{name} {site.epsilon:.2f} ({site.patients} patients)" for name, site in sites.items())
+    """Epsilon of every site after all rounds, on one line, and what is spent so far if that is less."""
+    each = ", ".join(f"{name} {epsilon_text(site.planned)} ({_details(site)})" for name, site in sites.items())
     return f"epsilon {each} at delta {delta:g}"
+
+
+def _details(site: SitePrivacy) -> str:
+    patients = f"{site.patients} patient{'s' * (site.patients != 1)}"
+    so_far = 0 < site.epsilon < site.planned
+    return f"{patients}; spent so far {epsilon_text(site.epsilon)}" if so_far else patients

@@ -69,7 +69,7 @@ def train_run(
     _require_trainable(recipe, manifests, out)
     slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
     secure = secure_sum_of(recipe, slices)
-    say_privacy(recipe, manifests, say)
+    say_privacy(RunFolder(Path(out), recipe, tuple(manifests), None if maps is None else Path(maps)), say)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
     run = RunFolder.create(out, recipe, manifests, resume=resume, maps=maps, threads=threads)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from recon import DataError, write_atomically
+from recon import DataError, epsilon_text, write_atomically
 
 from ..config import store_plugins
 from ..deploy.approval import Approval
@@ -100,10 +100,9 @@ def run(
         raise DataError(f"run {name}: {result['error']}")
     say(f"ended: {result['ended']}")
     if spent := stated_epsilon(read_rows(place / "train")):
-        each = ", ".join(f"{site} {epsilon:.2f}" for site, epsilon in spent.items())
-        say(
-            f"differential privacy of patients, as the sites state it: epsilon {each} at delta {recipe.privacy.delta:g}"
-        )
+        each = ", ".join(f"{site} {epsilon_text(epsilon)}" for site, epsilon in spent.items())
+        stated = f"epsilon of at least {each} at delta {recipe.privacy.delta:g}, as the sites last stated it"
+        say(f"differential privacy of patients: {stated}")
     return place / "train"
 
 

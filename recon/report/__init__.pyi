@@ -1,3 +1,4 @@
+from .epsilon import epsilon_text as epsilon_text
 from .learning_curve import MEAN_OF_SITES as MEAN_OF_SITES
 from .learning_curve import LearningCurve as LearningCurve
 from .learning_curve import regime_rows as regime_rows

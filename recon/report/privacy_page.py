@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files import write_atomically
 from .charts import Series, legend, line_chart, panel
+from .epsilon import epsilon_text
 from .links import to_site_report
 from .page import html_page
 from .picture_script import PICTURE_SCRIPT
@@ -216,10 +217,9 @@ def _epsilon(results: Mapping[str, Any]) -> str:
     known = results["epsilon"]
     if all(value is None for value in known.values()):
         return "<h2>Differential privacy</h2><p>The run states no epsilon: it gives no guarantee per patient.</p>"
-    rows = [(site, [NO_VALUE if value is None else number(value, 2)]) for site, value in known.items()]
-    return "<h2>Differential privacy</h2>" + html_table(
-        "Epsilon per patient, as the run states it.", ("site", "epsilon"), rows
-    )
+    rows = [(site, [NO_VALUE if value is None else epsilon_text(value)]) for site, value in known.items()]
+    caption = "Epsilon per patient after all rounds, by the record of each site."
+    return "<h2>Differential privacy</h2>" + html_table(caption, ("site", "epsilon"), rows)
 
 
 def _pictures(results: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .epsilon import epsilon_text
 from .links import link
 from .results import Cell, Results, Row, facts, method_of, shown_arms, sites_by_role
 from .text import DIGITS, NO_VALUE, byte_count, duration, number
@@ -111,12 +112,17 @@ def privacy_section(privacy: Mapping[str, Any] | None) -> str:
     """Epsilon of every site, and what it does not hold for; empty without differential privacy."""
     if not privacy:
         return ""
-    caption = f"By the record of each site, at delta {float(privacy['delta']):g}. Repeated rounds count again."
-    rows = [
-        (site, (str(spent["patients"]), str(spent["steps"]), number(spent["epsilon"], 2)))
-        for site, spent in privacy["sites"].items()
-    ]
-    table = html_table(caption, ("site", "training patients", "private steps", "epsilon"), rows)
+    delta = float(privacy["delta"])
+    caption = (
+        f"By the record of each site, at delta {delta:g}; repeated rounds count again. The guarantee is epsilon after "
+        "all rounds of the recipe, since results may decide when a training ends."
+    )
+    columns = ("site", "training patients", "private steps", "epsilon, all rounds", "spent so far")
+    rows = []
+    for site, spent in privacy["sites"].items():
+        counts = (str(spent["patients"]), str(spent["steps"]))
+        rows.append((site, (*counts, epsilon_text(spent["planned"]), epsilon_text(spent["epsilon"]))))
+    table = html_table(caption, columns, rows)
     return f'<h2>Differential privacy of patients</h2>{table}<p class="note">{escape(str(privacy["note"]))}</p>'
 
 

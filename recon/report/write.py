@@ -34,7 +34,8 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``curves``: the rows of ``rounds.jsonl``.
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``personal_steps``: steps of the personal stage.
-        - ``privacy``: ``delta``; ``sites``, per site ``patients, steps, epsilon``; ``note``, what is not private.
+        - ``privacy``: ``delta``; ``sites``, per site ``patients, steps``, ``epsilon`` of these steps and ``planned`` of
+          all rounds; ``note``, what is not private.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
         - ``pictures``: per site, a list of slices ``{"name": "median PSNR", "where": "scan.h5, slice 3 of 12",
           "images": {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``.

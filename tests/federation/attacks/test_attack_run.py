@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from html import escape
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from federation.attacks import AttackOptions, attack_run, cases, searches
 from federation.attacks.cases import CASES, POSITIVE, cases_of, replayed_update
 from federation.attacks.plan import AttackPlan
 from federation.experiment import initial_state, train_run
+from federation.experiment.private_run import SitePrivacy
 from federation.methods import ServerState
 from federation.recipes.recipe_library import LIBRARY
 from federation.serialization import load_newest
@@ -81,6 +83,17 @@ def test_finished_searches_are_kept(
     assert again["attacks"] == attacked["attacks"] and "7 of them finished before" in said[0]
     with pytest.raises(pytest.fail.Exception, match="positive_control"):
         attack_run(trained.path, AttackOptions(steps=3, size=12), jobs=1, say=said.append)
+
+
+def test_epsilon_is_that_of_the_records_of_the_sites(
+    trained: RunFolder, attacked: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (manifest.name for manifest in trained.participants)
+    monkeypatch.setattr(cases, "CASES", FEW)
+    module = import_module("federation.attacks.attack_run")
+    monkeypatch.setattr(module, "privacy_of", lambda run: {first: SitePrivacy(2, 4, 1.0, 2.001)})
+    assert attack_run(trained.path, OPTIONS, jobs=1, say=lambda _: None)["epsilon"] == {first: 2.001, second: None}
+    assert "2.01" in (trained.path / "privacy.html").read_text()
 
 
 def test_the_replayed_update_is_that_of_the_run(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from federation import make_demo_sites
+from federation import ConfigError, load_recipe, make_demo_sites
 from federation.comparison.arms import Arm, Budget
 from federation.comparison.centralized import CentralArm, Updates
 from federation.comparison.hospitals import HOSPITALS
@@ -189,3 +189,8 @@ def test_training_that_diverges_is_one_line(manifests: tuple[SiteManifest, ...],
         arm.train()
     assert not list(tmp_path.glob("arm/*"))
     replace(arm, recipe=recipe_of()).train()
+
+
+def test_differential_privacy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"noise_multiplier: found noise, expected none in a centralized arm"):
+        CentralArm(load_recipe("fedavg_private"), (), tmp_path, {}, "joint")

@@ -27,7 +27,7 @@ from federation.comparison.plan import ModalityPlan, companion, extra_arms
 from federation.comparison.preset import Preset, TableSpec
 from federation.comparison.presets import PRESETS, TINY, WRONG_OPERATOR
 from federation.comparison.published import publish, read_published
-from federation.comparison.run import run_comparison
+from federation.comparison.run import _require_no_privacy, run_comparison
 from federation.comparison.tables import _flags, write_tables
 from federation.comparison.verdicts import judge, short_of_seeds
 from federation.experiment.task import DEVICE_FAILED, ReconstructionTask
@@ -571,6 +571,23 @@ def test_sites_without_what_a_comparison_needs_are_refused(hospitals: Path, tmp_
     with pytest.raises(ConfigError, match=r"med_lora.toml: network.adapter: found an adapter, expected none"):
         run_comparison(preset, tmp_path / "out", extra=[lora], jobs=1, say=print)
     assert not (tmp_path / "out").exists()
+
+
+def test_differential_privacy_is_refused_at_sites_with_patients(hospitals: Path, tmp_path: Path) -> None:
+    """There a comparison would spend far more than the epsilon that it states."""
+    private, said = arm_of("fedavg_private"), list[str]()
+    simulated = at_sites(tiny(), hospitals, ("mri",), print)
+    assert private in extra_arms(simulated, (), every=True)
+    _require_no_privacy(simulated, [private], said.append)
+    assert said[0].startswith("note: no epsilon holds for fedavg_private: a comparison trains on the same patients")
+    manifest = shutil.copytree(hospitals, tmp_path / "mine") / "random4.toml"
+    manifest.write_text(manifest.read_text().replace("synthetic = true", "synthetic = false"))
+    measured = at_sites(tiny(), tmp_path / "mine", ("mri",), print)
+    assert private not in extra_arms(measured, (), every=True)
+    with pytest.raises(ConfigError) as error:
+        run_comparison(measured, tmp_path / "out", extra=[private], jobs=1, say=print)
+    words = "fedavg_private.toml: privacy.noise_multiplier: found noise, and patients at random4, expected none at"
+    assert words in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_the_device_of_own_sites_may_change(hospitals: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from federation.deploy.audit_log import PRIVATE_TRAINING, read_log
 from federation.deploy.policy import PolicyError
-from federation.deploy.private_site import charge, forecast, require_budget
+from federation.deploy.private_site import charge, forecast
 from federation.deploy.site_service import objection
 from federation.deploy.status import site_status
 from federation.experiment import ReconstructionTask
@@ -12,7 +12,7 @@ from federation.privacy import Ledger, PrivateSteps, epsilon_of
 from federation.recipes.frozen_base import detach_base
 from federation.rounds import LEDGER, read_rows
 from federation.rounds.loop import QuorumError
-from recon import DataError
+from recon import DataError, epsilon_text
 
 from .deployment import NAMES, Deployed, deploy
 
@@ -43,7 +43,7 @@ def test_the_log_of_each_site_and_that_of_the_rounds_state_epsilon(private):
     assert charged(private, "north") == charged(private, "west") == [(0, ONE), (1, TWO)]
     events = private.events("north")
     assert events.index(PRIVATE_TRAINING) < events.index("reply")
-    stated = f"epsilon {TWO:.2f} at delta 1e-05 in all private runs, of epsilon_budget 100"
+    stated = f"epsilon {epsilon_text(TWO)} at delta 1e-05 in all private runs, of epsilon_budget 100"
     assert stated in site_status(private.folders["north"])
 
 
@@ -51,7 +51,7 @@ def test_a_training_beyond_the_budget_is_refused_and_not_recorded(private):
     private.set_policy("north", epsilon_budget=(ONE + TWO) / 2)
     folder = private.folders["north"]
     charge(folder, private.recipe, private.run, 0, ROUND)
-    with pytest.raises(PolicyError, match=f"^epsilon_budget: {TWO:.2f} with one more round in all private runs"):
+    with pytest.raises(PolicyError, match=f"^epsilon_budget: found {epsilon_text(TWO)} with one more round in all"):
         charge(folder, private.recipe, private.run, 1, ROUND)
     assert charged(private, "north") == [(0, ONE)]
     facts = [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
@@ -66,7 +66,8 @@ def test_a_site_stops_before_the_round_that_would_exceed_its_budget(private):
     with pytest.raises(QuorumError, match="site north: the site's policy forbids"):
         private.train()
     (line,) = private.refusals("north")
-    assert line.startswith(f"policy: epsilon_budget: {TWO:.2f} with one more round in all private runs (delta 1e-05)")
+    found = f"epsilon_budget: found {epsilon_text(TWO)} with one more round in all private runs (delta 1e-05), expected"
+    assert line.startswith(f"policy: {found}") and line.endswith("; raise it in policy.toml, or leave the run")
     assert charged(private, "north") == [(0, ONE)] and "\n" not in line
     # It did not train in that round.
     assert Ledger(private.folders["north"].state(private.run) / "kept" / LEDGER).spent() == [ROUND]
@@ -84,15 +85,12 @@ def test_earlier_runs_count_and_withdrawing_does_not_give_back(private):
     folder.approvals.remove(private.run)
     recipe, _ = detach_base(private.recipe)
     task = ReconstructionTask(folder.manifest, private.recipe, folder.maps)
-    four = epsilon_of([ROUND] * 4, 1e-5)
-    line = forecast(task, folder, private.recipe)
-    assert (
-        line.startswith("differential privacy of 1 patient: epsilon up to")
-        and f"before {four:.2f} of the policy's" in line
-    )
-    assert "will stop" not in line
+    four = epsilon_text(epsilon_of([ROUND] * 4, 1e-5))
+    line, *_ = forecast(task, folder, private.recipe, "another run")
+    assert f"all rounds (delta 1e-05); in all private runs {four} of the policy's" in line
+    assert line.startswith("differential privacy of 1 patient: epsilon up to") and "will stop" not in line
     private.set_policy("north", epsilon_budget=TWO + 0.01)
-    assert "this site will stop before the last round" in forecast(task, folder, recipe)
+    assert "this site will stop before the last round" in forecast(task, folder, recipe, "another run")[0]
     assert objection(folder, private.run, private.recipe).startswith("epsilon_budget: ")
 
 
@@ -104,12 +102,42 @@ def test_a_delta_of_the_budget_changes_the_epsilon_of_the_log_alone(private):
     assert read_rows(private.path / "run")[-4]["epsilon"] == TWO
 
 
-def test_a_delta_of_the_budget_that_means_nothing_is_an_objection(private):
+def test_a_delta_of_the_budget_that_means_nothing_is_an_objection(private, monkeypatch):
     """As if the one patient of each step were one of a hundred."""
+    monkeypatch.setattr(ReconstructionTask, "private_steps", lambda self, steps: PrivateSteps(steps, 0.01, 2.0))
     folder = private.folders["north"]
+    assert not objection(folder, private.run, private.recipe)
     private.set_policy("north", epsilon_delta=0.02)
-    with pytest.raises(PolicyError, match=r"^epsilon_delta: found 0\.02, expected below one in 100 patients$"):
-        require_budget(folder, private.recipe, PrivateSteps(4, 0.01, 2.0))
+    found = objection(folder, private.run, private.recipe)
+    assert found == (
+        "epsilon_delta: found 0.02 with 100 patients, expected below one in their number; lower it in policy.toml"
+    )
+
+
+def test_a_second_approval_counts_the_rounds_that_are_left(private):
+    """Of two rounds one is made."""
+    folder = private.folders["north"]
+    charge(folder, private.recipe, private.run, 0, ROUND)
+    task = ReconstructionTask(folder.manifest, private.recipe, folder.maps)
+    for run, alone, together in ((private.run, TWO, TWO), ("another run", TWO, epsilon_of([ROUND] * 3, 1e-5))):
+        line, *_ = forecast(task, folder, private.recipe, run)
+        assert f"epsilon up to {epsilon_text(alone)} after all rounds" in line
+        assert f"in all private runs {epsilon_text(together)} of the policy's" in line
+
+
+def test_limits_of_epsilon_are_said_before_the_approval(private):
+    folder, recipe = private.folders["north"], private.recipe
+    changed = recipe.model_copy(
+        update={
+            "network": recipe.network.model_copy(update={"base": "before"}),
+            "personal": recipe.personal.model_copy(update={"steps": 1}),
+            "evaluation": recipe.evaluation.model_copy(update={"arms": ("local",)}),
+        }
+    )
+    _, few, arms, base = forecast(ReconstructionTask(folder.manifest, changed, folder.maps), folder, changed, "run")
+    assert few.startswith("warning: few patients (north 1): below about 200")
+    assert arms == "note: trained without noise, so without epsilon: the networks of the personal stage"
+    assert base.startswith("note: epsilon covers the steps of this run alone")
 
 
 def test_too_few_patients_are_said_before_the_approval(private):
@@ -118,4 +146,4 @@ def test_too_few_patients_are_said_before_the_approval(private):
     )
     folder = private.folders["north"]
     with pytest.raises(DataError, match=r"data\.train has 1 patient, expected at least privacy\.patients_per_step, 2"):
-        forecast(ReconstructionTask(folder.manifest, few, folder.maps), folder, few)
+        forecast(ReconstructionTask(folder.manifest, few, folder.maps), folder, few, private.run)

@@ -2,23 +2,31 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
+import torch
 
 from federation import RunFolder, load_federation, load_manifest, load_recipe
 from federation.cli import main
 from federation.experiment import ReconstructionTask
-from federation.experiment.private_run import privacy_of
+from federation.experiment.model_card import model_card
+from federation.experiment.private_run import privacy_notes, privacy_of, report_of_privacy, say_privacy, unnamed_note
 from federation.experiment.site_cost import SiteCost, measure_site
-from federation.privacy import PrivateSteps, epsilon_of
-from federation.rounds import LEDGER, read_rows
-from federation.sites import patients_of
-from recon import DataError
+from federation.experiment.train import algorithm_of, initial_state
+from federation.methods import CHECKPOINTS
+from federation.privacy import Ledger, PrivateSteps, epsilon_of
+from federation.rounds import LEDGER, RoundContext, initial_network, read_rows
+from federation.serialization import save_checkpoint
+from federation.sites import Patients, patients_of
+from recon import DataError, PatientLearner, epsilon_text
+from recon.report.tables import privacy_section
 
 from ..fake_sites import SMALL, write_file, write_manifest, write_site
 
 ROUNDS = ("--set", "federation.rounds=2", "--set", "privacy.patients_per_step=1")
-EPSILON = epsilon_of([PrivateSteps(4, 0.5, 1.0)], 1e-5)
+ROUND = PrivateSteps(2, 0.5, 1.0)
+HALF, EPSILON = (epsilon_of([ROUND] * count, 1e-5) for count in (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +48,23 @@ def test_epsilon_is_said_recorded_reported_and_on_the_card(tmp_path, capsys):
     personal = ("--set", "personal.steps=1", "--set", "evaluation.arms=['local']")
     assert train(tmp_path / "sites", run, *personal) == 0
     said = capsys.readouterr().out
-    assert f"after at most 2 rounds: epsilon east {EPSILON:.2f} (2 patients) at delta 1e-05" in said
-    assert f"differential privacy of patients: epsilon east {EPSILON:.2f}" in said
+    assert f"after at most 2 rounds: epsilon east {epsilon_text(EPSILON)} (2 patients) at delta 1e-05" in said
+    assert f"differential privacy of patients: epsilon east {epsilon_text(EPSILON)}" in said
     assert "warning: few patients (east 2): below about 200 noise costs much" in said
     assert "without epsilon: the networks of the personal stage and the local arm" in said
     rows = [row for row in read_rows(run) if row["site"] == "east"]
-    assert [row["epsilon"] for row in rows] == [epsilon_of([PrivateSteps(2, 0.5, 1.0)], 1e-5), EPSILON, None]
+    assert [row["epsilon"] for row in rows] == [HALF, EPSILON, None]
     assert {row["loss"] for row in rows} == {None}
     assert main(["evaluate", str(run)]) == 0
     report = json.loads((run / "report.json").read_text())["privacy"]
-    assert report["delta"] == 1e-5 and report["sites"]["east"] == {"patients": 2, "steps": 4, "epsilon": EPSILON}
+    made = {"patients": 2, "steps": 4, "epsilon": EPSILON, "planned": EPSILON}
+    assert report["delta"] == 1e-5 and report["sites"]["east"] == made
+    assert "this report holds scores of these networks: the networks of the personal stage and the" in report["note"]
     page = (run / "report.html").read_text()
     assert "Differential privacy of patients" in page and "the personal stage and the local arm" in page
     assert "for 2 rounds" in page  # counted without the loss
     for options, text in (
-        ((), f"differential privacy of training patients: epsilon east {EPSILON:.2f}"),
+        ((), f"differential privacy of training patients: epsilon east {epsilon_text(EPSILON)}"),
         (("--site", "east"), "the personal stage had none: no epsilon holds"),
     ):
         out = tmp_path / f"weights{len(options)}"
@@ -67,30 +77,90 @@ def test_with_a_secure_sum_the_log_states_epsilon_too(sites, tmp_path):
     options = ("--set", "privacy.secure_sum=true", "--set", "evaluation.arms=[]", "--set", "federation.rounds=1")
     assert train(sites, tmp_path / "run", *options) == 0
     rows = read_rows(tmp_path / "run")
-    assert [row["epsilon"] for row in rows] == [epsilon_of([PrivateSteps(2, 0.5, 1.0)], 1e-5)] * 2 + [None] * 2
+    assert [row["epsilon"] for row in rows] == [HALF] * 2 + [None] * 2
     run = RunFolder.open(tmp_path / "run")
-    assert privacy_of(run)["north"].epsilon == rows[0]["epsilon"]
+    assert privacy_of(run)["north"].epsilon == privacy_of(run)["north"].planned == rows[0]["epsilon"]
     (run.site_folder("north") / "kept" / LEDGER).unlink()
     with pytest.raises(DataError, match=r"north/kept/privacy\.json: found no list of private steps"):
         privacy_of(run)
 
 
-def test_two_runs_differ_and_only_the_private_one_has_an_epsilon(sites):
-    """The same parameters, seed and data: secret noise."""
-    manifest = load_manifest(sites / "north.toml")
+@pytest.fixture
+def begun(sites, tmp_path):
+    """A run of two rounds whose first one is made, by its records alone."""
+    small = [text for text in SMALL if "=" in text]
+    recipe = load_recipe("fedavg_private", [*small, "federation.rounds=2", "privacy.patients_per_step=1"])
+    run = RunFolder.create(tmp_path / "run", recipe, load_federation(sites), resume=False)
+    numbers = {"history": [], "algorithm": algorithm_of(recipe).describe(), "accepted": {}}
+    save_checkpoint(run.path / CHECKPOINTS, 1, initial_state(recipe)[0], numbers)
+    for name in ("east", "north"):
+        ledger_of(run, name).spend(0, ROUND)
+    return run
+
+
+def ledger_of(run, name):
+    return Ledger(run.site_folder(name) / "kept" / LEDGER)
+
+
+def card_of(run):
+    return model_card(run, "weights.safetensors", {}, site=None, kept=())
+
+
+def test_the_guarantee_is_epsilon_after_all_rounds(begun):
+    """Results may end a training early, so the steps that it has made are no guarantee."""
+    assert HALF < EPSILON and privacy_of(begun)["east"] == (2, 2, HALF, EPSILON)
+    both = f"{epsilon_text(EPSILON)} (2 patients; spent so far {epsilon_text(HALF)})"
+    assert f"epsilon east {both}, north {both} at delta 1e-05" in card_of(begun)
+    cells = f'<td class="number">{epsilon_text(EPSILON)}</td><td class="number">{epsilon_text(HALF)}</td>'
+    assert privacy_section(report_of_privacy(begun)).count(cells) == 2
+
+
+def test_before_a_run_goes_on_it_says_what_all_steps_will_have_cost(begun):
+    """The second round was interrupted, so its steps count twice."""
+    ledger_of(begun, "east").spend(1, ROUND)
+    said = []
+    say_privacy(begun, said.append)
+    three = epsilon_text(epsilon_of([ROUND] * 3, 1e-5))
+    assert f"epsilon east {three} (2 patients; spent so far {epsilon_text(EPSILON)}), north" in said[0]
+    assert f"north {epsilon_text(EPSILON)} (2 patients; spent so far {epsilon_text(HALF)})" in said[0]
+
+
+def test_a_base_is_not_covered(begun):
+    text = "epsilon covers the steps of this run alone, not its base"
+    network = begun.recipe.network.model_copy(update={"base": "runs/before"})
+    on_a_base = replace(begun, recipe=begun.recipe.model_copy(update={"network": network}))
+    for run, count in ((begun, 0), (on_a_base, 1)):
+        said = []
+        say_privacy(run, said.append)
+        assert "\n".join(said).count(f"note: {text}") == count
+        assert report_of_privacy(run)["note"].count(text[1:]) == count and card_of(run).count(f"- {text}") == count
+
+
+def test_files_that_name_nobody_are_said(begun):
+    file, other, person = {"file a.h5": [0]}, {"file b.h5": [1]}, {"patient p": [2]}
+    assert not unnamed_note(Patients(file, 1)) and not unnamed_note(Patients(person, 0))
+    assert unnamed_note(Patients(file | person, 1)).startswith("1 training file without a patient, each counted")
+    assert unnamed_note(Patients(file | other, 2)).startswith("2 training files without a patient, each counted")
+    (line, *_) = privacy_notes(begun.recipe, {"east": Patients(file | person, 1)})
+    assert line.startswith("note: east: 1 training file without a patient")
+
+
+def test_two_trainings_of_all_patients_differ_by_the_secret_noise(sites, monkeypatch):
+    monkeypatch.setattr(PatientLearner, "_drawn", lambda self: list(self.patients))
     small = [text for text in SMALL if "=" in text]
     recipe = load_recipe("fedavg_private", [*small, "privacy.patients_per_step=1"])
-    task = ReconstructionTask(manifest, recipe, sites / "maps")
-    found = []
-    for _ in range(2):
-        from federation.rounds import RoundContext, initial_network
+    task = ReconstructionTask(load_manifest(sites / "north.toml"), recipe, sites / "maps")
 
+    def trained():
         network = initial_network(task.network, 0)
         result = task.train(network, round=0, steps=1, seed=5, context=RoundContext({}, {}, {}, None, {}))
         assert result.losses == () and result.n_samples == 4
-        found.append([p.detach().clone() for p in network.parameters()])
+        return list(network.parameters())
+
     # Not each parameter: the first step of Adam tells of a single number its sign alone.
-    assert any((a != b).any() for a, b in zip(*found, strict=True))
+    assert any((a != b).any() for a, b in zip(trained(), trained(), strict=True))
+    monkeypatch.setattr("recon.training.private_training.secret_normal", torch.zeros)
+    assert all(torch.equal(a, b) for a, b in zip(trained(), trained(), strict=True))
 
 
 def test_too_few_patients_are_refused_before_a_folder_is_written(sites, tmp_path, fails):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation import ConfigError, ServerRule, build_network, load_recipe
+from federation import ConfigError, ServerRule, load_recipe
 from federation.experiment.run_folder import local_recipe
-from federation.methods import SERVER_RULES, parameter_scope
+from federation.methods import SERVER_RULES
 from federation.recipes import recipe_names
 from recon import PENALTIES, Penalty
 
@@ -87,13 +87,6 @@ def test_parts_of_the_user_that_send_tensors_are_refused(fresh_registries):
     SERVER_RULES.add("momentum")(Momentum)
     assert "objective.prototypes: found a weight" in refusal("fedavg", *ON, "objective.prototypes=1.0")
     assert "found 'momentum'" in refusal("fedavg", *ON, "federation.server_rule=momentum")
-
-
-def test_a_network_with_running_statistics_is_refused():
-    network = build_network(load_recipe("fedavg_private").network)
-    network.extra = torch.nn.BatchNorm2d(2)
-    with pytest.raises(ConfigError, match=r"buffers with state cannot be shared or kept: extra\.num_batches_tracked"):
-        parameter_scope(network)
 
 
 def test_digests_of_recipes_without_noise_are_as_before():

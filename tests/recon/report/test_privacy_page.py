@@ -1,13 +1,14 @@
 """The report of attacks: pictures of patients stay at the site; what the page says; it fits a phone."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from recon import privacy_text, write_privacy_report
+from recon import epsilon_text, privacy_text, write_privacy_report
 
 from .test_in_a_browser import in_browser
 
@@ -73,8 +74,8 @@ def test_pictures_of_measured_data_stay_at_the_site(tmp_path: Path) -> None:
 
 
 def test_what_the_page_says(tmp_path: Path) -> None:
-    page = write_privacy_report(tmp_path, results(epsilon={"north": 4.5, "west": None}), pictures()).read_text()
-    for text in ("20.2 / 0.50", "0.21 to 0.93", "33.3 %", "4.50", "not run, there is one site", "round 3", "41.2 dB"):
+    page = write_privacy_report(tmp_path, results(epsilon={"north": 4.501, "west": None}), pictures()).read_text()
+    for text in ("20.2 / 0.50", "0.21 to 0.93", "33.3 %", "4.51", "not run, there is one site", "round 3", "41.2 dB"):
         assert text in page
     assert "states no epsilon" not in page and "Nothing can be concluded" not in page
     assert json.loads((tmp_path / "privacy.json").read_text())["attacks"] == [ROW]
@@ -85,6 +86,11 @@ def test_text_begins_with_the_positive_control() -> None:
     failed = {"bar": 30.0, "psnr": [12.0], "succeeded": False}
     assert "Nothing can be concluded" in privacy_text(results(positive_control=failed)).splitlines()[0]
     assert "The search works" in privacy_text(results()).splitlines()[0]
+
+
+def test_epsilon_is_rounded_up() -> None:
+    found = {value: epsilon_text(value) for value in (0.0, 3.0, 3.001, 2.129, 0.3, math.inf)}
+    assert list(found.values()) == ["0.00", "3.00", "3.01", "2.13", "0.30", "infinite"]
 
 
 @pytest.mark.slow
