@@ -1,4 +1,4 @@
-"""The replayed update is that of a round of the run; runs with differential privacy; measured pictures stay at sites."""
+"""The replayed update is that of a round of the run; private runs; measured pictures stay at their site."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from federation.serialization import load_newest
 
 from ..fake_sites import SMALL, write_site
 from .tiny_run import RECIPE, TINY, train
+
 
 def selects(monkeypatch: pytest.MonkeyPatch, round: int) -> None:
     chosen = RunFolder.selected

@@ -86,7 +86,7 @@ def test_clipping_and_noise() -> None:
         clipped(gradient, 0.0, 1.0, generator)
 
 
-@pytestdef test_numbers_that_are_not_finite_end_a_search() -> None:
+def test_numbers_that_are_not_finite_end_a_search() -> None:
     victim = linear_victim(batch("mri"))
     seen = victim.gradient()
     for gradient, text in (
@@ -101,12 +101,12 @@ def test_the_angle_to_a_gradient_of_zeros_has_a_derivative() -> None:
     guess = torch.zeros(3, requires_grad=True)
     angle = _angle((guess,), (torch.ones(3),))
     (found,) = torch.autograd.grad(angle, guess)
-    assert float(angle) == 1 and bool(found.isfinite().all())
+    assert angle.item() == 1 and bool(found.isfinite().all())
     # The product of the squared norms is below the smallest number of single precision.
     assert float(_angle((torch.full((3,), 1e-12),), (torch.full((3,), 1e-12),))) == pytest.approx(0, abs=1e-6)
 
 
-.mark.parametrize(("options", "text"), [({"distance": "l3"}, "'cosine'"), ({"steps": 0}, "at least 1")])
+@pytest.mark.parametrize(("options", "text"), [({"distance": "l3"}, "'cosine'"), ({"steps": 0}, "at least 1")])
 def test_wrong_settings(options: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         AttackSettings(**options)  # type: ignore[arg-type]

@@ -106,10 +106,13 @@ def test_sites_are_pooled_within_themselves() -> None:
 
 
 def test_interval_over_sites_holds_the_truth_as_often_as_it_says() -> None:
-    """Four sites with two members and three non-members, of other levels of loss, of a network that knows nobody."""
-    rng, held = np.random.default_rng(2), 0
+    """Four sites with two members and three non-members, other levels of loss, a network that knows nobody.
+
+    By the exact distribution of the wins, 94.2 %.
+    """
+    rng, held = np.random.default_rng(0), 0
     for _ in range(1000):
         losses = rng.normal(size=(4, 5)) + 10 * rng.normal(size=(4, 1))
         found = pool_membership([(site[:2].tolist(), site[2:].tolist()) for site in losses])
         held += found.low <= 0.5 <= found.high
-    assert 0.93 <= held / 1000 <= 0.98
+    assert 0.925 <= held / 1000 <= 0.96
