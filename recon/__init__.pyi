@@ -14,6 +14,7 @@ from .attacks import infer_membership as infer_membership
 from .attacks import invert as invert
 from .attacks import linear_victim as linear_victim
 from .attacks import mean_gradient as mean_gradient
+from .attacks import pool_membership as pool_membership
 from .checks import PartError as PartError
 from .checks import check_classical as check_classical
 from .checks import check_data_consistency as check_data_consistency

@@ -13,6 +13,7 @@ from ..worker_pool import run_jobs
 from .cases import POSITIVE, Case, cases_of
 from .patients import Losses, membership_rows, patient_losses
 from .plan import AttackOptions, AttackPlan
+from .replay import replayed_round
 from .searches import Found, Job, finished, jobs_of, search, seconds_per_step, work_of
 
 #: PSNR in dB from which on the positive control has succeeded.
@@ -31,7 +32,8 @@ def attack_run(
 ) -> dict[str, Any]:
     """Attack a run and write ``privacy.html``, ``privacy.json`` and ``privacy.csv`` into its folder.
 
-    Finished searches are kept in ``privacy/``; the same call goes on after an interruption.
+    Finished searches hold pictures and are kept in ``sites/<site>/privacy/``; the same call goes on after an
+    interruption.
 
     Parameters
     ----------
@@ -102,20 +104,23 @@ def _results(
         for number in (plan.targets if case.per_slice else plan.targets[:1])
     ]
     positive = [row for row in rows if row["case"] == POSITIVE.key]
-    manifest = plan.run.manifest(plan.site)
+    manifest, recipe, replayed = plan.run.manifest(plan.site), plan.run.recipe, replayed_round(plan)
     return {
-        "method": plan.run.recipe.name,
+        "method": recipe.name,
         "site": plan.site,
         "sites_in_sum": list(plan.names),
         "modality": manifest.modality,
-        "synthetic": manifest.synthetic,
+        # A picture from a sum shows something of every site in it.
+        "synthetic": all(plan.run.manifest(name).synthetic for name in plan.names),
         "matrix": list(plan.sample(plan.site, plan.targets[0]).operator.domain_shape),
         "steps": plan.steps,
         "round": plan.run.selected().round,
-        "optimizer": plan.run.recipe.training.optimizer,
-        "steps_per_round": plan.run.recipe.training.steps_per_round,
-        "batch_size": plan.run.recipe.training.batch_size,
-        "secure_sum": plan.run.recipe.privacy.secure_sum,
+        "replayed_round": replayed,
+        "optimizer": recipe.training.optimizer,
+        "steps_per_round": plan.run.spec(manifest).steps_in(replayed or 0),
+        "batch_size": recipe.training.batch_size,
+        "secure_sum": recipe.privacy.secure_sum,
+        "noise": recipe.privacy.noise() is not None,
         "positive_control": {"bar": SUCCESS, "psnr": [row["psnr"] for row in positive]}
         | {"succeeded": all(row["psnr"] >= SUCCESS for row in positive)},
         "attacks": [row for row in rows if row["case"] != POSITIVE.key],

@@ -1,12 +1,8 @@
 """The searches of a report: what the attacker sees in each, and what the picture is compared with."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from shutil import copytree
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -25,10 +21,10 @@ from recon import (
 
 from ..deploy.change_bounds import largest_change
 from ..deploy.policy import Policy
-from ..experiment import algorithm_of
-from ..serialization import SiteUpdate, State
+from ..serialization import State
 from ..sites import Split
-from .plan import AttackPlan, SmallTask
+from .plan import AttackPlan
+from .replay import replayed_state, replayed_update, why_not_replayed
 
 #: Rows and columns of the positive control, whose layer has as many weights as the square of its pixels.
 CONTROL_SIZE = 24
@@ -58,6 +54,10 @@ class Case:
         Builds the search for a target; True as the last argument: for the control, an update of other patients.
     per_slice
         Whether it has a search for every target; an update of a round holds all slices.
+    update
+        Whether it replays the updates of a round.
+    sums
+        Whether it needs the data of all sites in the sum.
     joint
         Whether the images of all sites in the sum are sought together.
     own_control
@@ -68,20 +68,29 @@ class Case:
     title: str
     search: Callable[[AttackPlan, int, bool], Search]
     per_slice: bool = True
+    update: bool = False
+    sums: bool = False
     joint: bool = False
     own_control: bool = True
+
+    def names(self, plan: AttackPlan) -> tuple[str, ...]:
+        """The sites whose data it needs."""
+        return plan.names if self.sums else plan.names[:1]
+
+
+def case_of(key: str) -> Case:
+    """The case of this key."""
+    return next(case for case in (POSITIVE, *CASES) if case.key == key)
 
 
 def cases_of(plan: AttackPlan) -> tuple[list[Case], dict[str, str]]:
     """The cases of a run, and the reason for every one that is left out."""
     cases, left_out = [], {}
-    objective = plan.run.recipe.objective.build_task(plan.run.recipe.training.loss)
-    held_out = getattr(objective, "holds_out", False)
     for case in CASES:
-        if held_out and case.key in ("update", "sum_of_updates"):
-            left_out[case.title] = "the loss holds out random measurements in every step, which is not replayed"
-        elif len(plan.names) == 1 and case.key in ("sum_of_gradients", "sum_of_updates"):
+        if case.sums and len(plan.names) == 1:
             left_out[case.title] = "there is one site, so that no sum hides it"
+        elif case.update and (why := why_not_replayed(plan, case.names(plan))):
+            left_out[case.title] = why
         else:
             cases.append(case)
     return cases, left_out
@@ -111,7 +120,7 @@ def _noised(multiplier: float, plan: AttackPlan, number: int, control: bool) -> 
 
 def _crafted(bounded: bool, plan: AttackPlan, number: int, control: bool) -> Search:
     before = plan.run.selected().shared
-    sent = crafted_parameters(before)
+    sent = crafted_parameters(before, plan.parameter_names())
     return _exact(plan, number, control, _within_bound(sent, before) if bounded else sent)
 
 
@@ -125,7 +134,9 @@ def _within_bound(sent: State, before: State) -> State:
 
 
 def _sum_of_gradients(plan: AttackPlan, number: int, control: bool) -> Search:
-    victims = [plan.victim(name, plan.sample(name, number if name == plan.site else 0)) for name in plan.names]
+    # Middle slices of the other sites: the first one is at the edge of the body, and would hide little.
+    samples = [plan.sample(name, number) if name == plan.site else plan.middle(name) for name in plan.names]
+    victims = [plan.victim(name, sample) for name, sample in zip(plan.names, samples, strict=True)]
     senders = [plan.victim(plan.site, plan.control_sample(plan.site)) if control else victims[0], *victims[1:]]
     seen = mean_gradient(victim.gradient() for victim in senders)
     return Search(victims, seen, [victims[0].sample], plan.settings())
@@ -141,7 +152,8 @@ def _sum_of_updates(plan: AttackPlan, number: int, control: bool) -> Search:
 
 def _from_changes(plan: AttackPlan, number: int, control: bool, names: tuple[str, ...]) -> Search:
     """The mean change of some sites, read as minus a gradient; any training slice of the attacked site is a success."""
-    before = plan.run.selected().shared
+    state = replayed_state(plan)
+    before = state.shared
     split: Split = "test" if control else "train"
     updates = [replayed_update(plan, name, split if name == plan.site else "train") for name in names]
     total = sum(update.n_samples for update in updates)
@@ -151,36 +163,10 @@ def _from_changes(plan: AttackPlan, number: int, control: bool, names: tuple[str
     )
     task = plan.task(plan.site)
     sought = [collate([sample]) for sample in task.dataset("train")]
-    victim = plan.victim(plan.site, sought[number])
+    victim = plan.victim(plan.site, sought[number], state=state)
     others = [*sought[:number], *sought[number + 1 :]]
     # The scale and the proportions of the tensors are those of the optimizer's steps.
     return Search([victim], seen, [sought[number], *others], plan.settings("cosine"))
-
-
-def replayed_update(plan: AttackPlan, name: str, split: Split = "train") -> SiteUpdate:
-    """The update of a site in the selected round, with decoded parameters: its optimizer, steps, order and transforms.
-
-    The site begins with the kept state that it had in this round.
-
-    Parameters
-    ----------
-    split
-        Slices on which it trains; those of the control come from patients who do not train.
-    """
-    run, manifest = plan.run, plan.run.manifest(name)
-    state, spec = run.selected(), run.spec(manifest)
-    sent = algorithm_of(run.recipe).broadcast(state, name)
-    earlier = state.round - 1 if state.round else None
-    broadcast = replace(sent, shared=state.shared, encoded=False, accepted_round=earlier, best_round=None)
-    task = partial(SmallTask, manifest, run.recipe, run.maps_folder(name), plan.size, split)
-    with TemporaryDirectory() as folder:
-        if spec.folder.is_dir():
-            copytree(spec.folder, folder, dirs_exist_ok=True)
-        site = replace(spec, task=task, folder=Path(folder)).build()
-        update = site.train_round(broadcast)
-        if not update.encoded:
-            return update
-        return replace(update, shared=site.wire.decode(broadcast.shared, update.shared), encoded=False)
 
 
 #: The positive control; its success is what the report begins with.
@@ -188,16 +174,14 @@ POSITIVE = Case("positive_control", "linear network, batch 1 (positive control)"
 #: All other cases, in the order of the report.
 CASES = (
     Case("exact_gradient", "one exact gradient, batch 1", _exact),
-    Case("update", "update of a round, several steps", _update, per_slice=False),
-    Case("sum_of_gradients", "sum of exact gradients (secure sum)", _sum_of_gradients, joint=True),
-    Case("sum_of_updates", "sum of updates (secure sum)", _sum_of_updates, per_slice=False, own_control=False),
+    Case("update", "update of a round, several steps", _update, per_slice=False, update=True),
+    Case("sum_of_gradients", "sum of exact gradients (secure sum)", _sum_of_gradients, sums=True, joint=True),
+    Case(
+        "sum_of_updates", "sum of updates (secure sum)", _sum_of_updates, per_slice=False, update=True, sums=True,
+        own_control=False,
+    ),
     Case("crafted", "crafted broadcast, no bound", partial(_crafted, False)),
-    Case("crafted_bounded", "crafted broadcast within a site's bound", partial(_crafted, True)),
+    Case("crafted_bounded", "crafted broadcast within a site's bound, in one round", partial(_crafted, True)),
     Case("noise_0.01", "clipped, noise multiplier 0.01", partial(_noised, 0.01), own_control=False),
     Case("noise_1", "clipped, noise multiplier 1", partial(_noised, 1.0), own_control=False),
 )  # fmt: skip
-
-
-def digest_of(record: object) -> str:
-    """Short digest of what a finished search depends on."""
-    return hashlib.sha256(repr(record).encode()).hexdigest()[:16]

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from recon import PREPARING, collate, doing, infer_membership, made, to_device_of
+from recon import PREPARING, collate, doing, infer_membership, made, pool_membership, to_device_of
 
 from ..experiment import ReconstructionTask, RunFolder, initial_state, site_network
 from ..methods import derive_seed, load_parameters
 from ..progress import within
 from ..rounds import initial_network
-from ..sites import Split
+from ..sites import Split, patients_of
 
 Losses = dict[str, dict[str, list[float]]]
 
@@ -52,7 +52,8 @@ def _losses(task: ReconstructionTask, network: nn.Module, split: Split) -> list[
     manifest, recipe = task.manifest, task.recipe
     samples = manifest.dataset(split, task.maps_folder)
     objective = recipe.objective.build_task(recipe.training.loss)
-    patients = {v: manifest.subject(file, volume.patient_id) for v, file, volume in _volumes(task, split, samples)}
+    patients = patients_of(manifest, samples, split).slices
+    patient_of = {number: patient for patient, numbers in patients.items() for number in numbers}
     by_patient: dict[str, list[float]] = defaultdict(list)
     network.eval()
     with doing("losses of slices,", len(samples)):
@@ -60,41 +61,28 @@ def _losses(task: ReconstructionTask, network: nn.Module, split: Split) -> list[
             batch = to_device_of(network, collate([samples[number]]))
             seed = derive_seed(recipe.federation.seed, "membership", f"{split} {number}")
             loss, _ = objective(network, batch, torch.Generator().manual_seed(seed))
-            by_patient[patients[batch.meta[0].volume]].append(float(loss))
+            by_patient[patient_of[number]].append(float(loss))
             made(number + 1)
     return [fmean(losses) for _, losses in sorted(by_patient.items())]
-
-
-def _volumes(task: ReconstructionTask, split: Split, samples: Any) -> list[tuple[str, str, Any]]:
-    """Name in samples, name in the manifest and file of every volume."""
-    return list(zip(samples.names, getattr(task.manifest.data, split), samples.volumes, strict=True))
 
 
 def membership_rows(found: Mapping[str, Losses]) -> list[dict[str, Any]]:
     """Success of membership inference per site and network, and over all sites.
 
-    ``calibrated`` subtracts the loss of the initial network: patients differ in difficulty. Over all sites every loss
-    is reduced by the mean of the non-members of its site: scanners differ.
+    ``calibrated`` subtracts the loss of the initial network: patients differ in difficulty. Over all sites patients are
+    compared within their site only: scanners differ.
     """
     rows = []
     scores = {site: _scores(losses) for site, losses in found.items()}
     networks = list(dict.fromkeys(network for by_network in scores.values() for network in by_network))
     for network in networks:
-        pooled: dict[str, list[float]] = {"members": [], "non_members": []}
+        pooled = []
         for site, by_network in scores.items():
-            groups = by_network[network]
-            rows.append(
-                {"site": site, "network": network}
-                | infer_membership(groups["members"], groups["non_members"]).to_json()
-            )
-            mean = fmean(groups["non_members"])
-            for group, losses in groups.items():
-                pooled[group] += [loss - mean for loss in losses]
+            members, others = by_network[network]["members"], by_network[network]["non_members"]
+            pooled.append((members, others))
+            rows.append({"site": site, "network": network} | infer_membership(members, others).to_json())
         if len(scores) > 1:
-            rows.append(
-                {"site": "all sites", "network": network}
-                | infer_membership(pooled["members"], pooled["non_members"]).to_json()
-            )
+            rows.append({"site": "all sites", "network": network} | pool_membership(pooled).to_json())
     return rows
 
 

@@ -1,16 +1,18 @@
 """What is attacked: sites, slices, matrix and search of one report."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from recon import AttackSettings, Sample, Victim, collate, data_error
+from recon import AttackSettings, DataError, Sample, Victim, VolumeSlices, collate, data_error
 
 from ..experiment import ReconstructionTask, RunFolder
-from ..methods import load_parameters
+from ..methods import ServerState, load_parameters
 from ..serialization import State
-from ..sites import Split
+from ..sites import Patients, Split, lock_path, patients_of
 
 #: Least rows and columns: the window of SSIM has 7.
 SMALLEST = 8
@@ -66,7 +68,8 @@ class AttackPlan:
         Raises
         ------
         DataError
-            If the site does not take part, lacks training or test data, or the run has fewer sites.
+            If the site does not take part, lacks training or test data, the run has fewer sites, or a site lacks
+            references that can be attacked.
         """
         if 0 < options.size < SMALLEST:
             raise data_error(run.path, "--size", str(options.size), f"at least {SMALLEST}, for SSIM", "raise it")
@@ -84,6 +87,11 @@ class AttackPlan:
                 advice = "list files of patients that did not train, or attack other sites (--site, --sum-of)"
                 raise data_error(run.manifest(name).path, "data.test", "no files", "test patients as a control", advice)
         plan = cls(run, names, (), options.steps, options.size)
+        # The positive control makes slices smaller also where `size` is 0.
+        small = replace(plan, size=plan.size or SMALLEST)
+        for name in names:
+            small.sample(name, 0)
+        small.control_sample(first)
         return replace(plan, targets=_middles(plan.task(first).count(), options.slices))
 
     @property
@@ -95,14 +103,31 @@ class AttackPlan:
         """How an attack searches."""
         return AttackSettings(steps=self.steps, distance=distance)
 
-    def record(self) -> dict[str, Any]:
-        """What a finished attack depends on."""
-        facts = {
+    def record(self, names: Sequence[str]) -> dict[str, Any]:
+        """What a finished search with the data of these sites depends on."""
+        state = self.run.selected()
+        return {
             "recipe": self.run.recipe.digest(),
-            "parameters": self.run.selected().digest,
-            "sites": list(self.names),
+            "parameters": state.digest,
+            "round": state.round,
+            "sites": {name: self._digest(name) for name in names},
+            "size": self.size,
+            "settings": repr(self.settings()),
         }
-        return facts | {"size": self.size, "settings": repr(self.settings())}
+
+    def _digest(self, name: str) -> str:
+        """Digest of the manifest of a site, of its lock file or else its files, and of its kept state."""
+        manifest = self.run.manifest(name)
+        parts, lock = [manifest.to_toml().encode()], lock_path(manifest.path)
+        if lock.is_file():
+            parts.append(lock.read_bytes())
+        else:
+            files = [file.stat() for file in (*manifest.files("train"), *manifest.files("test"))]
+            parts.append(repr([(status.st_size, status.st_mtime_ns) for status in files]).encode())
+        # Files with the checksums of the versions.
+        kept = sorted(self.run.spec(manifest).folder.glob("round_*.json"))
+        parts += [file.name.encode() + file.read_bytes() for file in kept]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def task(self, name: str, split: Split = "train") -> "SmallTask":
         """The task of a site at the matrix of the attack, which trains on the slices of a split."""
@@ -113,17 +138,34 @@ class AttackPlan:
         """A batch of one slice of a site."""
         return collate([self.task(name, split).slice(number)])
 
+    def middle(self, name: str) -> Sample:
+        """A batch of the middle training slice of a site."""
+        return self.sample(name, self.task(name).count() // 2)
+
     def control_sample(self, name: str) -> Sample:
         """A batch of one slice of a patient who did not train: the middle of the test slices."""
         task = self.task(name, "test")
         return collate([task.slice(task.count() // 2)])
 
-    def victim(self, name: str, sample: Sample, shared: State | None = None) -> Victim:
-        """A slice at a site whose network has the given shared parameters, or those of the selected round.
+    def parameter_names(self) -> list[str]:
+        """Names of all parameters in the order of the network of the attacked site."""
+        network = self.run.spec(self.run.manifest(self.site)).build().network
+        return [name for name, _ in network.named_parameters()]
 
-        The kept parameters are those of the site in that round.
+    def victim(
+        self, name: str, sample: Sample, shared: State | None = None, state: ServerState | None = None
+    ) -> Victim:
+        """A slice at a site.
+
+        Parameters
+        ----------
+        state
+            Its network has the shared parameters of this state and the site's kept parameters of its round; None: the
+            selected state.
+        shared
+            Shared parameters in place of those of the state.
         """
-        recipe, state = self.run.recipe, self.run.selected()
+        recipe, state = self.run.recipe, state or self.run.selected()
         site = self.run.spec(self.run.manifest(name)).build()
         network = site.network_at(state.shared, state.round)
         if shared is not None:
@@ -151,7 +193,7 @@ class SmallTask(ReconstructionTask):
 
     def count(self) -> int:
         """Number of slices."""
-        return len(self.manifest.dataset(self.trains_on, self.maps_folder))
+        return len(self._slices())
 
     def slice(self, number: int) -> Sample:
         """One slice.
@@ -161,7 +203,22 @@ class SmallTask(ReconstructionTask):
         DataError
             If it cannot be measured on a smaller matrix.
         """
-        sample = self.manifest.dataset(self.trains_on, self.maps_folder)[number]
+        return self._smaller(self._slices(), number)
+
+    def dataset(self, split: Split) -> Any:
+        """The slices as a list; without the augmentation of the recipe."""
+        slices = self._slices()
+        return [self._smaller(slices, number) for number in range(len(slices))]
+
+    def patients(self, samples: VolumeSlices | None = None) -> Patients:
+        """The patients in the slices on which it trains, which a list of ``samples`` does not name."""
+        return patients_of(self.manifest, self._slices(), self.trains_on)
+
+    def _slices(self) -> VolumeSlices:
+        return self.manifest.dataset(self.trains_on, self.maps_folder)
+
+    def _smaller(self, slices: VolumeSlices, number: int) -> Sample:
+        sample = slices[number]
         if not self.size:
             return sample
         try:
@@ -169,10 +226,8 @@ class SmallTask(ReconstructionTask):
         except TypeError as error:
             expected = "an operator of fedrecon that can be made smaller"
             raise data_error(self.manifest.path, "operator", str(error), expected, "attack another site") from None
-
-    def dataset(self, split: Split) -> Any:
-        """The slices as a list; without the augmentation of the recipe."""
-        return [self.slice(number) for number in range(self.count())]
+        except DataError as error:
+            raise DataError(f"{self.manifest.path}: {error}, or attack other sites (--site, --sum-of)") from None
 
     def validate(self, network: torch.nn.Module) -> float | None:
         """None: the attack needs no score."""

@@ -1,5 +1,6 @@
 """Run the searches of a report; a finished one is stored in the run folder and not run again."""
 
+import hashlib
 import io
 import json
 import time
@@ -13,12 +14,16 @@ from torch import Tensor
 from recon import Sample, blank_start, data_error, distance_at, doing, invert, psnr, ssim, write_atomically
 
 from ..progress import within
-from .cases import CASES, POSITIVE, Case, Search, digest_of
+from ..worker_pool import computing_with
+from .cases import CASES, POSITIVE, Case, Search, case_of
 from .plan import AttackPlan
+from .replay import replayed_round
 
 Image = np.ndarray[Any, Any]
-#: Folder of finished searches in that of a run.
+#: Folder of finished searches in that of the attacked site: they hold its pictures.
 FOLDER = "privacy"
+#: Version of their files; it rises where a search or its scores change.
+FORMAT = 2
 #: Part of the first distance from which on a search counts as converged; see :attr:`Found.matched`.
 _MATCHED = 0.02
 
@@ -37,6 +42,18 @@ class Job:
         """Name in files and in the progress."""
         return f"{self.case}-{self.number}-{'control' if self.control else 'attack'}"
 
+    @property
+    def path(self) -> Path:
+        """File of the finished search."""
+        return self.plan.run.site_folder(self.plan.site) / FOLDER / f"{self.name}.npz"
+
+    def digest(self) -> str:
+        """Digest of what the search depends on."""
+        case = case_of(self.case)
+        replayed = replayed_round(self.plan) if case.update else None
+        record = [FORMAT, self.plan.record(case.names(self.plan)), replayed]
+        return hashlib.sha256(repr(record).encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -53,7 +70,8 @@ class Found:
     pictures
         Magnitudes ``(height, width)``: the reference, the picture, the blank start, the zero-filled image.
     scores
-        PSNR and SSIM of the blank start and the zero-filled image.
+        PSNR and SSIM of the blank start, the best over the pictures that were sought, and of the zero-filled image or
+        filtered back-projection of the picture that was found best.
     """
 
     psnr: float
@@ -75,21 +93,17 @@ def search(job: Job) -> Found:
     kept = finished(job)
     if kept is not None:
         return kept
-    case = next(case for case in (POSITIVE, *CASES) if case.key == job.case)
+    case = case_of(job.case)
     title = case.title + (", control" if job.control else "")
     with within(site=job.plan.site, part=title), doing("preparing"):
         found = _search(job, case)
-    _write(_path(job), digest_of(job.plan.record()), found)
+    _write(job.path, job.digest(), found)
     return found
 
 
 def finished(job: Job) -> Found | None:
     """A finished search; None if there is none, or one of other options."""
-    return _read(_path(job), digest_of(job.plan.record()))
-
-
-def _path(job: Job) -> Path:
-    return job.plan.run.path / FOLDER / f"{job.name}.npz"
+    return _read(job.path, job.digest())
 
 
 def _search(job: Job, case: Case) -> Found:
@@ -97,23 +111,25 @@ def _search(job: Job, case: Case) -> Found:
     problem = case.search(job.plan, job.number, job.control)
     with doing("matching gradients,", problem.settings.steps, "steps"):
         result = invert(problem.victims, problem.seen, problem.settings)
-    image, target = result.images[0], problem.sought[0]
+    image = result.images[0]
     best = max(problem.sought, key=lambda sought: _scores(sought, image)[0])
     start = blank_start(problem.victims[0], problem.settings)
     kind = job.plan.run.manifest(job.plan.site).kind
-    inverted = kind.methods[kind.inversion]()(target.measurement, target.operator)
+    inverted = kind.methods[kind.inversion]()(best.measurement, best.operator)
     others = {"blank": start, kind.inversion: inverted}
+    # The blank start has the same choice among the pictures that the attack has.
+    blank = max(_scores(sought, start) for sought in problem.sought)
     steps = sorted({round(i * (len(result.losses) - 1) / 40) for i in range(41)})
     score = _scores(best, image)
     return Found(
         *score,
         [(step + 1, result.losses[step]) for step in steps],
         _truth(problem),
-        {name: _scores(target, other) for name, other in others.items()},
+        {"blank": blank, kind.inversion: _scores(best, inverted)},
         round(time.monotonic() - begin, 1),
         {"reference": _magnitude(best.target())}
         | {"picture": _magnitude(_scaled(best, image))}
-        | {name: _magnitude(_scaled(target, other)) for name, other in others.items()},
+        | {name: _magnitude(_scaled(best, other)) for name, other in others.items()},
     )
 
 
@@ -167,27 +183,27 @@ def _read(path: Path, record: str) -> Found | None:
 
 
 def seconds_per_step(plan: AttackPlan) -> float:
-    """Measured time of a step of one search.
+    """Measured time of a step of one search with one thread, as in the searches.
 
     Raises
     ------
     DataError
         If the gradient of the network cannot be differentiated.
     """
-    case = CASES[0]
-    problem = case.search(plan, plan.targets[0], False)
+    problem = CASES[0].search(plan, plan.targets[0], False)
     settings = replace(problem.settings, steps=1)
     try:
-        invert(problem.victims, problem.seen, settings)  # the first step also loads and compiles
+        with computing_with(1):
+            invert(problem.victims, problem.seen, settings)  # the first step also loads and compiles
+            begin = time.monotonic()
+            invert(problem.victims, problem.seen, settings)
+            return time.monotonic() - begin
     except RuntimeError as error:
         if "second derivatives" not in str(error):
             raise
         found = "a recipe that shares weights of a data-consistency layer with implicit gradients"
         advice = "keep them at the sites, or set network.consistency to another layer"
         raise data_error(plan.run.path, "recipe.toml", found, "a loss with second derivatives", advice) from None
-    begin = time.monotonic()
-    invert(problem.victims, problem.seen, settings)
-    return time.monotonic() - begin
 
 
 def jobs_of(plan: AttackPlan, cases: list[Case]) -> list[Job]:

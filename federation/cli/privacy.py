@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from .arguments import Commands, add_jobs_that_fit, add_moved_sites, add_output, add_plugins, display, positive_count
+from ..machine import cores
+from .arguments import Commands, add_moved_sites, add_output, add_plugins, display, positive_count
 
 
 def add_privacy(commands: Commands) -> None:
@@ -11,7 +12,8 @@ def add_privacy(commands: Commands) -> None:
     described = (
         "Reconstructs training slices from gradients and updates, each against a control, and infers who was in the "
         "training data. Writes privacy.html, privacy.json and privacy.csv into the run folder; the same command goes "
-        "on after an interruption. Needs the raw data of the sites on this machine."
+        "on after an interruption. Pictures of measured data stay in sites/<site>. Needs the raw data of the sites on "
+        "this machine."
     )
     privacy = commands.add_parser("privacy", help=text, description=described)
     privacy.add_argument("folder", type=Path, help="run folder")
@@ -30,7 +32,8 @@ def add_privacy(commands: Commands) -> None:
     add_moved_sites(privacy)
     privacy.set_defaults(run=_privacy)
     add_plugins(privacy)
-    add_jobs_that_fit(privacy)
+    at_once = "searches that run at once, each in a process with one thread; results do not depend on it"
+    privacy.add_argument("--jobs", type=positive_count, help=f"{at_once} (default: {cores()}, the number of cores)")
     add_output(privacy)
 
 

@@ -13,6 +13,7 @@ from .from_fastmri import GROUPINGS as GROUPINGS
 from .from_fastmri import make_fastmri_sites as make_fastmri_sites
 from .image_sites import IMAGE_SITES as IMAGE_SITES
 from .image_sites import make_image_sites as make_image_sites
+from .lock_file import lock_path as lock_path
 from .lock_file import sha256_file as sha256_file
 from .manifest import SiteManifest as SiteManifest
 from .manifest import load_federation as load_federation

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from recon import VolumeSlices
 
 from .manifest import SiteManifest, names_person
+from .manifest_schema import Split
 
 
 @dataclass(frozen=True)
 class Patients:
-    """Training slices of each patient, by the subject of the manifest; ``unnamed`` files count as a patient each."""
+    """Slices of each patient in a split, by the subject of the manifest; ``unnamed`` files count as a patient each."""
 
     slices: Mapping[str, Sequence[int]]
     unnamed: int
@@ -19,10 +20,10 @@ class Patients:
         return len(self.slices)
 
 
-def patients_of(manifest: SiteManifest, samples: VolumeSlices) -> Patients:
-    """The patients in the training slices ``samples`` of a site, see :meth:`SiteManifest.subject`."""
+def patients_of(manifest: SiteManifest, samples: VolumeSlices, split: Split = "train") -> Patients:
+    """The patients in `samples`, the slices of a split of a site, see :meth:`SiteManifest.subject`."""
     slices: dict[str, list[int]] = {}
-    for number, (name, volume) in enumerate(zip(manifest.data.train, samples.volumes, strict=True)):
+    for number, (name, volume) in enumerate(zip(getattr(manifest.data, split), samples.volumes, strict=True)):
         first = samples.first(number)
         slices.setdefault(manifest.subject(name, volume.patient_id), []).extend(range(first, first + volume.shape[0]))
     return Patients(slices, sum(not names_person(subject) for subject in slices))

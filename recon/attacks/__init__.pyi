@@ -14,3 +14,4 @@ from .linear_control import linear_victim as linear_victim
 from .membership import Membership as Membership
 from .membership import auc_interval as auc_interval
 from .membership import infer_membership as infer_membership
+from .membership import pool_membership as pool_membership

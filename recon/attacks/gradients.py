@@ -62,8 +62,8 @@ class Victim:
     def simulated(self, image: Tensor, epsilon: float) -> Gradient:
         """The gradient for a guessed image, ``(1, height, width)``, differentiable with respect to the image.
 
-        The guess is the reference, and its measurement has the noise of the scan: the worst case, as in an untrained
-        network the signs of the errors, and with them the gradient of the loss l1, depend on the noise.
+        The guess is the reference, and its measurement has the noise of the scan, which no real attacker knows: in an
+        untrained network the signs of the errors, and with them the gradient of the loss l1, depend on the noise.
 
         Raises
         ------

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import made
+from ..errors import DataError
 from .gradients import Gradient, Victim, mean_gradient
 
 #: Smoothing of the l1 loss at the first and at the last step, in scaled units of the image.
@@ -72,10 +73,18 @@ def invert(victims: Sequence[Victim], seen: Gradient, settings: AttackSettings) 
         Gradient in the order of ``shared`` of the victims, or an update divided by minus its learning rate: the cosine
         does not depend on its scale.
 
+    Raises
+    ------
+    DataError
+        If the gradient that was seen is zero, or the distance or its derivative is not finite at some step.
+
     References
     ----------
     .. [G] Geiping et al., Inverting gradients: how easy is it to break privacy in federated learning?, NeurIPS 2020.
     """
+    if not any(bool(part.any()) for part in seen):
+        advice = "train more rounds: a network that begins with zero output has no gradient"
+        raise DataError(f"inversion: found a gradient of zeros, expected one that depends on the image; {advice}")
     images = [blank_start(victim, settings).requires_grad_() for victim in victims]
     optimizer = torch.optim.Adam(images, lr=settings.learning_rate)
     losses = []
@@ -88,12 +97,23 @@ def invert(victims: Sequence[Victim], seen: Gradient, settings: AttackSettings) 
         distance = _distance(guess, seen, settings.distance)
         prior = sum((_total_variation(x) for x in images), torch.zeros(()))
         found = torch.autograd.grad(distance + settings.total_variation * prior, images)
-        for image, gradient in zip(images, found, strict=True):
-            image.grad = torch.nan_to_num(gradient)
-        optimizer.step()
         losses.append(float(distance.detach()))
+        _require_finite(losses[-1], found, step)
+        for image, gradient in zip(images, found, strict=True):
+            image.grad = gradient
+        optimizer.step()
         made(step + 1, losses[-1])
     return Inversion(tuple(x.detach() for x in images), tuple(losses))
+
+
+def _require_finite(distance: float, gradients: Sequence[Tensor], step: int) -> None:
+    if math.isfinite(distance) and all(bool(gradient.isfinite().all()) for gradient in gradients):
+        return
+    found = f"a distance of gradients of {distance:.3g} whose derivative is not finite"
+    if not math.isfinite(distance):
+        found = f"a distance of gradients of {distance}"
+    advice = "attack another round or site: the network, or its derivatives, are not finite there"
+    raise DataError(f"inversion: found {found} at step {step + 1}, expected finite numbers; {advice}")
 
 
 def distance_at(victims: Sequence[Victim], images: Sequence[Tensor], seen: Gradient, settings: AttackSettings) -> float:
@@ -114,7 +134,12 @@ def _distance(guess: Gradient, seen: Gradient, kind: str) -> Tensor:
 
 def _angle(a: Gradient, b: Gradient) -> Tensor:
     """One minus the cosine."""
-    return 1 - _inner(a, b) / (_inner(a, a) * _inner(b, b)).sqrt().clamp_min(1e-30)
+    return 1 - _inner(a, b) / (_norm(a) * _norm(b))
+
+
+def _norm(a: Gradient) -> Tensor:
+    # Clamped inside the root: its derivative at zero is infinite.
+    return _inner(a, a).clamp_min(1e-30).sqrt()
 
 
 def _inner(a: Gradient, b: Gradient) -> Tensor:

@@ -23,7 +23,7 @@ class Membership:
         Part of the members that are recognized at `fpr`, the largest part of wrongly accused non-members up to 1 %.
     resolution
         Smallest positive false-positive rate that so many non-members can show; above 1 %, `tpr` is that without any
-        false accusation.
+        false accusation. The three are None over several sites, see :func:`pool_membership`.
 
     References
     ----------
@@ -36,9 +36,9 @@ class Membership:
     auc: float
     low: float
     high: float
-    tpr: float
-    fpr: float
-    resolution: float
+    tpr: float | None
+    fpr: float | None
+    resolution: float | None
 
     def to_json(self) -> dict[str, Any]:
         """As in ``privacy.json``."""
@@ -60,14 +60,44 @@ def infer_membership(members: Sequence[float], non_members: Sequence[float], at_
     ValueError
         If a group is empty or a loss is not finite.
     """
-    for name, losses in (("members", members), ("non_members", non_members)):
-        if not losses or not all(map(math.isfinite, losses)):
-            raise ValueError(f"infer_membership: {name} are {list(losses)}, expected at least one finite loss")
-    wins = sum(1.0 if m < n else 0.5 if m == n else 0.0 for m in members for n in non_members)
-    auc = wins / (len(members) * len(non_members))
+    _require_losses("infer_membership", members, non_members)
+    auc = _wins(members, non_members) / (len(members) * len(non_members))
     low, high = auc_interval(auc, len(members), len(non_members))
     tpr, fpr = _at_fpr(members, non_members, at_fpr)
     return Membership(len(members), len(non_members), auc, low, high, tpr, fpr, 1 / len(non_members))
+
+
+def pool_membership(sites: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Membership:
+    """Success of membership inference over several sites, as the losses of members and non-members of each.
+
+    Losses are compared within a site only, as scanners differ: the AUC is the part of all pairs of a member and a
+    non-member of one site in which the member has the lower loss, ties counted half. The interval takes the success as
+    equal at all sites. There is no true-positive rate, which needs one threshold for all sites.
+
+    Raises
+    ------
+    ValueError
+        If there is no site, a group is empty or a loss is not finite.
+    """
+    if not sites:
+        raise ValueError("pool_membership: found no site, expected at least one")
+    for members, non_members in sites:
+        _require_losses("pool_membership", members, non_members)
+    sizes = [(len(members), len(non_members)) for members, non_members in sites]
+    auc = sum(_wins(members, non_members) for members, non_members in sites) / sum(m * n for m, n in sizes)
+    low, high = _interval(auc, sizes)
+    return Membership(sum(m for m, _ in sizes), sum(n for _, n in sizes), auc, low, high, None, None, None)
+
+
+def _require_losses(who: str, members: Sequence[float], non_members: Sequence[float]) -> None:
+    for name, losses in (("members", members), ("non_members", non_members)):
+        if not losses or not all(map(math.isfinite, losses)):
+            raise ValueError(f"{who}: {name} are {list(losses)}, expected at least one finite loss")
+
+
+def _wins(members: Sequence[float], non_members: Sequence[float]) -> float:
+    """Pairs in which the member has the lower loss, ties counted half."""
+    return sum(1.0 if m < n else 0.5 if m == n else 0.0 for m in members for n in non_members)
 
 
 def auc_interval(auc: float, n_first: int, n_second: int) -> tuple[float, float]:
@@ -86,13 +116,24 @@ def auc_interval(auc: float, n_first: int, n_second: int) -> tuple[float, float]
     .. [N] Newcombe, Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2,
        Stat. Med. 25, 2006.
     """
-    half = (n_first + n_second) / 2 - 1
+    return _interval(auc, [(n_first, n_second)])
+
+
+def _interval(auc: float, sizes: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The interval of :func:`auc_interval` for the pairs within sites: variances of the numbers of wins add up."""
+    pairs = sum(m * n for m, n in sizes)
 
     def inside(theta: float) -> bool:
-        spread = 1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)
-        return (auc - theta) ** 2 <= _Z**2 * theta * (1 - theta) / (n_first * n_second) * spread
+        variance = sum((m * n / pairs) ** 2 * _variance(theta, m, n) for m, n in sizes)
+        return (auc - theta) ** 2 <= _Z**2 * variance
 
     return _edge(inside, auc, 0.0), _edge(inside, auc, 1.0)
+
+
+def _variance(theta: float, m: int, n: int) -> float:
+    """Variance of the AUC of ``m`` and ``n`` patients where it is ``theta``."""
+    half = (m + n) / 2 - 1
+    return theta * (1 - theta) / (m * n) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta))
 
 
 def _edge(inside: Any, start: float, end: float) -> float:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from physics import CartesianMRI, ImageGrid, RadonOperator, complex_noise, fft2c, ifft2c
 
 from ..data import Sample, center_crop, generator_for
-from ..errors import DataError
+from ..errors import data_error
 from ..method import require_operator
 
 
@@ -66,10 +66,9 @@ def _whole_reference(sample: Sample) -> Tensor:
     """The reference, if it is an image in the domain of the operator."""
     reference, wanted = sample.reference, tuple(sample.operator.domain_shape)
     if reference is None or sample.meta[0].reference_kind == "rss" or tuple(reference.shape) != wanted:
-        found = "no reference" if reference is None else f"a reference of kind {sample.meta[0].reference_kind}"
-        raise DataError(_refused(sample, found, f"a coil-combined or CT image of {wanted[0]}x{wanted[1]}"))
+        kind = sample.meta[0].reference_kind
+        found = "none" if reference is None else f"one of kind {kind} and shape {tuple(reference.shape)}"
+        advice = 'take files of fully sampled k-space, without data.reference = "rss"'
+        meta, expected = sample.meta[0], f"a coil-combined or CT image of shape {wanted}"
+        raise data_error(meta.volume, f"slice {meta.slice}, reference", found, expected, advice)
     return reference
-
-
-def _refused(sample: Sample, found: str, expected: str) -> str:
-    return f"{sample.meta[0].volume}: slice {sample.meta[0].slice} has {found}, expected {expected}; use other sites"

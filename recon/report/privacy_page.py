@@ -35,9 +35,10 @@ def write_privacy_report(folder: Path | str, results: Mapping[str, Any], picture
     folder
         The run folder.
     results
-        As `privacy.json` holds them: ``method, site, sites_in_sum, modality, synthetic, matrix, steps, optimizer,
-        steps_per_round, batch_size, secure_sum``; ``positive_control`` with ``bar, psnr, succeeded``; ``control_row``
-        and ``attacks``, rows of PSNR and SSIM; ``left_out``, ``membership``, ``epsilon``.
+        As `privacy.json` holds them: ``method, site, sites_in_sum, modality, synthetic, matrix, steps, round,
+        replayed_round, optimizer, steps_per_round, batch_size, secure_sum, noise``; ``positive_control`` with ``bar,
+        psnr, succeeded``; ``control_row`` and ``attacks``, rows of PSNR and SSIM; ``left_out``, ``membership``,
+        ``epsilon``.
     pictures
         Slices ``{"name", "where", "images": {"reference": ..., "attack": ..., "control": ..., ...}}``.
 
@@ -102,7 +103,8 @@ def _conclusion(results: Mapping[str, Any]) -> str:
     if control["succeeded"]:
         return (
             f"Positive control: the image of a linear network is recovered ({scores}, at least "
-            f"{number(control['bar'], 0)} dB needed). The search works."
+            f"{number(control['bar'], 0)} dB needed). The search works on this network; for the others see 'not "
+            "converged' among the verdicts."
         )
     return (
         f"Positive control FAILED: the image of a linear network is not recovered ({scores}, at least "
@@ -124,26 +126,42 @@ def _knowledge(results: Mapping[str, Any]) -> str:
     height, width = results["matrix"]
     facts = {
         "attacker": "knows the network, all its parameters, the operator (mask and maps, or geometry), the noise of "
-        "the measurement, batch size and learning rate, and not the image. No real attacker knows more: the worst case",
+        "the measurement, batch size and learning rate, and not the image. It knows more of the "
+        "measurement than a real one (noise, kept parameters), and less than a real one may: it sees one round, has no "
+        "learned prior and starts once",
         "image": f"training slices on a matrix of {height}x{width}, measured anew at this size: fewer unknowns than on "
         "the scanner's, and in MRI a mask with a larger sampled part; both favor the attacker",
         "search": f"{results['steps']} steps of Adam from a blank image on one minus the cosine between gradients, per "
         "parameter tensor (updates: over all), plus total variation (Geiping et al. 2020); a loss l1 is smoothed",
         "network": f"with the parameters of the selected round {results['round']}",
-        "update of a round": f"{results['steps_per_round']} steps of {results['optimizer']} with batches of "
-        f"{results['batch_size']}, replayed exactly at this size; the attacker reads the change as minus a gradient, "
-        "which is an approximation, and does not unroll the steps. Its best match among all slices counts",
+        "update of a round": _update_fact(results),
         "sums": f"over {', '.join(results['sites_in_sum'])}; images of all sites are sought together in a sum of "
-        f"gradients. The recipe {'has' if results['secure_sum'] else 'has no'} secure sum",
+        "gradients, which holds the middle training slice of every site but the attacked one. "
+        f"The recipe {'has' if results['secure_sum'] else 'has no'} secure sum",
         "crafted broadcast": "larger weights, and an offset of the output that takes the signs out of the gradient. A "
-        "site accepts only the initial parameters in round 0 and bounds later changes (maximum_change of its policy). "
-        "A server cannot add a layer: sites build the network from the approved recipe. Other values may do more",
+        "site accepts only the initial parameters in round 0 and bounds later changes (maximum_change of its policy) "
+        "against the last broadcast: at 1, a server that moves in k rounds reaches 2^k times the norm. The row without "
+        "a bound is what it gets then. A server cannot add a layer: sites build the network from the approved recipe. "
+        "Other values may do more",
         "noise": "per entry, the multiplier times the norm of the gradient, which is the clipping bound",
         "control": "the same search on the gradient of a patient who did not train, scored against the target; noised "
         "gradients and the sum of updates stand beside the control of the exact gradient and of the update",
         "scores": "PSNR and SSIM after the best scaling to the target, in favor of the attacker",
     }
     return "<h2>What the attacker knows and does</h2>" + card(facts)
+
+
+def _update_fact(results: Mapping[str, Any]) -> str:
+    if results["replayed_round"] is None:
+        return "not replayed: no site has trained"
+    noise = "; the secret noise of its steps is drawn anew" if results["noise"] else ""
+    steps = f"{results['steps_per_round']} steps of {results['optimizer']} with batches of {results['batch_size']}"
+    return (
+        f"round {results['replayed_round']}: {steps}, replayed with its broadcast, learning rate and kept state, at "
+        f"this size and without augmentation{noise}. The attacker reads the change as minus a gradient, which is an "
+        "approximation, and does not unroll the steps. Its best match among all slices counts, for the blank image "
+        "too"
+    )
 
 
 def _rows(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -193,10 +211,13 @@ def _curves(results: Mapping[str, Any]) -> str:
 def _member_rows(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     rows = []
     for row in results["membership"]:
-        tpr = f"{number(100 * row['tpr'], 0)} %" + (f" at {number(100 * row['fpr'], 1)} %" if row["fpr"] else "")
+        tpr = resolution = NO_VALUE
+        if row["tpr"] is not None:
+            tpr = f"{number(100 * row['tpr'], 0)} %" + (f" at {number(100 * row['fpr'], 1)} %" if row["fpr"] else "")
+            resolution = f"{number(100 * row['resolution'], 1)} %"
         interval = f"{number(row['low'], 2)} to {number(row['high'], 2)}"
         counts = [str(row["members"]), str(row["non_members"])]
-        cells = [*counts, number(row["auc"], 2), interval, tpr, f"{number(100 * row['resolution'], 1)} %"]
+        cells = [*counts, number(row["auc"], 2), interval, tpr, resolution]
         rows.append((f"{row['site']}, {row['network']}", cells))
     return rows
 
@@ -205,8 +226,9 @@ def _members(results: Mapping[str, Any]) -> str:
     caption = (
         "Members are the training patients of a site, non-members its test patients; the attacker calls a patient with "
         "a low loss a member (Yeom 2018). Calibrated: the loss minus that of the untrained network. AUC 0.5: guessing; "
-        "interval over patients (Newcombe 2006). With fewer than 100 non-members the true positives at 1 % are those "
-        "without any false positive. An interval that holds 0.5 with few patients is no evidence of safety."
+        "interval over patients (Newcombe 2006). All sites: patients are compared within their site only, so there is "
+        "no common threshold and no true-positive rate. With fewer than 100 non-members the true positives at 1 % are "
+        "those without any false positive. An interval that holds 0.5 with few patients is no evidence of safety."
     )
     if not results["membership"]:
         return ""

@@ -11,33 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation import RunFolder, load_federation, load_recipe, make_ct_demo_sites
+from federation import RunFolder
 from federation.attacks import AttackOptions, attack_run, cases, searches
-from federation.attacks.cases import CASES, POSITIVE, cases_of, replayed_update
+from federation.attacks.attack_run import _row
+from federation.attacks.cases import CASES, POSITIVE, cases_of
 from federation.attacks.plan import AttackPlan
-from federation.experiment import initial_state, train_run
 from federation.experiment.private_run import SitePrivacy
-from federation.methods import ServerState
-from federation.recipes.recipe_library import LIBRARY
-from federation.serialization import load_newest
-from federation.sites import CT_DEMO_SITES
-from recon import DataError
+from federation.worker_pool import computing_with
+from recon import DataError, Sample
+from recon.report.text import number
 
-RECIPE = LIBRARY / "demos" / "fedavg_ct.toml"
-TINY = [
-    "network.channels=2", "network.depth=2", "network.cascades=1", "federation.rounds=1", "training.steps_per_round=2",
-    "personal.steps=0", "evaluation.arms=[]",
-]  # fmt: skip
 OPTIONS = AttackOptions(steps=2, size=12)
 FEW = tuple(case for case in CASES if case.key in ("exact_gradient", "crafted_bounded", "noise_1"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("attacks")
-    make_ct_demo_sites(folder / "sites", size=32, train=1, validation=1, test=1, slices=2, sites=CT_DEMO_SITES[:2])
-    sites, recipe = load_federation(folder / "sites"), load_recipe(RECIPE, TINY)
-    return train_run(recipe, sites, folder / "run", jobs=1, resume=False, say=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +36,11 @@ def test_the_page_holds_what_the_json_holds(trained: RunFolder, attacked: dict[s
     stored = json.loads((trained.path / "privacy.json").read_text())
     assert [row["case"] for row in stored["attacks"]] == [case.key for case in FEW]
     page = (trained.path / "privacy.html").read_text()
-    text = re.sub(r"<[^>]+>", "", page).replace("\N{MINUS SIGN}", "-")
+    text = re.sub(r"<[^>]+>", "", page)
     for row in (stored["control_row"], *stored["attacks"]):
-        assert escape(row["title"]) in page and f"{row['psnr']:.1f} / {row['ssim']:.2f}" in text
-        assert f"{row['control_psnr']:.1f} / {row['control_ssim']:.2f}" in text
+        assert escape(row["title"]) in page
+        for pair in (("psnr", "ssim"), ("control_psnr", "control_ssim")):
+            assert " / ".join(number(row[key], digits) for key, digits in zip(pair, (1, 2), strict=True)) in text
     assert {row["site"] for row in stored["membership"]} == {"all sites", *(m.name for m in trained.participants)}
     for row in stored["membership"]:
         assert f"{row['low']:.2f} to {row['high']:.2f}" in text
@@ -96,34 +82,107 @@ def test_epsilon_is_that_of_the_records_of_the_sites(
     assert "2.01" in (trained.path / "privacy.html").read_text()
 
 
-def test_the_replayed_update_is_that_of_the_run(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    initial, _ = initial_state(trained.recipe)
-    monkeypatch.setattr(RunFolder, "selected", lambda self: ServerState(0, initial))
-    plan = AttackPlan.of(trained, AttackOptions(size=0))
-    updates = [replayed_update(plan, name) for name in plan.names]
-    newest = load_newest(trained.path / "checkpoints")
-    assert newest is not None and newest.round == 1
-    weights = torch.tensor([u.n_samples for u in updates], dtype=torch.float64)
-    for name in initial:
-        mean = sum(w * u.shared[name].double() for w, u in zip(weights / weights.sum(), updates, strict=True))
-        torch.testing.assert_close(newest.tensors[name].double(), mean, atol=1e-7, rtol=1e-6)
-    one, two = (replayed_update(plan, plan.site, split) for split in ("train", "test"))  # type: ignore[arg-type]
-    assert not all(torch.equal(one.shared[name], two.shared[name]) for name in initial)
-
-
-def test_a_sum_of_updates_is_their_weighted_mean(trained: RunFolder) -> None:
-    plan = AttackPlan.of(trained, OPTIONS)
-    case = next(case for case in CASES if case.key == "sum_of_updates")
-    before, updates = trained.selected().shared, [replayed_update(plan, name) for name in plan.names]
-    seen = case.search(plan, 0, False).seen
-    for name, part in zip(sorted(before), seen, strict=True):
-        changes = [(before[name] - update.shared[name]) * update.n_samples for update in updates]
-        torch.testing.assert_close(part, sum(changes) / sum(update.n_samples for update in updates))
-
-
 def test_one_site_has_no_sum(trained: RunFolder) -> None:
     found, left_out = cases_of(AttackPlan.of(trained, AttackOptions(sites=1)))
     assert len(found) == len(CASES) - 2 and all("one site" in reason for reason in left_out.values())
+
+
+def test_in_a_sum_the_other_sites_send_their_middle_slice(trained: RunFolder) -> None:
+    plan = AttackPlan.of(trained, OPTIONS)
+    victims = cases.case_of("sum_of_gradients").search(plan, 0, False).victims
+    assert [victim.sample.meta[0].slice for victim in victims] == [0, 1]  # of two slices each
+
+
+def test_the_blank_start_may_choose_among_the_slices_as_the_attack_does(trained: RunFolder) -> None:
+    """Slice 1 is sought; the blank start fits one of the two better, whichever is named."""
+    plan = AttackPlan.of(trained, OPTIONS)
+    blank = []
+    for target in (0, 1):
+        job = searches.Job(plan, "update", target, False)
+        found = searches._search(job, cases.case_of("update"))
+        blank.append(found.scores["blank"][0])
+        alone = cases.case_of("exact_gradient").search(plan, target, False)
+        assert searches._scores(alone.sought[0], searches.blank_start(alone.victims[0], alone.settings))[0] <= blank[-1]
+    assert blank[0] == pytest.approx(blank[1])
+
+
+def test_a_finished_search_is_of_its_data_alone(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum depends on all its sites, other cases on the attacked one."""
+    monkeypatch.setattr("federation.attacks.plan.lock_path", lambda path: tmp_path / path.name)
+    keys = ("exact_gradient", "update", "sum_of_gradients", "sum_of_updates")
+
+    def digests(sites: int = 2) -> dict[str, str]:
+        plan = AttackPlan.of(trained, AttackOptions(sites=sites, steps=2, size=12))
+        return {key: searches.Job(plan, key, 0, False).digest() for key in keys}
+
+    def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+        return {key for key in keys if before[key] != after[key]}
+
+    first, second = trained.participants
+    for manifest in (first, second):
+        (tmp_path / manifest.path.name).write_text("locked")
+    start, sums = digests(), {"sum_of_gradients", "sum_of_updates"}
+    assert changed(start, digests()) == set() and changed(start, digests(sites=1)) == sums
+    (tmp_path / second.path.name).write_text("other data")
+    assert changed(start, digests()) == sums
+    (tmp_path / first.path.name).unlink()  # then size and time of the files count
+    assert changed(start, digests()) == set(keys)
+    start = digests()
+    monkeypatch.setattr(searches, "FORMAT", searches.FORMAT + 1)
+    assert changed(start, digests()) == set(keys)
+
+
+def test_kept_state_of_another_training_is_another_search(trained: RunFolder) -> None:
+    job = searches.Job(AttackPlan.of(trained, OPTIONS), "exact_gradient", 0, False)
+    before, file = job.digest(), sorted((trained.site_folder(job.plan.site) / "kept").glob("round_*.json"))[-1]
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content.replace(b"sha256", b"sha257"))
+        assert job.digest() != before
+    finally:
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("psnr", "control", "blank", "last", "verdict"),
+    [
+        (18.0, 14.9, 12.0, 0.5, "recovers"),  # whatever the distance
+        (18.0, 14.9, 15.1, 0.015, "no more than the control"),
+        (18.0, 15.1, 12.0, 0.015, "no more than the control"),
+        (18.0, 15.1, 12.0, 0.5, "not converged"),
+    ],
+)
+def test_verdicts(trained: RunFolder, psnr: float, control: float, blank: float, last: float, verdict: str) -> None:
+    def found(score: float) -> searches.Found:
+        scores = {"blank": (blank, 0.1), "fbp": (30.0, 0.9)}
+        return searches.Found(score, 0.5, [(1, 1.0), (2, last)], 0.01, scores, 1.0, {})
+
+    plan, case = AttackPlan(trained, ("north",), (0,), 2, 12), cases.case_of("exact_gradient")
+    outcomes = {"exact_gradient-0-attack": found(psnr), "exact_gradient-0-control": found(control)}
+    row = _row(plan, case, 0, outcomes)
+    assert row["verdict"] == verdict and row["converged"] is (last < 0.02)
+    assert (row["control_psnr"], row["blank_psnr"], row["inverted_psnr"]) == (control, blank, 30.0)
+
+
+def test_references_that_cannot_be_attacked_are_refused_before_the_searches(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(sample: Sample) -> None:
+        raise DataError(f"{sample.meta[0].volume}: slice 0, reference: found none, expected one; take others")
+
+    monkeypatch.setattr("recon.modalities.smaller._whole_reference", refuse)
+    with pytest.raises(DataError, match=rf"^{trained.manifests[0].path}: .* found none, .*--site, --sum-of"):
+        AttackPlan.of(trained, OPTIONS)
+
+
+def test_the_cost_is_measured_with_the_threads_of_a_search(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(searches, "invert", lambda *_: threads.append(torch.get_num_threads()))
+    with computing_with(2):
+        searches.seconds_per_step(AttackPlan.of(trained, OPTIONS))
+    assert threads == [1, 1]
 
 
 def test_refusals(trained: RunFolder, tmp_path: Path, fails: Callable[..., str]) -> None:

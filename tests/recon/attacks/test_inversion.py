@@ -8,6 +8,7 @@ import torch
 from recon import (
     MODALITIES,
     AttackSettings,
+    DataError,
     LinearReconstruction,
     Sample,
     Supervised,
@@ -22,6 +23,7 @@ from recon import (
     mean_gradient,
     psnr,
 )
+from recon.attacks.inversion import _angle
 
 
 def batch(name: str, seed: int = 0) -> Sample:
@@ -84,6 +86,26 @@ def test_clipping_and_noise() -> None:
         clipped(gradient, 0.0, 1.0, generator)
 
 
+def test_numbers_that_are_not_finite_end_a_search() -> None:
+    victim = linear_victim(batch("mri"))
+    seen = victim.gradient()
+    for gradient, text in (
+        (tuple(torch.full_like(part, torch.nan) for part in seen), "a distance of gradients of nan at step 1"),
+        (tuple(torch.zeros_like(part) for part in seen), "a gradient of zeros"),
+    ):
+        with pytest.raises(DataError, match=text):
+            invert([victim], gradient, AttackSettings(steps=2))
+
+
+def test_the_angle_to_a_gradient_of_zeros_has_a_derivative() -> None:
+    guess = torch.zeros(3, requires_grad=True)
+    angle = _angle((guess,), (torch.ones(3),))
+    (found,) = torch.autograd.grad(angle, guess)
+    assert angle.item() == 1 and bool(found.isfinite().all())
+    # The product of the squared norms is below the smallest number of single precision.
+    assert float(_angle((torch.full((3,), 1e-12),), (torch.full((3,), 1e-12),))) == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize(("options", "text"), [({"distance": "l3"}, "'cosine'"), ({"steps": 0}, "at least 1")])
 def test_wrong_settings(options: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
@@ -101,3 +123,13 @@ def test_smaller_slice_is_measured_by_its_own_operator(name: str) -> None:
     assert float(small.reference.abs().mean()) == pytest.approx(float(sample.reference.abs().mean()), rel=0.1)
     again = MODALITIES[name].smaller(sample, 8)
     assert torch.equal(small.measurement, again.measurement)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_slice_without_a_whole_reference_is_not_made_smaller(missing: bool) -> None:
+    sample = MODALITIES["mri"].example(0)
+    meta = tuple(replace(part, reference_kind="rss") for part in sample.meta)
+    broken = replace(sample, reference=None) if missing else replace(sample, meta=meta)
+    found = "found none" if missing else "found one of kind rss and shape"
+    with pytest.raises(DataError, match=rf"slice 0, reference: {found}.*fully sampled"):
+        MODALITIES["mri"].smaller(broken, 8)

@@ -16,6 +16,7 @@ from recon import (
     auc_interval,
     collate,
     infer_membership,
+    pool_membership,
     train_locally,
 )
 
@@ -88,3 +89,30 @@ def test_an_overfitted_network_tells_its_members_and_an_untrained_one_does_not()
 def test_unusable_losses(members: list[float], others: list[float]) -> None:
     with pytest.raises(ValueError, match="at least one finite loss"):
         infer_membership(members, others)
+
+
+def test_sites_are_pooled_within_themselves() -> None:
+    """Two scanners with other levels of loss: 1 of 2 and 4 of 4 pairs are won."""
+    found = pool_membership([([1.0], [0.5, 2.0]), ([11.0, 12.0], [13.0, 14.0])])
+    assert found.auc == pytest.approx(5 / 6) and (found.members, found.non_members) == (3, 4)
+    assert (found.tpr, found.fpr, found.resolution) == (None, None, None)
+    one = infer_membership([1.0, 3.0], [2.0, 4.0, 5.0])
+    same = pool_membership([([1.0, 3.0], [2.0, 4.0, 5.0])])
+    assert (same.auc, same.low, same.high) == (one.auc, one.low, one.high)
+    with pytest.raises(ValueError, match="found no site"):
+        pool_membership([])
+    with pytest.raises(ValueError, match="at least one finite loss"):
+        pool_membership([([1.0], [])])
+
+
+def test_interval_over_sites_holds_the_truth_as_often_as_it_says() -> None:
+    """Four sites with two members and three non-members, other levels of loss, a network that knows nobody.
+
+    By the exact distribution of the wins, 94.2 %.
+    """
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        losses = rng.normal(size=(4, 5)) + 10 * rng.normal(size=(4, 1))
+        found = pool_membership([(site[:2].tolist(), site[2:].tolist()) for site in losses])
+        held += found.low <= 0.5 <= found.high
+    assert 0.925 <= held / 1000 <= 0.96

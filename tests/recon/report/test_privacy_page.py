@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recon import epsilon_text, privacy_text, write_privacy_report
+from recon.report.privacy_page import privacy_page
 
 from .test_in_a_browser import in_browser
 
@@ -37,6 +38,7 @@ ROW = {
 
 def results(**changes: Any) -> dict[str, Any]:
     member = {"site": "north", "network": "shared", "members": 2, "non_members": 3, "auc": 2 / 3, "low": 0.21}
+    pooled = {"site": "all sites", "high": 0.94, "tpr": None, "fpr": None, "resolution": None}
     return {
         "method": "fedavg",
         "site": "north",
@@ -46,16 +48,18 @@ def results(**changes: Any) -> dict[str, Any]:
         "matrix": [48, 40],
         "steps": 50,
         "round": 3,
+        "replayed_round": 2,
         "optimizer": "adam",
         "steps_per_round": 8,
         "batch_size": 1,
         "secure_sum": False,
+        "noise": False,
         "positive_control": {"bar": 30.0, "psnr": [41.2], "succeeded": True},
         "control_row": ROW | {"title": "linear network"},
         "attacks": [ROW],
         "left_out": {"sum of updates": "there is one site"},
         "epsilon": {"north": None},
-        "membership": [member | {"high": 0.93, "tpr": 0.5, "fpr": 0.0, "resolution": 1 / 3}],
+        "membership": [member | {"high": 0.93, "tpr": 0.5, "fpr": 0.0, "resolution": 1 / 3}, member | pooled],
     } | changes
 
 
@@ -75,8 +79,12 @@ def test_pictures_of_measured_data_stay_at_the_site(tmp_path: Path) -> None:
 
 def test_what_the_page_says(tmp_path: Path) -> None:
     page = write_privacy_report(tmp_path, results(epsilon={"north": 4.501, "west": None}), pictures()).read_text()
-    for text in ("20.2 / 0.50", "0.21 to 0.93", "33.3 %", "4.51", "not run, there is one site", "round 3", "41.2 dB"):
+    membership = ("0.21 to 0.93", "33.3 %", "0.21 to 0.94")
+    for text in (*membership, "20.2 / 0.50", "4.51", "not run, there is one site", "round 3", "41.2 dB"):
         assert text in page
+    for changes, text in (({"noise": True}, "drawn anew"), ({"replayed_round": None}, "no site has trained")):
+        assert text in privacy_page(results(**changes)) and text not in page
+    assert "round 2: 8 steps of adam" in page
     assert "states no epsilon" not in page and "Nothing can be concluded" not in page
     assert json.loads((tmp_path / "privacy.json").read_text())["attacks"] == [ROW]
     assert (tmp_path / "privacy.csv").read_text().splitlines()[0].startswith("case,title,slice,psnr")
@@ -85,7 +93,7 @@ def test_what_the_page_says(tmp_path: Path) -> None:
 def test_text_begins_with_the_positive_control() -> None:
     failed = {"bar": 30.0, "psnr": [12.0], "succeeded": False}
     assert "Nothing can be concluded" in privacy_text(results(positive_control=failed)).splitlines()[0]
-    assert "The search works" in privacy_text(results()).splitlines()[0]
+    assert "works on this network" in privacy_text(results()).splitlines()[0]
 
 
 def test_epsilon_is_rounded_up() -> None:
