@@ -3,11 +3,12 @@
 import pytest
 
 from federation.deploy.audit_log import PRIVATE_TRAINING, read_log
+from federation.deploy.export import export_run
 from federation.deploy.policy import PolicyError
 from federation.deploy.private_site import charge, forecast
 from federation.deploy.site_service import objection
 from federation.deploy.status import site_status
-from federation.experiment import ReconstructionTask
+from federation.experiment import ReconstructionTask, privacy_of
 from federation.privacy import Ledger, PrivateSteps, epsilon_of
 from federation.recipes.frozen_base import detach_base
 from federation.rounds import LEDGER, read_rows
@@ -36,7 +37,7 @@ def charged(deployed: Deployed, site: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.slow
-def test_the_log_of_each_site_and_that_of_the_rounds_state_epsilon(private):
+def test_the_log_of_each_site_that_of_the_rounds_and_an_exported_run_state_epsilon(private, tmp_path):
     private.train()
     rows = [row for row in read_rows(private.path / "run") if row["site"] == "north"]
     assert [row["epsilon"] for row in rows] == [ONE, TWO, None] and {row["loss"] for row in rows} == {None}
@@ -45,6 +46,8 @@ def test_the_log_of_each_site_and_that_of_the_rounds_state_epsilon(private):
     assert events.index(PRIVATE_TRAINING) < events.index("reply")
     stated = f"epsilon {epsilon_text(TWO)} at delta 1e-05 in all private runs, of epsilon_budget 100"
     assert stated in site_status(private.folders["north"])
+    exported = export_run(private.folders["north"], private.run, tmp_path / "exported", say=print)
+    assert privacy_of(exported) == {"north": (1, 8, TWO, TWO)}
 
 
 def test_a_training_beyond_the_budget_is_refused_and_not_recorded(private):
