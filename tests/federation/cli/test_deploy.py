@@ -284,6 +284,23 @@ def test_a_bundle_with_a_huge_network_is_not_even_looked_at(
     assert "expected at most 1000" in failed(capsys, "site", "approve", site, bundle)
 
 
+def test_limits_of_differential_privacy_are_said_before_an_approval(
+    server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from federation import load_recipe
+    from federation.flower.bundle import write_app
+
+    site, bundle = made_site(server, tmp_path), tmp_path / "private.fab"
+    small = ["network.channels=4", "federation.rounds=1", "training.steps_per_round=2"]
+    recipe = load_recipe("fedavg_private", [*small, "privacy.patients_per_step=1", "privacy.noise_multiplier=2.0"])
+    bundle.write_bytes(write_app(tmp_path / "app", recipe))
+    capsys.readouterr()
+    assert main(["deploy", "site", "approve", str(site), str(bundle)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"(?m)^differential privacy of 1 patient: epsilon up to \d+\.\d\d after all rounds", said)
+    assert re.search(rf"(?m)^warning: few patients \({DEMO_SITES[0].name} 1\)", said) and "not approved yet" in said
+
+
 def test_a_stolen_signing_key_is_replaced_and_each_site_trusts_the_new_one(
     server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
