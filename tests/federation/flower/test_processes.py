@@ -104,8 +104,13 @@ def test_what_children_started_in_sessions_of_their_own_is_stopped_with_them(tmp
 
 
 def test_a_start_that_is_interrupted_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep, slept = time.sleep, []
+
     def interrupted(seconds: float) -> None:
-        raise KeyboardInterrupt
+        slept.append(seconds)
+        if len(slept) == 1:
+            raise KeyboardInterrupt
+        sleep(seconds)
 
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr("federation.flower.processes.time.sleep", interrupted)
