@@ -61,12 +61,12 @@ def attack_run(
     plan, private = AttackPlan.of(run, options or AttackOptions()), privacy_of(run)
     log_into(run.path)
     cases, left_out = cases_of(plan)
-    todo = jobs_of(plan, cases)
+    searches = jobs_of(plan, cases)
     processes = jobs or max(1, cores())
-    say(_cost(plan, todo, processes))
-    begin_parts([Part([job.name for job in todo])])
+    say(_cost(plan, searches, processes))
+    begin_parts([Part([job.name for job in searches])])
     outcomes: dict[str, Found] = {}
-    for job, found in zip(todo, run_jobs(search, todo, processes), strict=True):
+    for job, found in zip(searches, run_jobs(search, searches, processes), strict=True):
         outcomes[job.name] = found
         advanced([job.name], 1.0)
         say(f"{job.name}: {found.psnr:.2f} dB, distance of gradients {found.losses[-1][1]:.3f}")
@@ -81,13 +81,12 @@ def attack_run(
     return results
 
 
-def _cost(plan: AttackPlan, todo: list[Job], processes: int) -> str:
-    unfinished = [job for job in todo if finished(job) is None]
-    work = sum(work_of(plan, job) for job in unfinished)
+def _cost(plan: AttackPlan, searches: list[Job], processes: int) -> str:
+    left = [job for job in searches if finished(job) is None]
+    work = sum(work_of(plan, job) for job in left)
     seconds = seconds_per_step(plan) * plan.steps * work / processes if work else 0.0
-    kept = len(todo) - len(unfinished)
-    again = f", {kept} of them finished before" if kept else ""
-    return f"{len(todo)} searches of {plan.steps} steps{again}: about {duration(seconds)} on {processes} processes"
+    again = f", {kept} of them finished before" if (kept := len(searches) - len(left)) else ""
+    return f"{len(searches)} searches of {plan.steps} steps{again}: about {duration(seconds)} on {processes} processes"
 
 
 def _results(
@@ -98,11 +97,7 @@ def _results(
     losses: Mapping[str, Losses],
     epsilon: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    rows = [
-        _row(plan, case, number, outcomes)
-        for case in (POSITIVE, *cases)
-        for number in (plan.targets if case.per_slice else plan.targets[:1])
-    ]
+    rows = [_row(plan, case, number, outcomes) for case in (POSITIVE, *cases) for number in case.targets(plan)]
     positive = [row for row in rows if row["case"] == POSITIVE.key]
     manifest, recipe, replayed = plan.run.manifest(plan.site), plan.run.recipe, replayed_round(plan)
     return {
@@ -173,7 +168,7 @@ def _pictures(plan: AttackPlan, cases: list[Case], outcomes: Mapping[str, Found]
     """Slices as the report shows them: the reference, the attack, its control, the blank start, the inversion."""
     shown = []
     for case in (POSITIVE, *cases):
-        for number in plan.targets if case.per_slice else plan.targets[:1]:
+        for number in case.targets(plan):
             attack, control = outcomes[Job(plan, case.key, number, False).name], _control(plan, case, number, outcomes)
             found = dict(attack.pictures)
             images = {"reference": found.pop("reference"), "attack": found.pop("picture")}

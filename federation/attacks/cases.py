@@ -77,6 +77,10 @@ class Case:
         """The sites whose data it needs."""
         return plan.names if self.sums else plan.names[:1]
 
+    def targets(self, plan: AttackPlan) -> tuple[int, ...]:
+        """The training slices that it attacks one by one."""
+        return plan.targets if self.per_slice else plan.targets[:1]
+
 
 def case_of(key: str) -> Case:
     """The case of this key."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recon import AttackSettings, DataError, Sample, Victim, VolumeSlices, collate, data_error
+from recon import AttackSettings, DataError, Sample, Victim, VolumeSlices, collate, data_error, spread_over
 
 from ..experiment import ReconstructionTask, RunFolder
 from ..methods import ServerState, load_parameters
@@ -31,7 +31,7 @@ class AttackOptions:
     sites
         Sites in a sum; None: all that take part.
     slices
-        Training slices of the site that are attacked one by one.
+        Training slices of the site that are attacked one by one, evenly spread; 0: all.
     size
         Rows and columns of the attacked slices at most; 0: as measured.
     """
@@ -92,7 +92,7 @@ class AttackPlan:
         for name in names:
             small.sample(name, 0)
         small.control_sample(first)
-        return replace(plan, targets=_middles(plan.task(first).count(), options.slices))
+        return replace(plan, targets=tuple(spread_over([plan.task(first).count()], options.slices)))
 
     @property
     def site(self) -> str:
@@ -232,9 +232,3 @@ class SmallTask(ReconstructionTask):
     def validate(self, network: torch.nn.Module) -> float | None:
         """None: the attack needs no score."""
         return None
-
-
-def _middles(count: int, wanted: int) -> tuple[int, ...]:
-    """The middles of ``wanted`` equal parts of ``count`` numbers."""
-    parts = min(count, wanted)
-    return tuple((2 * part + 1) * count // (2 * parts) for part in range(parts))

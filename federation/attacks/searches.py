@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
@@ -166,15 +167,15 @@ def _write(path: Path, record: str, found: Found) -> None:
 
 
 def _read(path: Path, record: str) -> Found | None:
-    """A finished search; None if there is none, or one of other options."""
+    """A finished search; None if there is none, one of other options, or a damaged one."""
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             facts = json.loads(arrays["facts"].tobytes())
             pictures = {name: arrays[name] for name in arrays.files if name != "facts"}
-    except (OSError, ValueError, KeyError):
-        return None
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        return None  # damaged: it is searched again
     if facts.pop("of", None) != record:
         return None
     facts["losses"] = [(int(step), float(value)) for step, value in facts["losses"]]
@@ -210,7 +211,7 @@ def jobs_of(plan: AttackPlan, cases: list[Case]) -> list[Job]:
     """All searches; the positive control first."""
     jobs = []
     for case in (POSITIVE, *cases):
-        for number in plan.targets if case.per_slice else plan.targets[:1]:
+        for number in case.targets(plan):
             for control in (False, True)[: 1 + case.own_control]:
                 jobs.append(Job(plan, case.key, number, control))
     return jobs
@@ -218,5 +219,6 @@ def jobs_of(plan: AttackPlan, cases: list[Case]) -> list[Job]:
 
 def work_of(plan: AttackPlan, job: Job) -> int:
     """Images that a search seeks together: its cost in units of a search of one."""
-    joint = {case.key for case in CASES if case.joint}
-    return len(plan.names) if job.case in joint else 0 if job.case == POSITIVE.key else 1
+    if job.case == POSITIVE.key:
+        return 0  # its network is tiny
+    return len(plan.names) if case_of(job.case).joint else 1

@@ -223,3 +223,9 @@ def test_every_case_runs_and_the_positive_control_succeeds(trained: RunFolder) -
         row["case"]: row["losses"][::6] for row in results["attacks"] if row["last_distance"] >= row["first_distance"]
     }
     assert risen.keys() <= {"noise_1"}  # noise alone: nothing to match
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+def test_a_damaged_search_is_searched_again(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "search.npz").write_bytes(content)
+    assert searches._read(tmp_path / "search.npz", "record") is None
