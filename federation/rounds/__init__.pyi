@@ -11,12 +11,12 @@ from .round_log import append_rows as append_rows
 from .round_log import drop_rows as drop_rows
 from .round_log import read_rows as read_rows
 from .site import LEDGER as LEDGER
-from .site import LocalResult as LocalResult
-from .site import RoundContext as RoundContext
 from .site import Site as Site
 from .site import SiteSpec as SiteSpec
-from .site import SiteTask as SiteTask
 from .site import initial_network as initial_network
+from .site_task import LocalResult as LocalResult
+from .site_task import RoundContext as RoundContext
+from .site_task import SiteTask as SiteTask
 from .stopping import Stopping as Stopping
 from .transport import ReplyStream as ReplyStream
 from .transport import SiteFailure as SiteFailure

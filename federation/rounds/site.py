@@ -3,11 +3,11 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,11 @@ from ..methods import (
     parameter_scope,
     parameters_of,
 )
-from ..privacy import Ledger, PrivateSteps, SecureSum, epsilon_of
+from ..privacy import Ledger, SecureSum, epsilon_of
 from ..progress import within
 from ..serialization import (
     MOST_LOSS,
     Broadcast,
-    Layout,
     MessageError,
     SiteReport,
     SiteUpdate,
@@ -46,62 +45,13 @@ from ..serialization import (
     under,
 )
 from .kept_state import KEPT_PREFIXES, KeptState, newest_version, valid_version
+from .site_task import LocalResult, RoundContext, SiteTask
 
 if TYPE_CHECKING:
     from .masked_site import MaskedSite
 
 #: File of a site's private steps beside its kept state.
 LEDGER = "privacy.json"
-
-
-@dataclass(frozen=True, eq=False)
-class RoundContext:
-    """Start of local training, beside the network.
-
-    ``shared`` and ``aux`` are the tensors of the broadcast. ``previous`` holds the shared parameters after the site's
-    last training, if the method needs them. ``optimizer_state`` and ``memory`` come from the site's last result; in the
-    first round they are None and empty.
-    """
-
-    shared: State
-    aux: State
-    previous: State
-    optimizer_state: State | None
-    memory: State
-
-
-@dataclass(frozen=True, eq=False)
-class LocalResult:
-    """Result of local training.
-
-    The loss of each step, the optimizer's tensors by any name, the number of training samples, which may weigh the
-    update; tensors that the method remembers at the site, and those that it sends beside the parameters.
-    """
-
-    losses: Sequence[float]
-    optimizer_state: State
-    n_samples: int
-    memory: State = field(default_factory=dict)
-    aux: State = field(default_factory=dict)
-
-
-class SiteTask(Protocol):
-    """Training and validation on the data of a site; built for one round and released after it."""
-
-    def network(self) -> nn.Module:
-        """A new network; random numbers come from torch's global generator alone."""
-
-    def aux(self, network: nn.Module, shared: State) -> Layout:
-        """Layout of the tensors that travel beside the parameters, in both directions."""
-
-    def train(self, network: nn.Module, *, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
-        """Train in place; ``seed`` decides all randomness but secret noise, ``round`` the learning rate."""
-
-    def validate(self, network: nn.Module) -> float | None:
-        """Score on the validation data, higher is better; None if there is no score."""
-
-    def private_steps(self, steps: int) -> PrivateSteps:
-        """What so many steps cost the patients; asked only where :attr:`SiteSpec.delta` is set."""
 
 
 @dataclass(frozen=True)
