@@ -13,7 +13,7 @@ from .links import ALL_SITES, link, picture_address
 from .picture_script import PICTURE_SCRIPT
 from .picture_section import picture_section, site_slices
 from .quality import quality_section
-from .results import Results, is_open, method_of, score_rows, shown_arms, sites_by_role, volume_rows
+from .results import Results, is_open, method_of, rounds_made, score_rows, shown_arms, sites_by_role, volume_rows
 from .style import STYLE
 from .tables import bytes_table, card, privacy_section, score_table, site_note, site_table
 from .text import byte_count, duration, number
@@ -102,14 +102,10 @@ def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y
 
 def _what_was_run(results: Results) -> str:
     took_part, unseen = sites_by_role(results)
-    rounds = {
-        row["round"]
-        for row in results.get("curves", ())
-        if row.get("loss") is not None or row.get("n_samples") is not None
-    }
+    rounds = rounds_made(results)
     sentences = [
         f"{_count(len(took_part), 'site')} trained one unrolled network together"
-        + (f" for {_count(len(rounds), 'round')}" if rounds else "")
+        + (f" for {_count(rounds, 'round')}" if rounds else "")
         + " and kept their raw data, their forward operators and their data-consistency parameters; "
         "the regularizer was shared."
     ]

@@ -56,6 +56,12 @@ def check_results(results: Results) -> None:
         raise ValueError(f"report: method is {results['method']!r}, expected one of the arms, {list(arms)}")
 
 
+def rounds_made(results: Results) -> int:
+    """Rounds in which some site has trained; a site may keep its loss to itself."""
+    rows = results.get("curves", ())
+    return len({row["round"] for row in rows if row.get("loss") is not None or row.get("n_samples") is not None})
+
+
 def method_of(results: Results) -> str:
     """The arm that the others are compared with: ``results["method"]``, else the last arm."""
     return str(results["method"] if "method" in results else list(results["arms"])[-1])

@@ -9,7 +9,7 @@ from .links import ALL_SITES, link, to_site_report
 from .page import html_page, line_panel
 from .picture_script import PICTURE_SCRIPT
 from .picture_section import site_slices
-from .results import Results, is_open
+from .results import Results, is_open, rounds_made
 from .tables import html_table
 from .text import duration, number
 
@@ -51,9 +51,8 @@ def _reload(reload: bool) -> int | None:
 
 
 def _lead(results: Results, reload: bool) -> str:
-    rows, rounds = results.get("curves", ()), results["rounds"]
-    made = len({row["round"] for row in rows if row.get("loss") is not None or row.get("n_samples") is not None})
-    text = f"{made} of at most {rounds} rounds are made. {results.get('now', '')}".strip()
+    made = rounds_made(results)
+    text = f"{made} of at most {results['rounds']} rounds are made. {results.get('now', '')}".strip()
     if (seconds := results.get("seconds_left")) is not None:
         text += f" About {duration(float(seconds))} are left."
     text += " Scores are those of validation data; test data are scored at the end."
