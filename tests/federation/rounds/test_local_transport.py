@@ -1,3 +1,4 @@
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -206,3 +207,9 @@ def test_changed_variables_that_packages_read_need_a_new_interpreter(monkeypatch
     assert worker_pool._context().get_start_method() == "forkserver"
     monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
     assert worker_pool._context().get_start_method() == "spawn"
+
+
+@pytest.mark.parametrize("name", worker_pool._PRELOADED)
+def test_what_workers_need_is_where_the_pool_looks_for_it(name):
+    """A name that is gone would be skipped without a word, and workers would start in seconds again."""
+    assert importlib.util.find_spec(name) is not None
