@@ -221,8 +221,12 @@ class SmallTask(ReconstructionTask):
         sample = slices[number]
         if not self.size:
             return sample
+        kind = self.manifest.kind
+        if kind.smaller is None:
+            expected = "one whose slices can be measured on a smaller matrix: its `smaller`"
+            raise data_error(self.manifest.path, "modality", repr(kind.name), expected, "attack another site")
         try:
-            return self.manifest.kind.smaller(sample, self.size)
+            return kind.smaller(sample, self.size)
         except TypeError as error:
             expected = "an operator of fedrecon that can be made smaller"
             raise data_error(self.manifest.path, "operator", str(error), expected, "attack another site") from None

@@ -61,8 +61,6 @@ class Modality:
         Origin of the measurements, from the facts of a site, for the metric card.
     example
         Simulates a small slice with a reference from a seed; property tests run on it.
-    smaller
-        Measures a slice anew on a matrix of at most so many rows and columns, ``smaller(sample, size)``.
     quality
         Image quality at a site, from its test slices and references; None: it is not measured.
     window_hu
@@ -70,6 +68,9 @@ class Modality:
     write_scan
         Writes the arrays of a scan as a file of the usual format, ``write_scan(path, measurement, ...)``, and returns
         whether they are a single slice; None: methods are called with files and samples alone.
+    smaller
+        Measures a slice anew on a matrix of at most so many rows and columns, ``smaller(sample, size)``; None: its
+        sites cannot be attacked by ``fedrecon privacy``.
     """
 
     name: str
@@ -83,10 +84,10 @@ class Modality:
     correction: Callable[[], OperatorCorrection]
     origin: Callable[[Mapping[str, Any]], str]
     example: Callable[[int], Sample]
-    smaller: Callable[[Sample, int], Sample]
     quality: Callable[[Any, np.ndarray[Any, Any]], MeasureQuality] | None = None
     window_hu: bool = False
     write_scan: Callable[..., bool] | None = None
+    smaller: Callable[[Sample, int], Sample] | None = None
 
     def batch(self, count: int = 2) -> Sample:
         """A batch of examples."""

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from federation.attacks.cases import CASES, POSITIVE, cases_of
 from federation.attacks.plan import AttackPlan
 from federation.experiment.private_run import SitePrivacy
 from federation.worker_pool import computing_with
-from recon import DataError, Sample
+from recon import MODALITIES, DataError, Sample
 from recon.report.text import number
 
 OPTIONS = AttackOptions(steps=2, size=12)
@@ -229,3 +230,12 @@ def test_every_case_runs_and_the_positive_control_succeeds(trained: RunFolder) -
 def test_a_damaged_search_is_searched_again(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "search.npz").write_bytes(content)
     assert searches._read(tmp_path / "search.npz", "record") is None
+
+
+def test_a_modality_that_cannot_be_made_smaller_is_one_line(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = trained.participants[0].kind
+    monkeypatch.setitem(MODALITIES, kind.name, replace(kind, smaller=None))
+    with pytest.raises(DataError, match=rf"modality: found '{kind.name}', expected one whose slices can be measured"):
+        AttackPlan.of(trained, OPTIONS)
