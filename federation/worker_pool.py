@@ -174,7 +174,8 @@ class Workers:
                     worker = self._idle(busy)
                     busy[worker.connection] = (worker, job[0])
                     worker.send(function, job[1])
-                for connection in wait(list(busy)):
+                # If the last answers came together none is left, and `wait` for nothing would never end.
+                for connection in wait(list(busy)) if busy else ():
                     assert isinstance(connection, Connection)
                     worker, key = busy.pop(connection)
                     answer = worker.receive()

@@ -213,3 +213,20 @@ def test_changed_variables_that_packages_read_need_a_new_interpreter(monkeypatch
 def test_what_workers_need_is_where_the_pool_looks_for_it(name):
     """A name that is gone would be skipped without a word, and workers would start in seconds again."""
     assert importlib.util.find_spec(name) is not None
+
+
+def _same(value: int) -> int:
+    return value
+
+
+def test_a_call_ends_when_the_last_answers_come_together(monkeypatch):
+    real = worker_pool.wait
+
+    def all_of(connections):
+        assert connections, "waits for nothing, for ever"
+        for connection in connections:
+            real([connection])
+        return connections
+
+    monkeypatch.setattr(worker_pool, "wait", all_of)
+    assert sorted(run_jobs(_same, [1, 2, 3, 4], 2)) == [1, 2, 3, 4]
