@@ -351,6 +351,19 @@ def test_rosters_without_a_majority_are_refused():
         Roster({"s0": Member(10)})
 
 
+def test_secrets_of_long_term_keys_are_computed_once(run, monkeypatch):
+    """A site makes a new object with its key for each message."""
+    counted, agree = [], PrivateKey.agree
+    monkeypatch.setattr(PrivateKey, "agree", lambda self, other: counted.append(other) or agree(self, other))
+    offers = run.offers()
+    assert len(counted) == 5 * 4
+    run.keys = {name: PrivateKey(key.content) for name, key in run.keys.items()}
+    run.masked(offers)
+    run.reveals(run.roster.names)
+    assert len(counted) == 2 * 5 * 4  # and those of the round
+    assert PrivateKey(bytes(32)) != PrivateKey(bytes(31) + b"1")
+
+
 def test_secrets_are_from_the_operating_system(run, monkeypatch):
     drawn = []
     original = os.urandom
