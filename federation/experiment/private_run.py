@@ -122,7 +122,8 @@ def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
         ledger = _ledger(run, manifest)
         ledger.require([round_ for site, round_ in trained if site == manifest.name])
         if made := ledger.spent():
-            patients = round(noise.patients_per_step / made[-1].probability)
+            # Records before the field `patients` tell it by the probability alone.
+            patients = made[-1].patients or round(noise.patients_per_step / made[-1].probability)
             spent[manifest.name] = _site_privacy(run, manifest, patients, _rounds_done(run, manifest))
     return spent
 

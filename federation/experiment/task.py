@@ -199,7 +199,7 @@ def private_steps(recipe: Recipe, manifest: SiteManifest, patients: int, steps: 
         raise ConfigError(f"{where}, expected at least privacy.patients_per_step, {noise.patients_per_step}; lower it")
     if delta * patients >= 1:
         raise ConfigError(f"{where}, expected privacy.delta, {delta:g}, below one in their number; lower it")
-    return PrivateSteps(steps, noise.probability(patients), noise.noise_multiplier)
+    return PrivateSteps(steps, noise.probability(patients), noise.noise_multiplier, patients)
 
 
 def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:

@@ -25,16 +25,19 @@ class PrivateSteps:
         Probability of a patient in a step.
     noise_multiplier
         Standard deviation of the noise in units of the clipping norm.
+    patients
+        Training patients of the site; None: not known, as in records before this field. Epsilon does not need it.
     """
 
     steps: int
     probability: float
     noise_multiplier: float
+    patients: int | None = None
 
     def __post_init__(self) -> None:
         fits = self.steps >= 0 and 0 < self.probability <= 1 and 0 < self.noise_multiplier < math.inf
-        if not fits:
-            expected = "steps of 0 or more, a probability above 0 and at most 1, positive noise"
+        if not fits or (self.patients is not None and self.patients < 1):
+            expected = "steps of 0 or more, a probability above 0 and at most 1, positive noise, patients of 1 or more"
             raise ValueError(f"PrivateSteps: found {self}, expected {expected}")
 
 

@@ -25,7 +25,7 @@ from recon.report.tables import privacy_section
 from ..fake_sites import SMALL, write_file, write_manifest, write_site
 
 ROUNDS = ("--set", "federation.rounds=2", "--set", "privacy.patients_per_step=1")
-ROUND = PrivateSteps(2, 0.5, 1.0)
+ROUND = PrivateSteps(2, 0.5, 1.0, 2)
 HALF, EPSILON = (epsilon_of([ROUND] * count, 1e-5) for count in (1, 2))
 
 
@@ -113,6 +113,23 @@ def test_the_guarantee_is_epsilon_after_all_rounds(begun):
     assert f"epsilon east {both}, north {both} at delta 1e-05" in card_of(begun)
     cells = f'<td class="number">{epsilon_text(EPSILON)}</td><td class="number">{epsilon_text(HALF)}</td>'
     assert privacy_section(report_of_privacy(begun)).count(cells) == 2
+
+
+def test_a_record_without_the_number_of_patients_is_read(begun):
+    """As versions before the field have written it: two patients follow from the probability of one a step."""
+    before = privacy_of(begun)
+    for name in ("east", "north"):
+        ledger_of(begun, name).path.write_text(
+            json.dumps([{"round": 0, "steps": 2, "probability": 0.5, "noise_multiplier": 1.0}])
+        )
+    assert ledger_of(begun, "east").spent() == [replace(ROUND, patients=None)]
+    assert privacy_of(begun) == before
+
+
+def test_the_number_of_patients_is_that_of_the_record(begun):
+    """Not one that is computed back from the probability, which a recipe may state otherwise by now."""
+    ledger_of(begun, "east").spend(0, replace(ROUND, patients=3))
+    assert privacy_of(begun)["east"].patients == 3
 
 
 def test_before_a_run_goes_on_it_says_what_all_steps_will_have_cost(begun):

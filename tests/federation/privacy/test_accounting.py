@@ -89,13 +89,19 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_ledger_counts_a_repeated_round_again(tmp_path) -> None:
     ledger = Ledger(tmp_path / "privacy.json")
     assert ledger.spent() == []
-    steps = PrivateSteps(4, 0.25, 1.5)
+    steps = PrivateSteps(4, 0.25, 1.5, 16)
     for round in (0, 1, 1):
         ledger.spend(round, steps)
     assert Ledger(tmp_path / "privacy.json").spent() == [steps] * 3
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'[{"steps": 1, "probability": 2, "noise_multiplier": 1}]'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[1]", b"{}", b'[{"steps": 1, "probability": 2, "noise_multiplier": 1}]',
+        b'[{"steps": 1, "probability": 1, "noise_multiplier": 1, "patients": 0}]',
+    ],
+)  # fmt: skip
 def test_a_damaged_ledger_is_one_line_and_not_zero(tmp_path, content: bytes) -> None:
     (tmp_path / "privacy.json").write_bytes(content)
     with pytest.raises(DataError, match="found no list of private steps, expected one; restore the newest"):
