@@ -165,8 +165,7 @@ def _from_changes(plan: AttackPlan, number: int, control: bool, names: tuple[str
         torch.stack([(before[key] - update.shared[key]) * (update.n_samples / total) for update in updates]).sum(0)
         for key in sorted(before)
     )
-    task = plan.task(plan.site)
-    sought = [collate([sample]) for sample in task.dataset("train")]
+    sought = [collate([sample]) for sample in plan.task(plan.site).slices()]
     victim = plan.victim(plan.site, sought[number], state=state)
     others = [*sought[:number], *sought[number + 1 :]]
     # The scale and the proportions of the tensors are those of the optimizer's steps.

@@ -1,5 +1,6 @@
 """Membership inference at the sites of a run: training patients against test patients of the same scanner."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recon import PREPARING, collate, doing, infer_membership, made, pool_membership, to_device_of
+from recon import PREPARING, Sample, TaskTerm, collate, doing, infer_membership, made, pool_membership, to_device_of
 
 from ..experiment import ReconstructionTask, RunFolder, initial_state, site_network
 from ..methods import derive_seed, load_parameters
@@ -37,6 +38,28 @@ def patient_losses(job: tuple[RunFolder, str]) -> Losses:
         return found
 
 
+def seconds_of_losses(run: RunFolder, name: str) -> float:
+    """Time of :func:`patient_losses` at a site, from that of one slice, with the threads of the caller."""
+    manifest = run.manifest(name)
+    task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
+    network, samples = run.spec(manifest).build().network, manifest.dataset("train", task.maps_folder)
+    objective = run.recipe.objective.build_task(run.recipe.training.loss)
+    network.eval()
+    seconds = 0.0
+    with within(site=name, part="measuring the cost"), task.at_work(network), torch.no_grad():
+        for _ in range(2):  # the first one also loads and compiles
+            begin = time.monotonic()
+            _loss(objective, network, samples[len(samples) // 2], 0)
+            seconds = time.monotonic() - begin
+    n_slices = len(samples) + len(manifest.dataset("test", task.maps_folder))
+    return (2 + bool(run.recipe.personal.steps)) * n_slices * seconds
+
+
+def _loss(objective: TaskTerm, network: nn.Module, sample: Sample, seed: int) -> float:
+    loss, _ = objective(network, to_device_of(network, collate([sample])), torch.Generator().manual_seed(seed))
+    return float(loss)
+
+
 def _networks(run: RunFolder, name: str) -> dict[str, nn.Module]:
     manifest, state = run.manifest(name), run.selected()
     site = run.spec(manifest).build()
@@ -58,10 +81,8 @@ def _losses(task: ReconstructionTask, network: nn.Module, split: Split) -> list[
     network.eval()
     with doing("losses of slices,", len(samples)):
         for number in range(len(samples)):
-            batch = to_device_of(network, collate([samples[number]]))
             seed = derive_seed(recipe.federation.seed, "membership", f"{split} {number}")
-            loss, _ = objective(network, batch, torch.Generator().manual_seed(seed))
-            by_patient[patient_of[number]].append(float(loss))
+            by_patient[patient_of[number]].append(_loss(objective, network, samples[number], seed))
             made(number + 1)
     return [fmean(losses) for _, losses in sorted(by_patient.items())]
 
