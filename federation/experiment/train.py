@@ -67,8 +67,7 @@ def train_run(
     """
     require_curve_writers(logs)
     _require_trainable(recipe, manifests, out)
-    slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
-    secure = secure_sum_of(recipe, slices)
+    secure = secure_sum_at(recipe, manifests)
     say_privacy(RunFolder(Path(out), recipe, tuple(manifests), None if maps is None else Path(maps)), say)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
@@ -97,6 +96,12 @@ def train_run(
         parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
         _run_stages(run, runtime, stages, parts, followers, resume)
     return run
+
+
+def secure_sum_at(recipe: Recipe, manifests: Sequence[SiteManifest]) -> SecureSum | None:
+    """The secure sum of a run at these sites; None if its recipe has none."""
+    slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
+    return secure_sum_of(recipe, slices)
 
 
 def _require_trainable(recipe: Recipe, manifests: Sequence[SiteManifest], out: Path | str) -> None:

@@ -359,6 +359,10 @@ class Site:
         load_parameters(self.network, self.scope.blend(shared, before.previous))
         return copy.deepcopy(self.network)
 
+    def begin_with(self, network: nn.Module) -> None:
+        """Store the kept parameters of a network as those before the first round."""
+        self._save_kept(0, KeptState(parameters_of(network, self.scope.kept)))
+
     def _load_shared(self, broadcast: Broadcast, before: KeptState) -> str:
         load_parameters(self.network, broadcast.shared)
         self.network.zero_grad(set_to_none=True)
