@@ -83,10 +83,10 @@ def anatomy(folder: Path, patients: int, size: int) -> Path:
     parts = []
     for part in PART_ORDER:
         for row, (first, last) in zip(people, spans, strict=True):
-            size = (last - first + 1) // len(PART_ORDER)
-            begin = first + part * size
+            length = (last - first + 1) // len(PART_ORDER)
+            begin = first + part * length
             person = f"p{len(parts):03d}"
-            parts.append((row[0], person, row[2], f"{begin}-{begin + size - 1}", row[4], "north", "train"))
+            parts.append((row[0], person, row[2], f"{begin}-{begin + length - 1}", row[4], "north", "train"))
     if len(parts) < patients:
         raise SystemExit(f"--patients: found {patients}, expected at most {len(parts)} parts of people; lower it")
     others = [(*row[:5], "north", split) for row, split in zip(t1[-len(TEST_SPLITS) :], TEST_SPLITS, strict=True)]
