@@ -23,6 +23,7 @@ from ..config import (
     read_toml,
     resolve_plugins,
 )
+from .privacy_section import PrivacySection
 from .private_methods import require_private
 from .recipe_library import recipe_path
 from .recipe_schema import (
@@ -33,7 +34,6 @@ from .recipe_schema import (
     NetworkSection,
     ObjectiveSection,
     PersonalSection,
-    PrivacySection,
     ScopeSection,
     TrainingSection,
     TransformSection,
