@@ -34,7 +34,8 @@ class PrivacySection(Section):
     least number of sites in a sum; None: just above half. ``sites`` are the deployed sites by name.
 
     ``clip``, ``noise_multiplier`` and ``patients_per_step`` together: sites train with differential privacy of
-    patients, see :class:`recon.PatientNoise`; epsilon is stated at ``delta``.
+    patients, see :class:`recon.PatientNoise`; epsilon is stated at ``delta``. ``shared_noise``: each site adds a part
+    of the noise, so that every sum of ``threshold`` sites or more has all of it.
     """
 
     secure_sum: bool = False
@@ -46,13 +47,19 @@ class PrivacySection(Section):
     noise_multiplier: float | None = Field(default=None, ge=0.3, le=1e4)
     patients_per_step: int | None = Field(default=None, ge=1)
     slices_per_patient: int | None = Field(default=None, ge=1)
+    shared_noise: bool = False
     delta: float = Field(default=1e-5, ge=1e-10, lt=0.1)
 
     def noise(self) -> PatientNoise | None:
-        """How the steps of the sites become private; None: they do not."""
+        """How the steps become private for whoever sees sums of the sites, or one site that adds all; None: not."""
         if self.clip is None or self.noise_multiplier is None or self.patients_per_step is None:
             return None
         return PatientNoise(self.clip, self.noise_multiplier, self.patients_per_step, self.slices_per_patient)
+
+    @property
+    def shared_by(self) -> int:
+        """Number of sites that add the noise together; 1: each site adds all of it."""
+        return self.threshold if self.shared_noise and self.threshold is not None else 1
 
     @model_validator(mode="after")
     def _used(self) -> "PrivacySection":
@@ -63,4 +70,9 @@ class PrivacySection(Section):
         if missing and chosen.keys() & set(_NOISE_KEYS):
             found = ", ".join(sorted(chosen.keys() & set(_NOISE_KEYS)))
             raise ValueError(f"{missing[0]}: missing key beside {found}; expected {', '.join(_NEEDED)} together")
+        if self.shared_noise and self.noise() is None:
+            raise ValueError(f"shared_noise: found true without noise, expected {', '.join(_NEEDED)}")
+        if self.shared_noise and self.threshold is None:
+            why = "each site adds the noise divided by its square root"
+            raise ValueError(f"threshold: missing key beside shared_noise; expected the least sites in a sum: {why}")
         return self

@@ -23,6 +23,7 @@ from ..methods import (
     load_parameters,
     parameter_scope,
     parameters_of,
+    require_nothing_kept,
 )
 from ..privacy import Ledger, SecureSum, epsilon_of
 from ..progress import within
@@ -91,6 +92,8 @@ class SiteSpec:
         File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`.
     delta
         The site trains with differential privacy and states epsilon at this delta; None: it trains without.
+    shared_noise
+        The site adds a part of the noise only: it answers in a secure sum alone, and keeps no parameter that trains.
     """
 
     name: str
@@ -111,6 +114,7 @@ class SiteSpec:
     secure: SecureSum | None = None
     key: Path | None = None
     delta: float | None = None
+    shared_noise: bool = False
 
     def __post_init__(self) -> None:
         if not SITE_NAME.fullmatch(self.name):
@@ -169,6 +173,8 @@ class Site:
         parameters = dict(self.network.named_parameters())
         for frozen in self.scope.frozen:
             parameters[frozen].requires_grad_(False)
+        if spec.shared_noise:
+            require_nothing_kept(self.network, self.scope)
         initial = KeptState(parameters_of(self.network, self.scope.kept))
         identity: dict[str, str | int] = {"seed": spec.seed, "site": spec.name, "initial": digest(initial.parameters)}
         self._versions = KeptVersions(spec.folder, initial, identity)
@@ -202,6 +208,8 @@ class Site:
 
     def answer(self, broadcast: Broadcast) -> SiteReport:
         """Train, or only score if the broadcast is evaluate-only; see :meth:`handle`."""
+        if self.spec.shared_noise and self.spec.secure is None:
+            raise MessageError(f"site {self.spec.name}: adds a part of the noise only, expected a secure sum")
         with self._progress(broadcast):
             return self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
 
@@ -259,7 +267,8 @@ class Site:
             aux=result.aux,
         )
         if self.spec.secure is not None:
-            update = self._summed(self.spec.secure, broadcast, shared, update)
+            change = {name: shared[name].double() - broadcast.shared[name].double() for name in shared}
+            update = self._summed(self.spec.secure, broadcast, {**change, **result.change}, update)
         # Last: a round that failed leaves no trace.
         self._versions.save(
             round_ + 1,
@@ -313,9 +322,8 @@ class Site:
             return self.spec.chain.encode(change, generator, broadcast.shared), {}
         return encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
 
-    def _summed(self, secure: SecureSum, broadcast: Broadcast, shared: State, update: SiteUpdate) -> SiteUpdate:
-        """The update as integers that can be summed."""
-        change: State = {name: shared[name].double() - broadcast.shared[name].double() for name in shared}
+    def _summed(self, secure: SecureSum, broadcast: Broadcast, change: State, update: SiteUpdate) -> SiteUpdate:
+        """The update with the change as integers that can be summed."""
         if self.spec.chain is not None:
             change = self.spec.chain.encode(change, self._generator(broadcast), broadcast.shared)
         summed = secure.encode(self.spec.name, update.n_samples, change, update.aux)
