@@ -57,6 +57,7 @@ def charge(folder: SiteFolder, recipe: Recipe, run: str, round: int, steps: Priv
         steps=steps.steps,
         probability=steps.probability,
         noise_multiplier=steps.noise_multiplier,
+        shared_by=steps.shared_by,
         epsilon=epsilon,
         delta=folder.policy.epsilon_delta,
     )
@@ -97,4 +98,4 @@ def _trainings(folder: SiteFolder) -> list[Mapping[str, Any]]:
 
 
 def _made(trainings: list[Mapping[str, Any]]) -> list[PrivateSteps]:
-    return [PrivateSteps(f["steps"], f["probability"], f["noise_multiplier"]) for f in trainings]
+    return [PrivateSteps(f["steps"], f["probability"], f["noise_multiplier"], f.get("shared_by", 1)) for f in trainings]

@@ -57,7 +57,9 @@ class Ledger:
         """
         try:
             return [
-                PrivateSteps(int(e["steps"]), float(e["probability"]), float(e["noise_multiplier"]))
+                PrivateSteps(
+                    int(e["steps"]), float(e["probability"]), float(e["noise_multiplier"]), int(e.get("shared_by", 1))
+                )
                 for e in self._entries()
             ]
         except (KeyError, TypeError, ValueError):

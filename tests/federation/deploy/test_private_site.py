@@ -59,7 +59,7 @@ def test_a_training_beyond_the_budget_is_refused_and_not_recorded(private):
     assert charged(private, "north") == [(0, ONE)]
     facts = [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
     assert facts == [{"run": private.run, "round": 0, "steps": 4, "probability": 1.0, "noise_multiplier": 2.0,
-                      "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
+                      "shared_by": 1, "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
 
 
 @pytest.mark.slow
