@@ -3,6 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/private_training.py                         # phantoms of 32x32
     OMP_NUM_THREADS=1 python benchmarks/private_training.py --patients 16 --steps 60 --epsilons 10
     python benchmarks/private_training.py --site sites/north.toml --patients 50     # the first patients of a site
+    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/private_training.py --anatomy --size 64
+
+``--anatomy``: k-space simulated from real anatomy, T1 of 27 people and images drawn from label maps of 20; six
+other people test. Beyond 47 patients, further slices of the same people count as patients.
 
 A step draws a quarter of the patients on average, at most 32, two slices each. The noise multiplier is the smallest
 that keeps epsilon at delta 1 / (10 patients). ``clip`` is the median norm of the patients' gradients at the start,
@@ -17,10 +21,11 @@ from pathlib import Path
 import torch
 
 from federation import SiteManifest, build_network, load_manifest, load_recipe, make_demo_sites
+from federation.comparison.anatomy_persons import LABEL_SLICES, mri_rows, write_table
 from federation.methods import load_parameters
 from federation.privacy import PrivateSteps, epsilon_of
 from federation.rounds import initial_network
-from federation.sites import SimulatedSite, patients_of
+from federation.sites import MRIScanner, SimulatedSite, make_image_sites, patients_of
 from recon import (
     PatientLearner,
     PatientNoise,
@@ -35,6 +40,8 @@ from recon import (
 #: A small network: the noise grows with the number of parameters.
 NETWORK = ("network.cascades=5", "network.channels=8", "network.depth=3", "network.share_cascades=true")
 BATCH, SLICES, MOST_PATIENTS = 2, 2, 32
+#: Parts of every person's slices, the middle ones first, and the people who validate and test.
+PART_ORDER, TEST_SPLITS = (2, 1, 3, 0, 4), ("validation", *["test"] * 6)
 
 
 def main() -> None:
@@ -44,21 +51,57 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--clip", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of Adam")
-    parser.add_argument("--size", type=int, default=32, help="pixels of the phantoms")
-    parser.add_argument("--site", type=Path, help="manifest of a site in place of phantoms")
+    parser.add_argument("--size", type=int, default=32, help="rows and columns")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--site", type=Path, help="manifest of a site in place of phantoms")
+    source.add_argument("--anatomy", action="store_true", help="people of FEDRECON_DATA in place of phantoms")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'patients':>8s} {'training':24s} {'noise':>6s} {'epsilon':>8s} {'PSNR':>6s}")
     with tempfile.TemporaryDirectory() as folder:
-        manifest = load_manifest(arguments.site or phantoms(Path(folder), max(arguments.patients), arguments.size))
+        made, most = Path(folder), max(arguments.patients)
+        simulated = anatomy if arguments.anatomy else one_of_phantoms
+        manifest = load_manifest(arguments.site or simulated(made, most, arguments.size))
         for count in arguments.patients:
             measure(manifest, Path(folder) / "maps", count, arguments)
 
 
-def phantoms(folder: Path, patients: int, size: int) -> Path:
-    """The manifest of a site with so many patients of two slices."""
-    site = SimulatedSite("north", 4, "t1", Simulation("random", 3, 0.2, noise_std=0.01))
-    make_demo_sites(folder / "sites", size=size, train=patients, validation=1, test=12, slices=SLICES, sites=[site])
+def phantoms(folder: Path, patients: int, size: int, count: int = 1) -> list[Path]:
+    """The manifests of some sites, each with so many patients of two slices."""
+    names = ["north", *(f"site{number}" for number in range(1, count))]
+    sites = [SimulatedSite(name, 4, "t1", Simulation("random", 3, 0.2, noise_std=0.01)) for name in names]
+    make_demo_sites(folder / "sites", size=size, train=patients, validation=1, test=12, slices=SLICES, sites=sites)
+    return [folder / "sites" / f"{name}.toml" for name in names]
+
+
+def one_of_phantoms(folder: Path, patients: int, size: int) -> Path:
+    """The manifest of one site of phantoms."""
+    return phantoms(folder, patients, size)[0]
+
+
+def anatomy(folder: Path, patients: int, size: int) -> Path:
+    """The manifest of a site with so many parts of 47 people, at most five of each; the middle parts come first."""
+    rows = mri_rows(folder / "sites", 80, 0)
+    t1 = [row for row in rows if row[2] == "T1"]
+    drawn = [row for row in rows if row[2] == "drawn"]
+    people = [*t1[: -len(TEST_SPLITS)], *drawn]
+    spans = [tuple(map(int, row[3].split("-"))) if row[3] else (0, LABEL_SLICES - 1) for row in people]
+    parts = []
+    for part in PART_ORDER:
+        for row, (first, last) in zip(people, spans, strict=True):
+            length = (last - first + 1) // len(PART_ORDER)
+            begin = first + part * length
+            person = f"p{len(parts):03d}"
+            parts.append((row[0], person, row[2], f"{begin}-{begin + length - 1}", row[4], "north", "train"))
+    if len(parts) < patients:
+        raise SystemExit(f"--patients: found {patients}, expected at most {len(parts)} parts of people; lower it")
+    others = [(*row[:5], "north", split) for row, split in zip(t1[-len(TEST_SPLITS) :], TEST_SPLITS, strict=True)]
+    table = write_table(folder / "sites", [*parts[:patients], *others])
+    scanner = MRIScanner(
+        name="north", coils=4, sampling="random", acceleration=4, center_fraction=0.125, noise_std=0.01, matrix=size,
+        slices=SLICES,
+    )  # fmt: skip
+    make_image_sites(table, folder / "sites", sites=[scanner], source=folder)
     return folder / "sites" / "north.toml"
 
 

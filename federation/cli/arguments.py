@@ -65,12 +65,21 @@ def display(arguments: argparse.Namespace) -> "Display":
 
 def positive_count(text: str) -> int:
     """Parse a whole number of at least 1."""
+    return _count(text, 1)
+
+
+def count_or_none(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    return _count(text, 0)
+
+
+def _count(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {least}")
     return number
 
 

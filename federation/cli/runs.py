@@ -17,6 +17,7 @@ from .arguments import (
     add_output,
     add_plugins,
     add_threads,
+    count_or_none,
     display,
 )
 
@@ -49,11 +50,19 @@ def add_demo(commands: Commands) -> None:
 
 def add_train(commands: Commands) -> None:
     train = commands.add_parser("train", help="train a recipe on a federation")
-    train.add_argument("recipe", help=RECIPE)
-    train.add_argument("--sites", type=Path, required=True, help="folder of manifests")
+    train.add_argument("recipe", nargs="?", help=f"{RECIPE}; not with --without")
+    text = "folder of manifests; with --without only if it has moved since the training of the run"
+    train.add_argument("--sites", type=Path, help=text)
     train.add_argument("--out", type=Path, required=True, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
     _add_start(train)
+    text = (
+        "train the run of --start-from again without this site, as if it had never joined, and make a few rounds "
+        "without it from the end of the run; `fedrecon evaluate` compares both with the run"
+    )
+    train.add_argument("--without", metavar="SITE", help=text)
+    text = "rounds without the site from the end of the run, 0: none (default: a fifth of the rounds of the recipe)"
+    train.add_argument("--approximate-rounds", type=count_or_none, metavar="N", help=text)
     text = "continue an interrupted run; with more federation.rounds also a finished one"
     train.add_argument("--resume", action="store_true", help=text)
     _add_log(train)
@@ -143,6 +152,14 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if arguments.without is not None:
+        _train_without(arguments)
+        return
+    if arguments.approximate_rounds is not None:
+        raise DataError("--approximate-rounds: found without --without, expected both; name the site that leaves")
+    if arguments.recipe is None or arguments.sites is None:
+        missing = "a recipe" if arguments.recipe is None else "--sites"
+        raise DataError(f"fedrecon train: found no {missing.removeprefix('a ')}, expected {missing}; add it")
     with display(arguments) as shown:
         from ..experiment import Planning, require_curve_writers, train_run
         from ..recipes import load_recipe
@@ -162,6 +179,33 @@ def _train(arguments: argparse.Namespace) -> None:
             planning=planning,
             logs=arguments.log,
             **counts,
+        )
+        shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
+
+
+def _train_without(arguments: argparse.Namespace) -> None:
+    if arguments.start_from is None:
+        raise DataError("--without: found no --start-from, expected the run that the site leaves; add --start-from RUN")
+    if arguments.recipe is not None or arguments.plugin:
+        what = "a recipe" if arguments.recipe is not None else "--plugin"
+        raise DataError(f"--without: found {what}, expected none: that of the run is trained; leave it out")
+    with display(arguments) as shown:
+        from ..experiment import Planning, recorded_threads, train_without
+
+        threads = arguments.threads or recorded_threads(arguments.out) or recorded_threads(arguments.start_from)
+        train_without(
+            arguments.without,
+            arguments.start_from,
+            arguments.out,
+            overrides=arguments.set,
+            sites=arguments.sites,
+            rounds=arguments.approximate_rounds,
+            resume=arguments.resume,
+            say=shown.say,
+            planning=Planning(fixed_jobs=arguments.jobs is not None),
+            logs=arguments.log,
+            jobs=arguments.jobs or max(1, cores() // (threads or 1)),
+            threads=threads,
         )
         shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
 
@@ -194,10 +238,12 @@ def _counts(arguments: argparse.Namespace, sites: "Iterable[SiteManifest]", out:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     with display(arguments) as shown:
-        from recon import text_table
+        from recon import text_table, unlearning_text
 
         from ..experiment import evaluate_run
 
         results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=shown.say, sites=arguments.sites)
         shown.result("\n" + text_table(results))
+        if text := unlearning_text(results.get("unlearning", {})):
+            shown.result("\n" + text)
         shown.result(f"\nreport: {arguments.folder / 'report.html'}")

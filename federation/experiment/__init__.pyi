@@ -13,6 +13,8 @@ from .method import Method as Method
 from .method import load as load
 from .method import method_of_run as method_of_run
 from .method import method_of_weights as method_of_weights
+from .patient_losses import loss_of_slice as loss_of_slice
+from .patient_losses import losses_by_patient as losses_by_patient
 from .personal_stage import personalize as personalize
 from .personal_stage import site_network as site_network
 from .plan import Plan as Plan
@@ -38,4 +40,5 @@ from .train import initial_state as initial_state
 from .train import score_text as score_text
 from .train import train_alone as train_alone
 from .train import train_run as train_run
+from .unlearning import train_without as train_without
 from .weights_export import export_weights as export_weights

@@ -21,6 +21,7 @@ from .planning import say_fewer_cores
 from .private_run import report_of_privacy
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
+from .unlearning import compare_unlearning
 
 #: Packages whose versions the report names.
 _PACKAGES = (
@@ -74,9 +75,10 @@ def evaluate_run(
     for manifest, result in zip(tested, scored, strict=True):
         found[manifest.name] = result
         say(f"scored  {manifest.name}")
+    unlearning = compare_unlearning(run, jobs, say, sites)
     run.record_seconds("evaluation", time.monotonic() - started)
     seconds = sum(run.seconds().values()) if begin is None else time.monotonic() - begin
-    results = _results(run, found, state.round, seconds)
+    results = _results(run, found, state.round, seconds) | ({"unlearning": unlearning} if unlearning else {})
     absent = [arm for arm in run.recipe.evaluation.arms if arm not in results["arms"]]
     if run.is_exported and LOCAL in absent:
         absent.remove(LOCAL)

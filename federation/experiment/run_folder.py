@@ -111,13 +111,15 @@ class RunFolder:
         return cls(path, recipe, tuple(manifests), None if maps is None else Path(maps))
 
     @classmethod
-    def open(cls, path: Path | str, sites: Path | str | None = None) -> "RunFolder":
+    def open(cls, path: Path | str, sites: Path | str | None = None, overrides: Sequence[str] = ()) -> "RunFolder":
         """Open the folder of a trained run.
 
         Parameters
         ----------
         sites
             Folder of the manifests, if it has moved since; None: where they were in training.
+        overrides
+            Changes of the recipe, as in :func:`load_recipe`.
 
         Raises
         ------
@@ -131,7 +133,7 @@ class RunFolder:
         trained = record["sites"]
         # First: its plugins may register readers. A run from before that key validated on all slices.
         old = "validation_slices" not in read_toml(path / "recipe.toml").get("evaluation", {})
-        recipe = load_recipe(path / "recipe.toml", ["evaluation.validation_slices=0"] * old)
+        recipe = load_recipe(path / "recipe.toml", [*["evaluation.validation_slices=0"] * old, *overrides])
         if sites is None:
             trained = {name: _found(path, file, record.get("beside", {}).get(name)) for name, file in trained.items()}
             if missing := [file for file in trained.values() if not Path(file).is_file()]:

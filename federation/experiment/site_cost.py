@@ -124,6 +124,7 @@ def _private_cost(
             samples=[sample] * (n_patients * of_one),
             patients={str(number): range(number * of_one, (number + 1) * of_one) for number in range(n_patients)},
             noise=replace(noise, patients_per_step=n_patients, slices_per_patient=None),  # each of them is drawn
+            collect_gradients=task.recipe.privacy.shared_noise,
         )
         return _step_seconds(task, network, repeats, train)
 

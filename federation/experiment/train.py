@@ -13,7 +13,7 @@ from recon import MOST_DB, DataError, data_error
 
 from ..config import config_error
 from ..machine import memory_available
-from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
+from ..methods import FederatedAlgorithm, parameter_scope, parameters_of, require_nothing_kept
 from ..privacy import SecureSum
 from ..progress import Part, advanced, begin_parts, log_into, refresh_with
 from ..recipes import LOCAL, Recipe, build_network, require_base, secure_sum_of
@@ -67,8 +67,7 @@ def train_run(
     """
     require_curve_writers(logs)
     _require_trainable(recipe, manifests, out)
-    slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
-    secure = secure_sum_of(recipe, slices)
+    secure = secure_sum_at(recipe, manifests)
     say_privacy(RunFolder(Path(out), recipe, tuple(manifests), None if maps is None else Path(maps)), say)
     shared, aux = initial_state(recipe)  # before a folder is written, which a corrected recipe could not use
     extended, is_new = resume and fewer_rounds(out, recipe) is not None, not (Path(out) / "run.json").exists()
@@ -97,6 +96,12 @@ def train_run(
         parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
         _run_stages(run, runtime, stages, parts, followers, resume)
     return run
+
+
+def secure_sum_at(recipe: Recipe, manifests: Sequence[SiteManifest]) -> SecureSum | None:
+    """The secure sum of a run at these sites; None if its recipe has none."""
+    slices = {m.name: len(m.dataset("train")) for m in manifests if m.trains} if recipe.privacy.secure_sum else {}
+    return secure_sum_of(recipe, slices)
 
 
 def _require_trainable(recipe: Recipe, manifests: Sequence[SiteManifest], out: Path | str) -> None:
@@ -238,9 +243,18 @@ def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
 
 
 def initial_state(recipe: Recipe) -> tuple[State, State]:
-    """Initial shared parameters, and zeros for the tensors of penalties; the same at every site and machine."""
+    """Initial shared parameters, and zeros for the tensors of penalties; the same at every site and machine.
+
+    Raises
+    ------
+    ConfigError
+        If the scope does not fit the network, or the sites share noise and a parameter stays at a site and trains.
+    """
     network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
-    shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
+    scope = parameter_scope(network, recipe.scope.rules())
+    if recipe.privacy.shared_noise:
+        require_nothing_kept(network, scope)
+    shared = parameters_of(network, scope.shared)
     entries = aux_layout(recipe, network, shared).items()
     own = recipe.federation.rule().aux_layout(shared)  # the rule starts its own
     aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name not in own}

@@ -78,7 +78,7 @@ class Ledger:
 
 
 def private_steps_of(entry: Mapping[str, Any]) -> PrivateSteps:
-    """Steps from a record of them; records before the field ``patients`` lack it.
+    """Steps from a record of them; older records lack the fields ``shared_by`` and ``patients``.
 
     Raises
     ------
@@ -90,5 +90,6 @@ def private_steps_of(entry: Mapping[str, Any]) -> PrivateSteps:
         int(entry["steps"]),
         float(entry["probability"]),
         float(entry["noise_multiplier"]),
+        int(entry.get("shared_by", 1)),
         None if patients is None else int(patients),
     )

@@ -10,6 +10,7 @@ from .privacy_page import write_privacy_report as write_privacy_report
 from .results import summarize as summarize
 from .tables import html_table as html_table
 from .text import text_table as text_table
+from .unlearning import unlearning_text as unlearning_text
 from .write import write_report as write_report
 from .write import write_site_report as write_site_report
 from .write import write_training_report as write_training_report

@@ -17,6 +17,7 @@ from .results import Results, is_open, method_of, rounds_made, score_rows, shown
 from .style import STYLE
 from .tables import bytes_table, card, privacy_section, score_table, site_note, site_table
 from .text import byte_count, duration, number
+from .unlearning import unlearning_section
 
 #: The page must load nothing: opening it sends no request.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -33,6 +34,7 @@ def run_page(results: Results) -> str:
         curves_section(results),
         "<h2>Sites</h2>" + site_table(results),
         privacy_section(results.get("privacy")),
+        unlearning_section(results.get("unlearning")),
         _messages(results),
         _reproduce(results),
     ]

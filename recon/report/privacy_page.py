@@ -17,7 +17,7 @@ from .picture_script import PICTURE_SCRIPT
 from .picture_section import site_slices
 from .results import plain
 from .tables import card, html_table
-from .text import NO_VALUE, number
+from .text import NO_VALUE, aligned, number
 
 _COLUMNS = ("attack", "attacked", "control", "blank", "inverted", "distance", "at the truth", "verdict")
 _MEMBERS = ("site and network", "members", "non-members", "AUC", "95 % interval", "TPR at 1 % FPR", "resolution of FPR")
@@ -89,12 +89,7 @@ def privacy_text(results: Mapping[str, Any]) -> str:
     """The tables as plain text."""
     rows = [_COLUMNS, *((name, *cells) for name, cells in _rows(results))]
     members = [_MEMBERS, *((name, *cells) for name, cells in _member_rows(results))]
-    return "\n".join([_conclusion(results), "", *_aligned(rows), "", *_aligned(members)])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([_conclusion(results), "", *aligned(rows), "", *aligned(members)])
 
 
 def _conclusion(results: Mapping[str, Any]) -> str:

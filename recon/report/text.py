@@ -1,7 +1,7 @@
 """Numbers and the score table as plain text."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from .learning_curve import COLUMNS, LearningCurve, curves_by_arm, regime_rows
 from .results import Cell, Results, score_rows, shown_arms
@@ -82,9 +82,13 @@ def regime_text(curves: Mapping[str, Iterable[LearningCurve]]) -> list[str]:
     rows = [(name, *cells) for name, cells in regime_rows(curves)]
     if not rows:
         return []
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (COLUMNS, *rows)]
-    return [line.rstrip() for line in lines]
+    return aligned([COLUMNS, *rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equally many cells as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _cell(cell: Cell) -> str:

@@ -36,6 +36,8 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``personal_steps``: steps of the personal stage.
         - ``privacy``: ``delta``; ``sites``, per site ``patients, steps``, ``epsilon`` of these steps and ``planned`` of
           all rounds; ``note``, what is not private.
+        - ``unlearning``, of a run that a ``site`` has left: ``rounds``, ``patients``; ``networks``, per network
+          ``seconds``, ``sites`` (scores) and ``membership``; or ``left_out``, why there is no comparison.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
         - ``pictures``: per site, a list of slices ``{"name": "median PSNR", "where": "scan.h5, slice 3 of 12",
           "images": {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``.

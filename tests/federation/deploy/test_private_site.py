@@ -18,7 +18,7 @@ from recon import DataError, epsilon_text
 from .deployment import NAMES, Deployed, deploy
 
 #: One patient at each site, so one in every step; a round has four steps.
-ROUND = PrivateSteps(4, 1.0, 2.0, 1)
+ROUND = PrivateSteps(4, 1.0, 2.0, patients=1)
 ONE, TWO = (epsilon_of([ROUND] * count, 1e-5) for count in (1, 2))
 
 
@@ -59,7 +59,7 @@ def test_a_training_beyond_the_budget_is_refused_and_not_recorded(private):
     assert charged(private, "north") == [(0, ONE)]
     facts = [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
     assert facts == [{"run": private.run, "round": 0, "steps": 4, "probability": 1.0, "noise_multiplier": 2.0,
-                      "patients": 1, "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
+                      "shared_by": 1, "patients": 1, "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_delta_of_the_budget_changes_the_epsilon_of_the_log_alone(private):
 
 def test_a_delta_of_the_budget_that_means_nothing_is_an_objection(private, monkeypatch):
     """As if the one patient of each step were one of a hundred."""
-    hundred = PrivateSteps(4, 0.01, 2.0, 100)
+    hundred = PrivateSteps(4, 0.01, 2.0, patients=100)
     monkeypatch.setattr(ReconstructionTask, "private_steps", lambda self, steps: hundred)
     folder = private.folders["north"]
     assert not objection(folder, private.run, private.recipe)

@@ -25,7 +25,7 @@ from recon.report.tables import privacy_section
 from ..fake_sites import SMALL, write_file, write_manifest, write_site
 
 ROUNDS = ("--set", "federation.rounds=2", "--set", "privacy.patients_per_step=1")
-ROUND = PrivateSteps(2, 0.5, 1.0, 2)
+ROUND = PrivateSteps(2, 0.5, 1.0, patients=2)
 HALF, EPSILON = (epsilon_of([ROUND] * count, 1e-5) for count in (1, 2))
 
 
