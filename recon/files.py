@@ -2,11 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import NO_SPACE, DataError, os_error_line
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -31,6 +34,37 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
     finally:
         # After a failure only: os.replace has moved the file.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_hdf5(path: Path) -> Iterator["h5py.File"]:
+    """An HDF5 file to fill part by part, for arrays that need not fit into memory twice; it appears complete or not.
+
+    Raises
+    ------
+    DataError
+        As :func:`write_atomically`.
+    """
+    import h5py  # as in write_hdf5
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            yield file
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename not in (None, str(temporary), str(temporary.parent)):
+            raise  # of a file that is read meanwhile
+        if isinstance(error, OSError) and NO_SPACE in (line := os_error_line(error, path)):
+            raise DataError(line) from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{path}: cannot be written ({reason}); choose another folder") from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
