@@ -54,6 +54,7 @@ from .data import CONDITION_DIM as CONDITION_DIM
 from .data import CONDITION_LAYOUT as CONDITION_LAYOUT
 from .data import CT_READERS as CT_READERS
 from .data import CT_SCALE as CT_SCALE
+from .data import LINE_HEAD as LINE_HEAD
 from .data import MRI_READERS as MRI_READERS
 from .data import PREPARING as PREPARING
 from .data import Augmentation as Augmentation
@@ -76,7 +77,9 @@ from .data import ScanSimulation as ScanSimulation
 from .data import Simulation as Simulation
 from .data import SinogramSlices as SinogramSlices
 from .data import SinogramVolume as SinogramVolume
+from .data import SliceCollector as SliceCollector
 from .data import Step as Step
+from .data import StreamedSlice as StreamedSlice
 from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches

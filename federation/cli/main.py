@@ -19,6 +19,7 @@ from .doctor import add_doctor
 from .privacy import add_privacy
 from .recipes import add_recipes
 from .runs import add_demo, add_evaluate, add_plan, add_train
+from .serve import add_serve
 from .sites import add_sites
 from .weights import add_reconstruct, add_weights
 
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_privacy(commands)
     add_reconstruct(commands)
+    add_serve(commands)
     add_weights(commands)
     add_compare(commands)
     add_cache(commands)

@@ -127,10 +127,17 @@ class Method:
         format = self._format or self.kind.format_of(Path(scan))
         return self.kind.slices([Path(scan)], _NO_SITE, **stored, **({} if format is None else {"format": format}))
 
-    def reconstruct(self, scan: Path | str) -> Reconstruction:
-        """All images of a file, with what the file states of them; :func:`recon.write_reconstruction` writes them."""
+    def reconstruct(self, scan: Path | str, *, format: str | None = None) -> Reconstruction:
+        """All images of a file, with what the file states of them; :func:`recon.write_reconstruction` writes them.
+
+        Parameters
+        ----------
+        format
+            Name of the reader, where the file has another one than the files of the method or site; None: theirs.
+        """
+        samples = self.samples(scan) if format is None else self._of_format(Path(scan), format)
         with self.at_work(self.network):
-            return reconstructed(self, self.network, self.samples(scan))
+            return reconstructed(self, self.network, samples)
 
     def at_work(self, network: nn.Module) -> AbstractContextManager[None]:
         """Context with a network on the device of the method."""
@@ -175,15 +182,15 @@ class Method:
             try:
                 is_single = self.kind.write_scan(path, measurement, *arguments, **options)
                 with self.at_work(self.network):
-                    found = reconstructed(self, self.network, self._of_arrays(path)).image
+                    found = reconstructed(self, self.network, self._of_format(path, None)).image
             except DataError as error:
                 raise DataError(str(error).replace(str(path), "arrays").replace(f"{folder}/", "")) from error
         images = found[0] if is_single else found
         return torch.from_numpy(images).to(measurement.device) if isinstance(measurement, Tensor) else images
 
-    def _of_arrays(self, path: Path) -> VolumeSlices:
-        """Slices of a file of the usual format."""
-        return self.kind.slices([path], _NO_SITE)
+    def _of_format(self, path: Path, format: str | None) -> VolumeSlices:
+        """Slices of a file of a format; None: the usual one."""
+        return self.kind.slices([path], _NO_SITE, **({} if format is None else {"format": format}))
 
 
 class RunMethod(Method):
@@ -224,9 +231,13 @@ class RunMethod(Method):
     def simulates(self) -> bool:
         return self.manifest.simulate is not None
 
-    def _of_arrays(self, path: Path) -> VolumeSlices:
+    def _of_format(self, path: Path, format: str | None) -> VolumeSlices:
+        if format == self.manifest.data.format:
+            return self.samples(path)
         keys = self.kind.data_options().keys() - {"format"}
-        return self.kind.slices([path], self.manifest.name, **{key: getattr(self.manifest.data, key) for key in keys})
+        named = {} if format is None else {"format": format}
+        options = {key: getattr(self.manifest.data, key) for key in keys}
+        return self.kind.slices([path], self.manifest.name, **named, **options)
 
 
 class WeightsMethod(Method):

@@ -26,6 +26,9 @@ from .image_matrix import largest_matrix as largest_matrix
 from .image_matrix import reduce_matrix as reduce_matrix
 from .image_phase import with_realistic_phase as with_realistic_phase
 from .image_phase import with_smooth_phase as with_smooth_phase
+from .layouts.ismrmrd_stream import LINE_HEAD as LINE_HEAD
+from .layouts.ismrmrd_stream import SliceCollector as SliceCollector
+from .layouts.ismrmrd_stream import StreamedSlice as StreamedSlice
 from .maps_cache import CACHE_VARIABLE as CACHE_VARIABLE
 from .maps_cache import CacheFacts as CacheFacts
 from .maps_cache import cache_facts as cache_facts

@@ -27,6 +27,8 @@ class Encoding:
         Encoded and reconstructed fields of view; None: not stated.
     calibration
         How calibration lines were acquired, such as ``embedded``; None: not stated.
+    averages
+        Number of averages; 1 where it is not stated.
     receiver_bandwidth
         Relative noise bandwidth of the receiver; 1 where it is not stated.
     protocol, patient_id
@@ -40,6 +42,7 @@ class Encoding:
     fov_mm: tuple[float, float, float] | None
     recon_fov_mm: tuple[float, float, float] | None
     calibration: str | None
+    averages: int
     receiver_bandwidth: float
     protocol: str | None
     patient_id: str | None
@@ -88,6 +91,7 @@ def _encoding(root: Element, encoding: Element, header: Header) -> Encoding:
         fov_mm=_fov(encoding, "encodedSpace"),
         recon_fov_mm=_fov(encoding, "reconSpace"),
         calibration=_text(encoding, "parallelImaging/calibrationMode"),
+        averages=1 + (_integer(encoding, "encodingLimits/average/maximum") or 0),
         receiver_bandwidth=_number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth") or 1.0,
         protocol=_text(root, "measurementInformation/protocolName"),
         patient_id=_text(root, "subjectInformation/patientID"),

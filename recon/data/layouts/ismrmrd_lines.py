@@ -22,7 +22,7 @@ _OTHER = {
     23: "navigator", 24: "phase correction", 26: "feedback", 27: "dummy", 28: "feedback", 29: "coil correction",
     30: "phase stabilization", 31: "phase stabilization",
 }  # fmt: skip
-_NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
+NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
 #: Lines read at once.
 _BLOCK = 1024
 _HEAD = (
@@ -101,7 +101,7 @@ def read_lines(path: Path) -> tuple[str, Lines]:
             raise data_error(path, key, f"shape {dataset.shape}", "lines", "use a file with raw data")
         head = dataset.fields("head")[:]
     text = xml[0].decode("utf-8", "replace") if isinstance(xml[0], bytes) else xml[0]
-    return text, _sorted_by_kind(head)
+    return text, sorted_by_kind(head)
 
 
 def read_samples(path: Path, lines: Lines, numbers: Array) -> Iterator[tuple[int, Array]]:
@@ -148,26 +148,28 @@ def _group(file: h5py.File, path: Path) -> h5py.Group:
     return group
 
 
-def _sorted_by_kind(head: Array) -> Lines:
+def has_flag(flags: Any, number: int) -> Any:
+    """Whether a flag, numbered from 1 as in the standard, is set in an integer or in every entry of an array."""
+    return (flags >> (number - 1)) & 1 == 1
+
+
+def sorted_by_kind(head: Array) -> Lines:
+    """Heads of the standard, sorted into noise, calibration and image lines."""
     flags = head["flags"].astype(np.uint64)
-
-    def has(number: int) -> Any:
-        return (flags >> np.uint64(number - 1)) & np.uint64(1) == 1
-
-    noise = has(_NOISE)
+    noise = has_flag(flags, NOISE)
     other = np.zeros(len(head), bool)
     left_out: Counter[str] = Counter()
     for number, kind in _OTHER.items():
-        of_kind = has(number) & ~noise & ~other
+        of_kind = has_flag(flags, number) & ~noise & ~other
         if of_kind.any():
             left_out[kind] += int(of_kind.sum())
         other |= of_kind
-    calibration = has(_CALIBRATION) & ~has(_CALIBRATION_AND_IMAGING) & ~noise & ~other
+    calibration = has_flag(flags, _CALIBRATION) & ~has_flag(flags, _CALIBRATION_AND_IMAGING) & ~noise & ~other
     return Lines(
         head=head,
         noise=np.flatnonzero(noise),
         calibration=np.flatnonzero(calibration),
         imaging=np.flatnonzero(~noise & ~other & ~calibration),
-        reverse=np.asarray(has(_REVERSE)),
+        reverse=np.asarray(has_flag(flags, _REVERSE)),
         left_out=dict(left_out),
     )
