@@ -60,17 +60,23 @@ def main() -> None:
     print(f"{'patients':>8s} {'training':24s} {'noise':>6s} {'epsilon':>8s} {'PSNR':>6s}")
     with tempfile.TemporaryDirectory() as folder:
         made, most = Path(folder), max(arguments.patients)
-        simulated = anatomy if arguments.anatomy else phantoms
+        simulated = anatomy if arguments.anatomy else one_of_phantoms
         manifest = load_manifest(arguments.site or simulated(made, most, arguments.size))
         for count in arguments.patients:
             measure(manifest, Path(folder) / "maps", count, arguments)
 
 
-def phantoms(folder: Path, patients: int, size: int) -> Path:
-    """The manifest of a site with so many patients of two slices."""
-    site = SimulatedSite("north", 4, "t1", Simulation("random", 3, 0.2, noise_std=0.01))
-    make_demo_sites(folder / "sites", size=size, train=patients, validation=1, test=12, slices=SLICES, sites=[site])
-    return folder / "sites" / "north.toml"
+def phantoms(folder: Path, patients: int, size: int, count: int = 1) -> list[Path]:
+    """The manifests of some sites, each with so many patients of two slices."""
+    names = ["north", *(f"site{number}" for number in range(1, count))]
+    sites = [SimulatedSite(name, 4, "t1", Simulation("random", 3, 0.2, noise_std=0.01)) for name in names]
+    make_demo_sites(folder / "sites", size=size, train=patients, validation=1, test=12, slices=SLICES, sites=sites)
+    return [folder / "sites" / f"{name}.toml" for name in names]
+
+
+def one_of_phantoms(folder: Path, patients: int, size: int) -> Path:
+    """The manifest of one site of phantoms."""
+    return phantoms(folder, patients, size)[0]
 
 
 def anatomy(folder: Path, patients: int, size: int) -> Path:

@@ -71,13 +71,17 @@ def measure(n_sites: int, size: int, bits: int, gone: int, folder: Path) -> list
     slices = {name: 20 + i for i, name in enumerate(names)}
     roster = Roster({name: Member(slices[name], keys[name].public.hex()) for name in names})
     secure = SecureSum(roster, slices, bits, masked=True, run="0" * 64)
-    sites = {name: SiteProtocol(name, secure.run, roster, keys[name], folder / name) for name in names}
+
+    def site(name: str) -> SiteProtocol:
+        """A new object for each request, as a site makes it."""
+        return SiteProtocol(name, secure.run, roster, PrivateKey(keys[name].content), folder / name)
+
     changes, context = changes_of(min(n_sites, 10), size), Context(secure.run, 0, "ab")
     begin = time.process_time()
     own: dict[str, float] = {}
     offers, total = {}, np.zeros(size, f"<u{bits // 8}")
     for name in names:
-        offers[name], own["offer"] = timed(lambda name=name: sites[name].offer(0, "ab"))
+        offers[name], own["offer"] = timed(lambda name=name: site(name).offer(0, "ab"))
     survivors, expected, weight = names[gone:], torch.zeros(size, dtype=torch.float64), 0.0
     plain = encode = 0.0
     up = down = 0
@@ -85,9 +89,9 @@ def measure(n_sites: int, size: int, bits: int, gone: int, folder: Path) -> list
         change = changes[f"s{number % len(changes):03d}"]
         payload, encode = timed(lambda name=name, c=change: secure.encode(name, slices[name], c, {}))
         to_us = {other: offer.to_site(name) for other, offer in offers.items()}
-        masked, own["mask"] = timed(
-            lambda name=name, p=payload, o=to_us: sites[name].mask(0, "ab", vector_of(p[SUM]), o)
-        )
+        asked = site(name)
+        check(not asked.wrong_offers(0, "ab", to_us), "right offers")
+        masked, own["mask"] = timed(lambda a=asked, p=payload, o=to_us: a.mask(0, "ab", vector_of(p[SUM]), o))
         if name in survivors:
             total += masked
         if number == 0:
@@ -99,10 +103,10 @@ def measure(n_sites: int, size: int, bits: int, gone: int, folder: Path) -> list
             plain = len(update)
     codes, reveals = {}, {}
     for name in survivors:
-        codes[name], own["confirm"] = timed(lambda name=name: sites[name].confirm(0, "ab", survivors))
+        codes[name], own["confirm"] = timed(lambda name=name: site(name).confirm(0, "ab", survivors))
     for name in survivors:
         to_us = {other: given[name] for other, given in codes.items() if other != name}
-        reveals[name], own["reveal"] = timed(lambda name=name, c=to_us: sites[name].reveal(0, "ab", survivors, c))
+        reveals[name], own["reveal"] = timed(lambda name=name, c=to_us: site(name).reveal(0, "ab", survivors, c))
     _, server = timed(lambda: unmask(total, roster, context, offers, survivors, reveals))
     everything = time.process_time() - begin
     for number, name in enumerate(names):

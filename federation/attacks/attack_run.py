@@ -9,9 +9,9 @@ from recon import data_error, write_privacy_report
 from ..experiment import RunFolder, Say, privacy_of
 from ..machine import cores
 from ..progress import Part, advanced, begin_parts, duration, log_into
-from ..worker_pool import run_jobs
+from ..worker_pool import computing_with, run_jobs
 from .cases import POSITIVE, Case, cases_of
-from .patients import Losses, membership_rows, patient_losses
+from .patients import Losses, membership_rows, patient_losses, seconds_of_losses
 from .plan import AttackOptions, AttackPlan
 from .replay import replayed_round
 from .searches import Found, Job, finished, jobs_of, search, seconds_per_step, work_of
@@ -63,14 +63,14 @@ def attack_run(
     cases, left_out = cases_of(plan)
     searches = jobs_of(plan, cases)
     processes = jobs or max(1, cores())
-    say(_cost(plan, searches, processes))
+    members = [(run, m.name) for m in run.participants if m.data.test]
+    say(_cost(plan, searches, [name for _, name in members], processes))
     begin_parts([Part([job.name for job in searches])])
     outcomes: dict[str, Found] = {}
     for job, found in zip(searches, run_jobs(search, searches, processes), strict=True):
         outcomes[job.name] = found
         advanced([job.name], 1.0)
         say(f"{job.name}: {found.psnr:.2f} dB, distance of gradients {found.losses[-1][1]:.3f}")
-    members = [(run, m.name) for m in run.participants if m.data.test]
     losses: dict[str, Losses] = {}
     for (_, name), found_losses in zip(members, run_jobs(patient_losses, members, processes), strict=True):
         losses[name] = found_losses
@@ -81,12 +81,17 @@ def attack_run(
     return results
 
 
-def _cost(plan: AttackPlan, searches: list[Job], processes: int) -> str:
+def _cost(plan: AttackPlan, searches: list[Job], members: list[str], processes: int) -> str:
+    """What searches and membership inference will take, as measured."""
     left = [job for job in searches if finished(job) is None]
     work = sum(work_of(plan, job) for job in left)
     seconds = seconds_per_step(plan) * plan.steps * work / processes if work else 0.0
     again = f", {kept} of them finished before" if (kept := len(searches) - len(left)) else ""
-    return f"{len(searches)} searches of {plan.steps} steps{again}: about {duration(seconds)} on {processes} processes"
+    with computing_with(1):
+        each = [seconds_of_losses(plan.run, name) for name in members]
+    inference = max(sum(each) / processes, *each, 0.0)  # one process for each site
+    parts = f"about {duration(seconds)}; membership inference about {duration(inference)}"
+    return f"{len(searches)} searches of {plan.steps} steps{again}: {parts}; on {processes} processes"
 
 
 def _results(

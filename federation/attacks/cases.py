@@ -160,13 +160,16 @@ def _from_changes(plan: AttackPlan, number: int, control: bool, names: tuple[str
     before = state.shared
     split: Split = "test" if control else "train"
     updates = [replayed_update(plan, name, split if name == plan.site else "train") for name in names]
-    total = sum(update.n_samples for update in updates)
+    weighting = plan.run.recipe.federation.weighting()
+    # Weights that depend on scores are not known: by slices in their place.
+    weights = [weighting.known_weight(update.n_samples) or update.n_samples for update in updates]
     seen = tuple(
-        torch.stack([(before[key] - update.shared[key]) * (update.n_samples / total) for update in updates]).sum(0)
+        torch.stack(
+            [(before[key] - u.shared[key]) * (w / sum(weights)) for u, w in zip(updates, weights, strict=True)]
+        ).sum(0)
         for key in sorted(before)
     )
-    task = plan.task(plan.site)
-    sought = [collate([sample]) for sample in task.dataset("train")]
+    sought = [collate([sample]) for sample in plan.task(plan.site).slices()]
     victim = plan.victim(plan.site, sought[number], state=state)
     others = [*sought[:number], *sought[number + 1 :]]
     # The scale and the proportions of the tensors are those of the optimizer's steps.

@@ -1,5 +1,6 @@
 """Membership inference at the sites of a run: training patients against test patients of the same scanner."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,14 @@ from torch import nn
 
 from recon import PREPARING, doing, infer_membership, pool_membership
 
-from ..experiment import ReconstructionTask, RunFolder, initial_state, losses_by_patient, site_network
+from ..experiment import (
+    ReconstructionTask,
+    RunFolder,
+    initial_state,
+    loss_of_slice,
+    losses_by_patient,
+    site_network,
+)
 from ..methods import load_parameters
 from ..progress import within
 from ..rounds import initial_network
@@ -32,6 +40,23 @@ def patient_losses(job: tuple[RunFolder, str]) -> Losses:
                 members, others = losses_by_patient(task, network, "train"), losses_by_patient(task, network, "test")
             found[label] = {"members": members, "non_members": others}
         return found
+
+
+def seconds_of_losses(run: RunFolder, name: str) -> float:
+    """Time of :func:`patient_losses` at a site, from that of one slice, with the threads of the caller."""
+    manifest = run.manifest(name)
+    task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
+    network, samples = run.spec(manifest).build().network, manifest.dataset("train", task.maps_folder)
+    objective = run.recipe.objective.build_task(run.recipe.training.loss)
+    network.eval()
+    seconds = 0.0
+    with within(site=name, part="measuring the cost"), task.at_work(network), torch.no_grad():
+        for _ in range(2):  # the first one also loads and compiles
+            begin = time.monotonic()
+            loss_of_slice(objective, network, samples[len(samples) // 2], 0)
+            seconds = time.monotonic() - begin
+    n_slices = len(samples) + len(manifest.dataset("test", task.maps_folder))
+    return (2 + bool(run.recipe.personal.steps)) * n_slices * seconds
 
 
 def _networks(run: RunFolder, name: str) -> dict[str, nn.Module]:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+from recon import AttackSettings, Sample, Victim, collate, data_error, spread_over
 
-from recon import AttackSettings, DataError, Sample, Victim, VolumeSlices, collate, data_error, spread_over
-
-from ..experiment import ReconstructionTask, RunFolder
+from ..experiment import RunFolder
 from ..methods import ServerState, load_parameters
 from ..serialization import State
-from ..sites import Patients, Split, lock_path, patients_of
+from ..sites import Split, lock_path
+from .small_task import SmallTask
 
 #: Least rows and columns: the window of SSIM has 7.
 SMALLEST = 8
@@ -92,7 +91,7 @@ class AttackPlan:
         for name in names:
             small.sample(name, 0)
         small.control_sample(first)
-        return replace(plan, targets=tuple(spread_over([plan.task(first).count()], options.slices)))
+        return replace(plan, targets=tuple(spread_over([len(plan.task(first).slices())], options.slices)))
 
     @property
     def site(self) -> str:
@@ -129,23 +128,23 @@ class AttackPlan:
         parts += [file.name.encode() + file.read_bytes() for file in kept]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def task(self, name: str, split: Split = "train") -> "SmallTask":
+    def task(self, name: str, split: Split = "train") -> SmallTask:
         """The task of a site at the matrix of the attack, which trains on the slices of a split."""
         run = self.run
         return SmallTask(run.manifest(name), run.recipe, run.maps_folder(name), self.size, split)
 
     def sample(self, name: str, number: int, split: Split = "train") -> Sample:
         """A batch of one slice of a site."""
-        return collate([self.task(name, split).slice(number)])
+        return collate([self.task(name, split).slices()[number]])
 
     def middle(self, name: str) -> Sample:
         """A batch of the middle training slice of a site."""
-        return self.sample(name, self.task(name).count() // 2)
+        return self.sample(name, len(self.task(name).slices()) // 2)
 
     def control_sample(self, name: str) -> Sample:
         """A batch of one slice of a patient who did not train: the middle of the test slices."""
-        task = self.task(name, "test")
-        return collate([task.slice(task.count() // 2)])
+        slices = self.task(name, "test").slices()
+        return collate([slices[len(slices) // 2]])
 
     def parameter_names(self) -> list[str]:
         """Names of all parameters in the order of the network of the attacked site."""
@@ -174,65 +173,3 @@ class AttackPlan:
             parameter.requires_grad_(parameter_name in site.scope.shared)
         objective = recipe.objective.build_task(recipe.training.loss)
         return Victim(network, tuple(sorted(site.scope.shared)), sample, objective, recipe.federation.seed)
-
-
-@dataclass(frozen=True)
-class SmallTask(ReconstructionTask):
-    """The task of a site on slices of a smaller matrix, without validation.
-
-    Parameters
-    ----------
-    size
-        Rows and columns at most; 0: as measured.
-    trains_on
-        Split that takes the place of the training data.
-    """
-
-    size: int = 0
-    trains_on: Split = "train"
-
-    def count(self) -> int:
-        """Number of slices."""
-        return len(self._slices())
-
-    def slice(self, number: int) -> Sample:
-        """One slice.
-
-        Raises
-        ------
-        DataError
-            If it cannot be measured on a smaller matrix.
-        """
-        return self._smaller(self._slices(), number)
-
-    def dataset(self, split: Split) -> Any:
-        """The slices as a list; without the augmentation of the recipe."""
-        slices = self._slices()
-        return [self._smaller(slices, number) for number in range(len(slices))]
-
-    def patients(self, samples: VolumeSlices | None = None) -> Patients:
-        """The patients in the slices on which it trains, which a list of ``samples`` does not name."""
-        return patients_of(self.manifest, self._slices(), self.trains_on)
-
-    def _slices(self) -> VolumeSlices:
-        return self.manifest.dataset(self.trains_on, self.maps_folder)
-
-    def _smaller(self, slices: VolumeSlices, number: int) -> Sample:
-        sample = slices[number]
-        if not self.size:
-            return sample
-        kind = self.manifest.kind
-        if kind.smaller is None:
-            expected = "one whose slices can be measured on a smaller matrix: its `smaller`"
-            raise data_error(self.manifest.path, "modality", repr(kind.name), expected, "attack another site")
-        try:
-            return kind.smaller(sample, self.size)
-        except TypeError as error:
-            expected = "an operator of fedrecon that can be made smaller"
-            raise data_error(self.manifest.path, "operator", str(error), expected, "attack another site") from None
-        except DataError as error:
-            raise DataError(f"{self.manifest.path}: {error}, or attack other sites (--site, --sum-of)") from None
-
-    def validate(self, network: torch.nn.Module) -> float | None:
-        """None: the attack needs no score."""
-        return None

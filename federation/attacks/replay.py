@@ -12,7 +12,8 @@ from ..methods import CHECKPOINTS, ServerState, state_of_checkpoint
 from ..rounds import Row, read_rows
 from ..serialization import SiteUpdate, load_checkpoint
 from ..sites import Split
-from .plan import AttackPlan, SmallTask
+from .plan import AttackPlan
+from .small_task import SmallTask
 
 
 def replayed_round(plan: AttackPlan) -> int | None:

@@ -190,10 +190,9 @@ def _train_without(arguments: argparse.Namespace) -> None:
         what = "a recipe" if arguments.recipe is not None else "--plugin"
         raise DataError(f"--without: found {what}, expected none: that of the run is trained; leave it out")
     with display(arguments) as shown:
-        from ..experiment import Planning, RunFolder, train_without
+        from ..experiment import Planning, recorded_threads, train_without
 
-        run = RunFolder.open(arguments.start_from, arguments.sites)
-        others = [manifest for manifest in run.manifests if manifest.name != arguments.without]
+        threads = arguments.threads or recorded_threads(arguments.out) or recorded_threads(arguments.start_from)
         train_without(
             arguments.without,
             arguments.start_from,
@@ -205,7 +204,8 @@ def _train_without(arguments: argparse.Namespace) -> None:
             say=shown.say,
             planning=Planning(fixed_jobs=arguments.jobs is not None),
             logs=arguments.log,
-            **_counts(arguments, others, arguments.out),
+            jobs=arguments.jobs or max(1, cores() // (threads or 1)),
+            threads=threads,
         )
         shown.result(f"trained: {arguments.out}   next: fedrecon evaluate {arguments.out}")
 

@@ -63,6 +63,11 @@ class Policy(Section):
     private_only: bool = Field(
         default=False, description="Whether only runs with differential privacy of patients are answered."
     )
+    may_share_noise: bool = Field(
+        default=False,
+        description="Whether runs are answered in which this site adds only a part of the noise: their epsilon holds "
+        "if the other sites add theirs, and tell the server nothing of it.",
+    )
 
     def to_toml(self) -> str:
         """The file: each value after a comment with its meaning."""
@@ -94,6 +99,11 @@ class Policy(Section):
             raise PolicyError(f"methods: {recipe.name!r} is not accepted")
         if self.private_only and recipe.privacy.noise() is None:
             raise PolicyError("private_only: found a recipe without privacy.noise_multiplier, expected one with it")
+        if recipe.privacy.shared_noise and not self.may_share_noise:
+            raise PolicyError(
+                "may_share_noise: found a recipe with privacy.shared_noise, expected one in which each site adds all "
+                "of its noise; set it to true if you trust the other sites"
+            )
         for key, names in (("may_share", shared), ("may_tell", aux)):
             refused = [name for name in names if not _matches(name, getattr(self, key))]
             if refused:

@@ -1,20 +1,21 @@
 """The private trainings of a deployed site, from its audit log, and the budget of its policy."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from recon import epsilon_text
 
 from ..experiment import ReconstructionTask, privacy_notes
-from ..privacy import PrivateSteps, epsilon_of
+from ..privacy import PrivateSteps, epsilon_of, private_steps_of
 from ..recipes import Recipe
 from .audit_log import PRIVATE_TRAINING, read_log
 from .policy import PolicyError
 from .site_folder import SiteFolder
 
 
-def require_budget(folder: SiteFolder, recipe: Recipe, steps: PrivateSteps) -> float:
-    """Epsilon of all private runs of the site with some more steps.
+def require_budget(folder: SiteFolder, steps: PrivateSteps) -> float:
+    """Epsilon of all private runs of the site with some more steps, of a known number of patients.
 
     Raises
     ------
@@ -23,14 +24,13 @@ def require_budget(folder: SiteFolder, recipe: Recipe, steps: PrivateSteps) -> f
     DataError
         If the accountant is not installed, or the log cannot be read.
     """
-    policy, noise = folder.policy, recipe.privacy.noise()
-    if noise is None:
-        raise ValueError(f"require_budget: the recipe {recipe.name} has no noise, expected some")
-    patients, delta = round(noise.patients_per_step / steps.probability), policy.epsilon_delta
-    if delta * patients >= 1:
+    policy, delta = folder.policy, folder.policy.epsilon_delta
+    if steps.patients is None:
+        raise ValueError(f"require_budget: found {steps}, expected steps with the number of patients")
+    if delta * steps.patients >= 1:
         raise PolicyError(
-            f"epsilon_delta: found {delta:g} with {patients} patients, expected below one in their number; lower it in "
-            "policy.toml"
+            f"epsilon_delta: found {delta:g} with {steps.patients} patients, expected below one in their number; "
+            "lower it in policy.toml"
         )
     epsilon = epsilon_of([*_made(_trainings(folder)), steps], delta)
     if epsilon > policy.epsilon_budget:
@@ -41,7 +41,7 @@ def require_budget(folder: SiteFolder, recipe: Recipe, steps: PrivateSteps) -> f
     return epsilon
 
 
-def charge(folder: SiteFolder, recipe: Recipe, run: str, round: int, steps: PrivateSteps) -> None:
+def charge(folder: SiteFolder, run: str, round: int, steps: PrivateSteps) -> None:
     """Record a private training before it begins; one that is repeated, or fails, counts.
 
     Raises
@@ -49,14 +49,12 @@ def charge(folder: SiteFolder, recipe: Recipe, run: str, round: int, steps: Priv
     PolicyError, DataError
         As for :func:`require_budget`; nothing is recorded then.
     """
-    epsilon = require_budget(folder, recipe, steps)
+    epsilon = require_budget(folder, steps)
     folder.audit.append(
         PRIVATE_TRAINING,
         run=run,
         round=round,
-        steps=steps.steps,
-        probability=steps.probability,
-        noise_multiplier=steps.noise_multiplier,
+        **asdict(steps),
         epsilon=epsilon,
         delta=folder.policy.epsilon_delta,
     )
@@ -97,4 +95,4 @@ def _trainings(folder: SiteFolder) -> list[Mapping[str, Any]]:
 
 
 def _made(trainings: list[Mapping[str, Any]]) -> list[PrivateSteps]:
-    return [PrivateSteps(f["steps"], f["probability"], f["noise_multiplier"]) for f in trainings]
+    return [private_steps_of(facts) for facts in trainings]

@@ -150,7 +150,7 @@ class SiteService:
         _check_change(state / "seen", broadcast, site.initial_shared, policy)
         if spec.delta is not None and not broadcast.evaluate_only:
             steps = site.task.private_steps(spec.steps_in(broadcast.round))
-            charge(folder, recipe, request.run, broadcast.round, steps)
+            charge(folder, request.run, broadcast.round, steps)
         try:
             reply = site.answer(broadcast)
         except MessageError as error:  # parameters are not finite after training
@@ -215,7 +215,7 @@ def objection(folder: SiteFolder, run: str, recipe: Recipe) -> str:
         policy.check_recipe(recipe, wire.shared, wire.aux)
         if spec.delta is not None:
             task = ReconstructionTask(folder.manifest, recipe, folder.maps)
-            require_budget(folder, recipe, task.private_steps(spec.steps_in(0)))
+            require_budget(folder, task.private_steps(spec.steps_in(0)))
         if spec.secure is not None:
             listed, found = spec.secure.roster.members[folder.name].slices, _slices(folder.manifest, folder.maps)
             if listed != found:

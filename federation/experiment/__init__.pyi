@@ -13,6 +13,7 @@ from .method import Method as Method
 from .method import load as load
 from .method import method_of_run as method_of_run
 from .method import method_of_weights as method_of_weights
+from .patient_losses import loss_of_slice as loss_of_slice
 from .patient_losses import losses_by_patient as losses_by_patient
 from .personal_stage import personalize as personalize
 from .personal_stage import site_network as site_network

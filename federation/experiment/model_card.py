@@ -9,7 +9,7 @@ from recon import fedrecon_version
 from ..config import read_json
 from ..rounds import read_rows
 from ..sites import SiteManifest, split_counts
-from .private_run import SitePrivacy, base_note, privacy_of, privacy_text
+from .private_run import SitePrivacy, base_note, privacy_of, privacy_text, sharing_note
 from .run_folder import RunFolder
 
 CARD = "MODEL.md"
@@ -105,8 +105,7 @@ def _regime(run: RunFolder, site: str | None) -> str:
         lines.append(f"- {run.recipe.personal.steps} steps at each site after the rounds (personal stage), {used}")
     if spent := privacy_of(run):
         lines.append(f"- {_privacy(run, spent, site)}")
-        if text := base_note(run.recipe):
-            lines.append(f"- {text}")
+        lines += [f"- {text}" for text in (base_note(run.recipe), sharing_note(run.recipe)) if text]
     return "\n".join(lines)
 
 

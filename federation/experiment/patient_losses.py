@@ -6,7 +6,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from recon import collate, doing, made, to_device_of
+from recon import Sample, TaskTerm, collate, doing, made, to_device_of
 
 from ..methods import derive_seed
 from ..sites import Split, patients_of
@@ -27,9 +27,13 @@ def losses_by_patient(task: ReconstructionTask, network: nn.Module, split: Split
     network.eval()
     with doing("losses of slices,", len(samples)):
         for number in range(len(samples)):
-            batch = to_device_of(network, collate([samples[number]]))
             seed = derive_seed(recipe.federation.seed, "membership", f"{split} {number}")
-            loss, _ = objective(network, batch, torch.Generator().manual_seed(seed))
-            by_patient[patient_of[number]].append(float(loss))
+            by_patient[patient_of[number]].append(loss_of_slice(objective, network, samples[number], seed))
             made(number + 1)
     return [fmean(losses) for _, losses in sorted(by_patient.items())]
+
+
+def loss_of_slice(objective: TaskTerm, network: nn.Module, sample: Sample, seed: int) -> float:
+    """Training loss without penalties of one slice; ``seed`` is for the draws of the objective."""
+    loss, _ = objective(network, to_device_of(network, collate([sample])), torch.Generator().manual_seed(seed))
+    return float(loss)

@@ -91,7 +91,7 @@ class Plan:
         """Seconds of the rounds and of the evaluate-only round."""
         federation = self.recipe.federation
         passes = 2 if federation.uses_score_after else 1
-        each = [self._round(cost, passes, cost.private_batches) for cost in costs]
+        each = [self._round(cost, passes, None if cost.private is None else cost.private.step) for cost in costs]
         one = self._at_once(each)
         if federation.schedule == "cyclic":
             one = sum(each) / len(each)
@@ -100,10 +100,10 @@ class Plan:
             one = self._at_once([sum(each) / len(each)] * taking_part)
         return rounds * one + self._at_once([self._scores(cost) for cost in costs])
 
-    def _round(self, cost: SiteCost, passes: int, batches: float = 1.0) -> float:
-        """Seconds of one training round at a site that validates ``passes`` times, with so many batches a step."""
+    def _round(self, cost: SiteCost, passes: int, step: float | None = None) -> float:
+        """Seconds of one training round at a site that validates ``passes`` times; ``step``: of a step with noise."""
         steps = self.recipe.training.steps_per_round * (1 + self.recipe.federation.least_work) / 2
-        return cost.build + steps * batches * cost.step + passes * self._scores(cost)
+        return cost.build + steps * (cost.step if step is None else step) + passes * self._scores(cost)
 
     @staticmethod
     def _scores(cost: SiteCost) -> float:
@@ -116,7 +116,8 @@ class Plan:
     def _slices_read(self, cost: SiteCost) -> float:
         """Expected number of training and validation slices that are read at least once."""
         training, slices = self.recipe.training, cost.slices["train"]
-        drawn = min(training.steps_per_round * cost.private_batches * training.batch_size / slices, 1.0)
+        of_a_step = training.batch_size if cost.private is None else cost.private.slices
+        drawn = min(training.steps_per_round * of_a_step / slices, 1.0)
         return slices * (1 - (1 - drawn) ** self.recipe.federation.rounds) + cost.slices.get("validation", 0)
 
     def _at_once(self, seconds: Sequence[float]) -> float:
@@ -159,6 +160,8 @@ class Plan:
 
 def _site_text(cost: SiteCost) -> str:
     text = f"step {_seconds(cost.step)}, {cost.slices['train']} training slices"
+    if cost.private is not None:
+        text = f"private step {_seconds(cost.private.step)} for about {cost.private.slices:.0f} slices; {text}"
     if cost.validation:
         text += f"; validation {_seconds(cost.validation)} a slice, {cost.slices['validation']} slices"
     return text + (f"; coil maps {_seconds(cost.maps)} a slice" if cost.maps >= 0.05 * cost.step else "")

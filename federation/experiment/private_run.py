@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from recon import epsilon_text
 
 from ..methods import CHECKPOINTS
-from ..privacy import Ledger, epsilon_of, require_accounting
+from ..privacy import Ledger, PrivateSteps, epsilon_of, require_accounting
 from ..recipes import LOCAL, Recipe
 from ..rounds import LEDGER, Row, read_rows
 from ..serialization import saved_rounds
@@ -61,7 +61,7 @@ def say_privacy(run: RunFolder, say: Say) -> None:
 def privacy_notes(recipe: Recipe, patients: Mapping[str, Patients], *, deployed: bool = False) -> list[str]:
     """Lines on the limits of differential privacy, before a training.
 
-    They tell of files that name nobody, of few patients, of networks without noise and of a base.
+    They tell of files that name nobody, of few patients, of networks without noise, of a base and of shared noise.
 
     Parameters
     ----------
@@ -77,6 +77,8 @@ def privacy_notes(recipe: Recipe, patients: Mapping[str, Patients], *, deployed:
         lines.append(f"note: trained without noise, so without epsilon: {' and '.join(unprotected)}")
     if text := base_note(recipe):
         lines.append(f"note: {text}")
+    if text := sharing_note(recipe):
+        lines.append(f"note: {text}: {_known_to_a_site(recipe, patients)}")
     return lines
 
 
@@ -104,6 +106,30 @@ def base_note(recipe: Recipe) -> str:
     )
 
 
+def sharing_note(recipe: Recipe) -> str:
+    """A sentence on noise that the sites share; an empty text if each site adds all of it."""
+    if (shared_by := recipe.privacy.shared_by) == 1:
+        return ""
+    return (
+        "each site adds a part of the noise (privacy.shared_noise), and sums over "
+        f"{shared_by} sites or more have all of it: epsilon holds for whoever sees the sums alone. Another site also "
+        "knows its own part, and so does the server if that site tells it"
+    )
+
+
+def _known_to_a_site(recipe: Recipe, patients: Mapping[str, Patients]) -> str:
+    """Epsilon of all rounds for another site, which knows its own part of the noise."""
+    noise, rounds = recipe.privacy.noise(), recipe.federation.rounds
+    assert noise is not None
+    each = []
+    for name, found in patients.items():
+        steps = PrivateSteps(
+            rounds, noise.probability(len(found)), noise.noise_multiplier, shared_by=recipe.privacy.shared_by
+        )
+        each.append(f"{name} {epsilon_text(epsilon_of([steps.without(1)], recipe.privacy.delta))}")
+    return f"for them epsilon is {', '.join(each)}"
+
+
 def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
     """What every site of a run has spent, by its own records; empty without differential privacy.
 
@@ -122,7 +148,8 @@ def privacy_of(run: RunFolder) -> dict[str, SitePrivacy]:
         ledger = _ledger(run, manifest)
         ledger.require([round_ for site, round_ in trained if site == manifest.name])
         if made := ledger.spent():
-            patients = round(noise.patients_per_step / made[-1].probability)
+            # Records before the field `patients` tell it by the probability alone.
+            patients = made[-1].patients or round(noise.patients_per_step / made[-1].probability)
             spent[manifest.name] = _site_privacy(run, manifest, patients, _rounds_done(run, manifest))
     return spent
 
@@ -160,8 +187,7 @@ def report_of_privacy(run: RunFolder) -> dict[str, Any]:
     if unprotected := unprotected_arms(run.recipe, deployed=run.is_exported):
         what = "Trained without noise, so without epsilon, and this report holds scores of these networks"
         notes.append(f"{what}: {' and '.join(unprotected)}.")
-    if text := base_note(run.recipe):
-        notes.append(f"{text[0].upper()}{text[1:]}.")
+    notes += [f"{text[0].upper()}{text[1:]}." for text in (base_note(run.recipe), sharing_note(run.recipe)) if text]
     notes.append("Patients of validation and test data are not covered.")
     return {
         "delta": run.recipe.privacy.delta,

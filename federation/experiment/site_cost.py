@@ -4,14 +4,15 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from recon import PREPARING, Sample, doing, evaluate, train_locally
+from recon import PREPARING, Sample, doing, evaluate, train_locally, train_privately
 
 from ..machine import peak_memory, reset_peak_memory, shared_memory
 from ..methods import parameter_scope
@@ -27,14 +28,22 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
+class PrivateCost:
+    """Expected seconds of a step with differential privacy, reading included, and slices that it reads."""
+
+    step: float
+    slices: float
+
+
+@dataclass(frozen=True)
 class SiteCost:
     """Seconds and bytes measured at a site.
 
     ``build``: making network and datasets, once per round; ``step``: one training step with its batch; ``validation``:
     one validation slice; ``maps``: coil maps of one slice, once, ``map_bytes`` on the disk; ``memory``: of the process;
     ``slices`` by split, those that a round validates under ``validation``;
-    ``parameters``: shared, and all that train; ``private_batches``: expected batches of a step in the rounds, 1 without
-    differential privacy.
+    ``parameters``: shared, and all that train; ``private``: of a step in the rounds with differential privacy, None
+    without.
     """
 
     site: str
@@ -46,7 +55,7 @@ class SiteCost:
     memory: int
     slices: dict[str, int]
     parameters: tuple[int, int]
-    private_batches: float = 1.0
+    private: PrivateCost | None = None
 
 
 def measure_site(job: tuple[ReconstructionTask, bool]) -> SiteCost | str:
@@ -74,11 +83,12 @@ def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
     for frozen in scope.frozen:
         network.get_parameter(frozen).requires_grad_(False)
     training = task.dataset("train")
-    first = training[0]  # its time is that of imports and of the facts of its volume, too
+    training[0]  # its time is that of imports and of the facts of its volume, too
     second = min(1, len(training) - 1)
     training[second]
     read, sample = _timed(lambda: training[second])
-    step = _step_seconds(task, network, [first, sample], repeats)
+    step = _step_seconds(task, network, repeats, partial(train_locally, samples=[sample] * recipe.training.batch_size))
+    private = _private_cost(task, network, sample, read, repeats)
     validation = _validation_seconds(task, network, repeats) if task.manifest.data.validation else 0.0
     build, _ = _timed(lambda: (task.network(), task.dataset("train"), *_validation_set(task)))
     count = {name: parameter.numel() for name, parameter in network.named_parameters()}
@@ -92,17 +102,35 @@ def _measure(task: ReconstructionTask, once: bool) -> SiteCost:
         memory=peak_memory() - shared_memory(),
         slices=_slices(task),
         parameters=(sum(count[n] for n in scope.shared), sum(count[n] for n in (*scope.shared, *scope.kept))),
-        private_batches=_private_batches(task),
+        private=private,
     )
 
 
-def _private_batches(task: ReconstructionTask) -> float:
-    """Expected number of batches of a step with differential privacy; 1 without."""
+def _private_cost(
+    task: ReconstructionTask, network: nn.Module, sample: Sample, read: float, repeats: int
+) -> PrivateCost | None:
+    """Expected cost of a private step, from steps with one and with two patients of one batch each."""
     noise, size = task.recipe.privacy.noise(), task.recipe.training.batch_size
     if noise is None:
-        return 1.0
-    slices = [min(len(s), noise.slices_per_patient or len(s)) for s in task.patients().slices.values()]
-    return noise.patients_per_step * fmean(math.ceil(count / size) for count in slices)
+        return None
+    counts = [min(len(s), noise.slices_per_patient or len(s)) for s in task.patients().slices.values()]
+    slices = noise.patients_per_step * fmean(counts)
+    batches = noise.patients_per_step * fmean(math.ceil(count / size) for count in counts)
+    of_one = min(size, max(counts))
+
+    def seconds(n_patients: int) -> float:
+        train = partial(
+            train_privately,
+            samples=[sample] * (n_patients * of_one),
+            patients={str(number): range(number * of_one, (number + 1) * of_one) for number in range(n_patients)},
+            noise=replace(noise, patients_per_step=n_patients, slices_per_patient=None),  # each of them is drawn
+            collect_gradients=task.recipe.privacy.shared_noise,
+        )
+        return _step_seconds(task, network, repeats, train)
+
+    one = seconds(1)
+    more = max(seconds(2) - one, 0.0) if repeats > 1 else 0.0  # noise and optimizer's step are made once
+    return PrivateCost(one + (batches - 1) * more + slices * read, slices)
 
 
 def _maps_seconds(task: ReconstructionTask, index: int, read: float) -> float:
@@ -112,16 +140,14 @@ def _maps_seconds(task: ReconstructionTask, index: int, read: float) -> float:
     return max(_timed(lambda: estimating[index])[0] - read, 0.0)
 
 
-def _step_seconds(task: ReconstructionTask, network: nn.Module, samples: list[Sample], repeats: int) -> float:
-    """Seconds of a training step on slices in memory; one more is made before."""
+def _step_seconds(task: ReconstructionTask, network: nn.Module, repeats: int, train: Callable[..., object]) -> float:
+    """Seconds of a training step by ``train`` on slices in memory; one more is made before."""
     training, trained = task.recipe.training, copy.deepcopy(network)
     penalties = task.penalties_of_a_round(trained)
-    batch = [samples[-1]] * training.batch_size
 
     def step() -> None:
-        train_locally(
+        train(
             trained,
-            batch,
             steps=1,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate,

@@ -116,9 +116,13 @@ class ReconstructionTask:
         }
         noise = self.recipe.privacy.noise()
         if noise is not None:
-            private = train_privately(network, dataset, self.patients(dataset).slices, noise, **how)
+            sharing, patients = self.recipe.privacy.shared_noise, self.patients(dataset).slices
+            part = noise.part_of(self.recipe.privacy.shared_by)
+            private = train_privately(network, dataset, patients, part, collect_gradients=sharing, **how)
+            # One plain step, which float32 would round at each site before the noises of all are in it.
+            change = {name: -how["learning_rate"] * g for name, g in private.mean_gradient.items()} if sharing else {}
             # Without the losses, which have no noise.
-            return LocalResult((), _on_cpu(private.optimizer_state), len(dataset))
+            return LocalResult((), _on_cpu(private.optimizer_state), len(dataset), change=_on_cpu(change))
         # SCAFFOLD: control variate of the server minus that of the site.
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
@@ -199,7 +203,7 @@ def private_steps(recipe: Recipe, manifest: SiteManifest, patients: int, steps: 
         raise ConfigError(f"{where}, expected at least privacy.patients_per_step, {noise.patients_per_step}; lower it")
     if delta * patients >= 1:
         raise ConfigError(f"{where}, expected privacy.delta, {delta:g}, below one in their number; lower it")
-    return PrivateSteps(steps, noise.probability(patients), noise.noise_multiplier)
+    return PrivateSteps(steps, noise.probability(patients), noise.noise_multiplier, recipe.privacy.shared_by, patients)
 
 
 def aux_layout(recipe: Recipe, network: nn.Module, shared: State) -> Layout:
@@ -262,4 +266,5 @@ def site_spec(
         rounds=recipe.federation.rounds,
         arm=arm,
         delta=None if recipe.privacy.noise() is None else recipe.privacy.delta,
+        shared_noise=recipe.privacy.shared_noise,
     )

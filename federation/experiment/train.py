@@ -13,7 +13,7 @@ from recon import MOST_DB, DataError, data_error
 
 from ..config import config_error
 from ..machine import memory_available
-from ..methods import FederatedAlgorithm, parameter_scope, parameters_of
+from ..methods import FederatedAlgorithm, parameter_scope, parameters_of, require_nothing_kept
 from ..privacy import SecureSum
 from ..progress import Part, advanced, begin_parts, log_into, refresh_with
 from ..recipes import LOCAL, Recipe, build_network, require_base, secure_sum_of
@@ -243,9 +243,18 @@ def algorithm_of(recipe: Recipe) -> FederatedAlgorithm:
 
 
 def initial_state(recipe: Recipe) -> tuple[State, State]:
-    """Initial shared parameters, and zeros for the tensors of penalties; the same at every site and machine."""
+    """Initial shared parameters, and zeros for the tensors of penalties; the same at every site and machine.
+
+    Raises
+    ------
+    ConfigError
+        If the scope does not fit the network, or the sites share noise and a parameter stays at a site and trains.
+    """
     network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
-    shared = parameters_of(network, parameter_scope(network, recipe.scope.rules()).shared)
+    scope = parameter_scope(network, recipe.scope.rules())
+    if recipe.privacy.shared_noise:
+        require_nothing_kept(network, scope)
+    shared = parameters_of(network, scope.shared)
     entries = aux_layout(recipe, network, shared).items()
     own = recipe.federation.rule().aux_layout(shared)  # the rule starts its own
     aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in entries if name not in own}

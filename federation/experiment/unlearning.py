@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,14 @@ from recon import PREPARING, DataError, data_error, doing, evaluate, infer_membe
 from ..config import config_error, read_json
 from ..methods import CHECKPOINTS, ServerState, load_parameters, state_of_checkpoint
 from ..progress import Part, advanced, begin_parts, duration, within
-from ..recipes import Recipe, digest_of_weights
+from ..recipes import LOCAL, Recipe, digest_of_weights
 from ..rounds import InProcessRuntime, Row, initial_network, read_rows, run_rounds
 from ..serialization import load_newest, saved_rounds
 from ..sites import SiteManifest
 from ..worker_pool import run_jobs
 from .patient_losses import losses_by_patient
 from .planning import Planning
-from .run_folder import RunFolder, Say
+from .run_folder import RunFolder, Say, recorded_threads
 from .task import ReconstructionTask, site_spec
 from .train import algorithm_of, initial_state, score_text, secure_sum_at, train_run
 
@@ -88,6 +89,8 @@ def train_without(
         Folder of the manifests, if it has moved since training.
     rounds
         Rounds of approximate unlearning; None: a fifth of those of the recipe; 0: none.
+    threads
+        Threads of PyTorch at every site; None: those of the run.
 
     Raises
     ------
@@ -103,6 +106,9 @@ def train_without(
     if out.resolve() == run.path.resolve():
         raise data_error(out, "--out", "the folder of the run itself", "another one", "choose another --out")
     _require_same(out, departure)
+    threads = threads or recorded_threads(out) or run.threads()
+    if not overrides and threads == run.threads():
+        _copy_local_arms(run, others, out)
     say(f"training without {site} from the first round on, as if it had never joined ...")
     trained = train_run(
         run.recipe, others, out, jobs=jobs, resume=resume, say=say, planning=planning, logs=logs, threads=threads
@@ -111,6 +117,14 @@ def train_without(
     if departure.rounds:
         _forget(trained, departure, jobs, say)
     return trained
+
+
+def _copy_local_arms(run: RunFolder, others: Sequence[SiteManifest], out: Path) -> None:
+    """Take over the local arms of the other sites, which do not depend on the site that left."""
+    for manifest in others:
+        source, target = run.local_folder(manifest.name), out / LOCAL / manifest.name
+        if source.is_dir() and not target.exists():
+            shutil.copytree(source, target)
 
 
 def _rounds(run: RunFolder, rounds: int | None, say: Say) -> int:

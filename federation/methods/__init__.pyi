@@ -14,6 +14,7 @@ from .scope import ScopeRules as ScopeRules
 from .scope import load_parameters as load_parameters
 from .scope import parameter_scope as parameter_scope
 from .scope import parameters_of as parameters_of
+from .scope import require_nothing_kept as require_nothing_kept
 from .server_state import CHECKPOINTS as CHECKPOINTS
 from .server_state import MEMORY_PREFIX as MEMORY_PREFIX
 from .server_state import RoundScore as RoundScore

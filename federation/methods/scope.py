@@ -105,6 +105,22 @@ def parameter_scope(network: nn.Module, rules: ScopeRules | None = None) -> Scop
     return Scope(tuple(sorted(shared)), tuple(sorted(kept)), tuple(sorted(freeze)), mix, channels)
 
 
+def require_nothing_kept(network: nn.Module, scope: Scope) -> None:
+    """Check that all parameters that train travel, for noise that sites share: what stays has the noise of one site.
+
+    Raises
+    ------
+    ConfigError
+        With the first name of one that stays and trains.
+    """
+    parameters = dict(network.named_parameters())
+    if names := [name for name in scope.kept if parameters[name].requires_grad]:
+        raise ConfigError(
+            f"[scope]: {names[0]} stays at the site and trains, expected none that does with privacy.shared_noise: "
+            "later gradients would depend on patients through the weak noise of one site; share or freeze it"
+        )
+
+
 class _Matches:
     """Parameter names by pattern; each pattern must match, and no name may match twice."""
 

@@ -4,6 +4,7 @@ from .accounting import require_accounting as require_accounting
 from .fixed_point import FixedPoint as FixedPoint
 from .fixed_point import Integers as Integers
 from .ledger import Ledger as Ledger
+from .ledger import private_steps_of as private_steps_of
 from .masks import Context as Context
 from .masks import PrivateKey as PrivateKey
 from .masks import add_mask as add_mask

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from recon import DataError
@@ -25,17 +25,38 @@ class PrivateSteps:
         Probability of a patient in a step.
     noise_multiplier
         Standard deviation of the noise in units of the clipping norm.
+    shared_by
+        Number of sites that add this noise together, each its part; 1: each site adds all of it.
+    patients
+        Training patients of the site; None: not known, as in records before this field. Epsilon does not need it.
     """
 
     steps: int
     probability: float
     noise_multiplier: float
+    shared_by: int = 1
+    patients: int | None = None
 
     def __post_init__(self) -> None:
         fits = self.steps >= 0 and 0 < self.probability <= 1 and 0 < self.noise_multiplier < math.inf
-        if not fits:
-            expected = "steps of 0 or more, a probability above 0 and at most 1, positive noise"
+        if not fits or self.shared_by < 1 or (self.patients is not None and self.patients < 1):
+            counts = "steps of 0 or more, patients and sites of 1 or more"
+            expected = f"{counts}, a probability above 0 and at most 1, positive noise"
             raise ValueError(f"PrivateSteps: found {self}, expected {expected}")
+
+    def without(self, sites: int) -> "PrivateSteps":
+        """The steps for an observer who knows the parts of the noise that so many other sites have added.
+
+        Raises
+        ------
+        ValueError
+            If no part is left.
+        """
+        if not 0 <= sites < self.shared_by:
+            raise ValueError(f"PrivateSteps: {sites} of {self.shared_by} sites are known, expected fewer")
+        left = self.shared_by - sites
+        noise = self.noise_multiplier * math.sqrt(left / self.shared_by)
+        return replace(self, noise_multiplier=noise, shared_by=left)
 
 
 def require_accounting() -> None:

@@ -1,9 +1,10 @@
 """The private steps of a site in a run, in a file that is written before each training."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from recon import DataError, write_atomically
 
@@ -56,14 +57,11 @@ class Ledger:
             If the file is damaged.
         """
         try:
-            return [
-                PrivateSteps(int(e["steps"]), float(e["probability"]), float(e["noise_multiplier"]))
-                for e in self._entries()
-            ]
+            return [private_steps_of(entry) for entry in self._entries()]
         except (KeyError, TypeError, ValueError):
             raise self._damaged() from None
 
-    def _entries(self) -> list[dict[str, float]]:
+    def _entries(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
         try:
@@ -77,3 +75,21 @@ class Ledger:
     def _damaged(self) -> DataError:
         found = "found no list of private steps, expected one"
         return DataError(f"{self.path}: {found}; restore the newest copy: without it epsilon is not known")
+
+
+def private_steps_of(entry: Mapping[str, Any]) -> PrivateSteps:
+    """Steps from a record of them; older records lack the fields ``shared_by`` and ``patients``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is no such record.
+    """
+    patients = entry.get("patients")
+    return PrivateSteps(
+        int(entry["steps"]),
+        float(entry["probability"]),
+        float(entry["noise_multiplier"]),
+        int(entry.get("shared_by", 1)),
+        None if patients is None else int(patients),
+    )

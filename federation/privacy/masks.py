@@ -4,7 +4,9 @@ Not the functions of Flower for this purpose: its ``pseudo_rand_gen`` makes a ma
 """
 
 import hashlib
+import hmac
 import os
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,10 +43,16 @@ class Context(NamedTuple):
 
 
 class PrivateKey:
-    """An X25519 key."""
+    """An X25519 key; equal to others of the same content."""
 
     def __init__(self, content: bytes | None = None) -> None:
         self._key = X25519PrivateKey.generate() if content is None else X25519PrivateKey.from_private_bytes(content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PrivateKey) and hmac.compare_digest(self.content, other.content)
+
+    def __hash__(self) -> int:
+        return hash(self.content)
 
     @property
     def content(self) -> bytes:
@@ -68,6 +76,12 @@ class PrivateKey:
             return self._key.exchange(X25519PublicKey.from_public_bytes(other))
         except ValueError:
             raise MessageError("secure sum: found no public key of X25519, expected one") from None
+
+
+@lru_cache(maxsize=2**14)
+def agreed(own: PrivateKey, other: bytes) -> bytes:
+    """:meth:`PrivateKey.agree` of two long-term keys, whose secret every message needs: computed once in a process."""
+    return own.agree(other)
 
 
 def mask_key_pair(secret: bytes, context: Context) -> PrivateKey:

@@ -23,8 +23,8 @@ def split(secret: int, threshold: int, count: int, prime: int = PRIME) -> list[i
     for x in range(1, count + 1):
         value = 0
         for coefficient in reversed(coefficients):
-            value = (value * x + coefficient) % prime
-        shares.append(value)
+            value = value * x + coefficient  # a remainder of each would cost more than the longer number
+        shares.append(value % prime)
     return shares
 
 

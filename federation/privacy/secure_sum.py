@@ -60,6 +60,11 @@ class SecureSum:
     def _point_beside(self) -> FixedPoint:
         return FixedPoint(self.bits, self.largest_change, len(self.weights), len(self.weights))
 
+    @property
+    def resolution(self) -> float:
+        """Difference of neighboring numbers that the site with the largest weight can send."""
+        return 2.0**-self._point.fraction_bits
+
     def shares(self) -> dict[str, float]:
         """Share of each site in the mean of all, by its name; their sum is 1."""
         total = self._total(self.weights)

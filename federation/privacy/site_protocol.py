@@ -16,6 +16,7 @@ from .masks import (
     Context,
     PrivateKey,
     add_mask,
+    agreed,
     commitment,
     mask_key_pair,
     pair_key,
@@ -73,7 +74,6 @@ class SiteProtocol:
     def __init__(self, name: str, run: str, roster: Roster, key: PrivateKey, folder: Path) -> None:
         self.name, self.run, self.roster, self.key = name, run, roster, key
         self.files = RoundFiles(folder)
-        self._agreed: dict[str, bytes] = {}
         if roster.public_key(name) != key.public:
             raise MessageError(f"secure sum: the roster has another key of site {name}; approve a run with its key")
 
@@ -302,9 +302,7 @@ class SiteProtocol:
     def _key(self, context: Context, purpose: str, sender: str, receiver: str) -> bytes:
         """Key of messages from one site to another, one of which is this one."""
         other = receiver if sender == self.name else sender
-        if other not in self._agreed:
-            self._agreed[other] = self.key.agree(self.roster.public_key(other))
-        return context.key(self._agreed[other], purpose, sender, receiver)
+        return context.key(agreed(self.key, self.roster.public_key(other)), purpose, sender, receiver)
 
 
 def _said(public: str, committed: str) -> bytes:

@@ -5,6 +5,7 @@ from .frozen_base import require_base as require_base
 from .frozen_base import without_base as without_base
 from .network import build_network as build_network
 from .network import consistency_at as consistency_at
+from .privacy_section import PrivacySection as PrivacySection
 from .recipe import Recipe as Recipe
 from .recipe import load_recipe as load_recipe
 from .recipe_library import LIBRARY as LIBRARY
@@ -18,7 +19,6 @@ from .recipe_schema import EvaluationSection as EvaluationSection
 from .recipe_schema import FederationSection as FederationSection
 from .recipe_schema import NetworkSection as NetworkSection
 from .recipe_schema import ObjectiveSection as ObjectiveSection
-from .recipe_schema import PrivacySection as PrivacySection
 from .recipe_schema import ScopeSection as ScopeSection
 from .recipe_schema import TrainingSection as TrainingSection
 from .recipe_schema import TransformSection as TransformSection

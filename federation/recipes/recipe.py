@@ -23,6 +23,7 @@ from ..config import (
     read_toml,
     resolve_plugins,
 )
+from .privacy_section import PrivacySection
 from .private_methods import require_private
 from .recipe_library import recipe_path
 from .recipe_schema import (
@@ -33,13 +34,13 @@ from .recipe_schema import (
     NetworkSection,
     ObjectiveSection,
     PersonalSection,
-    PrivacySection,
     ScopeSection,
     TrainingSection,
     TransformSection,
     TuningSection,
     classical_arms,
 )
+from .shared_noise import require_sharing
 from .starting_point import digest_of_weights, pinned, trained_network, with_sizes_of
 from .summable import require_summable
 
@@ -116,6 +117,8 @@ class Recipe(Section):
             require_summable(self.federation, self.transform)
         if self.privacy.noise() is not None:
             require_private(self.federation, self.objective, self.personal)
+        if self.privacy.shared_noise:
+            require_sharing(self.privacy, self.training, self.federation, self.objective, self.scope, self.transform)
         return self
 
     def choices(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ..config import ConfigError
 from ..privacy import Member, Roster, SecureSum
 from .recipe import Recipe
+from .shared_noise import require_resolution
 
 
 def secure_sum_of(recipe: Recipe, slices: Mapping[str, int]) -> SecureSum | None:
@@ -19,7 +20,7 @@ def secure_sum_of(recipe: Recipe, slices: Mapping[str, int]) -> SecureSum | None
     Raises
     ------
     ConfigError
-        If the sites are too few, or the range leaves no bits.
+        If the sites are too few, the range leaves no bits, or rounding would remove noise that the sites share.
     """
     if not recipe.privacy.secure_sum:
         return None
@@ -57,4 +58,6 @@ def _summed(recipe: Recipe, members: Mapping[str, Member]) -> SecureSum:
         weight = weighting.known_weight(member.slices)
         assert weight is not None  # the recipe is refused otherwise
         weights[site] = weight
-    return SecureSum(Roster(members, privacy.threshold), weights, privacy.modulus_bits, privacy.largest_change)
+    secure = SecureSum(Roster(members, privacy.threshold), weights, privacy.modulus_bits, privacy.largest_change)
+    require_resolution(privacy, recipe.training, recipe.federation.rounds, secure)
+    return secure

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recon import MOST_DB, DataError
 
@@ -23,6 +23,7 @@ from ..methods import (
     load_parameters,
     parameter_scope,
     parameters_of,
+    require_nothing_kept,
 )
 from ..privacy import Ledger, SecureSum, epsilon_of
 from ..progress import within
@@ -34,17 +35,12 @@ from ..serialization import (
     SiteUpdate,
     State,
     Wire,
-    below,
     check_finite,
     digest,
     layout,
-    load_checkpoint,
-    prune,
-    save_checkpoint,
     saved_rounds,
-    under,
 )
-from .kept_state import KEPT_PREFIXES, KeptState, newest_version, valid_version
+from .kept_state import KeptState, KeptVersions, newest_version, valid_version
 from .site_task import LocalResult, RoundContext, SiteTask
 
 if TYPE_CHECKING:
@@ -96,6 +92,8 @@ class SiteSpec:
         File of the site's key for a masked sum, see :func:`federation.rounds.masked_site.make_key`.
     delta
         The site trains with differential privacy and states epsilon at this delta; None: it trains without.
+    shared_noise
+        The site adds a part of the noise only: it answers in a secure sum alone, and keeps no parameter that trains.
     """
 
     name: str
@@ -116,6 +114,7 @@ class SiteSpec:
     secure: SecureSum | None = None
     key: Path | None = None
     delta: float | None = None
+    shared_noise: bool = False
 
     def __post_init__(self) -> None:
         if not SITE_NAME.fullmatch(self.name):
@@ -163,8 +162,7 @@ class Site:
 
     The kept state has a version per round. A round starts from the version after the last round in which the server
     used the site's reply. So a repeated round gives the same bits (on a GPU up to rounding; with secret noise others),
-    and a lost reply leaves no trace. The folder holds the versions that the server may still ask for: this one, the one
-    before it (a server with a damaged checkpoint goes back one round), the one of the best round, and the next.
+    and a lost reply leaves no trace.
     """
 
     def __init__(self, spec: SiteSpec) -> None:
@@ -175,7 +173,11 @@ class Site:
         parameters = dict(self.network.named_parameters())
         for frozen in self.scope.frozen:
             parameters[frozen].requires_grad_(False)
-        self._initial = parameters_of(self.network, self.scope.kept)
+        if spec.shared_noise:
+            require_nothing_kept(self.network, self.scope)
+        initial = KeptState(parameters_of(self.network, self.scope.kept))
+        identity: dict[str, str | int] = {"seed": spec.seed, "site": spec.name, "initial": digest(initial.parameters)}
+        self._versions = KeptVersions(spec.folder, initial, identity)
         #: The parameters before the first round, the same at every site and at the server.
         self.initial_shared = parameters_of(self.network, self.scope.shared)
 
@@ -206,6 +208,8 @@ class Site:
 
     def answer(self, broadcast: Broadcast) -> SiteReport:
         """Train, or only score if the broadcast is evaluate-only; see :meth:`handle`."""
+        if self.spec.shared_noise and self.spec.secure is None:
+            raise MessageError(f"site {self.spec.name}: adds a part of the noise only, expected a secure sum")
         with self._progress(broadcast):
             return self.evaluate(broadcast) if broadcast.evaluate_only else self.train_round(broadcast)
 
@@ -231,7 +235,7 @@ class Site:
     def train_round(self, broadcast: Broadcast) -> SiteUpdate:
         """Load the broadcast, validate, train, validate again if the server needs it, store the kept state."""
         name, round_ = self.spec.name, broadcast.round
-        self._prepare(broadcast)
+        self._versions.prepare(broadcast)
         before = self._load_kept(valid_version(broadcast))
         loaded = self._load_shared(broadcast, before)
         epsilon = self._spend(broadcast)
@@ -263,9 +267,10 @@ class Site:
             aux=result.aux,
         )
         if self.spec.secure is not None:
-            update = self._summed(self.spec.secure, broadcast, shared, update)
+            change = {name: shared[name].double() - broadcast.shared[name].double() for name in shared}
+            update = self._summed(self.spec.secure, broadcast, {**change, **result.change}, update)
         # Last: a round that failed leaves no trace.
-        self._save_kept(
+        self._versions.save(
             round_ + 1,
             KeptState(
                 kept,
@@ -317,9 +322,8 @@ class Site:
             return self.spec.chain.encode(change, generator, broadcast.shared), {}
         return encode_with_feedback(self.spec.chain, change, residual, generator, broadcast.shared)
 
-    def _summed(self, secure: SecureSum, broadcast: Broadcast, shared: State, update: SiteUpdate) -> SiteUpdate:
-        """The update as integers that can be summed."""
-        change: State = {name: shared[name].double() - broadcast.shared[name].double() for name in shared}
+    def _summed(self, secure: SecureSum, broadcast: Broadcast, change: State, update: SiteUpdate) -> SiteUpdate:
+        """The update with the change as integers that can be summed."""
         if self.spec.chain is not None:
             change = self.spec.chain.encode(change, self._generator(broadcast), broadcast.shared)
         summed = secure.encode(self.spec.name, update.n_samples, change, update.aux)
@@ -361,7 +365,7 @@ class Site:
 
     def begin_with(self, network: nn.Module) -> None:
         """Store the kept parameters of a network as those before the first round."""
-        self._save_kept(0, KeptState(parameters_of(network, self.scope.kept)))
+        self._versions.save(0, KeptState(parameters_of(network, self.scope.kept)))
 
     def _load_shared(self, broadcast: Broadcast, before: KeptState) -> str:
         load_parameters(self.network, broadcast.shared)
@@ -376,49 +380,8 @@ class Site:
             load_parameters(self.network, self.scope.blend(broadcast.shared, before.previous))
         return loaded
 
-    def _prepare(self, broadcast: Broadcast) -> None:
-        """At a new site, save the first version; else remove the versions that no broadcast needs any more."""
-        folder = self.spec.folder
-        versions, valid = saved_rounds(folder), valid_version(broadcast)
-        if not versions or (valid == 0 and versions[0] > 0):
-            # The server has used no reply of this site: the versions are of an earlier start of the run.
-            self._save_kept(0, KeptState(self._initial))
-            prune(folder, [0])
-            return
-        # Newer versions are of rounds that the server will repeat, or of replies that it has not used.
-        wanted = (min(broadcast.round - 1, valid), valid, broadcast.best_round)
-        newest = (newest_version(versions, min(version, valid)) for version in wanted if version is not None)
-        prune(folder, [version for version in newest if version is not None])
-
     def _load_kept(self, round: int) -> KeptState:
         """Load the newest version up to ``round``; at a new site, the initial kept parameters."""
-        folder, name = self.spec.folder, self.spec.name
-        versions = saved_rounds(folder)
-        if not versions:
-            load_parameters(self.network, self._initial)
-            return KeptState(self._initial)
-        newest = newest_version(versions, round)
-        if newest is None:
-            raise DataError(
-                f"{folder}: kept state of site {name} starts at round {versions[0]}, expected one for round "
-                f"{round}; resume the run that it belongs to, or give the site an empty folder"
-            )
-        checkpoint = load_checkpoint(folder, newest)
-        found = KeptState(*(below(prefix, checkpoint.tensors) for prefix in KEPT_PREFIXES))
-        if checkpoint.numbers != self._numbers() or layout(found.parameters) != layout(self._initial):
-            raise DataError(
-                f"{folder}: kept state of site {name} is of another run (seed, site, network or scope "
-                "differ); give the site an empty folder"
-            )
+        found = self._versions.load(round)
         load_parameters(self.network, found.parameters)
         return found
-
-    def _save_kept(self, version: int, kept: KeptState) -> None:
-        tensors: dict[str, Tensor] = {}
-        for prefix, state in kept.by_prefix():
-            tensors |= under(prefix, state)
-        save_checkpoint(self.spec.folder, version, tensors, self._numbers())
-
-    def _numbers(self) -> dict[str, str | int]:
-        """Identity of the run, stored with each version."""
-        return {"seed": self.spec.seed, "site": self.spec.name, "initial": digest(self._initial)}

@@ -32,6 +32,8 @@ class LocalResult:
 
     The loss of each step, the optimizer's tensors by any name, the number of training samples, which may weigh the
     update; tensors that the method remembers at the site, and those that it sends beside the parameters.
+    ``change`` is what training has added to the shared parameters in float64, for a secure sum that must not hold their
+    rounding to float32; empty: the difference of the parameters.
     """
 
     losses: Sequence[float]
@@ -39,6 +41,7 @@ class LocalResult:
     n_samples: int
     memory: State = field(default_factory=dict)
     aux: State = field(default_factory=dict)
+    change: State = field(default_factory=dict)
 
 
 class SiteTask(Protocol):

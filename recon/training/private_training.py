@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -72,6 +72,10 @@ class PatientNoise:
             raise ValueError(f"PatientNoise: found {patients} patients, expected {expected}")
         return self.patients_per_step / patients
 
+    def part_of(self, sites: int) -> "PatientNoise":
+        """The noise of one site, if the sum over so many sites shall have this noise: variances of the parts add up."""
+        return replace(self, noise_multiplier=self.noise_multiplier / math.sqrt(sites))
+
 
 @dataclass(frozen=True)
 class _Chosen:
@@ -100,6 +104,8 @@ class PatientLearner(Learner):
         Indices of the slices of each patient, by name.
     batch_size
         Slices of a patient in memory at once; the gradient does not depend on it.
+    collect
+        Whether :attr:`collected` sums the gradients.
 
     Raises
     ------
@@ -120,6 +126,7 @@ class PatientLearner(Learner):
         seed: int,
         objective: TaskTerm,
         penalties: Sequence[Penalty] = (),
+        collect: bool = False,
     ) -> None:
         super().__init__(network, samples, batch_size=batch_size, seed=seed, objective=objective, penalties=penalties)
         if empty := [name for name, indices in patients.items() if not indices]:
@@ -132,7 +139,9 @@ class PatientLearner(Learner):
             raise ValueError(f"PatientLearner: found {state[0]} beside the parameters, expected none: {why}")
         self.samples, self.patients, self.noise = samples, dict(sorted(patients.items())), noise
         self.batch_size, self.seed = batch_size, seed
-        self.probability = noise.probability(len(patients))
+        self.probability, self.collect = noise.probability(len(patients)), collect
+        #: Sum of the noisy gradients so far by name, float64: those of the parameters are rounded to their dtype.
+        self.collected: dict[str, Tensor] = {}
 
     def add_gradient(self, count: int, step: int) -> float:
         """Add the noisy mean gradient of the drawn patients, divided by ``count``; return their mean loss.
@@ -144,7 +153,8 @@ class PatientLearner(Learner):
         DataError
             If a sample lacks what the objective needs, or loss or gradient are not finite at this ``step``.
         """
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        named = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        parameters = list(named.values())
         before = [parameter.grad for parameter in parameters]
         sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
         if isinstance(self.samples, VolumeSlices):
@@ -159,9 +169,12 @@ class PatientLearner(Learner):
             why = "it would carry one patient into the gradient of another"
             raise ValueError(f"PatientLearner: found {changed[0]} changed by the forward pass, expected none: {why}")
         spread = self.noise.noise_multiplier * self.noise.clip
-        for parameter, earlier, total in zip(parameters, before, sums, strict=True):
+        for (name, parameter), earlier, total in zip(named.items(), before, sums, strict=True):
             noisy = total + spread * secret_normal(total.shape).to(total.device)
-            mean = (noisy / (self.noise.patients_per_step * count)).to(parameter.dtype)
+            exact = noisy / (self.noise.patients_per_step * count)
+            if self.collect:
+                self.collected[name] = exact + self.collected.get(name, 0.0)
+            mean = exact.to(parameter.dtype)
             parameter.grad = mean if earlier is None else earlier + mean
         return sum(losses) / len(losses) if losses else math.nan
 
@@ -225,6 +238,7 @@ def train_privately(
     penalties: Sequence[Penalty] = (),
     optimizer: str = "adam",
     momentum: float = 0.0,
+    collect_gradients: bool = False,
 ) -> TrainingResult:
     """Make ``steps`` private optimizer steps in place; all parameters that are not frozen get noise.
 
@@ -234,6 +248,8 @@ def train_privately(
         As for :class:`PatientLearner`.
     steps, learning_rate, optimizer_state, objective, optimizer, momentum
         As for :func:`recon.train_locally`.
+    collect_gradients
+        Whether the result has the mean of the noisy gradients over the steps, float64.
 
     Returns
     -------
@@ -248,12 +264,20 @@ def train_privately(
     """
     task = objective or Supervised()
     learner = PatientLearner(
-        network, samples, patients, noise, batch_size=batch_size, seed=seed, objective=task, penalties=penalties
+        network,
+        samples,
+        patients,
+        noise,
+        batch_size=batch_size,
+        seed=seed,
+        objective=task,
+        penalties=penalties,
+        collect=collect_gradients,
     )
     named = dict(network.named_parameters())
     stepper = Stepper(named, optimizer, learning_rate, momentum, moments=optimizer_state or {})
     losses = train_in_turns(stepper, [[learner]] * steps)
-    return TrainingResult(losses, stepper.moments(), {})
+    return TrainingResult(losses, stepper.moments(), {name: g / steps for name, g in learner.collected.items()})
 
 
 def secret_uniform(count: int) -> Tensor:

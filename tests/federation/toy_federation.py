@@ -3,7 +3,8 @@
 import functools
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from federation import FederatedAlgorithm, run_rounds
 from federation.methods import parameter_scope, parameters_of
+from federation.privacy import Member, Roster, SecureSum
 from federation.rounds import InProcessRuntime, LocalResult, RoundContext, RunResult, SiteSpec, initial_network
+from federation.rounds.masked_site import make_key
 from federation.serialization import Layout, State
 from recon import SiteDataConsistency
 
@@ -112,6 +115,24 @@ def toy_specs(folder: Path, n_sites: int = 2, task: Callable = ToyTask, **kwargs
         )
         for site in range(n_sites)
     ]
+
+
+def secure_specs(
+    folder: Path,
+    n_sites: int,
+    masked: bool = True,
+    task: Callable = ToyTask,
+    bits: int = 32,
+    weights: Mapping[str, float] | None = None,
+    **kwargs,
+) -> tuple[list[SiteSpec], SecureSum]:
+    """Sites with keys, and the secure sum of their run."""
+    specs = toy_specs(folder, n_sites, task=task, **kwargs)
+    keys = {spec.name: folder / "keys" / spec.name for spec in specs}
+    slices = {f"s{site}": 16 + 4 * site for site in range(n_sites)}
+    members = {name: Member(n, make_key(keys[name]).public.hex() if masked else "") for name, n in slices.items()}
+    secure = SecureSum(Roster(members), weights or slices, bits, masked=masked, run="toy")
+    return [replace(spec, secure=secure, key=keys[spec.name]) for spec in specs], secure
 
 
 def initial_shared() -> State:

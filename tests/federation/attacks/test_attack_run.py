@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from html import escape
 from importlib import import_module
@@ -13,13 +15,15 @@ import pytest
 import torch
 
 from federation import RunFolder
-from federation.attacks import AttackOptions, attack_run, cases, searches
+from federation.attacks import AttackOptions, attack_run, cases, patients, searches, small_task
 from federation.attacks.attack_run import _row
 from federation.attacks.cases import CASES, POSITIVE, cases_of
 from federation.attacks.plan import AttackPlan
+from federation.attacks.replay import replayed_update
 from federation.experiment.private_run import SitePrivacy
+from federation.sites import SiteManifest, Split
 from federation.worker_pool import computing_with
-from recon import MODALITIES, DataError, Sample
+from recon import MODALITIES, DataError, Sample, VolumeSlices
 from recon.report.text import number
 
 OPTIONS = AttackOptions(steps=2, size=12)
@@ -67,7 +71,8 @@ def test_finished_searches_are_kept(
     monkeypatch.setattr(searches, "_search", lambda job, case: pytest.fail(f"ran {job.name} again"))
     said: list[str] = []
     again = attack_run(trained.path, OPTIONS, jobs=1, say=said.append)
-    assert again["attacks"] == attacked["attacks"] and "7 of them finished before" in said[0]
+    assert again["attacks"] == attacked["attacks"]
+    assert re.search("7 of them finished before: about .*; membership inference about .* on 1 processes", said[0])
     with pytest.raises(pytest.fail.Exception, match="positive_control"):
         attack_run(trained.path, AttackOptions(steps=3, size=12), jobs=1, say=said.append)
 
@@ -184,6 +189,55 @@ def test_the_cost_is_measured_with_the_threads_of_a_search(trained: RunFolder, m
     with computing_with(2):
         searches.seconds_per_step(AttackPlan.of(trained, OPTIONS))
     assert threads == [1, 1]
+
+
+def test_the_cost_of_membership_inference_is_that_of_all_slices_and_networks(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two networks, two training slices and two test slices; the second of two measured slices takes 3 s."""
+    clock = iter((0.0, 10.0, 20.0, 23.0))
+    monkeypatch.setattr(patients.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(patients, "within", lambda **_: nullcontext())
+    assert patients.seconds_of_losses(trained, trained.participants[0].name) == 2 * (2 + 2) * 3.0
+
+
+def test_searches_open_the_files_of_a_site_once(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_task._opened.cache_clear()
+    opened: list[str] = []
+    dataset = SiteManifest.dataset
+
+    def counted(self: SiteManifest, split: Split, *rest: object) -> VolumeSlices:
+        opened.append(f"{self.name} {split}")
+        return dataset(self, split, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SiteManifest, "dataset", counted)
+    plan, (first, second) = AttackPlan.of(trained, OPTIONS), (m.name for m in trained.participants)
+    for key in ("exact_gradient", "sum_of_gradients", "crafted"):
+        for control in (False, True):
+            cases.case_of(key).search(plan, 0, control)
+    # The other site of the sum has no control.
+    assert sorted(opened) == [f"{first} test", f"{first} train", f"{second} train"]
+    file = next(iter(trained.participants[0].files("train")))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    opened.clear()
+    for _ in range(2):
+        plan.task(first).slices()
+    assert opened == [f"{first} train"]  # it has changed
+
+
+def test_a_replayed_update_reads_the_slices_of_its_batches_alone(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    item = small_task.SmallSlices.__getitem__
+    monkeypatch.setattr(
+        small_task.SmallSlices, "__getitem__", lambda self, number: read.append(number) or item(self, number)
+    )
+    plan = AttackPlan.of(trained, OPTIONS)
+    read.clear()
+    training = trained.recipe.training
+    replayed_update(plan, plan.site)
+    assert len(read) == training.steps_per_round * training.batch_size
 
 
 def test_refusals(trained: RunFolder, tmp_path: Path, fails: Callable[..., str]) -> None:

@@ -51,14 +51,21 @@ def test_the_memory_is_that_of_the_replayed_round(
     check_last_round(train(ct_sites, tmp_path / "run", scaffold), monkeypatch)
 
 
-def test_a_sum_of_updates_is_their_weighted_mean(trained: RunFolder) -> None:
-    plan = AttackPlan.of(trained, AttackOptions(steps=2, size=12))
-    before = replay.replayed_state(plan).shared
-    updates = [replay.replayed_update(plan, name) for name in plan.names]
+@pytest.mark.parametrize(("weights", "expected"), [("samples", (0.25, 0.75)), ("uniform", (0.5, 0.5))])
+def test_a_sum_of_updates_is_their_weighted_mean(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, weights: str, expected: tuple[float, float]
+) -> None:
+    """With the weights of the recipe."""
+    run = replace(trained, recipe=load_recipe(RECIPE, [*TINY, f"federation.weights={weights}"]))
+    plan = AttackPlan.of(run, AttackOptions(steps=2, size=12))
+    before, slices = replay.replayed_state(plan).shared, dict(zip(plan.names, (1, 3), strict=True))
+    updates = {name: replace(replay.replayed_update(plan, name), n_samples=slices[name]) for name in plan.names}
+    monkeypatch.setattr(cases, "replayed_update", lambda plan, name, split: updates[name])
     seen = cases.case_of("sum_of_updates").search(plan, 0, False).seen
-    for name, part in zip(sorted(before), seen, strict=True):
-        changes = [(before[name] - update.shared[name]) * update.n_samples for update in updates]
-        torch.testing.assert_close(part, sum(changes) / sum(update.n_samples for update in updates))
+    for key, part in zip(sorted(before), seen, strict=True):
+        changes = [before[key] - update.shared[key] for update in updates.values()]
+        wanted = sum(weight * change for weight, change in zip(expected, changes, strict=True))
+        torch.testing.assert_close(part, wanted)
 
 
 def test_a_round_that_did_not_happen_is_not_replayed(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from federation.deploy.signed_message import SignedMessage
 from federation.deploy.signed_transport import SignedTransport
 from federation.deploy.site_folder import SiteFolder
 from federation.deploy.site_service import SiteService
+from federation.deploy.summed_site import roster_entry
 from federation.experiment.train import algorithm_of, initial_state
-from federation.recipes import masked_sum_of
+from federation.recipes import PrivacySection, masked_sum_of
 from federation.recipes.frozen_base import detach_base
 from federation.recipes.recipe_library import LIBRARY
 from federation.serialization import pack, unpack
@@ -137,6 +138,19 @@ def deploy(path: Path, data: Path, *overrides: str, method: str = "fedavg") -> D
     for name in NAMES:
         deployed.set_policy(name, minimum_slices=2)
     return deployed
+
+
+def with_sum(deployed: Deployed, **changes: object) -> Deployed:
+    """The same sites, which approved the recipe with a secure sum of them; ``changes`` of ``[privacy]``."""
+    sites: dict[str, object] = {}
+    for folder in deployed.folders.values():
+        sites |= tomllib.loads(roster_entry(folder))["privacy"]["sites"]
+    privacy = PrivacySection.model_validate({"secure_sum": True, "sites": sites, **changes})
+    recipe = deployed.recipe.model_copy(update={"privacy": privacy})
+    approval = Approval.of(BUNDLE, recipe)
+    for folder in deployed.folders.values():
+        folder.approvals.add(approval, recipe)
+    return replace(deployed, recipe=recipe, run=approval.run)
 
 
 def liar(deployed: Deployed, site: str, lie: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:

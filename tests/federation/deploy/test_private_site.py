@@ -18,7 +18,7 @@ from recon import DataError, epsilon_text
 from .deployment import NAMES, Deployed, deploy
 
 #: One patient at each site, so one in every step; a round has four steps.
-ROUND = PrivateSteps(4, 1.0, 2.0)
+ROUND = PrivateSteps(4, 1.0, 2.0, patients=1)
 ONE, TWO = (epsilon_of([ROUND] * count, 1e-5) for count in (1, 2))
 
 
@@ -53,13 +53,13 @@ def test_the_log_of_each_site_that_of_the_rounds_and_an_exported_run_state_epsil
 def test_a_training_beyond_the_budget_is_refused_and_not_recorded(private):
     private.set_policy("north", epsilon_budget=(ONE + TWO) / 2)
     folder = private.folders["north"]
-    charge(folder, private.recipe, private.run, 0, ROUND)
+    charge(folder, private.run, 0, ROUND)
     with pytest.raises(PolicyError, match=f"^epsilon_budget: found {epsilon_text(TWO)} with one more round in all"):
-        charge(folder, private.recipe, private.run, 1, ROUND)
+        charge(folder, private.run, 1, ROUND)
     assert charged(private, "north") == [(0, ONE)]
     facts = [entry.facts for entry in read_log(folder.audit.path) if entry.event == PRIVATE_TRAINING]
     assert facts == [{"run": private.run, "round": 0, "steps": 4, "probability": 1.0, "noise_multiplier": 2.0,
-                      "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
+                      "shared_by": 1, "patients": 1, "epsilon": ONE, "delta": 1e-5}]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -107,7 +107,8 @@ def test_a_delta_of_the_budget_changes_the_epsilon_of_the_log_alone(private):
 
 def test_a_delta_of_the_budget_that_means_nothing_is_an_objection(private, monkeypatch):
     """As if the one patient of each step were one of a hundred."""
-    monkeypatch.setattr(ReconstructionTask, "private_steps", lambda self, steps: PrivateSteps(steps, 0.01, 2.0))
+    hundred = PrivateSteps(4, 0.01, 2.0, patients=100)
+    monkeypatch.setattr(ReconstructionTask, "private_steps", lambda self, steps: hundred)
     folder = private.folders["north"]
     assert not objection(folder, private.run, private.recipe)
     private.set_policy("north", epsilon_delta=0.02)
@@ -120,7 +121,7 @@ def test_a_delta_of_the_budget_that_means_nothing_is_an_objection(private, monke
 def test_a_second_approval_counts_the_rounds_that_are_left(private):
     """Of two rounds one is made."""
     folder = private.folders["north"]
-    charge(folder, private.recipe, private.run, 0, ROUND)
+    charge(folder, private.run, 0, ROUND)
     task = ReconstructionTask(folder.manifest, private.recipe, folder.maps)
     for run, alone, together in ((private.run, TWO, TWO), ("another run", TWO, epsilon_of([ROUND] * 3, 1e-5))):
         line, *_ = forecast(task, folder, private.recipe, run)

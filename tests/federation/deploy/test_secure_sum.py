@@ -2,7 +2,6 @@
 
 import json
 import stat
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,21 +25,7 @@ from federation.rounds import QuorumError, SiteFailure
 from federation.serialization import MessageError, kind_of, load_newest
 from federation.sites.manifest import load_federation
 
-from .deployment import BUNDLE, NAMES, Deployed, deploy
-
-
-def with_sum(deployed: Deployed, **changes: object) -> Deployed:
-    """The same sites, which approved the recipe with a secure sum of them; ``changes`` of ``[privacy]``."""
-    sites: dict[str, object] = {}
-    for folder in deployed.folders.values():
-        sites |= tomllib.loads(roster_entry(folder))["privacy"]["sites"]
-    privacy = PrivacySection.model_validate({"secure_sum": True, "sites": sites, **changes})
-    recipe = deployed.recipe.model_copy(update={"privacy": privacy})
-    approval = Approval.of(BUNDLE, recipe)
-    for folder in deployed.folders.values():
-        folder.approvals.add(approval, recipe)
-    return replace(deployed, recipe=recipe, run=approval.run)
-
+from .deployment import BUNDLE, NAMES, Deployed, deploy, with_sum
 
 SLOW = pytest.mark.slow
 

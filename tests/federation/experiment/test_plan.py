@@ -12,7 +12,7 @@ from federation.cli import main
 from federation.config import ConfigError
 from federation.experiment import Planning
 from federation.experiment.plan import Plan, fitting, require_room
-from federation.experiment.site_cost import SiteCost, measure_site
+from federation.experiment.site_cost import PrivateCost, SiteCost, measure_site
 from federation.experiment.task import ReconstructionTask
 
 from ..fake_sites import write_site
@@ -55,6 +55,15 @@ def test_rounds_that_are_done_sites_in_turn_and_a_second_validation_count() -> N
     assert twice["rounds"] == pytest.approx(10 * (ROUND + 16) + 16)
     part = plan("a", "b", "c", "d", overrides=("federation.participation=0.5",)).seconds
     assert part["rounds"] == pytest.approx(10 * ROUND + 2 * 16)
+
+
+def test_private_steps_have_their_own_cost_in_the_rounds_and_nowhere_else() -> None:
+    other = plan("a")
+    private = replace(other, costs=(replace(other.costs[0], private=PrivateCost(6.0, 8.0)),))
+    assert private.seconds["rounds"] == pytest.approx(10 * (0.5 + 20 * 6.0 + 16) + 16)
+    assert {**private.seconds, "rounds": 0} == {**other.seconds, "rounds": 0}
+    assert private.map_bytes == round(28e6 * (100 + 16))  # 160 slices a round, of 100
+    assert "private step 6.0 s for about 8 slices; step 2.0 s, 100 training" in "\n".join(private.lines(1))
 
 
 def test_maps_are_estimated_once_for_the_slices_that_are_read() -> None:

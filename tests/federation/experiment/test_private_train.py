@@ -9,10 +9,10 @@ import torch
 
 from federation import RunFolder, load_federation, load_manifest, load_recipe
 from federation.cli import main
-from federation.experiment import ReconstructionTask
+from federation.experiment import ReconstructionTask, site_cost
 from federation.experiment.model_card import model_card
 from federation.experiment.private_run import privacy_notes, privacy_of, report_of_privacy, say_privacy, unnamed_note
-from federation.experiment.site_cost import SiteCost, measure_site
+from federation.experiment.site_cost import PrivateCost, SiteCost, measure_site
 from federation.experiment.train import algorithm_of, initial_state
 from federation.methods import CHECKPOINTS
 from federation.privacy import Ledger, PrivateSteps, epsilon_of
@@ -25,7 +25,7 @@ from recon.report.tables import privacy_section
 from ..fake_sites import SMALL, write_file, write_manifest, write_site
 
 ROUNDS = ("--set", "federation.rounds=2", "--set", "privacy.patients_per_step=1")
-ROUND = PrivateSteps(2, 0.5, 1.0)
+ROUND = PrivateSteps(2, 0.5, 1.0, patients=2)
 HALF, EPSILON = (epsilon_of([ROUND] * count, 1e-5) for count in (1, 2))
 
 
@@ -115,6 +115,23 @@ def test_the_guarantee_is_epsilon_after_all_rounds(begun):
     assert privacy_section(report_of_privacy(begun)).count(cells) == 2
 
 
+def test_a_record_without_the_number_of_patients_is_read(begun):
+    """As versions before the field have written it: two patients follow from the probability of one a step."""
+    before = privacy_of(begun)
+    for name in ("east", "north"):
+        ledger_of(begun, name).path.write_text(
+            json.dumps([{"round": 0, "steps": 2, "probability": 0.5, "noise_multiplier": 1.0}])
+        )
+    assert ledger_of(begun, "east").spent() == [replace(ROUND, patients=None)]
+    assert privacy_of(begun) == before
+
+
+def test_the_number_of_patients_is_that_of_the_record(begun):
+    """Not one that is computed back from the probability, which a recipe may state otherwise by now."""
+    ledger_of(begun, "east").spend(0, replace(ROUND, patients=3))
+    assert privacy_of(begun)["east"].patients == 3
+
+
 def test_before_a_run_goes_on_it_says_what_all_steps_will_have_cost(begun):
     """The second round was interrupted, so its steps count twice."""
     ledger_of(begun, "east").spend(1, ROUND)
@@ -194,13 +211,20 @@ def test_a_patient_is_the_subject_of_the_splits(tmp_path):
     assert patients_of(manifest, manifest.dataset("train")).slices["patient p2"] == [4, 5, 6, 7]
 
 
-def test_the_cost_of_a_step_is_that_of_its_patients(sites):
+def test_the_cost_of_a_step_is_that_of_its_patients(sites, monkeypatch):
     (manifest, _) = load_federation(sites)
     small = [text for text in SMALL if "=" in text]
-    for options, batches in (([], 4), (["privacy.slices_per_patient=1"], 2), (["training.batch_size=2"], 2)):
+    for options, slices, batches in (
+        ([], 4, 4), (["privacy.slices_per_patient=1"], 2, 2), (["training.batch_size=2"], 4, 2),
+    ):  # fmt: skip
+        # A step without noise, one with one patient, one with two, a validation slice.
+        seconds = iter((9.0, 5.0, 8.0, 7.0))
+        monkeypatch.setattr(site_cost, "_shortest", lambda step, repeats, s=seconds: (step(), next(s))[1])
+        monkeypatch.setattr(site_cost, "_timed", lambda function: (0.25, function()))
         recipe = load_recipe("fedavg_private", [*small, "privacy.patients_per_step=2", *options])
-        cost = measure_site((ReconstructionTask(manifest, recipe, sites / "maps"), True))
-        assert isinstance(cost, SiteCost) and cost.private_batches == batches
+        cost = measure_site((ReconstructionTask(manifest, recipe, sites / "maps"), False))
+        assert isinstance(cost, SiteCost)
+        assert cost.private == PrivateCost(5.0 + (batches - 1) * 3.0 + slices * 0.25, slices)
 
 
 def test_a_missing_accountant_is_one_line_before_anything_is_written(sites, tmp_path, fails, monkeypatch):
@@ -210,3 +234,21 @@ def test_a_missing_accountant_is_one_line_before_anything_is_written(sites, tmp_
     monkeypatch.setattr("federation.experiment.private_run.require_accounting", missing)
     error = fails("train", "fedavg_private", "--sites", sites, "--out", tmp_path / "out", *SMALL, *ROUNDS)
     assert re.search("found no package dp-accounting$", error) and not (tmp_path / "out").exists()
+
+
+def test_the_memory_of_private_steps_counts(sites, monkeypatch):
+    """Also where memory alone is measured, before processes at a time are chosen."""
+    (manifest, _), small, made = load_federation(sites), [text for text in SMALL if "=" in text], []
+
+    def train(network, samples, patients, noise, **how):
+        made.append((len(samples), len(patients), noise.probability(len(patients)), noise.clip, how["steps"]))
+
+    monkeypatch.setattr(site_cost, "train_privately", train)
+    monkeypatch.setattr(site_cost, "peak_memory", lambda: 10**9 + len(made))
+    monkeypatch.setattr(site_cost, "shared_memory", lambda: 10**9)
+    for method, options, memory in (("fedavg", (), 0), ("fedavg_private", ("privacy.patients_per_step=1",), 1)):
+        cost = measure_site(
+            (ReconstructionTask(manifest, load_recipe(method, [*small, *options]), sites / "maps"), True)
+        )
+        assert isinstance(cost, SiteCost) and cost.memory == memory
+    assert made == [(1, 1, 1.0, 0.03, 1)]

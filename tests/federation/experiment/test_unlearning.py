@@ -104,6 +104,20 @@ def test_it_goes_on_after_an_interruption(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_local_arms_are_not_trained_again(folder: Path, tmp_path: Path) -> None:
+    """They do not depend on the site that left. With another recipe they may."""
+    arms = ["--set", "evaluation.arms=['local']"]
+    assert main(["train", str(RECIPE), *inside(folder / "sites", tmp_path / "run"), *arms]) == 0
+    file = tmp_path / "run" / "local" / STAY[0] / "rounds.jsonl"
+    marked = file.read_text().replace('"seconds": ', '"seconds": 99')
+    file.write_text(marked)
+    for out, more in (("same", []), ("changed", ["--set", "training.learning_rate=1e-4"])):
+        assert main([*without(GONE, tmp_path / "run", tmp_path / out), *more, "--approximate-rounds", "0"]) == 0
+        found = (tmp_path / out / "local" / STAY[0] / "rounds.jsonl").read_text()
+        assert (found == marked) == (out == "same")
+        assert not (tmp_path / out / "local" / GONE).exists()
+
+
 def test_without_the_run_there_is_no_comparison(folder: Path, tmp_path: Path) -> None:
     """But scores."""
     left, said = tmp_path / "left", list[str]()

@@ -89,13 +89,38 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_ledger_counts_a_repeated_round_again(tmp_path) -> None:
     ledger = Ledger(tmp_path / "privacy.json")
     assert ledger.spent() == []
-    steps = PrivateSteps(4, 0.25, 1.5)
+    steps = PrivateSteps(4, 0.25, 1.5, patients=16)
     for round in (0, 1, 1):
         ledger.spend(round, steps)
     assert Ledger(tmp_path / "privacy.json").spent() == [steps] * 3
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'[{"steps": 1, "probability": 2, "noise_multiplier": 1}]'])
+def test_known_parts_of_shared_noise_leave_the_rest() -> None:
+    shared = PrivateSteps(4, 0.25, 1.5, shared_by=4)
+    assert shared.without(0) == shared and epsilon_of([shared], 1e-5) == epsilon_of([PrivateSteps(4, 0.25, 1.5)], 1e-5)
+    assert shared.without(1) == PrivateSteps(4, 0.25, 1.5 * math.sqrt(3 / 4), shared_by=3)
+    assert shared.without(1).without(2) == shared.without(3) == PrivateSteps(4, 0.25, 0.75)
+    for sites in (-1, 4):
+        with pytest.raises(ValueError, match=f"{sites} of 4 sites are known, expected fewer"):
+            shared.without(sites)
+    with pytest.raises(ValueError, match="sites of 1 or more"):
+        PrivateSteps(4, 0.25, 1.5, shared_by=0)
+
+
+def test_the_ledger_knows_who_shared_and_reads_older_records(tmp_path) -> None:
+    ledger, shared = Ledger(tmp_path / "privacy.json"), PrivateSteps(4, 0.25, 1.5, shared_by=3)
+    ledger.path.write_text('[{"round": 0, "steps": 4, "probability": 0.25, "noise_multiplier": 1.5}]')
+    ledger.spend(1, shared)
+    assert ledger.spent() == [PrivateSteps(4, 0.25, 1.5), shared]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[1]", b"{}", b'[{"steps": 1, "probability": 2, "noise_multiplier": 1}]',
+        b'[{"steps": 1, "probability": 1, "noise_multiplier": 1, "patients": 0}]',
+    ],
+)  # fmt: skip
 def test_a_damaged_ledger_is_one_line_and_not_zero(tmp_path, content: bytes) -> None:
     (tmp_path / "privacy.json").write_bytes(content)
     with pytest.raises(DataError, match="found no list of private steps, expected one; restore the newest"):

@@ -5,13 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
 
 from federation.privacy import (
     MASKED,
     OFFER,
     REVEAL,
-    Context,
     Envelope,
     Member,
     Offer,
@@ -19,13 +17,12 @@ from federation.privacy import (
     Roster,
     RoundFiles,
     SiteProtocol,
-    add_mask,
 )
-from federation.privacy.masks import SECRET_BYTES, commitment, mask_key_pair, pair_key, self_key
+from federation.privacy.masks import SECRET_BYTES
 from federation.privacy.messages import CONFIRM
 from federation.serialization import MessageError
 
-from .protocol_run import RUN, ProtocolRun
+from .protocol_run import ProtocolRun
 
 
 @pytest.fixture
@@ -354,81 +351,17 @@ def test_rosters_without_a_majority_are_refused():
         Roster({"s0": Member(10)})
 
 
-@pytest.mark.parametrize("value", [0, 1, 2**31])
-def test_a_masked_vector_is_uniform_whatever_it_holds(tmp_path, value):
-    run = ProtocolRun(tmp_path, n_sites=3, size=2**16)
-    run.vector = lambda name: np.full(run.size, value, "<u4")
-    masked = run.masked(run.offers(), sites=["s000"])["s000"]
-    for shift in (0, 8, 16, 24):
-        assert chisquare(np.bincount(masked >> shift & 255, minlength=256)).pvalue > 1e-6
-    bits = np.unpackbits(masked.view(np.uint8)).astype(float) - 0.5
-    # Neighbors are independent: a correlation of 2^21 bits has a deviation of 0.0007.
-    assert abs(np.mean(bits[1:] * bits[:-1]) * 4) < 0.005 and abs(bits.mean() * 2) < 0.005
-
-
-@pytest.mark.parametrize("is_small", [False, True])
-def test_a_search_over_small_secrets_finds_nothing(tmp_path, monkeypatch, is_small):
-    """Offers and masked vectors are what the server sees; secrets of 10 bits, the control, are found from them."""
-    run = ProtocolRun(tmp_path, n_sites=3, size=4)
-    if is_small:
-        monkeypatch.setattr(os, "urandom", lambda n: (2**10 - 7).to_bytes(2, "little") + bytes(n - 2))
+def test_secrets_of_long_term_keys_are_computed_once(run, monkeypatch):
+    """A site makes a new object with its key for each message."""
+    counted, agree = [], PrivateKey.agree
+    monkeypatch.setattr(PrivateKey, "agree", lambda self, other: counted.append(other) or agree(self, other))
     offers = run.offers()
-    masked, context = run.masked(offers)["s000"], Context(RUN, 0, "a")
-    found = set()
-    for seed in range(2**10):
-        secret = seed.to_bytes(SECRET_BYTES, "little")
-        if commitment(secret, context, "s000").hex() == offers["s000"].committed:
-            found.add("self")
-        if mask_key_pair(secret, context).public.hex() == offers["s000"].public:
-            found.add("pair")
-        guess = run.vector("s000").copy()
-        add_mask(guess, self_key(secret, context, "s000"))
-        if np.array_equal(guess, masked):
-            found.add("whole mask")
-    assert found == ({"self", "pair"} if is_small else set())
-
-
-def first_blocks(keys):
-    """First 64 bytes of the ChaCha20 streams of keys whose first 4 bytes are given, as 16 rows of words."""
-    x = np.zeros((16, len(keys)), np.uint32)
-    x[:4] = np.frombuffer(b"expand 32-byte k", "<u4")[:, None]
-    x[4] = keys
-    start = x.copy()
-    for _ in range(10):
-        for a, b, c, d in (
-            (0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
-            (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14),
-        ):  # fmt: skip
-            for to, by, turned, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-                x[to] += x[by]
-                x[turned] ^= x[to]
-                x[turned] = x[turned] << bits | x[turned] >> (32 - bits)
-    return x + start
-
-
-@pytest.mark.slow
-def test_a_search_over_all_keys_of_24_bits_finds_no_mask(tmp_path):
-    """The searcher has the vector and the masks towards the other sites; the control has a key of 24 bits."""
-    run = ProtocolRun(tmp_path, n_sites=3, size=16)
-    offers = run.offers()
-    own = run.masked(offers)["s000"] - run.vector("s000")
-    record, context = run.site("s000").files.read(0), Context(RUN, 0, "a")
-    pair = mask_key_pair(bytes.fromhex(record["pair_secret"]), context)
-    for other in ("s001", "s002"):
-        key = pair_key(pair, bytes.fromhex(offers[other].public), context, ("s000", other))
-        add_mask(own, key, subtract=True)
-    expected, control = np.zeros(16, "<u4"), np.zeros(16, "<u4")
-    add_mask(expected, self_key(bytes.fromhex(record["self_secret"]), context, "s000"))
-    add_mask(control, (0xABCDEF).to_bytes(32, "little"))
-    assert np.array_equal(own, expected)
-    found = {"mask": [], "control": []}
-    for begin in range(0, 2**24, 2**14):
-        keys = np.arange(begin, begin + 2**14, dtype=np.uint32)
-        blocks = first_blocks(keys)
-        for name, wanted in (("mask", own), ("control", control)):
-            # The first word alone is equal by chance once in 256 searches.
-            found[name] += keys[(blocks[:4] == wanted[:4, None]).all(axis=0)].tolist()
-    assert found == {"mask": [], "control": [0xABCDEF]}
+    assert len(counted) == 5 * 4
+    run.keys = {name: PrivateKey(key.content) for name, key in run.keys.items()}
+    run.masked(offers)
+    run.reveals(run.roster.names)
+    assert len(counted) == 2 * 5 * 4  # and those of the round
+    assert PrivateKey(bytes(32)) != PrivateKey(bytes(31) + b"1")
 
 
 def test_secrets_are_from_the_operating_system(run, monkeypatch):
@@ -437,18 +370,6 @@ def test_secrets_are_from_the_operating_system(run, monkeypatch):
     monkeypatch.setattr(os, "urandom", lambda n: drawn.append(n) or original(n))
     run.site("s000").offer(0, "a")
     assert drawn.count(SECRET_BYTES) == 2
-
-
-def test_flowers_masks_still_have_seeds_of_32_bits():
-    """The reason for masks of our own; if this fails, Flower has changed and docs/privacy.md is to be corrected."""
-    generate = pytest.importorskip("flwr.common.secure_aggregation.secaggplus_utils").pseudo_rand_gen
-    seed = bytes(range(32))
-    folded = 0
-    for begin in range(0, 32, 4):
-        folded ^= int.from_bytes(seed[begin : begin + 4], "little")
-    short = folded.to_bytes(4, "little")
-    (first,), (second,) = (generate(s, 2**24, [(1000,)]) for s in (seed, short))
-    assert np.array_equal(first, second)
 
 
 def test_a_message_has_the_fields_of_its_kind_alone():

@@ -9,28 +9,17 @@ import pytest
 import torch
 
 from federation import SERVER_RULES, WEIGHTINGS, FederatedAlgorithm
-from federation.privacy import CONFIRM, MASKED, OFFER, REVEAL, Envelope, Member, Roster, SecureSum
+from federation.privacy import CONFIRM, MASKED, OFFER, REVEAL, Envelope, Member, Roster
 from federation.rounds import InProcessRuntime, QuorumError, SiteFailure, StillWaiting, read_rows, run_rounds
-from federation.rounds.masked_site import make_key
 from federation.rounds.summed_rounds import SummedRounds
 from federation.serialization import MessageError, kind_of
 from federation.serialization.packing import _bytes
 from recon import DataError
 
-from ..toy_federation import SEED, ToyTask, initial_shared, run_toy, toy_specs
+from ..toy_federation import SEED, ToyTask, initial_shared, run_toy, secure_specs, toy_specs
 
 SITES = 4  # threshold 3
 SLOW = pytest.mark.slow
-
-
-def secure_specs(folder, n_sites=SITES, masked=True, task=ToyTask, bits=32, weights=None, **kwargs):
-    """Sites with keys, and the secure sum of their run."""
-    specs = toy_specs(folder, n_sites, task=task, **kwargs)
-    keys = {spec.name: folder / "keys" / spec.name for spec in specs}
-    slices = {f"s{site}": 16 + 4 * site for site in range(n_sites)}
-    members = {name: Member(n, make_key(keys[name]).public.hex() if masked else "") for name, n in slices.items()}
-    secure = SecureSum(Roster(members), weights or slices, bits, masked=masked, run="toy")
-    return [replace(spec, secure=secure, key=keys[spec.name]) for spec in specs], secure
 
 
 def run_secure(folder, *, transport=InProcessRuntime, rounds=2, n_sites=SITES, algorithm=None, settings=None, **kwargs):
@@ -363,35 +352,8 @@ def test_a_round_interrupted_before_its_sum_takes_new_masks(tmp_path):
     assert again.digest == run_secure(tmp_path / "whole").state.digest
 
 
-def test_the_server_sees_nothing_but_masked_updates(tmp_path):
-    """All bytes of a run at the server: no vector of a site is in them, in no encoding that it has without masks."""
-    seen = []
-
-    class Listening(InProcessRuntime):
-        def exchange(self, requests):
-            for site, reply in super().exchange({site: requests[site] for site in requests}):
-                seen.append(reply)
-                yield site, reply
-
-    plain = tmp_path / "plain"
-    run_secure(plain, transport=Listening, rounds=1, settings={"masked": False})
-    own = [reply for reply in seen if b"sum" in reply]
-    seen.clear()
-    run_secure(tmp_path / "masked", transport=Listening, rounds=1)
-    server = b"".join(path.read_bytes() for path in (tmp_path / "masked").rglob("*") if _is_servers(path, tmp_path))
-    # Any 4 numbers of a vector in a row would give it away; by chance they are equal with 2^-128.
-    vectors = [np.frombuffer(reply[-4 * 27 :], "<i4") for reply in own]
-    pieces = [vector[begin : begin + 4].tobytes() for vector in vectors for begin in range(0, 24)]
-    assert len(own) == SITES and all(piece in b"".join(own) for piece in pieces)
-    assert not any(piece in b"".join(seen) + server for piece in pieces)
-
-
-def _is_servers(path, folder):
-    return path.is_file() and not {"sites", "keys"} & set(path.relative_to(folder / "masked").parts)
-
-
 def test_a_site_with_other_slices_than_in_the_roster_is_refused(tmp_path):
-    specs, secure = secure_specs(tmp_path, masked=False)
+    specs, secure = secure_specs(tmp_path, SITES, masked=False)
     members = {**secure.roster.members, "s1": Member(99)}
     other = replace(secure, roster=Roster(members))
     specs = [replace(spec, secure=other) for spec in specs]
@@ -400,7 +362,7 @@ def test_a_site_with_other_slices_than_in_the_roster_is_refused(tmp_path):
 
 
 def test_a_change_beyond_the_range_is_refused_before_it_is_masked(tmp_path):
-    specs, secure = secure_specs(tmp_path)
+    specs, secure = secure_specs(tmp_path, SITES)
     small = replace(secure, largest_change=1e-3)
     specs = [replace(spec, secure=small) for spec in specs]
     with pytest.raises(QuorumError, match=r"secure sum: the change of regularizer.* expected at most 0\.001"):
@@ -411,7 +373,7 @@ def test_a_change_beyond_the_range_is_refused_before_it_is_masked(tmp_path):
 
 
 def test_a_tensor_beside_the_parameters_beyond_the_range_is_named_as_such(tmp_path):
-    _, secure = secure_specs(tmp_path)
+    _, secure = secure_specs(tmp_path, SITES)
     with pytest.raises(
         DataError, match=r"the tensor m\.w reaches 5, expected at most 4; raise privacy.largest_change$"
     ):
@@ -419,14 +381,14 @@ def test_a_tensor_beside_the_parameters_beyond_the_range_is_named_as_such(tmp_pa
 
 
 def test_sites_that_are_not_in_the_roster_are_refused(tmp_path):
-    _, secure = secure_specs(tmp_path)
+    _, secure = secure_specs(tmp_path, SITES)
     more, _ = secure_specs(tmp_path, SITES + 1)
     with pytest.raises(DataError, match="secure sum: site s4 is not both in the run and in the roster"):
         run_rounds(FederatedAlgorithm(), InProcessRuntime(more), initial_shared(), tmp_path, rounds=1, secure=secure)
 
 
 def test_a_masked_site_answers_no_broadcast_without_masks(tmp_path):
-    specs, _ = secure_specs(tmp_path)
+    specs, _ = secure_specs(tmp_path, SITES)
     with pytest.raises(QuorumError, match="found a broadcast without masks, expected a masked round"):
         run_rounds(FederatedAlgorithm(), InProcessRuntime(specs), initial_shared(), tmp_path, rounds=1)
 

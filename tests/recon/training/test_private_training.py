@@ -138,6 +138,37 @@ def test_noise_has_the_stated_size_and_differs_between_runs() -> None:
     assert abs(float((found[0] * found[1]).mean())) < 5 * 1.5**2 / math.sqrt(count)
 
 
+@pytest.mark.parametrize("sites", [1, 4])
+def test_the_parts_of_sites_add_up_to_all_of_the_noise(sites: int) -> None:
+    """That of one has its variance divided by their number."""
+    samples, network = samples_of("mri"), network_of("unet")
+    noise, found = PatientNoise(0.5, 3.0, 2), []
+    for _ in range(sites):
+        network.zero_grad()
+        learner = learner_of(network, samples, noise.part_of(sites), collect=True)
+        learner._drawn = list  # type: ignore[method-assign]
+        learner.add_gradient(1, 0)
+        found.append(torch.cat([tensor.reshape(-1) for tensor in learner.collected.values()]))
+        assert found[-1].dtype == torch.float64
+        torch.testing.assert_close(found[-1], gradient(network), atol=0, rtol=1e-7)
+    spread, bound = 3.0 * 0.5 / 2, 5 / math.sqrt(2 * len(found[0]))
+    assert bound < 0.12
+    assert float(sum(found).std()) == pytest.approx(spread, rel=bound)  # type: ignore[attr-defined]
+    assert all(float(part.std()) == pytest.approx(spread / math.sqrt(sites), rel=bound) for part in found)
+
+
+def test_collected_gradients_are_a_mean_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientLearner, "_drawn", lambda self: [])
+    monkeypatch.setattr("recon.training.private_training.secret_normal", torch.ones)
+    network, noise = network_of("cnn"), PatientNoise(0.5, 3.0, 2)
+    how = {"steps": 3, "batch_size": 1, "learning_rate": 1e-2, "optimizer": "sgd"}
+    for collect in (True, False):
+        result = train_privately(network, samples_of("mri"), PATIENTS, noise, collect_gradients=collect, **how)  # type: ignore[arg-type]
+        names = {name for name, _ in network.named_parameters()} if collect else set()
+        assert result.mean_gradient.keys() == names
+        assert all(torch.equal(g, torch.full_like(g, 0.75)) for g in result.mean_gradient.values())
+
+
 def test_an_empty_draw_is_a_step_of_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, network = samples_of("mri"), network_of("cnn")
     before = [p.detach().clone() for p in network.parameters()]
