@@ -1,6 +1,7 @@
 """Write files completely or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,8 +40,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def written_hdf5(path: Path) -> Iterator["h5py.File"]:
+def written_hdf5(path: Path, size: int) -> Iterator["h5py.File"]:
     """An HDF5 file to fill part by part, for arrays that need not fit into memory twice; it appears complete or not.
+
+    Parameters
+    ----------
+    size
+        Bytes of its arrays. That so many can be written is tried first: HDF5 crashes on a full disk.
 
     Raises
     ------
@@ -52,6 +58,8 @@ def written_hdf5(path: Path) -> Iterator["h5py.File"]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as reserved:
+            _reserve(reserved.fileno(), size)
         with h5py.File(temporary, "w") as file:
             yield file
         with temporary.open("rb") as written:
@@ -67,6 +75,17 @@ def written_hdf5(path: Path) -> Iterator["h5py.File"]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Raise the error of the operating system if a file cannot have so many bytes."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:  # not on macOS and Windows
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not on every file system
+            raise
 
 
 def shown_files(folder: Path, *, recursive: bool = False) -> list[Path]:

@@ -81,7 +81,8 @@ def _convert_folder(folder: Path, out: Path, given: Mapping[str, Any]) -> None:
             continue
         place = out / file.relative_to(folder).with_suffix(".h5")
         try:
-            if given["format"] is None and not MRI_READERS.takes(file):
+            told = given["format"] is None or given["format"] in MRI_READERS.built_in
+            if told and not MRI_READERS.takes(file):
                 passed.append(file.name)
                 continue
             if place in places:

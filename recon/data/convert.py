@@ -1,5 +1,6 @@
 """Convert scans of other layouts into the fastMRI layout, slice by slice."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from .mri_formats import MRI_READERS
 from .mri_header import header_xml
 from .mri_volume import KSpaceVolume
 from .progress import doing, made
+
+#: Bytes of a file beside its arrays, more than enough.
+_HEADERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,10 @@ def _place(out: Path, part: str) -> Path:
 
 def _written(volume: KSpaceVolume, out: Path, name: str, source: Path) -> Conversion:
     content = KSpaceContent(volume)
-    with written_hdf5(out) as file, doing("converting", volume.shape[0]):
+    size = 8 * math.prod(volume.shape) * (2 if volume.has_maps else 1) + 4 * volume.shape[0] * math.prod(
+        volume.rss_shape or (0,)
+    )
+    with written_hdf5(out, size + _HEADERS) as file, doing("converting", volume.shape[0]):
         data = file.create_dataset("kspace", volume.shape, np.complex64)
         for index in range(volume.shape[0]):
             kspace = volume.read_slice(index)
@@ -118,8 +125,7 @@ def _written(volume: KSpaceVolume, out: Path, name: str, source: Path) -> Conver
         if volume.noise_covariance is not None:
             file["noise_covariance"] = volume.noise_covariance.numpy()
         if volume.rss_shape is not None:
-            images = np.stack([volume.read_rss(index).numpy() for index in range(volume.shape[0])])
-            file[volume.rss_key] = images
+            file[volume.rss_key] = np.stack([volume.read_rss(index).numpy() for index in range(volume.shape[0])])
         if volume.has_maps:
             file["maps"] = np.stack([volume.read_maps(index).numpy() for index in range(volume.shape[0])])
         if volume.is_calibration:

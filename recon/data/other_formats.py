@@ -12,6 +12,9 @@ from ..errors import DataError, data_error
 
 _WRITE = "write k-space with recon.write_kspace, projections with recon.write_sinograms"
 _CONVERT = "convert it with `fedrecon convert`, or name its format: {}"
+_ARRAYS = (
+    "convert k-space with `fedrecon convert`, or name its format: {}; write projections with recon.write_sinograms"
+)
 _SIMULATE = "simulate a scan of it: `fedrecon sites make images` (MRI) or `ct-images` (CT)"
 _UNPACK = "unpack it first"
 
@@ -28,7 +31,7 @@ class FileFormat:
 
 #: First bytes of files of one format.
 _SIGNATURES = (
-    (b"\x93NUMPY", FileFormat("a NumPy array", _CONVERT.format("numpy, cc359"))),
+    (b"\x93NUMPY", FileFormat("a NumPy array", _ARRAYS.format("numpy, cc359"))),
     (b"MATLAB 5.0", FileFormat("a MATLAB file", f"read it with scipy.io.loadmat, then {_WRITE}")),
     (b"NRRD", FileFormat("an NRRD image", f"convert it to NIfTI, then {_SIMULATE}")),
     (b"\0\5\x16\7", FileFormat("a ._ file of macOS without the data", "use the file without ._ in its name")),
@@ -148,7 +151,7 @@ def _in_zip(path: Path) -> FileFormat:
     except zipfile.BadZipFile:
         names = []
     if names and all(name.endswith(".npy") for name in names):
-        return FileFormat("a NumPy archive (.npz)", _CONVERT.format("numpy"))
+        return FileFormat("a NumPy archive (.npz)", _ARRAYS.format("numpy"))
     if any(name.endswith("data.pkl") for name in names):
         return FileFormat("a file of torch.save", _WRITE)
     return FileFormat("a zip archive", _UNPACK)

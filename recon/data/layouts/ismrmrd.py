@@ -140,7 +140,8 @@ def _read(path: Path, version: tuple[int, int], selection: Selection) -> tuple[L
         if embed:
             own = lines.calibration[references[lines.calibration] == number]
             rest = np.setdiff1d(lines.calibration, own)
-            lines = replace(lines, imaging=np.sort(np.concatenate((lines.imaging, own))), calibration=rest)
+            imaging = np.sort(np.concatenate((lines.imaging, own)))
+            lines = replace(lines, imaging=imaging, calibration=rest, embedded=len(own))
     return lines, encodings, number
 
 
@@ -296,6 +297,8 @@ def _words(
     if (most := int(count.max())) > 1:
         least = int(count[count > 0].min())
         yield f"mean of {most if least == most else f'{least} to {most}'} averages"
+    if lines.embedded:
+        yield f"with {lines.embedded} embedded calibration lines"
     if turned := int(lines.reverse[at.numbers].sum()):
         yield f"{turned} reversed lines turned round"
     if lines.left_out:

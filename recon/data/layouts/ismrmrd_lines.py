@@ -47,6 +47,8 @@ class Lines:
         was acquired in reverse, by line.
     left_out
         How many lines are neither, by kind.
+    embedded
+        How many lines of image data are calibration lines.
     """
 
     head: Array
@@ -55,6 +57,7 @@ class Lines:
     imaging: Array
     reverse: Array
     left_out: dict[str, int]
+    embedded: int = 0
 
     def counter(self, name: str) -> Array:
         """A counter of the encoding by line, such as ``slice``."""

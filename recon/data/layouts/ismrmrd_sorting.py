@@ -111,7 +111,7 @@ def sorted_kspace(path: Path, lines: Lines, at: Places, encoding: Encoding) -> t
         first = depth // 2 - inner // 2
         slabs = [slab[first : first + inner] for slab in slabs]
         words += f", the inner {inner} of {depth} kept"
-    return np.concatenate(slabs), mask, "; ".join([*said, words])
+    return slabs[0] if len(slabs) == 1 else np.concatenate(slabs), mask, "; ".join([*said, words])
 
 
 def kept_readout(places: Places, lines: Lines, encoding: Encoding) -> int:
@@ -129,10 +129,10 @@ def _crop_readout(kspace: Array, kept: int) -> Array:
     width = kspace.shape[2]
     first = width // 2 - kept // 2
     cropped = np.empty((*kspace.shape[:2], kept, *kspace.shape[3:]), np.complex64)
-    for index, image in enumerate(kspace):  # one by one: the FFT doubles the memory
+    for index in np.ndindex(kspace.shape[:2]):  # one by one: the FFT multiplies the memory
         with np.errstate(invalid="ignore"):
-            shifted = np.fft.ifft(np.fft.ifftshift(image, axes=1), axis=1, norm="ortho")
-            inner = np.fft.fftshift(shifted, axes=1)[:, first : first + kept]
-            spectrum = np.fft.fft(np.fft.ifftshift(inner, axes=1), axis=1, norm="ortho")
-        cropped[index] = np.fft.fftshift(spectrum, axes=1)
+            shifted = np.fft.ifft(np.fft.ifftshift(kspace[index], axes=0), axis=0, norm="ortho")
+            inner = np.fft.fftshift(shifted, axes=0)[first : first + kept]
+            spectrum = np.fft.fft(np.fft.ifftshift(inner, axes=0), axis=0, norm="ortho")
+        cropped[index] = np.fft.fftshift(spectrum, axes=0)
     return cropped

@@ -23,12 +23,16 @@ def slab_as_slices(kspace: Array, measured: Array) -> tuple[Array, Array, str]:
     """
     lines = np.asarray(measured.any(1))
     if np.array_equal(measured, np.broadcast_to(lines[:, None], measured.shape)):
-        return np.moveaxis(_inverse(kspace, 3), 3, 0), lines, "slices by an inverse FFT along the partitions"
-    planes = np.moveaxis(_inverse(kspace, 1), 1, 0)
-    return planes, measured, "slices by an inverse FFT along the readout, planes (ky, kz)"
+        return _slices(kspace, 3), lines, "slices by an inverse FFT along the partitions"
+    return _slices(kspace, 1), measured, "slices by an inverse FFT along the readout, planes (ky, kz)"
 
 
-def _inverse(kspace: Array, axis: int) -> Array:
-    with np.errstate(invalid="ignore"):  # the volume refuses what is not finite
-        image = np.fft.ifft(np.fft.ifftshift(kspace, axes=axis), axis=axis, norm="ortho")
-    return np.asarray(np.fft.fftshift(image, axes=axis), np.complex64)
+def _slices(kspace: Array, axis: int) -> Array:
+    """Inverse FFT along an axis, which comes first; coil by coil, as the FFT multiplies the memory."""
+    shape = (kspace.shape[axis], len(kspace), *(n for i, n in enumerate(kspace.shape) if i not in (0, axis)))
+    slices = np.empty(shape, np.complex64)
+    for coil, one in enumerate(kspace):
+        with np.errstate(invalid="ignore"):  # the volume refuses what is not finite
+            image = np.fft.ifft(np.fft.ifftshift(one, axes=axis - 1), axis=axis - 1, norm="ortho")
+        slices[:, coil] = np.moveaxis(np.fft.fftshift(image, axes=axis - 1), axis - 1, 0)
+    return slices

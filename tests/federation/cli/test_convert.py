@@ -1,5 +1,7 @@
 """`fedrecon convert`: one line for each file; a folder goes on after a bad one."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,25 @@ def test_a_folder(folder: Path, tmp_path: Path, run: Callable[..., tuple[int, st
     code, said = run(folder, tmp_path / "out", "--overwrite")
     assert code == 2 and "2 of 6 scans were not converted: d.h5, e.npy" in said
     assert said.count("failed: ") == 2 and len(list((tmp_path / "out").rglob("*"))) == 5  # with the folder sub
+
+
+def test_a_folder_of_one_format(folder: Path, tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    for name in ("a.npy", "sub/b.cfl", "sub/b.hdr"):
+        (folder / name).unlink()
+    code, said = run(folder, tmp_path / "out", "--format", "m4raw")
+    assert code == 0 and [path.name for path in (tmp_path / "out").iterdir()] == ["c_T101.h5"]
+    assert "passed over 1 files that no reader takes: readme.txt" in said
+
+
+@pytest.mark.slow  # starts a process
+def test_a_full_disk_is_one_line(folder: Path, tmp_path: Path) -> None:
+    np.save(folder / "a.npy", np.tile(kspace_of(), (20, 1, 1, 1)))
+    code = "import resource, sys; from federation.cli.main import main; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "convert", str(folder / "a.npy"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "a.h5: cannot be written (File too large); no space left" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every layout with every fault: one clear line that names the file, and nothing is written."""
+"""Every layout has the properties of a reader; with every fault one clear line, and nothing is written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recon import DataError, convert_scan
+from recon import MODALITIES, DataError, check_reader, convert_scan
 
 from .raw_files import RawFile, encoding_xml, header_of
 
@@ -102,8 +102,10 @@ def refuse(source: Path, out: Path) -> str:
 
 @pytest.mark.parametrize("write", LAYOUTS)
 def test_a_sound_scan_of_the_layout_is_converted(write: Callable[..., Path], kspace: Array, tmp_path: Path) -> None:
-    (made,) = convert_scan(write(tmp_path, kspace), tmp_path / "out" / "out.h5")
+    source = write(tmp_path, kspace)
+    (made,) = convert_scan(source, tmp_path / "out" / "out.h5")
     assert made.path.is_file()
+    check_reader(made.format, MODALITIES["mri"], source)
 
 
 @pytest.mark.parametrize("write", LAYOUTS)

@@ -118,10 +118,11 @@ def test_averages_are_averaged_where_they_were_measured(raw: RawFile, kspace: Ar
 
 
 def test_limits_become_padding_and_lines_left_out_the_mask(kspace: Array, tmp_path: Path) -> None:
-    partial = RawFile(header_of(encoding_xml(SIZE, limits=(29, 10))))
+    partial = RawFile(header_of(encoding_xml(SIZE, limits=(29, 10), calibration="embedded")))
     partial.add_slices(kspace, range(10, 40), shift=-10)
     volume = opened(partial.write(tmp_path / "a.h5"))
     assert volume.header.padding == (10, 40) and volume.mask is None
+    assert volume.header.acceleration == 1
     assert volume.partial_fourier == pytest.approx(0.75)
     np.testing.assert_array_equal(volume.read_slice(0)[..., 10:], kspace[0][..., 10:])
     assert not volume.read_slice(0)[..., :10].any()
@@ -149,6 +150,7 @@ def test_calibration_lines_are_embedded_or_separate(mode: str | None, kspace: Ar
     np.testing.assert_array_equal(volume.read_slice(0)[..., volume.mask], kspace[0][..., volume.mask])
     if mode == "embedded":
         assert not volume.parts and not volume.notes
+        assert "with 18 embedded calibration lines" in volume.reading
         return
     assert [name for name, _ in volume.parts] == ["", "calibration"]
     assert "36 separate calibration lines" in volume.notes[0]
