@@ -102,7 +102,9 @@ def read_lines(path: Path) -> tuple[str, Lines]:
             raise data_error(path, f"{key} head", f"no {', '.join(missing)}", "the fields of the standard", advice)
         if dataset.shape == (0,) or len(dataset.shape) != 1:
             raise data_error(path, key, f"shape {dataset.shape}", "lines", "use a file with raw data")
-        head = dataset.fields("head")[:]
+        # Whole records: HDF5 reads the samples also for `fields("head")`, and then never frees their memory.
+        starts = range(0, len(dataset), _BLOCK)
+        head = np.concatenate([dataset[start : start + _BLOCK]["head"] for start in starts])
     text = xml[0].decode("utf-8", "replace") if isinstance(xml[0], bytes) else xml[0]
     return text, sorted_by_kind(head)
 

@@ -69,16 +69,24 @@ class Client:
                 texts.append(self._read(struct.unpack("<I", self._read(4))[0]).decode())
                 continue
             assert number == 1022
-            head = self._read(HEAD_BYTES)
-            attributes = self._read(struct.unpack("<Q", self._read(8))[0]).decode()
-            assert struct.unpack_from("<I", head, LENGTH)[0] == len(attributes.encode())
-            x, y, z = struct.unpack_from("<3H", head, MATRIX)
-            channels = struct.unpack_from("<H", head, CHANNELS)[0]
-            assert struct.unpack_from("<H", head, 2)[0] == 5, "32 bit numbers"
-            values = np.frombuffer(self._read(4 * x * y * z * channels), "<f4").reshape(channels, z, y, x)
-            images.append(Image(head, attributes, values))
+            images.append(self._image())
         assert self.socket.recv(1) == b""
         return images, texts
+
+    def image(self) -> Image:
+        """The next message, which is an image."""
+        assert self._read(2) == struct.pack("<H", 1022)
+        return self._image()
+
+    def _image(self) -> Image:
+        head = self._read(HEAD_BYTES)
+        attributes = self._read(struct.unpack("<Q", self._read(8))[0]).decode()
+        assert struct.unpack_from("<I", head, LENGTH)[0] == len(attributes.encode())
+        x, y, z = struct.unpack_from("<3H", head, MATRIX)
+        channels = struct.unpack_from("<H", head, CHANNELS)[0]
+        assert struct.unpack_from("<H", head, 2)[0] == 5, "32-bit numbers"
+        values = np.frombuffer(self._read(4 * x * y * z * channels), "<f4").reshape(channels, z, y, x)
+        return Image(head, attributes, values)
 
     def _read(self, count: int) -> bytes:
         data = b""
