@@ -22,6 +22,8 @@ from .noise import estimate_noise_covariance as estimate_noise_covariance
 from .noise import mix_coils as mix_coils
 from .noise import whiten as whiten
 from .noise import whitening_matrix as whitening_matrix
+from .non_cartesian import NonCartesianGram as NonCartesianGram
+from .non_cartesian import NonCartesianMRI as NonCartesianMRI
 from .sampling import SAMPLINGS as SAMPLINGS
 from .sampling import SamplingMask as SamplingMask
 from .sampling import calibration_block as calibration_block
@@ -37,3 +39,10 @@ from .sampling import partial_fourier_mask as partial_fourier_mask
 from .sampling import poisson_mask as poisson_mask
 from .sampling import random_mask as random_mask
 from .sampling import samples_center as samples_center
+from .trajectories import GOLDEN_ANGLE_RAD as GOLDEN_ANGLE_RAD
+from .trajectories import TRAJECTORIES as TRAJECTORIES
+from .trajectories import Trajectory as Trajectory
+from .trajectories import golden_angle_trajectory as golden_angle_trajectory
+from .trajectories import make_trajectory as make_trajectory
+from .trajectories import radial_trajectory as radial_trajectory
+from .trajectories import spiral_trajectory as spiral_trajectory

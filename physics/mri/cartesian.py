@@ -29,7 +29,7 @@ class CoilMaps(LinearOperator):
     maps: Tensor
 
     def __init__(self, maps: Tensor) -> None:
-        _require_maps("CoilMaps", maps)
+        require_maps("CoilMaps", maps)
         super().__init__(tuple(maps.shape[-2:]), tuple(maps.shape[-3:]))
         self.register_buffer("maps", maps, persistent=False)
 
@@ -83,7 +83,7 @@ class CartesianMRI(LinearOperator):
     _sample: Tensor
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
-        _require_maps("CartesianMRI", maps)
+        require_maps("CartesianMRI", maps)
         super().__init__(tuple(maps.shape[-2:]), tuple(maps.shape[-3:]))
         mask = self._normalized_mask(maps, mask)
         height, width = maps.shape[-2:]
@@ -370,7 +370,8 @@ def _outside_calibration(mask: Tensor) -> Tensor:
     return outside
 
 
-def _require_maps(who: str, maps: Tensor) -> None:
+def require_maps(who: str, maps: Tensor) -> None:
+    """Refuse maps that are not complex or have no coil axis."""
     if not maps.is_complex():
         raise TypeError(f"{who}: maps have dtype {maps.dtype}, expected complex64 or complex128")
     if maps.ndim < 3:
