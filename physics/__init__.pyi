@@ -40,6 +40,7 @@ from .mri import CartesianGram as CartesianGram
 from .mri import CartesianMRI as CartesianMRI
 from .mri import CoilMaps as CoilMaps
 from .mri import FourierTransform as FourierTransform
+from .mri import MultiCoilMRI as MultiCoilMRI
 from .mri import NonCartesianGram as NonCartesianGram
 from .mri import NonCartesianMRI as NonCartesianMRI
 from .mri import SamplingMask as SamplingMask
@@ -62,6 +63,7 @@ from .mri import fft2c as fft2c
 from .mri import file_seed as file_seed
 from .mri import gaussian_mask as gaussian_mask
 from .mri import golden_angle_trajectory as golden_angle_trajectory
+from .mri import gridded_kspace as gridded_kspace
 from .mri import ifft2c as ifft2c
 from .mri import low_resolution_maps as low_resolution_maps
 from .mri import magic_fraction_mask as magic_fraction_mask

@@ -7,15 +7,19 @@ import torch
 from torch import Tensor
 
 from ..autograd.transpose_pair import Transposed
-from ..operator import LinearOperator, reciprocal
+from ..operator import LinearOperator, Shape, reciprocal
 from ..solvers import solve_normal
-from .cartesian import require_maps, root_sum_of_squares
-from .sample_positions import Array, SamplePositions
+from .fourier import fft2c
+from .multi_coil import MultiCoilMRI, require_maps
+from .sample_positions import SamplePositions
 from .toeplitz import convolve, convolve_half, half_sample_ramps
-from .trajectories import require_trajectory
+from .trajectories import Array, require_trajectory
+
+#: Pixels up to which the Gram transforms all coils in one call, where calls take longer than their work.
+_SMALL = 2**14
 
 
-class NonCartesianMRI(LinearOperator):
+class NonCartesianMRI(MultiCoilMRI):
     r"""Multi-coil acquisition at any positions of k-space.
 
     .. math:: y_{c,s} = \frac{1}{\sqrt{HW}} \sum_r S_c(r)\, x(r)\, e^{-2 \pi i\, k_s \cdot (r - r_0)}
@@ -52,25 +56,24 @@ class NonCartesianMRI(LinearOperator):
        "exponential of semicircle" kernel, SIAM J. Sci. Comput. 41, 2019.
     """
 
-    maps: Tensor
     keep: Tensor
+    _decode: Tensor
 
     def __init__(self, maps: Tensor, trajectory: Tensor, keep: Tensor | None = None) -> None:
         require_maps("NonCartesianMRI", maps)
         # No buffer: `.to(torch.complex64)` would round it, and the transforms run on the CPU.
         positions = require_trajectory("NonCartesianMRI", trajectory)
         spokes, samples = positions.shape[-3:-1]
-        super().__init__(tuple(maps.shape[-2:]), (maps.shape[-3], spokes, samples))
+        super().__init__(maps, (spokes, samples))
         self.trajectory = positions
         batch, own = tuple(maps.shape[:-3]), tuple(positions.shape[:-3])
         if own not in ((), batch):
             raise ValueError(f"NonCartesianMRI: trajectory has batch axes {own}, the maps have {batch}; expected equal")
-        self.register_buffer("maps", maps, persistent=False)
         self.register_buffer("keep", self._checked_keep(keep).to(maps.device), persistent=False)
+        self.register_buffer("_decode", maps.conj().resolve_conj(), persistent=False)
         self._keeps_all = bool(self.keep.all())
         shape = (maps.shape[-2], maps.shape[-1])
         self._positions = [SamplePositions.of(one, shape) for one in positions.reshape(-1, spokes, samples, 2).unbind()]
-        self._norm: Tensor | None = None
         self._spectrum: Tensor | None = None
 
     def _checked_keep(self, keep: Tensor | None) -> Tensor:
@@ -85,15 +88,15 @@ class NonCartesianMRI(LinearOperator):
         return keep
 
     def _forward(self, x: Tensor) -> Tensor:
-        self._require_batch(x, 2, "image")
+        self.require_batch(x, 2, "image")
         y = Transposed.of(self.maps * x.unsqueeze(-3), self._transform, self._back)
         return y if self._keeps_all else y * self.sampled
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        self._require_batch(y, 3, "measurement")
+        self.require_batch(y, 3, "measurement")
         kept = y if self._keeps_all else y * self.sampled
         images = Transposed.of(self._with_batch(kept), self._back, self._transform)
-        x: Tensor = (self.maps.conj() * images).sum(-3)
+        x: Tensor = (self._decode * images).sum(-3)
         return x
 
     def _with_batch(self, y: Tensor) -> Tensor:
@@ -101,16 +104,6 @@ class NonCartesianMRI(LinearOperator):
         y = y.to(torch.promote_types(y.dtype, self.maps.dtype))
         batch = self.maps.shape[:-3]
         return y if len(self._positions) == 1 else y.expand(*torch.broadcast_shapes(batch, y.shape[:-3]), *y.shape[-3:])
-
-    def _require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
-        mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
-        try:
-            torch.broadcast_shapes(mine, other)
-        except RuntimeError:
-            raise ValueError(
-                f"NonCartesianMRI: {what} has batch axes {tuple(other)}, which do not broadcast with those of the "
-                f"maps, {tuple(mine)}"
-            ) from None
 
     def _transform(self, images: Tensor) -> Tensor:
         """Samples of coil images, ``(n coils, height, width) -> (n coils, spokes, samples)``."""
@@ -127,7 +120,8 @@ class NonCartesianMRI(LinearOperator):
             transform(self._positions[index % len(self._positions)], stack, data.dtype)
             for index, stack in enumerate(stacks)
         ]
-        return torch.from_numpy(np.concatenate(results)).to(data.device, data.dtype)
+        joined = results[0] if len(results) == 1 else np.concatenate(results)
+        return torch.from_numpy(joined).to(data.device, data.dtype)
 
     @property
     def gram(self) -> LinearOperator:
@@ -152,32 +146,21 @@ class NonCartesianMRI(LinearOperator):
             self._spectrum = found
         return found
 
-    @property
-    def rss(self) -> Tensor:
-        """Root sum of squares of the maps, real, shape ``(*batch, height, width)``."""
-        return root_sum_of_squares(self.maps)
-
-    @property
-    def norm(self) -> Tensor:
-        """Largest root sum of squares of the maps times the norm of the transform of all samples.
-
-        Samples that do not count leave it as it is, as columns do in :class:`CartesianMRI`.
-        """
-        if self.maps.requires_grad:
-            return self._compute_norm()
-        found, maps = self._norm, self.maps
-        if found is None or (found.device, found.dtype) != (maps.device, maps.real.dtype):
-            with torch.inference_mode(False):
-                self._norm = found = self._compute_norm()
-        return found
-
-    def _compute_norm(self) -> Tensor:
-        largest = self.rss.amax((-2, -1))
+    def _largest(self) -> Tensor:
+        """Samples that do not count leave the norm as it is, as columns do in :class:`CartesianMRI`."""
+        largest = super()._largest()
         norms = torch.tensor([positions.norm for positions in self._positions], dtype=largest.dtype)
         return largest * norms.reshape(self.trajectory.shape[:-3]).to(largest.device)
 
+    @property
+    def density(self) -> Tensor:
+        """Samples that count per pixel, ``(*batch | none)``: the mean eigenvalue of the Gram of one coil."""
+        pixels = self.domain_shape[0] * self.domain_shape[1]
+        return self.keep.sum((-2, -1)).to(self.maps.real.dtype) / pixels
+
     def zero_filled(self, y: Tensor) -> Tensor:
         r"""Gridding: :math:`A^H W y / \sum_c |S_c|^2` with density weights W by Pipe and Menon."""
+        self.require_measurement(y)
         weights = torch.stack([positions.density for positions in self._positions])
         weights = weights.reshape(self.trajectory.shape[:-1]).to(y.device, y.real.dtype)
         return self.adjoint(y * weights.unsqueeze(-3)) * reciprocal(self.rss**2)
@@ -187,14 +170,9 @@ class NonCartesianMRI(LinearOperator):
 
         The squared norm is the density of the center, ten to a hundred times the mean one: it would damp the details.
         """
-        density = self.keep.sum((-2, -1)) / (self.domain_shape[0] * self.domain_shape[1])
-        damping = 0.1 * density * self.rss.square().amax((-2, -1))
+        damping = 0.1 * self.density * self.rss.square().amax((-2, -1))
         x0, b = self.zero_filled(y), self.adjoint(y)
         return solve_normal(self, b, damping, x0=x0, max_iterations=6, gradient="unrolled")
-
-    @property
-    def support(self) -> Tensor:
-        return self.rss > 0
 
     @property
     def sampled(self) -> Tensor:
@@ -228,6 +206,15 @@ class NonCartesianMRI(LinearOperator):
         kept = self.keep & keep
         return NonCartesianMRI(self.maps, self.trajectory, kept)
 
+    def separate(self, batch: Shape) -> list["NonCartesianMRI"]:
+        """Operators of the slices of a batch with these axes, in order: the inverse of :meth:`collate`."""
+        maps = self.maps.expand(*batch, *self.maps.shape[-3:]).reshape(-1, *self.maps.shape[-3:])
+        trajectories = self.trajectory.expand(*batch, *self.trajectory.shape[-3:]).reshape(
+            -1, *self.trajectory.shape[-3:]
+        )
+        keeps = self.keep.expand(*batch, *self.keep.shape[-2:]).reshape(-1, *self.keep.shape[-2:])
+        return [NonCartesianMRI(*of_slice) for of_slice in zip(maps, trajectories, keeps, strict=True)]
+
     def with_maps(self, maps: Tensor) -> "NonCartesianMRI":
         """The same acquisition with other coil maps of the same shape."""
         return NonCartesianMRI(maps, self.trajectory, self.keep)
@@ -252,6 +239,26 @@ class NonCartesianMRI(LinearOperator):
         return cls(maps, torch.rand(4, 7, 2, dtype=torch.float64, generator=generator) - 0.5)
 
 
+def gridded_kspace(samples: Tensor, trajectory: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Cartesian k-space of the gridded coil images, from whose center coil maps are estimated.
+
+    Parameters
+    ----------
+    samples
+        Measurement of every coil, complex, shape ``(coils, spokes, samples)``.
+    trajectory
+        As for :class:`NonCartesianMRI`, shape ``(spokes, samples, 2)``.
+    shape
+        ``(height, width)`` of the images.
+
+    Returns
+    -------
+        Complex, shape ``(coils, height, width)``; right only where the trajectory samples fully.
+    """
+    one_coil = NonCartesianMRI(torch.ones(1, *shape, dtype=samples.dtype, device=samples.device), trajectory)
+    return fft2c(one_coil.zero_filled(samples.unsqueeze(-3)))
+
+
 class NonCartesianGram(LinearOperator):
     r""":math:`A^H A` of :class:`NonCartesianMRI` by plain transforms of the size of the image."""
 
@@ -261,23 +268,25 @@ class NonCartesianGram(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
-        A._require_batch(x, 2, "image")
+        A.require_batch(x, 2, "image")
         batch, shape = A.maps.shape[:-3], self._shape
         x = x.to(torch.promote_types(x.dtype, A.maps.dtype))
         if A.maps.requires_grad:
             own = A.maps * x.unsqueeze(-3)
             images = Transposed.of(own, self._convolve, self._convolve)
-            image: Tensor = (A.maps.conj() * images).sum(-3)
+            image: Tensor = (A._decode * images).sum(-3)
             return image
         x = x.expand(*torch.broadcast_shapes(batch, x.shape[:-2]), *shape)
-        return Transposed.of(x, self._apply_once, self._apply_once)
+        if (x.requires_grad and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
+            return Transposed.of(x, self._apply_once, self._apply_once)
+        return self._apply_once(x.reshape(-1, *shape)).reshape(x.shape)
 
     def _convolve(self, images: Tensor) -> Tensor:
         """The Gram of coil images without the maps, ``(n coils, height, width)``."""
         A = self.operator
         stacks = images.unflatten(0, (-1, *A.maps.shape[:-2]))
         spectrum = A.spectrum(images.dtype).unsqueeze(-5)
-        return convolve(stacks, spectrum, half_sample_ramps(self._shape, images)).flatten(0, -3)
+        return convolve(stacks, spectrum, half_sample_ramps(self._shape, images.dtype, images.device)).flatten(0, -3)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -287,19 +296,20 @@ class NonCartesianGram(LinearOperator):
         """The Gram without a graph, ``(n, height, width)``, coil by coil: images of one coil stay in a CPU's cache."""
         A = self.operator
         x = x.unflatten(0, (-1, *A.maps.shape[:-3]))
-        spectrum, (down, right) = A.spectrum(x.dtype), half_sample_ramps(self._shape, x)
+        spectrum, (down, right) = A.spectrum(x.dtype), half_sample_ramps(self._shape, x.dtype, x.device)
         even, odd = (self._apply_half(x * ramp, spectrum[..., a, :, :, :], right) for a, ramp in ((0, 1), (1, down)))
         return even.addcmul_(odd, down.conj()).flatten(0, -3)
 
     def _apply_half(self, x: Tensor, spectrum: Tensor, ramp: Tensor) -> Tensor:
-        maps = self.operator.maps
-        if x.device.type != "cpu":
+        maps, decode = self.operator.maps, self.operator._decode
+        if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= _SMALL:
             images = convolve_half(maps * x.unsqueeze(-3), spectrum.unsqueeze(-4), ramp)
-            return images.mul_(maps.conj()).sum(-3)
-        first, *others = maps.unbind(-3)
-        total = convolve_half(first * x, spectrum, ramp).mul_(first.conj())
-        for coil in others:
-            total.addcmul_(convolve_half(coil * x, spectrum, ramp), coil.conj())
+            return images.mul_(decode).sum(-3)
+        total: Tensor | None = None
+        for coil, conjugate in zip(maps.unbind(-3), decode.unbind(-3), strict=True):
+            image = convolve_half(coil * x, spectrum, ramp)
+            total = image.mul_(conjugate) if total is None else total.addcmul_(image, conjugate)
+        assert total is not None
         return total
 
     def _adjoint(self, y: Tensor) -> Tensor:

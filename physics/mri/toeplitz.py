@@ -11,6 +11,7 @@ of the columns: six transforms of the image's size instead of eight.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -32,20 +33,19 @@ def toeplitz_spectrum(kernel: Tensor) -> Tensor:
         Real, shape ``(2, 2, height, width)``, axes a, b.
     """
     height, width = (n // 2 for n in kernel.shape)
-    kernel = kernel.clone()
-    # No two pixels are a whole field of view apart; without these entries the kernel is Hermitian, its spectrum real.
-    kernel[0], kernel[:, 0] = 0, 0
+    # The kernel is Hermitian, its spectrum real, but for differences of a whole field of view: no two pixels have them.
     whole = torch.fft.fft2(torch.fft.ifftshift(kernel)).real / (4 * height * width)
     return torch.stack([torch.stack([whole[a::2, b::2] for b in (0, 1)]) for a in (0, 1)])
 
 
-def half_sample_ramps(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Ramps :math:`m_1` along height ``(height, 1)`` and width ``(width,)``, of dtype and device of ``like``."""
+@lru_cache(maxsize=16)
+def half_sample_ramps(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ramps :math:`m_1` along height ``(height, 1)`` and width ``(width,)``, complex."""
     height, width = (
-        torch.polar(torch.ones(n, dtype=torch.float64), -math.pi * torch.arange(n, dtype=torch.float64) / n).to(like)
+        torch.polar(torch.ones(n, dtype=torch.float64), -math.pi * torch.arange(n, dtype=torch.float64) / n)
         for n in shape
     )
-    return height[:, None], width
+    return height[:, None].to(device, dtype), width.to(device, dtype)
 
 
 def convolve_half(images: Tensor, spectrum: Tensor, ramp: Tensor) -> Tensor:
@@ -63,7 +63,9 @@ def convolve_half(images: Tensor, spectrum: Tensor, ramp: Tensor) -> Tensor:
     columns = torch.fft.fft(images, dim=-2)
     even = torch.fft.ifft(torch.fft.fft(columns).mul_(spectrum[..., 0, :, :]), norm="forward")
     odd = torch.fft.ifft(torch.fft.fft(columns.mul_(ramp)).mul_(spectrum[..., 1, :, :]), norm="forward")
-    whole: Tensor = torch.fft.ifft(even.addcmul_(odd, ramp.conj()), dim=-2, norm="forward")
+    # A lazy conjugate would be copied as a whole image.
+    both = even.addcmul_(odd, ramp.conj().resolve_conj())
+    whole: Tensor = torch.fft.ifft(both, dim=-2, norm="forward")
     return whole
 
 
@@ -79,7 +81,7 @@ def toeplitz_norm(spectrum: Tensor) -> float:
     """Square root of the largest eigenvalue of T, by a power iteration on random images, with a margin of 1 %."""
     height, width = spectrum.shape[-2:]
     values = spectrum.to(torch.complex128)
-    ramps = half_sample_ramps((height, width), values)
+    ramps = half_sample_ramps((height, width), values.dtype, values.device)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(height, width, dtype=torch.complex128, generator=generator)
     for _ in range(_ITERATIONS):

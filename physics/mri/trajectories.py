@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Array = np.ndarray[Any, Any]
 
 #: Angle between consecutive spokes of a golden-angle scan, 180 degrees over the golden ratio: 111.25 degrees.
 GOLDEN_ANGLE_RAD = math.pi * (math.sqrt(5) - 1) / 2
@@ -58,34 +61,47 @@ def golden_angle_trajectory(spokes: int, samples: int, *, first: int = 0) -> Ten
     return _lines(GOLDEN_ANGLE_RAD * torch.arange(first, first + spokes, dtype=torch.float64), samples)
 
 
-def spiral_trajectory(interleaves: int, samples: int, turns: float) -> Tensor:
+def spiral_trajectory(
+    interleaves: int, samples: int, turns: float, *, center: tuple[float, float] = (0.0, 0.0)
+) -> Tensor:
     r"""Archimedean spirals from the center outwards, each turned by an equal part of a full turn.
 
-    The radius grows with the angle, to half a cycle per pixel; samples are equally spaced along the curve.
+    The radius grows evenly with the angle to half a cycle per pixel; samples are equally spaced along the curve.
 
     Parameters
     ----------
     interleaves
         Number of spirals. Full sampling of n pixels needs ``interleaves * turns`` of n / 2.
     samples
-        Samples per spiral; :math:`\pi n\, \mathtt{turns} / 2` are a step of one Cartesian sample.
+        Samples per spiral.
     turns
         Turns of each spiral.
+    center
+        Turns and radius of a center of its own density: the first ``center[0]`` turns reach the radius ``center[1]``,
+        in cycles per pixel.
 
     Returns
     -------
         Cycles per pixel along height and width, float64 ``(interleaves, samples, 2)``.
     """
     _require_counts("spiral_trajectory", interleaves=interleaves, samples=samples)
-    if not (math.isfinite(turns) and turns > 0):
-        raise ValueError(f"spiral_trajectory: turns is {turns}, expected a positive number")
-    last = 2 * math.pi * turns
-    fine = np.linspace(0, last, max(1000, round(200 * turns)))
-    length = fine * np.sqrt(1 + fine**2) + np.arcsinh(fine)  # of the curve r = angle, up to a factor
-    angles = torch.from_numpy(np.interp(np.linspace(0, length[-1], samples), length, fine))
-    radius = 0.5 * angles / last
+    within, edge = center
+    if not (math.isfinite(turns) and 0 <= within < turns and 0 <= edge < 0.5 and (within > 0) == (edge > 0)):
+        expected = "more turns than those of the center, whose radius is below 0.5"
+        raise ValueError(f"spiral_trajectory: turns is {turns}, center {center}, expected {expected}")
+    angle, radius, length = _spiral_curve(turns, center)
+    at = np.linspace(0, length[-1], samples)
+    angles, radii = (torch.from_numpy(np.interp(at, length, values)) for values in (angle, radius))
     turned = angles + 2 * math.pi * torch.arange(interleaves, dtype=torch.float64)[:, None] / interleaves
-    return torch.stack((radius * turned.sin(), radius * turned.cos()), dim=-1)
+    return torch.stack((radii * turned.sin(), radii * turned.cos()), dim=-1)
+
+
+def _spiral_curve(turns: float, center: tuple[float, float]) -> tuple[Array, Array, Array]:
+    """Angle, radius and length from the center at points close to each other."""
+    angle = np.linspace(0, 2 * math.pi * turns, max(1000, round(400 * turns)))
+    radius = np.interp(angle / (2 * math.pi), (0, center[0], turns), (0, center[1], 0.5))
+    steps = np.hypot(np.diff(radius), (radius[1:] + radius[:-1]) / 2 * np.diff(angle))
+    return angle, radius, np.concatenate(([0.0], np.cumsum(steps)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,24 +115,28 @@ class Trajectory:
     family
         Key of :data:`TRAJECTORIES`.
     full
-        Number of spokes of a fully sampled scan.
+        Number of samples of a fully sampled scan of this family.
+    center_width
+        Edge in Cartesian samples of the square at the center that is fully sampled: coil maps are estimated from it.
     """
 
     positions: Tensor
     family: str
     full: float
+    center_width: int
 
     @property
     def effective_acceleration(self) -> float:
-        """Spokes of a fully sampled scan over spokes."""
-        return self.full / self.positions.shape[0]
+        """Samples of a fully sampled scan over samples; for radial scans spokes over spokes."""
+        return self.full / self.positions[..., 0].numel()
 
 
 def make_trajectory(family: str, shape: tuple[int, int], acceleration: float) -> Trajectory:
     r"""Trajectory of a scan with ``1 / acceleration`` of the spokes that full sampling needs.
 
     With n the larger side of the image, full sampling is :math:`\pi n / 2` spokes of 2 n samples, or n / 8 spirals of
-    four turns.
+    four turns, n samples per cycle along the curve. Spirals sample a center of up to 24 samples fully at any
+    acceleration by further turns.
 
     Parameters
     ----------
@@ -125,7 +145,7 @@ def make_trajectory(family: str, shape: tuple[int, int], acceleration: float) ->
     shape
         ``(height, width)`` of the image.
     acceleration
-        At least 1; spokes are whole numbers, so that the effective acceleration differs a little.
+        At least 1. Spokes are whole numbers and the center of spirals is dense: the effective acceleration differs.
 
     Raises
     ------
@@ -141,18 +161,29 @@ def make_trajectory(family: str, shape: tuple[int, int], acceleration: float) ->
 
 def _radial(size: int, acceleration: float) -> Trajectory:
     full = math.pi * size / 2
-    return Trajectory(radial_trajectory(_spokes(full, acceleration), 2 * size), "radial", full)
+    spokes = _spokes(full, acceleration)
+    # Spokes are a sample apart at the radius spokes / pi; the square lies within.
+    center = round(math.sqrt(2) * spokes / math.pi)
+    return Trajectory(radial_trajectory(spokes, 2 * size), "radial", full * 2 * size, max(1, min(center, size)))
 
 
 def _golden_angle(size: int, acceleration: float) -> Trajectory:
     full = math.pi * size / 2
-    return Trajectory(golden_angle_trajectory(_spokes(full, acceleration), 2 * size), "golden_angle", full)
+    spokes = _spokes(full, acceleration)
+    # The largest gap is up to 1.62 times the mean one.
+    center = round(math.sqrt(2) * spokes / math.pi / 1.62)
+    positions = golden_angle_trajectory(spokes, 2 * size)
+    return Trajectory(positions, "golden_angle", full * 2 * size, max(1, min(center, size)))
 
 
 def _spiral(size: int, acceleration: float) -> Trajectory:
-    turns, full = 4.0, size / 8
-    samples = math.ceil(math.pi * size * turns / 2)
-    return Trajectory(spiral_trajectory(_spokes(full, acceleration), samples, turns), "spiral", full)
+    interleaves, width = _spokes(size / 8, acceleration), min(24, size // 4)
+    edge = width / math.sqrt(2) / size
+    center = edge * size / interleaves, edge
+    turns = center[0] + 8 * (0.5 - edge)
+    samples = math.ceil(size * _spiral_curve(turns, center)[2][-1])
+    full = size / 8 * size * _spiral_curve(4.0, (0.0, 0.0))[2][-1]
+    return Trajectory(spiral_trajectory(interleaves, samples, turns, center=center), "spiral", full, width)
 
 
 #: Makers of trajectories, called with the larger side of the image and the acceleration, by the value of

@@ -57,10 +57,14 @@ def test_full_sampling_leaves_no_gap_and_acceleration_counts_spokes(family: str)
     assert full.effective_acceleration == pytest.approx(1, rel=0.02)
     fast = make_trajectory(family, (32, 24), 4.0)
     assert fast.positions.shape[0] == pytest.approx(full.positions.shape[0] / 4, abs=1)
-    assert fast.effective_acceleration == full.full / fast.positions.shape[0] and fast.family == family
+    assert 2.8 < fast.effective_acceleration < 4.2 and fast.family == family  # the center of spirals is dense
+    # So is every position of the center that maps are estimated from, at any acceleration.
+    width = fast.center_width
+    assert 3 <= width <= 24
+    middle = grid_of(32)[grid_of(32).abs().amax(-1) <= (width - 2) / 64]
+    assert float(torch.cdist(middle, fast.positions.reshape(-1, 2)).amin(-1).max()) < 0.8 / 32
     # Every position within the circle has a sample within a step of the Cartesian grid.
-    axis = (torch.arange(32, dtype=torch.float64) - 16) / 32
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    grid = grid_of(32)
     grid = grid[grid.norm(dim=-1) < 0.47]
     nearest = torch.cdist(grid, full.positions.reshape(-1, 2)).amin(-1)
     assert float(nearest.max()) < 1 / 32
@@ -74,5 +78,13 @@ def test_bad_numbers_are_refused() -> None:
         make_trajectory("radial", (32, 32), 0.5)
     with pytest.raises(ValueError, match="spokes is 0, expected at least 1"):
         radial_trajectory(0, 32)
-    with pytest.raises(ValueError, match="turns is -1, expected a positive number"):
+    with pytest.raises(ValueError, match=r"turns is -1, center \(0\.0, 0\.0\), expected more turns than those"):
         spiral_trajectory(2, 32, -1)
+    with pytest.raises(ValueError, match=r"center \(2, 0\.6\), expected more turns .*, whose radius is below 0\.5"):
+        spiral_trajectory(2, 32, 4, center=(2, 0.6))
+
+
+def grid_of(size: int) -> torch.Tensor:
+    """Positions of a Cartesian scan, ``(size ** 2, 2)``."""
+    axis = (torch.arange(size, dtype=torch.float64) - size // 2) / size
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
