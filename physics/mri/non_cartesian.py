@@ -12,7 +12,7 @@ from ..solvers import solve_normal
 from .fourier import fft2c
 from .multi_coil import MultiCoilMRI, require_maps
 from .sample_positions import SamplePositions
-from .toeplitz import convolve, convolve_half, half_sample_ramps
+from .toeplitz import convolve, half_sample_ramps
 from .trajectories import Array, require_trajectory
 
 #: Pixels up to which the Gram transforms all coils in one call, where calls take longer than their work.
@@ -296,21 +296,17 @@ class NonCartesianGram(LinearOperator):
         """The Gram without a graph, ``(n, height, width)``, coil by coil: images of one coil stay in a CPU's cache."""
         A = self.operator
         x = x.unflatten(0, (-1, *A.maps.shape[:-3]))
-        spectrum, (down, right) = A.spectrum(x.dtype), half_sample_ramps(self._shape, x.dtype, x.device)
-        even, odd = (self._apply_half(x * ramp, spectrum[..., a, :, :, :], right) for a, ramp in ((0, 1), (1, down)))
-        return even.addcmul_(odd, down.conj()).flatten(0, -3)
-
-    def _apply_half(self, x: Tensor, spectrum: Tensor, ramp: Tensor) -> Tensor:
-        maps, decode = self.operator.maps, self.operator._decode
+        ramps = half_sample_ramps(self._shape, x.dtype, x.device)
+        spectrum = A.spectrum(x.dtype)
         if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= _SMALL:
-            images = convolve_half(maps * x.unsqueeze(-3), spectrum.unsqueeze(-4), ramp)
-            return images.mul_(decode).sum(-3)
+            images = convolve(A.maps * x.unsqueeze(-3), spectrum.unsqueeze(-5), ramps)
+            return images.mul_(A._decode).sum(-3).flatten(0, -3)
         total: Tensor | None = None
-        for coil, conjugate in zip(maps.unbind(-3), decode.unbind(-3), strict=True):
-            image = convolve_half(coil * x, spectrum, ramp)
+        for coil, conjugate in zip(A.maps.unbind(-3), A._decode.unbind(-3), strict=True):
+            image = convolve(coil * x, spectrum, ramps)
             total = image.mul_(conjugate) if total is None else total.addcmul_(image, conjugate)
         assert total is not None
-        return total
+        return total.flatten(0, -3)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._forward(y)

@@ -48,33 +48,27 @@ def half_sample_ramps(shape: tuple[int, int], dtype: torch.dtype, device: torch.
     return height[:, None].to(device, dtype), width.to(device, dtype)
 
 
-def convolve_half(images: Tensor, spectrum: Tensor, ramp: Tensor) -> Tensor:
-    r"""Both terms b of one a, without the ramps :math:`m_a`: ``(..., height, width)``, same shape.
+def convolve(images: Tensor, spectrum: Tensor, ramps: tuple[Tensor, Tensor]) -> Tensor:
+    """:math:`T` applied to complex images ``(..., height, width)``.
 
     Parameters
     ----------
-    images
-        Complex, already multiplied by :math:`m_a`.
     spectrum
-        :math:`L_{ab}`, of the dtype of the images, shape ``(..., 2, height, width)``.
-    ramp
-        :math:`m_1` along the width.
+        :math:`L_{ab}`, of the dtype of the images, shape ``(..., 2, 2, height, width)``.
+    ramps
+        See :func:`half_sample_ramps`.
     """
-    columns = torch.fft.fft(images, dim=-2)
-    even = torch.fft.ifft(torch.fft.fft(columns).mul_(spectrum[..., 0, :, :]), norm="forward")
-    odd = torch.fft.ifft(torch.fft.fft(columns.mul_(ramp)).mul_(spectrum[..., 1, :, :]), norm="forward")
-    # A lazy conjugate would be copied as a whole image.
-    both = even.addcmul_(odd, ramp.conj().resolve_conj())
-    whole: Tensor = torch.fft.ifft(both, dim=-2, norm="forward")
-    return whole
-
-
-def convolve(images: Tensor, spectrum: Tensor, ramps: tuple[Tensor, Tensor]) -> Tensor:
-    """:math:`T` applied to images ``(..., height, width)``; ``spectrum`` ``(..., 2, 2, height, width)``, complex."""
     down, right = ramps
-    even = convolve_half(images, spectrum[..., 0, :, :, :], right)
-    odd = convolve_half(images * down, spectrum[..., 1, :, :, :], right)
-    return even.addcmul_(odd, down.conj())
+    # Lazy conjugates would be copied, at the size of an image.
+    up, left = down.conj().resolve_conj(), right.conj().resolve_conj()
+    halves = []
+    for a, moved in ((0, images), (1, images * down)):
+        columns = torch.fft.fft(moved, dim=-2)
+        even = torch.fft.ifft(torch.fft.fft(columns).mul_(spectrum[..., a, 0, :, :]), norm="forward")
+        odd = torch.fft.ifft(torch.fft.fft(columns.mul_(right)).mul_(spectrum[..., a, 1, :, :]), norm="forward")
+        halves.append(torch.fft.ifft(even.addcmul_(odd, left), dim=-2, norm="forward"))
+    whole: Tensor = halves[0].addcmul_(halves[1], up)
+    return whole
 
 
 def toeplitz_norm(spectrum: Tensor) -> float:
