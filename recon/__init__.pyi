@@ -28,6 +28,8 @@ from .classical import CGSense as CGSense
 from .classical import ClassicalMethod as ClassicalMethod
 from .classical import FilteredBackprojection as FilteredBackprojection
 from .classical import L1Wavelet as L1Wavelet
+from .classical import NonCartesianCG as NonCartesianCG
+from .classical import NonCartesianTV as NonCartesianTV
 from .classical import PenalizedTV as PenalizedTV
 from .classical import TotalVariation as TotalVariation
 from .classical import ZeroFilled as ZeroFilled
@@ -63,6 +65,7 @@ from .data import Header as Header
 from .data import ImageHeader as ImageHeader
 from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
+from .data import NonCartesianSlices as NonCartesianSlices
 from .data import Placement as Placement
 from .data import RandomCTScans as RandomCTScans
 from .data import RandomScans as RandomScans
@@ -76,6 +79,7 @@ from .data import Simulation as Simulation
 from .data import SinogramSlices as SinogramSlices
 from .data import SinogramVolume as SinogramVolume
 from .data import Step as Step
+from .data import TrajectorySimulation as TrajectorySimulation
 from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
