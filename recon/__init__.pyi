@@ -61,6 +61,7 @@ from .data import PREPARING as PREPARING
 from .data import Augmentation as Augmentation
 from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
+from .data import Conversion as Conversion
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
 from .data import KSpaceSlices as KSpaceSlices
@@ -84,11 +85,13 @@ from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
 from .data import cache_facts as cache_facts
+from .data import calibration_path as calibration_path
 from .data import center_crop as center_crop
 from .data import clear_cache as clear_cache
 from .data import coil_covariance as coil_covariance
 from .data import collate as collate
 from .data import condition_vector as condition_vector
+from .data import convert_scan as convert_scan
 from .data import ct_features as ct_features
 from .data import doing as doing
 from .data import doing_unless_named as doing_unless_named

@@ -1,12 +1,16 @@
 """Write files completely or not at all."""
 
 import contextlib
+import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import NO_SPACE, DataError, os_error_line
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -33,6 +37,55 @@ def write_atomically(path: Path, data: bytes) -> None:
         # After a failure only: os.replace has moved the file.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_hdf5(path: Path, size: int) -> Iterator["h5py.File"]:
+    """An HDF5 file to fill part by part, for arrays that need not fit into memory twice; it appears complete or not.
+
+    Parameters
+    ----------
+    size
+        Bytes of its arrays. That so many can be written is tried first: HDF5 crashes on a full disk.
+
+    Raises
+    ------
+    DataError
+        As :func:`write_atomically`.
+    """
+    import h5py  # as in write_hdf5
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as reserved:
+            _reserve(reserved.fileno(), size)
+        with h5py.File(temporary, "w") as file:
+            yield file
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename not in (None, str(temporary), str(temporary.parent)):
+            raise  # of a file that is read meanwhile
+        if isinstance(error, OSError) and NO_SPACE in (line := os_error_line(error, path)):
+            raise DataError(line) from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{path}: cannot be written ({reason}); choose another folder") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Raise the error of the operating system if a file cannot have so many bytes."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:  # not on macOS and Windows
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not on every file system
+            raise
 
 
 def shown_files(folder: Path, *, recursive: bool = False) -> list[Path]:

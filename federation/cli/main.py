@@ -13,6 +13,7 @@ from recon import DataError, os_error_line
 from ..config import ConfigError
 from .cache import add_cache
 from .compare import add_compare
+from .convert import add_convert
 from .deploy import add_deploy
 from .doctor import add_doctor
 from .privacy import add_privacy
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedrecon {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_demo(commands)
+    add_convert(commands)
     add_sites(commands)
     add_recipes(commands)
     add_plan(commands)

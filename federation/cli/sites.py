@@ -22,8 +22,10 @@ def add_sites(commands: Commands) -> None:
     make = actions.add_parser("make", help="write one manifest per site")
     kinds = make.add_subparsers(required=True, metavar="KIND")
 
-    fastmri = kinds.add_parser("fastmri", help="group a folder of fastMRI-style files by scanner")
-    fastmri.add_argument("folder", help="folder of *.h5 and *.hdf5; ${VARIABLES} in its path stay in the manifests")
+    text = "group a folder of measured scans by scanner: fastMRI, ISMRMRD and all other layouts of `fedrecon convert`"
+    fastmri = kinds.add_parser("fastmri", aliases=["ismrmrd"], help=text)
+    fastmri.add_argument("folder", help="folder of scans; ${VARIABLES} in its path stay in the manifests")
+    fastmri.add_argument("--format", help="reader of all files, as m4raw (default: told from their content)")
     fastmri.add_argument(
         "--by", default="model,field,contrast", help=f"any of {','.join(GROUPING_NAMES)} (default: %(default)s)"
     )
@@ -99,6 +101,7 @@ def _make_fastmri(arguments: argparse.Namespace) -> None:
             subject_pattern=arguments.subject,
             persons=arguments.persons,
             skip_bad=arguments.skip_bad,
+            format=arguments.format,
         )
     _print_made(made, arguments.out)
 

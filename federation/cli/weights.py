@@ -80,7 +80,7 @@ def add_reconstruct(commands: Commands) -> None:
         default="middle",
         help="with .png: the middle slice, or all of them, numbered (default: %(default)s)",
     )
-    reconstruct.add_argument("--format", help="with --weights: format of the scan (default: fastmri; in CT sinogram)")
+    reconstruct.add_argument("--format", help="with --weights: format of the scan (default: told from its content)")
     reconstruct.add_argument(
         "--simulate", action="store_true", help="first degrade the scan as in [simulate] of the site's manifest"
     )

@@ -70,7 +70,7 @@ class Method:
         self, name: str, network: nn.Module, kind: Modality, attributes: Mapping[str, Any], format: str | None = None
     ) -> None:
         self.name, self.network, self.kind, self.attributes = name, network.eval(), kind, attributes
-        self._format = {} if format is None else {"format": format}
+        self._format = format
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self.kind.title}>"
@@ -85,7 +85,7 @@ class Method:
             ``(slices, coils, readout, phase)``; in CT line integrals ``(views, detectors)`` or
             ``(slices, views, detectors)``.
         arguments, options
-            With arrays: the arguments of :func:`recon.write_kspace` (``mask``, ``header=``, ``noise_covariance=``) or
+            With arrays: the arguments of :func:`recon.write_kspace` (``mask``, ``header=``, ``noise=``) or
             of :func:`recon.write_sinogram` (``geometry``, ``grid``, ``photons=``, ``counts=``).
 
         Returns
@@ -124,7 +124,8 @@ class Method:
         if simulate:
             raise DataError("--simulate: belongs to a run; leave it out")
         stored = self.kind.arguments(maps_folder=maps_folder)
-        return self.kind.slices([Path(scan)], _NO_SITE, **stored, **self._format)
+        format = self._format or self.kind.format_of(Path(scan))
+        return self.kind.slices([Path(scan)], _NO_SITE, **stored, **({} if format is None else {"format": format}))
 
     def reconstruct(self, scan: Path | str) -> Reconstruction:
         """All images of a file, with what the file states of them; :func:`recon.write_reconstruction` writes them."""
@@ -149,6 +150,10 @@ class Method:
     def suffixes(self) -> frozenset[str]:
         """Ends of the names of scans in a folder."""
         return frozenset((".h5", ".hdf5"))
+
+    def takes(self, file: Path) -> bool:
+        """Whether a file of a folder is a scan: by its suffix, or told from its content."""
+        return file.suffix.lower() in self.suffixes or (file.suffix != ".hdr" and self.kind.format_of(file) is not None)
 
     @property
     def simulates(self) -> bool:
@@ -207,6 +212,9 @@ class RunMethod(Method):
     def stored_maps(self) -> Iterator[Path]:
         yield self._maps
 
+    def takes(self, file: Path) -> bool:
+        return file.suffix.lower() in self.suffixes  # of the format of the site
+
     @property
     def suffixes(self) -> frozenset[str]:
         files = (Path(name) for _, name in self.manifest.data.named())
@@ -260,7 +268,7 @@ def load(
     modality
         With a classical method: its modality, if several have one of this name (default: ``"mri"`` before ``"ct"``).
     format
-        With weights and classical methods: format of the files (default: the usual one).
+        With weights and classical methods: format of the files (default: told from their content).
     options
         With a classical method: its options, such as ``weight=3e-3``. They are not tuned.
 

@@ -180,7 +180,7 @@ def _places(method: Method, folder: Path, out: Path, suffix: str) -> Mapping[Pat
         found, expected = "the name of a file", "a folder for the images of the scans"
         raise data_error(out, "--out", found, expected, f"name a folder, and add --suffix {suffix_of(out) or suffix}")
     suffixes = method.suffixes
-    scans = [file for file in shown_files(folder) if file.suffix.lower() in suffixes]
+    scans = [file for file in shown_files(folder) if method.takes(file)]
     if not scans:
         found, expected = f"no {' or '.join(sorted(suffixes))} file", "scans"
         raise data_error(folder, "folder", found, expected, "name the folder of the scans")

@@ -1,4 +1,4 @@
-"""Make sites from a folder of fastMRI files."""
+"""Make sites from a folder of measured MRI files."""
 
 import logging
 import math
@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recon import KSpaceVolume, Simulation, TrajectorySimulation, format_of, open_volume, shown_files, volume_names
+from recon import (
+    MRI_READERS,
+    KSpaceVolume,
+    Simulation,
+    TrajectorySimulation,
+    calibration_path,
+    format_of,
+    shown_files,
+    volume_names,
+)
 
 from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, names_person, subject
@@ -28,6 +37,10 @@ GROUPINGS: dict[str, Callable[[KSpaceVolume], str | None]] = {
     "coils": lambda volume: f"{volume.shape[1]}coils",
 }
 
+#: Calibration scan beside a scan, as `fedrecon convert` names it.
+CALIBRATION = "{stem}_calibration.h5"
+#: Suffixes of files that must be scans; of others the content decides.
+_SUFFIXES = (".h5", ".hdf5", ".mrd")
 #: Default undersampling of sites of fully sampled files: that of fastMRI's 4x track.
 FASTMRI_4X = Simulation("random", 4, 0.08)
 
@@ -44,8 +57,12 @@ def make_fastmri_sites(
     subject_pattern: str | None = None,
     persons: Path | str | None = None,
     skip_bad: bool = False,
+    format: str | None = None,
 ) -> list[MadeSite]:
-    """Group the ``*.h5`` and ``*.hdf5`` below a folder into sites and write a manifest and a lock file for each.
+    """Group the MRI files below a folder into sites and write a manifest and a lock file for each.
+
+    Files of any reader in :data:`recon.MRI_READERS` are used, told by their content; a site has one format. Files of
+    other suffixes than ``.h5``, ``.hdf5`` and ``.mrd`` that no reader takes are passed over.
 
     Reads headers and attributes, and every byte once for the checksums of the lock file. Subjects are split, not files,
     and a subject is in the same split at every site. Of two subjects one goes to training, the other to validation.
@@ -74,6 +91,8 @@ def make_fastmri_sites(
         the file, or, with a warning, the file.
     skip_bad
         Leave out files that cannot be used, with a warning for each.
+    format
+        Reader of all files, such as ``"m4raw"``; None: told from their content.
 
     Returns
     -------
@@ -84,17 +103,27 @@ def make_fastmri_sites(
     ConfigError
         If the folder holds no file, a grouping is unknown, or a file to be written exists.
     DataError
-        If a file is not of the fastMRI layout; of several such files, one line for each.
+        If a file cannot be used; of several such files, one line for each.
     """
     _require_groupings(by)
     _require_fractions(split)
+    if format is not None and format not in MRI_READERS:
+        expected = f"one of {', '.join(MRI_READERS)}{nearest(format, MRI_READERS)}"
+        raise config_error("sites make", "--format", repr(format), expected, "correct the name")
     root = str(folder)
     expanded = Path(expand_variables(root, "sites make", "folder")).expanduser()
     if expanded == Path(root):
         root = str(expanded.absolute())
     files = {file.relative_to(expanded).as_posix(): file for file in _scans(expanded)}
-    volumes = usable(files, lambda name: open_volume(files[name]), skip_bad=skip_bad)
-    groups = _group(volumes, by)
+
+    def opened(name: str) -> tuple[str, KSpaceVolume]:
+        reader = format or _format(files[name])
+        return reader, MRI_READERS.open(files[name], reader)
+
+    found = usable(files, opened, skip_bad=skip_bad)
+    formats = {name: reader for name, (reader, _) in found.items()}
+    volumes, calibrations = _scans_alone({name: volume for name, (_, volume) in found.items()})
+    groups = _group(volumes, by, formats)
     told = _told_persons({name: files[name] for name in volumes}, subject_pattern, persons)
     names = volume_names(list(volumes))
     subjects = {file: subject(names[file], told.get(file) or volume.patient_id) for file, volume in volumes.items()}
@@ -108,6 +137,10 @@ def make_fastmri_sites(
     for name, group in groups.items():
         of = {file: splits[name][subjects[file]] for file in group}
         data: dict[str, Any] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
+        if calibrations and all(calibration_path(files[file], CALIBRATION) in calibrations for file in group):
+            data["calibration_scan"] = CALIBRATION
+        if formats[group[0]] != "fastmri":
+            data["format"] = formats[group[0]]
         data["persons"] = {file: told[file] for file in group if file in told}
         manifests.append(_table(name, [volumes[file] for file in group], simulate) | {"data": data})
     for warning in unnamed_people(expanded, [file for file in volumes if not names_person(subjects[file])]):
@@ -124,16 +157,37 @@ def _table(
 
 
 def _scans(folder: Path) -> list[Path]:
-    """HDF5 files below a folder; names the formats of the others where there is none."""
+    """Files below a folder that are scans, by suffix or content; names the formats of others where there is none."""
     shown = shown_files(folder, recursive=True) if folder.is_dir() else []
-    files = [file for file in shown if file.suffix.lower() in (".h5", ".hdf5")]
+    files = [file for file in shown if file.suffix.lower() in _SUFFIXES or _is_taken(file)]
     if files:
         return files
     others = {known: file.name for file in shown if file.is_file() and (known := format_of(file)) is not None}
     named = ", ".join(f"{known.name} ({file})" for known, file in others.items())
     found = f"no *.h5 or *.hdf5 file{', but ' * bool(others)}{named}"
     advice = next((known.advice for known in others), "correct the path")
-    raise config_error(folder, "", found, "a folder of fastMRI files", advice)
+    raise config_error(folder, "", found, "a folder of MRI files", advice)
+
+
+def _is_taken(file: Path) -> bool:
+    """Whether a reader takes a file of any suffix; the header of a pair of BART files counts with its data."""
+    return file.is_file() and file.suffix != ".hdr" and bool(MRI_READERS.takes(file))
+
+
+def _format(file: Path) -> str:
+    """Name of the reader of a file; the usual one of a file that none takes, as its errors say most."""
+    return MRI_READERS.detect(file) if file.is_file() and MRI_READERS.takes(file) else "fastmri"
+
+
+def _scans_alone(volumes: Mapping[str, KSpaceVolume]) -> tuple[dict[str, KSpaceVolume], set[Path]]:
+    """Volumes less calibration scans and files that were read with another one; the files of the calibration scans."""
+    read: set[Path] = set()
+    kept = {}
+    for name, volume in volumes.items():
+        if not volume.is_calibration and not read.intersection(volume.sources):
+            kept[name] = volume
+            read.update(volume.sources)
+    return kept, {volume.path for volume in volumes.values() if volume.is_calibration}
 
 
 def _told_persons(files: Mapping[str, Path], pattern: str | None, table: Path | str | None) -> dict[str, str]:
@@ -143,14 +197,15 @@ def _told_persons(files: Mapping[str, Path], pattern: str | None, table: Path | 
     return {} if pattern is None else persons_by_pattern(files, pattern)
 
 
-def _group(volumes: Mapping[str, KSpaceVolume], by: Sequence[str]) -> dict[str, list[str]]:
+def _group(volumes: Mapping[str, KSpaceVolume], by: Sequence[str], formats: Mapping[str, str]) -> dict[str, list[str]]:
     """Files by site name."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for file, volume in volumes.items():
         values = [GROUPINGS[key](volume) or f"unknown {key}" for key in by]
-        groups.setdefault((*values, *(["undersampled"] if volume.undersampled else [])), []).append(file)
+        state = ["undersampled"] if volume.undersampled else []
+        groups.setdefault(((*values, *state), formats[file]), []).append(file)
     named: dict[str, list[str]] = {}
-    for group, files in sorted(groups.items()):
+    for (group, _), files in sorted(groups.items()):
         name = slug(group)
         number = 2
         while name in named:

@@ -3,6 +3,8 @@ from .array_scans import write_sinogram as write_sinogram
 from .augmentation import Augmentation as Augmentation
 from .chosen_slices import ChosenSlices as ChosenSlices
 from .chosen_slices import spread_over as spread_over
+from .convert import Conversion as Conversion
+from .convert import convert_scan as convert_scan
 from .ct_file import SinogramVolume as SinogramVolume
 from .ct_file import write_sinograms as write_sinograms
 from .ct_formats import CT_READERS as CT_READERS
@@ -30,6 +32,7 @@ from .maps_cache import cache_facts as cache_facts
 from .maps_cache import clear_cache as clear_cache
 from .maps_cache import maps_cache as maps_cache
 from .maps_cache import require_maps_cache as require_maps_cache
+from .mri_calibration import calibration_path as calibration_path
 from .mri_file import open_volume as open_volume
 from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header

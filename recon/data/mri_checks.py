@@ -6,18 +6,13 @@ from torch import Tensor
 from physics import calibration_block, samples_center
 
 from ..errors import data_error
+from .mri_center import axes_in_corner, peak_line, power_of
 from .mri_volume import LARGEST, KSpaceVolume
 from .mri_zeros import ROUNDED, ranges
 
 #: Fewest lines of the fully sampled center for coil maps. Measured with CG-SENSE and ESPIRiT on a head, regular 3x: the
 #: images correlate 0.86, 0.90, 0.95, 0.98 with the truth for 2, 3, 4, 6 lines, and the zero-filled one 0.90.
 CALIBRATION_LINES = 4
-#: Largest distance of the peak of k-space from the middle, as a fraction of an axis, and at least so many samples.
-_OFF_CENTER, _OFF_CENTER_SAMPLES = 0.05, 2
-#: Lines with less than so many times the energy of the median line are noise: nothing has a peak there.
-_PEAK = 4.0
-#: Least energy of a neighbor of the peak of an echo, as a part of the peak's.
-_BESIDE = 0.02
 #: Energy per sample in padding over that of the median column above which it is no rounding.
 _IN_PADDING = 0.01
 
@@ -54,7 +49,7 @@ class KSpaceContent:
         DataError
             If the zero frequency lies in the corner, or rows are missing between others.
         """
-        power = _power(kspace)
+        power = power_of(kspace)
         by_row, by_column = (power.sum(axis, dtype=torch.float64) for axis in (1, 0))
         self.energy[index] = float(by_row.sum())
         brightest = float(power.max())
@@ -124,9 +119,8 @@ class KSpaceContent:
             self._find("padding", index, found, expected, "it is not used; correct encodingLimits of the header")
 
     def _look_at_center(self, index: int, by_row: Tensor, by_column: Tensor) -> None:
-        size, peak = (len(by_row), len(by_column)), (_peak(by_row), _peak(by_column))
-        corner = [axis - 2 for axis, n in enumerate(size) if min(peak[axis], n - peak[axis]) <= _reach(n) < n // 2]
-        if corner:
+        size, peak = (len(by_row), len(by_column)), (peak_line(by_row), peak_line(by_column))
+        if corner := axes_in_corner(peak, size):
             found = f"the peak at row {peak[0]}, column {peak[1]}"
             expected = f"it in the middle, {size[0] // 2}, {size[1] // 2}"
             advice = f"the zero frequency lies in the corner: apply np.fft.fftshift along {', '.join(map(str, corner))}"
@@ -156,30 +150,3 @@ def calibration_lines(mask: Tensor) -> int:
     if not samples_center(mask):
         return 0
     return min(int(block.stop - block.start) for block in calibration_block(mask))
-
-
-def _power(kspace: Tensor) -> Tensor:
-    """Squared magnitude, summed over the coils."""
-    total = torch.zeros(kspace.shape[1], 2 * kspace.shape[2])
-    for coil in torch.view_as_real(kspace):
-        parts = coil.reshape(total.shape)
-        total.addcmul_(parts, parts)
-    return total.view(*kspace.shape[1:], 2).sum(-1)
-
-
-def _peak(energy: Tensor) -> int:
-    """Line of the peak; the middle where nothing says otherwise."""
-    middle, reach = len(energy) // 2, _reach(len(energy))
-    measured = energy[energy > 0]
-    largest = float(energy.max())
-    if len(energy) < 8 * reach or largest < _PEAK * float(measured.median()):
-        return middle
-    near, at = float(energy[middle - reach : middle + reach + 1].max()), int(energy.argmax())
-    beside = max(float(energy[at - 1]), float(energy[(at + 1) % len(energy)]))
-    # An echo has neighbors, a spike has none.
-    return middle if near >= 0.5 * largest or beside < _BESIDE * largest else at
-
-
-def _reach(n: int) -> int:
-    """Lines from the middle within which a peak is in the middle."""
-    return max(_OFF_CENTER_SAMPLES, round(_OFF_CENTER * n))

@@ -1,6 +1,7 @@
 """Read k-space files of the fastMRI HDF5 layout."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -9,20 +10,24 @@ import torch
 from torch import Tensor
 
 from ..errors import data_error
-from .hdf5_file import dataset_of, not_found, opened, text_of
+from .complex_values import Array, as_complex, complex_shape
+from .hdf5_file import dataset_of, not_found, opened, read_part, text_of
 from .mri_fields import without_contradiction
 from .mri_header import Header, read_header
 from .mri_volume import KSpaceVolume
 from .mri_zeros import without_zeros
+from .noise_covariance import checked_covariance
 
 
 def open_volume(path: Path | str) -> KSpaceVolume:
     """Check a file of the fastMRI layout; of k-space a few rows are read, to find zeros that no mask states.
 
     Expected: ``kspace`` complex ``(slices, coils, readout, phase)``, or ``(slices, readout, phase)`` for a
-    single coil; ``ismrmrd_header`` XML. Optional: ``mask`` ``(width,)`` or ``(height, width)``,
+    single coil; ``ismrmrd_header`` XML. Complex numbers may be records of ``real`` and ``imag``, or floating point with
+    a last axis of two. Optional: ``mask`` ``(width,)`` or ``(height, width)``,
     ``reconstruction_rss`` (``reconstruction_esc`` of a single coil, where ``reconstruction_rss`` is that of the
-    multi-coil scan), ``maps``, ``noise_covariance``, attributes ``acquisition`` and ``patient_id``.
+    multi-coil scan), ``maps``, ``noise_covariance``, attributes ``acquisition``,
+    ``patient_id`` and ``is_calibration``.
 
     Without ``ismrmrd_header`` the sizes follow from ``kspace``, the reconstruction and the attributes ``recon_size``,
     ``padding_left`` and ``padding_right``, where they exist.
@@ -39,7 +44,7 @@ def open_volume(path: Path | str) -> KSpaceVolume:
     """
     path = Path(path)
     with opened(path) as file:
-        shape = _kspace_shape(file, path)
+        shape, numbers = _kspace_shape(file, path)
         rss_key = _rss_key(file, shape[1])
         rss_shape = _rss_shape(file, path, rss_key, shape[0])
         header, notes = _header(file, path, shape, rss_shape)
@@ -55,12 +60,16 @@ def open_volume(path: Path | str) -> KSpaceVolume:
             has_maps="maps" in file and _maps_fit(file, path, shape),
             noise_covariance=_covariance(file, path, shape[1]),
             notes=notes,
+            is_calibration=bool(np.any(file.attrs.get("is_calibration", False))),
+            reading=f"kspace (slices, coils, readout, phase) of {numbers} numbers"
+            if numbers == "complex"
+            else f"kspace (slices, coils, readout, phase), complex numbers as {numbers}",
         )
         if not volume.available.any():
             key = "ismrmrd_header" if volume.mask is None else "mask"
             found = f"no sampled position (padding {volume.header.padding}, width {shape[-1]})"
             raise data_error(path, key, found, "at least one", "correct the mask or the header's encodingLimits")
-        volume = without_zeros(volume, dataset_of(file, path, "kspace"))
+        volume = without_zeros(volume, partial(_read_rows, dataset_of(file, path, "kspace"), volume))
     return replace(volume, notes=(*volume.notes, *_unmeasured(volume)))
 
 
@@ -80,19 +89,28 @@ def _unmeasured(volume: KSpaceVolume) -> list[str]:
     return lines
 
 
-def _kspace_shape(file: h5py.File, path: Path) -> tuple[int, int, int, int]:
+def _read_rows(dataset: h5py.Dataset, volume: KSpaceVolume, index: int, coils: slice, rows: slice) -> Array:
+    has_coils = len(dataset.shape) - (dataset.dtype.kind == "f") == 4
+    part = (index, 0 if coils == slice(0, 1) else coils, rows) if has_coils else (index, rows)
+    values = as_complex(read_part(dataset, volume.path, part))
+    return values if values.ndim == 3 else values[None]
+
+
+def _kspace_shape(file: h5py.File, path: Path) -> tuple[tuple[int, int, int, int], str]:
+    """Shape of k-space and how its complex numbers are stored."""
     if "kspace" not in file:
         raise not_found(file, path, "kspace", "dataset kspace", "add it")
     dataset = dataset_of(file, path, "kspace")
     advice = "write the file in the fastMRI layout"
-    if dataset.dtype.kind != "c":
+    stored = complex_shape(dataset.dtype, tuple(dataset.shape))
+    if stored is None:
         raise data_error(path, "kspace", f"dtype {dataset.dtype}", "complex64", advice)
-    shape = tuple(dataset.shape)
+    shape, numbers = stored
     if len(shape) == 3:
         shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4 or 0 in shape:
         raise data_error(path, "kspace", f"shape {tuple(dataset.shape)}", "(slices, coils, readout, phase)", advice)
-    return shape
+    return shape, numbers
 
 
 def _header(
@@ -188,17 +206,4 @@ def _maps_fit(file: h5py.File, path: Path, shape: tuple[int, int, int, int]) -> 
 
 def _covariance(file: h5py.File, path: Path, n_coils: int) -> Tensor | None:
     key = "noise_covariance"
-    if key not in file:
-        return None
-    dataset = dataset_of(file, path, key)
-    expected = f"a Hermitian positive semidefinite matrix ({n_coils}, {n_coils})"
-    advice = "measure it again or remove it"
-    if tuple(dataset.shape) != (n_coils, n_coils) or dataset.dtype.kind not in "fc":
-        raise data_error(path, key, f"{dataset.dtype} of shape {tuple(dataset.shape)}", expected, advice)
-    matrix = np.asarray(dataset[()]).astype(np.complex128)
-    if not np.isfinite(matrix).all():
-        raise data_error(path, key, "NaN or infinite values", expected, advice)
-    size = np.abs(matrix).max()
-    if np.abs(matrix - matrix.conj().T).max() > 1e-5 * size or np.linalg.eigvalsh(matrix).min() < -1e-5 * size:
-        raise data_error(path, key, "a matrix that is not Hermitian or has negative eigenvalues", expected, advice)
-    return torch.from_numpy(matrix)
+    return checked_covariance(path, dataset_of(file, path, key), n_coils) if key in file else None

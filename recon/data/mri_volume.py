@@ -1,5 +1,6 @@
 """A checked k-space file: facts in memory, slices read on demand."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import data_error
+from .complex_values import as_complex
 from .hdf5_file import dataset_of, opened, read_part
 from .image_header import ImageHeader, read_image_header
 from .mri_header import Header
@@ -43,6 +45,14 @@ class KSpaceVolume:
         noise; None: unknown.
     notes
         What the file contradicts or leaves out, and how it is read: one line each, with the path.
+    reading
+        What the file is read as, in a few words: axes, Fourier convention, scaling, averages.
+    parts
+        Volumes of the file, where it holds several: a name and the options that open it. This one is the first.
+    sources
+        Other files that the volume was read from.
+    is_calibration
+        Whether it is a calibration scan, for the coil maps of another one.
     """
 
     path: Path
@@ -56,6 +66,10 @@ class KSpaceVolume:
     has_maps: bool = False
     noise_covariance: Tensor | None = None
     notes: tuple[str, ...] = ()
+    reading: str = ""
+    parts: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    sources: tuple[Path, ...] = ()
+    is_calibration: bool = False
     #: Inode, size in bytes and time of change of the file when it was checked; read from the file.
     version: tuple[int, int, int] = (0, 0, 0)
 
@@ -159,7 +173,8 @@ class KSpaceVolume:
         with opened(self.path) as file:
             dataset = dataset_of(file, self.path, what)
             # Maps may be one set for all slices.
-            return read_part(dataset, self.path, () if what == "maps" and dataset.ndim == 3 else index)
+            values = read_part(dataset, self.path, () if what == "maps" and dataset.ndim == 3 else index)
+        return as_complex(values) if what == "kspace" else values
 
 
 def one_sided(first: int, end: int, width: int) -> bool:

@@ -1,18 +1,18 @@
 """Positions of k-space that hold only zeros: zero padding or missing samples that neither header nor mask states."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
 from ..errors import data_error
-from .hdf5_file import read_part
 from .mri_volume import KSpaceVolume, one_sided
 
 Plane = np.ndarray[Any, np.dtype[np.bool_]]
+#: Reads rows of some coils of a slice, ``(coils, rows, width)``.
+ReadRows = Callable[[int, slice, slice], np.ndarray[Any, Any]]
 
 #: Rows of a slice that are looked at first.
 _PROBED_ROWS = 8
@@ -20,7 +20,7 @@ _PROBED_ROWS = 8
 ROUNDED = 0.1
 
 
-def without_zeros(volume: KSpaceVolume, kspace: h5py.Dataset) -> KSpaceVolume:
+def without_zeros(volume: KSpaceVolume, read: ReadRows) -> KSpaceVolume:
     """The volume, with the zeros of its k-space as padding or as not measured, and a note that says so.
 
     Reads a few rows of one coil; up to three slices where these hold a zero. Columns of zeros are padding if they
@@ -31,21 +31,20 @@ def without_zeros(volume: KSpaceVolume, kspace: h5py.Dataset) -> KSpaceVolume:
     ----------
     volume
         The file, with its header and mask.
-    kspace
-        Its dataset, ``(slices, [coils,] readout, phase)``.
+    read
+        Reads a part of its k-space: slice, coils, rows.
     """
-    n_slices, n_coils, height, width = volume.shape
+    n_slices, _, height, width = volume.shape
     encoded = volume.acquired.numpy()
     mask = encoded if volume.mask is None else encoded & volume.mask.numpy()
     stated = np.broadcast_to(mask, (height, width))
     rows, middle = slice(0, height, max(height // _PROBED_ROWS, 1)), n_slices // 2
-    part = (middle, rows) if kspace.ndim == 3 else (middle, 0, rows)
-    if (read_part(kspace, volume.path, part)[stated[rows]] != 0).all():
+    if (read(middle, slice(0, 1), rows)[0][stated[rows]] != 0).all():
         return volume
     # Several slices: rounded zeros lie elsewhere in every slice, missing samples do not.
     nonzero = np.zeros((height, width), bool)
     for index in {middle, 0, n_slices - 1}:
-        nonzero |= (read_part(kspace, volume.path, index).reshape(n_coils, height, width) != 0).any(0)
+        nonzero |= (read(index, slice(None), slice(None)) != 0).any(0)
     columns, measured_rows = np.any(nonzero, axis=0, keepdims=True)[0], np.any(nonzero, axis=1, keepdims=True)
     missing = stated & ~nonzero & measured_rows & columns
     lost = np.asarray(stated.any(0)) & ~columns

@@ -10,7 +10,11 @@ import h5py
 
 from ..errors import DataError, data_error
 
-_WRITE = "write k-space with recon.write_volume, projections with recon.write_sinograms"
+_WRITE = "write k-space with recon.write_kspace, projections with recon.write_sinograms"
+_CONVERT = "convert it with `fedrecon convert`, or name its format: {}"
+_ARRAYS = (
+    "convert k-space with `fedrecon convert`, or name its format: {}; write projections with recon.write_sinograms"
+)
 _SIMULATE = "simulate a scan of it: `fedrecon sites make images` (MRI) or `ct-images` (CT)"
 _UNPACK = "unpack it first"
 
@@ -21,11 +25,13 @@ class FileFormat:
 
     name: str
     advice: str
+    #: Whether the name is that of a format, not a list of what an unknown file holds.
+    is_named: bool = True
 
 
 #: First bytes of files of one format.
 _SIGNATURES = (
-    (b"\x93NUMPY", FileFormat("a NumPy array", _WRITE)),
+    (b"\x93NUMPY", FileFormat("a NumPy array", _ARRAYS.format("numpy, cc359"))),
     (b"MATLAB 5.0", FileFormat("a MATLAB file", f"read it with scipy.io.loadmat, then {_WRITE}")),
     (b"NRRD", FileFormat("an NRRD image", f"convert it to NIfTI, then {_SIMULATE}")),
     (b"\0\5\x16\7", FileFormat("a ._ file of macOS without the data", "use the file without ._ in its name")),
@@ -43,13 +49,11 @@ _SIGNATURES = (
 )
 NIFTI = FileFormat("a NIfTI image", _SIMULATE)
 DICOM = FileFormat("a DICOM image", _SIMULATE)
-_BART = FileFormat("a BART file (.cfl, .hdr)", f"read it with the cfl module of BART, then {_WRITE}")
+_BART = FileFormat("a BART file (.cfl, .hdr)", _CONVERT.format("bart"))
 _TWIX = FileFormat(
     "Siemens raw data (twix)", "convert it with siemens_to_ismrmrd, or read it with twixtools, then " + _WRITE
 )
-_ISMRMRD = FileFormat(
-    "an ISMRMRD file, the lines as acquired", f"sort them into (slices, coils, readout, phase), then {_WRITE}"
-)
+_ISMRMRD = FileFormat("an ISMRMRD file, the lines as acquired", _CONVERT.format("ismrmrd"))
 
 
 def format_of(path: Path) -> FileFormat | None:
@@ -104,7 +108,9 @@ def layout_of(file: h5py.File) -> FileFormat | None:
     if {"reconstruction", "image"} <= top:
         return FileFormat("an image that fedrecon reconstructed", "use the scan that it was made from")
     if "#refs#" in top or any("MATLAB_class" in entry.attrs for entry in held.values()):
-        return FileFormat("a MATLAB 7.3 file", f"read it with h5py, then {_WRITE}")
+        return FileFormat(
+            "a MATLAB 7.3 file", f"k-space of CMRxRecon: format cmrxrecon; else read it with h5py, then {_WRITE}"
+        )
     return None
 
 
@@ -120,7 +126,7 @@ def _layout_at(path: Path) -> FileFormat:
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             return layout_of(file) or FileFormat(
-                f"HDF5 with {', '.join(sorted(file)) or 'nothing'}", "correct the path"
+                f"HDF5 with {', '.join(sorted(file)) or 'nothing'}", "correct the path", is_named=False
             )
     except (OSError, RuntimeError, KeyError):
         return FileFormat("a broken HDF5 file", "copy it again")
@@ -145,7 +151,7 @@ def _in_zip(path: Path) -> FileFormat:
     except zipfile.BadZipFile:
         names = []
     if names and all(name.endswith(".npy") for name in names):
-        return FileFormat("a NumPy archive (.npz)", _WRITE)
+        return FileFormat("a NumPy archive (.npz)", _ARRAYS.format("numpy"))
     if any(name.endswith("data.pkl") for name in names):
         return FileFormat("a file of torch.save", _WRITE)
     return FileFormat("a zip archive", _UNPACK)

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import Parameter
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from physics import OPERATORS, LinearOperator, Registry
 
 from ..errors import DataError, data_error, naming_file
 from .image_header import ImageHeader
+from .other_formats import format_of
 from .sample import Sample
 
 #: A seed in a recipe or manifest.
@@ -53,14 +54,95 @@ class Volume(Protocol):
 
 
 AnyVolume = TypeVar("AnyVolume", bound=Volume)
+Maker = TypeVar("Maker", bound=Callable[..., Any])
+#: Whether a reader takes a file, from its content.
+Detector = Callable[[Path], bool]
 
 
 class Readers(Registry[AnyVolume]):
     """Readers of files by the value of ``format`` in a manifest.
 
     A reader takes a path and options, checks the file and returns its :class:`Volume`. The options are keys of
-    ``[data]``.
+    ``[data]``. A detector tells from the content of a file whether its reader takes it.
+
+    Parameters
+    ----------
+    kind, parts
+        As of :class:`physics.Registry`.
+    detectors
+        Detectors by the name of their reader. A reader without one is used only where it is named.
     """
+
+    def __init__(
+        self, kind: str, parts: Mapping[str, Callable[..., AnyVolume]], detectors: Mapping[str, Detector] | None = None
+    ) -> None:
+        super().__init__(kind, parts)
+        self._detectors = dict(detectors or {})
+
+    def add(self, name: str, detect: Detector | None = None) -> Callable[[Maker], Maker]:
+        """Decorator that registers a reader, and its detector, which takes a path; errors as of the base class."""
+
+        def register(part: Maker) -> Maker:
+            registered = super(Readers, self).add(name)(part)
+            if detect is not None:
+                self._detectors[name] = detect
+            return registered
+
+        return register
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        self._detectors.pop(name, None)
+
+    def _name_format(self, path: Path, format: str) -> None:
+        """Name the format of a file that its reader refuses, if it is empty or that of another one.
+
+        Raises
+        ------
+        DataError
+            If the file is empty, or the detector of the reader does not take it, and its format is known.
+        """
+        if path.stat().st_size == 0:
+            expected = f"a file of format {format}"
+            raise data_error(path, "file", "an empty file", expected, "copy it again") from None
+        takes = self._detectors.get(format)
+        known = None if takes is None or takes(path) else format_of(path)
+        if known is not None and known.is_named:
+            raise data_error(path, "file", known.name, f"a file of format {format}", known.advice) from None
+
+    def takes(self, path: Path) -> list[str]:
+        """Names of the readers that take a file, told from its content."""
+        with naming_file(path, "file"):
+            return [name for name, takes in self._detectors.items() if takes(path)]
+
+    def detect(self, path: Path | str) -> str:
+        """Name of the reader that takes a file, told from its content.
+
+        Raises
+        ------
+        DataError
+            If no reader takes the file, or several do.
+        OSError
+            If the file cannot be read.
+        """
+        path = Path(path)
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise data_error(path, "file", found, "a file", "correct the path")
+        names = self.takes(path)
+        if len(names) == 1:
+            return names[0]
+        if names:
+            found = f"a file that {' and '.join(names)} read"
+            raise data_error(path, "format", found, "one reader", f"name the format: one of {', '.join(names)}")
+        expected = f"one of {', '.join(self._detectors)}"
+        if path.stat().st_size == 0:
+            raise data_error(path, "file", "an empty file", expected, "copy it again")
+        if (known := format_of(path)) is None:
+            raise data_error(
+                path, "file", "a format that is not known", expected, "see the formats in the documentation"
+            )
+        raise data_error(path, "file", known.name, expected, known.advice)
 
     def options(self, name: str) -> dict[str, Parameter]:
         """Options of a reader: its arguments after the path."""
@@ -78,8 +160,12 @@ class Readers(Registry[AnyVolume]):
         if not path.is_file():
             found = "a folder" if path.is_dir() else "nothing"
             raise data_error(path, "file", found, f"a file of format {format}", "correct the path")
-        with naming_file(path, "file"):
-            volume = self[format](path, **options)
+        try:
+            with naming_file(path, "file"):
+                volume = self[format](path, **options)
+        except DataError:
+            self._name_format(path, format)
+            raise
         if volume is None:
             raise DataError(f"{path}: the reader {format!r} returns nothing, expected a volume; return one")
         return volume

@@ -102,6 +102,16 @@ class Modality:
         volume: Volume = self.readers.open(path, format, **options)
         return volume
 
+    def format_of(self, path: Path) -> str | None:
+        """Name of the reader that takes a file, told from its content; None: none, or the modality does not tell.
+
+        Raises
+        ------
+        DataError
+            If several readers take it.
+        """
+        return self.readers.detect(path) if path.is_file() and self.readers.takes(path) else None
+
     @property
     def augments(self) -> bool:
         """Whether training slices can be augmented."""

@@ -126,6 +126,11 @@ READERS: dict[str, Callable[[Path], object]] = {
 #: What a reader reads itself.
 OWN = {
     ("mri fastmri", "MRI scan"),
+    ("mri m4raw", "MRI scan"),
+    ("mri numpy", "NumPy array"),
+    ("mri numpy", "NumPy archive"),
+    ("mri bart", "BART"),
+    ("mri ismrmrd", "ISMRMRD"),
     ("ct sinogram", "CT scan of fedrecon"),
     ("ct exchange", "Data Exchange"),
     ("ct htc2022", "a MATLAB file"),
