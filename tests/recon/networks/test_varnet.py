@@ -127,6 +127,19 @@ def test_an_empty_slice_gives_zeros_and_finite_gradients(network: VarNet) -> Non
     network.zero_grad()
 
 
+@pytest.mark.parametrize("neighbors", [[], [15], [17, 18]])
+def test_a_center_without_columns_on_both_sides_is_one_column(
+    peer: nn.Module, network: VarNet, neighbors: list[int]
+) -> None:
+    y, _ = scan((32, 32))
+    mask = torch.arange(32) % 4 == 0
+    mask[neighbors] = True
+    A = CartesianMRI(birdcage_maps(3, (32, 32)), mask)
+    with torch.no_grad():
+        maps = peer.sens_net(torch.view_as_real(y), mask[None, None, None, :, None].expand(2, -1, -1, -1, -1))
+        assert error(network.sensitivity(y, A.mask), torch.view_as_complex(maps)) < 1e-5
+
+
 def test_a_full_mask_calibrates_the_maps_from_all_columns(peer: nn.Module, network: VarNet) -> None:
     y, A = scan((32, 32), batch=1)
     y = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(3))
