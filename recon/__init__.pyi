@@ -192,6 +192,7 @@ from .networks import StepScale as StepScale
 from .networks import TwinNetwork as TwinNetwork
 from .networks import UNetRegularizer as UNetRegularizer
 from .networks import UnrolledNetwork as UnrolledNetwork
+from .networks import VarNet as VarNet
 from .networks import WeightedStep as WeightedStep
 from .networks import add_lora as add_lora
 from .networks import add_prompts as add_prompts
@@ -249,6 +250,8 @@ from .training import train_locally as train_locally
 from .training import train_privately as train_privately
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .weights import WeightsFile as WeightsFile
+from .weights import from_fastmri as from_fastmri
+from .weights import import_fastmri as import_fastmri
 from .weights import is_weights as is_weights
 from .weights import load_weights as load_weights
 from .weights import open_weights as open_weights
