@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .ct import RadonOperator
-from .mri import CartesianGram, CartesianMRI, CoilMaps, FourierTransform
+from .mri import CartesianGram, CartesianMRI, CoilMaps, FourierTransform, NonCartesianGram, NonCartesianMRI
 from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum
 from .registry import Registry
 from .solvers import power_iteration
@@ -105,6 +105,8 @@ OPERATORS: Registry[LinearOperator] = Registry("operator", {
     "CoilMaps": CoilMaps,
     "Composition": Composition,
     "FourierTransform": FourierTransform,
+    "NonCartesianGram": NonCartesianGram,
+    "NonCartesianMRI": NonCartesianMRI,
     "RadonOperator": RadonOperator,
     "Sampling": Sampling,
     "Scaled": Scaled,

@@ -28,6 +28,8 @@ from .classical import CGSense as CGSense
 from .classical import ClassicalMethod as ClassicalMethod
 from .classical import FilteredBackprojection as FilteredBackprojection
 from .classical import L1Wavelet as L1Wavelet
+from .classical import NonCartesianCG as NonCartesianCG
+from .classical import NonCartesianTV as NonCartesianTV
 from .classical import PenalizedTV as PenalizedTV
 from .classical import TotalVariation as TotalVariation
 from .classical import ZeroFilled as ZeroFilled
@@ -65,6 +67,7 @@ from .data import Header as Header
 from .data import ImageHeader as ImageHeader
 from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
+from .data import NonCartesianSlices as NonCartesianSlices
 from .data import Placement as Placement
 from .data import RandomCTScans as RandomCTScans
 from .data import RandomScans as RandomScans
@@ -80,6 +83,7 @@ from .data import SinogramVolume as SinogramVolume
 from .data import SliceCollector as SliceCollector
 from .data import Step as Step
 from .data import StreamedSlice as StreamedSlice
+from .data import TrajectorySimulation as TrajectorySimulation
 from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
@@ -191,6 +195,7 @@ from .networks import StepScale as StepScale
 from .networks import TwinNetwork as TwinNetwork
 from .networks import UNetRegularizer as UNetRegularizer
 from .networks import UnrolledNetwork as UnrolledNetwork
+from .networks import VarNet as VarNet
 from .networks import WeightedStep as WeightedStep
 from .networks import add_lora as add_lora
 from .networks import add_prompts as add_prompts
@@ -248,6 +253,8 @@ from .training import train_locally as train_locally
 from .training import train_privately as train_privately
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .weights import WeightsFile as WeightsFile
+from .weights import from_fastmri as from_fastmri
+from .weights import import_fastmri as import_fastmri
 from .weights import is_weights as is_weights
 from .weights import load_weights as load_weights
 from .weights import open_weights as open_weights

@@ -16,6 +16,7 @@ from .compare import add_compare
 from .convert import add_convert
 from .deploy import add_deploy
 from .doctor import add_doctor
+from .import_weights import add_import_weights
 from .privacy import add_privacy
 from .recipes import add_recipes
 from .runs import add_demo, add_evaluate, add_plan, add_train
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add_reconstruct(commands)
     add_serve(commands)
     add_weights(commands)
+    add_import_weights(commands)
     add_compare(commands)
     add_cache(commands)
     add_deploy(commands, _execute)

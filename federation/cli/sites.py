@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Names in `GROUPINGS`, which loads PyTorch.
 GROUPING_NAMES = ("vendor", "model", "field", "contrast", "coils")
+#: Names in `physics.TRAJECTORIES`.
+TRAJECTORY_NAMES = ("radial", "golden_angle", "spiral")
 
 
 def add_sites(commands: Commands) -> None:
@@ -27,8 +29,12 @@ def add_sites(commands: Commands) -> None:
     fastmri.add_argument(
         "--by", default="model,field,contrast", help=f"any of {','.join(GROUPING_NAMES)} (default: %(default)s)"
     )
-    fastmri.add_argument(
+    degraded = fastmri.add_mutually_exclusive_group()
+    degraded.add_argument(
         "--measured", action="store_true", help="use fully sampled files as measured; default: undersample them 4x"
+    )
+    degraded.add_argument(
+        "--trajectory", choices=TRAJECTORY_NAMES, help="measure fully sampled files 4x along spokes or spirals instead"
     )
     fastmri.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons")
     fastmri.set_defaults(run=_make_fastmri)
@@ -79,10 +85,13 @@ def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
 
 def _make_fastmri(arguments: argparse.Namespace) -> None:
     with display(arguments):
+        from recon import TrajectorySimulation
+
         from ..sites import FASTMRI_4X, make_fastmri_sites
 
         by = tuple(part.strip() for part in arguments.by.split(","))
-        simulate = None if arguments.measured else FASTMRI_4X
+        along = None if arguments.trajectory is None else TrajectorySimulation(arguments.trajectory, 4)
+        simulate = None if arguments.measured else along or FASTMRI_4X
         made = make_fastmri_sites(
             arguments.folder,
             arguments.out,

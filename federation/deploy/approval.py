@@ -21,6 +21,7 @@ _PACKAGES = ("physics", "recon", "federation")
 _DEPENDENCIES = (
     "cryptography",
     "dp-accounting",
+    "finufft",
     "numpy",
     "scipy",
     "numba",

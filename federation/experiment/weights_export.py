@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from recon import DataError, NetworkSettings, UnrolledNetwork, save_weights, shown_files, write_atomically
+from torch import nn
+
+from recon import DataError, NetworkSettings, TwinNetwork, save_weights, shown_files, write_atomically
 
 from ..config import config_error
 from ..methods import load_parameters, parameter_scope
@@ -54,7 +56,7 @@ def export_weights(
     if out.is_dir() and (shown_files(out) and not overwrite):
         raise config_error(out, "--out", "a folder with files", "a new folder", "choose another --out or --overwrite")
     network = site_network(run, manifest) if site is not None else _shared_network(run, manifest)
-    if not isinstance(network, UnrolledNetwork) or run.recipe.network.adapter != "none":
+    if isinstance(network, TwinNetwork) or run.recipe.network.adapter != "none":
         found = f"a {type(network).__name__} with adapter {run.recipe.network.adapter!r}"
         raise config_error(path, "network", found, "one plain network", "share the run folder instead")
     limits = _limits(run)
@@ -77,7 +79,7 @@ def _site_of(run: RunFolder, site: str | None) -> SiteManifest:
     return run.participants[0]
 
 
-def _shared_network(run: RunFolder, manifest: SiteManifest) -> object:
+def _shared_network(run: RunFolder, manifest: SiteManifest) -> nn.Module:
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(manifest.name))
     network = initial_network(task.network, run.recipe.federation.seed)
     load_parameters(network, run.selected().shared)

@@ -1,4 +1,4 @@
-"""The network of a recipe: unrolled, with a condition, with adapters on a frozen base, or as a twin."""
+"""The network of a recipe: plain, with a condition, with adapters on a frozen base, or as a twin."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,6 @@ from torch import nn
 from recon import (
     MODALITIES,
     TwinNetwork,
-    UnrolledNetwork,
     add_lora,
     add_prompts,
     add_scales,
@@ -58,9 +57,9 @@ def build_network(section: NetworkSection, manifest: SiteManifest | None = None)
         If a part refuses its options, or the base belongs to another network.
     """
     try:
-        network = _unrolled(section, manifest)
+        network = _plain(section, manifest)
         if section.twin:
-            return TwinNetwork(network, _unrolled(section, manifest))
+            return TwinNetwork(network, _plain(section, manifest))
     except ValueError as error:
         raise ConfigError(f"recipe: network.{' '.join(str(error).split())}") from error
     if section.adapter != "none":
@@ -70,10 +69,14 @@ def build_network(section: NetworkSection, manifest: SiteManifest | None = None)
     return network
 
 
-def _unrolled(section: NetworkSection, manifest: SiteManifest | None) -> UnrolledNetwork:
+def _plain(section: NetworkSection, manifest: SiteManifest | None) -> nn.Module:
     modality = next(iter(MODALITIES.values())) if manifest is None else manifest.kind
     consistency = None if manifest is None else consistency_at(manifest, section)
-    return section.settings(consistency).build(modality.correction)
+    network = section.settings(consistency).build(modality.correction)
+    if (only := getattr(network, "only_for", "")) not in ("", modality.name):
+        found = f"{section.architecture!r} at the {modality.title} site {'' if manifest is None else manifest.name}"
+        raise ValueError(f"architecture: found {found}, expected sites of {MODALITIES[only].title}")
+    return network
 
 
 def _load_base(network: nn.Module, section: NetworkSection, base: str, manifest: SiteManifest | None) -> None:

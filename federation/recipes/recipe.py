@@ -59,6 +59,8 @@ _METHOD_PARTS = (
 #: Keys of ``[network]`` in which methods can differ.
 _METHOD_NETWORK = (
     *_METHOD_PARTS,
+    "architecture",
+    "architecture_options",
     "regularizer",
     "regularizer_options",
     "consistency",

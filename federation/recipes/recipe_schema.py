@@ -43,6 +43,8 @@ Options = dict[str, Annotated[Any, AfterValidator(_option)]]
 class NetworkSection(Section):
     """The unrolled network; ``library/README.md`` describes every key."""
 
+    architecture: Literal["unrolled", "varnet"] = "unrolled"
+    architecture_options: Options = Field(default_factory=dict)
     cascades: int = Field(default=5, ge=1, le=100)
     regularizer: Annotated[str, AfterValidator(one_of(REGULARIZERS))] = "unet"
     regularizer_options: Options = Field(default_factory=dict)
@@ -91,6 +93,7 @@ class NetworkSection(Section):
     def _possible(self) -> "NetworkSection":
         if self.regularizer == "cnn" and self.depth < 2:
             raise ValueError(f"depth: found {self.depth}, expected at least 2 layers for the cnn")
+        self.settings().require_agreement()
         REGULARIZERS.check(self.regularizer, self.settings().regularizer_arguments(), "regularizer_options")
         DATA_CONSISTENCY.check(self.consistency, self.consistency_options, "consistency_options")
         return self

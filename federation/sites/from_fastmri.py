@@ -4,7 +4,6 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from recon import (
     MRI_READERS,
     KSpaceVolume,
     Simulation,
+    TrajectorySimulation,
     calibration_path,
     format_of,
     shown_files,
@@ -24,7 +24,7 @@ from .manifest_schema import SPLITS
 from .splits import assign_splits
 from .subjects import persons_by_pattern, persons_by_table, require_one_source, unnamed_people
 from .unusable import usable
-from .writing import MadeSite, write_sites
+from .writing import MadeSite, simulated, write_sites
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def make_fastmri_sites(
     by: Sequence[str] = ("model", "field", "contrast"),
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
-    simulate: Simulation | None = FASTMRI_4X,
+    simulate: Simulation | TrajectorySimulation | None = FASTMRI_4X,
     overwrite: bool = False,
     subject_pattern: str | None = None,
     persons: Path | str | None = None,
@@ -81,7 +81,7 @@ def make_fastmri_sites(
     seed
         Seed of the split.
     simulate
-        ``[simulate]`` of fully sampled files; None: none.
+        ``[simulate]`` of fully sampled files, which also decides their modality; None: none.
     overwrite
         Replace manifests and lock files that exist.
     subject_pattern
@@ -148,12 +148,12 @@ def make_fastmri_sites(
     return write_sites(out, manifests, overwrite=overwrite)
 
 
-def _table(name: str, volumes: Sequence[KSpaceVolume], simulate: Simulation | None) -> dict[str, Any]:
+def _table(
+    name: str, volumes: Sequence[KSpaceVolume], simulate: Simulation | TrajectorySimulation | None
+) -> dict[str, Any]:
     """Manifest of a site without its files."""
     table: dict[str, Any] = {"name": name, "acquisition": _shared_facts(volumes)}
-    if simulate is not None and not volumes[0].undersampled:
-        table["simulate"] = asdict(simulate)
-    return table
+    return table if volumes[0].undersampled else table | simulated(simulate)
 
 
 def _scans(folder: Path) -> list[Path]:

@@ -280,7 +280,7 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     ConfigError
         If a key or value cannot be used.
     """
-    modality = table.get("modality", next(iter(recon.MODALITIES)))
+    modality = table["modality"] if "modality" in table else _usual_modality(table)
     kind = recon.MODALITIES.get(str(modality))
     if kind is None:
         hint = nearest(str(modality), recon.MODALITIES)
@@ -292,6 +292,16 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     manifest: SiteManifest = parse_section(_manifest_model(kind.name, readers), table, path)
     manifest._path = path.absolute()
     return manifest
+
+
+def _usual_modality(table: Mapping[str, Any]) -> str:
+    """Modality of a manifest that names none: that of its sampling, else the first."""
+    simulate = table.get("simulate")
+    sampling = simulate.get("sampling") if isinstance(simulate, Mapping) else None
+    known = (
+        kind.name for kind in recon.MODALITIES.values() if isinstance(sampling, str) and sampling in kind.samplings
+    )
+    return next(known, next(iter(recon.MODALITIES)))
 
 
 def subject(name: str, person: str | None) -> str:

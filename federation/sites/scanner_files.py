@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from physics import SAMPLINGS
-from recon import DATA_CONSISTENCY, ScanSimulation, Simulation
+from physics import SAMPLINGS, TRAJECTORIES
+from recon import DATA_CONSISTENCY, ScanSimulation, Simulation, TrajectorySimulation
 
 from ..config import Name, NonNegative, Section, config_error, one_of, parse_section, read_toml
 from .people import Wish
@@ -32,20 +32,30 @@ class MRIScanner(Scanner):
     """An MRI scanner for magnitude images.
 
     ``contrast`` selects the images of a table of persons, None: all. ``gray_scale`` changes their contrast and
-    ``phase`` is that of the images. ``matrix`` is at most half the source, None: half.
+    ``phase`` is that of the images. ``matrix`` is at most half the source, None: half. A ``sampling`` of
+    ``physics.TRAJECTORIES`` makes a site of non-Cartesian MRI, without ``center_fraction``.
     """
 
     coils: int = Field(ge=1, le=64)
-    sampling: Annotated[str, AfterValidator(one_of(lambda: SAMPLINGS))]
+    sampling: Annotated[str, AfterValidator(one_of(lambda: (*SAMPLINGS, *TRAJECTORIES)))]
     acceleration: float = Field(ge=1)
-    center_fraction: float = Field(gt=0, le=1)
+    center_fraction: float | None = Field(default=None, gt=0, le=1)
     noise_std: NonNegative = 0.0
     contrast: str | None = None
     gray_scale: Literal["as_is", "gamma", "inverted"] = "as_is"
     phase: Literal["realistic", "smooth"] = "realistic"
 
+    @model_validator(mode="after")
+    def _center_of_a_mask(self) -> "MRIScanner":
+        if (self.center_fraction is None) != (self.sampling in TRAJECTORIES):
+            found, expected = ("none", "one") if self.center_fraction is None else (self.center_fraction, "none")
+            raise ValueError(f"center_fraction: found {found}, expected {expected} for {self.sampling}; correct it")
+        return self
+
     @property
-    def simulate(self) -> Simulation:
+    def simulate(self) -> Simulation | TrajectorySimulation:
+        if self.center_fraction is None:
+            return TrajectorySimulation(self.sampling, self.acceleration, self.noise_std)
         return Simulation(self.sampling, self.acceleration, self.center_fraction, noise_std=self.noise_std)
 
     @property

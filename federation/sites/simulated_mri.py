@@ -9,7 +9,14 @@ from typing import Any, Literal
 import torch
 
 from physics import birdcage_maps, phantom_volume
-from recon import Simulation, simulate_volume, simulated_header, with_realistic_phase, write_volume
+from recon import (
+    Simulation,
+    TrajectorySimulation,
+    simulate_volume,
+    simulated_header,
+    with_realistic_phase,
+    write_volume,
+)
 
 from .writing import MadeSite, phantom_files, seed_of, write_simulated_sites
 
@@ -23,7 +30,7 @@ class SimulatedSite:
     name: str
     n_coils: int
     family: str
-    simulate: Simulation
+    simulate: Simulation | TrajectorySimulation
     unseen: bool = False
 
     def manifest_keys(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from recon import seed_from, write_atomically
+from recon import MODALITIES, seed_from, write_atomically
 
 from ..config import config_error, store_plugins
 from ..worker_pool import run_jobs
@@ -78,9 +78,18 @@ def _table(site: Simulated, files: Sequence[tuple[Split, str]], origin: str, syn
         "acquisition": {"origin": origin, **keys.get("acquisition", {})},
         "data": {"root": f"data/{site.name}"} | {s: [file for of, file in files if of == s] for s in SPLITS},
     }
-    if site.simulate is not None:
-        table["simulate"] = {key: value for key, value in asdict(site.simulate).items() if value is not None}
-    return table
+    return table | simulated(site.simulate)
+
+
+def simulated(simulate: Any) -> dict[str, Any]:
+    """``modality`` and ``[simulate]`` of a manifest from a simulation; empty for None."""
+    if simulate is None:
+        return {}
+    modality = next(kind.name for kind in MODALITIES.values() if isinstance(simulate, kind.simulation))
+    return {
+        "modality": modality,
+        "simulate": {key: value for key, value in asdict(simulate).items() if value is not None},
+    }
 
 
 def phantom_files(sites: Sequence[Simulated], train: int, validation: int, test: int) -> Files:

@@ -1,4 +1,4 @@
-"""Cartesian MRI: Fourier transform, coil maps, masks, noise."""
+"""MRI: Fourier transform, coil maps, masks, trajectories, noise."""
 
 import lazy_loader
 

@@ -2,7 +2,6 @@ from .cartesian import CartesianGram as CartesianGram
 from .cartesian import CartesianMRI as CartesianMRI
 from .cartesian import CoilMaps as CoilMaps
 from .cartesian import combine_coils as combine_coils
-from .cartesian import root_sum_of_squares as root_sum_of_squares
 from .coil_compression import coil_compression as coil_compression
 from .coil_maps import MAP_ESTIMATES as MAP_ESTIMATES
 from .coil_maps import CalibrationScan as CalibrationScan
@@ -16,12 +15,17 @@ from .fourier import centering_phases as centering_phases
 from .fourier import crop_readout as crop_readout
 from .fourier import fft2c as fft2c
 from .fourier import ifft2c as ifft2c
+from .multi_coil import MultiCoilMRI as MultiCoilMRI
+from .multi_coil import root_sum_of_squares as root_sum_of_squares
 from .noise import complex_noise as complex_noise
 from .noise import correlated_noise as correlated_noise
 from .noise import estimate_noise_covariance as estimate_noise_covariance
 from .noise import mix_coils as mix_coils
 from .noise import whiten as whiten
 from .noise import whitening_matrix as whitening_matrix
+from .non_cartesian import NonCartesianGram as NonCartesianGram
+from .non_cartesian import NonCartesianMRI as NonCartesianMRI
+from .non_cartesian import gridded_kspace as gridded_kspace
 from .sampling import SAMPLINGS as SAMPLINGS
 from .sampling import SamplingMask as SamplingMask
 from .sampling import calibration_block as calibration_block
@@ -37,3 +41,10 @@ from .sampling import partial_fourier_mask as partial_fourier_mask
 from .sampling import poisson_mask as poisson_mask
 from .sampling import random_mask as random_mask
 from .sampling import samples_center as samples_center
+from .trajectories import GOLDEN_ANGLE_RAD as GOLDEN_ANGLE_RAD
+from .trajectories import TRAJECTORIES as TRAJECTORIES
+from .trajectories import Trajectory as Trajectory
+from .trajectories import golden_angle_trajectory as golden_angle_trajectory
+from .trajectories import make_trajectory as make_trajectory
+from .trajectories import radial_trajectory as radial_trajectory
+from .trajectories import spiral_trajectory as spiral_trajectory

@@ -11,6 +11,7 @@ from ..autograd.differentiable import Differentiable
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
+from .multi_coil import MultiCoilMRI, require_maps, root_sum_of_squares
 from .sampling import calibration_block, samples_center
 
 #: Complex numbers of a stack of coil images that fit into the cache of a core with their transforms.
@@ -29,7 +30,7 @@ class CoilMaps(LinearOperator):
     maps: Tensor
 
     def __init__(self, maps: Tensor) -> None:
-        _require_maps("CoilMaps", maps)
+        require_maps("CoilMaps", maps)
         super().__init__(tuple(maps.shape[-2:]), tuple(maps.shape[-3:]))
         self.register_buffer("maps", maps, persistent=False)
 
@@ -48,7 +49,7 @@ class CoilMaps(LinearOperator):
         return cls(torch.randn(3, 6, 5, dtype=torch.complex128, generator=generator))
 
 
-class CartesianMRI(LinearOperator):
+class CartesianMRI(MultiCoilMRI):
     r"""Multi-coil Cartesian acquisition, :math:`y_c = M F (S_c x)`.
 
     F is the centered orthonormal Fourier transform, a plain FFT between two phase ramps (signs for even sizes). The
@@ -76,28 +77,24 @@ class CartesianMRI(LinearOperator):
     Axes are ``(batch, coils, readout, phase)``. Measurements are zero where the mask is zero.
     """
 
-    maps: Tensor
     mask: Tensor
     _encode: Tensor
     _decode: Tensor
     _sample: Tensor
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
-        _require_maps("CartesianMRI", maps)
-        super().__init__(tuple(maps.shape[-2:]), tuple(maps.shape[-3:]))
+        require_maps("CartesianMRI", maps)
+        super().__init__(maps, tuple(maps.shape[-2:]))
         mask = self._normalized_mask(maps, mask)
         height, width = maps.shape[-2:]
         before_h, after_h = centering_phases(height, maps.dtype, maps.device)
         before_w, after_w = centering_phases(width, maps.dtype, maps.device)
         encode = maps * (before_h[:, None] * before_w)
-        self.register_buffer("maps", maps, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("_encode", encode, persistent=False)
         self.register_buffer("_decode", encode.conj().resolve_conj(), persistent=False)
         sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
         self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
-        # Every layer of a network needs it; computed at each call where the maps are learned.
-        self._norm: Tensor | None = None
 
     @staticmethod
     def _normalized_mask(maps: Tensor, mask: Tensor) -> Tensor:
@@ -124,47 +121,19 @@ class CartesianMRI(LinearOperator):
         return mask.to(maps.device)
 
     def _forward(self, x: Tensor) -> Tensor:
-        self._require_batch(x, len(self.domain_shape), "image")
+        self.require_batch(x, len(self.domain_shape), "image")
         # In place: the backward pass needs neither the output of the transform nor a gradient of the mask.
         y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
         return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        self._require_batch(y, len(self.range_shape), "measurement")
+        self.require_batch(y, len(self.range_shape), "measurement")
         x: Tensor = (torch.fft.ifft2(y * self._sample.conj(), norm="ortho") * self._decode).sum(-3)
         return x
-
-    def _require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
-        mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
-        if mine == other:
-            return  # torch.broadcast_shapes takes longer than a small transform
-        try:
-            torch.broadcast_shapes(mine, other)
-        except RuntimeError:
-            raise ValueError(
-                f"CartesianMRI: {what} has batch axes {tuple(other)}, which do not broadcast with those of the maps, "
-                f"{tuple(mine)}"
-            ) from None
 
     @property
     def gram(self) -> LinearOperator:
         return CartesianGram(self)
-
-    @property
-    def rss(self) -> Tensor:
-        """Root sum of squares of the maps, real, shape ``(*batch, height, width)``."""
-        return root_sum_of_squares(self.maps)
-
-    @property
-    def norm(self) -> Tensor:
-        if self.maps.requires_grad:
-            return self.rss.amax((-2, -1))
-        found, maps = self._norm, self.maps
-        if found is None or (found.device, found.dtype) != (maps.device, maps.real.dtype):
-            # Autograd refuses tensors that were made in inference mode, and training may use this one later.
-            with torch.inference_mode(False):
-                self._norm = found = self.rss.amax((-2, -1))
-        return found
 
     def start(self, y: Tensor) -> Tensor:
         """CG-SENSE, 6 iterations, lightly damped: aliasing of the coils is undone, noise is not yet amplified."""
@@ -198,10 +167,6 @@ class CartesianMRI(LinearOperator):
             free = samples - y.shape[-2] * y.shape[-1]
             fit = torch.where(free > 0.1 * samples, residual / free.clamp_min(1), torch.inf)
             return torch.minimum(quiet, fit).sqrt().reshape(batch)
-
-    @property
-    def support(self) -> Tensor:
-        return self.rss > 0
 
     @property
     def sampled(self) -> Tensor:
@@ -258,7 +223,7 @@ class CartesianGram(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
-        A._require_batch(x, len(A.domain_shape), "image")
+        A.require_batch(x, len(A.domain_shape), "image")
         if A.maps.requires_grad:
             kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
             image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
@@ -342,11 +307,6 @@ def _quietest_blocks(power: Tensor, measured: Tensor, n_coils: int) -> Tensor:
     return mean / (1 - 1.7 * per_block.clamp_min(1).rsqrt()).clamp_min(0.5)
 
 
-def root_sum_of_squares(coil_images: Tensor) -> Tensor:
-    """Magnitude over the coil axis, ``(..., coils, height, width) -> (..., height, width)``, real."""
-    return coil_images.abs().square().sum(-3).sqrt()
-
-
 def combine_coils(coil_images: Tensor, maps: Tensor) -> Tensor:
     r"""Least-squares coil combination :math:`\sum_c \bar S_c m_c / \sum_c |S_c|^2`, zero where the maps are zero.
 
@@ -368,10 +328,3 @@ def _outside_calibration(mask: Tensor) -> Tensor:
         rows, columns = (slice(None), block[0]) if len(block) == 1 else block
         outside[rows, columns] = False
     return outside
-
-
-def _require_maps(who: str, maps: Tensor) -> None:
-    if not maps.is_complex():
-        raise TypeError(f"{who}: maps have dtype {maps.dtype}, expected complex64 or complex128")
-    if maps.ndim < 3:
-        raise ValueError(f"{who}: maps have shape {tuple(maps.shape)}, expected (*batch, coils, height, width)")

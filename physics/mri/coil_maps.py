@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cartesian import combine_coils, root_sum_of_squares
+from .cartesian import combine_coils
+from .multi_coil import root_sum_of_squares
 from .noise import mix_coils
 from .sampling import calibration_block, samples_center
 from .stored_maps import read_maps, rounded, stored_name, write_maps

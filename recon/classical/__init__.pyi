@@ -7,6 +7,9 @@ from .mri import MRI_METHODS as MRI_METHODS
 from .mri import CGSense as CGSense
 from .mri import L1Wavelet as L1Wavelet
 from .mri import ZeroFilled as ZeroFilled
+from .non_cartesian import NON_CARTESIAN_METHODS as NON_CARTESIAN_METHODS
+from .non_cartesian import NonCartesianCG as NonCartesianCG
+from .non_cartesian import NonCartesianTV as NonCartesianTV
 from .total_variation import TotalVariation as TotalVariation
 from .tuning import ClassicalMethod as ClassicalMethod
 from .tuning import tune as tune

@@ -41,12 +41,14 @@ from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header
 from .mri_header import header_xml as header_xml
 from .mri_header import read_header as read_header
+from .mri_non_cartesian import NonCartesianSlices as NonCartesianSlices
+from .mri_non_cartesian import TrajectorySimulation as TrajectorySimulation
 from .mri_simulation import coil_covariance as coil_covariance
 from .mri_simulation import simulate_volume as simulate_volume
 from .mri_simulation import simulated_header as simulated_header
 from .mri_simulation import write_volume as write_volume
 from .mri_slices import KSpaceSlices as KSpaceSlices
-from .mri_slices import Simulation as Simulation
+from .mri_undersampling import Simulation as Simulation
 from .mri_volume import KSpaceVolume as KSpaceVolume
 from .mri_volume import fitting_crop as fitting_crop
 from .other_formats import format_of as format_of

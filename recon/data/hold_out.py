@@ -14,7 +14,8 @@ def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) 
     """Hold out a random part of the measurements of a slice or a batch.
 
     MRI: sampled positions outside the calibration block, from which coil maps are estimated; whole columns of a column
-    mask, single points of a 2-D mask; drawn for every slice. CT: whole views, the same for all slices.
+    mask, single points of a 2-D mask; drawn for every slice. Radial and spiral MRI: whole spokes, drawn likewise. CT:
+    whole views, the same for all slices.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def held_out_split(sample: Sample, fraction: float, generator: torch.Generator) 
     Returns
     -------
         The sample without the held-out measurements, and their mask, bool, broadcastable to the measurement:
-        ``(*batch, 1, 1 | height, width)`` in MRI, ``(views, 1)`` in CT.
+        ``(*batch, 1, 1 | height, width)`` or ``(*batch, 1, spokes, 1)`` in MRI, ``(views, 1)`` in CT.
 
     Raises
     ------

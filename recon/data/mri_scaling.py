@@ -56,11 +56,15 @@ class VolumeFacts:
 
     def reduced(self, kspace: Tensor) -> Tensor:
         """k-space ``(coils, height, width)`` as samples hold it: compressed, whitened, without oversampling."""
+        mixed = self.mixed(kspace)
+        return mixed if self.rows == kspace.shape[-2] else crop_readout(mixed, self.rows)
+
+    def mixed(self, samples: Tensor) -> Tensor:
+        """Samples ``(coils, ...)`` of whitened virtual coils."""
         matrix = self.whitening
         if self.compression is not None:
             matrix = self.compression if matrix is None else matrix.to(self.compression.dtype) @ self.compression
-        mixed = kspace if matrix is None else mix_coils(kspace, matrix)
-        return mixed if self.rows == kspace.shape[-2] else crop_readout(mixed, self.rows)
+        return samples if matrix is None else mix_coils(samples, matrix)
 
 
 def effective_acceleration(volume: KSpaceVolume, mask: Tensor) -> float:

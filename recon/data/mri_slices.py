@@ -2,24 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from physics import (
     OPERATORS,
-    SAMPLINGS,
+    LinearOperator,
     combine_coils,
     complex_noise,
     correlated_noise,
     estimate_maps,
-    file_seed,
     ifft2c,
-    make_mask,
     mix_coils,
     root_sum_of_squares,
     samples_center,
@@ -36,58 +32,25 @@ from .mri_formats import MRI_READERS
 from .mri_reduction import CoilChoice, Reduction, coil_choice
 from .mri_references import check_reference
 from .mri_scaling import VolumeFacts, effective_acceleration, probe_volume
+from .mri_undersampling import Simulation, drawn_mask
 from .mri_volume import KSpaceVolume, fitting_crop
 from .progress import doing
 from .said_once import count_as_said, warn_once
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
-from .slices import Seed, VolumeSlices, generator_for, make_operator
+from .slices import VolumeSlices, generator_for, make_operator
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
 
 
-@dataclass(frozen=True)
-class Simulation:
-    """Retrospective degradation of fully sampled data.
+class MeasuredSlice(NamedTuple):
+    """Whitened measurement of a slice before it is scaled, its operator, the whitened maps, and the RSS of the maps."""
 
-    Parameters
-    ----------
-    sampling
-        A name in `physics.SAMPLINGS`.
-    acceleration, center_fraction
-        Arguments of the sampling. The file name seeds the mask of a volume, as in fastMRI.
-    noise_std
-        ``sqrt(E |n|^2)`` of the noise added to each complex k-space sample, over the maximum of the volume's
-        root-sum-of-squares image. The covariance over coils is proportional to the ``noise_covariance`` of the file,
-        white where it states none.
-    seed
-        Seed of masks and noise.
-    nested
-        Whether a file may be undersampled already; the masks are intersected.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or a number out of range.
-    """
-
-    sampling: Annotated[str, SAMPLINGS]
-    acceleration: Annotated[float, Ge(1)]
-    center_fraction: Annotated[float, Gt(0), Le(1)]
-    noise_std: Annotated[float, Ge(0)] = 0.0
-    seed: Seed = 0
-    nested: bool = False
-
-    def __post_init__(self) -> None:
-        if self.sampling not in SAMPLINGS:
-            raise ValueError(f"Simulation: sampling is {self.sampling!r}, expected one of {', '.join(SAMPLINGS)}")
-        if not self.acceleration >= 1:
-            raise ValueError(f"Simulation: acceleration is {self.acceleration}, expected at least 1")
-        if not 0 <= self.center_fraction <= 1:
-            raise ValueError(f"Simulation: center_fraction is {self.center_fraction}, expected 0 to 1")
-        if not 0 <= self.noise_std < math.inf:
-            raise ValueError(f"Simulation: noise_std is {self.noise_std}, expected 0 or more")
+    measurement: Tensor
+    operator: LinearOperator
+    maps: Tensor
+    output_weight: Tensor
 
 
 class KSpaceSlices(VolumeSlices):
@@ -147,6 +110,9 @@ class KSpaceSlices(VolumeSlices):
     """
 
     volumes: tuple[KSpaceVolume, ...]
+    simulate: Any
+    #: How ``[simulate]`` gets more calibration lines.
+    _denser_center = "raise center_fraction"
 
     def __init__(
         self,
@@ -183,14 +149,19 @@ class KSpaceSlices(VolumeSlices):
         """Sampled positions of a volume, bool ``(1 | height, width)``; padding counts as not sampled."""
         volume = self.volumes[number]
         mask, key, advice = volume.available, "mask", "correct the mask of the file"
-        if self.simulate is not None:
+        drawn = self._drawn(number)
+        if drawn is not None:
             key, advice = "[simulate]", "lower acceleration or raise center_fraction"
-            mask = mask & _drawn_mask(volume, self.names[number], self.simulate)
+            mask = mask & drawn
         if not mask.any():
             raise data_error(volume.path, key, "no sampled position", "at least one", advice)
         if self.maps != "true" and self.calibrations[number] is None and not samples_center(mask):
             raise data_error(volume.path, key, "no sample at the center of k-space", "one, for coil maps", advice)
         return mask
+
+    def _drawn(self, number: int) -> Tensor | None:
+        """Mask of the simulation; None: all that the file holds."""
+        return None if self.simulate is None else drawn_mask(self.volumes[number], self.names[number], self.simulate)
 
     def acceleration(self, number: int) -> float:
         """Encoded positions of a volume over sampled ones; padding counts as neither."""
@@ -235,38 +206,44 @@ class KSpaceSlices(VolumeSlices):
     def sample(self, number: int, i: int) -> Sample:
         volume, facts = self.volumes[number], self.volume_facts(number)
         kspace = volume.read_slice(i) * volume.available
-        measured = kspace
-        if facts.added_noise is not None:
-            measured = measured + self._noise(number, i, facts.added_noise, white=facts.noise_is_white)
-        measured = measured * facts.mask
-        maps, output_weight = self._coil_maps(number, i, measured, facts)
-        white_maps = maps if facts.whitening is None else whiten(maps, facts.whitening)
+        scan = self._measure(number, i, kspace, facts)
         kind = self.reference_kinds[number]
         reference: Tensor | None = None
         crop = volume.crop_shape
         if kind == "coil_combined":
-            reference = combine_coils(ifft2c(facts.reduced(kspace)), white_maps) / facts.scale
+            reference = combine_coils(ifft2c(facts.reduced(kspace)), scan.maps) / facts.scale
         elif kind == "rss":
             crop = fitting_crop((volume.shape[2], volume.shape[3]), volume.rss_shape or volume.header.recon_shape)
             reference = center_crop(volume.read_rss(i), crop) / facts.scale
-        operator = make_operator(volume.path, self.operator, white_maps, facts.mask)
-        measurement, noise_std = facts.reduced(measured) / facts.scale, torch.tensor(facts.noise_std / facts.scale)
+        measurement, noise_std = scan.measurement / facts.scale, torch.tensor(facts.noise_std / facts.scale)
         if facts.noise_is_estimated:
-            noise_std = torch.minimum(noise_std, operator.estimate_noise_std(measurement))
+            noise_std = torch.minimum(noise_std, scan.operator.estimate_noise_std(measurement))
+        acceleration = self.acceleration(number)
         sample = Sample(
             measurement=measurement,
-            operator=operator,
+            operator=scan.operator,
             noise_std=noise_std,
             reference=reference,
             scale=torch.tensor(facts.scale),
-            condition=self._condition(facts, volume.shape[1], float(noise_std)),
-            meta=(SampleMeta(self.site, self.names[number], i, facts.acceleration, kind),),
-            output_weight=output_weight if kind == "rss" else None,
+            condition=condition_vector(self._features(number, float(noise_std))),
+            meta=(SampleMeta(self.site, self.names[number], i, acceleration, kind),),
+            output_weight=scan.output_weight if kind == "rss" else None,
             crop_shape=crop,
         )
         if self.augment is None:
             return sample
         return self.augment(sample, generator_for("augment", self.seed, self.epoch, self.names[number], i))
+
+    def _measure(self, number: int, i: int, kspace: Tensor, facts: VolumeFacts) -> "MeasuredSlice":
+        """Measure a slice of k-space as the file holds it."""
+        measured = kspace
+        if facts.added_noise is not None:
+            measured = measured + self._noise(number, i, kspace.shape, facts)
+        measured = measured * facts.mask
+        maps, output_weight = self._coil_maps(number, i, measured, facts)
+        white_maps = maps if facts.whitening is None else whiten(maps, facts.whitening)
+        operator = make_operator(self.volumes[number].path, self.operator, white_maps, facts.mask)
+        return MeasuredSlice(facts.reduced(measured), operator, white_maps, output_weight)
 
     def facts(self) -> dict[str, Any]:
         simulation = self.simulate
@@ -290,16 +267,16 @@ class KSpaceSlices(VolumeSlices):
             "reference_complex": torch.stack(references),
         }
 
-    def _condition(self, facts: VolumeFacts, n_coils: int, noise_std: float) -> Tensor:
-        sampling = None if self.simulate is None else self.simulate.sampling
-        features = mri_features(
+    def _features(self, number: int, noise_std: float) -> dict[str, float]:
+        """Features of the scan of a volume."""
+        facts, sampling = self.volume_facts(number), None if self.simulate is None else self.simulate.sampling
+        return mri_features(
             acceleration=facts.acceleration,
             center_fraction=facts.center_fraction,
-            n_coils=n_coils,
+            n_coils=self.volumes[number].shape[1],
             noise_std=noise_std,
             family=mask_family(facts.mask) if sampling is None else SAMPLING_FAMILIES[sampling],
         )
-        return condition_vector(features)
 
     def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
         """Kind of the reference of a file; refuses a file that lacks data for the arguments."""
@@ -310,7 +287,7 @@ class KSpaceSlices(VolumeSlices):
             raise data_error(path, "mask", "undersampled k-space", "fully sampled k-space", 'use reference = "auto"')
         elif choice == "rss" and volume.rss_shape is None:
             raise data_error(path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
-        if self.simulate is not None and undersampled and not self.simulate.nested:
+        if isinstance(self.simulate, Simulation) and undersampled and not self.simulate.nested:
             expected, advice = "a fully sampled one for [simulate]", "remove [simulate] or set nested = true"
             raise data_error(path, "mask", "an undersampled file", expected, advice)
         if self.maps == "true" and not volume.has_maps:
@@ -328,7 +305,7 @@ class KSpaceSlices(VolumeSlices):
         advice = "images will hardly be better than zero-filled ones; name a calibration scan (data.calibration_scan)"
         key = "mask"
         if self.simulate is not None:
-            key, advice = "[simulate]", "raise center_fraction"
+            key, advice = "[simulate]", self._denser_center
         return [str(data_error(self.volumes[number].path, key, found, expected, advice))]
 
     def volume_facts(self, number: int) -> VolumeFacts:
@@ -345,13 +322,14 @@ class KSpaceSlices(VolumeSlices):
         matrix = self.volume_facts(number).compression
         return self.volumes[number].shape[1] if matrix is None else len(matrix)
 
-    def _noise(self, number: int, i: int, covariance: Tensor, white: bool) -> Tensor:
+    def _noise(self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts) -> Tensor:
+        """Simulated noise of a slice, ``(coils, ...)``."""
+        assert facts.added_noise is not None
         seed = self.simulate.seed if self.simulate is not None else 0
         generator = generator_for("noise", seed, self.names[number], i)
-        shape = self.volumes[number].shape[1:]
-        if white:
-            return complex_noise(shape, math.sqrt(float(covariance[0, 0].real)), generator)
-        return correlated_noise(shape, covariance, generator).to(torch.complex64)
+        if facts.noise_is_white:
+            return complex_noise(shape, math.sqrt(float(facts.added_noise[0, 0].real)), generator)
+        return correlated_noise(shape, facts.added_noise, generator).to(torch.complex64)
 
     def _open_calibration(
         self, volume: KSpaceVolume, pattern: str | None, reader_options: Mapping[str, Any]
@@ -387,13 +365,3 @@ class KSpaceSlices(VolumeSlices):
             maps = with_image_phase(maps, measured, facts.mask)
         mixed = maps if facts.compression is None else mix_coils(maps, facts.compression)
         return mixed, root_sum_of_squares(maps)
-
-
-def _drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation) -> Tensor:
-    seed = file_seed(name) + ((simulate.seed,) if simulate.seed else ())
-    shape = (volume.shape[2], volume.shape[3])
-    try:
-        drawn = make_mask(simulate.sampling, shape, simulate.acceleration, simulate.center_fraction, seed)
-    except ValueError as error:
-        raise DataError(f"{volume.path}: [simulate]: {error}") from None
-    return drawn.mask

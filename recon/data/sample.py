@@ -29,8 +29,8 @@ class Sample:
     Attributes
     ----------
     measurement
-        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)`` in MRI, float32
-        ``(*batch, views, detectors)`` in CT.
+        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)`` or
+        ``(*batch, coils, spokes, samples)`` in MRI, float32 ``(*batch, views, detectors)`` in CT.
     operator
         Maps an image to the whitened measurement.
     noise_std

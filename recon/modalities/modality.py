@@ -1,6 +1,6 @@
 """Everything that differs between modalities: one class, a value of it per modality."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -57,6 +57,9 @@ class Modality:
         Names of the classical methods of a comparison.
     correction
         Constructor of the learned correction of the operator.
+    samplings
+        Values of the key ``sampling`` of ``[simulate]`` that are of this modality: a manifest with one of them need not
+        name it.
     origin
         Origin of the measurements, from the facts of a site, for the metric card.
     example
@@ -84,6 +87,7 @@ class Modality:
     correction: Callable[[], OperatorCorrection]
     origin: Callable[[Mapping[str, Any]], str]
     example: Callable[[int], Sample]
+    samplings: Collection[str] = ()
     quality: Callable[[Any, np.ndarray[Any, Any]], MeasureQuality] | None = None
     window_hu: bool = False
     write_scan: Callable[..., bool] | None = None

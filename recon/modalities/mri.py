@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from physics import CartesianMRI, birdcage_maps, complex_noise, phantom_volume
+from physics import SAMPLINGS, CartesianMRI, birdcage_maps, complex_noise, phantom_volume
 
 from ..classical import MRI_METHODS
 from ..data import MRI_READERS, KSpaceSlices, Sample, SampleMeta, Simulation, write_kspace
@@ -42,6 +42,7 @@ MRI = Modality(
     correction=MapsCorrection,
     origin=_origin,
     example=_example,
+    samplings=SAMPLINGS,
     smaller=smaller_mri,
     write_scan=write_kspace,
 )

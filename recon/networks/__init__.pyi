@@ -27,8 +27,10 @@ from .registries import REGULARIZERS as REGULARIZERS
 from .regularizers import ConvRegularizer as ConvRegularizer
 from .regularizers import Regularizer as Regularizer
 from .regularizers import UNetRegularizer as UNetRegularizer
+from .settings import Network as Network
 from .settings import NetworkSettings as NetworkSettings
 from .unrolled import UnrolledNetwork as UnrolledNetwork
+from .varnet import VarNet as VarNet
 from .wrappers import DataConsistent as DataConsistent
 from .wrappers import FixedCondition as FixedCondition
 from .wrappers import TwinNetwork as TwinNetwork

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from physics import CartesianMRI, LinearOperator, RadonOperator, reciprocal
+from physics import LinearOperator, MultiCoilMRI, RadonOperator, reciprocal
 
 from ..method import require_operator
 from .data_consistency import SitePart, cnn_from_zero
@@ -75,7 +75,7 @@ class MapsCorrection(OperatorCorrection):
         self.cnn = cnn_from_zero(2, channels, layers, 2)
 
     def forward(self, y: Tensor, A: LinearOperator) -> tuple[Tensor, LinearOperator]:
-        scan = require_operator("MapsCorrection", A, CartesianMRI)
+        scan = require_operator("MapsCorrection", A, MultiCoilMRI)  # type: ignore[type-abstract]
         maps = scan.maps
         seen = torch.view_as_real(maps).movedim(-1, -3)
         change = self.cnn(seen.reshape(-1, *seen.shape[-3:])).reshape(seen.shape).movedim(-3, -1).contiguous()

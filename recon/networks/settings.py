@@ -4,24 +4,36 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+from physics import Registry
 
 from ..data import CONDITION_DIM
 from .conditioning import StepScale
 from .operator_corrections import OperatorCorrection
 from .registries import DATA_CONSISTENCY, REGULARIZERS
 from .unrolled import UnrolledNetwork
+from .varnet import VarNet
+
+#: Whatever a recipe or a file of weights describes.
+Network: TypeAlias = UnrolledNetwork | VarNet
+
+_VARNET: Registry[VarNet] = Registry("architecture", {"varnet": VarNet})
+_SIZE_OF_VARNET = ("cascades", "channels", "depth")
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
     """Keys of ``[network]`` of a recipe that decide which parameters a network has, with the same defaults.
 
-    The parts are named as in :data:`REGULARIZERS` and :data:`DATA_CONSISTENCY`; ``condition`` names what reads the
-    scan's features, and ``correct_operator`` adds the correction of the modality. :class:`UnrolledNetwork` describes
-    the others.
+    ``architecture`` is ``"unrolled"``, the network of all other keys, or ``"varnet"``: :class:`VarNet`, whose size are
+    ``cascades``, ``channels``, ``depth`` and ``architecture_options``. The parts are named as in :data:`REGULARIZERS`
+    and :data:`DATA_CONSISTENCY`; ``condition`` names what reads the scan's features, and ``correct_operator`` adds the
+    correction of the modality. :class:`UnrolledNetwork` describes the others.
     """
 
+    architecture: Literal["unrolled", "varnet"] = "unrolled"
+    architecture_options: Mapping[str, Any] = field(default_factory=dict)
     cascades: int = 5
     regularizer: str = "unet"
     regularizer_options: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +80,27 @@ class NetworkSettings:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {key: value for key, value in values.items() if value != self.defaults()[key]}
 
+    def require_agreement(self) -> None:
+        """Refuse keys that the architecture does not use.
+
+        Raises
+        ------
+        ValueError
+            The message begins with the key.
+        """
+        if self.architecture == "unrolled":
+            if self.architecture_options:
+                found = ", ".join(self.architecture_options)
+                raise ValueError(f"architecture_options: found {found}, expected none for the architecture 'unrolled'")
+            return
+        if self.architecture not in _VARNET:
+            raise ValueError(f"architecture: found {self.architecture!r}, expected 'unrolled' or 'varnet'")
+        _VARNET.check(self.architecture, self.architecture_options, "architecture_options")
+        for key, value in self.record().items():
+            if key not in ("architecture", "architecture_options", *_SIZE_OF_VARNET):
+                expected = f"the default, {self.defaults()[key]!r}: {self.architecture!r} has parts of its own"
+                raise ValueError(f"{key}: found {value!r}, expected {expected}; correct the recipe or the manifest")
+
     def regularizer_arguments(self) -> dict[str, Any]:
         """Arguments of the regularizer: its size if it has one, its options, and what the other keys add."""
         size = {"channels": self.channels, "depth": self.depth}
@@ -82,14 +115,18 @@ class NetworkSettings:
             chosen["attention"] = True
         return chosen
 
-    def build(self, correction: Callable[[], OperatorCorrection] | None = None) -> UnrolledNetwork:
+    def build(self, correction: Callable[[], OperatorCorrection] | None = None) -> Network:
         """The network, initialized from torch's global generator; ``correction`` is that of the modality.
 
         Raises
         ------
         ValueError
-            If a part is unknown or refuses its options.
+            If a part is unknown or refuses its options, or a key has no effect.
         """
+        self.require_agreement()
+        if self.architecture == "varnet":
+            size = {key: getattr(self, key) for key in _SIZE_OF_VARNET}
+            return _VARNET.make("varnet", size | dict(self.architecture_options), "architecture_options")
         for key, registry in (("regularizer", REGULARIZERS), ("consistency", DATA_CONSISTENCY)):
             if (name := getattr(self, key)) not in registry:
                 raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(registry)}")

@@ -8,16 +8,16 @@ from types import MappingProxyType
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import DataError, data_error
 from ..files import write_atomically
 from ..modalities import MODALITIES
-from ..networks import NetworkSettings, UnrolledNetwork
+from ..networks import Network, NetworkSettings
 from .catalog import WeightsFile, open_weights
 
 
-def load_weights(name: Path | str) -> UnrolledNetwork:
+def load_weights(name: Path | str) -> Network:
     """The network of some weights, ready to reconstruct: all parameters loaded, in evaluation mode.
 
     Parameters
@@ -42,7 +42,7 @@ def read_weights(file: WeightsFile) -> dict[str, Tensor]:
 
 
 def save_weights(
-    network: UnrolledNetwork,
+    network: nn.Module,
     path: Path | str,
     settings: NetworkSettings,
     modality: str,
@@ -80,7 +80,7 @@ def save_weights(
     write_atomically(Path(path), safetensors.torch.save(state, metadata))
 
 
-def _network(file: WeightsFile) -> UnrolledNetwork:
+def _network(file: WeightsFile) -> Network:
     if file.modality not in MODALITIES:
         advice = "load its plugin, or give another file"
         raise data_error(file.path, "modality", repr(file.modality), " or ".join(MODALITIES), advice)
@@ -91,12 +91,12 @@ def _network(file: WeightsFile) -> UnrolledNetwork:
         raise DataError(f"{file.path}: network.{text}; load its plugin, or use the version that wrote it") from None
 
 
-def _built(settings: NetworkSettings, modality: str) -> UnrolledNetwork:
+def _built(settings: NetworkSettings, modality: str) -> Network:
     with torch.random.fork_rng(devices=[]):  # the initial parameters are replaced: draw none of the caller's numbers
         return settings.build(MODALITIES[modality].correction)
 
 
-def _checked(file: WeightsFile, network: UnrolledNetwork) -> dict[str, Tensor]:
+def _checked(file: WeightsFile, network: Network) -> dict[str, Tensor]:
     try:
         state = safetensors.torch.load(file.path.read_bytes())
     except (SafetensorError, OSError) as error:

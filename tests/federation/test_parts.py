@@ -236,6 +236,7 @@ arms = ["zero_filled", "mine", "fbp"]
 """
 
 
+@pytest.mark.slow
 def test_a_part_of_every_kind_in_a_file_outside_the_package(
     tmp_path: Path, fresh_registries: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,8 @@ from physics import (
     check_operator,
 )
 
-SINGLE = ["CartesianMRI", "CartesianGram", "CoilMaps"]  # the operators with complex tensors of their own
+#: Operators with complex tensors of their own.
+SINGLE = ["CartesianMRI", "CartesianGram", "CoilMaps", "NonCartesianMRI", "NonCartesianGram"]
 
 
 def example(name: str, seed: int = 0) -> LinearOperator:

@@ -37,6 +37,7 @@ def attacked(trained: RunFolder) -> dict[str, object]:
         return attack_run(trained.path, OPTIONS, jobs=1, say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_page_holds_what_the_json_holds(trained: RunFolder, attacked: dict[str, object]) -> None:
     stored = json.loads((trained.path / "privacy.json").read_text())
     assert [row["case"] for row in stored["attacks"]] == [case.key for case in FEW]
@@ -55,6 +56,7 @@ def test_the_page_holds_what_the_json_holds(trained: RunFolder, attacked: dict[s
     assert float(rows[1]["psnr"]) == stored["attacks"][0]["psnr"]
 
 
+@pytest.mark.slow
 def test_a_failed_positive_control_is_said_first(trained: RunFolder, attacked: dict[str, object]) -> None:
     """Two steps recover nothing."""
     page = (trained.path / "privacy.html").read_text()
@@ -64,6 +66,7 @@ def test_a_failed_positive_control_is_said_first(trained: RunFolder, attacked: d
     assert page.count("<img") >= 2 * (len(FEW) + 1) * 5  # image and error of each, of synthetic data
 
 
+@pytest.mark.slow
 def test_finished_searches_are_kept(
     trained: RunFolder, attacked: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +80,7 @@ def test_finished_searches_are_kept(
         attack_run(trained.path, AttackOptions(steps=3, size=12), jobs=1, say=said.append)
 
 
+@pytest.mark.slow
 def test_epsilon_is_that_of_the_records_of_the_sites(
     trained: RunFolder, attacked: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

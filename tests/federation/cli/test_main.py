@@ -171,6 +171,7 @@ def test_reconstruct_writes_the_image_in_units_of_the_file(trained: Path, sites:
     assert main([*command, "--site", "unseen", "--overwrite"]) == 0
 
 
+@pytest.mark.slow
 def test_reports_of_measured_data_stay_at_the_site(sites: Path, copied: Path, tmp_path: Path) -> None:
     for manifest in copied.glob("*.toml"):
         manifest.write_text(manifest.read_text().replace("synthetic = true\n", ""))

@@ -17,6 +17,7 @@ from federation.cli.main import _parser
 from federation.deploy.approval import Approval
 from federation.recipes import recipe_names
 from federation.sites import DEMO_SITES, DEMOS, GROUPINGS
+from physics import TRAJECTORIES
 
 ROOT = Path(__file__).parents[3]
 #: Runs commands in turn; after each: exit code, and the libraries that were loaded so far.
@@ -123,8 +124,9 @@ def require(*expected: tuple[int, str, list[str]]) -> None:
     [
         (compare.PRESET_NAMES, PRESETS),
         (sites.GROUPING_NAMES, GROUPINGS),
+        (sites.TRAJECTORY_NAMES, TRAJECTORIES),
     ],
-    ids=["presets", "groupings"],
+    ids=["presets", "groupings", "trajectories"],
 )
 def test_names_that_are_known_without_a_registry_are_its_names(names: tuple[str, ...], registry: object) -> None:
     assert names == tuple(registry)

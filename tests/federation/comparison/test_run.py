@@ -64,6 +64,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     return out, said
 
 
+@pytest.mark.slow
 def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     rows = read_scores(out / "scores.csv")
@@ -78,6 +79,7 @@ def test_every_arm_is_scored_at_every_site_and_volume(compared: tuple[Path, list
         assert (out / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     facts = {arm: json.loads((out / "mri" / "together" / "seed0" / arm / "facts.json").read_text()) for arm in TRAINED}
@@ -87,6 +89,7 @@ def test_all_arms_make_the_same_steps(compared: tuple[Path, list[str]]) -> None:
     assert all(known["peak_memory_mb"] > 1 and known["seconds"] > 0 for known in facts.values())
 
 
+@pytest.mark.slow
 def test_claims_can_be_judged_again_from_the_scores(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     written = json.loads((out / "hypotheses.json").read_text())
@@ -99,12 +102,14 @@ def test_claims_can_be_judged_again_from_the_scores(compared: tuple[Path, list[s
     assert entry["interval"][0] <= entry["found"] <= entry["interval"][1]
 
 
+@pytest.mark.slow
 def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(compared: tuple[Path, list[str]]) -> None:
     _, said = compared
     assert any("too_few, seed 0  failed: federation.server_rule: Krum needs at least 9 sites" in line for line in said)
     assert any(line.startswith("left out: mri/together/seed0/too_few (federation.server_rule") for line in said)
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_where_it_stopped(compared: tuple[Path, list[str]]) -> None:
     out, _ = compared
     before = {path: path.stat().st_mtime_ns for path in out.rglob("facts.json")}
@@ -117,6 +122,7 @@ def test_a_comparison_goes_on_where_it_stopped(compared: tuple[Path, list[str]])
     assert any(line.startswith("[1/1] mri together: joint, seed 1") for line in said)
 
 
+@pytest.mark.slow
 def test_a_table_without_its_reference_waits(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
     out, _ = compared
     shutil.copytree(out, tmp_path / "out")
@@ -128,6 +134,7 @@ def test_a_table_without_its_reference_waits(compared: tuple[Path, list[str]], t
     assert said[-1] == "left out: mri, table 'together', until its arm fedavg is there"
 
 
+@pytest.mark.slow
 def test_another_preset_and_a_foreign_folder_are_refused(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
     out, _ = compared
     with pytest.raises(DataError, match="another preset"):
@@ -822,6 +829,7 @@ def test_only_what_is_missing_of_published_tables_is_made(tmp_path: Path, monkey
     assert trained == ["corrected"] and not (tmp_path / "again" / "mri" / "base").exists()
 
 
+@pytest.mark.slow
 def test_published_tables_of_other_data_are_refused(published: Path, tmp_path: Path) -> None:
     folder = unpacked(published, tmp_path / "results")
     rows = read_scores(folder / "scores.csv")
@@ -848,6 +856,7 @@ def test_arms_that_were_run_stay_as_they_were_tuned_and_an_edited_one_is_tuned_a
     assert plan.arms_of_another_recipe() == ["fedavg"]
 
 
+@pytest.mark.slow
 def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
     shutil.copytree(compared[0], tmp_path / "out")
     path = tmp_path / "out" / "mri" / "together" / "seed1" / "finetune" / "facts.json"
@@ -860,6 +869,7 @@ def test_seeds_of_an_older_recipe_are_left_out(compared: tuple[Path, list[str]],
     assert {row.seed for row in rows if row.arm == "fedavg"} == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -907,11 +917,13 @@ def test_published_tables_that_cannot_be_used_are_one_line_and_claim_no_folder(
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_published_scores_may_be_packed_or_not(published: Path, tmp_path: Path) -> None:
     preset = tiny().described()
     assert read_published(unpacked(published, tmp_path / "results"), preset) == read_published(published, preset)
 
 
+@pytest.mark.slow
 def test_publishing_replaces_older_tables_and_loses_no_arm(
     compared: tuple[Path, list[str]], published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -932,6 +944,7 @@ def test_publishing_replaces_older_tables_and_loses_no_arm(
     assert main(command) == 0 and {path.name for path in folder.iterdir()} == files.keys()
 
 
+@pytest.mark.slow
 def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -963,6 +976,7 @@ def test_publishing_where_it_may_not_is_refused_before_anything_is_run(
     assert f"{tables}: has no preset.json" in refused(tables)
 
 
+@pytest.mark.slow
 def test_a_comparison_of_own_sites_is_not_published(
     compared: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -973,6 +987,7 @@ def test_a_comparison_of_own_sites_is_not_published(
     assert "is a comparison of your own sites" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_results_of_an_older_fedrecon_are_left_out(compared: tuple[Path, list[str]], tmp_path: Path) -> None:
     shutil.copytree(compared[0], tmp_path / "out")
     path = tmp_path / "out" / "mri" / "together" / "seed0" / "finetune" / "facts.json"

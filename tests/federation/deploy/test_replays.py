@@ -40,6 +40,7 @@ def moved(shared: Mapping[str, Tensor], by: float) -> dict[str, Tensor]:
     return {name: t + by * floors[name] / t.numel() ** 0.5 for name, t in shared.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("request sent again")
 def test_a_request_sent_again_after_the_run_gets_its_first_reply_and_trains_nothing(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
@@ -77,6 +78,7 @@ def test_a_round_has_one_model(deployed: Deployed) -> None:
     assert isinstance(ask(deployed, 1, shared), bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("rounds that go back")
 def test_rounds_never_go_back(data: Path, tmp_path: Path) -> None:
     deployed = deploy(tmp_path, data, "federation.rounds=5")

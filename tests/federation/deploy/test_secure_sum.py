@@ -117,6 +117,7 @@ def test_the_log_holds_the_sites_of_each_sum_and_no_secret_is_left(trained: Depl
         assert stat.S_IMODE((folder.path / KEY).stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["last scores", "withdrawn"])
 def test_secrets_of_a_round_without_shares_are_deleted_at_the_end(summed: Deployed, end: str) -> None:
     """West masks in round 1, is not asked for shares, and keeps its secrets until the run ends."""
@@ -175,6 +176,7 @@ def test_a_threshold_below_the_least_number_of_sites_of_the_policy_is_refused(su
     assert text in summed.refusals("north")[-1] and "reply" not in summed.events("north")
 
 
+@pytest.mark.slow
 def test_a_second_run_with_the_same_seed_is_refused(summed: Deployed) -> None:
     """Both sums would subtract to the update of a site that drops out of one of them."""
     summed.train("first")

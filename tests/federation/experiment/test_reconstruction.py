@@ -217,6 +217,7 @@ def test_a_run_whose_manifests_have_moved_is_evaluated_with_sites(
     assert "manifests: found none of north" in fails(*commands[0], "--sites", tmp_path / "others")
 
 
+@pytest.mark.slow
 def test_fully_sampled_sites_train(tmp_path: Path) -> None:
     """Their start image is the reference, above the 100 dB that a message may state."""
     for index in range(3):

@@ -104,6 +104,7 @@ def test_it_goes_on_after_an_interruption(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_local_arms_are_not_trained_again(folder: Path, tmp_path: Path) -> None:
     """They do not depend on the site that left. With another recipe they may."""
     arms = ["--set", "evaluation.arms=['local']"]
@@ -154,6 +155,7 @@ def test_the_folder_of_another_departure_is_refused(folder: Path, fails: Callabl
     assert "the folder of the run itself" in fails(*without(GONE, folder / "run", folder / "run"), "--resume")
 
 
+@pytest.mark.slow
 def test_the_base_counts(folder: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     """A site that joined later is forgotten from there on; one that was in the base, not."""
 

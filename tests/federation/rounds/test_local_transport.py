@@ -55,6 +55,7 @@ def replies_of(specs, jobs):
         return dict(runtime.exchange(requests(specs)))
 
 
+@pytest.mark.slow
 def test_two_jobs_give_the_same_bits_as_one(tmp_path):
     for jobs in (1, 2):
         run_toy(tmp_path / str(jobs), toy_specs(tmp_path / str(jobs), 3), jobs=jobs)

@@ -32,6 +32,7 @@ from recon import (
     SampleMeta,
     ScanSimulation,
     Simulation,
+    TrajectorySimulation,
     UnrolledNetwork,
     VolumeSlices,
     check_reader,
@@ -64,6 +65,7 @@ def ct_file(path: Path) -> None:
 FILES: dict[str, tuple[Callable[[Path], None], Any]] = {
     "mri": (mri_file, Simulation("random", 2, 0.3, 0.01)),
     "ct": (ct_file, ScanSimulation(views=20, photons=1e4)),
+    "non_cartesian": (mri_file, TrajectorySimulation("radial", 1.5, 0.01)),
 }
 
 

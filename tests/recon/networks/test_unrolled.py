@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from physics import CartesianMRI, birdcage_maps, phantom_volume, reciprocal, root_sum_of_squares
+from physics import (
+    CartesianMRI,
+    NonCartesianMRI,
+    birdcage_maps,
+    phantom_volume,
+    radial_trajectory,
+    reciprocal,
+    root_sum_of_squares,
+)
 from recon import (
     DATA_CONSISTENCY,
     MODALITIES,
@@ -226,7 +234,9 @@ def test_the_maps_correction_is_nothing_at_first_and_learns_what_a_poor_calibrat
     learned = layer(y, wrong)[1]
     assert torch.equal(learned.maps == 0, maps == 0) and torch.equal(learned.mask, wrong.mask)
     torch.testing.assert_close(learned.rss, wrong.rss, rtol=1e-4, atol=1e-5)
-    with pytest.raises(TypeError, match="expected CartesianMRI"):
+    radial = layer(y, NonCartesianMRI(poor, radial_trajectory(9, 24)))[1]
+    assert isinstance(radial, NonCartesianMRI) and torch.equal(radial.maps, learned.maps)
+    with pytest.raises(TypeError, match="expected MultiCoilMRI"):
         layer(y, learned.gram)
 
 

@@ -1,0 +1,83 @@
+"""What Cartesian and non-Cartesian scans by several coils have in common."""
+
+from abc import abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..operator import LinearOperator, Shape
+
+
+class MultiCoilMRI(LinearOperator):
+    """A 2-D MRI scan by several coils, ``(height, width) -> (coils, ...)``.
+
+    Parameters
+    ----------
+    maps
+        Coil sensitivity maps, complex, shape ``(*batch, coils, height, width)``.
+    positions_shape
+        Trailing shape of the measurement of one coil.
+    """
+
+    maps: Tensor
+
+    def __init__(self, maps: Tensor, positions_shape: Shape) -> None:
+        super().__init__(tuple(maps.shape[-2:]), (maps.shape[-3], *positions_shape))
+        self.register_buffer("maps", maps, persistent=False)
+        # Every layer of a network needs it; computed at each call where the maps are learned.
+        self._norm: Tensor | None = None
+
+    def require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
+        """Refuse a tensor whose batch axes, all but the last ``n_axes``, do not broadcast with those of the maps."""
+        mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
+        if mine == other:
+            return  # torch.broadcast_shapes takes longer than a small transform
+        try:
+            torch.broadcast_shapes(mine, other)
+        except RuntimeError:
+            raise ValueError(
+                f"{type(self).__name__}: {what} has batch axes {tuple(other)}, which do not broadcast with those of "
+                f"the maps, {tuple(mine)}"
+            ) from None
+
+    @property
+    def rss(self) -> Tensor:
+        """Root sum of squares of the maps, real, shape ``(*batch, height, width)``."""
+        return root_sum_of_squares(self.maps)
+
+    @property
+    def norm(self) -> Tensor:
+        if self.maps.requires_grad:
+            return self._largest()
+        found, maps = self._norm, self.maps
+        if found is None or (found.device, found.dtype) != (maps.device, maps.real.dtype):
+            # Autograd refuses tensors that were made in inference mode, and training may use this one later.
+            with torch.inference_mode(False):
+                self._norm = found = self._largest()
+        return found
+
+    def _largest(self) -> Tensor:
+        """The norm; that of a transform of norm one unless overridden."""
+        return self.rss.amax((-2, -1))
+
+    @property
+    def support(self) -> Tensor:
+        return self.rss > 0
+
+    @abstractmethod
+    def with_maps(self, maps: Tensor) -> Self:
+        """The same acquisition with other coil maps of the same shape."""
+
+
+def root_sum_of_squares(coil_images: Tensor) -> Tensor:
+    """Magnitude over the coil axis, ``(..., coils, height, width) -> (..., height, width)``, real."""
+    return coil_images.abs().square().sum(-3).sqrt()
+
+
+def require_maps(who: str, maps: Tensor) -> None:
+    """Refuse maps that are not complex or have no coil axis."""
+    if not maps.is_complex():
+        raise TypeError(f"{who}: maps have dtype {maps.dtype}, expected complex64 or complex128")
+    if maps.ndim < 3:
+        raise ValueError(f"{who}: maps have shape {tuple(maps.shape)}, expected (*batch, coils, height, width)")

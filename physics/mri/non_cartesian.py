@@ -1,0 +1,324 @@
+"""Multi-coil MRI at any positions of k-space, such as radial and spiral scans."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..autograd.transpose_pair import Transposed
+from ..operator import LinearOperator, Shape, reciprocal
+from ..solvers import solve_normal
+from .fourier import fft2c
+from .multi_coil import MultiCoilMRI, require_maps
+from .sample_positions import SamplePositions
+from .toeplitz import convolve, half_sample_ramps
+from .trajectories import Array, require_trajectory
+
+#: Pixels up to which the Gram transforms all coils in one call, where calls take longer than their work.
+_SMALL = 2**14
+
+
+class NonCartesianMRI(MultiCoilMRI):
+    r"""Multi-coil acquisition at any positions of k-space.
+
+    .. math:: y_{c,s} = \frac{1}{\sqrt{HW}} \sum_r S_c(r)\, x(r)\, e^{-2 \pi i\, k_s \cdot (r - r_0)}
+
+    with pixels r and :math:`r_0` = ``(height // 2, width // 2)``: at the positions of a Cartesian grid it equals
+    :class:`CartesianMRI`. Forward and adjoint are non-uniform transforms by finufft [B]_, each the backward pass of the
+    other; their relative error is below 1e-6 in single and 1e-12 in double precision. They run on the CPU, also for
+    tensors on a GPU. :attr:`gram` needs plain transforms only, on any device: networks and conjugate gradients, which
+    compute :math:`A^H y` once, run no others.
+
+    Parameters
+    ----------
+    maps
+        Coil sensitivity maps :math:`S_c`, complex, shape ``(*batch, coils, height, width)``. They may require a
+        gradient.
+    trajectory
+        Positions :math:`k_s` in cycles per pixel, from -0.5 to 0.5, along height and width: real, shape
+        ``(spokes, samples, 2)``, or ``(*batch, spokes, samples, 2)`` with the batch axes of the maps. A spoke, a line
+        or an interleaf, is held out as a whole. Positions have no gradient.
+    keep
+        Samples that count, bool, shape ``(spokes, samples)`` or ``(*batch, spokes, samples)``; the measurement of the
+        others is zero. None: all.
+
+    Raises
+    ------
+    TypeError
+        If the maps are not complex or the trajectory is not real.
+    ValueError
+        If the shapes disagree, a position is not finite or outside of the range, or no sample counts.
+
+    References
+    ----------
+    .. [B] Barnett, Magland and af Klinteberg, A parallel nonuniform fast Fourier transform library based on an
+       "exponential of semicircle" kernel, SIAM J. Sci. Comput. 41, 2019.
+    """
+
+    keep: Tensor
+    _decode: Tensor
+
+    def __init__(self, maps: Tensor, trajectory: Tensor, keep: Tensor | None = None) -> None:
+        require_maps("NonCartesianMRI", maps)
+        # No buffer: `.to(torch.complex64)` would round it, and the transforms run on the CPU.
+        positions = require_trajectory("NonCartesianMRI", trajectory)
+        spokes, samples = positions.shape[-3:-1]
+        super().__init__(maps, (spokes, samples))
+        self.trajectory = positions
+        batch, own = tuple(maps.shape[:-3]), tuple(positions.shape[:-3])
+        if own not in ((), batch):
+            raise ValueError(f"NonCartesianMRI: trajectory has batch axes {own}, the maps have {batch}; expected equal")
+        self.register_buffer("keep", self._checked_keep(keep).to(maps.device), persistent=False)
+        self.register_buffer("_decode", maps.conj().resolve_conj(), persistent=False)
+        self._keeps_all = bool(self.keep.all())
+        shape = (maps.shape[-2], maps.shape[-1])
+        self._positions = [SamplePositions.of(one, shape) for one in positions.reshape(-1, spokes, samples, 2).unbind()]
+        self._spectrum: Tensor | None = None
+
+    def _checked_keep(self, keep: Tensor | None) -> Tensor:
+        shape, batch = self.range_shape[1:], tuple(self.maps.shape[:-3])
+        if keep is None:
+            return torch.ones(shape, dtype=torch.bool)
+        expected = f"expected bool {shape} or {(*batch, *shape)}, True somewhere"
+        if keep.dtype != torch.bool or tuple(keep.shape) not in (shape, (*batch, *shape)):
+            raise ValueError(f"NonCartesianMRI: keep is {keep.dtype} of shape {tuple(keep.shape)}, {expected}")
+        if not keep.any():
+            raise ValueError(f"NonCartesianMRI: keep is False everywhere, {expected}")
+        return keep
+
+    def _forward(self, x: Tensor) -> Tensor:
+        self.require_batch(x, 2, "image")
+        y = Transposed.of(self.maps * x.unsqueeze(-3), self._transform, self._back)
+        return y if self._keeps_all else y * self.sampled
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        self.require_batch(y, 3, "measurement")
+        kept = y if self._keeps_all else y * self.sampled
+        images = Transposed.of(self._with_batch(kept), self._back, self._transform)
+        x: Tensor = (self._decode * images).sum(-3)
+        return x
+
+    def _with_batch(self, y: Tensor) -> Tensor:
+        """A measurement of all samples where each has its own positions, of the dtype of the operator."""
+        y = y.to(torch.promote_types(y.dtype, self.maps.dtype))
+        batch = self.maps.shape[:-3]
+        return y if len(self._positions) == 1 else y.expand(*torch.broadcast_shapes(batch, y.shape[:-3]), *y.shape[-3:])
+
+    def _transform(self, images: Tensor) -> Tensor:
+        """Samples of coil images, ``(n coils, height, width) -> (n coils, spokes, samples)``."""
+        return self._each(SamplePositions.forward, images).reshape(-1, *self.range_shape[1:])
+
+    def _back(self, samples: Tensor) -> Tensor:
+        """The adjoint of :meth:`_transform`."""
+        return self._each(SamplePositions.adjoint, samples.flatten(-2))
+
+    def _each(self, transform: Callable[[SamplePositions, Array, torch.dtype], Array], data: Tensor) -> Tensor:
+        """All coils of one image at a time: so plans are used again at any batch size."""
+        stacks = data.detach().to("cpu", torch.complex128).unflatten(0, (-1, self.range_shape[0])).numpy()
+        results = [
+            transform(self._positions[index % len(self._positions)], stack, data.dtype)
+            for index, stack in enumerate(stacks)
+        ]
+        joined = results[0] if len(results) == 1 else np.concatenate(results)
+        return torch.from_numpy(joined).to(data.device, data.dtype)
+
+    @property
+    def gram(self) -> LinearOperator:
+        return NonCartesianGram(self)
+
+    def spectrum(self, dtype: torch.dtype) -> Tensor:
+        """Spectrum of the Gram, see :func:`toeplitz_spectrum`, complex, ``(*batch | none, 2, 2, height, width)``."""
+        found = self._spectrum
+        if found is None or (found.dtype, found.device) != (dtype, self.maps.device):
+            keep = None if self._keeps_all else self.keep.cpu()
+            batch = self.trajectory.shape[:-3]
+            if keep is not None and keep.ndim > 2:
+                batch = keep.shape[:-2]
+            keeps = [keep] if keep is None else list(keep.reshape(-1, *keep.shape[-2:]))
+            number = max(len(keeps), len(self._positions))
+            spectra = [
+                self._positions[index % len(self._positions)].spectrum(dtype, keeps[index % len(keeps)])
+                for index in range(number)
+            ]
+            with torch.inference_mode(False):
+                found = torch.stack(spectra).reshape(*batch, 2, 2, *self.domain_shape).to(self.maps.device, dtype)
+            self._spectrum = found
+        return found
+
+    def _largest(self) -> Tensor:
+        """Samples that do not count leave the norm as it is, as columns do in :class:`CartesianMRI`."""
+        largest = super()._largest()
+        norms = torch.tensor([positions.norm for positions in self._positions], dtype=largest.dtype)
+        return largest * norms.reshape(self.trajectory.shape[:-3]).to(largest.device)
+
+    @property
+    def density(self) -> Tensor:
+        """Samples that count per pixel, ``(*batch | none)``: the mean eigenvalue of the Gram of one coil."""
+        pixels = self.domain_shape[0] * self.domain_shape[1]
+        return self.keep.sum((-2, -1)).to(self.maps.real.dtype) / pixels
+
+    def zero_filled(self, y: Tensor) -> Tensor:
+        r"""Gridding: :math:`A^H W y / \sum_c |S_c|^2` with density weights W by Pipe and Menon."""
+        self.require_measurement(y)
+        weights = torch.stack([positions.density for positions in self._positions])
+        weights = weights.reshape(self.trajectory.shape[:-1]).to(y.device, y.real.dtype)
+        return self.adjoint(y * weights.unsqueeze(-3)) * reciprocal(self.rss**2)
+
+    def start(self, y: Tensor) -> Tensor:
+        """CG-SENSE from the gridded image, 6 iterations, damped by a tenth of the mean sampling density.
+
+        The squared norm is the density of the center, ten to a hundred times the mean one: it would damp the details.
+        """
+        damping = 0.1 * self.density * self.rss.square().amax((-2, -1))
+        x0, b = self.zero_filled(y), self.adjoint(y)
+        return solve_normal(self, b, damping, x0=x0, max_iterations=6, gradient="unrolled")
+
+    @property
+    def sampled(self) -> Tensor:
+        return self.keep.unsqueeze(-3)
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        return (*super().batch_key, tuple(self.trajectory.shape))
+
+    def hold_out_candidates(self) -> Tensor:
+        """Spokes with samples that count, held out as a whole and for all coils.
+
+        Coil maps are estimated from the center, which every spoke crosses: they know a little of what is held out.
+        """
+        spokes = self.keep.any(-1)[..., None, :, None]
+        batch = self.maps.shape[:-3]
+        return spokes.expand(*batch, *spokes.shape[-3:]).clone()
+
+    def restrict(self, keep: Tensor) -> LinearOperator:
+        """The operator of the samples that are also in ``keep``; only its Gram costs a new transform.
+
+        Parameters
+        ----------
+        keep
+            Bool, broadcastable to ``range_shape``, with its batch axes those of the maps.
+        """
+        if keep.ndim > 2:
+            if keep.shape[-3] != 1:
+                return super().restrict(keep)
+            keep = keep.squeeze(-3)
+        kept = self.keep & keep
+        return NonCartesianMRI(self.maps, self.trajectory, kept)
+
+    def separate(self, batch: Shape) -> list["NonCartesianMRI"]:
+        """Operators of the slices of a batch with these axes, in order: the inverse of :meth:`collate`."""
+        maps = self.maps.expand(*batch, *self.maps.shape[-3:]).reshape(-1, *self.maps.shape[-3:])
+        trajectories = self.trajectory.expand(*batch, *self.trajectory.shape[-3:]).reshape(
+            -1, *self.trajectory.shape[-3:]
+        )
+        keeps = self.keep.expand(*batch, *self.keep.shape[-2:]).reshape(-1, *self.keep.shape[-2:])
+        return [NonCartesianMRI(*of_slice) for of_slice in zip(maps, trajectories, keeps, strict=True)]
+
+    def with_maps(self, maps: Tensor) -> "NonCartesianMRI":
+        """The same acquisition with other coil maps of the same shape."""
+        return NonCartesianMRI(maps, self.trajectory, self.keep)
+
+    @classmethod
+    def collate(cls, operators: Sequence["NonCartesianMRI"]) -> "NonCartesianMRI":
+        """Join operators of equal shape; equal trajectories stay one."""
+        if len({A.range_shape for A in operators}) != 1 or len({A.domain_shape for A in operators}) != 1:
+            shapes = sorted({f"{A.domain_shape} -> {A.range_shape}" for A in operators})
+            raise ValueError(f"NonCartesianMRI.collate: operators have shapes {shapes}, expected one; batch by shape")
+        first = operators[0]
+        trajectory = first.trajectory
+        if any(A._positions[0] is not first._positions[0] for A in operators):
+            trajectory = torch.stack([A.trajectory for A in operators])
+        keep = torch.stack([A.keep for A in operators])
+        keeps_all = all(A._keeps_all for A in operators)
+        return cls(torch.stack([A.maps for A in operators]), trajectory, None if keeps_all else keep)
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "NonCartesianMRI":
+        maps = torch.randn(3, 6, 5, dtype=torch.complex128, generator=generator)
+        return cls(maps, torch.rand(4, 7, 2, dtype=torch.float64, generator=generator) - 0.5)
+
+
+def gridded_kspace(samples: Tensor, trajectory: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Cartesian k-space of the gridded coil images, from whose center coil maps are estimated.
+
+    Parameters
+    ----------
+    samples
+        Measurement of every coil, complex, shape ``(coils, spokes, samples)``.
+    trajectory
+        As for :class:`NonCartesianMRI`, shape ``(spokes, samples, 2)``.
+    shape
+        ``(height, width)`` of the images.
+
+    Returns
+    -------
+        Complex, shape ``(coils, height, width)``; right only where the trajectory samples fully.
+    """
+    one_coil = NonCartesianMRI(torch.ones(1, *shape, dtype=samples.dtype, device=samples.device), trajectory)
+    return fft2c(one_coil.zero_filled(samples.unsqueeze(-3)))
+
+
+class NonCartesianGram(LinearOperator):
+    r""":math:`A^H A` of :class:`NonCartesianMRI` by plain transforms of the size of the image."""
+
+    def __init__(self, operator: NonCartesianMRI) -> None:
+        super().__init__(operator.domain_shape, operator.domain_shape)
+        self.operator = operator
+
+    def _forward(self, x: Tensor) -> Tensor:
+        A = self.operator
+        A.require_batch(x, 2, "image")
+        batch, shape = A.maps.shape[:-3], self._shape
+        x = x.to(torch.promote_types(x.dtype, A.maps.dtype))
+        if A.maps.requires_grad:
+            own = A.maps * x.unsqueeze(-3)
+            images = Transposed.of(own, self._convolve, self._convolve)
+            image: Tensor = (A._decode * images).sum(-3)
+            return image
+        x = x.expand(*torch.broadcast_shapes(batch, x.shape[:-2]), *shape)
+        if (x.requires_grad and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
+            return Transposed.of(x, self._apply_once, self._apply_once)
+        return self._apply_once(x.reshape(-1, *shape)).reshape(x.shape)
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        """The Gram of coil images without the maps, ``(n coils, height, width)``."""
+        A = self.operator
+        stacks = images.unflatten(0, (-1, *A.maps.shape[:-2]))
+        spectrum = A.spectrum(images.dtype).unsqueeze(-5)
+        return convolve(stacks, spectrum, half_sample_ramps(self._shape, images.dtype, images.device)).flatten(0, -3)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return (self.domain_shape[0], self.domain_shape[1])
+
+    def _apply_once(self, x: Tensor) -> Tensor:
+        """The Gram without a graph, ``(n, height, width)``, coil by coil: images of one coil stay in a CPU's cache."""
+        A = self.operator
+        x = x.unflatten(0, (-1, *A.maps.shape[:-3]))
+        ramps = half_sample_ramps(self._shape, x.dtype, x.device)
+        spectrum = A.spectrum(x.dtype)
+        if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= _SMALL:
+            images = convolve(A.maps * x.unsqueeze(-3), spectrum.unsqueeze(-5), ramps)
+            return images.mul_(A._decode).sum(-3).flatten(0, -3)
+        total: Tensor | None = None
+        for coil, conjugate in zip(A.maps.unbind(-3), A._decode.unbind(-3), strict=True):
+            image = convolve(coil * x, spectrum, ramps)
+            total = image.mul_(conjugate) if total is None else total.addcmul_(image, conjugate)
+        assert total is not None
+        return total.flatten(0, -3)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
+
+    @property
+    def H(self) -> LinearOperator:
+        return self
+
+    @property
+    def norm(self) -> Tensor:
+        return self.operator.norm**2
+
+    @classmethod
+    def example(cls, generator: torch.Generator) -> "NonCartesianGram":
+        return cls(NonCartesianMRI.example(generator))

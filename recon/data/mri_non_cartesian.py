@@ -1,0 +1,218 @@
+"""Slices of fully sampled k-space, measured again along spokes or spirals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from physics import (
+    TRAJECTORIES,
+    NonCartesianMRI,
+    Trajectory,
+    crop_readout,
+    gridded_kspace,
+    ifft2c,
+    make_trajectory,
+    whiten,
+)
+
+from ..errors import data_error
+from .augmentation import Augmentation
+from .mri_formats import MRI_READERS
+from .mri_reduction import CoilChoice
+from .mri_scaling import VolumeFacts
+from .mri_slices import KSpaceSlices, MapsMethod, MeasuredSlice, ReferenceChoice
+from .mri_volume import KSpaceVolume
+from .sample import Sample
+from .scan_features import mri_features
+from .slices import Seed
+
+
+@dataclass(frozen=True)
+class TrajectorySimulation:
+    """A scan along spokes or spirals, simulated from fully sampled Cartesian k-space.
+
+    Parameters
+    ----------
+    sampling, acceleration
+        Family and acceleration of :func:`physics.make_trajectory`. All files of one size have the same positions, as on
+        a scanner.
+    noise_std
+        As in :class:`Simulation`, of each complex sample.
+    seed
+        Seed of the noise.
+
+    Raises
+    ------
+    ValueError
+        If the family is unknown or a number out of range.
+    """
+
+    sampling: Annotated[str, TRAJECTORIES]
+    acceleration: Annotated[float, Ge(1)]
+    noise_std: Annotated[float, Ge(0)] = 0.0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.sampling not in TRAJECTORIES:
+            known = ", ".join(TRAJECTORIES)
+            raise ValueError(f"TrajectorySimulation: sampling is {self.sampling!r}, expected one of {known}")
+        if not 1 <= self.acceleration < math.inf:
+            raise ValueError(f"TrajectorySimulation: acceleration is {self.acceleration}, expected at least 1")
+        if not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"TrajectorySimulation: noise_std is {self.noise_std}, expected 0 or more")
+
+
+class NonCartesianSlices(KSpaceSlices):
+    """All slices of some files of Cartesian k-space as samples with :class:`physics.NonCartesianMRI`.
+
+    With `simulate` the coil images of fully sampled k-space are measured at the positions of a trajectory, after the
+    oversampling of the readout was removed. Without it the file is the measurement: its columns are the spokes, and
+    the operator is that of the Cartesian scan.
+
+    Scale, noise, whitening, size and reference are those of :class:`KSpaceSlices`. Coil maps are estimated from the
+    center of the gridded coil images, where the trajectory samples fully, including spokes that are held out later.
+
+    Parameters
+    ----------
+    simulate
+        Trajectory and noise; None: the measurement of the file.
+    maps
+        ``espirit``, ``low_resolution`` or ``true``.
+    files, site, format, maps_folder, reference, remove_oversampling, compress_coils, augment, seed, names
+        As for :class:`KSpaceSlices`; all other arguments are those of the reader.
+
+    Raises
+    ------
+    DataError
+        As for :class:`KSpaceSlices`; and if `simulate` is given for an undersampled file.
+    """
+
+    simulate: TrajectorySimulation | None
+    _denser_center = "lower the acceleration"
+
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        site: str,
+        *,
+        simulate: TrajectorySimulation | None = None,
+        format: Annotated[str, MRI_READERS] = "fastmri",
+        maps: MapsMethod = "espirit",
+        maps_folder: Path | None = None,
+        reference: ReferenceChoice = "auto",
+        remove_oversampling: bool = True,
+        compress_coils: CoilChoice = "auto",
+        augment: Augmentation | None = None,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+        **reader_options: Any,
+    ) -> None:
+        super().__init__(
+            files,
+            site,
+            simulate=simulate,  # type: ignore[arg-type]
+            format=format,
+            maps=maps,
+            maps_folder=maps_folder,
+            reference=reference,
+            remove_oversampling=remove_oversampling,
+            compress_coils=compress_coils,
+            augment=augment,
+            seed=seed,
+            names=names,
+            **reader_options,
+        )
+
+    def trajectory(self, number: int) -> Trajectory | None:
+        """Trajectory of a volume; None: the measurement of the file."""
+        if self.simulate is None:
+            return None
+        shape = (self.volume_facts(number).rows, self.volumes[number].shape[3])
+        return _trajectory(self.simulate.sampling, shape, self.simulate.acceleration)
+
+    def _drawn(self, number: int) -> Tensor | None:
+        return None
+
+    def acceleration(self, number: int) -> float:
+        """Samples of a fully sampled scan along such a trajectory over samples, see :class:`physics.Trajectory`."""
+        trajectory = self.trajectory(number)
+        return super().acceleration(number) if trajectory is None else trajectory.effective_acceleration
+
+    def calibration(self, number: int) -> int | None:
+        lines, trajectory = super().calibration(number), self.trajectory(number)
+        return lines if lines is None or trajectory is None else min(lines, trajectory.center_width)
+
+    def arrays(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Arrays whose ``NonCartesianMRI(maps, trajectory)`` maps ``reference_complex`` to ``kspace``."""
+        references = [sample.reference for sample in samples if sample.reference is not None]
+        operators: Sequence[Any] = [sample.operator for sample in samples]
+        return {
+            "kspace": torch.stack([sample.measurement for sample in samples]),
+            "trajectory": torch.stack([A.trajectory for A in operators]),
+            "maps": torch.stack([A.maps for A in operators]),
+            "reference_complex": torch.stack(references),
+        }
+
+    def _measure(self, number: int, i: int, kspace: Tensor, facts: VolumeFacts) -> MeasuredSlice:
+        trajectory = self.trajectory(number)
+        if trajectory is None:
+            scan = super()._measure(number, i, kspace, facts)
+            shape = (facts.rows, kspace.shape[-1])
+            operator = NonCartesianMRI(scan.maps, _columns(shape), facts.mask.expand(shape).mT.contiguous())
+            return scan._replace(measurement=scan.measurement.mT.contiguous(), operator=operator)
+        cut = kspace if facts.rows == kspace.shape[-2] else crop_readout(kspace, facts.rows)
+        shape = (cut.shape[-2], cut.shape[-1])
+        one_coil = NonCartesianMRI(torch.ones(1, *shape, dtype=cut.dtype), trajectory.positions)
+        samples = one_coil(ifft2c(cut)).squeeze(-3)
+        if facts.added_noise is not None:
+            samples = samples + self._noise(number, i, samples.shape, facts)
+        gridded = gridded_kspace(samples, trajectory.positions, shape)
+        center = replace(facts, mask=_center(shape, trajectory.center_width))
+        maps, output_weight = self._coil_maps(number, i, gridded, center)
+        white_maps = maps if facts.whitening is None else whiten(maps, facts.whitening)
+        operator = NonCartesianMRI(white_maps, trajectory.positions)
+        return MeasuredSlice(facts.mixed(samples), operator, white_maps, output_weight)
+
+    def _features(self, number: int, noise_std: float) -> dict[str, float]:
+        trajectory = self.trajectory(number)
+        if trajectory is None:
+            return super()._features(number, noise_std)
+        return mri_features(
+            acceleration=max(1.0, trajectory.effective_acceleration),
+            center_fraction=min(1.0, trajectory.center_width / max(self.volumes[number].shape[2:])),
+            n_coils=self.volumes[number].shape[1],
+            noise_std=noise_std,
+            family=None,
+        )
+
+    def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
+        if self.simulate is not None and volume.undersampled:
+            expected = "a fully sampled one for [simulate]"
+            raise data_error(volume.path, "mask", "an undersampled file", expected, "remove [simulate]")
+        return super()._reference_kind(volume, choice)
+
+
+@lru_cache(maxsize=16)
+def _trajectory(family: str, shape: tuple[int, int], acceleration: float) -> Trajectory:
+    return make_trajectory(family, shape, acceleration)
+
+
+@lru_cache(maxsize=16)
+def _columns(shape: tuple[int, int]) -> Tensor:
+    """Positions of Cartesian k-space, a spoke for each column, ``(width, height, 2)``."""
+    rows, columns = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
+    return torch.stack((rows.expand(shape[1], -1), columns[:, None].expand(-1, shape[0])), dim=-1)
+
+
+def _center(shape: tuple[int, int], width: int) -> Tensor:
+    """Mask of a square at the center of k-space."""
+    rows, columns = ((torch.arange(n) - n // 2 + width // 2) for n in shape)
+    inside = [(axis >= 0) & (axis < width) for axis in (rows, columns)]
+    return inside[0][:, None] & inside[1]

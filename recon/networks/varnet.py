@@ -1,0 +1,233 @@
+"""The end-to-end variational network of fastMRI, called as ``network(y, A)``."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from physics import CartesianMRI, LinearOperator, ifft2c, reciprocal
+
+from ..method import require_operator
+from .data_consistency import SitePart
+
+
+class VarNet(nn.Module):
+    r"""The end-to-end variational network [S]_ with soft data consistency in k-space and its own coil maps.
+
+    With the maps S that the sensitivity network estimates, and regularizers R, its k-space is :math:`k_0 = y` and
+
+    .. math:: k_{t+1} = k_t - w_t M (k_t - y) - F S\, R_t(S^H F^H k_t).
+
+    Because :math:`S^H S = 1`, this k-space is :math:`y + F S z_t + M F S d_t` with two images, the regularizer sees
+    :math:`S^H F^H y + z_t + S^H F^H M F S\, d_t`, and :math:`z_{t+1} = z_t - R_t`,
+    :math:`d_{t+1} = d_t - w_t (z_t + d_t)`. The network stores these images in place of k-space of all coils.
+
+    The image has the magnitude :math:`\sqrt{\sum_c |F^H k|_c^2}`, divided by the root sum of squares of the maps of
+    ``A``, and the phase of the combination by these maps. So ``abs(image) * A.rss`` is the image of fastMRI. The
+    network gives :math:`f(a y) = a f(y)` for :math:`a > 0`.
+
+    Parameters
+    ----------
+    cascades
+        Number of iterations.
+    channels, depth
+        Size of the regularizers, see :class:`NormalizedUNet`.
+    sensitivity_channels, sensitivity_depth
+        Size of the U-Net that estimates the coil maps.
+
+    References
+    ----------
+    .. [S] Sriram et al., End-to-end variational networks for accelerated MRI reconstruction, MICCAI 2020.
+    """
+
+    #: Name of the one modality that it is made for.
+    only_for = "mri"
+
+    def __init__(
+        self,
+        cascades: int = 12,
+        channels: int = 18,
+        depth: int = 4,
+        *,
+        sensitivity_channels: int = 8,
+        sensitivity_depth: int = 4,
+    ) -> None:
+        super().__init__()
+        if cascades < 1:
+            raise ValueError(f"VarNet: cascades is {cascades}, expected at least 1")
+        self.sensitivity = SensitivityNetwork(sensitivity_channels, sensitivity_depth)
+        self.regularizers = nn.ModuleList(NormalizedUNet(channels, depth) for _ in range(cascades))
+        self.consistency = nn.ModuleList(SoftWeight() for _ in range(cascades))
+
+    def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
+        """Reconstruct, ``(*batch, coils, height, width) -> (*batch, height, width)``, in the units of ``y``.
+
+        Raises
+        ------
+        TypeError
+            If the operator is not :class:`physics.CartesianMRI`.
+        ValueError
+            If its mask is no column mask or does not sample the center, or the image is too small for the U-Nets.
+        """
+        scan = require_operator("VarNet", A, CartesianMRI)
+        maps = self.sensitivity(y, scan.mask)
+        mask = scan.mask if scan.mask.ndim == 2 else scan.mask.expand(*maps.shape[:-3], *scan.mask.shape[-2:])
+        S = CartesianMRI(maps, mask)
+        backprojection = S.adjoint(y)
+        z, d = -self.regularizers[0](backprojection), torch.zeros_like(backprojection)
+        for index, (layer, regularizer) in enumerate(
+            zip(self.consistency[1:], self.regularizers[1:], strict=True), start=1
+        ):
+            # d is zero until the second data consistency: the first one finds k-space as measured.
+            seen = backprojection + z if index == 1 else backprojection + z + S.gram(d)
+            d = d - layer.weight * (z + d)
+            z = z - regularizer(seen)
+        coils = ifft2c(y + S(d)) + maps * z.unsqueeze(-3)
+        return _combined(coils, scan)
+
+
+class SensitivityNetwork(nn.Module):
+    r"""Coil maps from the fully sampled center of k-space, by one U-Net for every coil image.
+
+    The maps are divided by their root sum of squares. The center is that of fastMRI: as many columns to the left as to
+    the right of the middle, all of them sampled. Where the mask is full on one side of the middle, fastMRI takes one
+    column and this network all that are symmetric.
+
+    Parameters
+    ----------
+    channels, depth
+        Size of the :class:`NormalizedUNet`.
+    """
+
+    def __init__(self, channels: int = 8, depth: int = 4) -> None:
+        super().__init__()
+        self.unet = NormalizedUNet(channels, depth)
+
+    def forward(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Maps of the shape of ``y``, ``(*batch, coils, height, width)``, from the mask of :class:`CartesianMRI`.
+
+        Raises
+        ------
+        ValueError
+            If the mask is no column mask, or does not sample the center.
+        """
+        images = ifft2c(y * _center(mask).unsqueeze(-3))
+        flat = images.reshape(-1, *images.shape[-2:])
+        # Coil by coil, the features stay small; a GPU would wait for the many small calls.
+        parts = flat.split(1) if flat.device.type == "cpu" else (flat,)
+        maps = torch.cat([self.unet(part) for part in parts]).reshape(images.shape)
+        power = maps.abs().square().sum(-3, keepdim=True)
+        normalized: Tensor = maps * _root(reciprocal(power))
+        return normalized
+
+
+class NormalizedUNet(nn.Module):
+    """The U-Net of fastMRI on an image whose real and imaginary part have mean 0 and standard deviation 1.
+
+    Mean and standard deviation are put back afterwards. The image is padded with zeros to a multiple of 16.
+
+    Parameters
+    ----------
+    channels
+        Channels at full resolution; doubled at every level.
+    depth
+        Number of times the resolution is halved, at least 1.
+    """
+
+    def __init__(self, channels: int, depth: int) -> None:
+        super().__init__()
+        if channels < 1 or depth < 1:
+            raise ValueError(f"NormalizedUNet: channels {channels} and depth {depth}, expected at least 1 of each")
+        widths = [channels * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise([2, *widths[:-1]]))
+        self.bottom = _block(widths[-2], widths[-1])
+        upwards = list(itertools.pairwise(reversed(widths)))
+        self.rise = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2, bias=False) for a, b in upwards)
+        self.up = nn.ModuleList(_block(2 * b, b) for _, b in upwards)
+        self.last = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Complex image, shape of ``x``, ``(*batch, height, width)``.
+
+        Raises
+        ------
+        ValueError
+            If one pixel is left at the lowest level, which has no standard deviation.
+        """
+        pairs = torch.view_as_real(x.reshape(-1, *x.shape[-2:])).movedim(-1, 1)
+        mean, std = pairs.mean((-2, -1), keepdim=True), pairs.std((-2, -1), keepdim=True)
+        height, width = x.shape[-2:]
+        tall, wide = -height % 16, -width % 16
+        if (height + tall >> len(self.down)) * (width + wide >> len(self.down)) < 2:
+            raise ValueError(
+                f"NormalizedUNet: image has shape ({height}, {width}), expected one that can be halved "
+                f"{len(self.down)} times; reconstruct a larger image, or take a network of less depth"
+            )
+        border = (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)
+        out = self._unet(F.pad((pairs - mean) * reciprocal(std), border).contiguous())
+        out = out[..., border[2] : border[2] + height, border[0] : border[0] + width] * std + mean
+        return torch.view_as_complex(out.movedim(1, -1).contiguous()).reshape(x.shape)
+
+    def _unet(self, features: Tensor) -> Tensor:
+        skipped: list[Tensor] = []
+        for block in self.down:
+            features = block(features)
+            skipped.append(features)
+            features = F.avg_pool2d(features, 2)
+        features = self.bottom(features)
+        for rise, block in zip(self.rise, self.up, strict=True):
+            before = skipped.pop()
+            features = F.leaky_relu_(F.instance_norm(rise(features)), 0.2)
+            right, below = before.shape[-1] - features.shape[-1], before.shape[-2] - features.shape[-2]
+            if right or below:
+                features = F.pad(features, (0, right, 0, below), "reflect")
+            features = block(torch.cat((features, before), dim=1))
+        out: Tensor = self.last(features)
+        return out
+
+
+class SoftWeight(SitePart):
+    """Weight :math:`w` of the soft data consistency of one cascade; 1 replaces the k-space by the measured one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+
+def _block(n_in: int, n_out: int) -> nn.Sequential:
+    """Two convolutions, each with instance normalization and activation; parameters ``0.weight`` and ``3.weight``."""
+    parts: list[nn.Module] = []
+    for width in (n_in, n_out):
+        convolution = nn.Conv2d(width, n_out, 3, padding=1, bias=False)
+        parts += [convolution, nn.InstanceNorm2d(n_out), nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(*parts)
+
+
+def _center(mask: Tensor) -> Tensor:
+    """The columns of the mask that calibrate the maps, bool, its shape."""
+    if mask.shape[-2] != 1:
+        found = f"a mask of shape {tuple(mask.shape[-2:])}"
+        raise ValueError(f"VarNet: found {found}, expected one along the phase axis alone, (1, {mask.shape[-1]})")
+    width = mask.shape[-1]
+    middle = width // 2
+    runs = [side.int().cumprod(-1).sum(-1, keepdim=True) for side in (mask[..., :middle].flip(-1), mask[..., middle:])]
+    if not bool((runs[1] > 0).all()):
+        raise ValueError(f"VarNet: the mask leaves out column {middle}, the center, expected it for the coil maps")
+    columns = (2 * torch.minimum(*runs)).clamp_min(1)
+    first = (width - columns + 1) // 2
+    index = torch.arange(width, device=mask.device)
+    return (index >= first) & (index < first + columns)
+
+
+def _combined(coils: Tensor, scan: CartesianMRI) -> Tensor:
+    """Root sum of squares of coil images in units of the maps, with the phase of the combination by the maps."""
+    magnitude = _root(coils.abs().square().sum(-3))
+    phase = (scan.maps.conj() * coils).sum(-3).sgn()
+    return magnitude * reciprocal(scan.rss) * phase
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Square root with derivative 0 where it is 0."""
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
