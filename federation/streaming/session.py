@@ -1,9 +1,11 @@
 """One session: a thread reads lines while the slices that are complete are reconstructed, one after another."""
 
+import ctypes
 import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Full, Queue
@@ -180,8 +182,15 @@ class Session:
             f"{lines.key}: {height}x{width}, {now - arrived.at:.3f} s after its last line "
             f"({now - begin:.3f} s of reconstruction)"
         )
+        _free_memory()
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             self.say(text)
+
+
+def _free_memory() -> None:
+    """Return free memory to the system: small objects that stay would else keep the pages of large arrays."""
+    with suppress(AttributeError, OSError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
