@@ -100,6 +100,7 @@ from .data import doing as doing
 from .data import doing_unless_named as doing_unless_named
 from .data import draw_from_labels as draw_from_labels
 from .data import fitting_crop as fitting_crop
+from .data import forget_volumes as forget_volumes
 from .data import format_of as format_of
 from .data import header_xml as header_xml
 from .data import held_out_split as held_out_split

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Full, Queue
 from tempfile import TemporaryDirectory
 
-from recon import DataError, SliceCollector, StreamedSlice, fedrecon_version, os_error_line
+from recon import DataError, SliceCollector, StreamedSlice, fedrecon_version, forget_volumes, os_error_line
 
 from ..experiment import Method, Say
 from .connection import ClosedByClientError, Connection
@@ -158,6 +158,7 @@ class Session:
             raise DataError(f"{lines.key}: {str(error).replace(str(path), 'its lines')}") from error
         finally:
             path.unlink(missing_ok=True)
+            forget_volumes()
         self._images += 1
         attributes = {
             "DataRole": "Image",

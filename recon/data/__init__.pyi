@@ -43,6 +43,7 @@ from .mri_header import header_xml as header_xml
 from .mri_header import read_header as read_header
 from .mri_non_cartesian import NonCartesianSlices as NonCartesianSlices
 from .mri_non_cartesian import TrajectorySimulation as TrajectorySimulation
+from .mri_scaling import forget_volumes as forget_volumes
 from .mri_simulation import coil_covariance as coil_covariance
 from .mri_simulation import simulate_volume as simulate_volume
 from .mri_simulation import simulated_header as simulated_header

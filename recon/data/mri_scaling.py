@@ -98,6 +98,11 @@ def probe_volume(volume: KSpaceVolume, mask: Tensor, noise_std: float, reduction
     return _probed(_Probe(file, digest, noise_std, reduction, volume, mask))
 
 
+def forget_volumes() -> None:
+    """Forget the facts of all volumes, in a process that reads many files once."""
+    _probed.cache_clear()
+
+
 @dataclass(frozen=True)
 class _Probe:
     """Key of the cache, with the volume and the mask that it stands for."""

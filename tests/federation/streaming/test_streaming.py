@@ -315,6 +315,30 @@ def test_a_silent_client_is_timed_out(kspace: Any, server: Callable[..., Server]
     assert len(serving.stream(raw)[0]) == 3
 
 
+def test_a_client_may_wait_for_an_image_that_takes_long(
+    kspace: Any, server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, serving = scan_of(kspace), server(sessions=1, seconds=0.4)
+    reconstruct = serving.method.reconstruct
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(1.2)
+        return reconstruct(*arguments, **options)
+
+    monkeypatch.setattr(serving.method, "reconstruct", slowly)
+    with Client(serving.port) as client:
+        start(client, raw)
+        for line in of_slice(raw, 0).lines:
+            client.line(*line)
+        assert client.image().slice == 0
+        for line in raw.lines:
+            if line[0]["idx"]["slice"] == 1:
+                client.line(*line)
+        client.end()
+        images, texts = client.replies()
+    assert len(images) == 1 and texts == []
+
+
 def test_a_second_client_waits_for_its_turn(kspace: Any, server: Callable[..., Server]) -> None:
     raw, serving = scan_of(kspace), server(sessions=2)
     with Client(serving.port) as first, Client(serving.port) as second:
