@@ -30,7 +30,8 @@ def entry(package, name):
     if inspect.isfunction(value):
         return f".. autofunction:: {name}\n"
     shown = ", ".join(sorted(value)) if isinstance(value, frozenset) else repr(value)
-    shown = shown if len(shown) <= 400 else ", ".join(map(str, value))
+    if len(shown) > 400:  # of a record of NumPy, the names of its fields
+        shown = ", ".join(map(str, getattr(value, "names", value)))
     return f".. py:data:: {name}\n\n   ``{shown}``\n"
 
 
