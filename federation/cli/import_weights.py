@@ -32,9 +32,11 @@ def _import(arguments: argparse.Namespace) -> None:
     card = out.with_suffix(".md")
     if out.suffix != ".safetensors":
         raise config_error(out, "--out", f"the end {out.suffix!r}", "the end .safetensors", "rename it")
+    settings, network = import_fastmri(source)
+    if source.resolve() in (out.resolve(), card.resolve()):
+        raise config_error(out, "--out", "FILE itself", "a new name", "choose another --out")
     if taken := [path for path in (out, card) if path.exists() and not arguments.overwrite]:
         raise config_error(taken[0], "--out", "a file", "a new name", "choose another --out or --overwrite")
-    settings, network = import_fastmri(source)
     size = f"VarNet of fastMRI, {settings.cascades} cascades of {settings.channels} channels"
     title = arguments.title or f"{size}, from {source.name}"
     save_weights(network, out, settings, "mri", title)

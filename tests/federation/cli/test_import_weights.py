@@ -1,6 +1,7 @@
 """`fedrecon import-weights`: weights of fastMRI reconstruct a scan and are the base of federated adapters."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import h5py
@@ -55,6 +56,10 @@ def test_weights_and_card_are_written_once(source: Path, base: Path, capsys: pyt
     assert main(["import-weights", str(base), "--out", str(base.with_name("again.safetensors"))]) == 2
     assert f"{base}: " in (printed := capsys.readouterr().err) and "fastmri.models.VarNet" in printed
     assert not base.with_name("again.safetensors").exists()
+    same = Path(shutil.copy(source, source.with_name("same.safetensors")))
+    assert main(["import-weights", str(same), "--overwrite"]) == 2
+    assert "--out: found FILE itself, expected a new name" in capsys.readouterr().err
+    assert same.read_bytes() == source.read_bytes()
 
 
 def test_a_scan_is_reconstructed_as_by_fastmri(source: Path, base: Path, sites: Path, tmp_path: Path) -> None:
