@@ -11,7 +11,7 @@ from ..autograd.differentiable import Differentiable
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
-from .multi_coil import MultiCoilMRI, require_maps, root_sum_of_squares
+from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps, root_sum_of_squares
 from .sampling import calibration_block, samples_center
 
 #: Complex numbers of a stack of coil images that fit into the cache of a core with their transforms.
@@ -209,14 +209,14 @@ class CartesianMRI(MultiCoilMRI):
         return cls(maps, torch.tensor([True, False, True, True, False]))
 
 
-class CartesianGram(LinearOperator):
+class CartesianGram(MultiCoilGram):
     r"""Closed form of :math:`A^H A` of :class:`CartesianMRI`, in which the phase ramps of k-space cancel."""
 
+    operator: CartesianMRI
     mask: Tensor
 
     def __init__(self, operator: CartesianMRI) -> None:
-        super().__init__(operator.domain_shape, operator.domain_shape)
-        self.operator = operator
+        super().__init__(operator)
         column_mask = operator.mask.shape[-2] == 1
         self.axes = (-1,) if column_mask else (-2, -1)
         self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
@@ -253,17 +253,6 @@ class CartesianGram(LinearOperator):
         kspace = torch.fft.fftn(encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
         image: Tensor = torch.fft.ifftn(kspace, dim=self.axes).mul_(decode).sum(-3)
         return image
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._forward(y)
-
-    @property
-    def H(self) -> LinearOperator:
-        return self
-
-    @property
-    def norm(self) -> Tensor:
-        return self.operator.norm**2
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "CartesianGram":

@@ -75,6 +75,27 @@ def root_sum_of_squares(coil_images: Tensor) -> Tensor:
     return coil_images.abs().square().sum(-3).sqrt()
 
 
+class MultiCoilGram(LinearOperator):
+    r""":math:`A^H A` of a :class:`MultiCoilMRI`, by a shorter way than its forward and adjoint."""
+
+    operator: MultiCoilMRI
+
+    def __init__(self, operator: MultiCoilMRI) -> None:
+        super().__init__(operator.domain_shape, operator.domain_shape)
+        self.operator = operator
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._forward(y)
+
+    @property
+    def H(self) -> LinearOperator:
+        return self
+
+    @property
+    def norm(self) -> Tensor:
+        return self.operator.norm**2
+
+
 def require_maps(who: str, maps: Tensor) -> None:
     """Refuse maps that are not complex or have no coil axis."""
     if not maps.is_complex():

@@ -10,7 +10,7 @@ from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, Shape, reciprocal
 from ..solvers import solve_normal
 from .fourier import fft2c
-from .multi_coil import MultiCoilMRI, require_maps
+from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps
 from .sample_positions import SamplePositions
 from .toeplitz import convolve, half_sample_ramps
 from .trajectories import Array, require_trajectory
@@ -259,12 +259,10 @@ def gridded_kspace(samples: Tensor, trajectory: Tensor, shape: tuple[int, int]) 
     return fft2c(one_coil.zero_filled(samples.unsqueeze(-3)))
 
 
-class NonCartesianGram(LinearOperator):
+class NonCartesianGram(MultiCoilGram):
     r""":math:`A^H A` of :class:`NonCartesianMRI` by plain transforms of the size of the image."""
 
-    def __init__(self, operator: NonCartesianMRI) -> None:
-        super().__init__(operator.domain_shape, operator.domain_shape)
-        self.operator = operator
+    operator: NonCartesianMRI
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
@@ -307,17 +305,6 @@ class NonCartesianGram(LinearOperator):
             total = image.mul_(conjugate) if total is None else total.addcmul_(image, conjugate)
         assert total is not None
         return total.flatten(0, -3)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._forward(y)
-
-    @property
-    def H(self) -> LinearOperator:
-        return self
-
-    @property
-    def norm(self) -> Tensor:
-        return self.operator.norm**2
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "NonCartesianGram":

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from physics import LinearOperator, NonCartesianMRI, Registry, per_sample, solve_normal
 
 from ..method import image_scale, require_operator
-from .mri import ZeroFilled
+from .mri import CGSense, ZeroFilled
 from .total_variation import total_variation
 from .tuning import ClassicalMethod
 
 
-class NonCartesianCG(ClassicalMethod):
+class NonCartesianCG(CGSense):
     r"""Least squares with Tikhonov damping from the gridded image, :math:`\min \|A x - y\|^2 + w d \|x\|^2`.
 
     d is the mean sampling density times the largest squared root sum of squares of the maps.
@@ -31,8 +31,7 @@ class NonCartesianCG(ClassicalMethod):
     candidates = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
     def __init__(self, weight: float = 1e-1, iterations: int = 15) -> None:
-        super().__init__()
-        self.weight, self.iterations = weight, iterations
+        super().__init__(weight, iterations)
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         scan = require_operator("NonCartesianCG", A, NonCartesianMRI)
