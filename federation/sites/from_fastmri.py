@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +107,10 @@ def make_fastmri_sites(
     """
     _require_groupings(by)
     _require_fractions(split)
-    if format is not None and format not in MRI_READERS:
-        expected = f"one of {', '.join(MRI_READERS)}{nearest(format, MRI_READERS)}"
-        raise config_error("sites make", "--format", repr(format), expected, "correct the name")
-    root = str(folder)
-    expanded = Path(expand_variables(root, "sites make", "folder")).expanduser()
-    if expanded == Path(root):
-        root = str(expanded.absolute())
+    _require_format(format)
+    root, expanded = _root(folder)
     files = {file.relative_to(expanded).as_posix(): file for file in _scans(expanded)}
-
-    def opened(name: str) -> tuple[str, KSpaceVolume]:
-        reader = format or _format(files[name])
-        return reader, MRI_READERS.open(files[name], reader)
-
-    found = usable(files, opened, skip_bad=skip_bad)
+    found = usable(files, lambda name: _opened(files[name], format), skip_bad=skip_bad)
     formats = {name: reader for name, (reader, _) in found.items()}
     volumes, calibrations = _scans_alone({name: volume for name, (_, volume) in found.items()})
     groups = _group(volumes, by, formats)
@@ -137,10 +127,7 @@ def make_fastmri_sites(
     for name, group in groups.items():
         of = {file: splits[name][subjects[file]] for file in group}
         data: dict[str, Any] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
-        if calibrations and all(calibration_path(files[file], CALIBRATION) in calibrations for file in group):
-            data["calibration_scan"] = CALIBRATION
-        if formats[group[0]] != "fastmri":
-            data["format"] = formats[group[0]]
+        data |= _reading(formats[group[0]], [files[file] for file in group], calibrations)
         data["persons"] = {file: told[file] for file in group if file in told}
         manifests.append(_table(name, [volumes[file] for file in group], simulate) | {"data": data})
     for warning in unnamed_people(expanded, [file for file in volumes if not names_person(subjects[file])]):
@@ -154,6 +141,14 @@ def _table(
     """Manifest of a site without its files."""
     table: dict[str, Any] = {"name": name, "acquisition": _shared_facts(volumes)}
     return table if volumes[0].undersampled else table | simulated(simulate)
+
+
+def _reading(format: str, files: Sequence[Path], calibrations: Collection[Path]) -> dict[str, str]:
+    """Keys of ``[data]`` on how the files of a site are read."""
+    keys = {}
+    if calibrations and all(calibration_path(file, CALIBRATION) in calibrations for file in files):
+        keys["calibration_scan"] = CALIBRATION
+    return keys if format == "fastmri" else keys | {"format": format}
 
 
 def _scans(folder: Path) -> list[Path]:
@@ -174,9 +169,18 @@ def _is_taken(file: Path) -> bool:
     return file.is_file() and file.suffix != ".hdr" and bool(MRI_READERS.takes(file))
 
 
-def _format(file: Path) -> str:
-    """Name of the reader of a file; the usual one of a file that none takes, as its errors say most."""
-    return MRI_READERS.detect(file) if file.is_file() and MRI_READERS.takes(file) else "fastmri"
+def _root(folder: Path | str) -> tuple[str, Path]:
+    """The folder as manifests name it, absolute unless it holds variables, and as it is here."""
+    root = str(folder)
+    expanded = Path(expand_variables(root, "sites make", "folder")).expanduser()
+    return (str(expanded.absolute()) if expanded == Path(root) else root), expanded
+
+
+def _opened(file: Path, format: str | None) -> tuple[str, KSpaceVolume]:
+    """Name of the reader of a file and its volume; the usual reader where none takes it, as its errors say most."""
+    taken = file.is_file() and MRI_READERS.takes(file)
+    reader = format or (MRI_READERS.detect(file) if taken else "fastmri")
+    return reader, MRI_READERS.open(file, reader)
 
 
 def _scans_alone(volumes: Mapping[str, KSpaceVolume]) -> tuple[dict[str, KSpaceVolume], set[Path]]:
@@ -239,6 +243,12 @@ def _require_groupings(by: Sequence[str]) -> None:
         if key not in GROUPINGS:
             hint = nearest(key, GROUPINGS)
             raise ConfigError(f"sites make: --by: found {key!r}, expected some of {', '.join(GROUPINGS)}{hint}")
+
+
+def _require_format(format: str | None) -> None:
+    if format is not None and format not in MRI_READERS:
+        expected = f"one of {', '.join(MRI_READERS)}{nearest(format, MRI_READERS)}"
+        raise config_error("sites make", "--format", repr(format), expected, "correct the name")
 
 
 def _require_fractions(split: tuple[float, float, float]) -> None:
