@@ -149,7 +149,7 @@ def _in_zip(path: Path) -> FileFormat:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        names = []
+        return FileFormat("a damaged zip archive, as .npz files are, too", "copy it again")
     if names and all(name.endswith(".npy") for name in names):
         return FileFormat("a NumPy archive (.npz)", _ARRAYS.format("numpy"))
     if any(name.endswith("data.pkl") for name in names):

@@ -57,7 +57,11 @@ def open_cc359(path: Path) -> ArrayVolume:
     if len(shape) != 4 or shape[-1] % 2 or 0 in shape:
         raise data_error(path, "kspace", f"shape {shape}", "(x, ky, kz, 2 coils)", "use raw data of CC359")
     slices, height, width, parts = shape
-    places = zero_frequency(torch.from_numpy(_centered(_read(path, slices // 2), False)))
+    middle = _centered(_read(path, slices // 2), False)
+    if (most := float(np.abs(middle).max())) == 0:
+        raise data_error(path, f"kspace[{slices // 2}]", "only zeros", "a measurement", "leave out the file")
+    # Squares of large values would overflow; the volume refuses what is not finite.
+    places = zero_frequency(torch.from_numpy(middle / most if math.isfinite(most) else middle))
     if len(set(places)) > 1 or "unclear" in places:
         found, expected = f"the peak of k-space {' and '.join(places)}", "it in the middle or in the corner"
         raise data_error(path, "kspace", found, expected, "write k-space with recon.write_kspace")

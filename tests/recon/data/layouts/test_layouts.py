@@ -217,6 +217,7 @@ def test_cmrxrecon_without_frames_without_coils(kspace: Array, images: Array, sh
     shows(opened(tmp_path / "c.mat"), np.concatenate((images[:, :1], 3 * images[:, :1])))
     matlab(tmp_path / "d.mat", kspace_single_full=records(kspace[0, 0]))
     shows(opened(tmp_path / "d.mat"), images[:1, :1])
+    assert [opened(tmp_path / f"{name}.mat").shape[:2] for name in "abcd"] == [(3, 2), (1, 2), (6, 1), (1, 1)]
 
 
 def test_cmrxrecon_of_frames_with_different_lines_is_read_frame_by_frame(kspace: Array, tmp_path: Path) -> None:
