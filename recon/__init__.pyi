@@ -177,6 +177,7 @@ from .networks import ChebyshevStep as ChebyshevStep
 from .networks import ConvRegularizer as ConvRegularizer
 from .networks import DataConsistent as DataConsistent
 from .networks import DualStep as DualStep
+from .networks import ErrorBars as ErrorBars
 from .networks import FiLM as FiLM
 from .networks import FilteredStep as FilteredStep
 from .networks import FixedCondition as FixedCondition
@@ -202,12 +203,15 @@ from .networks import add_lora as add_lora
 from .networks import add_prompts as add_prompts
 from .networks import add_scales as add_scales
 from .networks import base_name as base_name
+from .networks import error_bars_of as error_bars_of
 from .networks import freeze_base as freeze_base
 from .networks import is_adapter as is_adapter
 from .networks import noise_map as noise_map
+from .networks import recorded_half_widths as recorded_half_widths
 from .report import MEAN_OF_SITES as MEAN_OF_SITES
 from .report import LearningCurve as LearningCurve
 from .report import epsilon_text as epsilon_text
+from .report import error_bars_text as error_bars_text
 from .report import html_page as html_page
 from .report import html_table as html_table
 from .report import line_panel as line_panel
@@ -226,6 +230,7 @@ from .training import PENALTIES as PENALTIES
 from .training import Adaptation as Adaptation
 from .training import ContrastiveRatio as ContrastiveRatio
 from .training import Distillation as Distillation
+from .training import ErrorBarFit as ErrorBarFit
 from .training import Learner as Learner
 from .training import MeasurementResidual as MeasurementResidual
 from .training import MomentAlignment as MomentAlignment
@@ -252,6 +257,15 @@ from .training import ssim_loss as ssim_loss
 from .training import train_in_turns as train_in_turns
 from .training import train_locally as train_locally
 from .training import train_privately as train_privately
+from .uncertainty import CoverageCurve as CoverageCurve
+from .uncertainty import ErrorBarCalibration as ErrorBarCalibration
+from .uncertainty import PersonErrors as PersonErrors
+from .uncertainty import SiteCurves as SiteCurves
+from .uncertainty import calibrate_error_bars as calibrate_error_bars
+from .uncertainty import coverage_scores as coverage_scores
+from .uncertainty import errors_by_person as errors_by_person
+from .uncertainty import object_of as object_of
+from .uncertainty import with_half_width as with_half_width
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .weights import WeightsFile as WeightsFile
 from .weights import from_fastmri as from_fastmri

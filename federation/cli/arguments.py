@@ -73,6 +73,17 @@ def count_or_none(text: str) -> int:
     return _count(text, 0)
 
 
+def part(text: str) -> float:
+    """Parse a number between 0 and 1, without both."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number between 0 and 1, such as 0.9")
+    return number
+
+
 def _count(text: str, least: int) -> int:
     try:
         number = int(text)

@@ -19,6 +19,7 @@ from .arguments import (
     add_threads,
     count_or_none,
     display,
+    part,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ def add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("folder", type=Path, help="run folder")
     add_moved_sites(evaluate)
+    text = (
+        "part of the pixels that the intervals of error bars should hold, where the network has them "
+        "(network.error_bars; default: %(default)s)"
+    )
+    evaluate.add_argument("--coverage", type=part, default=0.9, metavar="PART", help=text)
     evaluate.set_defaults(run=_evaluate)
     add_plugins(evaluate)
     add_jobs_that_fit(evaluate)
@@ -238,12 +244,16 @@ def _counts(arguments: argparse.Namespace, sites: "Iterable[SiteManifest]", out:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     with display(arguments) as shown:
-        from recon import text_table, unlearning_text
+        from recon import error_bars_text, text_table, unlearning_text
 
         from ..experiment import evaluate_run
 
-        results = evaluate_run(arguments.folder, jobs=arguments.jobs, say=shown.say, sites=arguments.sites)
+        results = evaluate_run(
+            arguments.folder, jobs=arguments.jobs, say=shown.say, sites=arguments.sites, coverage=arguments.coverage
+        )
         shown.result("\n" + text_table(results))
+        if text := error_bars_text(results.get("error_bars", {})):
+            shown.result("\n" + text)
         if text := unlearning_text(results.get("unlearning", {})):
             shown.result("\n" + text)
         shown.result(f"\nreport: {arguments.folder / 'report.html'}")

@@ -1,6 +1,7 @@
 from .classical_arms import classical_method as classical_method
 from .curve_log import CURVE_WRITERS as CURVE_WRITERS
 from .curve_log import require_curve_writers as require_curve_writers
+from .error_bars import calibrate_run as calibrate_run
 from .evaluate import evaluate_run as evaluate_run
 from .evaluate import measurement_text as measurement_text
 from .learning import curve as curve

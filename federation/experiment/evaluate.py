@@ -15,6 +15,7 @@ from ..progress import log_into
 from ..recipes import LOCAL
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
+from .error_bars import calibrate_run
 from .learning import curves_of
 from .plan import fitting
 from .planning import say_fewer_cores
@@ -27,10 +28,18 @@ from .unlearning import compare_unlearning
 _PACKAGES = (
     "fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors",
 )  # fmt: skip
+#: Part of the pixels whose error the error bars should hold.
+COVERAGE = 0.9
 
 
 def evaluate_run(
-    path: Path | str, *, jobs: int | None, say: Say, begin: float | None = None, sites: Path | str | None = None
+    path: Path | str,
+    *,
+    jobs: int | None,
+    say: Say,
+    begin: float | None = None,
+    sites: Path | str | None = None,
+    coverage: float = COVERAGE,
 ) -> dict[str, Any]:
     """Score every arm on the test data of every site and write ``report.html`` and ``report.json``.
 
@@ -47,6 +56,8 @@ def evaluate_run(
         ``time.monotonic()`` at the start of the time to report; None: the sum of the recorded times of the parts.
     sites
         Folder of the manifests, if it has moved since training.
+    coverage
+        Part of the pixels of the object that error bars should hold, where the network has them.
 
     Returns
     -------
@@ -69,6 +80,7 @@ def evaluate_run(
         jobs = fitting(max(1, cores() // run.threads()), run.memory() or 0, memory_available())
     log_into(run.path)
     say_fewer_cores(run, say)
+    calibrate_run(run, coverage, jobs, say)
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
     scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs, threads=run.threads())
@@ -118,6 +130,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "training": {arm: [curve.to_json() for curve in curves] for arm, curves in curves_of(run).items()},
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},
+        "error_bars": {name: result.error_bars for name, result in found.items() if result.error_bars},
     }
 
 

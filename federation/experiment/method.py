@@ -24,6 +24,7 @@ from recon import (
     MODALITIES,
     STARTER_WEIGHTS,
     DataError,
+    ErrorBarCalibration,
     Modality,
     Reconstruction,
     Sample,
@@ -36,11 +37,13 @@ from recon import (
     made,
     open_weights,
     reconstruct,
+    recorded_half_widths,
     to_device_of,
 )
 
 from ..config import config_error, nearest
 from ..sites import SiteManifest
+from .error_bars import calibration_of
 from .personal_stage import site_network
 from .run_folder import RunFolder
 from .task import ReconstructionTask
@@ -154,6 +157,16 @@ class Method:
         return []
 
     @property
+    def calibration(self) -> ErrorBarCalibration | None:
+        """Calibration of the error bars; None: the method has none."""
+        return None
+
+    @property
+    def source(self) -> str:
+        """What a command names to get this method."""
+        return self.name
+
+    @property
     def suffixes(self) -> frozenset[str]:
         """Ends of the names of scans in a folder."""
         return frozenset((".h5", ".hdf5"))
@@ -206,6 +219,15 @@ class RunMethod(Method):
         self.manifest = manifest
         self._maps = run.maps_folder(manifest.name)
         self._task = ReconstructionTask(manifest, recipe, self._maps)
+        self._run, self._calibration = run.path, calibration_of(run, manifest.name)
+
+    @property
+    def calibration(self) -> ErrorBarCalibration | None:
+        return self._calibration
+
+    @property
+    def source(self) -> str:
+        return str(self._run)
 
     def samples(self, scan: Path | str, *, simulate: bool = False, maps_folder: Path | None = None) -> VolumeSlices:
         if simulate and not self.simulates:
@@ -334,14 +356,22 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
     DataError
         If an image is not finite.
     """
-    magnitudes, images = [], []
+    magnitudes, images, half_widths = [], [], []
     network.eval()
-    with torch.no_grad(), doing("reconstructing", len(samples)):
+    calibration = method.calibration
+    listening: AbstractContextManager[list[Tensor]] = (
+        nullcontext([]) if calibration is None else recorded_half_widths(network)
+    )
+    with torch.no_grad(), listening as found_widths, doing("reconstructing", len(samples)):
         for index in range(len(samples)):
             sample = samples[index]
             image = reconstruct(network, sample)
             images.append(image * sample.scale)
             magnitudes.append(sample.magnitude(image) * sample.scale)
+            if calibration is not None:
+                half_width = sample.magnitude(found_widths[-1][0].to(image.device))
+                half_widths.append(calibration.factor * half_width * sample.scale)
+                found_widths.clear()
             made(index + 1)
     magnitude, complex_images = torch.stack(magnitudes).numpy(), torch.stack(images).numpy()
     path = samples.volumes[0].path
@@ -350,7 +380,8 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
         advice = "check the values of the scan and the weights of the network; nothing was written"
         raise data_error(path, "reconstruction", found, expected, advice)
     header = samples.image_header(0).cropped(magnitude.shape[1:])  # images may be cropped as the reference
-    return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes)
+    bars = (None, None) if calibration is None else (torch.stack(half_widths).numpy(), calibration.coverage)
+    return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes, *bars)
 
 
 def _classical(name: str, modality: str | None, format: str | None, options: dict[str, Any]) -> Method:

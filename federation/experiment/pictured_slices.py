@@ -46,7 +46,8 @@ def pictured_slices(
         shown = {} if reference is None else {"reference": reference[number]}
         shown |= {arm: arrays[volume][number] for arm, arrays in images.items()}
         where = f"{volumes[volume]}, slice {number + 1} of {len(images[method][volume])}"
-        slices.append({"name": name, "where": where, "images": shown})
+        index = sum(len(whole) for whole in images[method][:volume]) + number
+        slices.append({"name": name, "where": where, "images": shown, "index": index})
     return slices
 
 

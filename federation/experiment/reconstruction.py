@@ -17,6 +17,7 @@ from recon import (
     adapt,
     data_error,
     doing,
+    error_bars_of,
     evaluate,
     made,
     os_error_line,
@@ -116,6 +117,8 @@ def reconstruct_scan(
         if not options.simulate:
             _say_if_full(samples, method.simulates, say)
         _say_coverage(samples, say)
+        if method.calibration is None and error_bars_of(method.network) is not None:
+            say(f"note: no error bars: they are not calibrated; run `fedrecon evaluate {method.source}` first")
         network, adapted = _adapted(method.network, samples, options.adapt_steps, say)
         found = reconstructed(method, network, samples)
         found = replace(found, attributes={**found.attributes, **adapted})

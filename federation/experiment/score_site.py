@@ -1,7 +1,7 @@
 """Scores of every arm at one site: returns aggregates and pictures, writes the images of simulated sites."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..progress import within
 from ..recipes import LOCAL, SHARED, build_network, consistency_at
 from ..sites import SiteManifest
 from .classical_arms import classical_method
+from .error_bars import calibration_of, score_error_bars, with_half_widths
 from .personal_stage import site_network
 from .pictured_slices import pictured_slices
 from .run_folder import RunFolder
@@ -27,7 +28,7 @@ class SiteResult:
 
     ``arms`` holds scores per arm as in ``report.json``; ``pictures`` the slices of :func:`pictured_slices`; ``facts``
     the description of the site; ``references`` and ``crops`` entries of the metric card; ``quality`` image quality
-    per arm, see :class:`recon.Quality`.
+    per arm, see :class:`recon.Quality`; ``error_bars`` coverage and width, see :func:`recon.coverage_scores`.
     """
 
     arms: dict[str, dict[str, Any]]
@@ -36,6 +37,7 @@ class SiteResult:
     references: tuple[str, ...]
     crops: tuple[tuple[int, int], ...]
     quality: dict[str, dict[str, Any]]
+    error_bars: dict[str, Any] | None = None
 
 
 def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
@@ -51,7 +53,12 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
     with within(site=name, part="tests"), doing(PREPARING):
         methods, tuned = _methods(run, manifest, task, state)
-        return score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+        found = score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+        if (calibration := calibration_of(run, name)) is None:
+            return found
+        network = methods[run.recipe.name]
+        pictures = with_half_widths(found.pictures, task, network, calibration.factor)
+        return replace(found, error_bars=score_error_bars(task, network, calibration), pictures=pictures)
 
 
 def score_methods(

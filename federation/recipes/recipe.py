@@ -110,6 +110,10 @@ class Recipe(Section):
             raise ValueError(f"network.twin: found {found} with the task {self.objective.task!r}, expected {wanted}")
         if twin and (self.network.adapter != "none" or self.network.base is not None):
             raise ValueError("network.twin: found true with an adapter or a base, expected neither")
+        if self.network.error_bars != (self.objective.weight("error_bars") > 0):
+            found = "true without" if self.network.error_bars else "false with"
+            expected = "both; set network.error_bars = true and objective.error_bars = 1.0, or neither"
+            raise ValueError(f"network.error_bars: found {found} objective.error_bars, expected {expected}")
         if self.personal.nearest_code and self.network.condition == "none":
             raise ValueError("personal.nearest_code: found true without network.condition, expected a condition")
         if self.training.patience is not None and self.federation.schedule == "cyclic":

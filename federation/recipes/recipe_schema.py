@@ -63,6 +63,7 @@ class NetworkSection(Section):
     attention: bool = False
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
     noise_level: bool = False
+    error_bars: bool = False
     adapter: Literal["none", "lora", "dual_lora", "prompt", "scale"] = "none"
     adapter_size: int = Field(default=1, ge=1, le=4096)
     base: str | None = None

@@ -16,6 +16,8 @@ _PINNED = re.compile(r"(.+)@(sha256:[0-9a-f]{64})")
 
 #: Keys of ``[network]`` that make no method: with ``--start-from`` those of the weights replace the recipe's.
 _SIZES = ("cascades", "channels", "depth", "share_cascades", "site_strength")
+#: Keys of ``[network]`` for parts that a trained network may get in addition.
+_ADDED = ("error_bars",)
 
 
 def weights_of(base: str) -> WeightsFile | None:
@@ -95,12 +97,13 @@ def with_sizes_of(trained: NetworkSection, section: Mapping[str, Any]) -> dict[s
     for field in fields(settings):
         expected = getattr(settings, field.name)
         found = section.get(field.name, expected)
-        if found != expected and field.name not in _SIZES:
+        if found != expected and field.name not in (*_SIZES, *_ADDED):
             advice = "this method needs another network; leave out --start-from, or leave out the key"
             raise config_error(
                 "recipe", f"network.{field.name}", repr(found), f"{expected!r}, as in {trained.base}", advice
             )
-    return {**section, **{key: getattr(settings, key) for key in _SIZES}}
+    added = {key: section[key] for key in _ADDED if section.get(key)}
+    return {**section, **{key: getattr(settings, key) for key in _SIZES}, **added}
 
 
 def require_same_network(section: NetworkSection, file: WeightsFile) -> None:
@@ -117,6 +120,7 @@ def require_same_network(section: NetworkSection, file: WeightsFile) -> None:
     except ValueError as error:
         raise DataError(f"{file.path}: network.{error}") from None
     pairs = {f.name: (getattr(here, f.name), getattr(trained, f.name)) for f in fields(trained)}
+    pairs = {key: (ours, theirs) for key, (ours, theirs) in pairs.items() if not (key in _ADDED and ours)}
     different = [f"{key} ({ours!r} here, {theirs!r} there)" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if different:
         found = f"{file.name}, where [network] differs in {', '.join(different)}"

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, data_error, os_error_line
 from ..files import write_atomically, write_hdf5
@@ -104,7 +105,10 @@ def write_reconstruction(found: Reconstruction, out: Path | str, *, slices: PngS
 def _write_hdf5(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     arrays, attributes = found.header.carried
     images = {"reconstruction": found.magnitude, "image": found.image}
-    method = {"derivation": found.derivation, "scan": found.scan}
+    method: dict[str, Any] = {"derivation": found.derivation, "scan": found.scan}
+    if found.half_width is not None:
+        images["half_width"] = found.half_width
+        method["half_width_coverage"] = found.coverage
     write_hdf5(out, {**arrays, **images}, {**attributes, **method, **found.attributes})
     return []
 
@@ -112,8 +116,13 @@ def _write_hdf5(found: Reconstruction, out: Path, slices: PngSlices) -> list[str
 def _write_nifti(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     from .nifti import nifti_bytes
 
-    write_atomically(out, nifti_bytes(found, compressed=suffix_of(out) == ".nii.gz"))
-    return _unstated(found)
+    compressed = suffix_of(out) == ".nii.gz"
+    write_atomically(out, nifti_bytes(found, compressed=compressed))
+    if found.half_width is None:
+        return _unstated(found)
+    bars = out.with_name(f"{out.name[: -len(suffix_of(out))]}_error_bars{suffix_of(out)}")
+    write_atomically(bars, nifti_bytes(found, compressed=compressed, images=found.displayed_half_width))
+    return [*_unstated(found), f"error bars of {found.coverage:.0%} coverage: {bars}"]
 
 
 def _write_dicom(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
@@ -125,7 +134,7 @@ def _write_dicom(found: Reconstruction, out: Path, slices: PngSlices) -> list[st
     else:
         digits = max(3, len(str(len(files))))
         _write_folder(out, {f"slice_{number + 1:0{digits}d}.dcm": data for number, data in enumerate(files)})
-    lines = _unstated(found)
+    lines = _unstated(found) + _without_error_bars(found)
     return lines if is_placed(found) else [*lines, "written as secondary captures, without a place in the patient"]
 
 
@@ -144,7 +153,7 @@ def _write_png(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]
     for file in set(_numbered(out)) - set(done) if slices == "all" else ():
         file.unlink()  # of a scan with more slices
     black, white = window_of(found.displayed)
-    return [f"window: black {black:.4g}, white {white:.4g} ({found.unit})"]
+    return [f"window: black {black:.4g}, white {white:.4g} ({found.unit})", *_without_error_bars(found)]
 
 
 _WRITERS: dict[str, Callable[[Reconstruction, Path, PngSlices], list[str]]] = {
@@ -183,6 +192,11 @@ def _write_folder(out: Path, files: dict[str, bytes]) -> None:
         if former.exists() and not out.exists():
             os.replace(former, out)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _without_error_bars(found: Reconstruction) -> list[str]:
+    """What a format without a place for error bars leaves out."""
+    return [] if found.half_width is None else ["without error bars: HDF5 and NIfTI hold them"]
 
 
 def _unstated(found: Reconstruction) -> list[str]:

@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from ..data import ImageHeader
 from ..errors import data_error
-from .reconstruction import Reconstruction
+from .reconstruction import Images, Reconstruction
 
 #: Codes of an affine: those of the scanner, and one that states voxel sizes alone.
 _SCANNER, _ALIGNED = 1, 2
 
 
-def nifti_bytes(found: Reconstruction, *, compressed: bool) -> bytes:
-    """The displayed images as NIfTI-1, float32, in Hounsfield units or units of the scan.
+def nifti_bytes(found: Reconstruction, *, compressed: bool, images: Images | None = None) -> bytes:
+    """The displayed images, or others of their shape, as NIfTI-1, float32, in Hounsfield units or units of the scan.
 
     The array holds ``[column, row, slice]``. Without a placement in the file, rows run to posterior, columns to the
     left and slices to the head, around the center of the volume.
@@ -27,7 +27,7 @@ def nifti_bytes(found: Reconstruction, *, compressed: bool) -> bytes:
     """
     import nibabel  # late: slow to import
 
-    images, header = found.displayed, found.header
+    images, header = found.displayed if images is None else images, found.header
     affine = _affine(header, images.shape, found.scan)
     image: Any = nibabel.Nifti1Image(np.ascontiguousarray(images.transpose(2, 1, 0)), affine)  # type: ignore[no-untyped-call]
     code = _ALIGNED if header.placement is None else _SCANNER

@@ -36,6 +36,10 @@ class Reconstruction:
         Name of the method, for a reader of the image.
     attributes
         What else is known of the method, for HDF5.
+    half_width
+        Calibrated half-widths of the displayed images, in their units; None: the method has no error bars.
+    coverage
+        Part of the pixels of an object whose error the half-widths should hold.
     """
 
     magnitude: Images
@@ -44,6 +48,8 @@ class Reconstruction:
     scan: str
     method: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    half_width: Images | None = None
+    coverage: float | None = None
 
     @property
     def displayed(self) -> Images:
@@ -51,6 +57,14 @@ class Reconstruction:
         if not self.header.is_attenuation:
             return self.magnitude
         return attenuation_to_hu(torch.from_numpy(self.magnitude)).numpy()
+
+    @property
+    def displayed_half_width(self) -> Images | None:
+        """Half-widths in the unit of the displayed images; None without error bars."""
+        if self.half_width is None or not self.header.is_attenuation:
+            return self.half_width
+        zero, one = attenuation_to_hu(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        return np.asarray(self.half_width * (one - zero), np.float32)
 
     @property
     def unit(self) -> str:

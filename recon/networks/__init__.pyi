@@ -18,6 +18,9 @@ from .data_consistency import SiteDataConsistency as SiteDataConsistency
 from .data_consistency import SitePart as SitePart
 from .data_consistency import SiteStrength as SiteStrength
 from .data_consistency import WeightedStep as WeightedStep
+from .error_bars import ErrorBars as ErrorBars
+from .error_bars import error_bars_of as error_bars_of
+from .error_bars import recorded_half_widths as recorded_half_widths
 from .noise_level import noise_map as noise_map
 from .operator_corrections import AxisCorrection as AxisCorrection
 from .operator_corrections import MapsCorrection as MapsCorrection

@@ -51,6 +51,7 @@ class NetworkSettings:
     attention: bool = False
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
     noise_level: bool = False
+    error_bars: bool = False
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "NetworkSettings":
@@ -145,4 +146,5 @@ class NetworkSettings:
             step_scale=partial(StepScale, CONDITION_DIM) if self.condition in ("consistency", "both") else None,
             uses_condition=self.condition in ("regularizer", "both"),
             noise_level=self.noise_level,
+            error_bars=self.error_bars,
         )

@@ -11,6 +11,7 @@ from physics import LinearOperator, per_sample
 from ..method import image_scale
 from .conditioning import StepScale
 from .data_consistency import DualStep, SiteDataConsistency, SiteStrength
+from .error_bars import ErrorBars
 from .noise_level import noise_map
 from .operator_corrections import OperatorCorrection
 from .regularizers import Regularizer
@@ -52,6 +53,8 @@ class UnrolledNetwork(nn.Module):
         Whether the regularizers are told the noise of the image per pixel, see :func:`noise_map`, and change it in
         proportion: a clean image less than a noisy one, by ten times the noise, but at least by a tenth and at most by
         all of what the regularizer says.
+    error_bars
+        Whether :class:`ErrorBars` tell a half-width of every pixel. They change no image.
 
     References
     ----------
@@ -74,6 +77,7 @@ class UnrolledNetwork(nn.Module):
         correction: Callable[[], OperatorCorrection] | None = None,
         uses_condition: bool = False,
         noise_level: bool = False,
+        error_bars: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
@@ -90,6 +94,7 @@ class UnrolledNetwork(nn.Module):
         # Shared parts are drawn first: they start equal at all sites, whatever kept parts a site has.
         regularizers = [regularizer() for _ in range(1 if share_regularizer else cascades)]
         scales = [] if step_scale is None else [step_scale() for _ in range(n_consistency)]
+        bars = ErrorBars(noise_level=noise_level) if error_bars else None
         self.correction = None if correction is None else correction()
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
         if len(self._layers) < n_consistency:
@@ -98,6 +103,7 @@ class UnrolledNetwork(nn.Module):
         self.strengths = nn.ModuleList(SiteStrength() for _ in range(cascades if site_strength else 0))
         self.regularizers = nn.ModuleList(regularizers)
         self.scales = nn.ModuleList(scales)
+        self.error_bars = bars
 
     @property
     def uses_condition(self) -> bool:
@@ -144,18 +150,21 @@ class UnrolledNetwork(nn.Module):
         start = A.start(y) if self.start == "operator" else LinearOperator.normalized_adjoint(A, y)
         noise = _known_noise(y, A, noise_std) if self.uses_noise else None
         if A.quantitative:
-            return self._iterate(start, y, A, condition, noise)
+            return self._iterate(start, y, A, condition, noise, torch.ones((), device=y.device))
         # A complex factor: the network turns with the image, and sees images that are mostly real and positive.
         n_domain = len(A.domain_shape)
         scale = image_scale(start, n_domain)
         turned = scale * _mean_phase(start, n_domain)
         x, y = start / per_sample(turned, n_domain), y / per_sample(turned, len(A.range_shape))
-        image = self._iterate(x, y, A, condition, None if noise is None else noise / scale)
+        image = self._iterate(x, y, A, condition, None if noise is None else noise / scale, scale)
         return image * per_sample(turned, n_domain)
 
     def _iterate(
-        self, x: Tensor, y: Tensor, A: LinearOperator, condition: Tensor | None, noise: Tensor | None
+        self, x: Tensor, y: Tensor, A: LinearOperator, condition: Tensor | None, noise: Tensor | None, scale: Tensor
     ) -> Tensor:
+        """The image in units of ``scale``; the half-widths of the error bars are in those of the measurement."""
+        start, changes = x, list[Tensor]()
+        level: Tensor | None = None
         backprojection = A.adjoint(y) if any(layer.uses_backprojection for layer in self._layers) else None
         memory: Tensor | None = None
         told: tuple[Tensor | None, ...] = (condition if self._regularizers_use_condition else None,)
@@ -182,7 +191,11 @@ class UnrolledNetwork(nn.Module):
                     refined = seen + strength * (refined - seen)
                 if self.strengths:
                     refined = self.strengths[index](seen, refined)
+                if self.error_bars is not None:
+                    changes.append(refined.detach() - seen.detach())
                 x = x + refined - seen if self.combine == "sum" else refined
+        if self.error_bars is not None:
+            self.error_bars(x, start, changes[0], changes[-1], level, scale)  # read by `recorded_half_widths`
         return x
 
 

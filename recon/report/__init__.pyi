@@ -1,4 +1,5 @@
 from .epsilon import epsilon_text as epsilon_text
+from .error_bars import error_bars_text as error_bars_text
 from .learning_curve import MEAN_OF_SITES as MEAN_OF_SITES
 from .learning_curve import LearningCurve as LearningCurve
 from .learning_curve import regime_rows as regime_rows

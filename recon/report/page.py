@@ -9,6 +9,7 @@ from typing import Any
 
 from .charts import Series, dot_plot, legend, line_chart, panel
 from .curves import curves_section
+from .error_bars import error_bars_section
 from .links import ALL_SITES, link, picture_address
 from .picture_script import PICTURE_SCRIPT
 from .picture_section import picture_section, site_slices
@@ -30,6 +31,7 @@ def run_page(results: Results) -> str:
         _claims(results),
         _table(results),
         picture_section(results),
+        error_bars_section(results.get("error_bars", {})),
         quality_section(results, [site for role in sites_by_role(results) for site in role]),
         curves_section(results),
         "<h2>Sites</h2>" + site_table(results),

@@ -13,6 +13,7 @@ from .pictures import (
     SIGNED_COLORS,
     SOFT_TISSUE_HU,
     Picture,
+    gray_png,
     gray_range,
     in_hu,
     site_pictures,
@@ -58,16 +59,25 @@ def _slice(label: str, one: Mapping[str, Any], method: str, modality: Modality |
     """One slice; CT also in a soft-tissue window."""
     heading = f'<h4><span class="which">{escape(one["name"])}</span>: {escape(one["where"])}</h4>'
     images: Mapping[str, Any] = one["images"]
+    half_width: Any = one.get("half_width")
     compared = [name for name in images if modality is None or name != modality.inversion]
     if modality is None or not modality.window_hu:
-        body = _arms(label, images, method, compared, None, in_units_of_hu=False)
+        body = _arms(label, images, method, compared, None, half_width, in_units_of_hu=False)
     else:
         low, high = SOFT_TISSUE_HU
         body = (
             f'<p class="note">Soft-tissue window, {number(low, 0)} to {number(high, 0)} HU.</p>'
-            + _arms(f"{label}, soft-tissue window", images, method, compared, SOFT_TISSUE_HU, in_units_of_hu=True)
+            + _arms(
+                f"{label}, soft-tissue window",
+                images,
+                method,
+                compared,
+                SOFT_TISSUE_HU,
+                half_width,
+                in_units_of_hu=True,
+            )
             + '<p class="note">Full range of attenuation.</p>'
-            + _arms(label, images, method, compared, None, in_units_of_hu=True)
+            + _arms(label, images, method, compared, None, half_width, in_units_of_hu=True)
         )
     return f'<section class="slice">{heading}{body}</section>'
 
@@ -78,10 +88,12 @@ def _arms(
     method: str,
     compared: Sequence[str],
     window_hu: tuple[float, float] | None,
+    half_width: Any,
     *,
     in_units_of_hu: bool,
 ) -> str:
     """Image, error and difference of every arm, and their scales; the method stands beside the reference."""
+    black, white = gray_range(images, window_hu)
     order = sorted(images, key=lambda name: (name != REFERENCE, name != method))
     pictures = site_pictures({name: images[name] for name in order}, window_hu, method=method, compared=compared)
     scales = _scales(images, pictures, window_hu, method, in_units_of_hu=in_units_of_hu)
@@ -92,6 +104,9 @@ def _arms(
         shown = [_figure(picture.image, f"Image of {picture.name}, {label}", "image")]
         if picture.error is not None:
             shown.append(_figure(picture.error, f"Error of {picture.name}, {label}", "|error|"))
+        if picture.name == method and half_width is not None:
+            bars = gray_png(half_width, (white - black) / ERROR_MAGNIFICATION)
+            shown.append(_figure(bars, f"Error bar of {picture.name}, {label}", "error bar"))
         if picture.difference is not None:
             text = f"{method} {_MINUS} {picture.name}"
             shown.append(_figure(picture.difference, f"Difference {text}, {label}", text))

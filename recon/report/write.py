@@ -38,9 +38,11 @@ def write_report(folder: Path | str, results: Results) -> Path:
           all rounds; ``note``, what is not private.
         - ``unlearning``, of a run that a ``site`` has left: ``rounds``, ``patients``; ``networks``, per network
           ``seconds``, ``sites`` (scores) and ``membership``; or ``left_out``, why there is no comparison.
+        - ``error_bars``: per site, from :func:`recon.coverage_scores`.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
         - ``pictures``: per site, a list of slices ``{"name": "median PSNR", "where": "scan.h5, slice 3 of 12",
-          "images": {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``.
+          "images": {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``, and with
+          error bars ``"half_width"`` of the method.
 
     Returns
     -------

@@ -15,6 +15,7 @@ from physics import Registry, reciprocal
 
 from ..data import Sample
 from ..method import apply
+from .error_bar_fit import ErrorBarFit
 from .feature_moments import MomentAlignment
 from .losses import mse_loss
 from .objectives import last_axes, require_positive
@@ -196,4 +197,5 @@ PENALTIES: Registry[Penalty] = Registry("penalty", {
     "moments": MomentAlignment,
     "residual": MeasurementResidual,
     "distillation": Distillation,
+    "error_bars": ErrorBarFit,
 })  # fmt: skip

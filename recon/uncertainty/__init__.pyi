@@ -1,0 +1,10 @@
+from .calibration import CoverageCurve as CoverageCurve
+from .calibration import ErrorBarCalibration as ErrorBarCalibration
+from .calibration import SiteCurves as SiteCurves
+from .calibration import calibrate_error_bars as calibrate_error_bars
+from .calibration import coverage_scores as coverage_scores
+from .errors import FACTORS as FACTORS
+from .errors import PersonErrors as PersonErrors
+from .errors import errors_by_person as errors_by_person
+from .errors import object_of as object_of
+from .errors import with_half_width as with_half_width
