@@ -261,9 +261,11 @@ from .uncertainty import CoverageCurve as CoverageCurve
 from .uncertainty import ErrorBarCalibration as ErrorBarCalibration
 from .uncertainty import PersonErrors as PersonErrors
 from .uncertainty import SiteCurves as SiteCurves
+from .uncertainty import UsualScans as UsualScans
 from .uncertainty import calibrate_error_bars as calibrate_error_bars
 from .uncertainty import coverage_scores as coverage_scores
 from .uncertainty import errors_by_person as errors_by_person
+from .uncertainty import measure_scan as measure_scan
 from .uncertainty import object_of as object_of
 from .uncertainty import with_half_width as with_half_width
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS

@@ -47,6 +47,7 @@ from .error_bars import calibration_of
 from .personal_stage import site_network
 from .run_folder import RunFolder
 from .task import ReconstructionTask
+from .usual_scans import unlike_usual, usual_scans_of
 
 #: Name of the site in samples of a method that belongs to none.
 _NO_SITE = "scan"
@@ -220,6 +221,10 @@ class RunMethod(Method):
         self._maps = run.maps_folder(manifest.name)
         self._task = ReconstructionTask(manifest, recipe, self._maps)
         self._run, self._calibration = run.path, calibration_of(run, manifest.name)
+        self._usual = usual_scans_of(run, manifest.name)
+
+    def warnings(self, samples: VolumeSlices, height_and_width: tuple[int, ...]) -> list[str]:
+        return unlike_usual(self._usual, self.network, samples)
 
     @property
     def calibration(self) -> ErrorBarCalibration | None:

@@ -30,9 +30,8 @@ from recon import (
 
 from .method import Method, method_of_run, reconstructed
 from .run_folder import Say
+from .usual_scans import FULL
 
-#: A scan of a lower acceleration counts as fully sampled.
-_FULL = 1.2
 #: Shape of the reconstruction, and its scores.
 Reconstructed = tuple[tuple[int, ...], SiteScores]
 
@@ -203,7 +202,7 @@ def _say_if_full(samples: VolumeSlices, can_simulate: bool, say: Say) -> None:
     That is where the reference is the measurement itself, or the site degrades its scans.
     """
     acceleration, kind = samples.acceleration(0), samples.reference_kinds[0]
-    if acceleration > _FULL or kind == "none" or not (can_simulate or kind == "coil_combined"):
+    if acceleration > FULL or kind == "none" or not (can_simulate or kind == "coil_combined"):
         return
     advice = "; --simulate degrades it as in [simulate] of the site" if can_simulate else ""
     state, zeros = "not degraded as in training", ""

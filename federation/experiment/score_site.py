@@ -20,6 +20,7 @@ from .personal_stage import site_network
 from .pictured_slices import pictured_slices
 from .run_folder import RunFolder
 from .task import ReconstructionTask
+from .usual_scans import write_usual_scans
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     with within(site=name, part="tests"), doing(PREPARING):
         methods, tuned = _methods(run, manifest, task, state)
         found = score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+        write_usual_scans(run, task, methods[run.recipe.name])
         if (calibration := calibration_of(run, name)) is None:
             return found
         network = methods[run.recipe.name]

@@ -8,3 +8,5 @@ from .errors import PersonErrors as PersonErrors
 from .errors import errors_by_person as errors_by_person
 from .errors import object_of as object_of
 from .errors import with_half_width as with_half_width
+from .usual_scans import UsualScans as UsualScans
+from .usual_scans import measure_scan as measure_scan

@@ -124,3 +124,23 @@ def test_trained_weights_get_error_bars(tmp_path: Path) -> None:
     assert psnr[0] == psnr[1]
     bars = [json.loads((f / "report.json").read_text())["error_bars"] for f in (base, out)]
     assert bars[0] == {} and set(bars[1]) == {"north"}
+
+
+def test_a_scan_unlike_those_of_its_site_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
+) -> None:
+    assert main(["evaluate", str(run), "--jobs", "1"]) == 0
+    place, scan = run / "sites" / "north" / "usual_scans.json", tmp_path / "scan.h5"
+    write_file(scan, mask=(np.arange(20) % 2 == 0) | (abs(np.arange(20) - 10) < 4))
+    stored = json.loads(place.read_text())
+    assert stored["scans"] == 1
+    place.write_text(json.dumps({"scans": 9, "ranges": {"acceleration": [3.9, 4.0, 4.1, 0.05]}}))
+    capsys.readouterr()
+    assert reconstruct(run, scan, tmp_path / "image.h5") == 0
+    assert "warning: scan.h5 is unlike the scans of the site: acceleration 1.4" in capsys.readouterr().out
+    place.write_text(json.dumps({"scans": 9, "ranges": {"acceleration": [1.4, 1.43, 1.5, 0.05]}}))
+    assert reconstruct(run, scan, tmp_path / "image.h5") == 0
+    assert "is unlike" not in capsys.readouterr().out
+    place.write_text('{"scans": 9, "ranges": {"acceleration": [1]}}')
+    error = fails("reconstruct", run, "--site", "north", scan, "--out", tmp_path / "out.h5")
+    assert "usual_scans.json: ranges: found" in error

@@ -1,0 +1,99 @@
+"""Whether a scan is like those of its site: noise, acceleration, and how well the network predicts held-out data."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data import VolumeSlices, can_hold_out, held_out_split
+from ..evaluation import held_out_residual
+
+#: Part of the measurement that is held out, as in the scores of scans without reference.
+_HELD_OUT = 0.1
+#: Slices of a scan that are looked at.
+_SLICES = 3
+#: Features, in words, with the least spread of their logarithm between scans of a site: few scans seem too much alike.
+FEATURES: Mapping[str, tuple[str, float]] = {
+    "residual": ("residual of held-out measurements in units of the noise", 0.05),
+    "noise": ("noise in parts of the brightest pixel", 0.15),
+    "acceleration": ("acceleration", 0.05),
+}
+#: Spreads from the middle of a site's scans from which on a scan counts as unusual.
+LIMIT = 4.0
+
+
+def measure_scan(network: nn.Module, samples: VolumeSlices, number: int = 0) -> dict[str, float]:
+    """Features of a scan, those in :data:`FEATURES` that it has.
+
+    Parameters
+    ----------
+    network
+        The network of the site; it reconstructs a few slices without a tenth of their measurements.
+    samples, number
+        The slices of some files, and which of the files.
+    """
+    network.eval()
+    count, first = samples.volumes[number].shape[0], samples.first(number)
+    chosen = sorted({round((k + 0.5) * count / _SLICES - 0.5) for k in range(_SLICES)})
+    found: dict[str, float] = {"acceleration": samples.acceleration(number)}
+    noise, parts = list[float](), []
+    for index in chosen:
+        sample = samples[first + index]
+        if not (float(sample.noise_std) > 0 and bool(sample.measurement.any())):
+            continue
+        noise.append(float(sample.noise_std))
+        if can_hold_out(sample):
+            parts.append((sample, *held_out_split(sample, _HELD_OUT, torch.Generator().manual_seed(index))))
+    if noise:
+        found["noise"] = math.fsum(noise) / len(noise)
+    if (residual := held_out_residual(network, parts)) is not None:
+        found["residual"] = residual
+    return {name: value for name, value in found.items() if value > 0 and math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class UsualScans:
+    """The scans of a site: for each feature the lowest, middle and highest value, and the spread of the logarithm.
+
+    Parameters
+    ----------
+    scans
+        Number of scans.
+    ranges
+        By feature: lowest, median and highest value, and the spread.
+    """
+
+    scans: int
+    ranges: Mapping[str, tuple[float, float, float, float]]
+
+    @classmethod
+    def of(cls, scans: Sequence[Mapping[str, float]]) -> "UsualScans":
+        """From the features of a site's scans."""
+        ranges = {}
+        for name, (_, least) in FEATURES.items():
+            if values := [scan[name] for scan in scans if name in scan]:
+                logs = np.log(values)
+                spread = max(least, float(logs.std(ddof=1)) if len(values) > 1 else 0.0)
+                ranges[name] = (min(values), float(np.median(values)), max(values), spread)
+        return cls(len(scans), ranges)
+
+    def distance(self, scan: Mapping[str, float]) -> float:
+        """Largest distance of a feature from the middle, in spreads; 0 if no feature can be compared."""
+        return max((far for _, far in self._distances(scan)), default=0.0)
+
+    def unusual(self, scan: Mapping[str, float]) -> list[str]:
+        """What is unusual in a scan, one line each; empty if nothing is."""
+        lines = []
+        for name, far in self._distances(scan):
+            low, _, high, _ = self.ranges[name]
+            if far > LIMIT and not low <= scan[name] <= high:
+                lines.append(f"{FEATURES[name][0]} {scan[name]:.3g}, in the site's own scans {low:.3g} to {high:.3g}")
+        return lines
+
+    def _distances(self, scan: Mapping[str, float]) -> Iterable[tuple[str, float]]:
+        for name, (_, middle, _, spread) in self.ranges.items():
+            if name in scan:
+                yield name, abs(math.log(scan[name] / middle)) / spread
