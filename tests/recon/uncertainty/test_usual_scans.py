@@ -57,7 +57,7 @@ def test_data_that_do_not_fit_have_a_larger_residual(folder: Path, usual: UsualS
     """A shift of the head during the scan: the lines disagree with each other."""
     image = torch.stack([brain_phantom((N, N), 60 + k, "t1") for k in range(4)])[:, None]
     maps = birdcage_maps(4, (N, N), seed=6)
-    kspace, moved = fft2c(maps * image), fft2c(maps * image.roll(4, -1))
+    kspace, moved = fft2c(maps * image), fft2c(maps * image.roll(12, -1))
     kspace[..., ::2] = moved[..., ::2]
     write_kspace(tmp_path / "moved.h5", kspace)
     simulate = Simulation(sampling="equispaced", acceleration=3.0, center_fraction=0.15, noise_std=0.01)
