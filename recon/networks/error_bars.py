@@ -63,7 +63,7 @@ class ErrorBars(nn.Module):
         changes = [_logarithm(change.detach().abs()) for change in (first, last)]
         features = torch.stack((magnitude, start.detach().abs() - magnitude, *changes, noise), dim=-3)
         log_width = self._log_width(features.reshape(-1, *features.shape[-3:])).reshape(magnitude.shape)
-        return per_sample(scale.detach(), 2) * log_width.clamp(-16, 4).exp()
+        return per_sample(scale.detach(), magnitude.ndim - scale.ndim) * log_width.clamp(-16, 4).exp()
 
     def _log_width(self, features: Tensor) -> Tensor:
         height, width = features.shape[-2:]
