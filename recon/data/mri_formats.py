@@ -12,12 +12,13 @@ from .layouts.numpy_file import is_numpy, open_numpy
 from .mri_file import open_volume
 from .mri_volume import KSpaceVolume
 from .slices import Readers
+from .trajectory_file import is_trajectory, open_trajectory
 
 
 def _is_fastmri(path: Path) -> bool:
     """Whether a file is HDF5 with ``kspace``, not of MATLAB and not of CC359."""
     content = hdf5_content(path)
-    if content is None or content.is_matlab or "kspace" not in content.datasets:
+    if content is None or content.is_matlab or "kspace" not in content.datasets or "trajectory" in content.datasets:
         return False
     return "ismrmrd_header" in content.datasets or not is_cc359_hdf5(*content.datasets["kspace"])
 
@@ -33,6 +34,7 @@ MRI_READERS: Readers[KSpaceVolume] = Readers(
         "cmrxrecon": open_cmrxrecon,
         "m4raw": open_m4raw,
         "ismrmrd": open_ismrmrd,
+        "trajectory": open_trajectory,
     },
     {
         "fastmri": _is_fastmri,
@@ -41,5 +43,6 @@ MRI_READERS: Readers[KSpaceVolume] = Readers(
         "cc359": is_cc359,
         "cmrxrecon": is_cmrxrecon,
         "ismrmrd": is_ismrmrd,
+        "trajectory": is_trajectory,
     },
 )

@@ -101,6 +101,9 @@ def layout_of(file: h5py.File) -> FileFormat | None:
         return FileFormat("a CT scan of fedrecon", f'{ct} = "sinogram" in the manifest; weights of CT')
     if "exchange" in top:
         return FileFormat("CT projections (Data Exchange)", f'{ct} = "exchange" in the manifest')
+    if {"kspace", "trajectory"} <= top:
+        advice = 'read it with modality = "non_cartesian" and format = "trajectory" in the manifest'
+        return FileFormat("radial or spiral samples of fedrecon", advice)
     if "kspace" in top:
         return FileFormat("an MRI scan (k-space)", f'{mri} = "fastmri" in the manifest; weights of MRI')
     if top == {"data"} and getattr(held["data"], "shape", ())[1:] == (1000, 513):
