@@ -9,6 +9,7 @@ from .layouts.hdf5_content import hdf5_content
 from .layouts.ismrmrd import is_ismrmrd, open_ismrmrd
 from .layouts.m4raw import open_m4raw
 from .layouts.numpy_file import is_numpy, open_numpy
+from .layouts.twix import is_twix, open_twix
 from .mri_file import open_volume
 from .mri_volume import KSpaceVolume
 from .slices import Readers
@@ -34,6 +35,7 @@ MRI_READERS: Readers[KSpaceVolume] = Readers(
         "cmrxrecon": open_cmrxrecon,
         "m4raw": open_m4raw,
         "ismrmrd": open_ismrmrd,
+        "twix": open_twix,
         "trajectory": open_trajectory,
     },
     {
@@ -43,6 +45,7 @@ MRI_READERS: Readers[KSpaceVolume] = Readers(
         "cc359": is_cc359,
         "cmrxrecon": is_cmrxrecon,
         "ismrmrd": is_ismrmrd,
+        "twix": is_twix,
         "trajectory": is_trajectory,
     },
 )

@@ -59,14 +59,15 @@ def open_trajectory(path: Path) -> TrajectoryVolume:
         covariance = None
         if "noise_covariance" in file:
             covariance = checked_covariance(path, dataset_of(file, path, "noise_covariance"), shape[1])
-        attributes = {key: text_of(file.attrs.get(key)) for key in ("acquisition", "patient_id")}
+        acquisition, patient_id = (text_of(file.attrs.get(key)) for key in ("acquisition", "patient_id"))
     volume = TrajectoryVolume(
         path=path,
         shape=(shape[0], shape[1], shape[2], shape[3]),
         header=read_header(xml[0], path, cartesian=False),
         noise_covariance=covariance,
         reading="samples along a trajectory in cycles per pixel",
-        **attributes,
+        acquisition=acquisition,
+        patient_id=patient_id,
     )
     require_image(volume)
     volume.positions(0)

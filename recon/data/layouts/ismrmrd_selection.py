@@ -1,11 +1,11 @@
 """Which lines of a file of raw data are read: encoding, contrast, repetition, calibration."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,31 +25,32 @@ _VOLUMES = ("contrast", "repetition", "set")
 _EMBEDDED = ("embedded", "interleaved")
 
 
+class LineFile(Hashable, Protocol):
+    """How files of one format are read. Equal readers read equally: they are keys of caches."""
+
+    @property
+    def name(self) -> str:
+        """Of the format, for `reading`."""
+
+    def heads(self, path: Path) -> tuple[Lines, tuple[Encoding, ...]]:
+        """Heads of all lines, and the encodings."""
+
+    def samples(self, path: Path, lines: Lines, numbers: Array) -> Iterator[tuple[int, Array]]:
+        """Number and samples ``(coils, samples)`` of lines, see :func:`read_samples`."""
+
+
 @dataclass(frozen=True)
-class LineFile:
-    """How files of one format are read: heads with encodings, and samples by line.
+class IsmrmrdFile:
+    """Reads ISMRMRD files."""
 
-    Parameters
-    ----------
-    name
-        Of the format, for `reading`.
-    heads
-        Lines and encodings of a file.
-    samples
-        Number and samples ``(coils, samples)`` of lines, see :func:`read_samples`.
-    """
+    name: str = "ISMRMRD"
 
-    name: str
-    heads: Callable[[Path], tuple[Lines, tuple[Encoding, ...]]]
-    samples: Callable[[Path, Lines, Array], Iterator[tuple[int, Array]]]
+    def heads(self, path: Path) -> tuple[Lines, tuple[Encoding, ...]]:
+        xml, lines = read_lines(path)
+        return lines, tuple(read_encodings(xml, path, cartesian=False))
 
-
-def _ismrmrd_heads(path: Path) -> tuple[Lines, tuple[Encoding, ...]]:
-    xml, lines = read_lines(path)
-    return lines, tuple(read_encodings(xml, path, cartesian=False))
-
-
-ISMRMRD = LineFile("ISMRMRD", _ismrmrd_heads, read_samples)
+    def samples(self, path: Path, lines: Lines, numbers: Array) -> Iterator[tuple[int, Array]]:
+        return read_samples(path, lines, numbers)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Selection:
     embed: bool | None = None
     trajectory_unit: TrajectoryUnit | None = None
     angles: SpokeAngles | None = None
-    source: LineFile = ISMRMRD
+    source: LineFile = IsmrmrdFile()
 
 
 @lru_cache(maxsize=2)
@@ -175,4 +176,5 @@ def _parts(
         keys = dict(zip(several, values, strict=True))
         yield "_".join(f"{key}{value}" for key, value in keys.items()), keys
     if separate:
-        yield "calibration", {"calibration": True, "encoding": None, "contrast": None, "frame": None}
+        unset = [key for key in ("encoding", "contrast", "frame") if getattr(selection, key) is not None]
+        yield "calibration", {"calibration": True, **dict.fromkeys(unset)}
