@@ -13,7 +13,9 @@ _STRAIGHT = 0.5
 _SAME_DIRECTION = 1e-4
 #: Distance to the nearest sample up to which k-space counts as sampled, in Cartesian samples: half the distance of two
 #: Cartesian lines, with room for samples half a Cartesian sample apart.
-_NEAR = 0.52
+_NEAR = 0.55
+#: Part of the square at the center that may be further from all samples: single gaps between spokes do not end it.
+_GAPS = 0.01
 
 
 def measured_trajectory(positions: Tensor, shape: tuple[int, int]) -> Trajectory:
@@ -32,8 +34,8 @@ def measured_trajectory(positions: Tensor, shape: tuple[int, int]) -> Trajectory
 
     Returns
     -------
-        The family is ``radial`` or ``other``; the center is the largest square in which no gap is wider than a
-        Cartesian sample.
+        The family is ``radial`` or ``other``; the center is the largest square in which hardly a gap is wider
+        than a Cartesian sample.
 
     Raises
     ------
@@ -42,12 +44,12 @@ def measured_trajectory(positions: Tensor, shape: tuple[int, int]) -> Trajectory
     """
     own = require_trajectory("measured_trajectory", positions)
     cells = own.numpy() * np.array(shape)
-    reach, dense = float(np.hypot(*np.moveaxis(cells, -1, 0)).max()), _dense(cells)
-    near = _Nearest(dense)
+    radius = float(own.square().sum(-1).max().sqrt())  # of the sampled disc, in cycles per pixel
+    reach, near = radius * max(shape), _Nearest(_dense(cells))
     diameters = _diameters(cells, reach)
     width = max(1, min(near.full_square(min(shape)), *shape))
     if diameters is None:
-        return _trajectory(own, "other", max(1.0, 1 / near.share_of_disc(reach)), width)
+        return _trajectory(own, "other", max(1.0, 1 / near.share_of_disc(radius, shape)), width)
     return _trajectory(own, "radial", math.pi * reach / diameters, width)
 
 
@@ -101,13 +103,16 @@ class _Nearest:
         distance, _ = self._tree.query(grid.reshape(-1, 2), distance_upper_bound=1.0)
         return grid, (distance <= _NEAR).reshape(grid.shape[:-1])
 
-    def share_of_disc(self, reach: float) -> float:
-        grid, near = self._near(math.ceil(reach))
-        disc = np.hypot(grid[..., 0], grid[..., 1]) <= reach
+    def share_of_disc(self, radius: float, shape: tuple[int, int]) -> float:
+        """Part of the sampled disc, of a radius in cycles per pixel, that has a sample nearby."""
+        grid, near = self._near(math.ceil(radius * max(shape)))
+        disc = np.hypot(grid[..., 0] / shape[0], grid[..., 1] / shape[1]) <= radius
         return max(float(near[disc].mean()), 1e-6)
 
     def full_square(self, size: int) -> int:
-        """Edge of the largest square around the center without a position that is far from all samples."""
+        """Edge of the largest square around the center that is nowhere far from samples, but for `_GAPS` of it."""
         grid, near = self._near(size // 2)
-        far = np.abs(grid).max(-1)[~near]
-        return size if len(far) == 0 else math.floor(2 * float(far.min()))
+        ring = np.abs(2 * grid).max(-1).astype(int).ravel()  # half Cartesian samples from the center
+        count, far = np.bincount(ring), np.bincount(ring, ~near.ravel())
+        full = np.flatnonzero(far.cumsum() <= _GAPS * count.cumsum())
+        return int(full[-1]) if len(full) else 1

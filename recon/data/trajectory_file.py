@@ -41,9 +41,12 @@ def open_trajectory(path: Path) -> TrajectoryVolume:
     """
     path = Path(path)
     with opened(path) as file:
-        for key in ("kspace", "trajectory", "ismrmrd_header"):
+        for key in ("kspace", "trajectory"):
             if key not in file:
                 raise not_found(file, path, key, f"dataset {key}", "write it with recon.write_non_cartesian")
+        if "ismrmrd_header" not in file:
+            advice = "write it with recon.write_non_cartesian"
+            raise data_error(path, "ismrmrd_header", "nothing", "the header, with the size of the image", advice)
         dataset = dataset_of(file, path, "kspace")
         stored = complex_shape(dataset.dtype, tuple(dataset.shape))
         expected = "complex (slices, coils, spokes, samples)"
