@@ -67,7 +67,7 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header", *, cartes
         raise data_error(path, "ismrmrd_header", found, "plain ISMRMRD XML", "remove the DOCTYPE") from None
     except (ParseError, ValueError) as error:
         raise data_error(path, "ismrmrd_header", f"broken XML ({error})", "ISMRMRD XML", "write it again") from None
-    trajectory = (_text(root, "encoding/trajectory") or "cartesian").lower()
+    trajectory = _text(root, "encoding/trajectory") or "cartesian"
     if cartesian:
         require_cartesian(trajectory, path)
     encoded = _matrix(root, "encodedSpace", path)
@@ -89,7 +89,7 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header", *, cartes
         recon_fov_mm=_field_of_view(root, "reconSpace", path),
         partitions=int(_number(root, "encoding/encodedSpace/matrixSize/z", path) or 1),
         acceleration=_number(root, _ACCELERATION, path) or 1.0,
-        trajectory=trajectory,
+        trajectory=trajectory.lower(),
     )
 
 
@@ -135,10 +135,10 @@ def require_cartesian(trajectory: str, path: Path | str) -> None:
     DataError
         If it is not.
     """
-    if trajectory == "cartesian":
+    if trajectory.lower() == "cartesian":
         return
     advice = "write radial or spiral samples with recon.write_non_cartesian, or leave out the file"
-    if trajectory == "epi":
+    if trajectory.lower() == "epi":
         advice = "regrid the ramps, put the lines in order and correct their phases, then write cartesian"
     raise data_error(path, "ismrmrd_header encoding/trajectory", repr(trajectory), "cartesian", advice)
 
