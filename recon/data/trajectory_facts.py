@@ -18,8 +18,10 @@ from .trajectory_volume import TrajectoryVolume
 
 #: Samples beyond this part of the largest radius are taken for noise, where nothing states the noise.
 _EDGE = 0.92
-#: Part of the signal outside of the image, of a field of view twice as large, above which `check` warns.
+#: Part of the signal outside of the image above which `check` warns.
 _OUTSIDE = 0.05
+#: Largest step along a readout that is twice oversampled, in Cartesian samples, and fewest samples of a smooth image.
+_OVERSAMPLED_STEP, _SMOOTH = 0.55, 16
 
 
 class SampleContent:
@@ -71,24 +73,32 @@ class SampleContent:
 
 
 def outside_warning(volume: TrajectoryVolume) -> str | None:
-    """A line where a scan has signal outside of its image, from the middle slice; None: it has little.
+    """A line where a scan has signal outside of its image, from the middle slice; None: little, or that is unknown.
 
-    An oversampled readout measures what lies beyond the image along it; the image cannot hold that.
+    An oversampled readout measures what lies beyond the image along it; the image cannot hold that. It shows in a
+    smooth image of twice the field of view, made from the center that is fully sampled for it. Without oversampling,
+    or with few spokes, signal beyond the image cannot be told from aliasing.
     """
     index, shape = volume.shape[0] // 2, volume.image_shape
-    positions = volume.positions(index)
-    double = (2 * shape[0], 2 * shape[1])
-    images = root_sum_of_squares(ifft2c(gridded_kspace(volume.read_slice(index), positions, double)))
-    # Within the circle: undersampled spokes alias into the corners of the doubled field of view.
-    y, x = (torch.linspace(-2, 2, n) for n in double)
-    circle = y[:, None].square() + x.square() <= 4
-    inside = (y[:, None].abs() <= 1) & (x.abs() <= 1)
-    energy = images.square()
-    share = float(energy[circle & ~inside].sum() / energy[circle].sum().clamp_min(1e-30))
+    positions, double = volume.positions(index), (2 * shape[0], 2 * shape[1])
+    steps = (positions.diff(dim=-2) * torch.tensor(shape)).square().sum(-1).sqrt()
+    width = measured_trajectory(positions, double).center_width
+    if float(steps.median()) > _OVERSAMPLED_STEP or width < _SMOOTH:
+        return None
+    y, x = (torch.arange(n) - n // 2 for n in double)
+    rows, columns = (
+        torch.where(at.abs() < width / 2, 0.5 + 0.5 * torch.cos(2 * torch.pi * at / width), 0) for at in (y, x)
+    )
+    smooth = gridded_kspace(volume.read_slice(index), positions, double) * rows[:, None] * columns
+    energy = root_sum_of_squares(ifft2c(smooth)).square()
+    # A pixel of the smooth image may reach over the edge.
+    room = [shape[axis] / 2 + double[axis] / width for axis in (0, 1)]
+    outside = (y[:, None].abs() > room[0]) | (x.abs() > room[1])
+    share = float(energy[outside].sum() / energy.sum().clamp_min(1e-30))
     if share <= _OUTSIDE:
         return None
     found = f"{share:.0%} of the signal outside of the image of {shape[0]}x{shape[1]} pixels"
-    advice = "undersampling or an object larger than the field of view: look at the image, or enlarge it"
+    advice = "the image cannot hold it: streaks are to be expected, unless the field of view is enlarged"
     return str(data_error(volume.path, "trajectory", found, f"at most {_OUTSIDE:.0%}", advice))
 
 
