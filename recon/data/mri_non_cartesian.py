@@ -104,6 +104,7 @@ class NonCartesianSlices(KSpaceSlices):
     simulate: TrajectorySimulation | None
     _takes_trajectories = True
     _denser_center = "lower the acceleration"
+    _other_maps = "images will hardly be better than gridded ones; measure more spokes"
 
     def __init__(
         self,
@@ -170,9 +171,10 @@ class NonCartesianSlices(KSpaceSlices):
             content.look(index, samples)
             volume.positions(index)
         outside = outside_warning(volume) if any(content.energy.values()) else None
-        lines = [*volume.notes, *content.warnings(), *self._calibration_warnings(number), *[outside] * bool(outside)]
-        count_as_said(self.site, volume.path, [line for line in lines if line])
-        return [line for line in lines if line]
+        found = (*volume.notes, *content.warnings(), *self._calibration_warnings(number), outside)
+        lines = [line for line in found if line is not None]
+        count_as_said(self.site, volume.path, lines)
+        return lines
 
     def calibration(self, number: int) -> int | None:
         if isinstance(self.volumes[number], TrajectoryVolume):
@@ -227,22 +229,19 @@ class NonCartesianSlices(KSpaceSlices):
         )
 
     def _features(self, number: int, noise_std: float) -> dict[str, float]:
-        trajectory = self.trajectory(number)
-        if isinstance(self.volumes[number], TrajectoryVolume):
+        volume, trajectory = self.volumes[number], self.trajectory(number)
+        if isinstance(volume, TrajectoryVolume):
             facts = self.volume_facts(number)
-            return mri_features(
-                acceleration=max(1.0, facts.acceleration),
-                center_fraction=min(1.0, facts.center_fraction),
-                n_coils=self.volumes[number].shape[1],
-                noise_std=noise_std,
-                family=None,
-            )
-        if trajectory is None:
+            acceleration, center = facts.acceleration, facts.center_fraction
+        elif trajectory is None:
             return super()._features(number, noise_std)
+        else:
+            acceleration = trajectory.effective_acceleration
+            center = trajectory.center_width / max(volume.shape[2:])
         return mri_features(
-            acceleration=max(1.0, trajectory.effective_acceleration),
-            center_fraction=min(1.0, trajectory.center_width / max(self.volumes[number].shape[2:])),
-            n_coils=self.volumes[number].shape[1],
+            acceleration=max(1.0, acceleration),
+            center_fraction=min(1.0, center),
+            n_coils=volume.shape[1],
             noise_std=noise_std,
             family=None,
         )

@@ -116,6 +116,8 @@ class KSpaceSlices(VolumeSlices):
     _takes_trajectories = False
     #: How ``[simulate]`` gets more calibration lines.
     _denser_center = "raise center_fraction"
+    #: What to do with measured scans of few calibration lines.
+    _other_maps = "images will hardly be better than zero-filled ones; name a calibration scan (data.calibration_scan)"
 
     def __init__(
         self,
@@ -310,8 +312,7 @@ class KSpaceSlices(VolumeSlices):
         if lines is None or lines >= CALIBRATION_LINES:
             return []
         found, expected = f"{lines} calibration line{'s' * (lines != 1)}", f"at least {CALIBRATION_LINES} for coil maps"
-        advice = "images will hardly be better than zero-filled ones; name a calibration scan (data.calibration_scan)"
-        key = "mask"
+        key, advice = "mask", self._other_maps
         if self.simulate is not None:
             key, advice = "[simulate]", self._denser_center
         return [str(data_error(self.volumes[number].path, key, found, expected, advice))]
