@@ -57,7 +57,7 @@ def open_skm_tea(path: Path, *, echo: Annotated[int, Ge(0)] | None = None) -> Ar
     if not measured.any():
         key = f"kspace[{slices // 2}]"
         raise data_error(path, key, "only zeros", "a measurement", "leave out the file")
-    block = (_block(measured.any(1)), _block(measured.any(0)))
+    block = (_block(np.asarray(measured.any(1))), _block(np.asarray(measured.any(0))))
     inner = measured[block[0][0] : block[0][1], block[1][0] : block[1][1]]
     found, expected = "k-space of which parallel imaging filled in lines (ARC)", "a measurement"
     advice = "they count as measured; references of this data set are made so"
