@@ -70,6 +70,7 @@ from .mri import magic_fraction_mask as magic_fraction_mask
 from .mri import magic_mask as magic_mask
 from .mri import make_mask as make_mask
 from .mri import make_trajectory as make_trajectory
+from .mri import measured_trajectory as measured_trajectory
 from .mri import mix_coils as mix_coils
 from .mri import partial_fourier_mask as partial_fourier_mask
 from .mri import poisson_mask as poisson_mask

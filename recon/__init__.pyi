@@ -84,6 +84,7 @@ from .data import SliceCollector as SliceCollector
 from .data import Step as Step
 from .data import StreamedSlice as StreamedSlice
 from .data import TrajectorySimulation as TrajectorySimulation
+from .data import TrajectoryVolume as TrajectoryVolume
 from .data import Volume as Volume
 from .data import VolumeSlices as VolumeSlices
 from .data import batches as batches
@@ -111,6 +112,7 @@ from .data import mask_family as mask_family
 from .data import mri_features as mri_features
 from .data import nearest_code as nearest_code
 from .data import open_sinograms as open_sinograms
+from .data import open_trajectory as open_trajectory
 from .data import open_volume as open_volume
 from .data import patient_of as patient_of
 from .data import read_header as read_header
@@ -130,6 +132,7 @@ from .data import volume_names as volume_names
 from .data import with_realistic_phase as with_realistic_phase
 from .data import with_smooth_phase as with_smooth_phase
 from .data import write_kspace as write_kspace
+from .data import write_non_cartesian as write_non_cartesian
 from .data import write_sinogram as write_sinogram
 from .data import write_sinograms as write_sinograms
 from .data import write_volume as write_volume
@@ -169,6 +172,7 @@ from .method import call as call
 from .method import image_scale as image_scale
 from .method import to_device_of as to_device_of
 from .modalities import MODALITIES as MODALITIES
+from .modalities import NON_CARTESIAN as NON_CARTESIAN
 from .modalities import Modality as Modality
 from .networks import DATA_CONSISTENCY as DATA_CONSISTENCY
 from .networks import REGULARIZERS as REGULARIZERS

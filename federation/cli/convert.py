@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_convert(commands: Commands) -> None:
-    text = "copy MRI scans of any layout into HDF5 of the fastMRI layout"
+    text = "copy MRI scans of any layout into HDF5 of the fastMRI layout, radial and spiral ones into that of fedrecon"
     described = (
         "Prints one line for each file: what was read as what. The layout is told from the content. A file appears "
         "complete or not at all."

@@ -9,9 +9,11 @@ from typing import Any
 
 from recon import (
     MRI_READERS,
+    NON_CARTESIAN,
     KSpaceVolume,
     Simulation,
     TrajectorySimulation,
+    TrajectoryVolume,
     calibration_path,
     format_of,
     shown_files,
@@ -66,7 +68,8 @@ def make_fastmri_sites(
 
     Reads headers and attributes, and every byte once for the checksums of the lock file. Subjects are split, not files,
     and a subject is in the same split at every site. Of two subjects one goes to training, the other to validation.
-    Undersampled files, which have no reference to train on, make sites of their own for test alone.
+    Undersampled files, which have no reference to train on, make sites of their own for test alone. Files of samples
+    along a trajectory make sites of non-Cartesian MRI, as measured; networks train on them by self-supervision.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ def make_fastmri_sites(
         {name: [subjects[file] for file in group] for name, group in groups.items()},
         split,
         seed,
-        test_only=[name for name, group in groups.items() if volumes[group[0]].undersampled],
+        test_only=[name for name, group in groups.items() if _is_for_test(volumes[group[0]])],
     )
     manifests = []
     for name, group in groups.items():
@@ -140,7 +143,13 @@ def _table(
 ) -> dict[str, Any]:
     """Manifest of a site without its files."""
     table: dict[str, Any] = {"name": name, "acquisition": _shared_facts(volumes)}
+    if isinstance(volumes[0], TrajectoryVolume):
+        return table | {"modality": NON_CARTESIAN.name}
     return table if volumes[0].undersampled else table | simulated(simulate)
+
+
+def _is_for_test(volume: KSpaceVolume) -> bool:
+    return volume.undersampled and not isinstance(volume, TrajectoryVolume)
 
 
 def _reading(format: str, files: Sequence[Path], calibrations: Collection[Path]) -> dict[str, str]:
@@ -206,7 +215,8 @@ def _group(volumes: Mapping[str, KSpaceVolume], by: Sequence[str], formats: Mapp
     groups: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for file, volume in volumes.items():
         values = [GROUPINGS[key](volume) or f"unknown {key}" for key in by]
-        state = ["undersampled"] if volume.undersampled else []
+        state = ["undersampled"] if _is_for_test(volume) else []
+        state += ["non-cartesian"] if isinstance(volume, TrajectoryVolume) else []
         groups.setdefault(((*values, *state), formats[file]), []).append(file)
     named: dict[str, list[str]] = {}
     for (group, _), files in sorted(groups.items()):

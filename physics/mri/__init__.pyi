@@ -15,6 +15,7 @@ from .fourier import centering_phases as centering_phases
 from .fourier import crop_readout as crop_readout
 from .fourier import fft2c as fft2c
 from .fourier import ifft2c as ifft2c
+from .measured_trajectory import measured_trajectory as measured_trajectory
 from .multi_coil import MultiCoilMRI as MultiCoilMRI
 from .multi_coil import root_sum_of_squares as root_sum_of_squares
 from .noise import complex_noise as complex_noise

@@ -59,7 +59,7 @@ def write_kspace(
         If k-space is real, empty, of another shape, not finite or zero everywhere; if its zero frequency lies in the
         corner; if mask, header or noise do not fit it; or if the file cannot be written.
     """
-    path, data = Path(path), _array(kspace)
+    path, data = Path(path), as_array(kspace)
     if data.ndim not in (2, 3, 4) or 0 in data.shape:
         found, expected = f"shape {data.shape}", "(coils, readout, phase), with slices in front or not"
         raise data_error(path, "kspace", found, expected, "order the axes, and write scans one by one")
@@ -74,9 +74,9 @@ def write_kspace(
         raise data_error(path, "header", found, expected, "pass the header of this scan")
     arrays = {"kspace": stack, "ismrmrd_header": header_xml(header) if isinstance(header, Header) else header}
     if mask is not None:
-        arrays["mask"] = _checked_mask(path, _array(mask), size)
+        arrays["mask"] = _checked_mask(path, as_array(mask), size)
     if noise is not None:
-        arrays["noise_covariance"] = _checked_noise(path, _array(noise), stack.shape[1])
+        arrays["noise_covariance"] = checked_noise(path, as_array(noise), stack.shape[1])
     attributes = {"patient_id": patient_id, "acquisition": acquisition}
     write_hdf5(path, arrays, {key: text for key, text in attributes.items() if text is not None})
     return data.ndim < 4
@@ -107,7 +107,8 @@ def _checked_mask(path: Path, mask: np.ndarray[Any, Any], size: tuple[int, int])
     return flat
 
 
-def _checked_noise(path: Path, noise: np.ndarray[Any, Any], n_coils: int) -> np.ndarray[Any, Any]:
+def checked_noise(path: Path, noise: np.ndarray[Any, Any], n_coils: int) -> np.ndarray[Any, Any]:
+    """Covariance of the noise from a covariance or readings, see :func:`write_kspace`."""
     if noise.ndim == 2 and noise.shape[0] == n_coils and noise.shape[1] >= max(10 * n_coils, 2):
         noise = covariance_of_noise(noise).numpy()
     return checked_covariance(path, noise, n_coils).numpy()
@@ -129,14 +130,15 @@ def write_sinogram(
     -------
         Whether the array is a single slice.
     """
-    data = _array(sinogram)
+    data = as_array(sinogram)
     stack = data[None] if data.ndim == 2 else data
     kinds = (stack, None) if counts else (None, stack)
     write_sinograms(path, grid, geometry, counts=kinds[0], line_integrals=kinds[1], photons=photons)
     return data.ndim == 2
 
 
-def _array(values: Any) -> np.ndarray[Any, Any]:
+def as_array(values: Any) -> np.ndarray[Any, Any]:
+    """A tensor or anything like an array as an array."""
     tensor = values.detach().cpu().resolve_conj() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     array: np.ndarray[Any, Any] = tensor.numpy()
     return array

@@ -1,4 +1,4 @@
-"""Convert scans of other layouts into the fastMRI layout, slice by slice."""
+"""Convert scans of other layouts into those of fedrecon, slice by slice."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from physics import measured_trajectory
+
 from ..errors import DataError, data_error
 from ..files import written_hdf5
 from .image_header import ORIENTATION, POSITION
@@ -16,6 +18,8 @@ from .mri_formats import MRI_READERS
 from .mri_header import header_xml
 from .mri_volume import KSpaceVolume
 from .progress import doing, made
+from .trajectory_facts import SampleContent
+from .trajectory_volume import TrajectoryVolume
 
 #: Bytes of a file beside its arrays, more than enough.
 _HEADERS = 1 << 20
@@ -54,7 +58,7 @@ def convert_scan(
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> list[Conversion]:
-    """Write a scan of any layout of :data:`MRI_READERS` in the fastMRI layout.
+    """Write a scan of any layout of :data:`MRI_READERS` in the fastMRI layout, along a trajectory in ours.
 
     Every file appears complete or not at all. k-space keeps the scale of the source; header, mask, noise covariance,
     reconstructions, person, contrast and orientation are those of the source, as far as it states them.
@@ -105,10 +109,12 @@ def _place(out: Path, part: str) -> Path:
 
 
 def _written(volume: KSpaceVolume, out: Path, name: str, source: Path) -> Conversion:
-    content = KSpaceContent(volume)
+    is_along = isinstance(volume, TrajectoryVolume)
+    content = SampleContent(volume) if isinstance(volume, TrajectoryVolume) else KSpaceContent(volume)
     size = 8 * math.prod(volume.shape) * (2 if volume.has_maps else 1) + 4 * volume.shape[0] * math.prod(
         volume.rss_shape or (0,)
     )
+    size *= 1 + is_along  # with positions, at most as large
     with written_hdf5(out, size + _HEADERS) as file, doing("converting", volume.shape[0]):
         data = file.create_dataset("kspace", volume.shape, np.complex64)
         for index in range(volume.shape[0]):
@@ -120,6 +126,8 @@ def _written(volume: KSpaceVolume, out: Path, name: str, source: Path) -> Conver
         if not any(content.energy.values()):
             raise data_error(source, "kspace", "only zeros", "a measurement", "leave out the file")
         file["ismrmrd_header"] = header_xml(volume.header)
+        if isinstance(volume, TrajectoryVolume):
+            file["trajectory"] = _positions(volume)
         if volume.mask is not None:
             file["mask"] = volume.mask.numpy()
         if volume.noise_covariance is not None:
@@ -140,7 +148,15 @@ def _written(volume: KSpaceVolume, out: Path, name: str, source: Path) -> Conver
     return Conversion(out, name, _description(volume), notes, (source, *volume.sources))
 
 
+def _positions(volume: TrajectoryVolume) -> np.ndarray[Any, Any]:
+    """Positions ``(spokes, samples, 2)``, with slices in front where they differ."""
+    each = np.stack([volume.positions(index).numpy() for index in range(volume.shape[0])])
+    return np.asarray(each[0] if (each == each[0]).all() else each)
+
+
 def _description(volume: KSpaceVolume) -> str:
+    if isinstance(volume, TrajectoryVolume):
+        return _description_along(volume)
     slices, coils, height, width = volume.shape
     if volume.undersampled:
         available, acquired = volume.available.expand(height, width), volume.acquired.expand(height, width)
@@ -149,6 +165,21 @@ def _description(volume: KSpaceVolume) -> str:
         sampling = f"partial Fourier, {share:.0%} of the lines"
     else:
         sampling = "fully sampled"
-    noise = "noise covariance of the scan" if volume.noise_covariance is not None else "noise not stated"
+    noise = _noise_words(volume)
     sizes = f"{slices} slice{'s' * (slices != 1)}, {coils} coil{'s' * (coils != 1)}, {height}x{width}"
     return f"{sizes}; {sampling}; {noise}; {volume.reading}; zero frequency in the middle, values as stored"
+
+
+def _description_along(volume: TrajectoryVolume) -> str:
+    slices, coils, spokes, samples = volume.shape
+    height, width = volume.image_shape
+    scan = measured_trajectory(volume.positions(0), volume.image_shape)
+    sizes = (
+        f"{slices} slice{'s' * (slices != 1)}, {coils} coil{'s' * (coils != 1)}, {spokes} spokes of {samples} samples"
+    )
+    sampling = f"image {height}x{width}; {scan.family}, {scan.effective_acceleration:.2f}x"
+    return f"{sizes}, {sampling}; {_noise_words(volume)}; {volume.reading}; values as stored"
+
+
+def _noise_words(volume: KSpaceVolume) -> str:
+    return "noise covariance of the scan" if volume.noise_covariance is not None else "noise not stated"

@@ -9,15 +9,20 @@ from .layouts.hdf5_content import hdf5_content
 from .layouts.ismrmrd import is_ismrmrd, open_ismrmrd
 from .layouts.m4raw import open_m4raw
 from .layouts.numpy_file import is_numpy, open_numpy
+from .layouts.skm_tea import is_skm_tea, open_skm_tea
+from .layouts.twix import is_twix, open_twix
 from .mri_file import open_volume
 from .mri_volume import KSpaceVolume
 from .slices import Readers
+from .trajectory_file import is_trajectory, open_trajectory
 
 
 def _is_fastmri(path: Path) -> bool:
     """Whether a file is HDF5 with ``kspace``, not of MATLAB and not of CC359."""
     content = hdf5_content(path)
-    if content is None or content.is_matlab or "kspace" not in content.datasets:
+    if content is None or content.is_matlab or "kspace" not in content.datasets or "trajectory" in content.datasets:
+        return False
+    if is_skm_tea(path):
         return False
     return "ismrmrd_header" in content.datasets or not is_cc359_hdf5(*content.datasets["kspace"])
 
@@ -33,6 +38,9 @@ MRI_READERS: Readers[KSpaceVolume] = Readers(
         "cmrxrecon": open_cmrxrecon,
         "m4raw": open_m4raw,
         "ismrmrd": open_ismrmrd,
+        "skm_tea": open_skm_tea,
+        "twix": open_twix,
+        "trajectory": open_trajectory,
     },
     {
         "fastmri": _is_fastmri,
@@ -41,5 +49,8 @@ MRI_READERS: Readers[KSpaceVolume] = Readers(
         "cc359": is_cc359,
         "cmrxrecon": is_cmrxrecon,
         "ismrmrd": is_ismrmrd,
+        "skm_tea": is_skm_tea,
+        "twix": is_twix,
+        "trajectory": is_trajectory,
     },
 )

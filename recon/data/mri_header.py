@@ -22,7 +22,7 @@ class Header:
     ``encoded_shape`` and ``recon_shape`` are ``(readout, phase)`` in pixels, ``encoded_fov_mm`` and ``recon_fov_mm``
     the fields of view of both. Columns ``padding[0]:padding[1]`` of k-space were encoded; the others are zero-filled.
     ``partitions`` is the size of the encoded matrix along the slab, 1 in 2-D scans, ``acceleration`` the factor of
-    parallel imaging.
+    parallel imaging, ``trajectory`` the kind of trajectory, in the words of the standard.
     """
 
     encoded_shape: tuple[int, int]
@@ -35,9 +35,10 @@ class Header:
     recon_fov_mm: tuple[float, float] | None = None
     partitions: int = 1
     acceleration: float = 1.0
+    trajectory: str = "cartesian"
 
 
-def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header:
+def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header", *, cartesian: bool = True) -> Header:
     """Read an ISMRMRD header.
 
     Padding follows fastMRI: encoded columns begin at half the encoded width less ``encodingLimits/.../center``
@@ -50,6 +51,8 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header
         The header, without document type declaration and entities.
     path
         The file of the header, for errors.
+    cartesian
+        Refuse other trajectories.
 
     Raises
     ------
@@ -64,7 +67,9 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header
         raise data_error(path, "ismrmrd_header", found, "plain ISMRMRD XML", "remove the DOCTYPE") from None
     except (ParseError, ValueError) as error:
         raise data_error(path, "ismrmrd_header", f"broken XML ({error})", "ISMRMRD XML", "write it again") from None
-    _require_cartesian(root, path)
+    trajectory = _text(root, "encoding/trajectory") or "cartesian"
+    if cartesian:
+        require_cartesian(trajectory, path)
     encoded = _matrix(root, "encodedSpace", path)
     recon = encoded if root.find("{*}encoding/{*}reconSpace") is None else _matrix(root, "reconSpace", path)
     limits = "encoding/encodingLimits/kspace_encoding_step_1/"
@@ -84,6 +89,7 @@ def read_header(xml: bytes | str, path: Path | str = "ismrmrd_header") -> Header
         recon_fov_mm=_field_of_view(root, "reconSpace", path),
         partitions=int(_number(root, "encoding/encodedSpace/matrixSize/z", path) or 1),
         acceleration=_number(root, _ACCELERATION, path) or 1.0,
+        trajectory=trajectory.lower(),
     )
 
 
@@ -115,17 +121,23 @@ def header_xml(header: Header) -> bytes:
         '<?xml version="1.0" encoding="utf-8"?>\n'
         f'<ismrmrdHeader xmlns="{NAMESPACE}">'
         f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>"
-        f"<encoding>{spaces}<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory>{parallel}</encoding>"
+        f"<encoding>{spaces}<encodingLimits>{limits}</encodingLimits><trajectory>{escape(header.trajectory)}</trajectory>{parallel}</encoding>"
         "<sequenceParameters></sequenceParameters></ismrmrdHeader>"
     )
     return xml.encode()
 
 
-def _require_cartesian(root: Element, path: Path | str) -> None:
-    trajectory = _text(root, "encoding/trajectory") or "cartesian"
+def require_cartesian(trajectory: str, path: Path | str) -> None:
+    """Refuse a trajectory that is not Cartesian.
+
+    Raises
+    ------
+    DataError
+        If it is not.
+    """
     if trajectory.lower() == "cartesian":
         return
-    advice = "grid the samples, or leave out the file"
+    advice = "write radial or spiral samples with recon.write_non_cartesian, or leave out the file"
     if trajectory.lower() == "epi":
         advice = "regrid the ramps, put the lines in order and correct their phases, then write cartesian"
     raise data_error(path, "ismrmrd_header encoding/trajectory", repr(trajectory), "cartesian", advice)

@@ -1,4 +1,4 @@
-"""Slices of fully sampled k-space, measured again along spokes or spirals."""
+"""Slices along spokes or spirals: measured ones, or fully sampled k-space that is measured again."""
 
 import math
 from collections.abc import Sequence
@@ -24,14 +24,18 @@ from physics import (
 
 from ..errors import data_error
 from .augmentation import Augmentation
+from .mri_checks import calibration_lines
 from .mri_formats import MRI_READERS
 from .mri_reduction import CoilChoice
 from .mri_scaling import VolumeFacts
 from .mri_slices import KSpaceSlices, MapsMethod, MeasuredSlice, ReferenceChoice
 from .mri_volume import KSpaceVolume
+from .said_once import count_as_said
 from .sample import Sample
 from .scan_features import mri_features
 from .slices import Seed
+from .trajectory_facts import SampleContent, center_mask, outside_warning, probe_trajectory
+from .trajectory_volume import TrajectoryVolume
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ class TrajectorySimulation:
 
 
 class NonCartesianSlices(KSpaceSlices):
-    """All slices of some files of Cartesian k-space as samples with :class:`physics.NonCartesianMRI`.
+    """All slices of some files as samples with :class:`physics.NonCartesianMRI`.
+
+    Files of samples along a trajectory (:class:`TrajectoryVolume`) are used as measured. They have no reference:
+    networks train on them by self-supervision. All else is about files of Cartesian k-space.
 
     With `simulate` the coil images of fully sampled k-space are measured at the positions of a trajectory, after the
     oversampling of the readout was removed. Without it the file is the measurement: its columns are the spokes, and
@@ -91,11 +98,13 @@ class NonCartesianSlices(KSpaceSlices):
     Raises
     ------
     DataError
-        As for :class:`KSpaceSlices`; and if `simulate` is given for an undersampled file.
+        As for :class:`KSpaceSlices`; and if `simulate` is given for an undersampled file, or one along a trajectory.
     """
 
     simulate: TrajectorySimulation | None
+    _takes_trajectories = True
     _denser_center = "lower the acceleration"
+    _other_maps = "images will hardly be better than gridded ones; measure more spokes"
 
     def __init__(
         self,
@@ -142,10 +151,35 @@ class NonCartesianSlices(KSpaceSlices):
 
     def acceleration(self, number: int) -> float:
         """Samples of a fully sampled scan along such a trajectory over samples, see :class:`physics.Trajectory`."""
+        if isinstance(self.volumes[number], TrajectoryVolume):
+            return self.volume_facts(number).acceleration
         trajectory = self.trajectory(number)
         return super().acceleration(number) if trajectory is None else trajectory.effective_acceleration
 
+    def completeness(self, number: int) -> str:
+        volume = self.volumes[number]
+        if not isinstance(volume, TrajectoryVolume):
+            return super().completeness(number)
+        return f"{volume.shape[2]} spokes of {volume.shape[3]} samples"
+
+    def check(self, number: int) -> list[str]:
+        volume = self.volumes[number]
+        if not isinstance(volume, TrajectoryVolume):
+            return super().check(number)
+        content = SampleContent(volume)
+        for index, samples in enumerate(self.measured_slices(number)):
+            content.look(index, samples)
+            volume.positions(index)
+        outside = outside_warning(volume) if any(content.energy.values()) else None
+        found = (*volume.notes, *content.warnings(), *self._calibration_warnings(number), outside)
+        lines = [line for line in found if line is not None]
+        count_as_said(self.site, volume.path, lines)
+        return lines
+
     def calibration(self, number: int) -> int | None:
+        if isinstance(self.volumes[number], TrajectoryVolume):
+            is_needed = self.maps != "true" and self.volumes[number].shape[1] > 1
+            return calibration_lines(self._probe(number).mask) if is_needed else None
         lines, trajectory = super().calibration(number), self.trajectory(number)
         return lines if lines is None or trajectory is None else min(lines, trajectory.center_width)
 
@@ -161,6 +195,9 @@ class NonCartesianSlices(KSpaceSlices):
         }
 
     def _measure(self, number: int, i: int, kspace: Tensor, facts: VolumeFacts) -> MeasuredSlice:
+        volume = self.volumes[number]
+        if isinstance(volume, TrajectoryVolume):
+            return self._along(number, i, kspace, volume.positions(i), volume.image_shape, facts)
         trajectory = self.trajectory(number)
         if trajectory is None:
             scan = super()._measure(number, i, kspace, facts)
@@ -173,26 +210,46 @@ class NonCartesianSlices(KSpaceSlices):
         samples = one_coil(ifft2c(cut)).squeeze(-3)
         if facts.added_noise is not None:
             samples = samples + self._noise(number, i, samples.shape, facts)
-        gridded = gridded_kspace(samples, trajectory.positions, shape)
-        center = replace(facts, mask=_center(shape, trajectory.center_width))
-        maps, output_weight = self._coil_maps(number, i, gridded, center)
+        center = replace(facts, mask=center_mask(shape, trajectory.center_width))
+        return self._along(number, i, samples, trajectory.positions, shape, center)
+
+    def _along(
+        self, number: int, i: int, samples: Tensor, positions: Tensor, shape: tuple[int, int], facts: VolumeFacts
+    ) -> MeasuredSlice:
+        """A slice of samples along a trajectory; the mask of the facts is the fully sampled center."""
+        maps, output_weight = self._coil_maps(number, i, gridded_kspace(samples, positions, shape), facts)
         white_maps = maps if facts.whitening is None else whiten(maps, facts.whitening)
-        operator = NonCartesianMRI(white_maps, trajectory.positions)
+        operator = NonCartesianMRI(white_maps, positions)
         return MeasuredSlice(facts.mixed(samples), operator, white_maps, output_weight)
 
+    def _probe(self, number: int) -> VolumeFacts:
+        volume = self.volumes[number]
+        return (
+            probe_trajectory(volume, self.reduction) if isinstance(volume, TrajectoryVolume) else super()._probe(number)
+        )
+
     def _features(self, number: int, noise_std: float) -> dict[str, float]:
-        trajectory = self.trajectory(number)
-        if trajectory is None:
+        volume, trajectory = self.volumes[number], self.trajectory(number)
+        if isinstance(volume, TrajectoryVolume):
+            facts = self.volume_facts(number)
+            acceleration, center = facts.acceleration, facts.center_fraction
+        elif trajectory is None:
             return super()._features(number, noise_std)
+        else:
+            acceleration = trajectory.effective_acceleration
+            center = trajectory.center_width / max(volume.shape[2:])
         return mri_features(
-            acceleration=max(1.0, trajectory.effective_acceleration),
-            center_fraction=min(1.0, trajectory.center_width / max(self.volumes[number].shape[2:])),
-            n_coils=self.volumes[number].shape[1],
+            acceleration=max(1.0, acceleration),
+            center_fraction=min(1.0, center),
+            n_coils=volume.shape[1],
             noise_std=noise_std,
             family=None,
         )
 
     def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
+        if self.simulate is not None and isinstance(volume, TrajectoryVolume):
+            found, expected = "samples along a trajectory", "Cartesian k-space for [simulate]"
+            raise data_error(volume.path, "trajectory", found, expected, "remove [simulate]")
         if self.simulate is not None and volume.undersampled:
             expected = "a fully sampled one for [simulate]"
             raise data_error(volume.path, "mask", "an undersampled file", expected, "remove [simulate]")
@@ -209,10 +266,3 @@ def _columns(shape: tuple[int, int]) -> Tensor:
     """Positions of Cartesian k-space, a spoke for each column, ``(width, height, 2)``."""
     rows, columns = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
     return torch.stack((rows.expand(shape[1], -1), columns[:, None].expand(-1, shape[0])), dim=-1)
-
-
-def _center(shape: tuple[int, int], width: int) -> Tensor:
-    """Mask of a square at the center of k-space."""
-    rows, columns = ((torch.arange(n) - n // 2 + width // 2) for n in shape)
-    inside = [(axis >= 0) & (axis < width) for axis in (rows, columns)]
-    return inside[0][:, None] & inside[1]

@@ -141,12 +141,12 @@ def _probed(probe: _Probe) -> VolumeFacts:
         covariance = covariance + added
     if volume.noise_covariance is not None:
         covariance = covariance + volume.noise_covariance
-    whitening, variance = _whitening(covariance)
+    whitening, variance = whitening_of(covariance)
     noise_is_white = whitening is None
     # An estimate from the edges of k-space may be signal, which would weigh the coils.
     noise = torch.zeros_like(covariance) if estimate else covariance
     if (matrix := probe.reduction.matrix(gram, noise)) is not None:
-        whitening, variance = _whitening(matrix @ covariance @ matrix.mH)
+        whitening, variance = whitening_of(matrix @ covariance @ matrix.mH)
     rows = volume.shape[2]
     # An asymmetric echo is measured on a part of the readout alone: its rows of k-space are not alike.
     if probe.reduction.remove_oversampling and not content.lacks_readout:
@@ -160,7 +160,7 @@ def _probed(probe: _Probe) -> VolumeFacts:
         whitening=whitening,
         noise_std=math.sqrt(variance),
         noise_is_estimated=estimate,
-        scale=_robust_maximum(torch.cat(pixels)),
+        scale=robust_maximum(torch.cat(pixels)),
         acceleration=effective_acceleration(volume, mask),
         center_fraction=_center_fraction(mask),
         warnings=tuple(content.warnings()),
@@ -179,7 +179,7 @@ def _coil_coupling(volume: KSpaceVolume) -> Tensor:
     return stated / stated.diagonal().real.mean()
 
 
-def _whitening(covariance: Tensor) -> tuple[Tensor | None, float]:
+def whitening_of(covariance: Tensor) -> tuple[Tensor | None, float]:
     """Whitening matrix (None: the noise is white or absent) and the variance after whitening."""
     variance = float(covariance.diagonal().real.mean())
     white = variance * torch.eye(len(covariance), dtype=covariance.dtype)
@@ -190,7 +190,7 @@ def _whitening(covariance: Tensor) -> tuple[Tensor | None, float]:
     return matrix, float((left @ covariance @ left.mH).diagonal().real.mean())
 
 
-def _robust_maximum(pixels: Tensor) -> float:
+def robust_maximum(pixels: Tensor) -> float:
     """0.999 quantile; the maximum where that is zero, as for a tiny object; 1 for an empty volume."""
     rank = max(math.ceil(0.999 * len(pixels)), 1)
     return float(pixels.kthvalue(rank).values) or float(pixels.max()) or 1.0

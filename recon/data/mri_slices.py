@@ -39,6 +39,7 @@ from .said_once import count_as_said, warn_once
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
 from .slices import VolumeSlices, generator_for, make_operator
+from .trajectory_volume import TrajectoryVolume
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
 ReferenceChoice = Literal["auto", "coil_combined", "rss"]
@@ -111,8 +112,12 @@ class KSpaceSlices(VolumeSlices):
 
     volumes: tuple[KSpaceVolume, ...]
     simulate: Any
+    #: Whether volumes may be :class:`TrajectoryVolume`.
+    _takes_trajectories = False
     #: How ``[simulate]`` gets more calibration lines.
     _denser_center = "raise center_fraction"
+    #: What to do with measured scans of few calibration lines.
+    _other_maps = "images will hardly be better than zero-filled ones; name a calibration scan (data.calibration_scan)"
 
     def __init__(
         self,
@@ -134,6 +139,11 @@ class KSpaceSlices(VolumeSlices):
         **reader_options: Any,
     ) -> None:
         super().__init__(files, site, MRI_READERS, format, reader_options, names)
+        for volume in self.volumes:
+            if isinstance(volume, TrajectoryVolume) and not self._takes_trajectories:
+                found, expected = "samples along a trajectory", "Cartesian k-space"
+                advice = 'set modality = "non_cartesian" in the manifest, and use weights of that modality'
+                raise data_error(volume.path, "trajectory", found, expected, advice)
         self.simulate, self.maps, self.maps_folder = simulate, maps, maps_folder
         self.augment, self.seed = augment, seed
         self.operator = operator or "CartesianMRI"
@@ -302,8 +312,7 @@ class KSpaceSlices(VolumeSlices):
         if lines is None or lines >= CALIBRATION_LINES:
             return []
         found, expected = f"{lines} calibration line{'s' * (lines != 1)}", f"at least {CALIBRATION_LINES} for coil maps"
-        advice = "images will hardly be better than zero-filled ones; name a calibration scan (data.calibration_scan)"
-        key = "mask"
+        key, advice = "mask", self._other_maps
         if self.simulate is not None:
             key, advice = "[simulate]", self._denser_center
         return [str(data_error(self.volumes[number].path, key, found, expected, advice))]
@@ -311,12 +320,15 @@ class KSpaceSlices(VolumeSlices):
     def volume_facts(self, number: int) -> VolumeFacts:
         """Facts of a volume: mask, scale, noise, and how samples are made smaller."""
         if number not in self._facts:
-            noise_std = 0.0 if self.simulate is None else self.simulate.noise_std
-            volume = self.volumes[number]
-            facts = self._facts[number] = probe_volume(volume, self.mask(number), noise_std, self.reduction)
+            volume, facts = self.volumes[number], self._probe(number)
+            self._facts[number] = facts
             for line in (*volume.notes, *facts.warnings, *self._calibration_warnings(number)):
                 warn_once(self.site, volume.path, line)
         return self._facts[number]
+
+    def _probe(self, number: int) -> VolumeFacts:
+        noise_std = 0.0 if self.simulate is None else self.simulate.noise_std
+        return probe_volume(self.volumes[number], self.mask(number), noise_std, self.reduction)
 
     def _virtual_coils(self, number: int) -> int:
         matrix = self.volume_facts(number).compression

@@ -50,9 +50,7 @@ _SIGNATURES = (
 NIFTI = FileFormat("a NIfTI image", _SIMULATE)
 DICOM = FileFormat("a DICOM image", _SIMULATE)
 _BART = FileFormat("a BART file (.cfl, .hdr)", _CONVERT.format("bart"))
-_TWIX = FileFormat(
-    "Siemens raw data (twix)", "convert it with siemens_to_ismrmrd, or read it with twixtools, then " + _WRITE
-)
+_TWIX = FileFormat("Siemens raw data (twix)", _CONVERT.format("twix"))
 _ISMRMRD = FileFormat("an ISMRMRD file, the lines as acquired", _CONVERT.format("ismrmrd"))
 
 
@@ -84,7 +82,7 @@ def format_of(path: Path) -> FileFormat | None:
         return NIFTI
     if head.startswith(b"# Dimensions") or (path.suffix == ".cfl" and path.with_suffix(".hdr").is_file()):
         return _BART
-    if _is_twix(head):
+    if is_twix_head(head):
         return _TWIX
     return _text(head)
 
@@ -101,6 +99,9 @@ def layout_of(file: h5py.File) -> FileFormat | None:
         return FileFormat("a CT scan of fedrecon", f'{ct} = "sinogram" in the manifest; weights of CT')
     if "exchange" in top:
         return FileFormat("CT projections (Data Exchange)", f'{ct} = "exchange" in the manifest')
+    if {"kspace", "trajectory"} <= top:
+        advice = 'read it with modality = "non_cartesian" and format = "trajectory" in the manifest'
+        return FileFormat("radial or spiral samples of fedrecon", advice)
     if "kspace" in top:
         return FileFormat("an MRI scan (k-space)", f'{mri} = "fastmri" in the manifest; weights of MRI')
     if top == {"data"} and getattr(held["data"], "shape", ())[1:] == (1000, 513):
@@ -136,7 +137,8 @@ def _is_nifti(head: bytes) -> bool:
     return head[344:347] in (b"n+1", b"ni1") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
-def _is_twix(head: bytes) -> bool:
+def is_twix_head(head: bytes) -> bool:
+    """Whether the first 1024 bytes of a file are those of Siemens raw data."""
     # VD and later: the number of measurements after a zero. VB: the length of a header of named buffers.
     first, second = (int.from_bytes(head[start : start + 4], "little") for start in (0, 4))
     if len(head) < 1024 or not 0 < second <= 64:

@@ -27,6 +27,8 @@ class Encoding:
         Encoded and reconstructed fields of view; None: not stated.
     calibration
         How calibration lines were acquired, such as ``embedded``; None: not stated.
+    lines
+        Number of values of the counter of phase encoding; None: not stated.
     averages
         Number of averages; 1 where it is not stated.
     receiver_bandwidth
@@ -42,10 +44,16 @@ class Encoding:
     fov_mm: tuple[float, float, float] | None
     recon_fov_mm: tuple[float, float, float] | None
     calibration: str | None
+    lines: int | None
     averages: int
     receiver_bandwidth: float
     protocol: str | None
     patient_id: str | None
+
+    @property
+    def is_cartesian(self) -> bool:
+        """Whether lines are sorted by their counters; echo-planar ones, too, would be, were they not refused."""
+        return self.header.trajectory in ("cartesian", "epi")
 
     def oversampling(self, axis: int) -> float:
         """Encoded over reconstructed field of view along an axis; 1 where they are not stated."""
@@ -54,18 +62,24 @@ class Encoding:
         return self.fov_mm[axis] / self.recon_fov_mm[axis]
 
 
-def read_encodings(xml: str, path: Path) -> list[Encoding]:
+def read_encodings(xml: str, path: Path, *, cartesian: bool = True) -> list[Encoding]:
     """All encodings of a header.
+
+    Parameters
+    ----------
+    cartesian
+        Refuse other trajectories.
 
     Raises
     ------
     DataError
-        If the XML is broken, holds entities or no encoding, a size is missing, or a trajectory is not Cartesian.
+        If the XML is broken, holds entities or no encoding, a size is missing, or a trajectory is not Cartesian where
+        `cartesian` is set.
     """
     try:
         root: Element = fromstring(xml, forbid_dtd=True)
     except (DefusedXmlException, ParseError, ValueError):
-        read_header(xml, path)  # says what is wrong
+        read_header(xml, path, cartesian=cartesian)  # says what is wrong
         raise
     encodings = root.findall("{*}encoding")
     if not encodings:
@@ -76,7 +90,7 @@ def read_encodings(xml: str, path: Path) -> list[Encoding]:
             if other in root:
                 root.remove(other)
         root.append(encoding)
-        found.append(_encoding(root, encoding, read_header(tostring(root), path)))
+        found.append(_encoding(root, encoding, read_header(tostring(root), path, cartesian=cartesian)))
     return found
 
 
@@ -91,6 +105,7 @@ def _encoding(root: Element, encoding: Element, header: Header) -> Encoding:
         fov_mm=_fov(encoding, "encodedSpace"),
         recon_fov_mm=_fov(encoding, "reconSpace"),
         calibration=_text(encoding, "parallelImaging/calibrationMode"),
+        lines=None if (last := _integer(encoding, f"{limits}1/maximum")) is None else last + 1,
         averages=1 + (_integer(encoding, "encodingLimits/average/maximum") or 0),
         receiver_bandwidth=_number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth") or 1.0,
         protocol=_text(root, "measurementInformation/protocolName"),

@@ -117,6 +117,34 @@ def read_samples(path: Path, lines: Lines, numbers: Array) -> Iterator[tuple[int
     DataError
         If a line does not hold the samples that its head states.
     """
+    for number, record in _records(path, numbers, ("data",)):
+        yield number, _samples(path, lines, number, record["data"])
+
+
+def read_spokes(path: Path, lines: Lines, numbers: Array) -> Iterator[tuple[int, Array, Array]]:
+    """As :func:`read_samples`, with the positions of the samples as the file states them, ``(samples, axes)``.
+
+    Raises
+    ------
+    DataError
+        If a line does not hold the samples and positions that its head states.
+    """
+    for number, record in _records(path, numbers, ("data", "traj")):
+        head = lines.head[number]
+        samples, axes = int(head["number_of_samples"]), int(head["trajectory_dimensions"])
+        stored = np.asarray(record["traj"], np.float32)
+        if stored.size != samples * axes:
+            found, expected = f"{stored.size} values", f"{samples} samples x {axes} axes, as its head states"
+            raise data_error(path, f"data[{number}] traj", found, expected, "write the file again")
+        yield (
+            number,
+            _samples(path, lines, number, record["data"]),
+            _kept(lines, number, stored.reshape(samples, axes).T).T,
+        )
+
+
+def _records(path: Path, numbers: Array, fields: tuple[str, ...]) -> Iterator[tuple[int, Any]]:
+    """Number and record of lines, in the order of the file."""
     with opened(path) as file:
         dataset = _group(file, path)["data"]
         for start in range(0, len(dataset), _BLOCK):
@@ -124,17 +152,26 @@ def read_samples(path: Path, lines: Lines, numbers: Array) -> Iterator[tuple[int
             if not len(chosen):
                 continue
             first, last = int(chosen.min()), int(chosen.max()) + 1
-            block = dataset.fields("data")[first:last]
+            block = dataset.fields(list(fields))[first:last]
             for number in chosen.tolist():
-                head = lines.head[number]
-                coils, samples = int(head["active_channels"]), int(head["number_of_samples"])
-                stored = np.asarray(block[number - first], np.float32)
-                if stored.size != 2 * coils * samples:
-                    found, expected = f"{stored.size} values", f"2 x {coils} coils x {samples} samples"
-                    raise data_error(path, f"data[{number}]", found, expected, "copy the file again")
-                values = stored.view(np.complex64).reshape(coils, samples)
-                values = values[:, int(head["discard_pre"]) : samples - int(head["discard_post"])]
-                yield number, values[:, ::-1] if lines.reverse[number] else values
+                yield number, block[number - first]
+
+
+def _samples(path: Path, lines: Lines, number: int, stored: Any) -> Array:
+    head = lines.head[number]
+    coils, samples = int(head["active_channels"]), int(head["number_of_samples"])
+    values = np.asarray(stored, np.float32)
+    if values.size != 2 * coils * samples:
+        found, expected = f"{values.size} values", f"2 x {coils} coils x {samples} samples"
+        raise data_error(path, f"data[{number}]", found, expected, "copy the file again")
+    return _kept(lines, number, values.view(np.complex64).reshape(coils, samples))
+
+
+def _kept(lines: Lines, number: int, values: Array) -> Array:
+    """Values ``(..., samples)`` of a line without discarded samples, turned round if it was acquired in reverse."""
+    head = lines.head[number]
+    kept = values[..., int(head["discard_pre"]) : values.shape[-1] - int(head["discard_post"])]
+    return kept[..., ::-1] if lines.reverse[number] else kept
 
 
 def _group(file: h5py.File, path: Path) -> h5py.Group:

@@ -8,7 +8,8 @@ import numpy as np
 from ...errors import data_error
 from ..complex_values import Array
 from .ismrmrd_encoding import Encoding
-from .ismrmrd_lines import Lines, read_samples
+from .ismrmrd_lines import Lines
+from .ismrmrd_selection import LineFile
 from .slab import slab_as_slices
 
 #: Smallest ratio of the fields of view that is oversampling, not rounding.
@@ -80,7 +81,9 @@ def place_lines(path: Path, lines: Lines, numbers: Array, encoding: Encoding) ->
     return Places(numbers, image, positions[0], positions[1], start, images, int(coils[0]))
 
 
-def sorted_kspace(path: Path, lines: Lines, at: Places, encoding: Encoding) -> tuple[Array, Array, str]:
+def sorted_kspace(
+    path: Path, lines: Lines, at: Places, encoding: Encoding, source: LineFile
+) -> tuple[Array, Array, str]:
     """k-space ``(slices, coils, readout, phase)``, its mask, and what was done, in words.
 
     Positions that were measured several times are averaged. Readout oversampling is removed where all lines are
@@ -89,7 +92,7 @@ def sorted_kspace(path: Path, lines: Lines, at: Places, encoding: Encoding) -> t
     width, height, depth = encoding.size
     kspace = np.zeros((len(at.images), at.coils, width, height, depth), np.complex64)
     row = {int(number): index for index, number in enumerate(at.numbers)}
-    for number, values in read_samples(path, lines, at.numbers):
+    for number, values in source.samples(path, lines, at.numbers):
         i = row[number]
         start = int(at.start[i])
         kspace[at.image[i], :, start : start + values.shape[1], at.phase[i], at.partition[i]] += values

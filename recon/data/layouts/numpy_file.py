@@ -61,7 +61,9 @@ def open_numpy(path: Path) -> ArrayVolume:
     """
     content = _content(path)
     if (trajectory := next((key for key in content if key.lower().startswith("traj")), None)) is not None:
-        raise data_error(path, trajectory, "a trajectory", "Cartesian k-space", "grid the samples first")
+        raise data_error(
+            path, trajectory, "a trajectory", "Cartesian k-space", "write it with recon.write_non_cartesian"
+        )
     array = content.get("kspace")
     if array is None:
         raise data_error(path, "kspace", f"only {', '.join(content) or 'nothing'}", "an array kspace", _ADVICE)

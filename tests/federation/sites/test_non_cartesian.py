@@ -7,8 +7,8 @@ import pytest
 from federation import ConfigError, check_sites, load_federation, load_manifest, make_demo_sites, make_fastmri_sites
 from federation.cli.main import main
 from federation.sites import MRIScanner, SimulatedSite, read_scanners
-from physics import NonCartesianMRI
-from recon import Simulation, TrajectorySimulation
+from physics import NonCartesianMRI, birdcage_maps, golden_angle_trajectory, phantom_volume
+from recon import Simulation, TrajectorySimulation, write_non_cartesian
 
 from ..fake_sites import SMALL, write_file
 
@@ -76,6 +76,23 @@ def test_files_of_a_folder_are_measured_along_a_trajectory(tmp_path: Path) -> No
     assert (undersampled.modality, undersampled.simulate) == ("mri", None)
     again = make_fastmri_sites(tmp_path / "knee", tmp_path / "again", simulate=TrajectorySimulation("spiral", 3))
     assert load_manifest(again[0].path).simulation() == TrajectorySimulation("spiral", 3)
+
+
+def test_measured_radial_scans_make_sites_of_their_own_that_train(tmp_path: Path) -> None:
+    trajectory = golden_angle_trajectory(30, 40)
+    A = NonCartesianMRI(birdcage_maps(2, (20, 20), seed=0), trajectory)
+    for index in range(3):
+        samples = A(phantom_volume(1, (20, 20), seed=index)[0])
+        write_non_cartesian(tmp_path / "knee" / f"r{index}.h5", samples, trajectory, (20, 20), patient_id=f"r{index}")
+        write_file(tmp_path / "knee" / f"p{index}.h5", f"p{index}")
+    make_fastmri_sites(tmp_path / "knee", tmp_path / "sites")
+    radial, cartesian = sorted(
+        load_federation(tmp_path / "sites"), key=lambda manifest: manifest.data.format, reverse=True
+    )
+    assert (radial.modality, radial.data.format, radial.simulate) == ("non_cartesian", "trajectory", None)
+    assert radial.name.endswith("non-cartesian") and radial.trains and cartesian.modality == "mri"
+    sample = radial.dataset("train")[0]
+    assert isinstance(sample.operator, NonCartesianMRI) and sample.reference is None
 
 
 def test_scanners_of_a_file_may_be_radial(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ OWN = {
     ("mri numpy", "NumPy archive"),
     ("mri bart", "BART"),
     ("mri ismrmrd", "ISMRMRD"),
+    ("mri twix", "Siemens raw data"),
+    ("mri twix", "Siemens raw data "),
     ("ct sinogram", "CT scan of fedrecon"),
     ("ct exchange", "Data Exchange"),
     ("ct htc2022", "a MATLAB file"),

@@ -117,6 +117,7 @@ class RawFile:
 
     xml: str
     lines: list[Any] = field(default_factory=list)
+    positions: dict[int, Array] = field(default_factory=dict)
 
     def add(
         self,
@@ -127,15 +128,19 @@ class RawFile:
         space: int = 0,
         discard: tuple[int, int] = (0, 0),
         time_us: float = 5.0,
+        positions: Array | None = None,
         **counters: int,
     ) -> None:
-        """Samples ``(coils, samples)``."""
+        """Samples ``(coils, samples)``; positions ``(samples, axes)``."""
         head = np.zeros((), HEAD)
         head["version"], head["flags"], head["encoding_space_ref"], head["sample_time_us"] = 1, flags, space, time_us
         head["active_channels"] = head["available_channels"] = len(samples)
         head["number_of_samples"] = samples.shape[1]
         head["center_sample"] = samples.shape[1] // 2 if center is None else center
         head["discard_pre"], head["discard_post"] = discard
+        if positions is not None:
+            head["trajectory_dimensions"] = positions.shape[-1]
+            self.positions[len(self.lines)] = np.asarray(positions, np.float32).ravel()
         for name, value in counters.items():
             head["idx"][name] = value
         self.lines.append((head, np.ascontiguousarray(samples, np.complex64).view(np.float32).ravel()))
@@ -155,6 +160,7 @@ class RawFile:
             records = np.zeros(len(self.lines), LINE)
             for number, (head, values) in enumerate(self.lines):
                 records["head"][number] = head
-                records["traj"][number], records["data"][number] = np.zeros(0, np.float32), values
+                records["traj"][number] = self.positions.get(number, np.zeros(0, np.float32))
+                records["data"][number] = values
             data[:] = records
         return path

@@ -236,11 +236,10 @@ def test_other_lines_are_left_out_and_counted(raw: RawFile, kspace: Array, tmp_p
     assert "left out: 2 navigator lines, 1 phase correction lines, 1 dummy lines" in volume.reading
 
 
-@pytest.mark.parametrize("trajectory", ["radial", "spiral", "goldenangle", "epi"])
-def test_other_trajectories_are_refused(trajectory: str, kspace: Array, tmp_path: Path) -> None:
-    raw = RawFile(header_of(encoding_xml(SIZE, trajectory=trajectory)))
+def test_echo_planar_lines_are_refused(kspace: Array, tmp_path: Path) -> None:
+    raw = RawFile(header_of(encoding_xml(SIZE, trajectory="epi")))
     raw.add_slices(kspace[:1])
-    assert f"encoding/trajectory: found '{trajectory}', expected cartesian" in refused(raw.write(tmp_path / "a.h5"))
+    assert "encoding/trajectory: found 'epi', expected cartesian" in refused(raw.write(tmp_path / "a.h5"))
 
 
 def test_lines_that_do_not_fit_are_one_line(kspace: Array, tmp_path: Path) -> None:
