@@ -123,7 +123,7 @@ class Method:
         """
         if simulate:
             raise DataError("--simulate: belongs to a run; leave it out")
-        stored = self.kind.arguments(maps_folder=maps_folder)
+        stored = self.kind.arguments(maps_folder=maps_folder, raw_coils=self.raw_coils)
         format = self._format or self.kind.format_of(Path(scan))
         return self.kind.slices([Path(scan)], _NO_SITE, **stored, **({} if format is None else {"format": format}))
 
@@ -163,6 +163,11 @@ class Method:
         return file.suffix.lower() in self.suffixes or (file.suffix != ".hdr" and self.kind.format_of(file) is not None)
 
     @property
+    def raw_coils(self) -> bool:
+        """Whether the network takes coils and readout as measured, see :class:`recon.KSpaceSlices`."""
+        return bool(getattr(self.network, "raw_coils", False))
+
+    @property
     def simulates(self) -> bool:
         """Whether scans can be degraded as in training."""
         return False
@@ -190,7 +195,8 @@ class Method:
 
     def _of_format(self, path: Path, format: str | None) -> VolumeSlices:
         """Slices of a file of a format; None: the usual one."""
-        return self.kind.slices([path], _NO_SITE, **({} if format is None else {"format": format}))
+        raw = self.kind.arguments(raw_coils=self.raw_coils)
+        return self.kind.slices([path], _NO_SITE, **raw, **({} if format is None else {"format": format}))
 
 
 class RunMethod(Method):
@@ -210,7 +216,7 @@ class RunMethod(Method):
     def samples(self, scan: Path | str, *, simulate: bool = False, maps_folder: Path | None = None) -> VolumeSlices:
         if simulate and not self.simulates:
             raise DataError(f"{self.manifest.path}: has no [simulate] to apply; leave out --simulate")
-        return self.manifest.samples([Path(scan)], degraded=simulate, maps_folder=maps_folder)
+        return self.manifest.samples([Path(scan)], degraded=simulate, maps_folder=maps_folder, raw_coils=self.raw_coils)
 
     def at_work(self, network: nn.Module) -> AbstractContextManager[None]:
         return self._task.at_work(network)
@@ -228,6 +234,10 @@ class RunMethod(Method):
         return frozenset(file.suffix.lower() for file in files)
 
     @property
+    def raw_coils(self) -> bool:
+        return self._task.raw_coils
+
+    @property
     def simulates(self) -> bool:
         return self.manifest.simulate is not None
 
@@ -237,7 +247,8 @@ class RunMethod(Method):
         keys = self.kind.data_options().keys() - {"format"}
         named = {} if format is None else {"format": format}
         options = {key: getattr(self.manifest.data, key) for key in keys}
-        return self.kind.slices([path], self.manifest.name, **named, **options)
+        raw = self.kind.arguments(raw_coils=self.raw_coils)
+        return self.kind.slices([path], self.manifest.name, **named, **options, **raw)
 
 
 class WeightsMethod(Method):

@@ -75,6 +75,11 @@ class NetworkSettings:
         """Default of every key."""
         return {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(cls)}
 
+    @property
+    def raw_coils(self) -> bool:
+        """Whether the network takes scans as measured, see :class:`VarNet`; all others take whitened coils."""
+        return self.architecture_options.get("raw_coils", False) is True
+
     def record(self) -> dict[str, Any]:
         """Values that are no defaults, as JSON holds them; the inverse of :meth:`of`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -35,6 +35,9 @@ class VarNet(nn.Module):
         Size of the regularizers, see :class:`NormalizedUNet`.
     sensitivity_channels, sensitivity_depth
         Size of the U-Net that estimates the coil maps.
+    raw_coils
+        Whether it takes the coils and the readout as the scanner measured them, as published networks do: neither
+        whitened nor compressed nor without oversampling. Datasets honor it, see :class:`recon.KSpaceSlices`.
 
     References
     ----------
@@ -52,10 +55,14 @@ class VarNet(nn.Module):
         *,
         sensitivity_channels: int = 8,
         sensitivity_depth: int = 4,
+        raw_coils: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
             raise ValueError(f"VarNet: cascades is {cascades}, expected at least 1")
+        if not isinstance(raw_coils, bool):
+            raise ValueError(f"VarNet: raw_coils is {raw_coils!r}, expected true or false")
+        self.raw_coils = raw_coils
         self.sensitivity = SensitivityNetwork(sensitivity_channels, sensitivity_depth)
         self.regularizers = nn.ModuleList(NormalizedUNet(channels, depth) for _ in range(cascades))
         self.consistency = nn.ModuleList(SoftWeight() for _ in range(cascades))

@@ -1,6 +1,5 @@
 """Trained weights of fastMRI's VarNet: read without running code of the file, and given the names of our network."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from ..errors import data_error
 from ..networks import NetworkSettings, VarNet
+from .torch_file import read_content
 
 _CASCADE, _MAPS = "cascades.{}.model.unet.", "sens_net.norm_unet.unet."
 #: Prefix of the network in a checkpoint of fastMRI's training module.
@@ -24,9 +24,9 @@ def import_fastmri(path: Path | str) -> tuple[NetworkSettings, VarNet]:
     Parameters
     ----------
     path
-        A file of ``torch.save``: a state dict of ``fastmri.models.VarNet``, or a checkpoint of PyTorch Lightning whose
-        ``state_dict`` has these names after ``varnet.``; its other entries are not used. It is read with
-        ``weights_only=True``: a file that needs other classes is refused.
+        A file of ``torch.save`` or safetensors: a state dict of ``fastmri.models.VarNet``, or a checkpoint of PyTorch
+        Lightning whose ``state_dict`` has these names after ``varnet.``; its other entries are not used. It is read
+        with ``weights_only=True``: a file that needs other classes is refused.
 
     Raises
     ------
@@ -34,16 +34,7 @@ def import_fastmri(path: Path | str) -> tuple[NetworkSettings, VarNet]:
         If the file cannot be read, or is no VarNet; see :func:`from_fastmri`.
     """
     path = Path(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        found, expected = "a pickle with other objects than tensors, or no pickle", "tensors and plain values alone"
-        advice = "where you trust it, write its state_dict alone with torch.save; nothing of it was run"
-        raise data_error(path, "file", found, expected, advice) from None
-    except OSError as error:
-        raise data_error(path, "file", f"none that can be read ({error.strerror})", "weights", "correct it") from None
-    except Exception as error:  # a damaged archive raises whatever its bytes lead to
-        raise data_error(path, "file", f"a damaged file ({error})", "a file of torch.save", "get it again") from None
+    content = read_content(path, _ADVICE)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -78,7 +69,11 @@ def from_fastmri(state: Mapping[str, Tensor], where: Path | str) -> tuple[Networ
     sensitivity_channels, sensitivity_depth = _size(state, _MAPS, where)
     settings = NetworkSettings(
         architecture="varnet",
-        architecture_options={"sensitivity_channels": sensitivity_channels, "sensitivity_depth": sensitivity_depth},
+        architecture_options={
+            "sensitivity_channels": sensitivity_channels,
+            "sensitivity_depth": sensitivity_depth,
+            "raw_coils": True,
+        },
         cascades=_count(state, "cascades."),
         channels=channels,
         depth=depth,
