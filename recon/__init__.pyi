@@ -176,6 +176,7 @@ from .networks import AxisCorrection as AxisCorrection
 from .networks import ChebyshevStep as ChebyshevStep
 from .networks import ConvRegularizer as ConvRegularizer
 from .networks import DataConsistent as DataConsistent
+from .networks import DirectVarNet as DirectVarNet
 from .networks import DualStep as DualStep
 from .networks import FiLM as FiLM
 from .networks import FilteredStep as FilteredStep
@@ -254,8 +255,9 @@ from .training import train_locally as train_locally
 from .training import train_privately as train_privately
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .weights import WeightsFile as WeightsFile
+from .weights import from_direct as from_direct
 from .weights import from_fastmri as from_fastmri
-from .weights import import_fastmri as import_fastmri
+from .weights import import_varnet as import_varnet
 from .weights import is_weights as is_weights
 from .weights import load_weights as load_weights
 from .weights import open_weights as open_weights

@@ -18,6 +18,7 @@ from .data_consistency import SiteDataConsistency as SiteDataConsistency
 from .data_consistency import SitePart as SitePart
 from .data_consistency import SiteStrength as SiteStrength
 from .data_consistency import WeightedStep as WeightedStep
+from .direct_varnet import DirectVarNet as DirectVarNet
 from .noise_level import noise_map as noise_map
 from .operator_corrections import AxisCorrection as AxisCorrection
 from .operator_corrections import MapsCorrection as MapsCorrection

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from fastmri.models import Unet
 from fastmri.models import VarNet as FastMRIVarNet
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,7 +26,7 @@ from recon import (
     Simulation,
     center_crop,
     coil_covariance,
-    import_fastmri,
+    import_varnet,
     is_adapter,
     load_weights,
     open_weights,
@@ -146,11 +147,26 @@ def test_a_scan_of_correlated_coils_is_reconstructed_as_by_fastmri(source: Path,
     assert main(["reconstruct", "--weights", str(base), str(scan), "--out", str(image)]) == 0
     assert largest_difference(image, expected) < 1e-5
     # A network without the option takes the whitened, compressed coils of a sample.
-    settings, network = import_fastmri(source)
+    settings, network = import_varnet(source)
     options = {key: value for key, value in settings.architecture_options.items() if key != "raw_coils"}
     save_weights(network, old, replace(settings, architecture_options=options), "mri", "Whitened")
     assert main(["reconstruct", "--weights", str(old), str(scan), "--out", str(image), "--overwrite"]) == 0
     assert largest_difference(image, expected) > 0.05
+
+
+def test_a_checkpoint_of_direct_reconstructs_a_scan(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = {"layers_list.0.learning_rate": torch.ones(1)}
+    model |= {f"layers_list.0.regularizer_model.{name}": t for name, t in Unet(2, 2, 2, 2).state_dict().items()}
+    checkpoint, image = tmp_path / "model_10.pt", tmp_path / "image.h5"
+    torch.save({"model": model, "sensitivity_model": Unet(2, 2, 2, 2).state_dict(), "__author__": "me"}, checkpoint)
+    raw_scan(tmp_path / "scan.h5")
+    assert main(["import-weights", str(checkpoint)]) == 0
+    weights = checkpoint.with_suffix(".safetensors")
+    assert open_weights(weights).title == "VarNet of DIRECT, 1 cascades of 2 channels, from model_10.pt"
+    assert main(["reconstruct", "--weights", str(weights), str(tmp_path / "scan.h5"), "--out", str(image)]) == 0
+    with h5py.File(image) as file:
+        assert file["reconstruction"].shape == (2, 48, 40)
 
 
 def test_training_scoring_and_attacks_take_raw_coils_as_well(base: Path, tmp_path: Path) -> None:
@@ -217,7 +233,7 @@ def test_a_proposal_holds_the_base_by_its_digest(base: Path, tmp_path: Path) -> 
     assert content is not None and str(base) not in sent.to_toml()
     (tmp_path / "base").write_bytes(content)
     received = build_network(attach_base(sent, tmp_path / "base").network).state_dict()
-    expected = import_fastmri(base.with_suffix(".pt"))[1].state_dict()
+    expected = import_varnet(base.with_suffix(".pt"))[1].state_dict()
     assert all(
         torch.equal(received[name.replace(".weight", ".base.weight")], tensor)
         for name, tensor in expected.items()
