@@ -62,6 +62,8 @@ from .data import PREPARING as PREPARING
 from .data import Augmentation as Augmentation
 from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
+from .data import CineSimulation as CineSimulation
+from .data import CineSlices as CineSlices
 from .data import Conversion as Conversion
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
@@ -193,11 +195,13 @@ from .networks import Regularizer as Regularizer
 from .networks import SiteDataConsistency as SiteDataConsistency
 from .networks import SitePart as SitePart
 from .networks import SiteStrength as SiteStrength
+from .networks import SpaceTimeRegularizer as SpaceTimeRegularizer
 from .networks import StepScale as StepScale
 from .networks import TwinNetwork as TwinNetwork
 from .networks import UNetRegularizer as UNetRegularizer
 from .networks import UnrolledNetwork as UnrolledNetwork
 from .networks import VarNet as VarNet
+from .networks import VolumeRegularizer as VolumeRegularizer
 from .networks import WeightedStep as WeightedStep
 from .networks import add_lora as add_lora
 from .networks import add_prompts as add_prompts

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from physics import per_sample
 from recon import (
     MODALITIES,
     STARTER_WEIGHTS,
@@ -177,7 +178,7 @@ class Method:
             if sample.scale.ndim == 0:
                 return reconstruct(self.network, sample) * sample.scale
             images = apply(self.network, to_device_of(self.network, sample)).to(sample.measurement.device)
-            return images * sample.scale[:, None, None]
+            return images * per_sample(sample.scale, images.ndim - 1)
 
     def _image_of_arrays(self, measurement: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if self.kind.write_scan is None:
@@ -354,7 +355,7 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
             images.append(image * sample.scale)
             magnitudes.append(sample.magnitude(image) * sample.scale)
             made(index + 1)
-    magnitude, complex_images = torch.stack(magnitudes).numpy(), torch.stack(images).numpy()
+    magnitude, complex_images = (samples.as_stored(torch.stack(stack)).numpy() for stack in (magnitudes, images))
     path = samples.volumes[0].path
     if not (np.isfinite(magnitude).all() and np.isfinite(complex_images).all()):
         found, expected = "NaN or infinite values in the image", "finite ones"

@@ -225,7 +225,7 @@ class VolumeSlices(Dataset[Sample], ABC):
         self.volumes = tuple(readers.open(file, format, **reader_options) for file in files)
         self.names = tuple(volume.path.name for volume in self.volumes) if names is None else tuple(names)
         _require_different(self.names, [volume.path for volume in self.volumes])
-        self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
+        self._ends = list(accumulate(self.n_slices(number) for number in range(len(self.volumes))))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -238,6 +238,14 @@ class VolumeSlices(Dataset[Sample], ABC):
     @abstractmethod
     def sample(self, number: int, i: int) -> Sample:
         """Slice ``i`` of a volume."""
+
+    def n_slices(self, number: int) -> int:
+        """Number of samples of a volume."""
+        return self.volumes[number].shape[0]
+
+    def as_stored(self, images: Tensor) -> Tensor:
+        """Images of all samples of a volume, ``(slices, *A.domain_shape)``, as 2-D images in the order of its file."""
+        return images
 
     @abstractmethod
     def acceleration(self, number: int) -> float:

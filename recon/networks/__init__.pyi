@@ -30,6 +30,8 @@ from .regularizers import Regularizer as Regularizer
 from .regularizers import UNetRegularizer as UNetRegularizer
 from .settings import Network as Network
 from .settings import NetworkSettings as NetworkSettings
+from .spacetime import SpaceTimeRegularizer as SpaceTimeRegularizer
+from .spacetime import VolumeRegularizer as VolumeRegularizer
 from .unrolled import UnrolledNetwork as UnrolledNetwork
 from .varnet import VarNet as VarNet
 from .wrappers import DataConsistent as DataConsistent
