@@ -16,6 +16,8 @@ _TISSUES = {
     "wall": (0.34, 0.08),
     "blood": (0.90, 0.03),
 }
+#: End of the systole in parts of the beat.
+_SYSTOLE = 0.375
 
 
 def beating_heart(n_frames: int, shape: tuple[int, int], seed: int, z: float = 0.0) -> Tensor:
@@ -51,12 +53,18 @@ def beating_heart(n_frames: int, shape: tuple[int, int], seed: int, z: float = 0
     grain, bias, slope = texture.at(z, shape)[0], *shading.at(z, shape)
     frames = []
     for frame in range(n_frames):
-        contraction = 0.5 - 0.5 * math.cos(2 * math.pi * frame / n_frames)
-        signal, strength, inside = _frame(shape, anatomy, z, contraction)
+        signal, strength, inside = _frame(shape, anatomy, z, _contraction(frame / n_frames))
         frames.append(signal * (1 + strength * grain) * (1 + 0.08 * bias) * inside)
     magnitude = torch.stack(frames).clamp_min(0)
     image: Tensor = torch.polar(magnitude / magnitude.max(), (0.6 * slope).expand_as(magnitude))
     return image
+
+
+def _contraction(time: float) -> float:
+    """From 0 at the end of the diastole to 1 at that of the systole, which lasts a part of the beat."""
+    if time < _SYSTOLE:
+        return 0.5 - 0.5 * math.cos(math.pi * time / _SYSTOLE)
+    return 0.5 + 0.5 * math.cos(math.pi * (time - _SYSTOLE) / (1 - _SYSTOLE))
 
 
 def _frame(shape: tuple[int, int], anatomy: list[float], z: float, contraction: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from physics import FRAME_SAMPLINGS, CineMRI, combine_coils, file_seed, ifft2c, whiten
 
 from ..errors import DataError, data_error
+from .mri_checks import calibration_lines
 from .mri_formats import MRI_READERS
 from .mri_reduction import CoilChoice
 from .mri_scaling import VolumeFacts
@@ -139,6 +140,11 @@ class CineSlices(KSpaceSlices):
     def _drawn(self, number: int) -> Tensor:
         """Positions that all frames sample, from which scale and noise of the volume are measured."""
         return self.frame_masks(number).all(0)
+
+    def calibration(self, number: int) -> int | None:
+        """Lines in the center that some frame samples: the maps are estimated from their mean."""
+        lines = super().calibration(number)
+        return None if lines is None else calibration_lines(self.frame_masks(number).any(0))
 
     def acceleration(self, number: int) -> float:
         volume, masks = self.volumes[number], self.frame_masks(number)

@@ -10,7 +10,7 @@ from .regularizers import Regularizer
 
 
 class SpaceTimeRegularizer(Regularizer):
-    """Residual CNN of frames: a 3x3 convolution in space, then one along time, in every layer; the identity at the start.
+    """Residual CNN of frames: every layer convolves in space (3x3), then along time (3); the identity at the start.
 
     Time is periodic, as in a cine of the heart: the frame after the last is the first. A single frame is its own
     neighbor.

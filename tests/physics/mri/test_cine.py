@@ -86,9 +86,9 @@ def test_the_heart_beats_and_the_chest_does_not() -> None:
     assert image.max() == 1 and (image > 0).any(0).float().mean() < 0.7
     change = (image - image[0]).abs().amax(0)
     assert change[28:36, 28:44].max() > 0.3 and change[:14].max() == 0
-    torch.testing.assert_close(image[1], image[7])  # a cosine is even
+    assert not torch.allclose(image[1], image[7], atol=0.05)  # it contracts faster than it relaxes
     blood = (image > 0.6 * image[:, 24:40, 24:44].amax()).float()[:, 24:40, 30:44].sum((1, 2))
-    assert blood[4] < 0.7 * blood[0]
+    assert blood[3] < 0.7 * blood[0] and blood.argmin() == 3
     assert not torch.equal(image, beating_heart(8, (64, 64), 4).abs())
     small, large = beating_heart(1, (32, 32), 3).abs()[0], beating_heart(1, (64, 64), 3).abs()[0]
     assert (torch.nn.functional.avg_pool2d(large[None], 2)[0] - small).abs().mean() < 0.02
