@@ -169,6 +169,11 @@ class Method:
         return bool(getattr(self.network, "raw_coils", False))
 
     @property
+    def usual_format(self) -> str | None:
+        """Format of the files that the method was trained on; None: unknown."""
+        return None
+
+    @property
     def simulates(self) -> bool:
         """Whether scans can be degraded as in training."""
         return False
@@ -217,7 +222,14 @@ class RunMethod(Method):
     def samples(self, scan: Path | str, *, simulate: bool = False, maps_folder: Path | None = None) -> VolumeSlices:
         if simulate and not self.simulates:
             raise DataError(f"{self.manifest.path}: has no [simulate] to apply; leave out --simulate")
-        return self.manifest.samples([Path(scan)], degraded=simulate, maps_folder=maps_folder, raw_coils=self.raw_coils)
+        other = self.kind.format_of_another(Path(scan), self.usual_format)
+        return self.manifest.samples(
+            [Path(scan)], degraded=simulate, maps_folder=maps_folder, raw_coils=self.raw_coils, format=other
+        )
+
+    @property
+    def usual_format(self) -> str:
+        return str(self.manifest.data.format)
 
     def at_work(self, network: nn.Module) -> AbstractContextManager[None]:
         return self._task.at_work(network)
@@ -225,9 +237,6 @@ class RunMethod(Method):
     @contextmanager
     def stored_maps(self) -> Iterator[Path]:
         yield self._maps
-
-    def takes(self, file: Path) -> bool:
-        return file.suffix.lower() in self.suffixes  # of the format of the site
 
     @property
     def suffixes(self) -> frozenset[str]:

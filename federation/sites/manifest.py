@@ -141,6 +141,7 @@ class SiteManifest(Section):
         raw_coils: bool = False,
         augment: recon.Augmentation | None = None,
         seed: int = 0,
+        format: str | None = None,
     ) -> recon.VolumeSlices:
         """Slices of some files.
 
@@ -154,6 +155,8 @@ class SiteManifest(Section):
             Whether the network takes coils and readout as measured, see :class:`recon.KSpaceSlices`.
         augment, seed
             Augmentation of training images, and its seed.
+        format
+            Format of the files, whose options have their defaults; None: that of the manifest, with its options.
 
         Raises
         ------
@@ -166,14 +169,18 @@ class SiteManifest(Section):
         if augment is not None and not kind.augments:
             found = f"{self.modality} with training.augment"
             raise config_error(self.path, "modality", found, "a recipe without", "set training.augment=false")
-        keys = kind.data_options().keys() | kind.reader_options(self.data.format).keys()
+        options = {key: getattr(self.data, key) for key in kind.data_options()}
+        if format in (None, self.data.format):
+            options |= {key: getattr(self.data, key) for key in kind.reader_options(self.data.format)}
+        else:
+            options["format"] = format
         return kind.slices(
             files,
             self.name,
             names=[names.get(self._listed(file), file.name) for file in files],
             simulate=self.simulation() if degraded else None,
             **kind.arguments(maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed),
-            **{key: getattr(self.data, key) for key in keys},
+            **options,
         )
 
     def dataset(

@@ -110,6 +110,10 @@ class Readers(Registry[AnyVolume]):
         if known is not None and known.is_named:
             raise data_error(path, "file", known.name, f"a file of format {format}", known.advice) from None
 
+    def has_detector(self, name: str) -> bool:
+        """Whether a reader can tell from the content of a file that it takes it."""
+        return name in self._detectors
+
     def takes(self, path: Path) -> list[str]:
         """Names of the readers that take a file, told from its content."""
         with naming_file(path, "file"):

@@ -113,6 +113,20 @@ class Modality:
         """
         return self.readers.detect(path) if path.is_file() and self.readers.takes(path) else None
 
+    def format_of_another(self, path: Path, usual: str) -> str | None:
+        """Name of the reader that takes a file, if the usual reader can tell from its content that it does not.
+
+        None: the usual reader takes it, has no detector, or no other takes it.
+
+        Raises
+        ------
+        DataError
+            If several other readers take it.
+        """
+        if not path.is_file() or not self.readers.has_detector(usual) or usual in (names := self.readers.takes(path)):
+            return None
+        return self.readers.detect(path) if names else None
+
     @property
     def augments(self) -> bool:
         """Whether training slices can be augmented."""
