@@ -12,8 +12,8 @@ from .regularizers import Regularizer
 class SpaceTimeRegularizer(Regularizer):
     """Residual CNN of frames: every layer convolves in space (3x3), then along time (3); the identity at the start.
 
-    Time is periodic, as in a cine of the heart: the frame after the last is the first. A single frame is its own
-    neighbor.
+    Convolutions along time are residual and start at zero: an untrained network refines every frame by itself. Time is
+    periodic, as in a cine of the heart: the frame after the last is the first. A single frame is its own neighbor.
 
     Names of its parameters: ``space.0``, ``time.0``, ``space.1``, ... and ``last``.
 
@@ -35,7 +35,7 @@ class SpaceTimeRegularizer(Regularizer):
         space, time = (1, 3, 3), (3, 1, 1)
         pairs = list(itertools.pairwise(widths))
         self.space = nn.ModuleList(nn.Conv3d(a, b, space, padding=(0, 1, 1)) for a, b in pairs)
-        self.time = nn.ModuleList(nn.Conv3d(b, b, time) for _, b in pairs)
+        self.time = nn.ModuleList(_zero(nn.Conv3d(b, b, time)) for _, b in pairs)
         self.last = _zero(nn.Conv3d(channels, 2, space, padding=(0, 1, 1)))
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
@@ -43,7 +43,7 @@ class SpaceTimeRegularizer(Regularizer):
         for space, time in zip(self.space, self.time, strict=True):
             features = F.relu(space(features))
             around = torch.cat((features[:, :, -1:], features, features[:, :, :1]), dim=2)
-            features = F.relu(time(around))
+            features = features + time(around)
         out: Tensor = channels + self.last(features)
         return out
 
