@@ -12,8 +12,9 @@ from .regularizers import Regularizer
 class SpaceTimeRegularizer(Regularizer):
     """Residual CNN of frames: every layer convolves in space (3x3), then along time (3); the identity at the start.
 
-    Convolutions along time are residual and start at zero: an untrained network refines every frame by itself. Time is
-    periodic, as in a cine of the heart: the frame after the last is the first. A single frame is its own neighbor.
+    The mean over time, to which every position of k-space contributes that some frame samples, is a second input of the
+    first layer. Convolutions along time are residual and start at zero. Time is periodic, as in a cine of a heart: the
+    frame after the last is the first. A single frame is its own neighbor.
 
     Names of its parameters: ``space.0``, ``time.0``, ``space.1``, ... and ``last``.
 
@@ -31,7 +32,7 @@ class SpaceTimeRegularizer(Regularizer):
         super().__init__()
         if depth < 2:
             raise ValueError(f"SpaceTimeRegularizer: depth is {depth}, expected at least 2 layers")
-        widths = [2] + [channels] * (depth - 1)
+        widths = [4] + [channels] * (depth - 1)
         space, time = (1, 3, 3), (3, 1, 1)
         pairs = list(itertools.pairwise(widths))
         self.space = nn.ModuleList(nn.Conv3d(a, b, space, padding=(0, 1, 1)) for a, b in pairs)
@@ -39,7 +40,7 @@ class SpaceTimeRegularizer(Regularizer):
         self.last = _zero(nn.Conv3d(channels, 2, space, padding=(0, 1, 1)))
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        features = channels
+        features = torch.cat((channels, channels.mean(2, keepdim=True).expand_as(channels)), dim=1)
         for space, time in zip(self.space, self.time, strict=True):
             features = F.relu(space(features))
             around = torch.cat((features[:, :, -1:], features, features[:, :, :1]), dim=2)

@@ -140,6 +140,24 @@ def test_frames_survive_a_conversion(sites: Path, tmp_path: Path) -> None:
         assert file.attrs["frames"] == FRAMES
 
 
+def test_frames_of_cmrxrecon_are_frames(sites: Path, tmp_path: Path) -> None:
+    scan, path = samples(sites).volumes[0].path, tmp_path / "cine.mat"
+    with h5py.File(scan) as source, h5py.File(path, "w", userblock_size=512) as file:
+        kspace = source["kspace"][:].reshape(FRAMES, SLICES, 4, 32, 32).swapaxes(-1, -2)
+        pairs = np.empty(kspace.shape, [("real", "f4"), ("imag", "f4")])
+        pairs["real"], pairs["imag"] = kspace.real, kspace.imag
+        file["kspace_full"] = pairs
+        file["kspace_full"].attrs["MATLAB_class"] = np.bytes_("single")
+    theirs, ours = CineSlices([path], "site", format="cmrxrecon"), CineSlices([scan], "site")
+    assert len(theirs) == SLICES and theirs.volumes[0].frames == FRAMES
+    for index in range(SLICES):
+        found, expected = theirs[index].target(), ours[index].target()
+        assert np.corrcoef(found.flatten(), expected.flatten())[0, 1] > 0.999
+    convert_scan(path, tmp_path / "cine.h5")
+    with h5py.File(tmp_path / "cine.h5") as file:
+        assert file.attrs["frames"] == FRAMES
+
+
 def test_a_2d_site_reads_the_frames_as_slices(sites: Path) -> None:
     manifest = next(m for m in load_federation(sites) if m.name == "west")
     from recon import KSpaceSlices

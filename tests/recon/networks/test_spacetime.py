@@ -43,12 +43,18 @@ def test_time_is_periodic_and_space_is_not() -> None:
     assert not torch.allclose(network(x.roll(2, -1)), network(x).roll(2, -1), atol=1e-3)
 
 
-def test_a_frame_sees_as_many_neighbors_as_there_are_layers_in_time() -> None:
+def test_a_frame_sees_the_mean_over_time_and_its_neighbors() -> None:
     network, x = perturbed(SpaceTimeRegularizer(4, 3)), frames(9)
-    changed = x.clone()
-    changed[0] += 1
-    moved = (network(changed) - network(x)).abs().amax((-2, -1)) > 1e-6
-    assert moved.tolist() == [True, True, True, False, False, False, False, True, True]
+
+    def moved(*changes: tuple[int, float]) -> list[bool]:
+        changed = x.clone()
+        for frame, change in changes:
+            changed[frame] += change
+        return ((network(changed) - network(x)).abs().amax((-2, -1)) > 1e-4).tolist()
+
+    assert moved((0, 1.0)) == [True] * 9
+    # The mean stays: two layers in time reach two neighbors on either side.
+    assert moved((0, 1.0), (1, -1.0)) == [True, True, True, True, False, False, False, True, True]
 
 
 def test_one_frame_is_its_own_neighbor() -> None:
