@@ -32,6 +32,7 @@ from .sites import SiteManifest as SiteManifest
 from .sites import check_sites as check_sites
 from .sites import load_federation as load_federation
 from .sites import load_manifest as load_manifest
+from .sites import make_cine_demo_sites as make_cine_demo_sites
 from .sites import make_ct_demo_sites as make_ct_demo_sites
 from .sites import make_ct_image_sites as make_ct_image_sites
 from .sites import make_demo_sites as make_demo_sites

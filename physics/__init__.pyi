@@ -31,6 +31,7 @@ from .ct import scan_coverage as scan_coverage
 from .ct import simulate_counts as simulate_counts
 from .ct import transmitted as transmitted
 from .ct import view_angles as view_angles
+from .mri import FRAME_SAMPLINGS as FRAME_SAMPLINGS
 from .mri import GOLDEN_ANGLE_RAD as GOLDEN_ANGLE_RAD
 from .mri import MAP_ESTIMATES as MAP_ESTIMATES
 from .mri import SAMPLINGS as SAMPLINGS
@@ -38,6 +39,8 @@ from .mri import TRAJECTORIES as TRAJECTORIES
 from .mri import CalibrationScan as CalibrationScan
 from .mri import CartesianGram as CartesianGram
 from .mri import CartesianMRI as CartesianMRI
+from .mri import CineGram as CineGram
+from .mri import CineMRI as CineMRI
 from .mri import CoilMaps as CoilMaps
 from .mri import FourierTransform as FourierTransform
 from .mri import MultiCoilMRI as MultiCoilMRI
@@ -45,6 +48,8 @@ from .mri import NonCartesianGram as NonCartesianGram
 from .mri import NonCartesianMRI as NonCartesianMRI
 from .mri import SamplingMask as SamplingMask
 from .mri import Trajectory as Trajectory
+from .mri import VolumeGram as VolumeGram
+from .mri import VolumeMRI as VolumeMRI
 from .mri import birdcage_maps as birdcage_maps
 from .mri import calibration_block as calibration_block
 from .mri import calibration_width as calibration_width
@@ -93,6 +98,7 @@ from .operator import reciprocal as reciprocal
 from .phantoms import BODY_FAMILIES as BODY_FAMILIES
 from .phantoms import PHANTOM_FAMILIES as PHANTOM_FAMILIES
 from .phantoms import EllipsePhantom as EllipsePhantom
+from .phantoms import beating_heart as beating_heart
 from .phantoms import body_phantom as body_phantom
 from .phantoms import body_volume as body_volume
 from .phantoms import brain_phantom as brain_phantom

@@ -4,7 +4,18 @@ import torch
 from torch import Tensor
 
 from .ct import RadonOperator
-from .mri import CartesianGram, CartesianMRI, CoilMaps, FourierTransform, NonCartesianGram, NonCartesianMRI
+from .mri import (
+    CartesianGram,
+    CartesianMRI,
+    CineGram,
+    CineMRI,
+    CoilMaps,
+    FourierTransform,
+    NonCartesianGram,
+    NonCartesianMRI,
+    VolumeGram,
+    VolumeMRI,
+)
 from .operator import Adjoint, Composition, LinearOperator, Sampling, Scaled, Sum
 from .registry import Registry
 from .solvers import power_iteration
@@ -102,6 +113,8 @@ OPERATORS: Registry[LinearOperator] = Registry("operator", {
     "Adjoint": Adjoint,
     "CartesianGram": CartesianGram,
     "CartesianMRI": CartesianMRI,
+    "CineGram": CineGram,
+    "CineMRI": CineMRI,
     "CoilMaps": CoilMaps,
     "Composition": Composition,
     "FourierTransform": FourierTransform,
@@ -111,4 +124,6 @@ OPERATORS: Registry[LinearOperator] = Registry("operator", {
     "Sampling": Sampling,
     "Scaled": Scaled,
     "Sum": Sum,
+    "VolumeGram": VolumeGram,
+    "VolumeMRI": VolumeMRI,
 })  # fmt: skip

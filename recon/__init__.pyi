@@ -62,6 +62,8 @@ from .data import PREPARING as PREPARING
 from .data import Augmentation as Augmentation
 from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
+from .data import CineSimulation as CineSimulation
+from .data import CineSlices as CineSlices
 from .data import Conversion as Conversion
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
@@ -180,6 +182,7 @@ from .networks import AxisCorrection as AxisCorrection
 from .networks import ChebyshevStep as ChebyshevStep
 from .networks import ConvRegularizer as ConvRegularizer
 from .networks import DataConsistent as DataConsistent
+from .networks import DirectVarNet as DirectVarNet
 from .networks import DualStep as DualStep
 from .networks import ErrorBars as ErrorBars
 from .networks import FiLM as FiLM
@@ -197,11 +200,13 @@ from .networks import Regularizer as Regularizer
 from .networks import SiteDataConsistency as SiteDataConsistency
 from .networks import SitePart as SitePart
 from .networks import SiteStrength as SiteStrength
+from .networks import SpaceTimeRegularizer as SpaceTimeRegularizer
 from .networks import StepScale as StepScale
 from .networks import TwinNetwork as TwinNetwork
 from .networks import UNetRegularizer as UNetRegularizer
 from .networks import UnrolledNetwork as UnrolledNetwork
 from .networks import VarNet as VarNet
+from .networks import VolumeRegularizer as VolumeRegularizer
 from .networks import WeightedStep as WeightedStep
 from .networks import add_lora as add_lora
 from .networks import add_prompts as add_prompts
@@ -274,8 +279,9 @@ from .uncertainty import object_of as object_of
 from .uncertainty import with_half_width as with_half_width
 from .weights import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .weights import WeightsFile as WeightsFile
+from .weights import from_direct as from_direct
 from .weights import from_fastmri as from_fastmri
-from .weights import import_fastmri as import_fastmri
+from .weights import import_varnet as import_varnet
 from .weights import is_weights as is_weights
 from .weights import load_weights as load_weights
 from .weights import open_weights as open_weights

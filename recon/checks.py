@@ -22,16 +22,19 @@ def check_regularizer(make: Callable[[], Regularizer]) -> None:
     """Check shapes, dtypes, batches, empty images, state, gradients, and that it learns one slice of each modality."""
     regularizer = _perturbed(make())
     generator = torch.Generator().manual_seed(0)
+    n_axes = regularizer.image_axes
     for shape in ((13, 10), (2, 16, 16), (2, 3, 9, 12)):
+        shape = (*shape[:-2], *([3] * (n_axes - 2)), *shape[-2:])
         x = torch.randn(shape, dtype=torch.complex64, generator=generator)
         for image in (x, x.real.contiguous()):
             out = regularizer(image)
             _require(out.shape == image.shape and out.dtype == image.dtype, "returns an image of shape and dtype of x")
             _require(bool(out.isfinite().all()), "returns finite numbers")
-        each = torch.stack([regularizer(sample) for sample in x.reshape(-1, *shape[-2:])]).reshape(shape)
+        each = torch.stack([regularizer(sample) for sample in x.reshape(-1, *shape[-n_axes:])]).reshape(shape)
         _require(torch.allclose(regularizer(x), each, atol=1e-4), "treats the samples of a batch one by one")
     _check_state(regularizer)
-    _check_gradients(regularizer, regularizer(torch.zeros(8, 8)).square().sum(), every=False)
+    empty = torch.zeros(*([3] * (n_axes - 2)), 8, 8)
+    _check_gradients(regularizer, regularizer(empty).square().sum(), every=False)
     _check_gradients(regularizer, (regularizer(x) - x).abs().square().sum(), every=True)
     for modality in MODALITIES.values():
         network = UnrolledNetwork(2, GradientStep, make)

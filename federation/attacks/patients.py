@@ -46,7 +46,7 @@ def seconds_of_losses(run: RunFolder, name: str) -> float:
     """Time of :func:`patient_losses` at a site, from that of one slice, with the threads of the caller."""
     manifest = run.manifest(name)
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
-    network, samples = run.spec(manifest).build().network, manifest.dataset("train", task.maps_folder)
+    network, samples = run.spec(manifest).build().network, task.measured("train")
     objective = run.recipe.objective.build_task(run.recipe.training.loss)
     network.eval()
     seconds = 0.0
@@ -55,7 +55,7 @@ def seconds_of_losses(run: RunFolder, name: str) -> float:
             begin = time.monotonic()
             loss_of_slice(objective, network, samples[len(samples) // 2], 0)
             seconds = time.monotonic() - begin
-    n_slices = len(samples) + len(manifest.dataset("test", task.maps_folder))
+    n_slices = len(samples) + len(task.measured("test"))
     return (2 + bool(run.recipe.personal.steps)) * n_slices * seconds
 
 

@@ -42,7 +42,7 @@ class SmallTask(ReconstructionTask):
         return patients_of(self.manifest, self._opened(), self.trains_on)
 
     def _opened(self) -> VolumeSlices:
-        return _opened(_Source.of(self.manifest, self.maps_folder, self.trains_on))
+        return _opened(_Source.of(self, self.trains_on))
 
     def validate(self, network: torch.nn.Module) -> float | None:
         """None: the attack needs no score."""
@@ -97,17 +97,19 @@ class _Source:
     place: Path
     text: str
     maps_folder: Path
+    raw_coils: bool
     split: Split
     files: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, manifest: SiteManifest, maps_folder: Path, split: Split) -> "_Source":
+    def of(cls, task: ReconstructionTask, split: Split) -> "_Source":
+        manifest = task.manifest
         found = [file.stat() for file in manifest.files(split) if file.is_file()]
         files = tuple((status.st_size, status.st_mtime_ns) for status in found)
-        return cls(manifest, manifest.path, manifest.to_toml(), maps_folder, split, files)
+        return cls(manifest, manifest.path, manifest.to_toml(), task.maps_folder, task.raw_coils, split, files)
 
 
 @lru_cache(maxsize=16)
 def _opened(source: _Source) -> VolumeSlices:
     """The slices as measured. A process opens the files of a split once, not for every search."""
-    return source.manifest.dataset(source.split, source.maps_folder)
+    return source.manifest.dataset(source.split, source.maps_folder, raw_coils=source.raw_coils)

@@ -6,15 +6,21 @@ from pathlib import Path
 
 from .arguments import Commands, say
 
+#: Program of the original weights by the architecture.
+_PROGRAMS = {"varnet": "fastMRI", "direct_varnet": "DIRECT"}
+
 
 def add_import_weights(commands: Commands) -> None:
     imported = commands.add_parser(
         "import-weights",
-        help="convert the weights of fastMRI's VarNet, a base for reconstruction and adapters",
+        help="convert the weights of fastMRI's or DIRECT's VarNet, a base for reconstruction and adapters",
         epilog="`fedrecon reconstruct --weights`, `--start-from` and `network.base` take the file that is written.",
     )
     imported.add_argument(
-        "file", metavar="FILE", type=Path, help="state dict of fastmri.models.VarNet, or checkpoint of its training"
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="state dict of fastmri.models.VarNet, or checkpoint of its training; or checkpoint of DIRECT's VarNet",
     )
     text = "file to write, with a card of the same name and the end .md (default: FILE with the end .safetensors)"
     imported.add_argument("--out", type=Path, help=text)
@@ -24,7 +30,7 @@ def add_import_weights(commands: Commands) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from recon import import_fastmri, save_weights, write_atomically
+    from recon import import_varnet, save_weights, write_atomically
 
     from ..config import config_error
 
@@ -32,12 +38,13 @@ def _import(arguments: argparse.Namespace) -> None:
     card = out.with_suffix(".md")
     if out.suffix != ".safetensors":
         raise config_error(out, "--out", f"the end {out.suffix!r}", "the end .safetensors", "rename it")
-    settings, network = import_fastmri(source)
+    settings, network = import_varnet(source)
     if source.resolve() in (out.resolve(), card.resolve()):
         raise config_error(out, "--out", "FILE itself", "a new name", "choose another --out")
     if taken := [path for path in (out, card) if path.exists() and not arguments.overwrite]:
         raise config_error(taken[0], "--out", "a file", "a new name", "choose another --out or --overwrite")
-    size = f"VarNet of fastMRI, {settings.cascades} cascades of {settings.channels} channels"
+    program = _PROGRAMS[settings.architecture]
+    size = f"VarNet of {program}, {settings.cascades} cascades of {settings.channels} channels"
     title = arguments.title or f"{size}, from {source.name}"
     save_weights(network, out, settings, "mri", title)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()

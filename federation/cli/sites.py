@@ -65,7 +65,13 @@ def add_sites(commands: Commands) -> None:
     demo_ct.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
     demo_ct.set_defaults(run=_make_demo_ct)
     add_jobs(demo_ct)
-    for kind in (fastmri, images, ct_images, demo, demo_ct):
+
+    demo_cine = kinds.add_parser("demo-cine", help="simulated scanners of beating hearts, frames with a mask each")
+    demo_cine.add_argument("--size", type=int, default=96, help="pixels per side (default: %(default)s)")
+    demo_cine.add_argument("--frames", type=int, default=12, help="frames of a heart beat (default: %(default)s)")
+    demo_cine.set_defaults(run=_make_demo_cine)
+    add_jobs(demo_cine)
+    for kind in (fastmri, images, ct_images, demo, demo_ct, demo_cine):
         kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
         kind.add_argument("--overwrite", action="store_true", help="replace existing files")
         add_plugins(kind)
@@ -175,6 +181,24 @@ def _make_demo_ct(arguments: argparse.Namespace) -> None:
 
         made = make_ct_demo_sites(
             arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite
+        )
+    _print_made(made, arguments.out)
+
+
+def _make_demo_cine(arguments: argparse.Namespace) -> None:
+    with display(arguments):
+        from ..config import config_error
+        from ..sites import make_cine_demo_sites
+
+        for option, least in (("size", 8), ("frames", 1)):
+            if (value := getattr(arguments, option)) < least:
+                raise config_error("sites make", f"--{option}", str(value), f"at least {least}", "correct it")
+        made = make_cine_demo_sites(
+            arguments.out,
+            size=arguments.size,
+            frames=arguments.frames,
+            jobs=arguments.jobs,
+            overwrite=arguments.overwrite,
         )
     _print_made(made, arguments.out)
 

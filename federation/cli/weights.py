@@ -44,7 +44,10 @@ def add_reconstruct(commands: Commands) -> None:
     )
     reconstruct.add_argument("folder", metavar="RUN", type=Path, help="run folder; none with --weights")
     scan = reconstruct.add_argument(
-        "scan", metavar="SCAN", type=Path, help="file in the format of the site, or a scan of the modality; or a folder"
+        "scan",
+        metavar="SCAN",
+        type=Path,
+        help="file in the format of the site or another one, told from its content; or a folder",
     )
 
     class Weights(argparse.Action):

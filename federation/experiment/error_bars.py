@@ -95,7 +95,8 @@ def with_half_widths(
     with torch.no_grad(), task.at_work(network):
         for one in pictures:
             half_width = with_half_width(network, samples[one["index"]])[1]
-            shown.append({**one, "half_width": factor * half_width.numpy()})
+            frame = half_width if half_width.ndim == 2 else half_width[one["frame"]]
+            shown.append({**one, "half_width": factor * frame.numpy()})
     return shown
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from physics import per_sample
 from recon import (
     MODALITIES,
     STARTER_WEIGHTS,
@@ -127,7 +128,7 @@ class Method:
         """
         if simulate:
             raise DataError("--simulate: belongs to a run; leave it out")
-        stored = self.kind.arguments(maps_folder=maps_folder)
+        stored = self.kind.arguments(maps_folder=maps_folder, raw_coils=self.raw_coils)
         format = self._format or self.kind.format_of(Path(scan))
         return self.kind.slices([Path(scan)], _NO_SITE, **stored, **({} if format is None else {"format": format}))
 
@@ -177,6 +178,16 @@ class Method:
         return file.suffix.lower() in self.suffixes or (file.suffix != ".hdr" and self.kind.format_of(file) is not None)
 
     @property
+    def raw_coils(self) -> bool:
+        """Whether the network takes coils and readout as measured, see :class:`recon.KSpaceSlices`."""
+        return bool(getattr(self.network, "raw_coils", False))
+
+    @property
+    def usual_format(self) -> str | None:
+        """Format of the files that the method was trained on; None: unknown."""
+        return None
+
+    @property
     def simulates(self) -> bool:
         """Whether scans can be degraded as in training."""
         return False
@@ -186,7 +197,7 @@ class Method:
             if sample.scale.ndim == 0:
                 return reconstruct(self.network, sample) * sample.scale
             images = apply(self.network, to_device_of(self.network, sample)).to(sample.measurement.device)
-            return images * sample.scale[:, None, None]
+            return images * per_sample(sample.scale, images.ndim - 1)
 
     def _image_of_arrays(self, measurement: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if self.kind.write_scan is None:
@@ -204,7 +215,8 @@ class Method:
 
     def _of_format(self, path: Path, format: str | None) -> VolumeSlices:
         """Slices of a file of a format; None: the usual one."""
-        return self.kind.slices([path], _NO_SITE, **({} if format is None else {"format": format}))
+        raw = self.kind.arguments(raw_coils=self.raw_coils)
+        return self.kind.slices([path], _NO_SITE, **raw, **({} if format is None else {"format": format}))
 
 
 class RunMethod(Method):
@@ -237,7 +249,14 @@ class RunMethod(Method):
     def samples(self, scan: Path | str, *, simulate: bool = False, maps_folder: Path | None = None) -> VolumeSlices:
         if simulate and not self.simulates:
             raise DataError(f"{self.manifest.path}: has no [simulate] to apply; leave out --simulate")
-        return self.manifest.samples([Path(scan)], degraded=simulate, maps_folder=maps_folder)
+        other = self.kind.format_of_another(Path(scan), self.usual_format)
+        return self.manifest.samples(
+            [Path(scan)], degraded=simulate, maps_folder=maps_folder, raw_coils=self.raw_coils, format=other
+        )
+
+    @property
+    def usual_format(self) -> str:
+        return str(self.manifest.data.format)
 
     def at_work(self, network: nn.Module) -> AbstractContextManager[None]:
         return self._task.at_work(network)
@@ -246,13 +265,14 @@ class RunMethod(Method):
     def stored_maps(self) -> Iterator[Path]:
         yield self._maps
 
-    def takes(self, file: Path) -> bool:
-        return file.suffix.lower() in self.suffixes  # of the format of the site
-
     @property
     def suffixes(self) -> frozenset[str]:
         files = (Path(name) for _, name in self.manifest.data.named())
         return frozenset(file.suffix.lower() for file in files)
+
+    @property
+    def raw_coils(self) -> bool:
+        return self._task.raw_coils
 
     @property
     def simulates(self) -> bool:
@@ -264,7 +284,8 @@ class RunMethod(Method):
         keys = self.kind.data_options().keys() - {"format"}
         named = {} if format is None else {"format": format}
         options = {key: getattr(self.manifest.data, key) for key in keys}
-        return self.kind.slices([path], self.manifest.name, **named, **options)
+        raw = self.kind.arguments(raw_coils=self.raw_coils)
+        return self.kind.slices([path], self.manifest.name, **named, **options, **raw)
 
 
 class WeightsMethod(Method):
@@ -378,14 +399,18 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
                 half_widths.append(calibration.factor * half_width * sample.scale)
                 found_widths.clear()
             made(index + 1)
-    magnitude, complex_images = torch.stack(magnitudes).numpy(), torch.stack(images).numpy()
+    magnitude, complex_images = (samples.as_stored(torch.stack(stack)).numpy() for stack in (magnitudes, images))
     path = samples.volumes[0].path
     if not (np.isfinite(magnitude).all() and np.isfinite(complex_images).all()):
         found, expected = "NaN or infinite values in the image", "finite ones"
         advice = "check the values of the scan and the weights of the network; nothing was written"
         raise data_error(path, "reconstruction", found, expected, advice)
     header = samples.image_header(0).cropped(magnitude.shape[1:])  # images may be cropped as the reference
-    bars = (None, None) if calibration is None else (torch.stack(half_widths).numpy(), calibration.coverage)
+    bars = (
+        (None, None)
+        if calibration is None
+        else (samples.as_stored(torch.stack(half_widths)).numpy(), calibration.coverage)
+    )
     return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes, *bars)
 
 

@@ -19,7 +19,7 @@ def losses_by_patient(task: ReconstructionTask, network: nn.Module, split: Split
     Call it without gradients, and with the network at work (:meth:`ReconstructionTask.at_work`).
     """
     manifest, recipe = task.manifest, task.recipe
-    samples = manifest.dataset(split, task.maps_folder)
+    samples = task.measured(split)
     objective = recipe.objective.build_task(recipe.training.loss)
     patients = patients_of(manifest, samples, split).slices
     patient_of = {number: patient for patient, numbers in patients.items() for number in numbers}

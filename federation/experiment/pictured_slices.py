@@ -15,6 +15,7 @@ def pictured_slices(
     images: Mapping[str, Sequence[_Images]],
     references: Sequence[_Images | None],
     method: str,
+    frames: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Slices for the report, as :func:`recon.write_report` takes them.
 
@@ -31,6 +32,8 @@ def pictured_slices(
         The same of the references; None for a volume without.
     method
         The arm whose PSNR counts.
+    frames
+        Frames of each volume, which follow each other within its slices; empty: none has any.
     """
     chosen = _by_score(images[method], references)
     if not chosen:
@@ -45,10 +48,17 @@ def pictured_slices(
         reference = references[volume]
         shown = {} if reference is None else {"reference": reference[number]}
         shown |= {arm: arrays[volume][number] for arm, arrays in images.items()}
-        where = f"{volumes[volume]}, slice {number + 1} of {len(images[method][volume])}"
-        index = sum(len(whole) for whole in images[method][:volume]) + number
-        slices.append({"name": name, "where": where, "images": shown, "index": index})
+        per_slice = frames[volume] if frames else 1
+        where = f"{volumes[volume]}, {_place(number, len(images[method][volume]), per_slice)}"
+        earlier = sum(len(images[method][k]) // (frames[k] if frames else 1) for k in range(volume))
+        place = {"index": earlier + number // per_slice, "frame": number % per_slice}
+        slices.append({"name": name, "where": where, "images": shown, **place})
     return slices
+
+
+def _place(number: int, count: int, frames: int) -> str:
+    place = f"slice {number // frames + 1} of {count // frames}"
+    return place if frames == 1 else f"{place}, frame {number % frames + 1} of {frames}"
 
 
 def _by_score(images: Sequence[_Images], references: Sequence[_Images | None]) -> dict[str, tuple[int, int]]:

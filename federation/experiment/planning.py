@@ -136,4 +136,6 @@ def _measured(runtime: InProcessRuntime, jobs: Mapping[str, Any], say: Say) -> t
 
 
 def _values_of_a_slice(manifest: SiteManifest) -> int:
-    return max(math.prod(volume.shape[1:]) for volume in manifest.dataset("train").volumes)
+    samples = manifest.dataset("train")
+    # A sample of cine MRI holds all frames of its slice.
+    return max(math.prod(volume.shape) // samples.n_slices(number) for number, volume in enumerate(samples.volumes))

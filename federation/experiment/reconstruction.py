@@ -77,7 +77,7 @@ def reconstruct_file(
     site
         A site of the run; an unseen one has the initial kept parameters.
     scan
-        A file in the format of the site.
+        A file in the format of the site, or in another one, which is told from its content.
     out
         File to write, in the format of its name, see :func:`recon.write_reconstruction`. In HDF5 ``reconstruction``
         ``(slices, height, width)`` holds magnitudes in MRI, attenuation in CT, and ``image``, in MRI complex, the same
@@ -113,6 +113,8 @@ def reconstruct_scan(
     require_export(out, overwrite=options.overwrite, slices=options.slices)
     with method.stored_maps() as maps, method.at_work(method.network):  # the scores read every slice again
         samples = method.samples(scan, simulate=options.simulate, maps_folder=maps)
+        if (usual := method.usual_format) not in (None, samples.format):
+            say(f"note: {scan} is read as {samples.format}, told from its content; the files of the site are {usual}")
         if not options.simulate:
             _say_if_full(samples, method.simulates, say)
         _say_coverage(samples, say)

@@ -95,7 +95,7 @@ def score_methods(
         collected.write_test_set(keep_in, manifest.name, samples)
     return SiteResult(
         arms,
-        pictured_slices(collected.volumes, collected.images, collected.references, list(methods)[-1]),
+        pictured_slices(collected.volumes, collected.images, collected.references, list(methods)[-1], collected.frames),
         _facts(task, tuned),
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
@@ -131,6 +131,7 @@ class _Collected:
         self.images: dict[str, list[np.ndarray[Any, Any]]] = {}
         self.references: list[np.ndarray[Any, Any] | None] = []
         self.crops: set[tuple[int, int]] = set()
+        self.frames: list[int] = []
 
     def receiver(self, arm: str) -> Callable[[VolumeImages], None]:
         """Function that collects the images of one arm, and of the first arm also names and references."""
@@ -142,6 +143,7 @@ class _Collected:
             self.crops.add((volume.images.shape[-2], volume.images.shape[-1]))
             if first:
                 self.volumes.append(volume.volume)
+                self.frames.append(volume.frames)
                 self.references.append(None if volume.reference is None else volume.reference.numpy())
 
         return receive
@@ -175,14 +177,20 @@ class _Collected:
         if references is None or len(shapes) != 1:
             return  # not data of one shape with references
         arrays: dict[str, Any] = {
-            "reference": references,
+            "reference": _by_sample(references, len(origin)),
             "volume": np.array(origin, dtype="S"),
             "noise_std": torch.stack(noise).numpy(),
         }
         arrays |= {key: torch.cat(parts.pop(key)).numpy() for key in list(parts)}
-        arrays |= {f"images/{arm}": np.concatenate(volumes) for arm, volumes in self.images.items()}
+        arrays |= {f"images/{arm}": _by_sample(np.concatenate(v), len(origin)) for arm, v in self.images.items()}
         attributes = {"site": name, "recipe": run.recipe.name, "recipe_digest": run.recipe.digest()}
         write_hdf5(run.path / "test" / f"{name}.h5", arrays, attributes)
+
+
+def _by_sample(images: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """2-D images as those of so many samples, ``(samples, frames, height, width)`` where these have frames."""
+    frames = len(images) // count
+    return images if frames == 1 else images.reshape(count, frames, *images.shape[1:])
 
 
 def _quality(

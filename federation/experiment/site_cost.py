@@ -135,7 +135,7 @@ def _private_cost(
 
 def _maps_seconds(task: ReconstructionTask, index: int, read: float) -> float:
     """Seconds for the coil maps of a slice, stored or not, beside those for reading it."""
-    estimating = task.manifest.dataset("train")
+    estimating = task.manifest.dataset("train", raw_coils=task.raw_coils)
     estimating[index]  # imports, and the facts of its volume
     return max(_timed(lambda: estimating[index])[0] - read, 0.0)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from recon import (
     PENALTIES,
+    Augmentation,
     ChosenSlices,
     DataError,
     Penalty,
@@ -52,6 +53,11 @@ class ReconstructionTask:
     manifest: SiteManifest
     recipe: Recipe
     maps_folder: Path
+
+    @property
+    def raw_coils(self) -> bool:
+        """Whether the network takes coils and readout as measured, see :class:`recon.KSpaceSlices`."""
+        return self.recipe.network.settings().raw_coils
 
     def network(self) -> nn.Module:
         return build_network(self.recipe.network, self.manifest)
@@ -183,8 +189,15 @@ class ReconstructionTask:
 
     def dataset(self, split: Split) -> VolumeSlices:
         """Slices of a split; training slices with the augmentation of the recipe."""
-        augment = self.recipe.training.augmentation() if split == "train" else None
-        return self.manifest.dataset(split, self.maps_folder, augment, self.recipe.federation.seed)
+        return self._slices(split, self.recipe.training.augmentation() if split == "train" else None)
+
+    def measured(self, split: Split) -> VolumeSlices:
+        """Slices of a split as the network takes them, without augmentation."""
+        return self._slices(split, None)
+
+    def _slices(self, split: Split, augment: Augmentation | None) -> VolumeSlices:
+        seed = self.recipe.federation.seed
+        return self.manifest.dataset(split, self.maps_folder, augment, seed, raw_coils=self.raw_coils)
 
 
 def private_steps(recipe: Recipe, manifest: SiteManifest, patients: int, steps: int) -> PrivateSteps:

@@ -29,6 +29,9 @@ from .people import read_persons as read_persons
 from .scanner_files import CTScanner as CTScanner
 from .scanner_files import MRIScanner as MRIScanner
 from .scanner_files import read_scanners as read_scanners
+from .simulated_cine import CINE_DEMO_SITES as CINE_DEMO_SITES
+from .simulated_cine import SimulatedCine as SimulatedCine
+from .simulated_cine import make_cine_demo_sites as make_cine_demo_sites
 from .simulated_ct import CT_DEMO_SITES as CT_DEMO_SITES
 from .simulated_ct import SimulatedScanner as SimulatedScanner
 from .simulated_ct import make_ct_demo_sites as make_ct_demo_sites

@@ -138,8 +138,10 @@ class SiteManifest(Section):
         *,
         degraded: bool = True,
         maps_folder: Path | None = None,
+        raw_coils: bool = False,
         augment: recon.Augmentation | None = None,
         seed: int = 0,
+        format: str | None = None,
     ) -> recon.VolumeSlices:
         """Slices of some files.
 
@@ -149,8 +151,12 @@ class SiteManifest(Section):
             Whether ``[simulate]`` is applied.
         maps_folder
             Folder of estimated coil maps; None: estimate them again.
+        raw_coils
+            Whether the network takes coils and readout as measured, see :class:`recon.KSpaceSlices`.
         augment, seed
             Augmentation of training images, and its seed.
+        format
+            Format of the files, whose options have their defaults; None: that of the manifest, with its options.
 
         Raises
         ------
@@ -163,18 +169,28 @@ class SiteManifest(Section):
         if augment is not None and not kind.augments:
             found = f"{self.modality} with training.augment"
             raise config_error(self.path, "modality", found, "a recipe without", "set training.augment=false")
-        keys = kind.data_options().keys() | kind.reader_options(self.data.format).keys()
+        options = {key: getattr(self.data, key) for key in kind.data_options()}
+        if format in (None, self.data.format):
+            options |= {key: getattr(self.data, key) for key in kind.reader_options(self.data.format)}
+        else:
+            options["format"] = format
         return kind.slices(
             files,
             self.name,
             names=[names.get(self._listed(file), file.name) for file in files],
             simulate=self.simulation() if degraded else None,
-            **kind.arguments(maps_folder=maps_folder, augment=augment, seed=seed),
-            **{key: getattr(self.data, key) for key in keys},
+            **kind.arguments(maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed),
+            **options,
         )
 
     def dataset(
-        self, split: Split, maps_folder: Path | None = None, augment: recon.Augmentation | None = None, seed: int = 0
+        self,
+        split: Split,
+        maps_folder: Path | None = None,
+        augment: recon.Augmentation | None = None,
+        seed: int = 0,
+        *,
+        raw_coils: bool = False,
     ) -> recon.VolumeSlices:
         """Slices of one split; the parameters are those of :meth:`samples`.
 
@@ -188,7 +204,7 @@ class SiteManifest(Section):
         files = self.files(split)
         if not files:
             raise config_error(self.path, f"data.{split}", "no files", "at least one", "list some or leave it out")
-        return self.samples(files, maps_folder=maps_folder, augment=augment, seed=seed)
+        return self.samples(files, maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed)
 
     def subject(self, name: str, patient_id: str | None) -> str:
         """Subject of a file: the person that the manifest names, else the patient of the file, else the file itself."""

@@ -25,5 +25,7 @@ def patients_of(manifest: SiteManifest, samples: VolumeSlices, split: Split = "t
     slices: dict[str, list[int]] = {}
     for number, (name, volume) in enumerate(zip(getattr(manifest.data, split), samples.volumes, strict=True)):
         first = samples.first(number)
-        slices.setdefault(manifest.subject(name, volume.patient_id), []).extend(range(first, first + volume.shape[0]))
+        slices.setdefault(manifest.subject(name, volume.patient_id), []).extend(
+            range(first, first + samples.n_slices(number))
+        )
     return Patients(slices, sum(not names_person(subject) for subject in slices))

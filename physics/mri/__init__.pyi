@@ -2,6 +2,8 @@ from .cartesian import CartesianGram as CartesianGram
 from .cartesian import CartesianMRI as CartesianMRI
 from .cartesian import CoilMaps as CoilMaps
 from .cartesian import combine_coils as combine_coils
+from .cine import CineGram as CineGram
+from .cine import CineMRI as CineMRI
 from .coil_compression import coil_compression as coil_compression
 from .coil_maps import MAP_ESTIMATES as MAP_ESTIMATES
 from .coil_maps import CalibrationScan as CalibrationScan
@@ -15,6 +17,7 @@ from .fourier import centering_phases as centering_phases
 from .fourier import crop_readout as crop_readout
 from .fourier import fft2c as fft2c
 from .fourier import ifft2c as ifft2c
+from .frame_sampling import FRAME_SAMPLINGS as FRAME_SAMPLINGS
 from .measured_trajectory import measured_trajectory as measured_trajectory
 from .multi_coil import MultiCoilMRI as MultiCoilMRI
 from .multi_coil import root_sum_of_squares as root_sum_of_squares
@@ -49,3 +52,5 @@ from .trajectories import golden_angle_trajectory as golden_angle_trajectory
 from .trajectories import make_trajectory as make_trajectory
 from .trajectories import radial_trajectory as radial_trajectory
 from .trajectories import spiral_trajectory as spiral_trajectory
+from .volume import VolumeGram as VolumeGram
+from .volume import VolumeMRI as VolumeMRI

@@ -6,3 +6,4 @@ from .ellipses import shepp_logan as shepp_logan
 from .head import PHANTOM_FAMILIES as PHANTOM_FAMILIES
 from .head import brain_phantom as brain_phantom
 from .head import phantom_volume as phantom_volume
+from .heart import beating_heart as beating_heart

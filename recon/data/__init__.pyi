@@ -36,6 +36,8 @@ from .maps_cache import clear_cache as clear_cache
 from .maps_cache import maps_cache as maps_cache
 from .maps_cache import require_maps_cache as require_maps_cache
 from .mri_calibration import calibration_path as calibration_path
+from .mri_cine import CineSimulation as CineSimulation
+from .mri_cine import CineSlices as CineSlices
 from .mri_file import open_volume as open_volume
 from .mri_formats import MRI_READERS as MRI_READERS
 from .mri_header import Header as Header

@@ -41,7 +41,7 @@ class ChosenSlices:
 
     def __init__(self, slices: VolumeSlices, most: int) -> None:
         self._slices = slices
-        self.indices = spread_over([volume.shape[0] for volume in slices.volumes], most)
+        self.indices = spread_over([slices.n_slices(number) for number in range(len(slices.volumes))], most)
 
     def counts(self) -> list[int]:
         """Number of these slices in every volume."""

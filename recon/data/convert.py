@@ -138,6 +138,8 @@ def _written(volume: KSpaceVolume, out: Path, name: str, source: Path) -> Conver
             file["maps"] = np.stack([volume.read_maps(index).numpy() for index in range(volume.shape[0])])
         if volume.is_calibration:
             file.attrs["is_calibration"] = True
+        if volume.frames > 1:
+            file.attrs["frames"] = volume.frames
         arrays, attributes = volume.image_header().carried
         file.attrs.update({key: value for key, value in attributes.items() if key in (ORIENTATION, POSITION)})
         if POSITION in arrays:

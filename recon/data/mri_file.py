@@ -27,7 +27,7 @@ def open_volume(path: Path | str) -> KSpaceVolume:
     a last axis of two. Optional: ``mask`` ``(width,)`` or ``(height, width)``,
     ``reconstruction_rss`` (``reconstruction_esc`` of a single coil, where ``reconstruction_rss`` is that of the
     multi-coil scan), ``maps``, ``noise_covariance``, attributes ``acquisition``,
-    ``patient_id`` and ``is_calibration``.
+    ``patient_id``, ``is_calibration`` and ``frames``, see :class:`KSpaceVolume`.
 
     Without ``ismrmrd_header`` the sizes follow from ``kspace``, the reconstruction and the attributes ``recon_size``,
     ``padding_left`` and ``padding_right``, where they exist.
@@ -61,6 +61,7 @@ def open_volume(path: Path | str) -> KSpaceVolume:
             noise_covariance=_covariance(file, path, shape[1]),
             notes=notes,
             is_calibration=bool(np.any(file.attrs.get("is_calibration", False))),
+            frames=_frames(file, path, shape[0]),
             reading=f"kspace (slices, coils, readout, phase) of {numbers} numbers"
             if numbers == "complex"
             else f"kspace (slices, coils, readout, phase), complex numbers as {numbers}",
@@ -149,11 +150,19 @@ def _header(
 
 
 def _attribute(file: h5py.File, path: Path, key: str, default: int) -> int:
-    """An attribute that fastMRI's loader adds, a number of columns."""
+    """An attribute that is a whole number, as fastMRI's loader adds them."""
     value = file.attrs.get(key, default)
     if np.size(value) != 1 or not np.issubdtype(np.asarray(value).dtype, np.integer):
-        raise data_error(path, f"attribute {key}", repr(value), "a number of columns", "correct or remove it")
+        raise data_error(path, f"attribute {key}", repr(value), "a whole number", "correct or remove it")
     return int(np.ravel(value)[0])
+
+
+def _frames(file: h5py.File, path: Path, n_slices: int) -> int:
+    frames = _attribute(file, path, "frames", 1)
+    if frames < 1 or n_slices % frames:
+        expected = f"a divisor of the {n_slices} slices, which are slices and frames"
+        raise data_error(path, "attribute frames", str(frames), expected, "correct or remove it")
+    return frames
 
 
 def _recon_size(file: h5py.File, image_shape: tuple[int, int]) -> tuple[int, int]:

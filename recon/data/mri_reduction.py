@@ -40,10 +40,16 @@ CoilChoice = Annotated[Any, coil_choice]
 
 @dataclass(frozen=True)
 class Reduction:
-    """Reduction of a scan: whether readout oversampling is removed, and how coils are compressed."""
+    """Reduction of a scan: readout oversampling removed or not, coils compressed, whitened or not."""
 
     remove_oversampling: bool = True
     compress_coils: str | bool | int | float = "auto"
+    whitens: bool = True
+
+    @classmethod
+    def none(cls) -> "Reduction":
+        """Coils and readout as the file holds them."""
+        return cls(remove_oversampling=False, compress_coils=False, whitens=False)
 
     def matrix(self, gram: Tensor, covariance: Tensor) -> Tensor | None:
         """Matrix of :func:`physics.coil_compression`; None: the coils stay."""

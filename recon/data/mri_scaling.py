@@ -36,8 +36,9 @@ class VolumeFacts:
     Samples hold the ``rows`` center rows of the image. ``compression`` is the matrix from coils to virtual coils; None:
     the coils stay. ``added_noise`` is the covariance of the simulated noise between coils, complex128 ``(coils,
     coils)``; None: no noise is added. ``noise_is_white`` says whether noise is white before compression. ``whitening``
-    is the matrix for data and maps of (virtual) coils; None: their noise is white already. ``noise_std`` is the level
-    after whitening; where neither file nor simulation state it, ``noise_is_estimated`` and it is an upper bound.
+    is the matrix for data and maps of (virtual) coils; None: their noise is white already, or samples hold raw coils.
+    ``noise_std`` is the level after whitening, and the root mean square over raw coils; where neither file nor
+    simulation state it, ``noise_is_estimated`` and it is an upper bound.
     ``warnings`` are those of :class:`KSpaceContent` on the slices that were read.
     """
 
@@ -143,6 +144,8 @@ def _probed(probe: _Probe) -> VolumeFacts:
         covariance = covariance + volume.noise_covariance
     whitening, variance = whitening_of(covariance)
     noise_is_white = whitening is None
+    if not probe.reduction.whitens:
+        whitening, variance = None, float(covariance.diagonal().real.mean())
     # An estimate from the edges of k-space may be signal, which would weigh the coils.
     noise = torch.zeros_like(covariance) if estimate else covariance
     if (matrix := probe.reduction.matrix(gram, noise)) is not None:

@@ -93,6 +93,7 @@ def write_volume(
     mask: Tensor | None = None,
     maps: Tensor | None = None,
     noise_covariance: Tensor | None = None,
+    frames: int = 1,
 ) -> None:
     """Write one volume in the fastMRI layout; the file appears complete or not at all.
 
@@ -115,11 +116,13 @@ def write_volume(
     noise_covariance
         Covariance of the noise in `kspace`, ``(coils, coils)``. Zeros: no noise. None: readers estimate it from the
         outermost readout samples, which also hold signal.
+    frames
+        Frames of a moving object, whose slices and frames are the slices of the file; the slice counts fastest.
 
     Raises
     ------
     ValueError
-        If the shape of `kspace` differs from the header.
+        If the shape of `kspace` differs from the header, or its slices are no multiple of the frames.
     DataError
         If the file cannot be written.
     """
@@ -128,8 +131,12 @@ def write_volume(
             f"write_volume: kspace has shape {tuple(kspace.shape)}, expected (slices, coils, ...) with "
             f"{header.encoded_shape}"
         )
+    if frames < 1 or len(kspace) % frames:
+        raise ValueError(f"write_volume: kspace has {len(kspace)} slices, expected a multiple of {frames} frames")
     arrays: dict[str, Any] = {"ismrmrd_header": header_xml(header)}
     attributes: dict[str, Any] = {"patient_id": patient_id, "acquisition": acquisition}
+    if frames > 1:
+        attributes["frames"] = frames
     if mask is None:
         rss = center_crop(root_sum_of_squares(ifft2c(kspace)), header.recon_shape).to(torch.float32)
         arrays["reconstruction_rss"] = rss.numpy()

@@ -68,7 +68,7 @@ class KSpaceSlices(VolumeSlices):
     told from signal.
 
     **Size.** Samples are smaller than the file where this does not change the image, see `remove_oversampling` and
-    `compress_coils`. Scale, noise level, reference and displayed crop stay.
+    `compress_coils`. Scale, noise level, reference and displayed crop stay. `raw_coils` asks for the scan as it is.
 
     **Reference.** ``coil_combined``: least-squares combination, with the maps of the sample, of all encoded
     k-space before simulated noise; the operator maps it to the measurement. ``rss``: the reconstruction in the
@@ -99,6 +99,10 @@ class KSpaceSlices(VolumeSlices):
         Folder that stores estimated maps; None: estimate them in every call.
     reference
         See above.
+    raw_coils
+        Whether samples hold coils and readout as the file does, for a network that was trained on such scans: neither
+        whitened nor compressed nor cut, whatever `remove_oversampling` and `compress_coils` say. Where the noise of
+        the coils is correlated, ``noise_std`` is its root mean square over the coils.
     augment
         Augmentation of the image before it is measured; seeded by `seed`, the attribute `epoch`, file name and slice.
     seed
@@ -133,6 +137,7 @@ class KSpaceSlices(VolumeSlices):
         reference: ReferenceChoice = "auto",
         remove_oversampling: bool = True,
         compress_coils: CoilChoice = "auto",
+        raw_coils: bool = False,
         augment: Augmentation | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
@@ -152,6 +157,8 @@ class KSpaceSlices(VolumeSlices):
         )
         # Another operator may depend on the readout as it was sampled.
         self.reduction = Reduction(remove_oversampling and self.operator == "CartesianMRI", coil_choice(compress_coils))
+        if raw_coils:
+            self.reduction = Reduction.none()
         self.reference_kinds = tuple(self._reference_kind(volume, reference) for volume in self.volumes)
         self._facts: dict[int, VolumeFacts] = {}
 
@@ -229,6 +236,8 @@ class KSpaceSlices(VolumeSlices):
         if facts.noise_is_estimated:
             noise_std = torch.minimum(noise_std, scan.operator.estimate_noise_std(measurement))
         acceleration = self.acceleration(number)
+        # Networks for raw coils give the root sum of squares of the coil images; without a reference it is displayed.
+        shows_rss = kind == "none" and not self.reduction.whitens
         sample = Sample(
             measurement=measurement,
             operator=scan.operator,
@@ -237,7 +246,7 @@ class KSpaceSlices(VolumeSlices):
             scale=torch.tensor(facts.scale),
             condition=condition_vector(self._features(number, float(noise_std))),
             meta=(SampleMeta(self.site, self.names[number], i, acceleration, kind),),
-            output_weight=scan.output_weight if kind == "rss" else None,
+            output_weight=scan.output_weight if kind == "rss" or shows_rss else None,
             crop_shape=crop,
         )
         if self.augment is None:

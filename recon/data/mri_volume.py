@@ -53,6 +53,8 @@ class KSpaceVolume:
         Other files that the volume was read from.
     is_calibration
         Whether it is a calibration scan, for the coil maps of another one.
+    frames
+        Frames of a moving object. Slices of the volume are slices and frames, the slice counts fastest.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class KSpaceVolume:
     parts: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     sources: tuple[Path, ...] = ()
     is_calibration: bool = False
+    frames: int = 1
     #: Inode, size in bytes and time of change of the file when it was checked; read from the file.
     version: tuple[int, int, int] = (0, 0, 0)
 
@@ -79,7 +82,8 @@ class KSpaceVolume:
 
     @property
     def description(self) -> str:
-        return f"{self.shape[1]} coils {self.shape[2]}x{self.shape[3]}"
+        frames = f", {self.frames} frames" if self.frames > 1 else ""
+        return f"{self.shape[1]} coils {self.shape[2]}x{self.shape[3]}{frames}"
 
     @property
     def acquired(self) -> Tensor:

@@ -29,15 +29,16 @@ class Sample:
     Attributes
     ----------
     measurement
-        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)`` or
-        ``(*batch, coils, spokes, samples)`` in MRI, float32 ``(*batch, views, detectors)`` in CT.
+        Whitened, scaled, zero where not sampled; complex64 ``(*batch, coils, height, width)``, ``(*batch, coils,
+        spokes, samples)`` or ``(*batch, frames, coils, height, width)`` in MRI, float32 ``(*batch, views, detectors)``
+        in CT.
     operator
         Maps an image to the whitened measurement.
     noise_std
         ``sqrt(E |n|^2)`` per number of `measurement`, ``(*batch,)``; 0 where the noise is unknown.
     reference
-        Complex ``(*batch, height, width)`` for ``coil_combined``, real and cropped for ``rss``, real for
-        ``attenuation``, else None.
+        Complex ``(*batch, height, width)``, with frames before the height, for ``coil_combined``, real and cropped for
+        ``rss``, real for ``attenuation``, else None.
     scale
         Factor from scaled values to units of the file, ``(*batch,)``.
     condition

@@ -110,6 +110,10 @@ class Readers(Registry[AnyVolume]):
         if known is not None and known.is_named:
             raise data_error(path, "file", known.name, f"a file of format {format}", known.advice) from None
 
+    def has_detector(self, name: str) -> bool:
+        """Whether a reader can tell from the content of a file that it takes it."""
+        return name in self._detectors
+
     def takes(self, path: Path) -> list[str]:
         """Names of the readers that take a file, told from its content."""
         with naming_file(path, "file"):
@@ -225,7 +229,7 @@ class VolumeSlices(Dataset[Sample], ABC):
         self.volumes = tuple(readers.open(file, format, **reader_options) for file in files)
         self.names = tuple(volume.path.name for volume in self.volumes) if names is None else tuple(names)
         _require_different(self.names, [volume.path for volume in self.volumes])
-        self._ends = list(accumulate(volume.shape[0] for volume in self.volumes))
+        self._ends = list(accumulate(self.n_slices(number) for number in range(len(self.volumes))))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -238,6 +242,14 @@ class VolumeSlices(Dataset[Sample], ABC):
     @abstractmethod
     def sample(self, number: int, i: int) -> Sample:
         """Slice ``i`` of a volume."""
+
+    def n_slices(self, number: int) -> int:
+        """Number of samples of a volume."""
+        return self.volumes[number].shape[0]
+
+    def as_stored(self, images: Tensor) -> Tensor:
+        """Images of all samples of a volume, ``(slices, *A.domain_shape)``, as 2-D images in the order of its file."""
+        return images
 
     @abstractmethod
     def acceleration(self, number: int) -> float:

@@ -35,6 +35,7 @@ class VolumeScore:
 
     PSNR and NMSE need a reference, SSIM also images of 7x7 pixels. ``residual`` is the root mean square of ``A x - y``
     on held-out samples in units of the noise; 1 is ideal. It needs a noise level and measurements that can be held out.
+    ``psnr_by_frame`` is the PSNR of every frame over the slices, with the maximum of the volume; empty without frames.
     """
 
     volume: str
@@ -44,6 +45,7 @@ class VolumeScore:
     nmse: float | None = None
     foreground_ssim: float | None = None
     residual: float | None = None
+    psnr_by_frame: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class SiteScores:
         means = _known({name: self.mean(name) for name in METRICS})
         names = [{"volume": v.volume, "slices": v.slices} for v in self.volumes]
         scores = [_known({name: getattr(v, name) for name in METRICS}) for v in self.volumes]
+        for score, volume in zip(scores, self.volumes, strict=True):
+            score |= {"psnr_by_frame": list(volume.psnr_by_frame)} if volume.psnr_by_frame else {}
         return means | {"volumes": [name | score for name, score in zip(names, scores, strict=True)]}
 
 
@@ -84,12 +88,16 @@ def _known(scores: Mapping[str, float | None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VolumeImages:
-    """Reconstruction of one volume: magnitudes ``(slices, height, width)`` in scaled units, with the slices' origin."""
+    """Reconstruction of one volume: magnitudes ``(slices, height, width)`` in scaled units, with the slices' origin.
+
+    With ``frames`` above 1 the frames of a slice follow each other: the slices are as many as ``meta`` times frames.
+    """
 
     volume: str
     meta: tuple[SampleMeta, ...]
     images: Tensor
     reference: Tensor | None
+    frames: int = 1
 
 
 def evaluate(
@@ -173,8 +181,12 @@ class _Volume:
         name, slices = self.name, len(self.meta)
         images = torch.cat(self._images)
         reference = torch.stack(self._references) if self._references else None
+        frames = math.prod(images.shape[1:-2])
+        # Scores and pictures are of 2-D images.
+        images = images.flatten(0, -3)
+        reference = None if reference is None else reference.flatten(0, -3)
         if on_volume is not None:
-            on_volume(VolumeImages(name, tuple(self.meta), images, reference))
+            on_volume(VolumeImages(name, tuple(self.meta), images, reference, frames))
         brightest = 0.0 if reference is None else float(reference.amax())
         peak = float(images.amax()) / (brightest or 1.0)
         if not peak < DIVERGED:
@@ -194,7 +206,15 @@ class _Volume:
             ssim=ssim(reference, images) if fits else None,
             nmse=nmse(reference, images),
             foreground_ssim=foreground_ssim(reference, images) if fits and has_foreground(reference) else None,
+            psnr_by_frame=_psnr_by_frame(reference, images, frames) if frames > 1 else (),
         )
+
+
+def _psnr_by_frame(reference: Tensor, images: Tensor, frames: int) -> tuple[float, ...]:
+    """PSNR of every frame in dB; infinity for an equal one."""
+    squares = (reference - images).square().reshape(-1, frames, *images.shape[-2:]).double().mean((0, 2, 3))
+    peak = reference.amax().double() ** 2
+    return tuple((10 * (peak / squares).log10()).tolist())
 
 
 def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
@@ -203,7 +223,7 @@ def _magnitudes(method: nn.Module, group: list[Sample]) -> Tensor:
 
 
 def reconstruct(method: nn.Module, sample: Sample) -> Tensor:
-    """Complex image of a single slice, ``(height, width)``, in scaled units, on the device of the sample."""
+    """Complex image of a single slice, ``A.domain_shape``, in scaled units, on the device of the sample."""
     return apply(method, to_device_of(method, collate([sample])))[0].to(sample.measurement.device)
 
 

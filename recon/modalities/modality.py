@@ -15,7 +15,7 @@ from ..data import Readers, Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
 #: Arguments of datasets that are not keys of a manifest's ``[data]``.
-_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "augment", "seed")
+_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "raw_coils", "augment", "seed")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]
@@ -44,7 +44,8 @@ class Modality:
         Name in tables and messages.
     slices
         Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``. Its other arguments are
-        keys of ``[data]``; ``maps_folder``, ``augment`` and ``seed`` are those of :class:`recon.KSpaceSlices`.
+        keys of ``[data]``; ``maps_folder``, ``raw_coils``, ``augment`` and ``seed`` are those of
+        :class:`recon.KSpaceSlices`.
     simulation
         Dataclass of retrospective degradation; its fields are the keys of ``[simulate]``.
     readers
@@ -111,6 +112,20 @@ class Modality:
             If several readers take it.
         """
         return self.readers.detect(path) if path.is_file() and self.readers.takes(path) else None
+
+    def format_of_another(self, path: Path, usual: str) -> str | None:
+        """Name of the reader that takes a file, if the usual reader can tell from its content that it does not.
+
+        None: the usual reader takes it, has no detector, or no other takes it.
+
+        Raises
+        ------
+        DataError
+            If several other readers take it.
+        """
+        if not path.is_file() or not self.readers.has_detector(usual) or usual in (names := self.readers.takes(path)):
+            return None
+        return self.readers.detect(path) if names else None
 
     @property
     def augments(self) -> bool:

@@ -18,6 +18,7 @@ from .data_consistency import SiteDataConsistency as SiteDataConsistency
 from .data_consistency import SitePart as SitePart
 from .data_consistency import SiteStrength as SiteStrength
 from .data_consistency import WeightedStep as WeightedStep
+from .direct_varnet import DirectVarNet as DirectVarNet
 from .error_bars import ErrorBars as ErrorBars
 from .error_bars import error_bars_of as error_bars_of
 from .error_bars import recorded_half_widths as recorded_half_widths
@@ -32,6 +33,8 @@ from .regularizers import Regularizer as Regularizer
 from .regularizers import UNetRegularizer as UNetRegularizer
 from .settings import Network as Network
 from .settings import NetworkSettings as NetworkSettings
+from .spacetime import SpaceTimeRegularizer as SpaceTimeRegularizer
+from .spacetime import VolumeRegularizer as VolumeRegularizer
 from .unrolled import UnrolledNetwork as UnrolledNetwork
 from .varnet import VarNet as VarNet
 from .wrappers import DataConsistent as DataConsistent

@@ -17,12 +17,15 @@ from .data_consistency import (
     WeightedStep,
 )
 from .regularizers import ConvRegularizer, FrequencySplitRegularizer, Regularizer, UNetRegularizer
+from .spacetime import SpaceTimeRegularizer, VolumeRegularizer
 
 #: Regularizers; :class:`Regularizer` describes their arguments.
 REGULARIZERS: Registry[Regularizer] = Registry("regularizer", {
     "cnn": ConvRegularizer,
     "unet": UNetRegularizer,
     "fdd": FrequencySplitRegularizer,
+    "cnn_time": SpaceTimeRegularizer,
+    "cnn_volume": VolumeRegularizer,
 })  # fmt: skip
 
 #: Data consistency; the arguments are keys of ``[network.consistency_options]``.

@@ -20,7 +20,8 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 class Regularizer(nn.Module, ABC):
     """A learned map of images that removes artifacts and noise.
 
-    Subclasses implement :meth:`refine` on real and imaginary part, real tensors ``(batch, 2, height, width)``. A recipe
+    Subclasses implement :meth:`refine` on real and imaginary part, real tensors ``(batch, 2, height, width)``; one that
+    mixes more axes of the image than two states ``image_axes`` and gets ``(batch, 2, *image)``. A recipe
     gives a subclass the arguments that it declares: ``channels`` and ``depth`` (its size), ``condition_dim`` if it can
     take a condition, ``noise_level`` if it can be told the noise, ``norm`` and ``attention`` if it has them, and any
     others as ``[network.regularizer_options]``.
@@ -33,6 +34,9 @@ class Regularizer(nn.Module, ABC):
         Whether it is told the noise per pixel: a third channel of the input of :meth:`refine`.
     """
 
+    #: Number of axes of the image that it mixes; a network treats all others one by one.
+    image_axes = 2
+
     def __init__(self, condition_dim: int = 0, noise_level: bool = False) -> None:
         super().__init__()
         if condition_dim < 0:
@@ -40,7 +44,7 @@ class Regularizer(nn.Module, ABC):
         self.condition_dim, self.noise_level = condition_dim, noise_level
 
     def forward(self, x: Tensor, condition: Tensor | None = None, level: Tensor | None = None) -> Tensor:
-        """Refined image, shape and dtype of ``x``, ``(*batch, height, width)``.
+        """Refined image, shape and dtype of ``x``, ``(*batch, height, width)`` or ``(*batch, ..., height, width)``.
 
         Parameters
         ----------
@@ -54,9 +58,13 @@ class Regularizer(nn.Module, ABC):
         ValueError
             If a condition or a level is missing, unexpected, or of another shape.
         """
-        flat_condition = self._flat(condition, x.shape[:-2])
+        n_axes = self.image_axes
+        if x.ndim < n_axes:
+            found = f"an image of shape {tuple(x.shape)}"
+            raise ValueError(f"{type(self).__name__}: got {found}, expected {n_axes} axes or more")
+        flat_condition = self._flat(condition, x.shape[: x.ndim - n_axes])
         self._require_level(level, x.shape)
-        flat = x.reshape(-1, *x.shape[-2:])
+        flat = x.reshape(-1, *x.shape[-n_axes:])
         # Complex numbers in memory are real channels in the channels-last layout: no copy, and convolutions are a
         # fifth faster in this layout.
         pairs = torch.view_as_real(flat) if flat.is_complex() else torch.stack((flat, torch.zeros_like(flat)), dim=-1)

@@ -10,6 +10,7 @@ from physics import Registry
 
 from ..data import CONDITION_DIM
 from .conditioning import StepScale
+from .direct_varnet import DirectVarNet
 from .operator_corrections import OperatorCorrection
 from .registries import DATA_CONSISTENCY, REGULARIZERS
 from .unrolled import UnrolledNetwork
@@ -18,7 +19,7 @@ from .varnet import VarNet
 #: Whatever a recipe or a file of weights describes.
 Network: TypeAlias = UnrolledNetwork | VarNet
 
-_VARNET: Registry[VarNet] = Registry("architecture", {"varnet": VarNet})
+_VARNET: Registry[VarNet] = Registry("architecture", {"varnet": VarNet, "direct_varnet": DirectVarNet})
 _SIZE_OF_VARNET = ("cascades", "channels", "depth")
 
 
@@ -26,13 +27,14 @@ _SIZE_OF_VARNET = ("cascades", "channels", "depth")
 class NetworkSettings:
     """Keys of ``[network]`` of a recipe that decide which parameters a network has, with the same defaults.
 
-    ``architecture`` is ``"unrolled"``, the network of all other keys, or ``"varnet"``: :class:`VarNet`, whose size are
-    ``cascades``, ``channels``, ``depth`` and ``architecture_options``. The parts are named as in :data:`REGULARIZERS`
+    ``architecture`` is ``"unrolled"``, the network of all other keys, ``"varnet"``, :class:`VarNet`, or
+    ``"direct_varnet"``, :class:`DirectVarNet`. The size of the last two are ``cascades``, ``channels``, ``depth`` and
+    ``architecture_options``. The parts are named as in :data:`REGULARIZERS`
     and :data:`DATA_CONSISTENCY`; ``condition`` names what reads the scan's features, and ``correct_operator`` adds the
     correction of the modality. :class:`UnrolledNetwork` describes the others.
     """
 
-    architecture: Literal["unrolled", "varnet"] = "unrolled"
+    architecture: Literal["unrolled", "varnet", "direct_varnet"] = "unrolled"
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     cascades: int = 5
     regularizer: str = "unet"
@@ -76,6 +78,11 @@ class NetworkSettings:
         """Default of every key."""
         return {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(cls)}
 
+    @property
+    def raw_coils(self) -> bool:
+        """Whether the network takes scans as measured, see :class:`VarNet`; all others take whitened coils."""
+        return self.architecture_options.get("raw_coils", False) is True
+
     def record(self) -> dict[str, Any]:
         """Values that are no defaults, as JSON holds them; the inverse of :meth:`of`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -95,7 +102,8 @@ class NetworkSettings:
                 raise ValueError(f"architecture_options: found {found}, expected none for the architecture 'unrolled'")
             return
         if self.architecture not in _VARNET:
-            raise ValueError(f"architecture: found {self.architecture!r}, expected 'unrolled' or 'varnet'")
+            known = ", ".join(("unrolled", *_VARNET))
+            raise ValueError(f"architecture: found {self.architecture!r}, expected one of {known}")
         _VARNET.check(self.architecture, self.architecture_options, "architecture_options")
         for key, value in self.record().items():
             if key not in ("architecture", "architecture_options", *_SIZE_OF_VARNET):
@@ -125,9 +133,9 @@ class NetworkSettings:
             If a part is unknown or refuses its options, or a key has no effect.
         """
         self.require_agreement()
-        if self.architecture == "varnet":
+        if self.architecture in _VARNET:
             size = {key: getattr(self, key) for key in _SIZE_OF_VARNET}
-            return _VARNET.make("varnet", size | dict(self.architecture_options), "architecture_options")
+            return _VARNET.make(self.architecture, size | dict(self.architecture_options), "architecture_options")
         for key, registry in (("regularizer", REGULARIZERS), ("consistency", DATA_CONSISTENCY)):
             if (name := getattr(self, key)) not in registry:
                 raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(registry)}")

@@ -186,7 +186,7 @@ class UnrolledNetwork(nn.Module):
                 x = before + factor * (x - before)
             if index < self.cascades:
                 seen = before if self.combine == "sum" else x
-                refined = self.regularizers[index % len(self.regularizers)](seen, *told)
+                refined = _refined(self.regularizers[index % len(self.regularizers)], seen, told, len(A.domain_shape))
                 if strength is not None:
                     refined = seen + strength * (refined - seen)
                 if self.strengths:
@@ -197,6 +197,27 @@ class UnrolledNetwork(nn.Module):
         if self.error_bars is not None:
             self.error_bars(x, start, changes[0], changes[-1], level, scale)  # read by `recorded_half_widths`
         return x
+
+
+def _refined(regularizer: nn.Module, x: Tensor, told: tuple[Tensor | None, ...], n_domain: int) -> Tensor:
+    """The refined image, ``(*batch, *A.domain_shape)``, by a regularizer of as many axes, of fewer, or of more.
+
+    One of fewer axes refines frames or slices one by one, each with the condition of its sample. One of more axes
+    gets axes of size 1: a single frame, or a single slice. It never mixes the samples of a batch.
+    """
+    n_axes = getattr(regularizer, "image_axes", 2)
+    more, condition = n_domain - n_axes, told[0] if told else None
+    if more > 0 and condition is not None and condition.ndim > 1:
+        between = x.shape[x.ndim - n_domain : x.ndim - n_axes]
+        batch = condition.shape[:-1]
+        told = (condition.reshape(*batch, *([1] * more), -1).expand(*batch, *between, -1), *told[1:])
+    if more >= 0:
+        image: Tensor = regularizer(x, *told)
+        return image
+    shape = (*x.shape[: x.ndim - n_domain], *([1] * -more), *x.shape[x.ndim - n_domain :])
+    level = tuple(None if one is None else one.reshape(shape) for one in told[1:])
+    refined: Tensor = regularizer(x.reshape(shape), *told[:1], *level)
+    return refined.reshape(x.shape)
 
 
 def _known_noise(y: Tensor, A: LinearOperator, noise_std: Tensor | None) -> Tensor:

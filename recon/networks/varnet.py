@@ -35,6 +35,9 @@ class VarNet(nn.Module):
         Size of the regularizers, see :class:`NormalizedUNet`.
     sensitivity_channels, sensitivity_depth
         Size of the U-Net that estimates the coil maps.
+    raw_coils
+        Whether it takes the coils and the readout as the scanner measured them, as published networks do: neither
+        whitened nor compressed nor without oversampling. Datasets honor it, see :class:`recon.KSpaceSlices`.
 
     References
     ----------
@@ -43,6 +46,8 @@ class VarNet(nn.Module):
 
     #: Name of the one modality that it is made for.
     only_for = "mri"
+    #: Sign of the regularizers in the equation above.
+    _sign = -1
 
     def __init__(
         self,
@@ -52,13 +57,23 @@ class VarNet(nn.Module):
         *,
         sensitivity_channels: int = 8,
         sensitivity_depth: int = 4,
+        raw_coils: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
             raise ValueError(f"VarNet: cascades is {cascades}, expected at least 1")
-        self.sensitivity = SensitivityNetwork(sensitivity_channels, sensitivity_depth)
-        self.regularizers = nn.ModuleList(NormalizedUNet(channels, depth) for _ in range(cascades))
+        if not isinstance(raw_coils, bool):
+            raise ValueError(f"VarNet: raw_coils is {raw_coils!r}, expected true or false")
+        self.raw_coils = raw_coils
+        self.sensitivity = self._estimator(sensitivity_channels, sensitivity_depth)
+        self.regularizers = nn.ModuleList(self._regularizer(channels, depth) for _ in range(cascades))
         self.consistency = nn.ModuleList(SoftWeight() for _ in range(cascades))
+
+    def _estimator(self, channels: int, depth: int) -> "SensitivityNetwork":
+        return SensitivityNetwork(NormalizedUNet(channels, depth))
+
+    def _regularizer(self, channels: int, depth: int) -> "UNet":
+        return NormalizedUNet(channels, depth)
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         """Reconstruct, ``(*batch, coils, height, width) -> (*batch, height, width)``, in the units of ``y``.
@@ -75,14 +90,14 @@ class VarNet(nn.Module):
         mask = scan.mask if scan.mask.ndim == 2 else scan.mask.expand(*maps.shape[:-3], *scan.mask.shape[-2:])
         S = CartesianMRI(maps, mask)
         backprojection = S.adjoint(y)
-        z, d = -self.regularizers[0](backprojection), torch.zeros_like(backprojection)
+        z, d = self._sign * self.regularizers[0](backprojection), torch.zeros_like(backprojection)
         for index, (layer, regularizer) in enumerate(
             zip(self.consistency[1:], self.regularizers[1:], strict=True), start=1
         ):
             # d is zero until the second data consistency: the first one finds k-space as measured.
             seen = backprojection + z if index == 1 else backprojection + z + S.gram(d)
             d = d - layer.weight * (z + d)
-            z = z - regularizer(seen)
+            z = z + self._sign * regularizer(seen)
         coils = ifft2c(y + S(d)) + maps * z.unsqueeze(-3)
         return _combined(coils, scan)
 
@@ -96,13 +111,13 @@ class SensitivityNetwork(nn.Module):
 
     Parameters
     ----------
-    channels, depth
-        Size of the :class:`NormalizedUNet`.
+    unet
+        The U-Net.
     """
 
-    def __init__(self, channels: int = 8, depth: int = 4) -> None:
+    def __init__(self, unet: "UNet") -> None:
         super().__init__()
-        self.unet = NormalizedUNet(channels, depth)
+        self.unet = unet
 
     def forward(self, y: Tensor, mask: Tensor) -> Tensor:
         """Maps of the shape of ``y``, ``(*batch, coils, height, width)``, from the mask of :class:`CartesianMRI`.
@@ -112,20 +127,21 @@ class SensitivityNetwork(nn.Module):
         ValueError
             If the mask is no column mask, or does not sample the center.
         """
-        images = ifft2c(y * _center(mask).unsqueeze(-3))
-        flat = images.reshape(-1, *images.shape[-2:])
-        # Coil by coil, the features stay small; a GPU would wait for the many small calls.
-        parts = flat.split(1) if flat.device.type == "cpu" else (flat,)
-        maps = torch.cat([self.unet(part) for part in parts]).reshape(images.shape)
+        maps = self.estimate(ifft2c(y * _center(mask).unsqueeze(-3)))
         power = maps.abs().square().sum(-3, keepdim=True)
         normalized: Tensor = maps * _root(reciprocal(power))
         return normalized
 
+    def estimate(self, images: Tensor) -> Tensor:
+        """Maps before their division, from the coil images of the center, ``(*batch, coils, height, width)``."""
+        flat = images.reshape(-1, *images.shape[-2:])
+        # Coil by coil, the features stay small; a GPU would wait for the many small calls.
+        parts = flat.split(1) if flat.device.type == "cpu" else (flat,)
+        return torch.cat([self.unet(part) for part in parts]).reshape(images.shape)
 
-class NormalizedUNet(nn.Module):
-    """The U-Net of fastMRI on an image whose real and imaginary part have mean 0 and standard deviation 1.
 
-    Mean and standard deviation are put back afterwards. The image is padded with zeros to a multiple of 16.
+class UNet(nn.Module):
+    """The U-Net of fastMRI on real and imaginary part of an image.
 
     Parameters
     ----------
@@ -138,7 +154,9 @@ class NormalizedUNet(nn.Module):
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
         if channels < 1 or depth < 1:
-            raise ValueError(f"NormalizedUNet: channels {channels} and depth {depth}, expected at least 1 of each")
+            raise ValueError(
+                f"{type(self).__name__}: channels {channels} and depth {depth}, expected at least 1 of each"
+            )
         widths = [channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise([2, *widths[:-1]]))
         self.bottom = _block(widths[-2], widths[-1])
@@ -156,18 +174,20 @@ class NormalizedUNet(nn.Module):
             If one pixel is left at the lowest level, which has no standard deviation.
         """
         pairs = torch.view_as_real(x.reshape(-1, *x.shape[-2:])).movedim(-1, 1)
-        mean, std = pairs.mean((-2, -1), keepdim=True), pairs.std((-2, -1), keepdim=True)
-        height, width = x.shape[-2:]
-        tall, wide = -height % 16, -width % 16
+        return torch.view_as_complex(self.refine(pairs).movedim(1, -1).contiguous()).reshape(x.shape)
+
+    def refine(self, pairs: Tensor) -> Tensor:
+        """The U-Net on real and imaginary part, ``(batch, 2, height, width)``."""
+        self._require_size(*pairs.shape[-2:])
+        return self._unet(pairs.contiguous())
+
+    def _require_size(self, height: int, width: int, tall: int = 0, wide: int = 0) -> None:
+        """Refuse an image that has one pixel at the lowest level, padded by ``tall`` rows and ``wide`` columns."""
         if (height + tall >> len(self.down)) * (width + wide >> len(self.down)) < 2:
             raise ValueError(
-                f"NormalizedUNet: image has shape ({height}, {width}), expected one that can be halved "
+                f"{type(self).__name__}: image has shape ({height}, {width}), expected one that can be halved "
                 f"{len(self.down)} times; reconstruct a larger image, or take a network of less depth"
             )
-        border = (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)
-        out = self._unet(F.pad((pairs - mean) * reciprocal(std), border).contiguous())
-        out = out[..., border[2] : border[2] + height, border[0] : border[0] + width] * std + mean
-        return torch.view_as_complex(out.movedim(1, -1).contiguous()).reshape(x.shape)
 
     def _unet(self, features: Tensor) -> Tensor:
         skipped: list[Tensor] = []
@@ -185,6 +205,22 @@ class NormalizedUNet(nn.Module):
             features = block(torch.cat((features, before), dim=1))
         out: Tensor = self.last(features)
         return out
+
+
+class NormalizedUNet(UNet):
+    """:class:`UNet` on an image whose real and imaginary part have mean 0 and standard deviation 1.
+
+    Mean and standard deviation are put back afterwards. The image is padded with zeros to a multiple of 16.
+    """
+
+    def refine(self, pairs: Tensor) -> Tensor:
+        mean, std = pairs.mean((-2, -1), keepdim=True), pairs.std((-2, -1), keepdim=True)
+        height, width = pairs.shape[-2:]
+        tall, wide = -height % 16, -width % 16
+        self._require_size(height, width, tall, wide)
+        border = (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)
+        out = self._unet(F.pad((pairs - mean) * reciprocal(std), border).contiguous())
+        return out[..., border[2] : border[2] + height, border[0] : border[0] + width] * std + mean
 
 
 class SoftWeight(SitePart):

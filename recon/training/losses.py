@@ -1,4 +1,4 @@
-"""Training losses on magnitude images, shape ``(batch, height, width)``."""
+"""Training losses on magnitude images, shape ``(batch, height, width)`` or ``(batch, frames, height, width)``."""
 
 from collections.abc import Callable
 
@@ -37,6 +37,7 @@ def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
     window = 7
     if min(target.shape[-2:]) < window:
         raise ValueError(f"ssim_loss: images of {tuple(target.shape[-2:])} pixels, expected at least 7x7")
+    image, target = (values.reshape(-1, *values.shape[-2:]) for values in (image, target))
     unbiased = window**2 / (window**2 - 1)
 
     def mean(values: Tensor) -> Tensor:

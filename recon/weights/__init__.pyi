@@ -2,8 +2,9 @@ from .catalog import STARTER_WEIGHTS as STARTER_WEIGHTS
 from .catalog import WeightsFile as WeightsFile
 from .catalog import is_weights as is_weights
 from .catalog import open_weights as open_weights
-from .fastmri_varnet import from_fastmri as from_fastmri
-from .fastmri_varnet import import_fastmri as import_fastmri
+from .imported_varnet import from_direct as from_direct
+from .imported_varnet import from_fastmri as from_fastmri
+from .imported_varnet import import_varnet as import_varnet
 from .loading import load_weights as load_weights
 from .loading import read_weights as read_weights
 from .loading import save_weights as save_weights

@@ -79,7 +79,7 @@ def open_cmrxrecon(
         path, (len(chosen) * slices, coils, height, width), partial(_slice, path, name, full, chosen),
         reading=f"{name} ({axes}) of MATLAB, kx as the readout, complex numbers as {numbers}; {said}",
         mask=None if measured[chosen[0]].all() else measured[chosen[0]],
-        notes=notes, parts=parts,
+        notes=notes, parts=parts, frames=len(chosen),
     )  # fmt: skip
     require_middle(volume)
     return volume

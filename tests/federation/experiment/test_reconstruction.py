@@ -10,9 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from federation.cli import main
 from federation.experiment import reconstruction
+from physics import birdcage_maps, phantom_volume
+from recon import simulate_volume, write_kspace
 
 from ..fake_sites import SMALL, trained_run, write_file, write_manifest, write_site
 
@@ -226,3 +229,51 @@ def test_fully_sampled_sites_train(tmp_path: Path) -> None:
     write_manifest(tmp_path / "sites", "full", splits)
     command = ["train", "fedavg", "--sites", str(tmp_path / "sites"), "--out", str(tmp_path / "run"), *TINY]
     assert main(command) == 0
+
+
+def write_other_layouts(folder: Path) -> dict[str, Path]:
+    """One scan of two slices in the fastMRI layout, as a NumPy array, and in the order of MATLAB, as in CMRxRecon."""
+    images = torch.stack([phantom_volume(1, (24, 20), seed=seed)[0] for seed in range(2)])
+    kspace = simulate_volume(images, birdcage_maps(2, (24, 20))).numpy()
+    paths = {
+        name: folder / f"{name}.{end}" for name, end in (("fastmri", "h5"), ("numpy", "npy"), ("cmrxrecon", "mat"))
+    }
+    write_kspace(paths["fastmri"], kspace)
+    np.save(paths["numpy"], kspace)
+    with h5py.File(paths["cmrxrecon"], "w", userblock_size=512) as file:
+        pairs = np.empty((1, *kspace.swapaxes(-1, -2).shape), [("real", "f4"), ("imag", "f4")])
+        pairs["real"], pairs["imag"] = kspace.swapaxes(-1, -2).real, kspace.swapaxes(-1, -2).imag
+        file["kspace_full"] = pairs
+        file["kspace_full"].attrs["MATLAB_class"] = np.bytes_("single")
+    return paths
+
+
+def test_a_scan_of_another_layout_is_read_as_what_it_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {}
+    for name, path in write_other_layouts(tmp_path).items():
+        out = tmp_path / f"{name}_image.h5"
+        assert main([*reconstruct(run, path, out), "--simulate"]) == 0
+        printed = capsys.readouterr().out
+        line = f"note: {path} is read as {name}, told from its content; the files of the site are fastmri"
+        assert (line in printed) == (name != "fastmri")
+        with h5py.File(out) as file:
+            images[name] = file["reconstruction"][:]
+    # Names of files seed the masks: the images differ in these alone.
+    assert {image.shape for image in images.values()} == {(2, 24, 20)}
+    for name in ("numpy", "cmrxrecon"):
+        assert np.corrcoef(images[name].ravel(), images["fastmri"].ravel())[0, 1] > 0.8
+
+
+def test_a_folder_may_hold_several_layouts(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    write_other_layouts(tmp_path / "scans")
+    assert main([*reconstruct(run, tmp_path / "scans", tmp_path / "images"), "--suffix", ".h5"]) == 0
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"fastmri.h5", "numpy.h5", "cmrxrecon.h5"}
+
+
+def test_a_file_that_no_reader_takes_is_named_as_before(run: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    (tmp_path / "scan.h5").write_text("no scan")
+    error = fails(*reconstruct(run, tmp_path / "scan.h5", tmp_path / "out.h5"))
+    assert "scan.h5: file: found a text file" in error and "\n" not in error

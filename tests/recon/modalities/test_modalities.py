@@ -16,6 +16,7 @@ from physics import (
     ImageGrid,
     ParallelBeam,
     RadonOperator,
+    beating_heart,
     birdcage_maps,
     body_volume,
     evenly_spaced,
@@ -23,6 +24,7 @@ from physics import (
 )
 from recon import (
     MODALITIES,
+    CineSimulation,
     ConvRegularizer,
     DataError,
     GradientStep,
@@ -61,11 +63,19 @@ def ct_file(path: Path) -> None:
     write_sinograms(path, grid, scan, line_integrals=lines, photons=1e5, reference=reference, patient_id="p")
 
 
+def cine_file(path: Path) -> None:
+    frames = torch.stack([beating_heart(4, (32, 28), 1, z) for z in (-0.5, 0.0, 0.5)], dim=1).flatten(0, 1)
+    kspace, noise_free = simulate_volume(frames, birdcage_maps(4, (32, 28))), torch.zeros(4, 4)
+    header = simulated_header((32, 28))
+    write_volume(path, kspace, header, patient_id="p", acquisition="cine", noise_covariance=noise_free, frames=4)
+
+
 #: A file of every modality, and a degradation of it.
 FILES: dict[str, tuple[Callable[[Path], None], Any]] = {
     "mri": (mri_file, Simulation("random", 2, 0.3, 0.01)),
     "ct": (ct_file, ScanSimulation(views=20, photons=1e4)),
     "non_cartesian": (mri_file, TrajectorySimulation("radial", 1.5, 0.01)),
+    "cine": (cine_file, CineSimulation("frame_random", 2, 0.3, 0.01)),
 }
 
 
@@ -91,7 +101,8 @@ def dataset(request: pytest.FixtureRequest, modality: Modality, files: list[Path
 def test_volumes_hold_their_facts(modality: Modality, files: list[Path]) -> None:
     dataset = modality.slices(files, "north")
     for volume, file in zip(dataset.volumes, files, strict=True):
-        assert (volume.path, volume.shape[0], volume.patient_id) == (file, N_SLICES, "p") and volume.description
+        n_slices = volume.shape[0] // getattr(volume, "frames", 1)
+        assert (volume.path, n_slices, volume.patient_id) == (file, N_SLICES, "p") and volume.description
         assert tuple(volume.read_slice(1).shape) == volume.shape[1:]
         assert torch.equal(pickle.loads(pickle.dumps(volume)).read_slice(1), volume.read_slice(1))
     assert len(dataset) == 2 * N_SLICES == len(dataset.volumes) * N_SLICES

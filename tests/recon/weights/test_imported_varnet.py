@@ -1,15 +1,17 @@
 """Weights of fastMRI: state dicts and checkpoints are read, everything else is one line."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from fastmri.models import VarNet as FastMRIVarNet
 from torch import Tensor
 
-from recon import DataError, import_fastmri, load_weights, save_weights
+from recon import DataError, import_varnet, load_weights, save_weights
 
 State = dict[str, Any]
 
@@ -22,9 +24,10 @@ def state() -> State:
 
 def test_sizes_are_read_from_names_and_shapes_and_the_file_reads_back(state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "knee.pt")
-    settings, network = import_fastmri(tmp_path / "knee.pt")
+    settings, network = import_varnet(tmp_path / "knee.pt")
     assert (settings.cascades, settings.channels, settings.depth) == (2, 2, 3)
-    assert settings.architecture_options == {"sensitivity_channels": 3, "sensitivity_depth": 1}
+    expected = {"sensitivity_channels": 3, "sensitivity_depth": 1, "raw_coils": True}
+    assert settings.architecture_options == expected and network.raw_coils and settings.raw_coils
     assert sum(p.numel() for p in network.parameters()) == sum(tensor.numel() for tensor in state.values())
     save_weights(network, tmp_path / "base.safetensors", settings, "mri", "Knees")
     again = load_weights(tmp_path / "base.safetensors").state_dict()
@@ -35,7 +38,7 @@ def test_a_checkpoint_of_the_training_has_the_same_network(state: State, tmp_pat
     inside = {f"varnet.{name}": tensor for name, tensor in state.items()} | {"loss.w": torch.ones(1)}
     torch.save({"state_dict": inside, "epoch": 3, "hyper_parameters": {"chans": 2}}, tmp_path / "epoch.ckpt")
     torch.save(state, tmp_path / "knee.pt")
-    found, expected = (import_fastmri(tmp_path / name)[1].state_dict() for name in ("epoch.ckpt", "knee.pt"))
+    found, expected = (import_varnet(tmp_path / name)[1].state_dict() for name in ("epoch.ckpt", "knee.pt"))
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
@@ -78,7 +81,7 @@ def test_every_mismatch_is_one_line_with_the_tensor(
 ) -> None:
     torch.save(damage(dict(state)), tmp_path / "bad.pt")
     with pytest.raises(DataError, match=message) as error:
-        import_fastmri(tmp_path / "bad.pt")
+        import_varnet(tmp_path / "bad.pt")
     assert str(error.value).startswith(f"{tmp_path / 'bad.pt'}: ") and "\n" not in str(error.value)
 
 
@@ -95,26 +98,103 @@ class Evil:
 def test_nothing_of_a_file_is_run(state: State, tmp_path: Path) -> None:
     torch.save({"state_dict": state, "callback": Evil(tmp_path / "written")}, tmp_path / "evil.ckpt")
     with pytest.raises(DataError, match=r"found a pickle with other objects than tensors.*nothing of it was run"):
-        import_fastmri(tmp_path / "evil.ckpt")
+        import_varnet(tmp_path / "evil.ckpt")
     assert not (tmp_path / "written").exists()
 
 
 def test_files_that_are_no_state_dict_are_refused(state: State, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.pt: file: found none that can be read \(No such file or directory\)"):
-        import_fastmri(tmp_path / "none.pt")
-    (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(DataError, match=r"text.pt: file: found a pickle with other objects than tensors, or no pickle"):
-        import_fastmri(tmp_path / "text.pt")
+        import_varnet(tmp_path / "none.pt")
     torch.save(torch.ones(2), tmp_path / "tensor.pt")
     with pytest.raises(DataError, match=r"tensor.pt: file: found a Tensor, expected a state dict"):
-        import_fastmri(tmp_path / "tensor.pt")
-    torch.save(state, tmp_path / "whole.pt")
-    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:3000])
-    with pytest.raises(DataError, match=r"cut.pt: file: found "):
-        import_fastmri(tmp_path / "cut.pt")
+        import_varnet(tmp_path / "tensor.pt")
+
+
+def write_zip(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "content")
+
+
+def old_file(state: State, path: Path) -> bytes:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
+
+
+def new_file(state: State, path: Path) -> bytes:
+    torch.save(state, path)
+    return path.read_bytes()
+
+
+OTHER_FILES: list[tuple[Callable[[State, Path], object], str]] = [
+    (
+        lambda s, p: p.write_text("# VarNet\n\nTrained on knees.\n"),
+        "found a text file, expected a file of torch.save; give",
+    ),
+    (
+        lambda s, p: p.write_text("<!DOCTYPE html><title>Log in</title>"),
+        "found a web page, such as a login page, exp",
+    ),
+    (
+        lambda s, p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        "found a Git LFS pointer",
+    ),
+    (lambda s, p: p.write_bytes(b""), "found an empty file, expected a file of torch.save; get it again"),
+    (
+        lambda s, p: p.write_bytes(bytes(range(1, 256))),
+        "found a file of another kind, expected a file of torch",
+    ),
+    (
+        lambda s, p: write_zip(p, "word/document.xml"),
+        "found a zip archive, expected a file of torch.save; give",
+    ),
+    (
+        lambda s, p: write_zip(p, "a.npy"),
+        r"found a NumPy archive \(.npz\), expected a file of torch.save; give",
+    ),
+    (
+        lambda s, p: write_zip(p, "m/data.pkl", "m/constants.pkl"),
+        "found a TorchScript archive, which holds code",
+    ),
+    (lambda s, p: write_zip(p, "m/data.pkl"), "found a truncated or damaged file"),
+    (
+        lambda s, p: p.write_bytes(new_file(s, p)[:3000]),
+        "found a truncated or damaged zip archive",
+    ),
+    (
+        lambda s, p: p.write_bytes(old_file(s, p)[:30]),
+        "found a truncated or damaged file",
+    ),
+    (lambda s, p: p.write_bytes(old_file(s, p)[:3000]), "found a truncated "),
+    (lambda s, p: p.write_bytes(old_file(s, p)[:-9]), "found a truncated "),
+    (
+        lambda s, p: p.write_bytes(safetensors.torch.save(s)[:3000]),
+        "found a truncated or damaged file .*; get",
+    ),
+]
+
+
+@pytest.mark.parametrize(("write", "message"), OTHER_FILES)
+def test_a_file_of_another_kind_is_named(
+    state: State, tmp_path: Path, write: Callable[[State, Path], object], message: str
+) -> None:
+    write(state, tmp_path / "file.pt")
+    with pytest.raises(DataError, match=f"file.pt: file: {message}") as error:
+        import_varnet(tmp_path / "file.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_before_torch_1_6_and_of_safetensors_have_the_same_network(state: State, tmp_path: Path) -> None:
+    old_file(state, tmp_path / "old.pt")
+    safetensors.torch.save_file(state, tmp_path / "new.safetensors")
+    torch.save(state, tmp_path / "knee.pt")
+    expected = import_varnet(tmp_path / "knee.pt")[1].state_dict()
+    for name in ("old.pt", "new.safetensors"):
+        found = import_varnet(tmp_path / name)[1].state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
 def test_half_precision_becomes_single_precision(state: State, tmp_path: Path) -> None:
     torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pt")
-    parameters: list[Tensor] = [*import_fastmri(tmp_path / "half.pt")[1].parameters()]
+    parameters: list[Tensor] = [*import_varnet(tmp_path / "half.pt")[1].parameters()]
     assert {p.dtype for p in parameters} == {torch.float32}
