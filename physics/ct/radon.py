@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constants, is_constant, values_of
 from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, reciprocal, require_tensor
 from .fbp import filtered_backprojection
@@ -70,7 +71,7 @@ class RadonOperator(LinearOperator):
         if ray_weights is not None:
             require_tensor("RadonOperator", ray_weights, "ray_weights")
             self._require(ray_weights, self.range_shape, "ray_weights")
-            if not ray_weights.is_floating_point() or not bool((ray_weights >= 0).all()):
+            if not ray_weights.is_floating_point() or not bool((values_of(ray_weights) >= 0).all()):
                 raise ValueError("RadonOperator: ray_weights hold NaN or negative values, expected real weights >= 0")
         self.register_buffer("ray_weights", ray_weights, persistent=False)
         # Computed once: every layer of a network needs them.
@@ -125,22 +126,29 @@ class RadonOperator(LinearOperator):
         ----------
         .. [CW] Collatz, Einschliessungssatz fuer die charakteristischen Zahlen von Matrizen, Math. Z. 48, 1942.
         """
+        if self._is_learned:
+            return self._bound()
         if self._norm is None:
-            self._norm = self._bound()
+            with constants():
+                self._norm = self._bound()
         return self._norm if self.ray_weights is None else self._norm.to(self.ray_weights.device)
 
+    @property
+    def _is_learned(self) -> bool:
+        """Whether what follows from the weights must be computed in each call."""
+        return self.ray_weights is not None and not is_constant(self.ray_weights)
+
     def _bound(self) -> Tensor:
-        vector, bound = _perron(self.grid, self.geometry)
-        if self.ray_weights is None:
-            return torch.tensor(bound, dtype=torch.float32)
-        weights = self.ray_weights.detach()
-        v = vector.to(weights)
+        with constants():
+            vector, bound = _perron(self.grid, self.geometry)
+            if self.ray_weights is None:
+                return torch.tensor(bound, dtype=torch.float32)
+            v = vector.to(self.ray_weights.device, self.ray_weights.dtype)
         ratios = []
-        with torch.no_grad():
-            for _ in range(2):
-                Gv = self._backproject(weights**2 * self._project(v))
-                ratios.append((Gv / v).amax((-2, -1)))
-                v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
+        for _ in range(2):
+            Gv = self._backproject(self.ray_weights**2 * self._project(v))
+            ratios.append((Gv / v).amax((-2, -1)))
+            v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
         return torch.minimum(*ratios).sqrt()
 
     def start(self, y: Tensor) -> Tensor:
@@ -148,14 +156,15 @@ class RadonOperator(LinearOperator):
         if self.ray_weights is None:
             return filtered_backprojection(y, self.geometry, self.grid)
         weights = self.ray_weights
-        used = (weights > 0).flatten(0, -3).any(0).any(-1) if weights.ndim > 2 else (weights > 0).any(-1)
+        with constants():
+            used = (values_of(weights) > 0).reshape(-1, *self.range_shape).any(-1).any(0).cpu().numpy()
         lines = self.line_integrals(y)
-        if bool(used.all()):
+        if used.all():
             return filtered_backprojection(lines, self.geometry, self.grid)
-        if not bool(used.any()):
+        if not used.any():
             return torch.zeros(*y.shape[:-2], *self.domain_shape, dtype=y.dtype, device=y.device)
-        geometry = self.geometry.subset(used.cpu().numpy())
-        return filtered_backprojection(lines[..., used, :], geometry, self.grid)
+        views = torch.from_numpy(used.nonzero()[0]).to(lines.device)
+        return filtered_backprojection(lines.index_select(-2, views), self.geometry.subset(used), self.grid)
 
     def estimate_noise_std(self, y: Tensor) -> Tensor:
         """Noise of the measurement from :func:`estimate_ray_noise`; the weights change slowly along the detector."""
@@ -164,14 +173,23 @@ class RadonOperator(LinearOperator):
     def normalized_adjoint(self, y: Tensor) -> Tensor:
         r"""SIRT's :math:`C A^T R y` with the inverse row sums R and column sums C of A; :math:`C A^T R A \le 1`."""
         self.require_measurement(y)  # would broadcast
-        if self._sums is None:
-            like = y.detach()
-            with torch.no_grad():
-                rows = reciprocal(self._forward(like.new_ones(self.domain_shape)))
-                columns = reciprocal(self._adjoint(like.new_ones(self.range_shape)))
-            self._sums = rows, columns
-        rows, columns = (sums.to(y) for sums in self._sums)
+        if self._is_learned:
+            rows, columns = self._reciprocal_sums(y)
+        else:
+            if self._sums is None:
+                with constants():
+                    self._sums = self._reciprocal_sums(y)
+            rows, columns = (sums.to(y.device, y.dtype) for sums in self._sums)
         return columns * self._adjoint(rows * y)
+
+    def _reciprocal_sums(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Reciprocals of the sums over the rows and columns of the matrix."""
+        with constants():
+            image, lines = (
+                torch.ones(shape, dtype=like.dtype, device=like.device)
+                for shape in (self.domain_shape, self.range_shape)
+            )
+        return reciprocal(self._forward(image)), reciprocal(self._adjoint(lines))
 
     @property
     def sampled(self) -> Tensor:

@@ -1,12 +1,14 @@
 """Multi-coil Cartesian MRI: coil maps, Fourier transform and sampling as one fast operator."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ..autograd.constants import constants, is_constant, multiplied, values_of
 from ..autograd.differentiable import Differentiable
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
@@ -111,20 +113,20 @@ class CartesianMRI(MultiCoilMRI):
                 f"CartesianMRI: mask has batch axes {shape[:-2]}, the maps have {tuple(batch)}; {expected}"
             )
         if mask.dtype != torch.bool:
-            if not ((mask == 0) | (mask == 1)).all():
+            values = values_of(mask)
+            if not ((values == 0) | (values == 1)).all():
                 raise ValueError(
                     "CartesianMRI: mask holds values other than 0 and 1; multiply weights into maps and data"
                 )
             mask = mask != 0
-        if not mask.any():
+        if not values_of(mask).any():
             raise ValueError("CartesianMRI: the mask samples nothing; expected at least one measured position")
         return mask.to(maps.device)
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, len(self.domain_shape), "image")
         # In place: the backward pass needs neither the output of the transform nor a gradient of the mask.
-        y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
-        return y
+        return multiplied(torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho"), self._sample)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self.require_batch(y, len(self.range_shape), "measurement")
@@ -219,13 +221,14 @@ class CartesianGram(MultiCoilGram):
         super().__init__(operator)
         column_mask = operator.mask.shape[-2] == 1
         self.axes = (-1,) if column_mask else (-2, -1)
-        self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
+        with constants() if is_constant(operator.mask) else nullcontext():
+            self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
         A.require_batch(x, len(A.domain_shape), "image")
-        if A.maps.requires_grad:
-            kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
+        if not (is_constant(A._encode) and is_constant(self.mask)):
+            kspace = multiplied(torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes), self.mask)
             image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
             return image
         if x.requires_grad and torch.is_grad_enabled():

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constants, is_constant
 from ..operator import LinearOperator, Shape
 
 
@@ -48,12 +49,11 @@ class MultiCoilMRI(LinearOperator):
 
     @property
     def norm(self) -> Tensor:
-        if self.maps.requires_grad:
+        if not is_constant(self.maps):
             return self._largest()
         found, maps = self._norm, self.maps
         if found is None or (found.device, found.dtype) != (maps.device, maps.real.dtype):
-            # Autograd refuses tensors that were made in inference mode, and training may use this one later.
-            with torch.inference_mode(False):
+            with constants():
                 self._norm = found = self._largest()
         return found
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constant_of, constants, is_constant, values_of
 from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, Shape, reciprocal
 from ..solvers import solve_normal
@@ -69,11 +70,14 @@ class NonCartesianMRI(MultiCoilMRI):
         batch, own = tuple(maps.shape[:-3]), tuple(positions.shape[:-3])
         if own not in ((), batch):
             raise ValueError(f"NonCartesianMRI: trajectory has batch axes {own}, the maps have {batch}; expected equal")
-        self.register_buffer("keep", self._checked_keep(keep).to(maps.device), persistent=False)
+        kept = self._checked_keep(keep)
         self.register_buffer("_decode", maps.conj().resolve_conj(), persistent=False)
-        self._keeps_all = bool(self.keep.all())
         shape = (maps.shape[-2], maps.shape[-1])
-        self._positions = [SamplePositions.of(one, shape) for one in positions.reshape(-1, spokes, samples, 2).unbind()]
+        with constants():
+            self.register_buffer("keep", kept.to(maps.device), persistent=False)
+            self._keeps_all = bool(self.keep.all())
+            each = positions.reshape(-1, spokes, samples, 2).unbind()
+            self._positions = [SamplePositions.of(one, shape) for one in each]
         self._spectrum: Tensor | None = None
 
     def _checked_keep(self, keep: Tensor | None) -> Tensor:
@@ -83,9 +87,12 @@ class NonCartesianMRI(MultiCoilMRI):
         expected = f"expected bool {shape} or {(*batch, *shape)}, True somewhere"
         if keep.dtype != torch.bool or tuple(keep.shape) not in (shape, (*batch, *shape)):
             raise ValueError(f"NonCartesianMRI: keep is {keep.dtype} of shape {tuple(keep.shape)}, {expected}")
-        if not keep.any():
+        constant = constant_of(keep)
+        if constant is None:
+            raise ValueError(f"NonCartesianMRI: keep is an argument of vmap, {expected}; make a batch of operators")
+        if not values_of(constant).any():
             raise ValueError(f"NonCartesianMRI: keep is False everywhere, {expected}")
-        return keep
+        return constant
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, 2, "image")
@@ -131,26 +138,30 @@ class NonCartesianMRI(MultiCoilMRI):
         """Spectrum of the Gram, see :func:`toeplitz_spectrum`, complex, ``(*batch | none, 2, 2, height, width)``."""
         found = self._spectrum
         if found is None or (found.dtype, found.device) != (dtype, self.maps.device):
-            keep = None if self._keeps_all else self.keep.cpu()
-            batch = self.trajectory.shape[:-3]
-            if keep is not None and keep.ndim > 2:
-                batch = keep.shape[:-2]
-            keeps = [keep] if keep is None else list(keep.reshape(-1, *keep.shape[-2:]))
-            number = max(len(keeps), len(self._positions))
-            spectra = [
-                self._positions[index % len(self._positions)].spectrum(dtype, keeps[index % len(keeps)])
-                for index in range(number)
-            ]
-            with torch.inference_mode(False):
-                found = torch.stack(spectra).reshape(*batch, 2, 2, *self.domain_shape).to(self.maps.device, dtype)
-            self._spectrum = found
+            with constants():
+                self._spectrum = found = self._made_spectrum(dtype)
         return found
+
+    def _made_spectrum(self, dtype: torch.dtype) -> Tensor:
+        keep = None if self._keeps_all else self.keep.cpu()
+        batch = self.trajectory.shape[:-3]
+        if keep is not None and keep.ndim > 2:
+            batch = keep.shape[:-2]
+        keeps = [keep] if keep is None else list(keep.reshape(-1, *keep.shape[-2:]))
+        number = max(len(keeps), len(self._positions))
+        spectra = [
+            self._positions[index % len(self._positions)].spectrum(dtype, keeps[index % len(keeps)])
+            for index in range(number)
+        ]
+        return torch.stack(spectra).reshape(*batch, 2, 2, *self.domain_shape).to(self.maps.device, dtype)
 
     def _largest(self) -> Tensor:
         """Samples that do not count leave the norm as it is, as columns do in :class:`CartesianMRI`."""
         largest = super()._largest()
-        norms = torch.tensor([positions.norm for positions in self._positions], dtype=largest.dtype)
-        return largest * norms.reshape(self.trajectory.shape[:-3]).to(largest.device)
+        with constants():
+            norms = torch.tensor([positions.norm for positions in self._positions], dtype=largest.dtype)
+            norms = norms.reshape(self.trajectory.shape[:-3]).to(largest.device)
+        return largest * norms
 
     @property
     def density(self) -> Tensor:
@@ -161,8 +172,9 @@ class NonCartesianMRI(MultiCoilMRI):
     def zero_filled(self, y: Tensor) -> Tensor:
         r"""Gridding: :math:`A^H W y / \sum_c |S_c|^2` with density weights W by Pipe and Menon."""
         self.require_measurement(y)
-        weights = torch.stack([positions.density for positions in self._positions])
-        weights = weights.reshape(self.trajectory.shape[:-1]).to(y.device, y.real.dtype)
+        with constants():
+            weights = torch.stack([positions.density for positions in self._positions])
+            weights = weights.reshape(self.trajectory.shape[:-1]).to(y.device, y.dtype.to_real())
         return self.adjoint(y * weights.unsqueeze(-3)) * reciprocal(self.rss**2)
 
     def start(self, y: Tensor) -> Tensor:
@@ -269,7 +281,7 @@ class NonCartesianGram(MultiCoilGram):
         A.require_batch(x, 2, "image")
         batch, shape = A.maps.shape[:-3], self._shape
         x = x.to(torch.promote_types(x.dtype, A.maps.dtype))
-        if A.maps.requires_grad:
+        if not is_constant(A._decode):
             own = A.maps * x.unsqueeze(-3)
             images = Transposed.of(own, self._convolve, self._convolve)
             image: Tensor = (A._decode * images).sum(-3)

@@ -16,6 +16,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constants
+
 #: Iterations of the estimate of the largest eigenvalue, and what is added to it.
 _ITERATIONS, _MARGIN = 30, 1.01
 
@@ -41,11 +43,12 @@ def toeplitz_spectrum(kernel: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def half_sample_ramps(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ramps :math:`m_1` along height ``(height, 1)`` and width ``(width,)``, complex."""
-    height, width = (
-        torch.polar(torch.ones(n, dtype=torch.float64), -math.pi * torch.arange(n, dtype=torch.float64) / n)
-        for n in shape
-    )
-    return height[:, None].to(device, dtype), width.to(device, dtype)
+    with constants():
+        height, width = (
+            torch.polar(torch.ones(n, dtype=torch.float64), -math.pi * torch.arange(n, dtype=torch.float64) / n)
+            for n in shape
+        )
+        return height[:, None].to(device, dtype), width.to(device, dtype)
 
 
 def convolve(images: Tensor, spectrum: Tensor, ramps: tuple[Tensor, Tensor]) -> Tensor:
