@@ -26,8 +26,11 @@ def makes_constants() -> bool:
 
 
 def is_constant(tensor: Tensor) -> bool:
-    """Whether no derivative with respect to the tensor is asked for and no transform has wrapped it."""
-    if _functorch.is_functorch_wrapped_tensor(tensor):
+    """Whether no derivative with respect to the tensor is asked for and no transform has wrapped it.
+
+    False in a graph of `torch.compile`, which has plain operations and nothing that is stored.
+    """
+    if torch.compiler.is_compiling() or _functorch.is_functorch_wrapped_tensor(tensor):
         return False
     return not _is_differentiated(tensor)
 
@@ -41,15 +44,20 @@ def constant_of(tensor: Tensor) -> Tensor | None:
 
 def values_of(tensor: Tensor) -> Tensor:
     """The numbers beneath all transforms, for checks and decisions: of all samples where `vmap` maps over them."""
-    while _functorch.is_functorch_wrapped_tensor(tensor):
+    while not torch.compiler.is_compiling() and _functorch.is_functorch_wrapped_tensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
     return tensor.detach()
 
 
 def multiplied(fresh: Tensor, factor: Tensor) -> Tensor:
     """``fresh * factor``, in place unless a transform has wrapped the factor, whose samples may not fit into it."""
+    if torch.compiler.is_compiling():
+        return fresh * factor
     return fresh * factor if _functorch.is_functorch_wrapped_tensor(factor) else fresh.mul_(factor)
 
 
 def _is_differentiated(tensor: Tensor) -> bool:
-    return tensor.requires_grad or forward_ad.unpack_dual(tensor).tangent is not None
+    if tensor.requires_grad:
+        return True
+    # Asking for a tangent takes as long as a small multiplication.
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.constants import constants, is_constant, values_of
-from ..autograd.transpose_pair import Transposed
+from ..autograd.transpose_pair import TransposePair
 from ..operator import LinearOperator, reciprocal, require_tensor
 from .fbp import filtered_backprojection
 from .fbp_weights import goes_all_round
@@ -74,6 +74,7 @@ class RadonOperator(LinearOperator):
             if not ray_weights.is_floating_point() or not bool((values_of(ray_weights) >= 0).all()):
                 raise ValueError("RadonOperator: ray_weights hold NaN or negative values, expected real weights >= 0")
         self.register_buffer("ray_weights", ray_weights, persistent=False)
+        self._matrix = _Matrix(grid, geometry)
         # Computed once: every layer of a network needs them.
         self._norm: Tensor | None = None
         self._sums: tuple[Tensor, Tensor] | None = None
@@ -87,19 +88,13 @@ class RadonOperator(LinearOperator):
         """The matrix without weights, shared by all operators of this grid and geometry."""
         return projector_of(self.grid, self.geometry)
 
-    def _project(self, x: Tensor) -> Tensor:
-        return Transposed.of(x, self.projector.project, self.projector.backproject)
-
-    def _backproject(self, y: Tensor) -> Tensor:
-        return Transposed.of(y, self.projector.backproject, self.projector.project)
-
     def _forward(self, x: Tensor) -> Tensor:
         self._require_real(x, "image")
-        return self.weighted(self._project(x))
+        return self.weighted(self._matrix.forward(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self._require_real(y, "measurement")
-        return self._backproject(self.weighted(y))
+        return self._matrix.transpose(self.weighted(y))
 
     def _require_real(self, tensor: Tensor, what: str) -> None:
         if tensor.dtype not in (torch.float32, torch.float64):
@@ -146,7 +141,7 @@ class RadonOperator(LinearOperator):
             v = vector.to(self.ray_weights.device, self.ray_weights.dtype)
         ratios = []
         for _ in range(2):
-            Gv = self._backproject(self.ray_weights**2 * self._project(v))
+            Gv = self._matrix.transpose(self.ray_weights**2 * self._matrix.forward(v))
             ratios.append((Gv / v).amax((-2, -1)))
             v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
         return torch.minimum(*ratios).sqrt()
@@ -243,6 +238,20 @@ class RadonOperator(LinearOperator):
         geometry = ParallelBeam(evenly_spaced(5, 0.7, 0.1), 11, 1.0)
         weights = torch.rand(2, 5, 11, generator=generator, dtype=torch.float64)
         return cls(ImageGrid((7, 6), 1.2), geometry, weights)
+
+
+class _Matrix(TransposePair):
+    """The matrix of a scan without weights, whose tables are shared and not pickled."""
+
+    def __init__(self, grid: ImageGrid, geometry: Geometry) -> None:
+        self.grid, self.geometry = grid, geometry
+        super().__init__(grid.shape, geometry.shape)
+
+    def project(self, images: Tensor) -> Tensor:
+        return projector_of(self.grid, self.geometry).project(images)
+
+    def backproject(self, data: Tensor) -> Tensor:
+        return projector_of(self.grid, self.geometry).backproject(data)
 
 
 @lru_cache(maxsize=16)

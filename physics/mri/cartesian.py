@@ -223,11 +223,13 @@ class CartesianGram(MultiCoilGram):
         self.axes = (-1,) if column_mask else (-2, -1)
         with constants() if is_constant(operator.mask) else nullcontext():
             self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
+        # Asked once: solvers call a small Gram many times.
+        self._is_constant = is_constant(operator._encode) and is_constant(self.mask)
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
         A.require_batch(x, len(A.domain_shape), "image")
-        if not (is_constant(A._encode) and is_constant(self.mask)):
+        if not self._is_constant or torch.compiler.is_compiling():
             kspace = multiplied(torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes), self.mask)
             image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
             return image

@@ -1,20 +1,20 @@
 """Multi-coil MRI at any positions of k-space, such as radial and spiral scans."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..autograd.constants import constant_of, constants, is_constant, values_of
+from ..autograd.constants import constant_of, constants, is_constant
 from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, Shape, reciprocal
 from ..solvers import solve_normal
+from .coil_transforms import CoilConvolution, CoilTransform
 from .fourier import fft2c
 from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps
 from .sample_positions import SamplePositions
 from .toeplitz import convolve, half_sample_ramps
-from .trajectories import Array, require_trajectory
+from .trajectories import require_trajectory
 
 #: Pixels up to which the Gram transforms all coils in one call, where calls take longer than their work.
 _SMALL = 2**14
@@ -75,10 +75,12 @@ class NonCartesianMRI(MultiCoilMRI):
         shape = (maps.shape[-2], maps.shape[-1])
         with constants():
             self.register_buffer("keep", kept.to(maps.device), persistent=False)
-            self._keeps_all = bool(self.keep.all())
+            self._keeps_all = bool(kept.all())
             each = positions.reshape(-1, spokes, samples, 2).unbind()
             self._positions = [SamplePositions.of(one, shape) for one in each]
-        self._spectrum: Tensor | None = None
+            counted = None if self._keeps_all else kept.cpu()
+        self._transform = CoilTransform(self._positions, maps.shape[-3])
+        self._convolution = CoilConvolution(self._positions, counted, own, tuple(maps.shape[:-2]))
 
     def _checked_keep(self, keep: Tensor | None) -> Tensor:
         shape, batch = self.range_shape[1:], tuple(self.maps.shape[:-3])
@@ -90,19 +92,19 @@ class NonCartesianMRI(MultiCoilMRI):
         constant = constant_of(keep)
         if constant is None:
             raise ValueError(f"NonCartesianMRI: keep is an argument of vmap, {expected}; make a batch of operators")
-        if not values_of(constant).any():
+        if not constant.any():
             raise ValueError(f"NonCartesianMRI: keep is False everywhere, {expected}")
         return constant
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, 2, "image")
-        y = Transposed.of(self.maps * x.unsqueeze(-3), self._transform, self._back)
+        y = self._transform.forward(self.maps * x.unsqueeze(-3))
         return y if self._keeps_all else y * self.sampled
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self.require_batch(y, 3, "measurement")
         kept = y if self._keeps_all else y * self.sampled
-        images = Transposed.of(self._with_batch(kept), self._back, self._transform)
+        images = self._transform.transpose(self._with_batch(kept))
         x: Tensor = (self._decode * images).sum(-3)
         return x
 
@@ -112,48 +114,9 @@ class NonCartesianMRI(MultiCoilMRI):
         batch = self.maps.shape[:-3]
         return y if len(self._positions) == 1 else y.expand(*torch.broadcast_shapes(batch, y.shape[:-3]), *y.shape[-3:])
 
-    def _transform(self, images: Tensor) -> Tensor:
-        """Samples of coil images, ``(n coils, height, width) -> (n coils, spokes, samples)``."""
-        return self._each(SamplePositions.forward, images).reshape(-1, *self.range_shape[1:])
-
-    def _back(self, samples: Tensor) -> Tensor:
-        """The adjoint of :meth:`_transform`."""
-        return self._each(SamplePositions.adjoint, samples.flatten(-2))
-
-    def _each(self, transform: Callable[[SamplePositions, Array, torch.dtype], Array], data: Tensor) -> Tensor:
-        """All coils of one image at a time: so plans are used again at any batch size."""
-        stacks = data.detach().to("cpu", torch.complex128).unflatten(0, (-1, self.range_shape[0])).numpy()
-        results = [
-            transform(self._positions[index % len(self._positions)], stack, data.dtype)
-            for index, stack in enumerate(stacks)
-        ]
-        joined = results[0] if len(results) == 1 else np.concatenate(results)
-        return torch.from_numpy(joined).to(data.device, data.dtype)
-
     @property
     def gram(self) -> LinearOperator:
         return NonCartesianGram(self)
-
-    def spectrum(self, dtype: torch.dtype) -> Tensor:
-        """Spectrum of the Gram, see :func:`toeplitz_spectrum`, complex, ``(*batch | none, 2, 2, height, width)``."""
-        found = self._spectrum
-        if found is None or (found.dtype, found.device) != (dtype, self.maps.device):
-            with constants():
-                self._spectrum = found = self._made_spectrum(dtype)
-        return found
-
-    def _made_spectrum(self, dtype: torch.dtype) -> Tensor:
-        keep = None if self._keeps_all else self.keep.cpu()
-        batch = self.trajectory.shape[:-3]
-        if keep is not None and keep.ndim > 2:
-            batch = keep.shape[:-2]
-        keeps = [keep] if keep is None else list(keep.reshape(-1, *keep.shape[-2:]))
-        number = max(len(keeps), len(self._positions))
-        spectra = [
-            self._positions[index % len(self._positions)].spectrum(dtype, keeps[index % len(keeps)])
-            for index in range(number)
-        ]
-        return torch.stack(spectra).reshape(*batch, 2, 2, *self.domain_shape).to(self.maps.device, dtype)
 
     def _largest(self) -> Tensor:
         """Samples that do not count leave the norm as it is, as columns do in :class:`CartesianMRI`."""
@@ -282,21 +245,13 @@ class NonCartesianGram(MultiCoilGram):
         batch, shape = A.maps.shape[:-3], self._shape
         x = x.to(torch.promote_types(x.dtype, A.maps.dtype))
         if not is_constant(A._decode):
-            own = A.maps * x.unsqueeze(-3)
-            images = Transposed.of(own, self._convolve, self._convolve)
+            images = A._convolution.forward(A.maps * x.unsqueeze(-3))
             image: Tensor = (A._decode * images).sum(-3)
             return image
         x = x.expand(*torch.broadcast_shapes(batch, x.shape[:-2]), *shape)
         if (x.requires_grad and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
             return Transposed.of(x, self._apply_once, self._apply_once)
         return self._apply_once(x.reshape(-1, *shape)).reshape(x.shape)
-
-    def _convolve(self, images: Tensor) -> Tensor:
-        """The Gram of coil images without the maps, ``(n coils, height, width)``."""
-        A = self.operator
-        stacks = images.unflatten(0, (-1, *A.maps.shape[:-2]))
-        spectrum = A.spectrum(images.dtype).unsqueeze(-5)
-        return convolve(stacks, spectrum, half_sample_ramps(self._shape, images.dtype, images.device)).flatten(0, -3)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -307,7 +262,7 @@ class NonCartesianGram(MultiCoilGram):
         A = self.operator
         x = x.unflatten(0, (-1, *A.maps.shape[:-3]))
         ramps = half_sample_ramps(self._shape, x.dtype, x.device)
-        spectrum = A.spectrum(x.dtype)
+        spectrum = A._convolution.spectrum(x.dtype, x.device)
         if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= _SMALL:
             images = convolve(A.maps * x.unsqueeze(-3), spectrum.unsqueeze(-5), ramps)
             return images.mul_(A._decode).sum(-3).flatten(0, -3)
