@@ -109,7 +109,11 @@ def _batched(function: Map, tensor: Tensor) -> Tensor:
     return out.reshape(*tensor.shape[:-2], *out.shape[-2:])
 
 
-@torch.library.custom_op("fedrecon::transpose_pair", mutates_args=())
+@torch.library.custom_op(
+    "fedrecon::transpose_pair",
+    mutates_args=(),
+    schema="(Tensor tensor, Tensor number, bool transposed, SymInt[] domain_shape, SymInt[] range_shape) -> Tensor",
+)
 def _apply(
     tensor: Tensor, number: Tensor, transposed: bool, domain_shape: Sequence[int], range_shape: Sequence[int]
 ) -> Tensor:

@@ -6,6 +6,7 @@ so has a complex measurement, ``(batch, 2, *range_shape)``. A real one has one c
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,6 +132,11 @@ def to_channels(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor).movedim(-1, 1) if tensor.is_complex() else tensor.unsqueeze(1)
 
 
+def _device_of(physics: torch.nn.Module) -> torch.device:
+    tensor = next(chain(physics.buffers(), physics.parameters()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
 class _FromDeepinv(LinearOperator):
     """A linear physics of deepinv."""
 
@@ -143,7 +149,7 @@ class _FromDeepinv(LinearOperator):
             module._non_persistent_buffers_set.update(module._buffers)
         real = next((b.real.dtype for b in own.buffers() if b.is_floating_point() or b.is_complex()), torch.float32)
         with torch.no_grad():
-            y = own.A(torch.zeros(1, *image_shape, dtype=real, device=own._device_holder.device))
+            y = own.A(torch.zeros(1, *image_shape, dtype=real, device=_device_of(own)))
         if not isinstance(y, Tensor):
             raise TypeError(f"from_deepinv: measurement is {type(y).__name__}, expected a tensor; take one physics")
         is_complex = image_shape[0] == 2
@@ -181,14 +187,15 @@ class _FromDeepinv(LinearOperator):
     @property
     def norm(self) -> Tensor:
         if self._norm is None:
-            self._norm = torch.zeros((), dtype=self._dtype.to_real(), device=self.physics._device_holder.device)
+            # The power iteration asks for shape and device of the norm.
+            self._norm = torch.zeros((), dtype=self._dtype.to_real(), device=_device_of(self.physics))
             with torch.no_grad():
                 self._norm = 1.01 * power_iteration(self, generator=torch.Generator().manual_seed(0))
-        return self._norm
+        return self._norm.to(_device_of(self.physics))
 
     def _require_adjoint(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        device = self.physics._device_holder.device
+        device = _device_of(self.physics)
         x, y = (
             torch.randn(shape, dtype=self._dtype, generator=generator).to(device)
             for shape in (self.domain_shape, self.range_shape)

@@ -9,15 +9,13 @@ from ..autograd.constants import constant_of, constants, is_constant
 from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, Shape, reciprocal
 from ..solvers import solve_normal
-from .coil_transforms import CoilConvolution, CoilTransform
+from .coil_products import coil_images, combined
+from .coil_transforms import CoilConvolution, CoilTransform, one_coil_at_a_time
 from .fourier import fft2c
 from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps
 from .sample_positions import SamplePositions
 from .toeplitz import convolve, half_sample_ramps
 from .trajectories import require_trajectory
-
-#: Pixels up to which the Gram transforms all coils in one call, where calls take longer than their work.
-_SMALL = 2**14
 
 
 class NonCartesianMRI(MultiCoilMRI):
@@ -58,7 +56,6 @@ class NonCartesianMRI(MultiCoilMRI):
     """
 
     keep: Tensor
-    _decode: Tensor
 
     def __init__(self, maps: Tensor, trajectory: Tensor, keep: Tensor | None = None) -> None:
         require_maps("NonCartesianMRI", maps)
@@ -71,7 +68,6 @@ class NonCartesianMRI(MultiCoilMRI):
         if own not in ((), batch):
             raise ValueError(f"NonCartesianMRI: trajectory has batch axes {own}, the maps have {batch}; expected equal")
         kept = self._checked_keep(keep)
-        self.register_buffer("_decode", maps.conj().resolve_conj(), persistent=False)
         shape = (maps.shape[-2], maps.shape[-1])
         with constants():
             self.register_buffer("keep", kept.to(maps.device), persistent=False)
@@ -81,6 +77,7 @@ class NonCartesianMRI(MultiCoilMRI):
             counted = None if self._keeps_all else kept.cpu()
         self._transform = CoilTransform(self._positions, maps.shape[-3])
         self._convolution = CoilConvolution(self._positions, counted, own, tuple(maps.shape[:-2]))
+        self._use(maps)
 
     def _checked_keep(self, keep: Tensor | None) -> Tensor:
         shape, batch = self.range_shape[1:], tuple(self.maps.shape[:-3])
@@ -98,13 +95,21 @@ class NonCartesianMRI(MultiCoilMRI):
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, 2, "image")
-        y = self._transform.forward(self.maps * x.unsqueeze(-3))
+        y = self._transform.forward(self._coil_images(x))
         return y if self._keeps_all else y * self.sampled
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self.require_batch(y, 3, "measurement")
         kept = y if self._keeps_all else y * self.sampled
         images = self._transform.transpose(self._with_batch(kept))
+        return self._combined(images)
+
+    def _coil_images(self, x: Tensor) -> Tensor:
+        return coil_images(self.maps, x) if self._decode is None else self.maps * x.unsqueeze(-3)
+
+    def _combined(self, images: Tensor) -> Tensor:
+        if self._decode is None:
+            return combined(self.maps, images)
         x: Tensor = (self._decode * images).sum(-3)
         return x
 
@@ -190,10 +195,6 @@ class NonCartesianMRI(MultiCoilMRI):
         keeps = self.keep.expand(*batch, *self.keep.shape[-2:]).reshape(-1, *self.keep.shape[-2:])
         return [NonCartesianMRI(*of_slice) for of_slice in zip(maps, trajectories, keeps, strict=True)]
 
-    def with_maps(self, maps: Tensor) -> "NonCartesianMRI":
-        """The same acquisition with other coil maps of the same shape."""
-        return NonCartesianMRI(maps, self.trajectory, self.keep)
-
     @classmethod
     def collate(cls, operators: Sequence["NonCartesianMRI"]) -> "NonCartesianMRI":
         """Join operators of equal shape; equal trajectories stay one."""
@@ -244,10 +245,8 @@ class NonCartesianGram(MultiCoilGram):
         A.require_batch(x, 2, "image")
         batch, shape = A.maps.shape[:-3], self._shape
         x = x.to(torch.promote_types(x.dtype, A.maps.dtype))
-        if not is_constant(A._decode):
-            images = A._convolution.forward(A.maps * x.unsqueeze(-3))
-            image: Tensor = (A._decode * images).sum(-3)
-            return image
+        if A._decode is None or not is_constant(A._decode):
+            return A._combined(A._convolution.forward(A._coil_images(x)))
         x = x.expand(*torch.broadcast_shapes(batch, x.shape[:-2]), *shape)
         if (x.requires_grad and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
             return Transposed.of(x, self._apply_once, self._apply_once)
@@ -260,10 +259,11 @@ class NonCartesianGram(MultiCoilGram):
     def _apply_once(self, x: Tensor) -> Tensor:
         """The Gram without a graph, ``(n, height, width)``, coil by coil: images of one coil stay in a CPU's cache."""
         A = self.operator
+        assert A._decode is not None
         x = x.unflatten(0, (-1, *A.maps.shape[:-3]))
         ramps = half_sample_ramps(self._shape, x.dtype, x.device)
         spectrum = A._convolution.spectrum(x.dtype, x.device)
-        if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= _SMALL:
+        if not one_coil_at_a_time(x):
             images = convolve(A.maps * x.unsqueeze(-3), spectrum.unsqueeze(-5), ramps)
             return images.mul_(A._decode).sum(-3).flatten(0, -3)
         total: Tensor | None = None

@@ -236,3 +236,29 @@ def test_masks_may_be_mapped_over_and_trajectories_may_not() -> None:
     found = grad(lambda m: NonCartesianMRI(m, 1.0 * TRAJECTORY)(x).abs().sum())(maps[0])
     leaf = maps[0].clone().requires_grad_()
     torch.testing.assert_close(found, torch.autograd.grad(NonCartesianMRI(leaf, TRAJECTORY)(x).abs().sum(), leaf)[0])
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNED if "cartesian" in name])
+def test_other_maps_of_an_operator(name: str) -> None:
+    """`with_maps` shares all but the maps; learned maps have derivatives of second order."""
+    maps, v = learned_and_input(name, "forward")
+    first = LEARNED[name](maps[0])
+    stored = first.norm.clone()
+    assert isinstance(first, CartesianMRI | NonCartesianMRI)
+    for given in (maps[1], maps[1].clone().requires_grad_()):
+        A, right = first.with_maps(given), LEARNED[name](maps[1])
+        torch.testing.assert_close(A(v[0]), right(v[0]))
+        torch.testing.assert_close(A.gram(v[0]), right.gram(v[0]))
+        torch.testing.assert_close(A.norm, right.norm)
+        assert A.norm.requires_grad == A.gram(v[0]).requires_grad == given.requires_grad
+    torch.testing.assert_close(first.norm, stored)
+    torch.testing.assert_close(first(v[0]), LEARNED[name](maps[0])(v[0]))
+    with pytest.raises(ValueError, match=r"with_maps: maps have shape \(2, 8, 7\), expected \(3, 8, 7\)"):
+        first.with_maps(maps[0, :2])
+
+    def of_maps(m: Tensor, x: Tensor) -> Tensor:
+        A = first.with_maps(m)
+        return torch.view_as_real(A.adjoint(A(x)) + 1j * A.gram(x))
+
+    leaves = maps[1].clone().requires_grad_(), v[0].clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(of_maps, leaves, nondet_tol=1e-8, fast_mode=True)
