@@ -35,6 +35,7 @@ def main() -> None:
         time_operator(NonCartesianMRI(maps, trajectory), x, y)
         time_mrpro(NonCartesianMRI(maps, trajectory), x, y)
     time_gradients(maps, trajectory, x)
+    time_learned_maps_against_mrpro(maps, trajectory, x)
     print_errors(maps, trajectory, x, y)
 
 
@@ -130,6 +131,32 @@ def time_gradients(maps: Tensor, trajectory: Tensor, x: Tensor) -> None:
     print_ratios(
         "Gram, forward and backward", paired_medians(candidates, repeats=REPEATS, clock=process_time), "raw fft2", {}
     )
+
+
+def time_learned_maps_against_mrpro(maps: Tensor, trajectory: Tensor, x: Tensor) -> None:
+    """Gram, forward and backward of image and maps, against mrpro, if it is installed."""
+    try:
+        from mrpro.data import KTrajectory, SpatialDimension
+        from mrpro.operators import FourierOp, SensitivityOp
+    except ImportError:
+        return
+    along_height, along_width = (SHAPE[0] * trajectory.float()[None, None, None]).unbind(-1)
+    size = SpatialDimension(1, *SHAPE)
+    toeplitz = FourierOp(size, size, KTrajectory(torch.zeros(1, 1, 1, 1, 1), along_height, along_width)).gram
+    A, ours = NonCartesianMRI(maps, trajectory), (x.clone().requires_grad_(), maps.clone().requires_grad_())
+    theirs = x[None, None, None].clone().requires_grad_(), maps[None, :, None].clone().requires_grad_()
+
+    def our_step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(A.with_maps(ours[1]).gram(ours[0]), ours, x)
+
+    def their_step() -> tuple[Tensor, ...]:
+        coils = SensitivityOp(theirs[1])
+        return torch.autograd.grad(coils.H(toeplitz(coils(theirs[0])[0])[0])[0], theirs, x[None, None, None])
+
+    for found, expected in zip(our_step(), their_step(), strict=True):
+        assert float((found - expected.reshape(found.shape)).norm() / expected.norm()) < 1e-4
+    medians = paired_medians({"mrpro": their_step, "ours": our_step}, repeats=REPEATS, clock=process_time)
+    print_ratios("Gram with gradients of image and maps, against mrpro", medians, "mrpro", {"ours": 0.75})
 
 
 def print_errors(maps: Tensor, trajectory: Tensor, x: Tensor, y: Tensor) -> None:

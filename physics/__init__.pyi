@@ -31,6 +31,8 @@ from .ct import scan_coverage as scan_coverage
 from .ct import simulate_counts as simulate_counts
 from .ct import transmitted as transmitted
 from .ct import view_angles as view_angles
+from .exchange import from_deepinv as from_deepinv
+from .exchange import to_deepinv as to_deepinv
 from .mri import FRAME_SAMPLINGS as FRAME_SAMPLINGS
 from .mri import GOLDEN_ANGLE_RAD as GOLDEN_ANGLE_RAD
 from .mri import MAP_ESTIMATES as MAP_ESTIMATES

@@ -358,10 +358,14 @@ class Scaled(LinearOperator):
         self.register_buffer("scalar", value, persistent=False)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return per_sample(self.scalar, len(self.range_shape)) * self.operator.forward(x)
+        return self._factor(len(self.range_shape)) * self.operator.forward(x)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return per_sample(self.scalar.conj(), len(self.domain_shape)) * self.operator.adjoint(y)
+        return self._factor(len(self.domain_shape)).conj() * self.operator.adjoint(y)
+
+    def _factor(self, n_axes: int) -> Tensor:
+        # With axes of size one a single number in double precision would make all results double.
+        return per_sample(self.scalar, n_axes) if self.scalar.ndim else self.scalar
 
     @property
     def norm(self) -> Tensor:

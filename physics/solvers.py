@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .autograd.constants import values_of
 from .autograd.differentiable import Differentiable
 from .operator import LinearOperator, per_sample, reciprocal
 
@@ -63,7 +64,7 @@ def conjugate_gradient(
     target = max(tolerance, torch.finfo(b.dtype).eps) ** 2 * inner(b, b)
     for _ in range(max_iterations):
         active = energy > target
-        if tolerance > 0 and not bool(active.any()):
+        if tolerance > 0 and not bool(values_of(active).any()):
             break
         Mp = apply(p)
         # A converged sample takes steps of size zero: no division by zero, no drift.

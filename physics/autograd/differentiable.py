@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .constants import makes_constants
+
 
 class Differentiable(torch.autograd.Function):
     """An autograd function that also works under the transforms of `torch.func`; :meth:`of` calls it.
@@ -33,6 +35,10 @@ class Differentiable(torch.autograd.Function):
     @classmethod
     def of(cls, *inputs: Any) -> Tensor:
         """Apply the function."""
-        function = cls if torch._C._are_functorch_transforms_active() else cls._ordinary
-        output: Tensor = function.apply(*inputs)
+        if not torch._C._are_functorch_transforms_active():
+            output: Tensor = cls._ordinary.apply(*inputs)
+        elif makes_constants():
+            output = cls.forward(*inputs)
+        else:
+            output = cls.apply(*inputs)
         return output

@@ -7,7 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..autograd.transpose_pair import Transposed
+from ..autograd.constants import constants, is_constant, values_of
+from ..autograd.transpose_pair import TransposePair
 from ..operator import LinearOperator, reciprocal, require_tensor
 from .fbp import filtered_backprojection
 from .fbp_weights import goes_all_round
@@ -70,9 +71,10 @@ class RadonOperator(LinearOperator):
         if ray_weights is not None:
             require_tensor("RadonOperator", ray_weights, "ray_weights")
             self._require(ray_weights, self.range_shape, "ray_weights")
-            if not ray_weights.is_floating_point() or not bool((ray_weights >= 0).all()):
+            if not ray_weights.is_floating_point() or not bool((values_of(ray_weights) >= 0).all()):
                 raise ValueError("RadonOperator: ray_weights hold NaN or negative values, expected real weights >= 0")
         self.register_buffer("ray_weights", ray_weights, persistent=False)
+        self._matrix = _Matrix(grid, geometry)
         # Computed once: every layer of a network needs them.
         self._norm: Tensor | None = None
         self._sums: tuple[Tensor, Tensor] | None = None
@@ -86,19 +88,13 @@ class RadonOperator(LinearOperator):
         """The matrix without weights, shared by all operators of this grid and geometry."""
         return projector_of(self.grid, self.geometry)
 
-    def _project(self, x: Tensor) -> Tensor:
-        return Transposed.of(x, self.projector.project, self.projector.backproject)
-
-    def _backproject(self, y: Tensor) -> Tensor:
-        return Transposed.of(y, self.projector.backproject, self.projector.project)
-
     def _forward(self, x: Tensor) -> Tensor:
         self._require_real(x, "image")
-        return self.weighted(self._project(x))
+        return self.weighted(self._matrix.forward(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self._require_real(y, "measurement")
-        return self._backproject(self.weighted(y))
+        return self._matrix.transpose(self.weighted(y))
 
     def _require_real(self, tensor: Tensor, what: str) -> None:
         if tensor.dtype not in (torch.float32, torch.float64):
@@ -125,22 +121,29 @@ class RadonOperator(LinearOperator):
         ----------
         .. [CW] Collatz, Einschliessungssatz fuer die charakteristischen Zahlen von Matrizen, Math. Z. 48, 1942.
         """
+        if self._is_learned:
+            return self._bound()
         if self._norm is None:
-            self._norm = self._bound()
+            with constants():
+                self._norm = self._bound()
         return self._norm if self.ray_weights is None else self._norm.to(self.ray_weights.device)
 
+    @property
+    def _is_learned(self) -> bool:
+        """Whether what follows from the weights must be computed in each call."""
+        return self.ray_weights is not None and not is_constant(self.ray_weights)
+
     def _bound(self) -> Tensor:
-        vector, bound = _perron(self.grid, self.geometry)
-        if self.ray_weights is None:
-            return torch.tensor(bound, dtype=torch.float32)
-        weights = self.ray_weights.detach()
-        v = vector.to(weights)
+        with constants():
+            vector, bound = _perron(self.grid, self.geometry)
+            if self.ray_weights is None:
+                return torch.tensor(bound, dtype=torch.float32)
+            v = vector.to(self.ray_weights.device, self.ray_weights.dtype)
         ratios = []
-        with torch.no_grad():
-            for _ in range(2):
-                Gv = self._backproject(weights**2 * self._project(v))
-                ratios.append((Gv / v).amax((-2, -1)))
-                v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
+        for _ in range(2):
+            Gv = self._matrix.transpose(self.ray_weights**2 * self._matrix.forward(v))
+            ratios.append((Gv / v).amax((-2, -1)))
+            v = (Gv / Gv.amax((-2, -1), keepdim=True).clamp_min(1e-30)).clamp_min(1e-3)
         return torch.minimum(*ratios).sqrt()
 
     def start(self, y: Tensor) -> Tensor:
@@ -148,14 +151,15 @@ class RadonOperator(LinearOperator):
         if self.ray_weights is None:
             return filtered_backprojection(y, self.geometry, self.grid)
         weights = self.ray_weights
-        used = (weights > 0).flatten(0, -3).any(0).any(-1) if weights.ndim > 2 else (weights > 0).any(-1)
+        with constants():
+            used = (values_of(weights) > 0).reshape(-1, *self.range_shape).any(-1).any(0).cpu().numpy()
         lines = self.line_integrals(y)
-        if bool(used.all()):
+        if used.all():
             return filtered_backprojection(lines, self.geometry, self.grid)
-        if not bool(used.any()):
+        if not used.any():
             return torch.zeros(*y.shape[:-2], *self.domain_shape, dtype=y.dtype, device=y.device)
-        geometry = self.geometry.subset(used.cpu().numpy())
-        return filtered_backprojection(lines[..., used, :], geometry, self.grid)
+        views = torch.from_numpy(used.nonzero()[0]).to(lines.device)
+        return filtered_backprojection(lines.index_select(-2, views), self.geometry.subset(used), self.grid)
 
     def estimate_noise_std(self, y: Tensor) -> Tensor:
         """Noise of the measurement from :func:`estimate_ray_noise`; the weights change slowly along the detector."""
@@ -164,14 +168,23 @@ class RadonOperator(LinearOperator):
     def normalized_adjoint(self, y: Tensor) -> Tensor:
         r"""SIRT's :math:`C A^T R y` with the inverse row sums R and column sums C of A; :math:`C A^T R A \le 1`."""
         self.require_measurement(y)  # would broadcast
-        if self._sums is None:
-            like = y.detach()
-            with torch.no_grad():
-                rows = reciprocal(self._forward(like.new_ones(self.domain_shape)))
-                columns = reciprocal(self._adjoint(like.new_ones(self.range_shape)))
-            self._sums = rows, columns
-        rows, columns = (sums.to(y) for sums in self._sums)
+        if self._is_learned:
+            rows, columns = self._reciprocal_sums(y)
+        else:
+            if self._sums is None:
+                with constants():
+                    self._sums = self._reciprocal_sums(y)
+            rows, columns = (sums.to(y.device, y.dtype) for sums in self._sums)
         return columns * self._adjoint(rows * y)
+
+    def _reciprocal_sums(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Reciprocals of the sums over the rows and columns of the matrix."""
+        with constants():
+            image, lines = (
+                torch.ones(shape, dtype=like.dtype, device=like.device)
+                for shape in (self.domain_shape, self.range_shape)
+            )
+        return reciprocal(self._forward(image)), reciprocal(self._adjoint(lines))
 
     @property
     def sampled(self) -> Tensor:
@@ -225,6 +238,20 @@ class RadonOperator(LinearOperator):
         geometry = ParallelBeam(evenly_spaced(5, 0.7, 0.1), 11, 1.0)
         weights = torch.rand(2, 5, 11, generator=generator, dtype=torch.float64)
         return cls(ImageGrid((7, 6), 1.2), geometry, weights)
+
+
+class _Matrix(TransposePair):
+    """The matrix of a scan without weights, whose tables are shared and not pickled."""
+
+    def __init__(self, grid: ImageGrid, geometry: Geometry) -> None:
+        self.grid, self.geometry = grid, geometry
+        super().__init__(grid.shape, geometry.shape)
+
+    def project(self, images: Tensor) -> Tensor:
+        return projector_of(self.grid, self.geometry).project(images)
+
+    def backproject(self, data: Tensor) -> Tensor:
+        return projector_of(self.grid, self.geometry).backproject(data)
 
 
 @lru_cache(maxsize=16)

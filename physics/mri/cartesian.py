@@ -1,15 +1,18 @@
 """Multi-coil Cartesian MRI: coil maps, Fourier transform and sampling as one fast operator."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ..autograd.constants import constants, is_constant, multiplied, values_of
 from ..autograd.differentiable import Differentiable
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
+from .coil_products import coil_images, combined
 from .fourier import centering_phases
 from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps, root_sum_of_squares
 from .sampling import calibration_block, samples_center
@@ -53,8 +56,9 @@ class CartesianMRI(MultiCoilMRI):
     r"""Multi-coil Cartesian acquisition, :math:`y_c = M F (S_c x)`.
 
     F is the centered orthonormal Fourier transform, a plain FFT between two phase ramps (signs for even sizes). The
-    ramps are multiplied into maps and mask once, so that no call shifts an array. For a mask along the phase axis
-    alone, :attr:`gram` needs 1-D transforms only.
+    ramps are multiplied into maps and mask once, so that no call shifts an array; into the image where the maps are
+    learned, so that no step of a training multiplies all maps. For a mask along the phase axis alone, :attr:`gram`
+    needs 1-D transforms only.
 
     Parameters
     ----------
@@ -78,23 +82,28 @@ class CartesianMRI(MultiCoilMRI):
     """
 
     mask: Tensor
-    _encode: Tensor
-    _decode: Tensor
+    _encode: Tensor | None
+    _ramp: Tensor
     _sample: Tensor
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
         require_maps("CartesianMRI", maps)
-        super().__init__(maps, tuple(maps.shape[-2:]))
-        mask = self._normalized_mask(maps, mask)
         height, width = maps.shape[-2:]
         before_h, after_h = centering_phases(height, maps.dtype, maps.device)
         before_w, after_w = centering_phases(width, maps.dtype, maps.device)
-        encode = maps * (before_h[:, None] * before_w)
+        super().__init__(maps, (height, width))
+        mask = self._normalized_mask(maps, mask)
+        self.register_buffer("_ramp", before_h[:, None] * before_w, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("_encode", encode, persistent=False)
-        self.register_buffer("_decode", encode.conj().resolve_conj(), persistent=False)
         sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
         self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
+        self._use(maps)
+
+    def _use(self, maps: Tensor) -> None:
+        super()._use(maps)
+        encode = maps * self._ramp if is_constant(maps) else None
+        self.register_buffer("_encode", encode, persistent=False)
+        self.register_buffer("_decode", None if encode is None else encode.conj().resolve_conj(), persistent=False)
 
     @staticmethod
     def _normalized_mask(maps: Tensor, mask: Tensor) -> Tensor:
@@ -111,24 +120,34 @@ class CartesianMRI(MultiCoilMRI):
                 f"CartesianMRI: mask has batch axes {shape[:-2]}, the maps have {tuple(batch)}; {expected}"
             )
         if mask.dtype != torch.bool:
-            if not ((mask == 0) | (mask == 1)).all():
+            values = values_of(mask)
+            if not ((values == 0) | (values == 1)).all():
                 raise ValueError(
                     "CartesianMRI: mask holds values other than 0 and 1; multiply weights into maps and data"
                 )
             mask = mask != 0
-        if not mask.any():
+        if not values_of(mask).any():
             raise ValueError("CartesianMRI: the mask samples nothing; expected at least one measured position")
         return mask.to(maps.device)
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, len(self.domain_shape), "image")
         # In place: the backward pass needs neither the output of the transform nor a gradient of the mask.
-        y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
-        return y
+        return multiplied(torch.fft.fft2(self._coil_images(x), norm="ortho"), self._sample)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self.require_batch(y, len(self.range_shape), "measurement")
-        x: Tensor = (torch.fft.ifft2(y * self._sample.conj(), norm="ortho") * self._decode).sum(-3)
+        return self._combined(torch.fft.ifft2(y * self._sample.conj(), norm="ortho"))
+
+    def _coil_images(self, x: Tensor) -> Tensor:
+        """Images of the coils before the plain FFT, with its ramp."""
+        return coil_images(self.maps, self._ramp * x) if self._encode is None else self._encode * x.unsqueeze(-3)
+
+    def _combined(self, images: Tensor) -> Tensor:
+        """The adjoint of :meth:`_coil_images`."""
+        if self._decode is None:
+            return self._ramp.conj() * combined(self.maps, images)
+        x: Tensor = (images * self._decode).sum(-3)
         return x
 
     @property
@@ -189,10 +208,6 @@ class CartesianMRI(MultiCoilMRI):
         keep = keep.squeeze(-3) if keep.ndim > self.mask.ndim and keep.shape[-3] == 1 else keep
         return CartesianMRI(self.maps, self.mask & keep)
 
-    def with_maps(self, maps: Tensor) -> "CartesianMRI":
-        """The same acquisition with other coil maps of the same shape."""
-        return CartesianMRI(maps, self.mask)
-
     @classmethod
     def collate(cls, operators: Sequence["CartesianMRI"]) -> "CartesianMRI":
         """Join operators of equal shape."""
@@ -219,15 +234,17 @@ class CartesianGram(MultiCoilGram):
         super().__init__(operator)
         column_mask = operator.mask.shape[-2] == 1
         self.axes = (-1,) if column_mask else (-2, -1)
-        self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
+        with constants() if is_constant(operator.mask) else nullcontext():
+            self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
+        # Asked once: solvers call a small Gram many times.
+        self._is_constant = operator._encode is not None and is_constant(operator._encode) and is_constant(self.mask)
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
         A.require_batch(x, len(A.domain_shape), "image")
-        if A.maps.requires_grad:
-            kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
-            image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
-            return image
+        if not self._is_constant or torch.compiler.is_compiling():
+            kspace = multiplied(torch.fft.fftn(A._coil_images(x), dim=self.axes), self.mask)
+            return A._combined(torch.fft.ifftn(kspace, dim=self.axes))
         if x.requires_grad and torch.is_grad_enabled():
             return _SelfAdjoint.of(x, self._apply_once)
         return self._apply_once(x)
@@ -249,6 +266,7 @@ class CartesianGram(MultiCoilGram):
 
     def _apply_rows(self, x: Tensor, rows: slice) -> Tensor:
         A = self.operator
+        assert A._encode is not None and A._decode is not None
         encode, decode = A._encode[..., rows, :], A._decode[..., rows, :]
         kspace = torch.fft.fftn(encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
         image: Tensor = torch.fft.ifftn(kspace, dim=self.axes).mul_(decode).sum(-3)

@@ -1,11 +1,12 @@
 """What Cartesian and non-Cartesian scans by several coils have in common."""
 
-from abc import abstractmethod
+import copy
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constants, is_constant
 from ..operator import LinearOperator, Shape
 
 
@@ -21,10 +22,17 @@ class MultiCoilMRI(LinearOperator):
     """
 
     maps: Tensor
+    _decode: Tensor | None
 
     def __init__(self, maps: Tensor, positions_shape: Shape) -> None:
         super().__init__(tuple(maps.shape[-2:]), (maps.shape[-3], *positions_shape))
         self.register_buffer("maps", maps, persistent=False)
+
+    def _use(self, maps: Tensor) -> None:
+        """Take the maps, at the end of `__init__`. Learned ones are not copied: that takes longer than a product."""
+        self.register_buffer("maps", maps, persistent=False)
+        decode = maps.conj().resolve_conj() if is_constant(maps) else None
+        self.register_buffer("_decode", decode, persistent=False)
         # Every layer of a network needs it; computed at each call where the maps are learned.
         self._norm: Tensor | None = None
 
@@ -48,12 +56,11 @@ class MultiCoilMRI(LinearOperator):
 
     @property
     def norm(self) -> Tensor:
-        if self.maps.requires_grad:
+        if not is_constant(self.maps):
             return self._largest()
         found, maps = self._norm, self.maps
         if found is None or (found.device, found.dtype) != (maps.device, maps.real.dtype):
-            # Autograd refuses tensors that were made in inference mode, and training may use this one later.
-            with torch.inference_mode(False):
+            with constants():
                 self._norm = found = self._largest()
         return found
 
@@ -65,9 +72,26 @@ class MultiCoilMRI(LinearOperator):
     def support(self) -> Tensor:
         return self.rss > 0
 
-    @abstractmethod
     def with_maps(self, maps: Tensor) -> Self:
-        """The same acquisition with other coil maps of the same shape."""
+        """The same acquisition with other coil maps of the same shape, in a fraction of the time of a new operator.
+
+        Raises
+        ------
+        ValueError
+            If the maps have another shape.
+        """
+        if maps.shape != self.maps.shape:
+            raise ValueError(
+                f"{type(self).__name__}.with_maps: maps have shape {tuple(maps.shape)}, expected "
+                f"{tuple(self.maps.shape)}; make a new operator"
+            )
+        require_maps(type(self).__name__, maps)
+        other = copy.copy(self)
+        other._buffers = {
+            name: None if buffer is None else buffer.to(maps.device) for name, buffer in self._buffers.items()
+        }
+        other._use(maps)
+        return other
 
 
 def root_sum_of_squares(coil_images: Tensor) -> Tensor:

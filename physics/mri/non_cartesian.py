@@ -1,22 +1,21 @@
 """Multi-coil MRI at any positions of k-space, such as radial and spiral scans."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constant_of, constants, is_constant
 from ..autograd.transpose_pair import Transposed
 from ..operator import LinearOperator, Shape, reciprocal
 from ..solvers import solve_normal
+from .coil_products import coil_images, combined
+from .coil_transforms import CoilConvolution, CoilTransform, one_coil_at_a_time
 from .fourier import fft2c
 from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps
 from .sample_positions import SamplePositions
 from .toeplitz import convolve, half_sample_ramps
-from .trajectories import Array, require_trajectory
-
-#: Pixels up to which the Gram transforms all coils in one call, where calls take longer than their work.
-_SMALL = 2**14
+from .trajectories import require_trajectory
 
 
 class NonCartesianMRI(MultiCoilMRI):
@@ -57,7 +56,6 @@ class NonCartesianMRI(MultiCoilMRI):
     """
 
     keep: Tensor
-    _decode: Tensor
 
     def __init__(self, maps: Tensor, trajectory: Tensor, keep: Tensor | None = None) -> None:
         require_maps("NonCartesianMRI", maps)
@@ -69,12 +67,17 @@ class NonCartesianMRI(MultiCoilMRI):
         batch, own = tuple(maps.shape[:-3]), tuple(positions.shape[:-3])
         if own not in ((), batch):
             raise ValueError(f"NonCartesianMRI: trajectory has batch axes {own}, the maps have {batch}; expected equal")
-        self.register_buffer("keep", self._checked_keep(keep).to(maps.device), persistent=False)
-        self.register_buffer("_decode", maps.conj().resolve_conj(), persistent=False)
-        self._keeps_all = bool(self.keep.all())
+        kept = self._checked_keep(keep)
         shape = (maps.shape[-2], maps.shape[-1])
-        self._positions = [SamplePositions.of(one, shape) for one in positions.reshape(-1, spokes, samples, 2).unbind()]
-        self._spectrum: Tensor | None = None
+        with constants():
+            self.register_buffer("keep", kept.to(maps.device), persistent=False)
+            self._keeps_all = bool(kept.all())
+            each = positions.reshape(-1, spokes, samples, 2).unbind()
+            self._positions = [SamplePositions.of(one, shape) for one in each]
+            counted = None if self._keeps_all else kept.cpu()
+        self._transform = CoilTransform(self._positions, maps.shape[-3])
+        self._convolution = CoilConvolution(self._positions, counted, own, tuple(maps.shape[:-2]))
+        self._use(maps)
 
     def _checked_keep(self, keep: Tensor | None) -> Tensor:
         shape, batch = self.range_shape[1:], tuple(self.maps.shape[:-3])
@@ -83,19 +86,30 @@ class NonCartesianMRI(MultiCoilMRI):
         expected = f"expected bool {shape} or {(*batch, *shape)}, True somewhere"
         if keep.dtype != torch.bool or tuple(keep.shape) not in (shape, (*batch, *shape)):
             raise ValueError(f"NonCartesianMRI: keep is {keep.dtype} of shape {tuple(keep.shape)}, {expected}")
-        if not keep.any():
+        constant = constant_of(keep)
+        if constant is None:
+            raise ValueError(f"NonCartesianMRI: keep is an argument of vmap, {expected}; make a batch of operators")
+        if not constant.any():
             raise ValueError(f"NonCartesianMRI: keep is False everywhere, {expected}")
-        return keep
+        return constant
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, 2, "image")
-        y = Transposed.of(self.maps * x.unsqueeze(-3), self._transform, self._back)
+        y = self._transform.forward(self._coil_images(x))
         return y if self._keeps_all else y * self.sampled
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self.require_batch(y, 3, "measurement")
         kept = y if self._keeps_all else y * self.sampled
-        images = Transposed.of(self._with_batch(kept), self._back, self._transform)
+        images = self._transform.transpose(self._with_batch(kept))
+        return self._combined(images)
+
+    def _coil_images(self, x: Tensor) -> Tensor:
+        return coil_images(self.maps, x) if self._decode is None else self.maps * x.unsqueeze(-3)
+
+    def _combined(self, images: Tensor) -> Tensor:
+        if self._decode is None:
+            return combined(self.maps, images)
         x: Tensor = (self._decode * images).sum(-3)
         return x
 
@@ -105,52 +119,17 @@ class NonCartesianMRI(MultiCoilMRI):
         batch = self.maps.shape[:-3]
         return y if len(self._positions) == 1 else y.expand(*torch.broadcast_shapes(batch, y.shape[:-3]), *y.shape[-3:])
 
-    def _transform(self, images: Tensor) -> Tensor:
-        """Samples of coil images, ``(n coils, height, width) -> (n coils, spokes, samples)``."""
-        return self._each(SamplePositions.forward, images).reshape(-1, *self.range_shape[1:])
-
-    def _back(self, samples: Tensor) -> Tensor:
-        """The adjoint of :meth:`_transform`."""
-        return self._each(SamplePositions.adjoint, samples.flatten(-2))
-
-    def _each(self, transform: Callable[[SamplePositions, Array, torch.dtype], Array], data: Tensor) -> Tensor:
-        """All coils of one image at a time: so plans are used again at any batch size."""
-        stacks = data.detach().to("cpu", torch.complex128).unflatten(0, (-1, self.range_shape[0])).numpy()
-        results = [
-            transform(self._positions[index % len(self._positions)], stack, data.dtype)
-            for index, stack in enumerate(stacks)
-        ]
-        joined = results[0] if len(results) == 1 else np.concatenate(results)
-        return torch.from_numpy(joined).to(data.device, data.dtype)
-
     @property
     def gram(self) -> LinearOperator:
         return NonCartesianGram(self)
 
-    def spectrum(self, dtype: torch.dtype) -> Tensor:
-        """Spectrum of the Gram, see :func:`toeplitz_spectrum`, complex, ``(*batch | none, 2, 2, height, width)``."""
-        found = self._spectrum
-        if found is None or (found.dtype, found.device) != (dtype, self.maps.device):
-            keep = None if self._keeps_all else self.keep.cpu()
-            batch = self.trajectory.shape[:-3]
-            if keep is not None and keep.ndim > 2:
-                batch = keep.shape[:-2]
-            keeps = [keep] if keep is None else list(keep.reshape(-1, *keep.shape[-2:]))
-            number = max(len(keeps), len(self._positions))
-            spectra = [
-                self._positions[index % len(self._positions)].spectrum(dtype, keeps[index % len(keeps)])
-                for index in range(number)
-            ]
-            with torch.inference_mode(False):
-                found = torch.stack(spectra).reshape(*batch, 2, 2, *self.domain_shape).to(self.maps.device, dtype)
-            self._spectrum = found
-        return found
-
     def _largest(self) -> Tensor:
         """Samples that do not count leave the norm as it is, as columns do in :class:`CartesianMRI`."""
         largest = super()._largest()
-        norms = torch.tensor([positions.norm for positions in self._positions], dtype=largest.dtype)
-        return largest * norms.reshape(self.trajectory.shape[:-3]).to(largest.device)
+        with constants():
+            norms = torch.tensor([positions.norm for positions in self._positions], dtype=largest.dtype)
+            norms = norms.reshape(self.trajectory.shape[:-3]).to(largest.device)
+        return largest * norms
 
     @property
     def density(self) -> Tensor:
@@ -161,8 +140,9 @@ class NonCartesianMRI(MultiCoilMRI):
     def zero_filled(self, y: Tensor) -> Tensor:
         r"""Gridding: :math:`A^H W y / \sum_c |S_c|^2` with density weights W by Pipe and Menon."""
         self.require_measurement(y)
-        weights = torch.stack([positions.density for positions in self._positions])
-        weights = weights.reshape(self.trajectory.shape[:-1]).to(y.device, y.real.dtype)
+        with constants():
+            weights = torch.stack([positions.density for positions in self._positions])
+            weights = weights.reshape(self.trajectory.shape[:-1]).to(y.device, y.dtype.to_real())
         return self.adjoint(y * weights.unsqueeze(-3)) * reciprocal(self.rss**2)
 
     def start(self, y: Tensor) -> Tensor:
@@ -215,10 +195,6 @@ class NonCartesianMRI(MultiCoilMRI):
         keeps = self.keep.expand(*batch, *self.keep.shape[-2:]).reshape(-1, *self.keep.shape[-2:])
         return [NonCartesianMRI(*of_slice) for of_slice in zip(maps, trajectories, keeps, strict=True)]
 
-    def with_maps(self, maps: Tensor) -> "NonCartesianMRI":
-        """The same acquisition with other coil maps of the same shape."""
-        return NonCartesianMRI(maps, self.trajectory, self.keep)
-
     @classmethod
     def collate(cls, operators: Sequence["NonCartesianMRI"]) -> "NonCartesianMRI":
         """Join operators of equal shape; equal trajectories stay one."""
@@ -269,22 +245,12 @@ class NonCartesianGram(MultiCoilGram):
         A.require_batch(x, 2, "image")
         batch, shape = A.maps.shape[:-3], self._shape
         x = x.to(torch.promote_types(x.dtype, A.maps.dtype))
-        if A.maps.requires_grad:
-            own = A.maps * x.unsqueeze(-3)
-            images = Transposed.of(own, self._convolve, self._convolve)
-            image: Tensor = (A._decode * images).sum(-3)
-            return image
+        if A._decode is None or not is_constant(A._decode):
+            return A._combined(A._convolution.forward(A._coil_images(x)))
         x = x.expand(*torch.broadcast_shapes(batch, x.shape[:-2]), *shape)
         if (x.requires_grad and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
             return Transposed.of(x, self._apply_once, self._apply_once)
         return self._apply_once(x.reshape(-1, *shape)).reshape(x.shape)
-
-    def _convolve(self, images: Tensor) -> Tensor:
-        """The Gram of coil images without the maps, ``(n coils, height, width)``."""
-        A = self.operator
-        stacks = images.unflatten(0, (-1, *A.maps.shape[:-2]))
-        spectrum = A.spectrum(images.dtype).unsqueeze(-5)
-        return convolve(stacks, spectrum, half_sample_ramps(self._shape, images.dtype, images.device)).flatten(0, -3)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -293,10 +259,11 @@ class NonCartesianGram(MultiCoilGram):
     def _apply_once(self, x: Tensor) -> Tensor:
         """The Gram without a graph, ``(n, height, width)``, coil by coil: images of one coil stay in a CPU's cache."""
         A = self.operator
+        assert A._decode is not None
         x = x.unflatten(0, (-1, *A.maps.shape[:-3]))
         ramps = half_sample_ramps(self._shape, x.dtype, x.device)
-        spectrum = A.spectrum(x.dtype)
-        if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= _SMALL:
+        spectrum = A._convolution.spectrum(x.dtype, x.device)
+        if not one_coil_at_a_time(x):
             images = convolve(A.maps * x.unsqueeze(-3), spectrum.unsqueeze(-5), ramps)
             return images.mul_(A._decode).sum(-3).flatten(0, -3)
         total: Tensor | None = None

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constant_of, constants
+
 Array = np.ndarray[Any, Any]
 
 #: Angle between consecutive spokes of a golden-angle scan, 180 degrees over the golden ratio: 111.25 degrees.
@@ -208,8 +210,14 @@ def require_trajectory(who: str, trajectory: Tensor) -> Tensor:
     if trajectory.ndim < 3 or trajectory.shape[-1] != 2 or 0 in trajectory.shape:
         expected = "expected (spokes, samples, 2) or (*batch, spokes, samples, 2)"
         raise ValueError(f"{who}: trajectory has shape {tuple(trajectory.shape)}, {expected}")
-    own = trajectory.detach().to("cpu", torch.float64)
-    largest = float(own.abs().max())
+    positions = constant_of(trajectory)
+    if positions is None:
+        raise ValueError(
+            f"{who}: trajectory is differentiated or an argument of vmap, expected constant positions; detach it"
+        )
+    with constants():
+        own = positions.to("cpu", torch.float64)
+        largest = float(own.abs().max())
     # A little room for rounding in the files of scanners.
     if not largest <= 0.5 + 1e-6:
         expected = "expected -0.5 to 0.5 cycles per pixel; divide 1/mm by the pixels per mm, radians by 2 pi"

@@ -69,6 +69,12 @@ def test_a_scalar_per_sample() -> None:
     assert scaled.norm.shape == (2,)
 
 
+def test_a_python_number_keeps_single_precision() -> None:
+    scaled = (2.0 + 1j) * CoilMaps(torch.randn(2, 4, 5, dtype=torch.complex64))
+    y = scaled(torch.randn(4, 5, dtype=torch.complex64))
+    assert (y.dtype, scaled.adjoint(y).dtype) == (torch.complex64, torch.complex64)
+
+
 def test_repr_and_errors_show_shapes() -> None:
     operator = CartesianMRI(torch.ones(3, 8, 8, dtype=torch.complex64), torch.ones(8, dtype=torch.bool))
     assert repr(operator) == "CartesianMRI (8, 8) -> (3, 8, 8)"

@@ -1,0 +1,5 @@
+"""Operators as those of other libraries, and those of other libraries as operators."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
