@@ -55,7 +55,8 @@ def _deal_anew(path: Path) -> None:
     manifest = load_manifest(path)
     people: dict[str, list[str]] = {}
     for _, name in manifest.data.named():
-        people.setdefault(manifest.data.persons.get(name, name.split("_T1")[0]), []).append(name)
+        patient = manifest.open(manifest.root / name).patient_id
+        people.setdefault(manifest.subject(name, patient), []).append(name)
     names, splits, begin = sorted(people), {}, 0
     for split in ("train", "validation", "test"):
         end = begin + DEALT.get(split, len(names))

@@ -258,6 +258,7 @@ from .training import TrainingResult as TrainingResult
 from .training import TwoViews as TwoViews
 from .training import adapt as adapt
 from .training import cosine_learning_rate as cosine_learning_rate
+from .training import error_bar_misfit as error_bar_misfit
 from .training import l1_loss as l1_loss
 from .training import l1_ssim_loss as l1_ssim_loss
 from .training import measure_moments as measure_moments

@@ -19,6 +19,8 @@ from recon import (
     RoundStart,
     VolumeSlices,
     doing,
+    error_bar_misfit,
+    error_bars_of,
     evaluate,
     require_hold_out,
     train_locally,
@@ -35,6 +37,10 @@ from ..sites import Patients, SiteManifest, Split, patients_of
 
 #: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; a penalty's prefix is its name.
 CONTROL = "control."
+#: Share of the misfit of error bars in the validation score, in dB: it decides between equal images alone.
+_SHARE_OF_ERROR_BARS = 1e-3
+#: Validation slices on which it is measured.
+_SLICES_OF_ERROR_BARS = 4
 #: Marks the message of a failed device, after which another attempt may succeed; a reply keeps nothing but the message.
 DEVICE_FAILED = "device: failed"
 _OF_A_GPU = ("CUDA", "cuDNN", "CUBLAS", "CUFFT")
@@ -180,8 +186,13 @@ class ReconstructionTask:
     def validate(self, network: nn.Module) -> float | None:
         if not self.manifest.data.validation:
             return None
+        samples = self.validation_slices()
         with self.at_work(network), doing("validation"):
-            return evaluate(network, self.validation_slices()).selection_score()
+            score = evaluate(network, samples).selection_score()
+            if score is None or error_bars_of(network) is None:
+                return score
+            # Of rounds with equal images, the one with the better error bars.
+            return score - _SHARE_OF_ERROR_BARS * (error_bar_misfit(network, samples, _SLICES_OF_ERROR_BARS) or 0.0)
 
     def validation_slices(self) -> ChosenSlices:
         """The validation slices of every round."""

@@ -1,6 +1,7 @@
 from .adaptation import Adaptation as Adaptation
 from .adaptation import adapt as adapt
 from .error_bar_fit import ErrorBarFit as ErrorBarFit
+from .error_bar_fit import error_bar_misfit as error_bar_misfit
 from .feature_moments import MomentAlignment as MomentAlignment
 from .feature_moments import measure_moments as measure_moments
 from .feature_moments import moment_layout as moment_layout

@@ -1,5 +1,6 @@
 """The loss that trains error bars: quantile regression of the error of the image."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..data import Sample
+from ..data import Sample, Samples, collate
 from ..errors import DataError
+from ..method import apply, to_device_of
 from ..networks import recorded_half_widths
 from ..uncertainty import object_of
 from .objectives import require_positive
@@ -23,7 +25,8 @@ class ErrorBarFit(Penalty):
     r"""Fit the half-widths w of :class:`recon.networks.ErrorBars` to the error e of the image, pixel by pixel.
 
     The pinball loss of :math:`\log e - \log w` at the level ``coverage``: at its minimum, this part of the errors is
-    below the half-width. It counts pixels of the object alone, trains the error bars alone, and changes no image.
+    below the half-width. Object and background count alike, however large they are: without the background its
+    half-widths would be those of the object. The loss trains the error bars alone, and changes no image.
 
     Parameters
     ----------
@@ -62,8 +65,21 @@ class ErrorBarFit(Penalty):
             raise DataError(f"{batch.meta[0].volume}: has no reference to fit error bars to; {advice}")
         found = batch.magnitude(image.detach())
         error = (found - batch.target()).abs()
+        difference = error.clamp_min(_LEAST).log() - batch.magnitude(half_width).clamp_min(1e-12).log()
+        loss = torch.maximum(self.coverage * difference, (self.coverage - 1) * difference)
         inside = object_of(found)
-        difference = error[inside].clamp_min(_LEAST).log() - batch.magnitude(half_width)[inside].clamp_min(1e-12).log()
-        # The sum over no pixel is 0, its mean NaN.
-        total = torch.maximum(self.coverage * difference, (self.coverage - 1) * difference).sum()
-        return self.weight * total / max(1, difference.numel())
+        regions = [loss[region] for region in (inside, ~inside) if bool(region.any())]
+        return self.weight * torch.stack([region.mean() for region in regions]).mean()
+
+
+def error_bar_misfit(network: nn.Module, samples: Samples, most: int) -> float | None:
+    """Mean of :class:`ErrorBarFit` on ``most`` evenly spread slices, those with a reference; None: none has one."""
+    network.eval()
+    penalty, found = ErrorBarFit(1.0), list[float]()
+    chosen = sorted({round((k + 0.5) * len(samples) / most - 0.5) for k in range(most)})
+    with torch.no_grad(), penalty.watch(network):
+        for index in chosen:
+            batch = to_device_of(network, collate([samples[index]]))
+            if batch.reference is not None:
+                found.append(float(penalty(network, batch, apply(network, batch))))
+    return math.fsum(found) / len(found) if found else None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from federation.cli import main
+from federation.methods import selected_state
 
 from ..fake_sites import SMALL, trained_run, write_file, write_manifest, write_site
 
@@ -124,6 +125,8 @@ def test_trained_weights_get_error_bars(tmp_path: Path) -> None:
     assert psnr[0] == psnr[1]
     bars = [json.loads((f / "report.json").read_text())["error_bars"] for f in (base, out)]
     assert bars[0] == {} and set(bars[1]) == {"north"}
+    # The images of all rounds are equal: the error bars select the round.
+    assert selected_state(out).round > 0
 
 
 def test_a_scan_unlike_those_of_its_site_is_named(

@@ -34,7 +34,7 @@ from recon import (
 from recon.modalities import MODALITIES
 from recon.uncertainty.errors import FACTORS, RegionErrors
 
-SETTINGS = NetworkSettings(cascades=2, regularizer="cnn", channels=4, depth=2)
+SETTINGS = NetworkSettings(cascades=2, regularizer="cnn", channels=4, depth=2, consistency="normalized")
 EXAMPLES = {name: partial(modality.example, 0) for name, modality in MODALITIES.items()}
 
 
