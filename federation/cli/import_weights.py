@@ -44,7 +44,8 @@ def _import(arguments: argparse.Namespace) -> None:
     if taken := [path for path in (out, card) if path.exists() and not arguments.overwrite]:
         raise config_error(taken[0], "--out", "a file", "a new name", "choose another --out or --overwrite")
     program = _PROGRAMS[settings.architecture]
-    size = f"VarNet of {program}, {settings.cascades} cascades of {settings.channels} channels"
+    cascades = f"{settings.cascades} cascade{'s' * (settings.cascades > 1)}"
+    size = f"VarNet of {program}, {cascades} of {settings.channels} channels"
     title = arguments.title or f"{size}, from {source.name}"
     save_weights(network, out, settings, "mri", title)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()

@@ -40,7 +40,9 @@ pytestmark = pytest.mark.cuda
 GRID = ImageGrid((16, 16), 12.0)
 SCAN = FanBeam(evenly_spaced(15, 2 * torch.pi / 15), 24, 16.0, 400.0, 640.0)
 #: The dual step of learned primal-dual is for real sinograms.
-PAIRS = [(m, name) for m in MODALITIES for name in DATA_CONSISTENCY if (m, name) != ("mri", "primal_dual")]
+PAIRS = [
+    (m, name) for m in MODALITIES for name in DATA_CONSISTENCY if name != "primal_dual" or m not in ("mri", "cine")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,8 @@ def _exact_convolutions() -> Iterator[None]:
 
 
 def sample_of(modality: str, seed: int) -> Sample:
+    if modality == "cine":
+        return MODALITIES[modality].example(seed)
     generator = torch.Generator().manual_seed(seed)
     yy, xx = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="ij")
     image = (xx**2 + yy**2 < (0.5 + 0.1 * seed) ** 2) * (0.7 + 0.3 * torch.cos(5 * xx + seed))
@@ -79,7 +83,7 @@ def network_of(modality: str, consistency: str = "gradient", regularizer: str = 
         return made
 
     torch.manual_seed(seed)
-    correction = MapsCorrection if modality == "mri" else AxisCorrection
+    correction = MapsCorrection if modality in ("mri", "cine") else AxisCorrection
     return UnrolledNetwork(2, DATA_CONSISTENCY[consistency], make, correction=correction, site_strength=True)
 
 

@@ -210,9 +210,9 @@ def test_searches_open_the_files_of_a_site_once(trained: RunFolder, monkeypatch:
     opened: list[str] = []
     dataset = SiteManifest.dataset
 
-    def counted(self: SiteManifest, split: Split, *rest: object) -> VolumeSlices:
+    def counted(self: SiteManifest, split: Split, *rest: object, raw_coils: bool = False) -> VolumeSlices:
         opened.append(f"{self.name} {split}")
-        return dataset(self, split, *rest)  # type: ignore[arg-type]
+        return dataset(self, split, *rest, raw_coils=raw_coils)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SiteManifest, "dataset", counted)
     plan, (first, second) = AttackPlan.of(trained, OPTIONS), (m.name for m in trained.participants)

@@ -163,7 +163,7 @@ def test_a_checkpoint_of_direct_reconstructs_a_scan(tmp_path: Path) -> None:
     raw_scan(tmp_path / "scan.h5")
     assert main(["import-weights", str(checkpoint)]) == 0
     weights = checkpoint.with_suffix(".safetensors")
-    assert open_weights(weights).title == "VarNet of DIRECT, 1 cascades of 2 channels, from model_10.pt"
+    assert open_weights(weights).title == "VarNet of DIRECT, 1 cascade of 2 channels, from model_10.pt"
     assert main(["reconstruct", "--weights", str(weights), str(tmp_path / "scan.h5"), "--out", str(image)]) == 0
     with h5py.File(image) as file:
         assert file["reconstruction"].shape == (2, 48, 40)
