@@ -37,7 +37,15 @@ class MultiCoilMRI(LinearOperator):
         self._norm: Tensor | None = None
 
     def require_batch(self, tensor: Tensor, n_axes: int, what: str) -> None:
-        """Refuse a tensor whose batch axes, all but the last ``n_axes``, do not broadcast with those of the maps."""
+        """Refuse a tensor whose batch axes, all but the last ``n_axes``, do not broadcast with those of the maps.
+
+        Also refuse maps whose derivative would be lost, because the operator was made when they had none.
+        """
+        if self._decode is not None and self.maps.requires_grad:
+            raise RuntimeError(
+                f"{type(self).__name__}: the maps require a gradient since the operator was made, expected before; "
+                "make it again, A.with_maps(A.maps)"
+            )
         mine, other = self.maps.shape[:-3], tensor.shape[: tensor.ndim - n_axes]
         if mine == other:
             return  # torch.broadcast_shapes takes longer than a small transform

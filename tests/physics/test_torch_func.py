@@ -256,6 +256,14 @@ def test_other_maps_of_an_operator(name: str) -> None:
     with pytest.raises(ValueError, match=r"with_maps: maps have shape \(2, 8, 7\), expected \(3, 8, 7\)"):
         first.with_maps(maps[0, :2])
 
+    late = first.with_maps(maps[1].clone())
+    late.maps.requires_grad_()
+    for call in (lambda: late(v[0]), lambda: late.adjoint(first(v[0])), lambda: late.gram(v[0])):
+        with pytest.raises(
+            RuntimeError, match=r"require a gradient since the operator was made, .*A.with_maps\(A.maps"
+        ):
+            call()
+
     def of_maps(m: Tensor, x: Tensor) -> Tensor:
         A = first.with_maps(m)
         return torch.view_as_real(A.adjoint(A(x)) + 1j * A.gram(x))
