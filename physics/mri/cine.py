@@ -1,13 +1,16 @@
 """Multi-coil Cartesian MRI of a moving object: frames with a mask each, and coil maps that they share."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from ..autograd.constants import constants, is_constant, multiplied, values_of
 from ..operator import reciprocal
 from ..solvers import solve_normal
 from .cartesian import CartesianMRI
+from .coil_products import coil_images, combined
 from .fourier import centering_phases
 from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps
 
@@ -35,8 +38,8 @@ class CineMRI(MultiCoilMRI):
     """
 
     mask: Tensor
-    _encode: Tensor
-    _decode: Tensor
+    _encode: Tensor | None
+    _ramp: Tensor
     _sample: Tensor
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
@@ -47,21 +50,37 @@ class CineMRI(MultiCoilMRI):
         self.domain_shape, self.range_shape = (n_frames, height, width), (n_frames, n_coils, height, width)
         before_h, after_h = centering_phases(height, maps.dtype, maps.device)
         before_w, after_w = centering_phases(width, maps.dtype, maps.device)
-        encode = (maps * (before_h[:, None] * before_w)).unsqueeze(-4)
+        self.register_buffer("_ramp", before_h[:, None] * before_w, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("_encode", encode, persistent=False)
-        self.register_buffer("_decode", encode.conj().resolve_conj(), persistent=False)
         sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
         self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
+        self._use(maps)
+
+    def _use(self, maps: Tensor) -> None:
+        super()._use(maps)
+        encode = (maps * self._ramp).unsqueeze(-4) if is_constant(maps) else None
+        self.register_buffer("_encode", encode, persistent=False)
+        self.register_buffer("_decode", None if encode is None else encode.conj().resolve_conj(), persistent=False)
 
     def _forward(self, x: Tensor) -> Tensor:
         self.require_batch(x, len(self.domain_shape), "image")
-        y: Tensor = torch.fft.fft2(self._encode * x.unsqueeze(-3), norm="ortho").mul_(self._sample)
-        return y
+        return multiplied(torch.fft.fft2(self._coil_images(x), norm="ortho"), self._sample)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         self.require_batch(y, len(self.range_shape), "measurement")
-        x: Tensor = (torch.fft.ifft2(y * self._sample.conj(), norm="ortho") * self._decode).sum(-3)
+        return self._combined(torch.fft.ifft2(y * self._sample.conj(), norm="ortho"))
+
+    def _coil_images(self, x: Tensor) -> Tensor:
+        """Images of the coils in every frame before the plain FFT, with its ramp."""
+        if self._encode is not None:
+            return self._encode * x.unsqueeze(-3)
+        return coil_images(self.maps.unsqueeze(-4), self._ramp * x)
+
+    def _combined(self, images: Tensor) -> Tensor:
+        """The adjoint of :meth:`_coil_images`."""
+        if self._decode is None:
+            return self._ramp.conj() * combined(self.maps.unsqueeze(-4), images)
+        x: Tensor = (images * self._decode).sum(-3)
         return x
 
     @property
@@ -112,10 +131,6 @@ class CineMRI(MultiCoilMRI):
         """
         return CineMRI(self.maps, self.mask & keep.squeeze(-3))
 
-    def with_maps(self, maps: Tensor) -> "CineMRI":
-        """The same acquisition with other coil maps of the same shape."""
-        return CineMRI(maps, self.mask)
-
     @classmethod
     def collate(cls, operators: Sequence["CineMRI"]) -> "CineMRI":
         """Join operators of equal shape."""
@@ -141,14 +156,14 @@ class CineGram(MultiCoilGram):
     def __init__(self, operator: CineMRI) -> None:
         super().__init__(operator)
         self.axes = (-1,) if operator.mask.shape[-2] == 1 else (-2, -1)
-        self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
+        with constants() if is_constant(operator.mask) else nullcontext():
+            self.register_buffer("mask", operator.mask.to(operator.maps.dtype).unsqueeze(-3), persistent=False)
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
         A.require_batch(x, len(A.domain_shape), "image")
-        kspace = torch.fft.fftn(A._encode * x.unsqueeze(-3), dim=self.axes).mul_(self.mask)
-        image: Tensor = (torch.fft.ifftn(kspace, dim=self.axes) * A._decode).sum(-3)
-        return image
+        kspace = multiplied(torch.fft.fftn(A._coil_images(x), dim=self.axes), self.mask)
+        return A._combined(torch.fft.ifftn(kspace, dim=self.axes))
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "CineGram":
@@ -164,9 +179,10 @@ def _normalized_mask(maps: Tensor, mask: Tensor) -> Tensor:
         found = f"batch axes {tuple(mask.shape[:-3])}, the maps have {tuple(maps.shape[:-3])}"
         raise ValueError(f"CineMRI: mask has {found}; {expected}")
     if mask.dtype != torch.bool:
-        if not ((mask == 0) | (mask == 1)).all():
+        values = values_of(mask)
+        if not ((values == 0) | (values == 1)).all():
             raise ValueError("CineMRI: mask holds values other than 0 and 1; multiply weights into maps and data")
         mask = mask != 0
-    if not mask.any(-1).any(-1).all():
+    if not values_of(mask).any(-1).any(-1).all():
         raise ValueError("CineMRI: a frame samples nothing; expected at least one measured position in each")
     return mask.to(maps.device)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..autograd.constants import multiplied, values_of
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
@@ -62,16 +63,17 @@ class VolumeMRI(LinearOperator):
         if tuple(mask.shape[-2:]) != (height, width) or tuple(mask.shape[:-2]) not in ((), batch):
             raise ValueError(f"VolumeMRI: mask has shape {tuple(mask.shape)}, {expected}")
         if mask.dtype != torch.bool:
-            if not ((mask == 0) | (mask == 1)).all():
+            values = values_of(mask)
+            if not ((values == 0) | (values == 1)).all():
                 raise ValueError("VolumeMRI: mask holds values other than 0 and 1; multiply weights into maps and data")
             mask = mask != 0
-        if not mask.any():
+        if not values_of(mask).any():
             raise ValueError("VolumeMRI: the mask samples nothing; expected at least one measured position")
         return mask
 
     def _forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.fft.fftn(self._encode * x.unsqueeze(-4), dim=(-3, -2, -1), norm="ortho").mul_(self._sample)
-        return y
+        kspace = torch.fft.fftn(self._encode * x.unsqueeze(-4), dim=(-3, -2, -1), norm="ortho")
+        return multiplied(kspace, self._sample)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         images = torch.fft.ifftn(y * self._sample.conj(), dim=(-3, -2, -1), norm="ortho")
@@ -135,7 +137,7 @@ class VolumeGram(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         A = self.operator
-        kspace = torch.fft.fft2(A._encode * x.unsqueeze(-4)).mul_(self.mask)
+        kspace = multiplied(torch.fft.fft2(A._encode * x.unsqueeze(-4)), self.mask)
         image: Tensor = (torch.fft.ifft2(kspace) * A._decode).sum(-4)
         return image
 
