@@ -6,9 +6,11 @@ from .ct import MU_AIR as MU_AIR
 from .ct import MU_WATER as MU_WATER
 from .ct import WINDOWS as WINDOWS
 from .ct import FanBeam as FanBeam
+from .ct import FanVectors as FanVectors
 from .ct import Geometry as Geometry
 from .ct import ImageGrid as ImageGrid
 from .ct import ParallelBeam as ParallelBeam
+from .ct import ParallelVectors as ParallelVectors
 from .ct import RadonOperator as RadonOperator
 from .ct import ScanPreset as ScanPreset
 from .ct import Transmission as Transmission
@@ -19,11 +21,13 @@ from .ct import evenly_spaced as evenly_spaced
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm
 from .ct import filtered_backprojection as filtered_backprojection
 from .ct import goes_all_round as goes_all_round
+from .ct import has_filtered_backprojection as has_filtered_backprojection
 from .ct import htc2022 as htc2022
 from .ct import hu_to_attenuation as hu_to_attenuation
 from .ct import hyperfed as hyperfed
 from .ct import lodopab as lodopab
 from .ct import lodopab_observation as lodopab_observation
+from .ct import moved_fan as moved_fan
 from .ct import ray_distances_mm as ray_distances_mm
 from .ct import rays_beside as rays_beside
 from .ct import redundancy_weights as redundancy_weights

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..operator import require_tensor
-from .geometry import Geometry, ImageGrid
+from .geometry import Geometry
+from .grid import ImageGrid
 from .projector import projector_of
 
 #: Attenuation of water and air in 1/mm, as in LoDoPaB-CT.

@@ -177,7 +177,7 @@ class Comparison:
 
     def _changed(self, reference: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         """Changes and projections of a reference in other orientations and units, seen by the scan and its mirrors."""
-        scan = self.volume.geometry
+        scan = self.volume.geometry.nominal  # mirrored as a whole
         moves = {
             "": reference,
             "the reference upside down": reference.flip(-2),

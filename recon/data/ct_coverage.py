@@ -89,12 +89,14 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
         )
     if off.rays > _RAYS:
         reach = np.abs(ray_distances_mm(geometry)[off.signal.any(0)]).max()
-        size = 2 * int(np.ceil(reach / grid.pixel_mm))
-        height, width = (max(size, n) for n in grid.shape)
+        height, width = (
+            max(2 * int(np.ceil((reach + abs(middle)) / edge)), n)
+            for n, edge, middle in zip(grid.shape, grid.spacing_mm, grid.center_mm, strict=True)
+        )
         lines.append(
             f"{path}: grid: found the object in rays that pass beside the image ({off.rays:.1%} of all rays of slice "
             f"{off.number}), expected air; the object is larger than the grid of {grid.shape[0]}x{grid.shape[1]} "
-            f"pixels of {grid.pixel_mm:g} mm, which no image explains: use a grid of "
+            f"pixels of {grid.text}, which no image explains: use a grid of "
             f"{'at least ' * (cut.views > _VIEWS)}{height}x{width} pixels"
         )
     return lines

@@ -2,16 +2,17 @@
 
 Datasets: ``counts`` or ``line_integrals`` ``(slices, views, detectors)``; optional ``reference``
 ``(slices, height, width)``, the ground truth in 1/mm; ``photons`` per ray, a number or an array that broadcasts to
-``(views, detectors)``; the group ``geometry`` with ``kind``, ``angles_rad`` and the other fields of the geometry; the
-group ``grid`` with ``shape`` and ``pixel_mm``. Attributes of the file: ``patient_id``, ``acquisition``,
-``electronic_noise``, ``simulated``.
+``(views, detectors)``; the group ``geometry`` with ``kind``, the class of the scan, and its fields: ``angles_rad`` and
+the others, those of every view as ``(views,)`` or ``(views, 2)``; the group ``grid`` with ``shape``, ``pixel_mm``, one
+number or ``(dy, dx)``, and, for images whose middle is not on the axis, ``center_mm`` ``(y, x)``. Attributes of the
+file: ``patient_id``, ``acquisition``, ``electronic_noise``, ``simulated``.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physics import FanBeam, Geometry, ImageGrid, ParallelBeam
+from physics import Geometry, ImageGrid, ParallelBeam
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
@@ -75,14 +76,13 @@ class SinogramVolume:
     @property
     def description(self) -> str:
         height, width = self.grid.shape
-        beam = "parallel" if isinstance(self.geometry, ParallelBeam) else "fan"
+        beam = "parallel" if isinstance(self.geometry.nominal, ParallelBeam) else "fan"
         return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
 
     def image_header(self) -> ImageHeader:
         """What the file states of its images."""
-        pixel = self.grid.pixel_mm
         return read_image_header(
-            self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=(pixel, pixel),
+            self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=self.grid.spacing_mm,
             patient_id=self.patient_id, is_attenuation=True,
         )  # fmt: skip
 
@@ -219,11 +219,12 @@ def write_sinograms(
         name: data.float().numpy(),
         "geometry/angles_rad": geometry.angles,
         "grid/shape": np.array(grid.shape),
-        "grid/pixel_mm": grid.pixel_mm,
+        "grid/pixel_mm": np.array(grid.pixel_mm),
+        "grid/center_mm": np.array(grid.center_mm),
         "geometry/kind": type(geometry).__name__,
     }
     for field in fields(geometry):
-        if field.name != "angles_rad":
+        if field.name != "angles_rad" and getattr(geometry, field.name) is not None:
             arrays[f"geometry/{field.name}"] = getattr(geometry, field.name)
     if per_ray is not None:
         arrays["photons"] = per_ray.numpy()
@@ -303,11 +304,11 @@ def _number(value: Any, key: str, path: Path) -> float:
 
 
 def _read_geometry(file: h5py.File, path: Path) -> Geometry:
-    kinds: dict[str, type[ParallelBeam] | type[FanBeam]] = {"ParallelBeam": ParallelBeam, "FanBeam": FanBeam}
+    kinds: dict[str | None, type[Geometry]] = {kind.__name__: kind for kind in get_args(Geometry)}
     group = file.get("geometry")
     kind = text_of(group["kind"][()]) if isinstance(group, h5py.Group) and "kind" in group else None
     if kind not in kinds:
-        raise data_error(path, "geometry/kind", f"{kind}", " or ".join(kinds), "see recon.write_sinograms")
+        raise data_error(path, "geometry/kind", f"{kind}", " or ".join(map(str, kinds)), "see recon.write_sinograms")
     values: dict[str, Any] = {}
     for field in fields(kinds[kind]):
         if field.name in group:
@@ -324,8 +325,11 @@ def _read_grid(file: h5py.File, path: Path) -> ImageGrid:
         raise data_error(path, "grid", "nothing", "shape and pixel_mm", "see recon.write_sinograms")
     numbers = np.ravel(numbers_of(file, path, "grid/shape")[()]).tolist()
     shape: Any = tuple(int(n) if float(n).is_integer() else n for n in numbers)
-    pixel = _number(numbers_of(file, path, "grid/pixel_mm")[()], "grid/pixel_mm", path)
-    grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel), path)
+    pixel: Any = np.asarray(numbers_of(file, path, "grid/pixel_mm")[()], dtype=np.float64).tolist()
+    center: Any = (0.0, 0.0)
+    if "grid/center_mm" in file:
+        center = np.asarray(numbers_of(file, path, "grid/center_mm")[()], dtype=np.float64).tolist()
+    grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel, center), path)
     return grid
 
 

@@ -168,10 +168,11 @@ class SinogramSlices(VolumeSlices):
 
     def facts(self) -> dict[str, Any]:
         volume, geometry = self.volumes[0], self.geometries[0]
-        beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
+        beam = geometry.nominal
+        kind = "parallel beam" if isinstance(beam, ParallelBeam) else f"fan beam, {beam.detector} detector"
         arc = np.rad2deg(geometry.travel_rad.max()) * (1 + 1 / max(geometry.shape[0] - 1, 1))
         return {
-            "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
+            "sampling": f"{kind}, {geometry.shape[0]} views over {arc:.0f} degrees",
             "elements": geometry.detectors,
             "photons": self._photons(0),
             "simulated": volume.simulated,

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from physics import (
     LODOPAB_MU_MAX,
     FanBeam,
+    Geometry,
     ImageGrid,
     ParallelBeam,
+    ParallelVectors,
     RadonOperator,
     Transmission,
     body_volume,
@@ -25,6 +28,7 @@ from physics import (
     htc2022,
     hu_to_attenuation,
     lodopab,
+    moved_fan,
 )
 from recon import (
     CGLS,
@@ -68,6 +72,34 @@ def test_a_volume_reads_back_as_written(volume: Path) -> None:
     assert found.photons is not None and float(found.photons) == 2e4
     with h5py.File(volume) as file:
         assert torch.equal(found.read_slice(1), torch.from_numpy(file["counts"][1]))
+
+
+@pytest.mark.parametrize("beam", ["fan", "curved", "parallel"])
+def test_geometry_of_scanners_reads_back_and_is_checked(tmp_path: Path, beam: str) -> None:
+    """Pixels that are not square, off the axis, in a scan of vectors: reads back, passes the checks, is sampled."""
+    grid, angles = ImageGrid((30, 40), (6.4, 4.8), (5.0, -8.0)), evenly_spaced(40, math.pi / 40)
+    points = tuple((math.sin(k), math.cos(k)) for k in range(40))
+    scan: Geometry = ParallelVectors(angles, 60, 5.0, tuple(a + 0.02 for a in angles), points)
+    if beam != "parallel":
+        wave = np.sin(np.arange(40.0))
+        fan = SCAN if beam == "fan" else replace(SCAN, detector="curved")
+        scan = moved_fan(fan, source_mm=np.stack((2 * wave, wave), 1), detector_mm=(0.5, 0.0), tilt_rad=0.01 * wave)
+    reference = hu_to_attenuation(body_volume(2, (30, 30), 1, "pelvis"))
+    reference = torch.nn.functional.pad(reference, (5, 5), value=2e-5)
+    model, path = Transmission(2e5), tmp_path / "a.h5"
+    counts = model.counts(RadonOperator(grid, scan)(reference), torch.Generator().manual_seed(0))
+    write_sinograms(path, grid, scan, counts=counts, photons=2e5, reference=reference)
+    found = open_sinograms(path)
+    assert (found.geometry, found.grid) == (scan, grid) and found.image_header().pixel_mm == (6.4, 4.8)
+    samples = SinogramSlices([path], "s", simulate=ScanSimulation(views=20))
+    assert samples.check(0) == [] and samples.geometries[0] == scan.subset(slice(None, None, 2))
+    sample = samples[0]
+    assert sample.reference is not None and isinstance(sample.operator, RadonOperator)
+    residual = sample.operator(sample.reference) - sample.measurement
+    assert float(residual.std()) == pytest.approx(float(sample.noise_std), rel=0.05)
+    # A reference of another grid, or a scan without its movement, does not fit.
+    write_sinograms(path, replace(grid, center_mm=(-25.0, 30.0)), scan, counts=counts, photons=2e5, reference=reference)
+    assert any("reference: found a misfit" in line for line in SinogramSlices([path], "s").check(0))
 
 
 def test_arrays_and_tensors_with_a_gradient_are_written(tmp_path: Path) -> None:
