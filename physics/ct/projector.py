@@ -19,6 +19,9 @@ from .vectors import ParallelVectors
 
 Indices = npt.NDArray[np.intp]
 
+#: Pixels between source and image with which rays are ordered: in a block of the kernels, with at most 64 rows, a ray
+#: that is driven by rows is at most sqrt(2) * 64 from a source beside the block, so it does not reach the image there.
+CLEAR_PIXELS = 96
 #: Angles that differ by less are equal up to rounding.
 _SAME_ANGLE_RAD = 1e-13
 
@@ -164,7 +167,7 @@ def rays_are_ordered(grid: ImageGrid, geometry: Geometry) -> bool:
     if isinstance(geometry, ParallelBeam | ParallelVectors):
         return True
     nearest = geometry.source_to_axis_mm if isinstance(geometry, FanBeam) else float(geometry.depths_mm.min())
-    return nearest > grid.corner_radius_mm + 32 * max(grid.spacing_mm)
+    return nearest > grid.corner_radius_mm + CLEAR_PIXELS * max(grid.spacing_mm)
 
 
 def _matches(geometry: ParallelBeam | FanBeam, matrix: npt.NDArray[np.float64]) -> _Matches | None:

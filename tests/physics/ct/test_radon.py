@@ -23,7 +23,7 @@ from physics import (
     moved_fan,
 )
 from physics.ct.geometry import rays_of
-from physics.ct.projector import Projector
+from physics.ct.projector import CLEAR_PIXELS, Projector
 from physics.ct.rays import backproject_reference, project_reference
 
 HALF_TURN, TURN = math.pi, 2 * math.pi
@@ -80,6 +80,21 @@ def test_kernels_and_symmetry_agree_with_plain_torch(name: str, dtype: torch.dty
         y = torch.randn(batch, *geometry.shape, dtype=dtype, generator=generator)
         assert relative(projector.project(x), project_reference(projector.table, x)) < bound
         assert relative(projector.backproject(y), backproject_reference(projector.table, y)) < bound
+
+
+def test_rays_from_near_sources_are_ordered_in_the_largest_block() -> None:
+    from physics.ct.kernels.lanes import ROWS, SINGLE_ROWS
+
+    assert math.sqrt(2) * max(ROWS, SINGLE_ROWS) <= CLEAR_PIXELS
+    grid = ImageGrid((150, 160), 1.0)
+    for distance in (grid.corner_radius_mm + 1, grid.corner_radius_mm + 1.01 * CLEAR_PIXELS):
+        scan = FanBeam(evenly_spaced(9, 0.7, 0.1), 90, 4.0, distance, 2 * distance, offset_mm=3.0)
+        projector = Projector(grid, scan)
+        assert projector.table.ordered == (distance > 200)
+        for batch in (1, 2):
+            x, y = (torch.rand(batch, *shape, dtype=torch.float64) for shape in (grid.shape, scan.shape))
+            assert relative(projector.project(x), project_reference(projector.table, x)) < 1e-13
+            assert relative(projector.backproject(y), backproject_reference(projector.table, y)) < 1e-13
 
 
 def test_symmetric_scans_use_their_symmetry() -> None:
