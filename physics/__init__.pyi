@@ -31,6 +31,7 @@ from .ct import moved_fan as moved_fan
 from .ct import ray_distances_mm as ray_distances_mm
 from .ct import rays_beside as rays_beside
 from .ct import redundancy_weights as redundancy_weights
+from .ct import require_mu_water as require_mu_water
 from .ct import scan_coverage as scan_coverage
 from .ct import simulate_counts as simulate_counts
 from .ct import transmitted as transmitted

@@ -28,6 +28,7 @@ from .transmission import attenuation_to_hu as attenuation_to_hu
 from .transmission import estimate_ray_noise as estimate_ray_noise
 from .transmission import hu_to_attenuation as hu_to_attenuation
 from .transmission import lodopab_observation as lodopab_observation
+from .transmission import require_mu_water as require_mu_water
 from .transmission import simulate_counts as simulate_counts
 from .transmission import transmitted as transmitted
 from .vectors import FanVectors as FanVectors

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operator import require_tensor
 from .geometry import Geometry
-from .grid import ImageGrid
+from .grid import ImageGrid, finite_number
 from .projector import projector_of
 
 #: Attenuation of water and air in 1/mm, as in LoDoPaB-CT.
@@ -19,14 +19,50 @@ MU_AIR = 2e-5
 LODOPAB_MU_MAX = MU_WATER + 3.071 * (MU_WATER - MU_AIR)
 
 
-def hu_to_attenuation(hu: Tensor) -> Tensor:
-    """Hounsfield units to 1/mm, linear between :data:`MU_AIR` at -1000 and :data:`MU_WATER` at 0."""
-    return MU_WATER + hu / 1000 * (MU_WATER - MU_AIR)
+#: Attenuation of water in 1/mm from 20 to 1000 keV, with a margin: other numbers are in another unit.
+LEAST_MU_WATER, LARGEST_MU_WATER = 0.005, 0.1
 
 
-def attenuation_to_hu(attenuation: Tensor) -> Tensor:
-    """1/mm to Hounsfield units, the inverse of :func:`hu_to_attenuation`."""
-    return (attenuation - MU_WATER) * (1000 / (MU_WATER - MU_AIR))
+def hu_to_attenuation(hu: Tensor, mu_water: float = MU_WATER) -> Tensor:
+    """Hounsfield units to 1/mm, linear between air at -1000 and water at 0.
+
+    Parameters
+    ----------
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scan; that of air is a thousandth.
+
+    Raises
+    ------
+    ValueError
+        If ``mu_water`` is in another unit.
+    """
+    return mu_water + hu / 1000 * (mu_water - _air(mu_water))
+
+
+def attenuation_to_hu(attenuation: Tensor, mu_water: float = MU_WATER) -> Tensor:
+    """1/mm to Hounsfield units, the inverse of :func:`hu_to_attenuation`; parameters and errors as there."""
+    return (attenuation - mu_water) * (1000 / (mu_water - _air(mu_water)))
+
+
+def require_mu_water(who: str, mu_water: float) -> float:
+    """Refuse an attenuation of water that is not in 1/mm.
+
+    Raises
+    ------
+    ValueError
+        With the range that is possible.
+    """
+    number = finite_number(mu_water)
+    if not LEAST_MU_WATER <= number <= LARGEST_MU_WATER:
+        raise ValueError(
+            f"{who}: mu_water is {mu_water!r}, expected the attenuation of water in 1/mm, from {LEAST_MU_WATER} to "
+            f"{LARGEST_MU_WATER}; divide 1/cm by 10"
+        )
+    return number
+
+
+def _air(mu_water: float) -> float:
+    return require_mu_water("attenuation of water", mu_water) / MU_WATER * MU_AIR
 
 
 @dataclass(frozen=True, eq=False)

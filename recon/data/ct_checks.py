@@ -193,7 +193,7 @@ class Comparison:
             }
         images, unit = torch.stack(list(moves.values())), ""
         if float(reference.abs().max()) > _LARGEST:
-            images, unit = hu_to_attenuation(images), "Hounsfield units converted to 1/mm"
+            images, unit = hu_to_attenuation(images, self.volume.mu_water), "Hounsfield units converted to 1/mm"
         mirrors = {
             "": scan.angles_rad,
             "the other sense of rotation": tuple((-scan.angles).tolist()),

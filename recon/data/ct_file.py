@@ -5,7 +5,8 @@ Datasets: ``counts`` or ``line_integrals`` ``(slices, views, detectors)``; optio
 ``(views, detectors)``; the group ``geometry`` with ``kind``, the class of the scan, and its fields: ``angles_rad`` and
 the others, those of every view as ``(views,)`` or ``(views, 2)``; the group ``grid`` with ``shape``, ``pixel_mm``, one
 number or ``(dy, dx)``, and, for images whose middle is not on the axis, ``center_mm`` ``(y, x)``. Attributes of the
-file: ``patient_id``, ``acquisition``, ``electronic_noise``, ``simulated``.
+file: ``patient_id``, ``acquisition``, ``electronic_noise``, ``simulated``, and ``mu_water``, the attenuation of water
+in 1/mm at the energy of the scan (0.02 if it is not there).
 """
 
 import math
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physics import Geometry, ImageGrid, ParallelBeam
+from physics import MU_WATER, Geometry, ImageGrid, ParallelBeam, require_mu_water
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
@@ -46,6 +47,8 @@ class SinogramVolume:
         Standard deviation in counts.
     simulated
         How the file was simulated; None: measured.
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scan.
 
     Raises
     ------
@@ -63,8 +66,10 @@ class SinogramVolume:
     has_reference: bool = False
     patient_id: str | None = None
     simulated: str | None = None
+    mu_water: float = MU_WATER
 
     def __post_init__(self) -> None:
+        checked(lambda: require_mu_water("mu_water of the file", self.mu_water), self.path)
         found, expected = self.shape[1:], self.geometry.shape
         if found != expected:
             advice = "exchange its last two axes" if found == expected[::-1] else "correct geometry or data"
@@ -83,7 +88,7 @@ class SinogramVolume:
         """What the file states of its images."""
         return read_image_header(
             self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=self.grid.spacing_mm,
-            patient_id=self.patient_id, is_attenuation=True,
+            patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water,
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
@@ -178,6 +183,7 @@ def write_sinograms(
     patient_id: str = "",
     acquisition: str = "",
     simulated: str = "",
+    mu_water: float = MU_WATER,
 ) -> None:
     """Write one volume in fedrecon's layout; the file appears complete or not at all.
 
@@ -191,12 +197,14 @@ def write_sinograms(
         Ground truth in 1/mm, ``(slices, height, width)``.
     simulated
         How the measurement was simulated; empty: measured.
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scan.
 
     Raises
     ------
     ValueError
         If shapes disagree, both or none of counts and line integrals are given, counts lack photons, or photons or
-        their noise are impossible.
+        their noise are impossible, or ``mu_water`` is in another unit.
     DataError
         If the file cannot be written.
     """
@@ -235,6 +243,7 @@ def write_sinograms(
         "acquisition": acquisition,
         "electronic_noise": electronic_noise,
         "simulated": simulated,
+        "mu_water": require_mu_water("write_sinograms", mu_water),
     }
     write_hdf5(Path(path), arrays, attributes)
 
@@ -278,6 +287,7 @@ def open_sinogram_file(path: Path) -> SinogramVolume:
             has_reference=has_reference,
             patient_id=text_of(file.attrs.get("patient_id")),
             simulated=text_of(file.attrs.get("simulated")),
+            mu_water=_number(file.attrs.get("mu_water", MU_WATER), "mu_water", path),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
+from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise, require_mu_water
 
 from ..errors import DataError, data_error
 from .ct_axis import axis_warnings
@@ -20,11 +20,12 @@ from .ct_coverage import geometry_warnings, object_warnings
 from .ct_elements import element_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
+from .image_header import ImageHeader
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
 from .slices import Seed, VolumeSlices, generator_for, make_operator
 
-#: Attenuation in 1/mm of image value 1: water.
+#: Attenuation of water in 1/mm where neither file nor manifest state it: image value 1.
 CT_SCALE = MU_WATER
 #: Largest number of slices of a file whose rays beside the object are looked at.
 _SLICES_LOOKED_AT = 3
@@ -81,7 +82,8 @@ class ScanSimulation:
 class SinogramSlices(VolumeSlices):
     """All slices of some CT files as samples.
 
-    **Scale.** Image values are attenuation over the attenuation of water, :data:`CT_SCALE`, at every site.
+    **Scale.** Image values are attenuation over that of water at the energy of the scan, ``mu_water``: water is 1 and
+    0 HU at every site. ``Sample.scale`` is ``mu_water``.
 
     **Weights.** Where photons are known, operator and measurement are multiplied by one weight per ray, the inverse of
     its standard deviation, root mean square 1; ``noise_std`` is then equal for all rays. Raw counts give the weights
@@ -99,6 +101,8 @@ class SinogramSlices(VolumeSlices):
         :class:`physics.RadonOperator`.
     weighted
         Whether rays have weights.
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scans; None: as the files say, else :data:`CT_SCALE`.
 
     Raises
     ------
@@ -117,12 +121,15 @@ class SinogramSlices(VolumeSlices):
         format: Annotated[str, CT_READERS] = "sinogram",
         operator: Annotated[str, OPERATORS] | None = None,
         weighted: bool = True,
+        mu_water: Annotated[float, Ge(0.005), Le(0.1)] | None = None,
         names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
         super().__init__(files, site, CT_READERS, format, reader_options, names)
         self.simulate, self.weighted = simulate, weighted
         self.operator = operator or "RadonOperator"
+        self.mu_water = [volume.mu_water if mu_water is None else mu_water for volume in self.volumes]
+        require_mu_water(f"site {site}", self.mu_water[0])
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
@@ -137,13 +144,14 @@ class SinogramSlices(VolumeSlices):
     def sample(self, number: int, i: int) -> Sample:
         volume, geometry = self.volumes[number], self.geometries[number]
         lines, weights, noise_std = self._measured(number, i)
-        measurement = lines / CT_SCALE
+        scale = self.mu_water[number]
+        measurement = lines / scale
         return Sample(
             measurement=measurement if weights is None else weights * measurement,
             operator=make_operator(volume.path, self.operator, volume.grid, geometry, weights),
-            noise_std=torch.tensor(noise_std / CT_SCALE),
-            reference=volume.read_reference(i) / CT_SCALE if volume.has_reference else None,
-            scale=torch.tensor(CT_SCALE),
+            noise_std=torch.tensor(noise_std / scale),
+            reference=volume.read_reference(i) / scale if volume.has_reference else None,
+            scale=torch.tensor(scale),
             condition=condition_vector(ct_features(geometry, self._photons(number))),
             meta=(
                 SampleMeta(self.site, self.names[number], i, self.acceleration(number), self.reference_kinds[number]),
@@ -165,6 +173,9 @@ class SinogramSlices(VolumeSlices):
             return volume.warnings() + comparison.warnings() + self.coverage_warnings(number)
         finally:
             self._held.clear()
+
+    def image_header(self, number: int) -> ImageHeader:
+        return replace(super().image_header(number), mu_water=self.mu_water[number])
 
     def facts(self) -> dict[str, Any]:
         volume, geometry = self.volumes[0], self.geometries[0]

@@ -81,15 +81,15 @@ class Probe:
         operator, reference = require_operator("Probe", sample.operator, RadonOperator), sample.reference
         if reference is None:
             return None
-        grid = operator.grid
+        grid, mu_water = operator.grid, float(sample.scale)
         center = _most_uniform(reference, _relative(grid.spacing_mm))
         if center is None:
             return None
         fine_grid = grid.refined(_REFINED)
         fine = torch.nn.functional.interpolate(
-            reference[None, None] * CT_SCALE, scale_factor=float(_REFINED), mode="bilinear", align_corners=False
+            reference[None, None] * mu_water, scale_factor=float(_REFINED), mode="bilinear", align_corners=False
         )[0, 0]
-        height = DISC_HU / 1000 * (MU_WATER - MU_AIR)
+        height = DISC_HU / 1000 * (mu_water - MU_AIR / MU_WATER * mu_water)
         disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * max(grid.spacing_mm)) * height
         generator = torch.Generator().manual_seed(0)
         drawn = [torch.randn(operator.range_shape, generator=generator) for _ in range(2)]
@@ -99,7 +99,7 @@ class Probe:
             mean = photons * transmitted(image, fine_grid, operator.geometry, _RAYS)
             # Gaussian noise with the variance of the counts: Poisson noise cannot be equal for two objects.
             counts = mean + (mean + transmission.electronic_noise**2).sqrt() * noise
-            lines = transmission.line_integrals(counts) / CT_SCALE
+            lines = transmission.line_integrals(counts) / mu_water
             weights = None if operator.ray_weights is None else transmission.ray_weights(counts)
             measurement = lines if weights is None else weights * lines
             scan = RadonOperator(grid, operator.geometry, weights)

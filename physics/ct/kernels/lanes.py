@@ -260,8 +260,8 @@ class _Block:
 
     def sum_of_rows(self) -> Any:
         """Sum over the rows of a single image: one load for both pixels of a row, vectors along the rows."""
-        builder, total = self.builder, None
-        weights = self.all_weights()
+        builder, weights = self.builder, self.all_weights()
+        total: Any = None
         for first in range(0, SINGLE_ROWS, _VECTOR):
             joined = [_load(builder, self.pair(r), self.dtype) for r in range(first, first + _VECTOR)]
             while len(joined) > 1:

@@ -22,6 +22,7 @@ from physics import (
     ParallelVectors,
     RadonOperator,
     Transmission,
+    attenuation_to_hu,
     body_volume,
     evenly_spaced,
     filtered_backprojection,
@@ -38,6 +39,7 @@ from recon import (
     DataError,
     FilteredBackprojection,
     PenalizedTV,
+    Reconstruction,
     ScanSimulation,
     SinogramSlices,
     SinogramVolume,
@@ -100,6 +102,38 @@ def test_geometry_of_scanners_reads_back_and_is_checked(tmp_path: Path, beam: st
     # A reference of another grid, or a scan without its movement, does not fit.
     write_sinograms(path, replace(grid, center_mm=(-25.0, 30.0)), scan, counts=counts, photons=2e5, reference=reference)
     assert any("reference: found a misfit" in line for line in SinogramSlices([path], "s").check(0))
+
+
+@pytest.mark.parametrize("by", ["file", "manifest"])
+def test_water_is_one_and_zero_hu_at_every_energy(tmp_path: Path, by: str) -> None:
+    """A disc of water and a hole of air, at 60 keV: not 31 HU, as with the attenuation at 70 keV."""
+    mu_water = 0.0206
+    x, y = np.meshgrid(GRID.x_mm, GRID.y_mm)
+    image = torch.from_numpy(np.where((np.hypot(x, y) < 70) & (np.hypot(x - 30, y) > 20), mu_water, 0.001 * mu_water))
+    lines, path = RadonOperator(GRID, SCAN)(image)[None], tmp_path / "a.h5"
+    stated = {"mu_water": mu_water} if by == "file" else {}
+    write_sinograms(path, GRID, SCAN, line_integrals=lines, reference=image[None], photons=1e7, **stated)
+    asked = {"mu_water": mu_water} if by == "manifest" else {}
+    samples = SinogramSlices([path], "s", **asked)
+    assert samples.check(0) == []
+    sample = samples[0]
+    assert sample.reference is not None and float(sample.scale) == pytest.approx(mu_water)
+    assert float(sample.reference.max()) == pytest.approx(1.0) and float(sample.reference.min()) == pytest.approx(1e-3)
+    assert isinstance(sample.operator, RadonOperator)
+    found = sample.operator.start(sample.measurement) * sample.scale
+    header = samples.image_header(0)
+    shown = Reconstruction(found[None].numpy(), found[None].numpy(), header, "a", "fbp").displayed[0]
+    water, air = (np.hypot(x, y) < 58) & (np.hypot(x - 30, y) > 32), np.hypot(x - 30, y) < 10
+    assert shown[water].mean() == pytest.approx(0, abs=5) and shown[air].mean() == pytest.approx(-1000, abs=30)
+    assert attenuation_to_hu(image, mu_water).max() == pytest.approx(0) and hu_to_attenuation(
+        torch.tensor(-1000.0).double(), mu_water
+    ) == pytest.approx(mu_water / 1000)
+    for wrong in (0.2, 20.0, 0.0, float("nan")):
+        with pytest.raises((ValueError, DataError), match=r"mu_water.*expected the attenuation of water in 1/mm"):
+            if by == "file":
+                write_sinograms(path, GRID, SCAN, line_integrals=lines, mu_water=wrong)
+            else:
+                SinogramSlices([path], "s", mu_water=wrong)
 
 
 def test_arrays_and_tensors_with_a_gradient_are_written(tmp_path: Path) -> None:
