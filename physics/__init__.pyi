@@ -13,8 +13,11 @@ from .ct import ParallelBeam as ParallelBeam
 from .ct import ParallelVectors as ParallelVectors
 from .ct import RadonOperator as RadonOperator
 from .ct import ScanPreset as ScanPreset
+from .ct import Spectrum as Spectrum
 from .ct import Transmission as Transmission
+from .ct import attenuation_of as attenuation_of
 from .ct import attenuation_to_hu as attenuation_to_hu
+from .ct import corrected as corrected
 from .ct import coverage_is_said as coverage_is_said
 from .ct import estimate_ray_noise as estimate_ray_noise
 from .ct import evenly_spaced as evenly_spaced
@@ -31,11 +34,14 @@ from .ct import moved_fan as moved_fan
 from .ct import ray_distances_mm as ray_distances_mm
 from .ct import rays_beside as rays_beside
 from .ct import redundancy_weights as redundancy_weights
+from .ct import require_correction as require_correction
 from .ct import require_mu_water as require_mu_water
 from .ct import scan_coverage as scan_coverage
 from .ct import simulate_counts as simulate_counts
 from .ct import transmitted as transmitted
+from .ct import tube_spectrum as tube_spectrum
 from .ct import view_angles as view_angles
+from .ct import water_correction as water_correction
 from .mri import GOLDEN_ANGLE_RAD as GOLDEN_ANGLE_RAD
 from .mri import MAP_ESTIMATES as MAP_ESTIMATES
 from .mri import SAMPLINGS as SAMPLINGS

@@ -20,6 +20,12 @@ from .scans import ScanPreset as ScanPreset
 from .scans import htc2022 as htc2022
 from .scans import hyperfed as hyperfed
 from .scans import lodopab as lodopab
+from .spectrum import Spectrum as Spectrum
+from .spectrum import attenuation_of as attenuation_of
+from .spectrum import corrected as corrected
+from .spectrum import require_correction as require_correction
+from .spectrum import tube_spectrum as tube_spectrum
+from .spectrum import water_correction as water_correction
 from .transmission import LODOPAB_MU_MAX as LODOPAB_MU_MAX
 from .transmission import MU_AIR as MU_AIR
 from .transmission import MU_WATER as MU_WATER

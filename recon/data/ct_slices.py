@@ -11,7 +11,18 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise, require_mu_water
+from physics import (
+    MU_WATER,
+    OPERATORS,
+    Geometry,
+    ParallelBeam,
+    Transmission,
+    corrected,
+    estimate_ray_noise,
+    require_correction,
+    require_mu_water,
+    tube_spectrum,
+)
 
 from ..errors import DataError, data_error
 from .ct_axis import axis_warnings
@@ -47,6 +58,9 @@ class ScanSimulation:
         Standard deviation in counts; needs photons.
     seed
         Seed of the noise.
+    kvp
+        Voltage of an X-ray tube in kV whose beam hardens, :func:`physics.tube_spectrum`: line integrals become those of
+        as much water. None: one energy.
     axis_error_mm
         Error of the rotation axis in the operator, measured at the detector; the data stay right.
 
@@ -61,6 +75,7 @@ class ScanSimulation:
     photons: Annotated[float, Gt(0)] | None = None
     electronic_noise: Annotated[float, Ge(0)] = 0.0
     seed: Seed = 0
+    kvp: Annotated[float, Ge(40), Le(150)] | None = None
     axis_error_mm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -72,6 +87,8 @@ class ScanSimulation:
             raise ValueError(f"ScanSimulation: arc_deg is {self.arc_deg}, expected more than 0 and at most 360")
         if self.photons is not None and not 0 < self.photons < math.inf:
             raise ValueError(f"ScanSimulation: photons is {self.photons}, expected more than 0")
+        if self.kvp is not None:
+            tube_spectrum(self.kvp)
         if self.electronic_noise and (self.photons is None or not self.electronic_noise > 0):
             raise ValueError(
                 f"ScanSimulation: electronic_noise is {self.electronic_noise} with photons {self.photons}, expected 0 "
@@ -101,6 +118,9 @@ class SinogramSlices(VolumeSlices):
         :class:`physics.RadonOperator`.
     weighted
         Whether rays have weights.
+    water_correction
+        Coefficients of p, p^2, ... of the line integrals p of a beam that hardens, :func:`physics.water_correction`;
+        None: as measured.
     mu_water
         Attenuation of water in 1/mm at the energy of the scans; None: as the files say, else :data:`CT_SCALE`.
 
@@ -122,6 +142,7 @@ class SinogramSlices(VolumeSlices):
         operator: Annotated[str, OPERATORS] | None = None,
         weighted: bool = True,
         mu_water: Annotated[float, Ge(0.005), Le(0.1)] | None = None,
+        water_correction: list[float] | None = None,
         names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
@@ -130,6 +151,7 @@ class SinogramSlices(VolumeSlices):
         self.operator = operator or "RadonOperator"
         self.mu_water = [volume.mu_water if mu_water is None else mu_water for volume in self.volumes]
         require_mu_water(f"site {site}", self.mu_water[0])
+        self.correction = None if water_correction is None else require_correction(f"site {site}", water_correction)
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
@@ -161,7 +183,7 @@ class SinogramSlices(VolumeSlices):
     def check(self, number: int) -> list[str]:
         """Also reads references and open beams, makes a sample, and compares some references with the measurement."""
         volume = self.volumes[number]
-        comparison, kept = Comparison(volume), {0, *self._looked_at(number)}
+        comparison, kept = Comparison(volume, self.correction), {0, *self._looked_at(number)}
         try:
             for index, stored in enumerate(self.measured_slices(number)):
                 if index in kept:
@@ -236,24 +258,33 @@ class SinogramSlices(VolumeSlices):
         volume = self.volumes[number]
         stored = self._held[number, i] if (number, i) in self._held else volume.read_slice(i)
         stored = stored[self._views[number]]
+        if self.simulate is not None and self.simulate.kvp is not None:
+            stored = tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
         if volume.holds == "raw":
             flat = volume.read_flat(i)
             # The gain is unknown: with an open beam of 1 the weights are right up to a factor.
             model = Transmission(1.0, floor=1e-4)
             part = (stored / flat).clamp_min(model.floor)
-            lines = model.line_integrals(part)
+            lines, slope = self._corrected(model.line_integrals(part))
             weights = (part / part.mean()).sqrt() if self.weighted else None
+            if weights is not None and slope is not None:
+                weights = _normalized(weights / slope)
             return lines, weights, _ray_noise(lines if weights is None else weights * lines)
         found = self._counts(number, stored, i)
         if found is None:
-            return stored, None, _ray_noise(stored)
+            lines = self._corrected(stored)[0]
+            return lines, None, _ray_noise(lines)
         counts, model = found
-        lines = model.line_integrals(counts)
-        spread = model.noise_std(counts)
+        lines, slope = self._corrected(model.line_integrals(counts))
+        spread = model.noise_std(counts) * (1 if slope is None else slope)
         if not self.weighted:
             return lines, None, float(spread.square().mean().sqrt())
-        weights = model.ray_weights(counts)
+        weights = model.ray_weights(counts) if slope is None else _normalized(1 / spread)
         return lines, weights, float((weights * spread).square().mean().sqrt())
+
+    def _corrected(self, lines: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Line integrals after the correction for water, and its derivative; None: there is no correction."""
+        return (lines, None) if self.correction is None else corrected(lines, self.correction)
 
     def _counts(self, number: int, stored: Tensor, i: int) -> tuple[Tensor, Transmission] | None:
         """Counts and their model; None for line integrals of unknown noise."""
@@ -288,6 +319,9 @@ class SinogramSlices(VolumeSlices):
             raise DataError(f"{volume.path}: [simulate]: {error}") from None
 
     def _require_dose(self, volume: SinogramVolume) -> None:
+        if self.simulate is not None and self.simulate.kvp is not None and volume.holds != "line_integrals":
+            found, advice = f"{volume.holds} of a measured beam", "remove kvp, or store line integrals"
+            raise data_error(volume.path, "[simulate] kvp", found, "line integrals", advice)
         wanted = None if self.simulate is None else self.simulate.photons
         if wanted is None:
             return
@@ -302,6 +336,11 @@ class SinogramSlices(VolumeSlices):
             if volume.electronic_noise > 0:
                 found = "counts with electronic noise"
                 raise data_error(volume.path, "[simulate] photons", found, "counts of photons", "remove photons")
+
+
+def _normalized(weights: Tensor) -> Tensor:
+    """Weights with root mean square 1."""
+    return weights / weights.square().mean((-2, -1), keepdim=True).sqrt()
 
 
 def _ray_noise(lines: Tensor) -> float:

@@ -30,6 +30,8 @@ from physics import (
     hu_to_attenuation,
     lodopab,
     moved_fan,
+    tube_spectrum,
+    water_correction,
 )
 from recon import (
     CGLS,
@@ -134,6 +136,47 @@ def test_water_is_one_and_zero_hu_at_every_energy(tmp_path: Path, by: str) -> No
                 write_sinograms(path, GRID, SCAN, line_integrals=lines, mu_water=wrong)
             else:
                 SinogramSlices([path], "s", mu_water=wrong)
+
+
+def test_a_beam_that_hardens_is_simulated_and_corrected(tmp_path: Path) -> None:
+    mu_water = 0.0206
+    x, y = np.meshgrid(GRID.x_mm, GRID.y_mm)
+    scan = FanBeam(evenly_spaced(120, 2 * math.pi / 120), 80, 5.0, 400.0, 640.0)
+    image = torch.from_numpy(np.where(np.hypot(x, y) < 85, mu_water, 0.0))[None]
+    path = tmp_path / "a.h5"
+    lines = RadonOperator(GRID, scan)(image)
+    write_sinograms(path, GRID, scan, line_integrals=lines, reference=image, photons=1e6, mu_water=mu_water)
+    simulate, coefficients = ScanSimulation(kvp=100.0), list(water_correction(tube_spectrum(100.0), mu_water))
+    hard = SinogramSlices([path], "s", simulate=simulate)
+    right = SinogramSlices([path], "s", simulate=simulate, water_correction=coefficients)
+    inside = np.hypot(x, y) < 70
+
+    def hu(samples: SinogramSlices) -> Any:
+        sample = samples[0]
+        assert isinstance(sample.operator, RadonOperator)
+        return 1000 * (sample.operator.start(sample.measurement).numpy() - 1)
+
+    plain = hu(SinogramSlices([path], "s"))
+    assert np.abs(hu(hard) - plain)[inside].max() > 30 and np.abs(hu(right) - plain)[inside].max() < 5
+    # Noise grows by the derivative of the correction; weights and noise_std follow it.
+    noisy = SinogramSlices([path], "s", simulate=ScanSimulation(kvp=100.0, photons=3e4), water_correction=coefficients)[
+        0
+    ]
+    exact = right[0]
+    assert isinstance(noisy.operator, RadonOperator) and isinstance(exact.operator, RadonOperator)
+    noise = noisy.operator.line_integrals(noisy.measurement) - exact.operator.line_integrals(exact.measurement)
+    assert noisy.operator.ray_weights is not None
+    white = noisy.operator.ray_weights * noise
+    thick = noisy.operator.ray_weights < noisy.operator.ray_weights.median()
+    assert float(white.std()) == pytest.approx(float(noisy.noise_std), rel=0.03)
+    assert float(white[thick].std() / white[~thick].std()) == pytest.approx(1, abs=0.05)
+    assert right.check(0) == []
+    counts = tmp_path / "b.h5"
+    write_sinograms(counts, GRID, scan, counts=1e4 * (-lines).exp(), photons=1e4)
+    with pytest.raises(DataError, match=r"\[simulate\] kvp: found counts of a measured beam, expected line integrals"):
+        SinogramSlices([counts], "s", simulate=simulate)
+    with pytest.raises(ValueError, match="site s: water_correction falls"):
+        SinogramSlices([path], "s", water_correction=[1.0, -1.0])
 
 
 def test_arrays_and_tensors_with_a_gradient_are_written(tmp_path: Path) -> None:
