@@ -118,6 +118,10 @@ class SinogramSlices(VolumeSlices):
         :class:`physics.RadonOperator`.
     weighted
         Whether rays have weights.
+    unbiased_log
+        Whether counts are averaged along the detector where few photons arrive, so that line integrals are right on
+        average, see :meth:`physics.Transmission.without_log_bias`. Noise of averaged rays is then less than
+        ``noise_std`` says. Needs counts, of the file or of ``simulate``.
     water_correction
         Coefficients of p, p^2, ... of the line integrals p of a beam that hardens, :func:`physics.water_correction`;
         None: as measured.
@@ -142,6 +146,7 @@ class SinogramSlices(VolumeSlices):
         operator: Annotated[str, OPERATORS] | None = None,
         weighted: bool = True,
         mu_water: Annotated[float, Ge(0.005), Le(0.1)] | None = None,
+        unbiased_log: bool = False,
         water_correction: list[float] | None = None,
         names: Sequence[str] | None = None,
         **reader_options: Any,
@@ -150,8 +155,12 @@ class SinogramSlices(VolumeSlices):
         self.simulate, self.weighted = simulate, weighted
         self.operator = operator or "RadonOperator"
         self.mu_water = [volume.mu_water if mu_water is None else mu_water for volume in self.volumes]
-        require_mu_water(f"site {site}", self.mu_water[0])
-        self.correction = None if water_correction is None else require_correction(f"site {site}", water_correction)
+        try:
+            require_mu_water("[data]", self.mu_water[0])
+            self.correction = None if water_correction is None else require_correction("[data]", water_correction)
+        except ValueError as error:
+            raise DataError(f"{self.volumes[0].path}: {error}") from None
+        self.unbiased_log = unbiased_log
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
@@ -275,6 +284,8 @@ class SinogramSlices(VolumeSlices):
             lines = self._corrected(stored)[0]
             return lines, None, _ray_noise(lines)
         counts, model = found
+        if self.unbiased_log:
+            counts = model.without_log_bias(counts)
         lines, slope = self._corrected(model.line_integrals(counts))
         spread = model.noise_std(counts) * (1 if slope is None else slope)
         if not self.weighted:
@@ -323,6 +334,9 @@ class SinogramSlices(VolumeSlices):
             found, advice = f"{volume.holds} of a measured beam", "remove kvp, or store line integrals"
             raise data_error(volume.path, "[simulate] kvp", found, "line integrals", advice)
         wanted = None if self.simulate is None else self.simulate.photons
+        if self.unbiased_log and volume.holds != "counts" and wanted is None:
+            found, advice = f"{volume.holds}, whose photons are not counted", "remove unbiased_log"
+            raise data_error(volume.path, "[data] unbiased_log", found, "counts of photons", advice)
         if wanted is None:
             return
         if volume.holds == "raw":

@@ -175,8 +175,31 @@ def test_a_beam_that_hardens_is_simulated_and_corrected(tmp_path: Path) -> None:
     write_sinograms(counts, GRID, scan, counts=1e4 * (-lines).exp(), photons=1e4)
     with pytest.raises(DataError, match=r"\[simulate\] kvp: found counts of a measured beam, expected line integrals"):
         SinogramSlices([counts], "s", simulate=simulate)
-    with pytest.raises(ValueError, match="site s: water_correction falls"):
+    with pytest.raises(DataError, match=r"a\.h5: \[data\]: water_correction falls"):
         SinogramSlices([path], "s", water_correction=[1.0, -1.0])
+
+
+def test_few_photons_leave_water_where_it_is(tmp_path: Path) -> None:
+    """A disc of 300 mm at 500 photons per ray, of which 1.4 pass its middle."""
+    scan = FanBeam(evenly_spaced(240, 2 * math.pi / 240), 260, 2.6, 600.0, 1000.0)
+    grid = ImageGrid((48, 48), 7.0)
+    radius = np.hypot(*np.meshgrid(grid.x_mm, grid.y_mm))
+    image = torch.from_numpy(np.where(radius < 147, 0.02, 0.0))[None]
+    lines, path = RadonOperator(grid, scan)(image), tmp_path / "a.h5"
+    write_sinograms(path, grid, scan, line_integrals=lines, reference=image)
+
+    def error(unbiased: bool) -> Any:
+        simulate = ScanSimulation(photons=500.0)
+        sample = SinogramSlices([path], "s", simulate=simulate, unbiased_log=unbiased)[0]
+        assert isinstance(sample.operator, RadonOperator) and bool(sample.measurement.isfinite().all())
+        return 1000 * (sample.operator.start(sample.measurement).numpy() - 1)
+
+    plain, unbiased = error(False), error(True)
+    middle, whole = radius < 60, radius < 120
+    assert abs(plain[middle].mean()) > 60 and abs(unbiased[middle].mean()) < 25 and abs(unbiased[whole].mean()) < 20
+    assert unbiased[middle].std() < 0.3 * plain[middle].std()
+    with pytest.raises(DataError, match=r"\[data\] unbiased_log: found line_integrals, whose photons are not counted"):
+        SinogramSlices([path], "s", unbiased_log=True)
 
 
 def test_arrays_and_tensors_with_a_gradient_are_written(tmp_path: Path) -> None:
