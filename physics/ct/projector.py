@@ -19,9 +19,9 @@ from .vectors import ParallelVectors
 
 Indices = npt.NDArray[np.intp]
 
-#: Pixels between source and image with which rays are ordered: in a block of the kernels, with at most 64 rows, a ray
-#: that is driven by rows is at most sqrt(2) * 64 from a source beside the block, so it does not reach the image there.
-CLEAR_PIXELS = 96
+#: Pixels between source and image with which rays are ordered: in 16 rows, those of `kernels.lanes.ROWS`, a ray that is
+#: driven by rows gets at most sqrt(2) * 16 away from a source beside them, so it does not reach the image there.
+CLEAR_PIXELS = 32
 #: Angles that differ by less are equal up to rounding.
 _SAME_ANGLE_RAD = 1e-13
 

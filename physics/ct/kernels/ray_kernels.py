@@ -21,18 +21,16 @@ VIEWS = 8
 
 
 @kernel
-def _first(
-    base: Any, slope: Any, start: int, stop: int, row: int, rows: int, growing: bool, limit: float, leaving: bool
-) -> int:
+def _first(base: Any, slope: Any, start: int, stop: int, row: int, growing: bool, limit: float, leaving: bool) -> int:
     """Ray in ``range(start, stop)`` at which the test of a limit changes its result, by bisection.
 
-    The test is whether the ray's largest column in the block is above the limit; with ``leaving``, whether its smallest
-    column is below. ``growing``: columns increase with the index of the ray.
+    The test is whether the ray's largest column in `ROWS` rows is above the limit; with ``leaving``, whether its
+    smallest column is below. ``growing``: columns increase with the index of the ray.
     """
     while start < stop:
         middle = (start + stop) // 2
         top = base[middle] + row * slope[middle]
-        bottom = top + (rows - 1) * slope[middle]
+        bottom = top + (ROWS - 1) * slope[middle]
         passed = min(top, bottom) < limit if leaving else max(top, bottom) > limit
         if passed == (growing != leaving):
             stop = middle
@@ -45,14 +43,22 @@ def _first(
 def _covered(
     base: Any, slope: Any, start: int, stop: int, row: int, rows: int, width: int, ordered: bool
 ) -> tuple[int, int]:
-    """Range of the rays of a segment that meet a block; the whole segment if rays may cross."""
+    """Range of the rays of a segment that meet a block; the whole segment if rays may cross.
+
+    Rays are ordered in `ROWS` rows, not in all of a taller block.
+    """
     if not ordered:
         return start, stop
-    last = stop - 1
-    growing = base[last] + row * slope[last] >= base[start] + row * slope[start]
-    enter = _first(base, slope, start, stop, row, rows, growing, PAD - 1.0, False)
-    leave = _first(base, slope, start, stop, row, rows, growing, float(PAD + width), True)
-    return (enter, leave) if growing else (leave, enter)
+    first, after = stop, start
+    for part in range(row, row + rows, ROWS):
+        last = stop - 1
+        growing = base[last] + part * slope[last] >= base[start] + part * slope[start]
+        enter = _first(base, slope, start, stop, part, growing, PAD - 1.0, False)
+        leave = _first(base, slope, start, stop, part, growing, float(PAD + width), True)
+        low, high = (enter, leave) if growing else (leave, enter)
+        if low < high:
+            first, after = min(first, low), max(after, high)
+    return first, after
 
 
 @kernel
