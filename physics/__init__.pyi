@@ -1,6 +1,7 @@
 from .checks import OPERATORS as OPERATORS
 from .checks import OperatorError as OperatorError
 from .checks import check_operator as check_operator
+from .ct import LARGEST_DEPARTURE as LARGEST_DEPARTURE
 from .ct import LODOPAB_MU_MAX as LODOPAB_MU_MAX
 from .ct import MU_AIR as MU_AIR
 from .ct import MU_WATER as MU_WATER
@@ -19,6 +20,7 @@ from .ct import attenuation_of as attenuation_of
 from .ct import attenuation_to_hu as attenuation_to_hu
 from .ct import corrected as corrected
 from .ct import coverage_is_said as coverage_is_said
+from .ct import departure_of as departure_of
 from .ct import estimate_ray_noise as estimate_ray_noise
 from .ct import evenly_spaced as evenly_spaced
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm

@@ -1,8 +1,10 @@
 from .beams import FanBeam as FanBeam
 from .beams import ParallelBeam as ParallelBeam
 from .beams import evenly_spaced as evenly_spaced
+from .fbp import LARGEST_DEPARTURE as LARGEST_DEPARTURE
 from .fbp import WINDOWS as WINDOWS
 from .fbp import coverage_is_said as coverage_is_said
+from .fbp import departure_of as departure_of
 from .fbp import filtered_backprojection as filtered_backprojection
 from .fbp import has_filtered_backprojection as has_filtered_backprojection
 from .fbp_weights import goes_all_round as goes_all_round
