@@ -47,7 +47,7 @@ def main() -> None:
     with torch.no_grad():
         print(f"{'':52s} {'found':>9s} {'bar':>9s}")
         speed("LoDoPaB, batch 8", LODOPAB.grid, LODOPAB.geometry, 8, "linear", 25, 16)
-        speed("LoDoPaB size, any angles, batch 1", LODOPAB.grid, ANY_ANGLES, 1, "linear", 5, 3)
+        speed("LoDoPaB size, any angles, batch 1", LODOPAB.grid, ANY_ANGLES, 1, "linear", 20, 12)
         speed("LoDoPaB, symmetric, batch 1", LODOPAB.grid, LODOPAB.geometry, 1, "linear", 12, 8)
         speed("fan 512x512, 720x736, batch 8", ImageGrid((512, 512), 1.0), FAN, 8, "line_fanflat", 20, 12)
         memory()

@@ -112,7 +112,7 @@ def _ct(size: int) -> tuple[SimulatedScanner, ...]:
 def _axis_off(table: dict[str, Any], size: int) -> None:
     protocols = {site.name: site.protocol for site in _ct(size)}
     grid, scan, _ = scan_of(protocols[table["name"]], size)
-    error = 0.5 * grid.pixel_mm * scan.source_to_detector_mm / scan.source_to_axis_mm
+    error = 0.5 * grid.spacing_mm[1] * scan.source_to_detector_mm / scan.source_to_axis_mm
     table["simulate"] = {**table.get("simulate", {}), "axis_error_mm": error}
 
 

@@ -68,7 +68,7 @@ def scan_of(protocol: int, size: int) -> tuple[ImageGrid, FanBeam, float]:
     every = max(1, round(factor**2))
     detectors = math.ceil(geometry.detectors / factor)
     scan = replace(geometry.subset(slice(None, None, every)), detectors=detectors, pitch_mm=geometry.pitch_mm * factor)
-    return ImageGrid((size, size), grid.pixel_mm * factor), scan, photons
+    return grid.resized((size, size), factor), scan, photons
 
 
 def make_ct_demo_sites(

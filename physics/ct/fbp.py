@@ -15,9 +15,12 @@ from torch import Tensor
 
 from ..autograd.transpose_pair import Transposed
 from ..operator import require_tensor
+from .beams import FanBeam, ParallelBeam
 from .fbp_weights import redundancy_weights, scan_coverage, view_angles
-from .geometry import Array, Geometry, ImageGrid, ParallelBeam, hole_radius_mm, require_scan
+from .geometry import Geometry, hole_radius_mm, rays_of, require_scan
+from .grid import Array, ImageGrid
 from .rays import PAD, by_lanes
+from .vectors import FanVectors, ParallelVectors
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ WINDOWS: dict[str, Callable[[Array], Array]] = {
     "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
     "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
 }
+#: Largest :attr:`FanVectors.departure` for which the weights of the nominal beam are right.
+LARGEST_DEPARTURE = 0.03
 #: Scans whose missing degrees need no line in the log.
 _SAID: set[tuple[Geometry, ImageGrid]] = set()
 #: Largest number of values that the torch reference interpolates at a time.
@@ -47,6 +52,9 @@ def filtered_backprojection(
     beam over less than half a turn and the angle of its fan, or a displaced detector over less than a turn, is logged
     as a warning with the missing degrees. Differentiable to any order.
 
+    Scans of vectors are back-projected along their own rays, with the filter and the weights of the nearest beam: right
+    up to the square of the deviations in offset, and to first order in those of distances and tilts.
+
     Parameters
     ----------
     sinogram
@@ -63,7 +71,8 @@ def filtered_backprojection(
     Raises
     ------
     ValueError
-        If sinogram and geometry disagree in shape, the window is unknown or the cut-off is not in (0, 1].
+        If sinogram and geometry disagree in shape, the window is unknown, the cut-off is not in (0, 1], or the views
+        of a scan of vectors are too far from those of a beam (:func:`has_filtered_backprojection`).
     TypeError
         If the sinogram is no tensor of floating-point numbers.
 
@@ -110,13 +119,28 @@ class _Plan:
         weights = redundancy_weights(geometry) * view_angles(geometry)[:, None]
         if isinstance(geometry, ParallelBeam):
             return weights
-        R = geometry.source_to_axis_mm
-        return weights * np.cos(geometry.fan_angles) * (R**2 if geometry.detector == "flat" else R)
+        if isinstance(geometry, FanBeam):
+            R = geometry.source_to_axis_mm
+            return weights * np.cos(geometry.fan_angles) * (R**2 if geometry.detector == "flat" else R)
+        return weights * self._vector_weights(geometry)
+
+    def _vector_weights(self, geometry: ParallelVectors | FanVectors) -> Array:
+        """The factors of :attr:`weights` for the lengths of every view; the filter is that of the nominal beam."""
+        if isinstance(geometry, ParallelVectors):
+            weights: Array = geometry.gains[:, None] * geometry.nominal.pitch_mm
+            return weights
+        rays, beam = rays_of(geometry), geometry.nominal
+        cos, sin = np.cos(geometry.angles)[:, None], np.sin(geometry.angles)[:, None]
+        R, D = geometry.depths_mm[:, None], geometry.distances_mm[:, None]
+        obliquity = rays.direction_y * cos - rays.direction_x * sin
+        if geometry.detector == "curved":
+            return np.asarray(obliquity * R)
+        return np.asarray(obliquity * R**2 * (beam.source_to_axis_mm / beam.source_to_detector_mm) * (D / R))
 
     @cached_property
     def margins(self) -> tuple[int, int]:
         """Elements added at either end of a displaced detector, where the filtered view is not zero."""
-        u, pitch = self.geometry.u_mm, self.geometry.pitch_mm
+        u, pitch = self.geometry.nominal.u_mm, self.geometry.nominal.pitch_mm
         excess = round(float(u[0] + u[-1]) / pitch)
         return max(excess, 0), max(-excess, 0)
 
@@ -127,7 +151,7 @@ class _Plan:
 
     def response(self, window: str, cutoff: float) -> Array:
         """Windowed ramp filter at the non-negative frequencies of a zero-padded view."""
-        geometry = self.geometry
+        geometry = self.geometry.nominal
         size = 2 ** math.ceil(math.log2(2 * self.elements))
         n = np.arange(1, self.elements, 2)
         pitch, curvature = geometry.pitch_mm, np.ones(len(n))
@@ -148,21 +172,40 @@ class _Plan:
     @cached_property
     def directions(self) -> Array:
         """Cosine and sine of the views, ``(views, 2)``."""
-        return np.stack((np.cos(self.geometry.angles), np.sin(self.geometry.angles)), axis=1)
+        geometry = self.geometry
+        angles = np.array(geometry.ray_angles_rad) if isinstance(geometry, ParallelVectors) else geometry.angles
+        return np.stack((np.cos(angles), np.sin(angles)), axis=1)
 
     @cached_property
     def detector(self) -> tuple[int, Array]:
-        """Kind of detector, and ``(R, gain, shift, elements)``: a pixel projects to element ``gain * place + shift``.
+        """Kind of detector, and ``(R, lateral, gain, shift, off_u, off_n)`` of every view.
 
-        ``place`` is a position u, a ratio u / depth or an angle, for parallel, flat and curved detectors.
+        A pixel projects to element ``gain * place + shift``, where ``place`` is a position u, a ratio of u to depth or
+        an angle, for parallel, flat and curved detectors. The source is at ``lateral`` along u and R ahead of the axis;
+        ``off_u`` and ``off_n`` are its distances from the focus of a curved detector in radii of the detector.
         """
-        geometry = self.geometry
-        shift = PAD + self.margins[0] - geometry.u_mm[0] / geometry.pitch_mm
+        geometry, shift = self.geometry, PAD + self.margins[0] - self.geometry.u_mm[0] / self.geometry.pitch_mm
         if isinstance(geometry, ParallelBeam):
-            return 0, np.array([0.0, 1 / geometry.pitch_mm, shift, self.elements])
-        gain = geometry.source_to_detector_mm / geometry.pitch_mm
+            return 0, self._by_view(0.0, 0.0, 1 / geometry.pitch_mm, shift)
+        if isinstance(geometry, ParallelVectors):
+            # u starts at the middle of the detector, the place at the axis.
+            return 0, self._by_view(0.0, 0.0, geometry.gains, shift - geometry.distances_mm * geometry.gains)
         kind = 1 if geometry.detector == "flat" else 2
-        return kind, np.array([geometry.source_to_axis_mm, gain, shift, self.elements])
+        if isinstance(geometry, FanBeam):
+            gain = geometry.source_to_detector_mm / geometry.pitch_mm
+            return kind, self._by_view(geometry.source_to_axis_mm, 0.0, gain, shift)
+        R, lateral = geometry.depths_mm, geometry.laterals_mm
+        if geometry.arc_radius_mm is not None:
+            gain = geometry.arc_radius_mm / geometry.pitch_mm
+            return kind, self._by_view(R, lateral, gain, shift, *geometry.off_focus)
+        shifts = shift + (lateral - geometry.middles_mm) / geometry.pitch_mm
+        return kind, self._by_view(R, lateral, geometry.distances_mm / geometry.pitch_mm, shifts)
+
+    def _by_view(self, *numbers: Any) -> Array:
+        table = np.zeros((len(self.directions), 6))
+        for column, number in enumerate(numbers):
+            table[:, column] = number
+        return table
 
     def backproject(self, views: Tensor) -> Tensor:
         """Back-project filtered views, ``(batch, views, elements) -> (batch, height, width)``."""
@@ -199,18 +242,21 @@ class _Plan:
 
         All but the views have shape ``(views, pixels)``.
         """
-        kind, (R, gain, shift, _) = self.detector
+        kind, beams = self.detector
         # In double precision, on the device of the images: on a GPU these places are most of the work.
         x, y = (
             torch.from_numpy(part.reshape(-1)).to(like.device) for part in np.meshgrid(self.grid.x_mm, self.grid.y_mm)
         )
-        directions = torch.from_numpy(self.directions).to(like.device)
+        directions, table = (torch.from_numpy(part).to(like.device) for part in (self.directions, beams))
         at_once = max(1, _VALUES_AT_ONCE // (len(x) * len(like)))
         for first in range(0, len(directions), at_once):
             cos, sin = directions[first : first + at_once].T[..., None]
-            across, along = x * cos + y * sin, R - x * sin + y * cos
+            R, lateral, gain, shift, off_u, off_n = table[first : first + at_once].T[..., None]
+            across, along = x * cos + y * sin - lateral, R - x * sin + y * cos
             scale = torch.ones_like(across) if kind == 0 else 1 / (along**2 + across**2 * (kind == 2))
             place = across if kind == 0 else across / along if kind == 1 else torch.arctan2(across, along)
+            if kind == 2:
+                place = place + torch.arcsin((off_u * along - off_n * across) * scale.sqrt())
             place = (gain * place + shift).clamp(0, self.elements + PAD)
             left = place.floor()
             rows = torch.arange(len(cos), device=like.device)[:, None]
@@ -224,8 +270,8 @@ class _Plan:
         sinogram = _batch_last(torch.nn.functional.pad(views, (PAD, PAD)))
         xs = self._columns
         image = np.zeros(height * len(xs) * count, sinogram.dtype)
-        kind, beam = self.detector
-        common = (kind, sinogram, self.directions, beam, image, xs, self.grid.y_mm)
+        kind, beams = self.detector
+        common = (kind, sinogram, self.directions, beams, self.elements, image, xs, self.grid.y_mm)
         jobs = [(*common, rows, (0.0,) * count) for rows in compiled.parts(height)]
         compiled.run_threads(pixel_kernels.backproject, jobs)
         return torch.from_numpy(image.reshape(height, len(xs), count)[:, :width]).movedim(-1, 0)
@@ -236,8 +282,8 @@ class _Plan:
         views, count, xs = len(self.directions), len(images), self._columns
         image = _batch_last(torch.nn.functional.pad(images, (0, len(xs) - images.shape[-1])))
         sinogram = np.zeros(views * (self.elements + 2 * PAD) * count, image.dtype)
-        kind, beam = self.detector
-        common = (kind, sinogram, self.directions, beam, image, xs, self.grid.y_mm)
+        kind, beams = self.detector
+        common = (kind, sinogram, self.directions, beams, self.elements, image, xs, self.grid.y_mm)
         jobs = [(*common, part, (0.0,) * count) for part in compiled.parts(views)]
         compiled.run_threads(pixel_kernels.transpose, jobs)
         return torch.from_numpy(sinogram.reshape(views, -1, count)[:, PAD:-PAD]).movedim(-1, 0)
@@ -248,8 +294,18 @@ class _Plan:
         from .kernels.lanes import ROWS
 
         width = self.grid.shape[1]
-        filled: Array = self.grid.x_mm[0] + np.arange(-(-width // ROWS) * ROWS) * self.grid.pixel_mm
+        filled: Array = self.grid.x_mm[0] + np.arange(-(-width // ROWS) * ROWS) * self.grid.spacing_mm[1]
         return filled
+
+
+def has_filtered_backprojection(geometry: Geometry) -> bool:
+    """Whether the weights of filtered back-projection are right for a scan: of every beam, and of vectors near one."""
+    return departure_of(geometry) <= LARGEST_DEPARTURE
+
+
+def departure_of(geometry: Geometry) -> float:
+    """Largest relative deviation of a view from the nominal beam; 0 for beams."""
+    return geometry.departure if isinstance(geometry, ParallelVectors | FanVectors) else 0.0
 
 
 def coverage_is_said(geometry: Geometry, grid: ImageGrid) -> None:
@@ -264,6 +320,12 @@ def _plan(geometry: Geometry, grid: ImageGrid) -> _Plan:
             "filtered_backprojection: the views cover %.0f of the %.0f degrees that this scan needs, %.0f degrees are "
             "missing: expect artefacts along them",
             *coverage,
+        )
+    if not has_filtered_backprojection(geometry):
+        raise ValueError(
+            f"filtered_backprojection: views differ from those of a beam by {100 * departure_of(geometry):.2g} % of "
+            f"its lengths, expected at most {100 * LARGEST_DEPARTURE:g} %: the formula has no weights for larger tilts "
+            "and changes of distance; use an iterative method, such as TV or SIRT"
         )
     hole = hole_radius_mm(geometry)
     if hole > 0:

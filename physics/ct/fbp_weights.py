@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Array, Geometry, ImageGrid, ParallelBeam, field_of_view_radius_mm, is_displaced
+from .beams import ParallelBeam, fan_angles_at
+from .geometry import Geometry, field_of_view_radius_mm, is_displaced
+from .grid import Array, ImageGrid
 
 #: A missing angular range exceeds the typical gap by this factor and angle, and the gap on one of its sides twofold.
 _TYPICAL_GAPS, _LEAST_MISSING_RAD = 2.25, math.radians(1)
@@ -54,20 +56,24 @@ def redundancy_weights(geometry: Geometry) -> Array:
     already share their angular width (:func:`view_angles`) unless the detector is displaced, so their weights add up
     to two.
     """
-    u, displaced = geometry.u_mm, is_displaced(geometry)
-    here, opposite = _detector_taper(geometry, u), _detector_taper(geometry, -u)
+    u, geometry = geometry.axis_u_mm, geometry.nominal
+    # The weights of a detector that moves end where it ends in some view.
+    low, high = float(u[..., 0].max()), float(u[..., -1].min())
+    u, displaced = np.clip(u, low, high), is_displaced(geometry)
+    ends = low - geometry.pitch_mm / 2, high + geometry.pitch_mm / 2
+    here, opposite = (_detector_taper(side, ends, geometry.pitch_mm) for side in (u, -u))
     across = np.broadcast_to(here / (here + opposite), geometry.shape)
     turn = _Ring(geometry.angles, 2 * math.pi)
     if isinstance(geometry, ParallelBeam) and not displaced:
         return np.ones(geometry.shape) if turn.weighted.any() else 2 * across
-    ends = turn.unbridged if displaced or turn.unbridged.any() else turn.weighted
-    if not ends.any():
+    gaps = turn.unbridged if displaced or turn.unbridged.any() else turn.weighted
+    if not gaps.any():
         return across
     if not displaced:
-        here, opposite = np.ones(len(u)), (opposite > 0).astype(float)
-    fan = 0.0 if isinstance(geometry, ParallelBeam) else geometry.fan_angles
+        here, opposite = np.ones_like(u), (opposite > 0).astype(float)
+    fan = 0.0 if isinstance(geometry, ParallelBeam) else fan_angles_at(geometry, u)
     back = geometry.angles[:, None] + math.pi - 2 * fan
-    first, there = turn.taper(geometry.angles, ends)[:, None] * here, turn.taper(back, ends) * opposite
+    first, there = turn.taper(geometry.angles, gaps)[:, None] * here, turn.taper(back, gaps) * opposite
     weights: Array = first / (first + there)
     return weights
 
@@ -75,7 +81,7 @@ def redundancy_weights(geometry: Geometry) -> Array:
 @lru_cache(maxsize=64)
 def goes_all_round(geometry: Geometry) -> bool:
     """Whether the views of a scan go through a full turn."""
-    turn = _Ring(geometry.angles, 2 * math.pi)
+    turn = _Ring(geometry.nominal.angles, 2 * math.pi)
     return len(turn.distinct) > 1 and not bool(turn.weighted.any())
 
 
@@ -99,6 +105,7 @@ def scan_coverage(geometry: Geometry, grid: ImageGrid) -> Coverage:
     A parallel beam needs half a turn, a fan beam also the angle of the fan that meets the image, a displaced detector
     a full turn.
     """
+    geometry = geometry.nominal
     turn, radius = _Ring(geometry.angles, 2 * math.pi), grid.corner_radius_mm
     if is_displaced(geometry) and field_of_view_radius_mm(geometry) < radius:
         needed, missing = 2 * math.pi, 2 * math.pi - turn.covered
@@ -213,13 +220,14 @@ class _Ring:
 
 def _ring(geometry: Geometry) -> _Ring:
     """Views among those that measure the same lines."""
+    geometry = geometry.nominal
     same_lines = isinstance(geometry, ParallelBeam) and not is_displaced(geometry)
     return _Ring(geometry.angles, math.pi if same_lines else 2 * math.pi)
 
 
-def _detector_taper(geometry: Geometry, u: Array) -> Array:
+def _detector_taper(u: Array, ends: tuple[float, float], pitch: float) -> Array:
     """One on the detector, zero off it; the rise at either end takes at most a quarter of the detector."""
-    low, high = geometry.u_mm[0] - geometry.pitch_mm / 2, geometry.u_mm[-1] + geometry.pitch_mm / 2
-    inside = np.minimum(u - low, high - u) / min(max(min(-low, high), geometry.pitch_mm), (high - low) / 4)
+    low, high = ends
+    inside = np.minimum(u - low, high - u) / min(max(min(-low, high), pitch), (high - low) / 4)
     rise: Array = np.sin(math.pi / 2 * np.clip(inside, 0, 1)) ** 2
     return rise

@@ -1,256 +1,22 @@
-"""CT geometries as values: image grid, parallel beam, fan beam.
+"""CT geometry: the kinds of scan, their rays, and what they see of the plane.
 
 Row 0 of an image is at the top (+y). In view t of a parallel beam, the ray at detector position u is
 ``x cos t + y sin t = u``. A fan beam has its source at ``R (sin t, -cos t)``, the center of its detector at
 ``(D - R) (-sin t, cos t)`` and its detector axis u along ``(cos t, sin t)``.
 """
 
-import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple, Self
-
 import numpy as np
 import numpy.typing as npt
 
-logger = logging.getLogger(__name__)
+from .beams import FanBeam, ParallelBeam, Rays, fan_angles_at
+from .grid import Array, ImageGrid
+from .vectors import FanVectors, ParallelVectors
 
-Array = npt.NDArray[np.floating[Any]]
-
-#: Angles that span more turns are rejected: they are most likely in degrees.
-_MOST_TURNS = 3
-#: Step between views of a scan of more than a turn above which they are most likely in degrees.
-_COARSE_RAD = 0.2
-
-
-@dataclass(frozen=True)
-class ImageGrid:
-    """Square pixels around the axis of rotation.
-
-    Parameters
-    ----------
-    shape
-        ``(height, width)``, odd or even.
-    pixel_mm
-        Edge of a pixel.
-
-    Raises
-    ------
-    ValueError
-        If an edge is not positive.
-    """
-
-    shape: tuple[int, int]
-    pixel_mm: float
-
-    def __post_init__(self) -> None:
-        shape = tuple(self.shape) if np.ndim(self.shape) == 1 else ()
-        if len(shape) != 2 or not all(_is_count(n) for n in shape):
-            raise ValueError(f"ImageGrid: shape is {self.shape}, expected (height, width), positive whole numbers")
-        _set(self, "shape", (int(shape[0]), int(shape[1])))
-        _set(self, "pixel_mm", _length("ImageGrid", "pixel_mm", self.pixel_mm, "the edge of a pixel"))
-
-    @property
-    def x_mm(self) -> Array:
-        """Centers of the columns, increasing to the right."""
-        return (np.arange(self.shape[1]) - (self.shape[1] - 1) / 2) * self.pixel_mm
-
-    @property
-    def y_mm(self) -> Array:
-        """Centers of the rows, decreasing from the top."""
-        return ((self.shape[0] - 1) / 2 - np.arange(self.shape[0])) * self.pixel_mm
-
-    @property
-    def inscribed_radius_mm(self) -> float:
-        """Radius of the inscribed circle of the image around the axis."""
-        return min(self.shape) * self.pixel_mm / 2
-
-    @property
-    def corner_radius_mm(self) -> float:
-        """Distance of a corner from the axis."""
-        return math.hypot(*self.shape) * self.pixel_mm / 2
-
-    def refined(self, factor: int) -> "ImageGrid":
-        """The same field of view with pixels ``factor`` times smaller, for simulation."""
-        if not _is_count(factor):
-            raise ValueError(f"ImageGrid: refinement is {factor!r}, expected a positive whole number")
-        return ImageGrid((self.shape[0] * factor, self.shape[1] * factor), self.pixel_mm / factor)
-
-
-class _Scan:
-    """Common part of both beams; each declares these fields in its own order."""
-
-    angles_rad: tuple[float, ...]
-    detectors: int
-    pitch_mm: float
-    offset_mm: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the sinogram, ``(views, detectors)``."""
-        return len(self.angles_rad), self.detectors
-
-    @property
-    def angles(self) -> Array:
-        """The view angles as an array."""
-        return np.array(self.angles_rad)
-
-    @property
-    def travel_rad(self) -> Array:
-        """Rotation that precedes every view, 0 at the first: in the order and sense in which the gantry turned.
-
-        Angles may be stored modulo a turn or beyond it, in either sense. Views that were stored in another order than a
-        gantry turns count from the end of their largest gap.
-        """
-        turn = 2 * math.pi
-        steps = (np.diff(self.angles) + math.pi) % turn - math.pi
-        steps *= -1.0 if (steps < 0).sum() > (steps > 0).sum() else 1.0
-        # A step back of less than 45 degrees is jitter; a larger one is a step forward of more than half a turn.
-        beyond = steps < -math.pi / 4
-        small, forward = steps[~beyond], np.where(beyond, steps + turn, steps)
-        in_order = beyond.mean() < 0.1 and small.sum() >= 0.3 * np.abs(small).sum() if len(steps) else True
-        if in_order and (forward.sum() <= turn or np.median(forward) < math.pi / 3):
-            travel: Array = np.cumsum(np.r_[0.0, forward])
-            return np.asarray(travel - travel.min())
-        ring = np.sort(self.angles % turn)
-        first = ring[(int(np.diff(ring, append=ring[0] + turn).argmax()) + 1) % len(ring)]
-        return np.asarray((self.angles - first) % turn)
-
-    @property
-    def u_mm(self) -> Array:
-        """Centers of the detector elements along u."""
-        return (np.arange(self.detectors) - (self.detectors - 1) / 2) * self.pitch_mm + self.offset_mm
-
-    def subset(self, views: slice | Sequence[int] | Sequence[bool] | npt.NDArray[Any]) -> Self:
-        """The scan with some of its views, in the given order: sparse views, limited angles.
-
-        Parameters
-        ----------
-        views
-            Slice, indices, or a boolean mask of all views.
-
-        Raises
-        ------
-        ValueError
-            If a view does not exist or none is left.
-        """
-        try:
-            angles = self.angles[views if isinstance(views, slice) else np.asarray(views)]
-        except IndexError as error:
-            raise ValueError(f"{type(self).__name__}: subset of {self.shape[0]} views: {error}") from None
-        changed: Self = replace(self, angles_rad=tuple(np.atleast_1d(angles).tolist()))  # type: ignore[type-var]
-        return changed
-
-    def _check(self) -> None:
-        who = type(self).__name__
-        _set(self, "angles_rad", _angles(who, self.angles_rad))
-        if not _is_count(self.detectors):
-            raise ValueError(f"{who}: detectors is {self.detectors!r}, expected a positive whole number")
-        _set(self, "detectors", int(self.detectors))
-        _set(self, "pitch_mm", _length(who, "pitch_mm", self.pitch_mm, "the distance between neighboring elements"))
-        if math.isnan(_number(self.offset_mm)):
-            raise ValueError(f"{who}: offset_mm is {self.offset_mm!r}, expected a finite number in mm")
-        _set(self, "offset_mm", float(self.offset_mm))
-
-    def __repr__(self) -> str:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        angles = _angles_text(values.pop("angles_rad"))
-        return f"{type(self).__name__}({angles}, {', '.join(f'{key}={value!r}' for key, value in values.items())})"
-
-
-@dataclass(frozen=True, repr=False)
-class ParallelBeam(_Scan):
-    """Parallel rays; one projection per view angle.
-
-    Parameters
-    ----------
-    angles_rad
-        Any finite angles in any order, see :func:`evenly_spaced`; at least one.
-    detectors
-        Number of detector elements, independent of the image size.
-    pitch_mm
-        Distance between neighboring elements.
-    offset_mm
-        Shift of the detector towards +u: an error of the rotation axis, or a quarter-element offset.
-
-    Raises
-    ------
-    ValueError
-        If an argument is invalid, or the angles span more than three turns (degrees?). A few views over more than a
-        turn are logged, as they are most likely in degrees, too.
-    """
-
-    angles_rad: tuple[float, ...]
-    detectors: int
-    pitch_mm: float
-    offset_mm: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._check()
-
-
-@dataclass(frozen=True, repr=False)
-class FanBeam(_Scan):
-    """Rays from a point source to a line or an arc of detector elements.
-
-    Parameters
-    ----------
-    angles_rad, detectors
-        As for :class:`ParallelBeam`.
-    pitch_mm
-        Distance between neighboring elements at the detector; along the arc for a curved detector.
-    source_to_axis_mm
-        Distance R from the source to the axis of rotation.
-    source_to_detector_mm
-        Distance D from the source to the detector, at least R.
-    detector
-        ``"flat"``, or ``"curved"``: an equiangular arc about the source.
-    offset_mm
-        Shift of the detector towards +u, measured at the detector; along the arc for a curved detector.
-
-    Raises
-    ------
-    ValueError
-        As for :class:`ParallelBeam`; if D is less than R, the detector is unknown or rays leave at 90 degrees or more.
-    """
-
-    angles_rad: tuple[float, ...]
-    detectors: int
-    pitch_mm: float
-    source_to_axis_mm: float
-    source_to_detector_mm: float
-    detector: Literal["flat", "curved"] = "flat"
-    offset_mm: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._check()
-        for name, end in (("source_to_axis_mm", "the axis"), ("source_to_detector_mm", "the detector")):
-            _set(self, name, _length("FanBeam", name, getattr(self, name), f"the distance from the source to {end}"))
-        if self.source_to_detector_mm < self.source_to_axis_mm:
-            raise ValueError(
-                f"FanBeam: source_to_detector_mm is {self.source_to_detector_mm}, expected at least the distance to "
-                f"the axis, {self.source_to_axis_mm}; is it the distance from axis to detector? Add the two"
-            )
-        if self.detector not in ("flat", "curved"):
-            raise ValueError(f"FanBeam: detector is {self.detector!r}, expected 'flat' or 'curved'")
-        if np.abs(self.fan_angles).max() >= math.pi / 2:
-            raise ValueError(
-                f"FanBeam: rays reach {math.degrees(np.abs(self.fan_angles).max()):.0f} degrees from the central one, "
-                "expected less than 90; check pitch_mm, detectors and source_to_detector_mm"
-            )
-
-    @property
-    def fan_angles(self) -> Array:
-        """Angle between each ray and the central ray in rad, positive towards +u."""
-        return _fan_angles(self, self.u_mm)
-
-
-Geometry = ParallelBeam | FanBeam
+Geometry = ParallelBeam | FanBeam | ParallelVectors | FanVectors
 
 
 def require_scan(who: str, grid: object, geometry: object) -> None:
-    """Refuse a grid that is no :class:`ImageGrid` and a geometry that is neither beam.
+    """Refuse a grid that is no :class:`ImageGrid` and a geometry that is no scan.
 
     Raises
     ------
@@ -259,48 +25,34 @@ def require_scan(who: str, grid: object, geometry: object) -> None:
     """
     if not isinstance(grid, ImageGrid):
         raise TypeError(f"{who}: grid is {f'{grid!r}':.60}, expected an ImageGrid((height, width), pixel_mm)")
-    if not isinstance(geometry, ParallelBeam | FanBeam):
+    if not isinstance(geometry, Geometry):
         raise TypeError(f"{who}: geometry is {f'{geometry!r}':.60}, expected a ParallelBeam or a FanBeam")
-
-
-class Rays(NamedTuple):
-    """Lines in the plane, each given by a point and a unit direction; arrays ``(views, detectors)``, lengths in mm."""
-
-    point_x: Array
-    point_y: Array
-    direction_x: Array
-    direction_y: Array
 
 
 def rays_of(geometry: Geometry) -> Rays:
     """The rays of a scan through the centers of the detector elements."""
-    cos, sin = np.cos(geometry.angles)[:, None], np.sin(geometry.angles)[:, None]
-    u = geometry.u_mm[None, :]
-    if isinstance(geometry, ParallelBeam):
-        rays = (u * cos, u * sin, -sin, cos)
-    else:
-        R, fan = geometry.source_to_axis_mm, _fan_angles(geometry, u)
-        # The central ray runs along (-sin, cos); a positive fan angle turns it towards (cos, sin).
-        toward_x = cos * np.sin(fan) - sin * np.cos(fan)
-        toward_y = sin * np.sin(fan) + cos * np.cos(fan)
-        rays = (R * sin, -R * cos, toward_x, toward_y)
-    return Rays(*(np.broadcast_to(part, geometry.shape).copy() for part in rays))
+    return geometry.rays
 
 
 def ray_distances_mm(geometry: Geometry) -> Array:
-    """Signed distance of the rays of every view from the axis, ``(detectors,)``, positive towards +u."""
-    if isinstance(geometry, ParallelBeam):
-        return geometry.u_mm
-    distances: Array = geometry.source_to_axis_mm * np.sin(geometry.fan_angles)
+    """Signed distance of the rays of every view from the axis, ``(detectors,)``, positive towards +u.
+
+    Of a scan of vectors, those of its nominal beam.
+    """
+    beam = geometry.nominal
+    if isinstance(beam, ParallelBeam):
+        return beam.u_mm
+    distances: Array = beam.source_to_axis_mm * np.sin(beam.fan_angles)
     return distances
 
 
 def rays_beside(geometry: Geometry, grid: ImageGrid) -> npt.NDArray[np.bool_]:
     """Rays that pass the image at a distance of a pixel or more, ``(views, detectors)``."""
-    rays = rays_of(geometry)
-    half_height, half_width = (n / 2 + 1 for n in grid.shape)
-    reach = grid.pixel_mm * (half_width * np.abs(rays.direction_y) + half_height * np.abs(rays.direction_x))
-    beside: npt.NDArray[np.bool_] = np.abs(ray_distances_mm(geometry)) > reach
+    rays, (y, x) = rays_of(geometry), grid.center_mm
+    half_height, half_width = ((n / 2 + 1) * edge for n, edge in zip(grid.shape, grid.spacing_mm, strict=True))
+    reach = half_width * np.abs(rays.direction_y) + half_height * np.abs(rays.direction_x)
+    distance = (rays.point_x - x) * rays.direction_y - (rays.point_y - y) * rays.direction_x
+    beside: npt.NDArray[np.bool_] = np.abs(distance) > reach
     return beside
 
 
@@ -329,95 +81,14 @@ def is_displaced(geometry: Geometry) -> bool:
 
 def _reaches_mm(geometry: Geometry) -> tuple[float, float]:
     """How far the detector reaches from the axis, towards -u and towards +u; negative if it ends before the axis."""
-    half = geometry.pitch_mm / 2
-    return half - float(geometry.u_mm[0]), half + float(geometry.u_mm[-1])
+    beam = geometry.nominal
+    half = beam.pitch_mm / 2
+    return half - float(beam.u_mm[0]), half + float(beam.u_mm[-1])
 
 
 def _ray_radius_mm(geometry: Geometry, u: float) -> float:
     """Distance from the axis of the ray to a position on the detector."""
-    if isinstance(geometry, ParallelBeam):
+    beam = geometry.nominal
+    if isinstance(beam, ParallelBeam):
         return u
-    return geometry.source_to_axis_mm * float(np.sin(_fan_angles(geometry, np.array(u))))
-
-
-def evenly_spaced(views: int, step_rad: float, start_rad: float = 0.0) -> tuple[float, ...]:
-    """View angles ``start + k * step`` for ``k`` in ``range(views)``."""
-    if not _is_count(views):
-        raise ValueError(f"evenly_spaced: views is {views!r}, expected a positive whole number")
-    for name, angle in (("step_rad", step_rad), ("start_rad", start_rad)):
-        if math.isnan(_number(angle)):
-            raise ValueError(f"evenly_spaced: {name} is {angle!r}, expected a finite number in rad")
-    return tuple((start_rad + np.arange(views) * step_rad).tolist())
-
-
-def _fan_angles(geometry: FanBeam, u: Array) -> Array:
-    ratio = u / geometry.source_to_detector_mm
-    angles: Array = np.arctan(ratio) if geometry.detector == "flat" else ratio
-    return angles
-
-
-def _angles(who: str, given: Any) -> tuple[float, ...]:
-    try:
-        numbers = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
-    except ValueError as error:  # lists of unequal length
-        raise ValueError(f"{who}: angles_rad is no array of numbers in rad ({error})") from None
-    if numbers.dtype.kind not in "iuf":
-        raise ValueError(f"{who}: angles_rad is {f'{given!r}':.60}, expected numbers in rad; see numpy.deg2rad")
-    angles = numbers.astype(np.float64)
-    if angles.ndim != 1 or angles.size == 0:
-        raise ValueError(f"{who}: angles_rad has shape {angles.shape}, expected (views,) with at least one view")
-    if not np.isfinite(angles).all():
-        raise ValueError(f"{who}: angles_rad holds NaN or infinity, expected finite angles in rad")
-    turns = np.ptp(angles) / (2 * math.pi)
-    if turns > _MOST_TURNS:
-        raise ValueError(
-            f"{who}: angles_rad spans {np.ptp(angles):.4g} rad, {turns:.0f} turns, expected at most {_MOST_TURNS}; "
-            "convert degrees with numpy.deg2rad, or take angles modulo 2 pi"
-        )
-    # Tilts of a few degrees, as in tomosynthesis, would be one to three turns with very few views.
-    if turns > 1.05 and np.ptp(angles) > _COARSE_RAD * len(angles):
-        logger.warning(
-            "%s: angles_rad spans %.4g rad with only %d views: are these degrees? Then convert them with numpy.deg2rad",
-            who,
-            np.ptp(angles),
-            len(angles),
-        )
-    return tuple(angles.tolist())
-
-
-def _angles_text(angles: tuple[float, ...]) -> str:
-    """Python expression that gives exactly these angles."""
-    views = len(angles)
-    if views > 2:
-        # Rounding of the angles is smaller in the mean step than in the first step.
-        for step in (angles[1] - angles[0], (angles[-1] - angles[0]) / (views - 1)):
-            if evenly_spaced(views, step, angles[0]) == angles:
-                start = f", {angles[0]!r}" if angles[0] else ""
-                return f"evenly_spaced({views}, {step!r}{start})"
-    return repr(angles)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value > 0)
-
-
-def _length(who: str, name: str, value: Any, meaning: str) -> float:
-    number = _number(value)
-    if not number > 0:
-        square = "; pixels are square: give one number" if name == "pixel_mm" and np.ndim(value) else ""
-        raise ValueError(f"{who}: {name} is {value!r}, expected {meaning} in mm, above zero{square}")
-    return number
-
-
-def _number(value: Any) -> float:
-    """A finite number, NaN for everything else."""
-    if isinstance(value, (bool, str, bytes)):
-        return math.nan
-    try:
-        return float(value) if math.isfinite(value) else math.nan
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _set(instance: object, name: str, value: Any) -> None:
-    object.__setattr__(instance, name, value)  # a frozen dataclass, in its __post_init__
+    return beam.source_to_axis_mm * float(np.sin(fan_angles_at(beam, np.array(u))))

@@ -45,7 +45,7 @@ def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
         image = ray_kernels.blank((*shape, count), array.dtype)
         images.append(torch.from_numpy(ray_kernels.unpadded(image, (*shape, count))).movedim(-1, 0))
         if len(segments):
-            for blocks in compiled.parts(-(-shape[0] // lanes.ROWS)):
+            for blocks in compiled.parts(-(-shape[0] // lanes.rows_of(count))):
                 jobs.append((image, shape[1], blocks, segments, *rays, array, like))
     compiled.run_threads(ray_kernels.backproject, jobs)
     return images[0] + images[1].transpose(-2, -1)

@@ -10,12 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .geometry import Geometry, ImageGrid, ParallelBeam, rays_of
+from .beams import FanBeam, ParallelBeam
+from .geometry import Geometry, rays_of
+from .grid import ImageGrid
 from .joseph import backproject, project
 from .rays import LANES, RayTable, backproject_reference, by_lanes, project_reference, trace
+from .vectors import ParallelVectors
 
 Indices = npt.NDArray[np.intp]
 
+#: Pixels between source and image with which rays are ordered: in 16 rows, those of `kernels.lanes.ROWS`, a ray that is
+#: driven by rows gets at most sqrt(2) * 16 away from a source beside them, so it does not reach the image there.
+CLEAR_PIXELS = 32
 #: Angles that differ by less are equal up to rounding.
 _SAME_ANGLE_RAD = 1e-13
 
@@ -68,8 +74,10 @@ class Symmetry:
 
     @classmethod
     def of(cls, grid: ImageGrid, geometry: Geometry, table: RayTable) -> Self | None:
-        """The symmetries of a scan, None if it has none."""
-        transposes = (False, True) if grid.shape[0] == grid.shape[1] else (False,)
+        """The symmetries of a scan, None if it has none, as scans of vectors and images beside the axis."""
+        if any(grid.center_mm) or not isinstance(geometry, ParallelBeam | FanBeam):
+            return None
+        transposes = (False, True) if grid.shape[0] == grid.shape[1] and grid.is_square else (False,)
         every = (Move(*flags) for flags in itertools.product(transposes, (False, True), (False, True)))
         matches = {move: found for move in every if (found := _matches(geometry, move.matrix)) is not None}
         if len(matches) == 1:
@@ -156,12 +164,13 @@ def projector_of(grid: ImageGrid, geometry: Geometry) -> Projector:
 
 def rays_are_ordered(grid: ImageGrid, geometry: Geometry) -> bool:
     """Whether the rays of a view cross nowhere in a block of rows: the source is far enough from the image."""
-    if isinstance(geometry, ParallelBeam):
+    if isinstance(geometry, ParallelBeam | ParallelVectors):
         return True
-    return geometry.source_to_axis_mm > grid.corner_radius_mm + 32 * grid.pixel_mm
+    nearest = geometry.source_to_axis_mm if isinstance(geometry, FanBeam) else float(geometry.depths_mm.min())
+    return nearest > grid.corner_radius_mm + CLEAR_PIXELS * max(grid.spacing_mm)
 
 
-def _matches(geometry: Geometry, matrix: npt.NDArray[np.float64]) -> _Matches | None:
+def _matches(geometry: ParallelBeam | FanBeam, matrix: npt.NDArray[np.float64]) -> _Matches | None:
     """Equal views of the image for all views of the moved image, None unless every view has one."""
     angles = geometry.angles
     direction = matrix @ np.stack((-np.sin(angles), np.cos(angles)))

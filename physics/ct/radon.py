@@ -1,6 +1,7 @@
 """Line integrals of attenuation along the rays of a CT scan, as a differentiable operator."""
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,23 +11,26 @@ from torch import Tensor
 from ..autograd.constants import constants, is_constant, values_of
 from ..autograd.transpose_pair import TransposePair
 from ..operator import LinearOperator, reciprocal, require_tensor
-from .fbp import filtered_backprojection
+from .beams import FanBeam, ParallelBeam, evenly_spaced
+from .fbp import filtered_backprojection, has_filtered_backprojection
 from .fbp_weights import goes_all_round
 from .geometry import (
     Geometry,
-    ImageGrid,
-    ParallelBeam,
     covered_radius_mm,
-    evenly_spaced,
     field_of_view_radius_mm,
     hole_radius_mm,
     is_displaced,
     require_scan,
 )
+from .grid import ImageGrid
 from .projector import Projector, projector_of
 from .transmission import estimate_ray_noise
+from .vectors import ParallelVectors
 
 logger = logging.getLogger(__name__)
+
+#: Iterations of SIRT from which scans without filtered back-projection start.
+_SIRT = 20
 
 
 class RadonOperator(LinearOperator):
@@ -147,7 +151,15 @@ class RadonOperator(LinearOperator):
         return torch.minimum(*ratios).sqrt()
 
     def start(self, y: Tensor) -> Tensor:
-        """Filtered back-projection of the line integrals, without the views whose weights are all zero."""
+        """Filtered back-projection of the line integrals, without the views whose weights are all zero.
+
+        Twenty iterations of SIRT where the scan has no filtered back-projection (:func:`has_filtered_backprojection`).
+        """
+        if not has_filtered_backprojection(self.geometry):
+            x = self.normalized_adjoint(y)
+            for _ in range(_SIRT - 1):
+                x = x + self.normalized_adjoint(y - self._forward(x))
+            return x
         if self.ray_weights is None:
             return filtered_backprojection(y, self.geometry, self.grid)
         weights = self.ray_weights
@@ -273,20 +285,24 @@ def _perron(grid: ImageGrid, geometry: Geometry) -> tuple[Tensor, float]:
 def _require_coverage(grid: ImageGrid, geometry: Geometry) -> None:
     turn = goes_all_round(geometry)
     radius, hole = (covered_radius_mm if turn else field_of_view_radius_mm)(geometry), hole_radius_mm(geometry)
-    if radius < grid.inscribed_radius_mm / 2:
+    reach = math.hypot(*grid.center_mm) + grid.inscribed_radius_mm / 2
+    if radius < reach:
+        off = " off the axis" if any(grid.center_mm) else ""
         part = "" if turn or not is_displaced(geometry) else " of a displaced detector over a part of a turn"
         raise ValueError(
-            f"RadonOperator: the field of view{part} has a radius of {radius:.4g} mm, less than half of the image's "
-            f"inscribed circle, {grid.inscribed_radius_mm:.4g} mm; check pitch_mm, detectors, offset_mm and pixel_mm"
+            f"RadonOperator: the field of view{part} has a radius of {radius:.4g} mm, less than half of the "
+            f"image's inscribed circle, {grid.inscribed_radius_mm:.4g} mm{off}; check pitch_mm, detectors, offset_mm "
+            "and pixel_mm"
         )
-    if hole > grid.pixel_mm:
+    if hole > min(grid.spacing_mm):
         raise ValueError(
             f"RadonOperator: no ray passes within {hole:.4g} mm of the axis, the middle of the image; check offset_mm, "
             "detectors and pitch_mm"
         )
-    if not isinstance(geometry, ParallelBeam) and geometry.source_to_axis_mm <= grid.corner_radius_mm:
+    nearest = _nearest_source_mm(geometry)
+    if nearest <= grid.corner_radius_mm:
         raise ValueError(
-            f"RadonOperator: the source is {geometry.source_to_axis_mm:.4g} mm from the axis, expected outside the "
+            f"RadonOperator: the source is {nearest:.4g} mm from the axis, expected outside the "
             f"image, whose corners are {grid.corner_radius_mm:.4g} mm away; check source_to_axis_mm and pixel_mm"
         )
     if radius < grid.corner_radius_mm:
@@ -295,3 +311,10 @@ def _require_coverage(grid: ImageGrid, geometry: Geometry) -> None:
             radius,
             grid.corner_radius_mm,
         )
+
+
+def _nearest_source_mm(geometry: Geometry) -> float:
+    """Least distance of the source from the axis; infinite for parallel beams."""
+    if isinstance(geometry, ParallelBeam | ParallelVectors):
+        return math.inf
+    return geometry.source_to_axis_mm if isinstance(geometry, FanBeam) else float(geometry.depths_mm.min())

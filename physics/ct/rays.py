@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .geometry import ImageGrid, Rays
+from .beams import Rays
+from .grid import ImageGrid
 
 Indices = npt.NDArray[np.intp]
 
@@ -73,15 +74,18 @@ class RayTable:
 def trace(grid: ImageGrid, rays: Rays, *, ordered: bool) -> RayTable:
     """Tabulate rays over a grid; ``ordered`` as in :class:`RayTable`."""
     height, width = grid.shape
-    by_rows = np.abs(rays.direction_y) >= np.abs(rays.direction_x)
+    (dy, dx), (center_y, center_x) = grid.spacing_mm, grid.center_mm
+    # In pixels, a ray moves by at most one column from row to row, also if pixels are not square.
+    by_rows = np.abs(rays.direction_y) * (dx / dy) >= np.abs(rays.direction_x)
     along = np.where(by_rows, rays.direction_y, rays.direction_x)
     across = np.where(by_rows, rays.direction_x, rays.direction_y)
     tangent = across / along
     # Intersection with the first row (column) in mm, then in pixels; rows go down, columns to the right.
     x = rays.point_x + (grid.y_mm[0] - rays.point_y) * tangent
     y = rays.point_y + (grid.x_mm[0] - rays.point_x) * tangent
-    base = np.where(by_rows, x / grid.pixel_mm + (width - 1) / 2, (height - 1) / 2 - y / grid.pixel_mm)
-    return RayTable(grid.shape, base, -tangent, grid.pixel_mm / np.abs(along), by_rows, ordered)
+    base = np.where(by_rows, (x - center_x) / dx + (width - 1) / 2, (height - 1) / 2 - (y - center_y) / dy)
+    slope = -tangent * np.where(by_rows, dy / dx, dx / dy)
+    return RayTable(grid.shape, base, slope, np.where(by_rows, dy, dx) / np.abs(along), by_rows, ordered)
 
 
 def project_reference(table: RayTable, images: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .geometry import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced
+from .beams import FanBeam, ParallelBeam, evenly_spaced
+from .geometry import Geometry
+from .grid import ImageGrid
 
 
 class ScanPreset(NamedTuple):

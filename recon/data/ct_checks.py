@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from physics import LODOPAB_MU_MAX, MU_WATER, RadonOperator, hu_to_attenuation
+from physics import LODOPAB_MU_MAX, MU_WATER, RadonOperator, corrected, hu_to_attenuation
 
 from ..errors import data_error
 from .ct_file import SinogramVolume
@@ -84,10 +84,13 @@ class _Fit:
 
 
 class Comparison:
-    """Comparison of some slices of a file with their references. Add every slice, then ask for the warnings."""
+    """Comparison of some slices of a file with their references. Add every slice, then ask for the warnings.
 
-    def __init__(self, volume: SinogramVolume) -> None:
-        self.volume = volume
+    Measured line integrals are corrected for beam hardening before, if there is a correction.
+    """
+
+    def __init__(self, volume: SinogramVolume, correction: tuple[float, ...] | None = None) -> None:
+        self.volume, self.correction = volume, correction
         self._views = evenly_chosen(volume.shape[1], _VIEWS)
         self._compared = evenly_chosen(volume.shape[0], _SLICES)
         self._bins: dict[int, _Bins] = {}
@@ -96,7 +99,11 @@ class Comparison:
     def add(self, index: int, stored: Tensor, flat: Tensor | None, reference: Tensor | None) -> None:
         """A slice as stored, its open beam and its reference, if any."""
         if index in self._compared:
-            self._bins[index] = _bins(self.volume, stored[self._views].double(), flat, self._views)
+            bins = _bins(self.volume, stored[self._views].double(), flat, self._views)
+            if self.correction is not None:
+                lines, slope = corrected(bins.lines, self.correction)
+                bins = _Bins(lines, bins.variance * slope.square())
+            self._bins[index] = bins
             if reference is not None:
                 self._references[index] = reference
 
@@ -177,7 +184,7 @@ class Comparison:
 
     def _changed(self, reference: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         """Changes and projections of a reference in other orientations and units, seen by the scan and its mirrors."""
-        scan = self.volume.geometry
+        scan = self.volume.geometry.nominal  # mirrored as a whole
         moves = {
             "": reference,
             "the reference upside down": reference.flip(-2),
@@ -193,7 +200,7 @@ class Comparison:
             }
         images, unit = torch.stack(list(moves.values())), ""
         if float(reference.abs().max()) > _LARGEST:
-            images, unit = hu_to_attenuation(images), "Hounsfield units converted to 1/mm"
+            images, unit = hu_to_attenuation(images, self.volume.mu_water), "Hounsfield units converted to 1/mm"
         mirrors = {
             "": scan.angles_rad,
             "the other sense of rotation": tuple((-scan.angles).tolist()),

@@ -12,12 +12,15 @@ import numpy.typing as npt
 from torch import Tensor
 
 from physics import (
+    LARGEST_DEPARTURE,
     Geometry,
     ImageGrid,
     ParallelBeam,
     coverage_is_said,
+    departure_of,
     field_of_view_radius_mm,
     goes_all_round,
+    has_filtered_backprojection,
     ray_distances_mm,
     rays_beside,
     scan_coverage,
@@ -45,7 +48,23 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 def geometry_warnings(path: Path, geometry: Geometry, grid: ImageGrid) -> list[str]:
-    """A line if the views of a file miss lines through the image, with the degrees; FBP does not log them again."""
+    """What the geometry of a file makes doubtful, one line each.
+
+    The views miss lines through the image, with the degrees, which FBP does not log again; or source and detector
+    move too far for filtered back-projection.
+    """
+    return [*_coverage_warnings(path, geometry, grid), *_departure_warnings(path, geometry)]
+
+
+def _departure_warnings(path: Path, geometry: Geometry) -> list[str]:
+    if has_filtered_backprojection(geometry):
+        return []
+    found = f"views that differ from those of a beam by {100 * departure_of(geometry):.2g} % of its lengths"
+    advice = 'the method "fbp" and the start images of networks are twenty iterations of SIRT here'
+    return [f"{path}: geometry: found {found}, expected at most {100 * LARGEST_DEPARTURE:g} %; {advice}"]
+
+
+def _coverage_warnings(path: Path, geometry: Geometry, grid: ImageGrid) -> list[str]:
     covered, needed, missing = coverage = scan_coverage(geometry, grid)
     if coverage.is_complete:
         return []
@@ -89,12 +108,14 @@ def object_warnings(path: Path, geometry: Geometry, grid: ImageGrid, slices: Ite
         )
     if off.rays > _RAYS:
         reach = np.abs(ray_distances_mm(geometry)[off.signal.any(0)]).max()
-        size = 2 * int(np.ceil(reach / grid.pixel_mm))
-        height, width = (max(size, n) for n in grid.shape)
+        height, width = (
+            max(2 * int(np.ceil((reach + abs(middle)) / edge)), n)
+            for n, edge, middle in zip(grid.shape, grid.spacing_mm, grid.center_mm, strict=True)
+        )
         lines.append(
             f"{path}: grid: found the object in rays that pass beside the image ({off.rays:.1%} of all rays of slice "
             f"{off.number}), expected air; the object is larger than the grid of {grid.shape[0]}x{grid.shape[1]} "
-            f"pixels of {grid.pixel_mm:g} mm, which no image explains: use a grid of "
+            f"pixels of {grid.text}, which no image explains: use a grid of "
             f"{'at least ' * (cut.views > _VIEWS)}{height}x{width} pixels"
         )
     return lines

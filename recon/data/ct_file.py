@@ -2,16 +2,18 @@
 
 Datasets: ``counts`` or ``line_integrals`` ``(slices, views, detectors)``; optional ``reference``
 ``(slices, height, width)``, the ground truth in 1/mm; ``photons`` per ray, a number or an array that broadcasts to
-``(views, detectors)``; the group ``geometry`` with ``kind``, ``angles_rad`` and the other fields of the geometry; the
-group ``grid`` with ``shape`` and ``pixel_mm``. Attributes of the file: ``patient_id``, ``acquisition``,
-``electronic_noise``, ``simulated``.
+``(views, detectors)``; the group ``geometry`` with ``kind``, the class of the scan, and its fields: ``angles_rad`` and
+the others, those of every view as ``(views,)`` or ``(views, 2)``; the group ``grid`` with ``shape``, ``pixel_mm``, one
+number or ``(dy, dx)``, and, for images whose middle is not on the axis, ``center_mm`` ``(y, x)``. Attributes of the
+file: ``patient_id``, ``acquisition``, ``electronic_noise``, ``simulated``, and ``mu_water``, the attenuation of water
+in 1/mm at the energy of the scan (0.02 if it is not there).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -19,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physics import FanBeam, Geometry, ImageGrid, ParallelBeam
+from physics import MU_WATER, Geometry, ImageGrid, ParallelBeam, require_mu_water
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
@@ -45,6 +47,8 @@ class SinogramVolume:
         Standard deviation in counts.
     simulated
         How the file was simulated; None: measured.
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scan.
 
     Raises
     ------
@@ -62,8 +66,10 @@ class SinogramVolume:
     has_reference: bool = False
     patient_id: str | None = None
     simulated: str | None = None
+    mu_water: float = MU_WATER
 
     def __post_init__(self) -> None:
+        checked(lambda: require_mu_water("mu_water of the file", self.mu_water), self.path)
         found, expected = self.shape[1:], self.geometry.shape
         if found != expected:
             advice = "exchange its last two axes" if found == expected[::-1] else "correct geometry or data"
@@ -75,15 +81,14 @@ class SinogramVolume:
     @property
     def description(self) -> str:
         height, width = self.grid.shape
-        beam = "parallel" if isinstance(self.geometry, ParallelBeam) else "fan"
+        beam = "parallel" if isinstance(self.geometry.nominal, ParallelBeam) else "fan"
         return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
 
     def image_header(self) -> ImageHeader:
         """What the file states of its images."""
-        pixel = self.grid.pixel_mm
         return read_image_header(
-            self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=(pixel, pixel),
-            patient_id=self.patient_id, is_attenuation=True,
+            self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=self.grid.spacing_mm,
+            patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water,
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
@@ -178,6 +183,7 @@ def write_sinograms(
     patient_id: str = "",
     acquisition: str = "",
     simulated: str = "",
+    mu_water: float = MU_WATER,
 ) -> None:
     """Write one volume in fedrecon's layout; the file appears complete or not at all.
 
@@ -191,12 +197,14 @@ def write_sinograms(
         Ground truth in 1/mm, ``(slices, height, width)``.
     simulated
         How the measurement was simulated; empty: measured.
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scan.
 
     Raises
     ------
     ValueError
         If shapes disagree, both or none of counts and line integrals are given, counts lack photons, or photons or
-        their noise are impossible.
+        their noise are impossible, or ``mu_water`` is in another unit.
     DataError
         If the file cannot be written.
     """
@@ -219,11 +227,12 @@ def write_sinograms(
         name: data.float().numpy(),
         "geometry/angles_rad": geometry.angles,
         "grid/shape": np.array(grid.shape),
-        "grid/pixel_mm": grid.pixel_mm,
+        "grid/pixel_mm": np.array(grid.pixel_mm),
+        "grid/center_mm": np.array(grid.center_mm),
         "geometry/kind": type(geometry).__name__,
     }
     for field in fields(geometry):
-        if field.name != "angles_rad":
+        if field.name != "angles_rad" and getattr(geometry, field.name) is not None:
             arrays[f"geometry/{field.name}"] = getattr(geometry, field.name)
     if per_ray is not None:
         arrays["photons"] = per_ray.numpy()
@@ -234,6 +243,7 @@ def write_sinograms(
         "acquisition": acquisition,
         "electronic_noise": electronic_noise,
         "simulated": simulated,
+        "mu_water": require_mu_water("write_sinograms", mu_water),
     }
     write_hdf5(Path(path), arrays, attributes)
 
@@ -277,6 +287,7 @@ def open_sinogram_file(path: Path) -> SinogramVolume:
             has_reference=has_reference,
             patient_id=text_of(file.attrs.get("patient_id")),
             simulated=text_of(file.attrs.get("simulated")),
+            mu_water=_number(file.attrs.get("mu_water", MU_WATER), "mu_water", path),
         )  # fmt: skip
 
 
@@ -303,11 +314,11 @@ def _number(value: Any, key: str, path: Path) -> float:
 
 
 def _read_geometry(file: h5py.File, path: Path) -> Geometry:
-    kinds: dict[str, type[ParallelBeam] | type[FanBeam]] = {"ParallelBeam": ParallelBeam, "FanBeam": FanBeam}
+    kinds: dict[str | None, type[Geometry]] = {kind.__name__: kind for kind in get_args(Geometry)}
     group = file.get("geometry")
     kind = text_of(group["kind"][()]) if isinstance(group, h5py.Group) and "kind" in group else None
     if kind not in kinds:
-        raise data_error(path, "geometry/kind", f"{kind}", " or ".join(kinds), "see recon.write_sinograms")
+        raise data_error(path, "geometry/kind", f"{kind}", " or ".join(map(str, kinds)), "see recon.write_sinograms")
     values: dict[str, Any] = {}
     for field in fields(kinds[kind]):
         if field.name in group:
@@ -324,8 +335,11 @@ def _read_grid(file: h5py.File, path: Path) -> ImageGrid:
         raise data_error(path, "grid", "nothing", "shape and pixel_mm", "see recon.write_sinograms")
     numbers = np.ravel(numbers_of(file, path, "grid/shape")[()]).tolist()
     shape: Any = tuple(int(n) if float(n).is_integer() else n for n in numbers)
-    pixel = _number(numbers_of(file, path, "grid/pixel_mm")[()], "grid/pixel_mm", path)
-    grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel), path)
+    pixel: Any = np.asarray(numbers_of(file, path, "grid/pixel_mm")[()], dtype=np.float64).tolist()
+    center: Any = (0.0, 0.0)
+    if "grid/center_mm" in file:
+        center = np.asarray(numbers_of(file, path, "grid/center_mm")[()], dtype=np.float64).tolist()
+    grid: ImageGrid = checked(lambda: ImageGrid(shape, pixel, center), path)
     return grid
 
 

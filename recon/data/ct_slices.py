@@ -11,7 +11,18 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from physics import MU_WATER, OPERATORS, Geometry, ParallelBeam, Transmission, estimate_ray_noise
+from physics import (
+    MU_WATER,
+    OPERATORS,
+    Geometry,
+    ParallelBeam,
+    Transmission,
+    corrected,
+    estimate_ray_noise,
+    require_correction,
+    require_mu_water,
+    tube_spectrum,
+)
 
 from ..errors import DataError, data_error
 from .ct_axis import axis_warnings
@@ -20,11 +31,12 @@ from .ct_coverage import geometry_warnings, object_warnings
 from .ct_elements import element_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
+from .image_header import ImageHeader
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
 from .slices import Seed, VolumeSlices, generator_for, make_operator
 
-#: Attenuation in 1/mm of image value 1: water.
+#: Attenuation of water in 1/mm where neither file nor manifest state it: image value 1.
 CT_SCALE = MU_WATER
 #: Largest number of slices of a file whose rays beside the object are looked at.
 _SLICES_LOOKED_AT = 3
@@ -46,6 +58,9 @@ class ScanSimulation:
         Standard deviation in counts; needs photons.
     seed
         Seed of the noise.
+    kvp
+        Voltage of an X-ray tube in kV whose beam hardens, :func:`physics.tube_spectrum`: line integrals become those of
+        as much water. None: one energy.
     axis_error_mm
         Error of the rotation axis in the operator, measured at the detector; the data stay right.
 
@@ -60,6 +75,7 @@ class ScanSimulation:
     photons: Annotated[float, Gt(0)] | None = None
     electronic_noise: Annotated[float, Ge(0)] = 0.0
     seed: Seed = 0
+    kvp: Annotated[float, Ge(40), Le(150)] | None = None
     axis_error_mm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -71,6 +87,8 @@ class ScanSimulation:
             raise ValueError(f"ScanSimulation: arc_deg is {self.arc_deg}, expected more than 0 and at most 360")
         if self.photons is not None and not 0 < self.photons < math.inf:
             raise ValueError(f"ScanSimulation: photons is {self.photons}, expected more than 0")
+        if self.kvp is not None:
+            tube_spectrum(self.kvp)
         if self.electronic_noise and (self.photons is None or not self.electronic_noise > 0):
             raise ValueError(
                 f"ScanSimulation: electronic_noise is {self.electronic_noise} with photons {self.photons}, expected 0 "
@@ -81,7 +99,8 @@ class ScanSimulation:
 class SinogramSlices(VolumeSlices):
     """All slices of some CT files as samples.
 
-    **Scale.** Image values are attenuation over the attenuation of water, :data:`CT_SCALE`, at every site.
+    **Scale.** Image values are attenuation over that of water at the energy of the scan, ``mu_water``: water is 1 and
+    0 HU at every site. ``Sample.scale`` is ``mu_water``.
 
     **Weights.** Where photons are known, operator and measurement are multiplied by one weight per ray, the inverse of
     its standard deviation, root mean square 1; ``noise_std`` is then equal for all rays. Raw counts give the weights
@@ -99,6 +118,15 @@ class SinogramSlices(VolumeSlices):
         :class:`physics.RadonOperator`.
     weighted
         Whether rays have weights.
+    unbiased_log
+        Whether counts are averaged along the detector where few photons arrive, so that line integrals are right on
+        average, see :meth:`physics.Transmission.without_log_bias`. Noise of averaged rays is then less than
+        ``noise_std`` says. Needs counts, of the file or of ``simulate``.
+    water_correction
+        Coefficients of p, p^2, ... of the line integrals p of a beam that hardens, :func:`physics.water_correction`;
+        None: as measured.
+    mu_water
+        Attenuation of water in 1/mm at the energy of the scans; None: as the files say, else :data:`CT_SCALE`.
 
     Raises
     ------
@@ -117,12 +145,22 @@ class SinogramSlices(VolumeSlices):
         format: Annotated[str, CT_READERS] = "sinogram",
         operator: Annotated[str, OPERATORS] | None = None,
         weighted: bool = True,
+        mu_water: Annotated[float, Ge(0.005), Le(0.1)] | None = None,
+        unbiased_log: bool = False,
+        water_correction: list[float] | None = None,
         names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
         super().__init__(files, site, CT_READERS, format, reader_options, names)
         self.simulate, self.weighted = simulate, weighted
         self.operator = operator or "RadonOperator"
+        self.mu_water = [volume.mu_water if mu_water is None else mu_water for volume in self.volumes]
+        try:
+            require_mu_water("[data]", self.mu_water[0])
+            self.correction = None if water_correction is None else require_correction("[data]", water_correction)
+        except ValueError as error:
+            raise DataError(f"{self.volumes[0].path}: {error}") from None
+        self.unbiased_log = unbiased_log
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
@@ -137,13 +175,14 @@ class SinogramSlices(VolumeSlices):
     def sample(self, number: int, i: int) -> Sample:
         volume, geometry = self.volumes[number], self.geometries[number]
         lines, weights, noise_std = self._measured(number, i)
-        measurement = lines / CT_SCALE
+        scale = self.mu_water[number]
+        measurement = lines / scale
         return Sample(
             measurement=measurement if weights is None else weights * measurement,
             operator=make_operator(volume.path, self.operator, volume.grid, geometry, weights),
-            noise_std=torch.tensor(noise_std / CT_SCALE),
-            reference=volume.read_reference(i) / CT_SCALE if volume.has_reference else None,
-            scale=torch.tensor(CT_SCALE),
+            noise_std=torch.tensor(noise_std / scale),
+            reference=volume.read_reference(i) / scale if volume.has_reference else None,
+            scale=torch.tensor(scale),
             condition=condition_vector(ct_features(geometry, self._photons(number))),
             meta=(
                 SampleMeta(self.site, self.names[number], i, self.acceleration(number), self.reference_kinds[number]),
@@ -153,7 +192,7 @@ class SinogramSlices(VolumeSlices):
     def check(self, number: int) -> list[str]:
         """Also reads references and open beams, makes a sample, and compares some references with the measurement."""
         volume = self.volumes[number]
-        comparison, kept = Comparison(volume), {0, *self._looked_at(number)}
+        comparison, kept = Comparison(volume, self.correction), {0, *self._looked_at(number)}
         try:
             for index, stored in enumerate(self.measured_slices(number)):
                 if index in kept:
@@ -166,12 +205,16 @@ class SinogramSlices(VolumeSlices):
         finally:
             self._held.clear()
 
+    def image_header(self, number: int) -> ImageHeader:
+        return replace(super().image_header(number), mu_water=self.mu_water[number])
+
     def facts(self) -> dict[str, Any]:
         volume, geometry = self.volumes[0], self.geometries[0]
-        beam = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {geometry.detector} detector"
+        beam = geometry.nominal
+        kind = "parallel beam" if isinstance(beam, ParallelBeam) else f"fan beam, {beam.detector} detector"
         arc = np.rad2deg(geometry.travel_rad.max()) * (1 + 1 / max(geometry.shape[0] - 1, 1))
         return {
-            "sampling": f"{beam}, {geometry.shape[0]} views over {arc:.0f} degrees",
+            "sampling": f"{kind}, {geometry.shape[0]} views over {arc:.0f} degrees",
             "elements": geometry.detectors,
             "photons": self._photons(0),
             "simulated": volume.simulated,
@@ -224,24 +267,35 @@ class SinogramSlices(VolumeSlices):
         volume = self.volumes[number]
         stored = self._held[number, i] if (number, i) in self._held else volume.read_slice(i)
         stored = stored[self._views[number]]
+        if self.simulate is not None and self.simulate.kvp is not None:
+            stored = tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
         if volume.holds == "raw":
             flat = volume.read_flat(i)
             # The gain is unknown: with an open beam of 1 the weights are right up to a factor.
             model = Transmission(1.0, floor=1e-4)
             part = (stored / flat).clamp_min(model.floor)
-            lines = model.line_integrals(part)
+            lines, slope = self._corrected(model.line_integrals(part))
             weights = (part / part.mean()).sqrt() if self.weighted else None
+            if weights is not None and slope is not None:
+                weights = _normalized(weights / slope)
             return lines, weights, _ray_noise(lines if weights is None else weights * lines)
         found = self._counts(number, stored, i)
         if found is None:
-            return stored, None, _ray_noise(stored)
+            lines = self._corrected(stored)[0]
+            return lines, None, _ray_noise(lines)
         counts, model = found
-        lines = model.line_integrals(counts)
-        spread = model.noise_std(counts)
+        if self.unbiased_log:
+            counts = model.without_log_bias(counts)
+        lines, slope = self._corrected(model.line_integrals(counts))
+        spread = model.noise_std(counts) * (1 if slope is None else slope)
         if not self.weighted:
             return lines, None, float(spread.square().mean().sqrt())
-        weights = model.ray_weights(counts)
+        weights = model.ray_weights(counts) if slope is None else _normalized(1 / spread)
         return lines, weights, float((weights * spread).square().mean().sqrt())
+
+    def _corrected(self, lines: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Line integrals after the correction for water, and its derivative; None: there is no correction."""
+        return (lines, None) if self.correction is None else corrected(lines, self.correction)
 
     def _counts(self, number: int, stored: Tensor, i: int) -> tuple[Tensor, Transmission] | None:
         """Counts and their model; None for line integrals of unknown noise."""
@@ -276,7 +330,13 @@ class SinogramSlices(VolumeSlices):
             raise DataError(f"{volume.path}: [simulate]: {error}") from None
 
     def _require_dose(self, volume: SinogramVolume) -> None:
+        if self.simulate is not None and self.simulate.kvp is not None and volume.holds != "line_integrals":
+            found, advice = f"{volume.holds} of a measured beam", "remove kvp, or store line integrals"
+            raise data_error(volume.path, "[simulate] kvp", found, "line integrals", advice)
         wanted = None if self.simulate is None else self.simulate.photons
+        if self.unbiased_log and volume.holds != "counts" and wanted is None:
+            found, advice = f"{volume.holds}, whose photons are not counted", "remove unbiased_log"
+            raise data_error(volume.path, "[data] unbiased_log", found, "counts of photons", advice)
         if wanted is None:
             return
         if volume.holds == "raw":
@@ -290,6 +350,11 @@ class SinogramSlices(VolumeSlices):
             if volume.electronic_noise > 0:
                 found = "counts with electronic noise"
                 raise data_error(volume.path, "[simulate] photons", found, "counts of photons", "remove photons")
+
+
+def _normalized(weights: Tensor) -> Tensor:
+    """Weights with root mean square 1."""
+    return weights / weights.square().mean((-2, -1), keepdim=True).sqrt()
 
 
 def _ray_noise(lines: Tensor) -> float:

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from physics import MU_WATER
+
 from ..errors import data_error
 from .hdf5_file import dataset_of, opened, text_of
 
@@ -93,6 +95,8 @@ class ImageHeader:
         Arrays and attributes of the file that go along with its images.
     is_attenuation
         Whether values are attenuation in 1/mm, which is shown in Hounsfield units.
+    mu_water
+        Attenuation of water in 1/mm, at 0 HU.
     """
 
     modality: str = "OT"
@@ -103,6 +107,7 @@ class ImageHeader:
     stated: Mapping[str, str] = field(default_factory=dict)
     carried: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
     is_attenuation: bool = False
+    mu_water: float = MU_WATER
 
     def cropped(self, shape: tuple[int, int]) -> "ImageHeader":
         """The header of images cut out of the center, see :func:`recon.center_crop`.
@@ -133,6 +138,7 @@ def read_image_header(
     pixel_mm: tuple[float, float] | None,
     patient_id: str | None,
     is_attenuation: bool = False,
+    mu_water: float = MU_WATER,
 ) -> ImageHeader:
     """Read what a file states of its images, beside what its reader knows.
 
@@ -140,7 +146,7 @@ def read_image_header(
     ----------
     slices
         Number of images.
-    modality, shape, pixel_mm, patient_id, is_attenuation
+    modality, shape, pixel_mm, patient_id, is_attenuation, mu_water
         Known from the reader.
 
     Raises
@@ -159,7 +165,7 @@ def read_image_header(
             placement = _placement(file, path, slices)
     if patient_id is not None:
         stated["PatientID"] = patient_id[:64]
-    return ImageHeader(modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation)
+    return ImageHeader(modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation, mu_water)
 
 
 def _carried(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

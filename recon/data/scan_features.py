@@ -160,6 +160,7 @@ def ct_features(geometry: Geometry, photons: float | None) -> dict[str, float]:
     if photons is not None and not photons > 0:
         raise ValueError(f"ct_features: photons is {photons}, expected more than 0, or None where they are unknown")
     views, detectors = geometry.shape
+    geometry = geometry.nominal
     features = {
         "log2_views": math.log2(views),
         "detectors/256": detectors / 256,

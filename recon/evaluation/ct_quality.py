@@ -81,16 +81,16 @@ class Probe:
         operator, reference = require_operator("Probe", sample.operator, RadonOperator), sample.reference
         if reference is None:
             return None
-        center = _most_uniform(reference)
+        grid, mu_water = operator.grid, float(sample.scale)
+        center = _most_uniform(reference, _relative(grid.spacing_mm))
         if center is None:
             return None
-        grid = operator.grid
         fine_grid = grid.refined(_REFINED)
         fine = torch.nn.functional.interpolate(
-            reference[None, None] * CT_SCALE, scale_factor=float(_REFINED), mode="bilinear", align_corners=False
+            reference[None, None] * mu_water, scale_factor=float(_REFINED), mode="bilinear", align_corners=False
         )[0, 0]
-        height = DISC_HU / 1000 * (MU_WATER - MU_AIR)
-        disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * grid.pixel_mm) * height
+        height = DISC_HU / 1000 * (mu_water - MU_AIR / MU_WATER * mu_water)
+        disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * max(grid.spacing_mm)) * height
         generator = torch.Generator().manual_seed(0)
         drawn = [torch.randn(operator.range_shape, generator=generator) for _ in range(2)]
         samples = []
@@ -99,7 +99,7 @@ class Probe:
             mean = photons * transmitted(image, fine_grid, operator.geometry, _RAYS)
             # Gaussian noise with the variance of the counts: Poisson noise cannot be equal for two objects.
             counts = mean + (mean + transmission.electronic_noise**2).sqrt() * noise
-            lines = transmission.line_integrals(counts) / CT_SCALE
+            lines = transmission.line_integrals(counts) / mu_water
             weights = None if operator.ray_weights is None else transmission.ray_weights(counts)
             measurement = lines if weights is None else weights * lines
             scan = RadonOperator(grid, operator.geometry, weights)
@@ -108,7 +108,7 @@ class Probe:
 
 
 def measure_quality(
-    method: nn.Module, probe: Probe | None, images: Array, references: Array, pixel_mm: float
+    method: nn.Module, probe: Probe | None, images: Array, references: Array, pixel_mm: float | tuple[float, float]
 ) -> Quality:
     """Image quality of one method.
 
@@ -120,7 +120,10 @@ def measure_quality(
         Slice for noise power, sharpness and contrast; None leaves these out.
     images, references
         Reconstructions and references of the test set in scaled units, ``(slices, height, width)``, for bias and noise.
+    pixel_mm
+        Edge of a pixel, or those of its rows and columns ``(dy, dx)``. Lengths in pixels are then in the longer edge.
     """
+    spacing = pixel_mm if isinstance(pixel_mm, tuple) else (pixel_mm, pixel_mm)
     error = (images - references) * (1000 * CT_SCALE / (MU_WATER - MU_AIR))
     hu = attenuation_to_hu(torch.from_numpy(references * CT_SCALE)).numpy()
     bias, noise = {}, {}
@@ -136,30 +139,35 @@ def measure_quality(
         plain, again, disc = (
             attenuation_to_hu(image * CT_SCALE).cpu().numpy().astype(np.float64) for image in apply(method, batch)
         )
-    nps = _noise_power((plain - again) / math.sqrt(2), pixel_mm)
+    nps = _noise_power((plain - again) / math.sqrt(2), spacing)
     added = disc - plain
-    radius = _radius(added.shape, probe.center)
-    mtf = _edge_response(added, radius, pixel_mm)
+    radius = _radius(added.shape, probe.center, _relative(spacing))
+    mtf = _edge_response(added, radius, max(spacing))
     inside, around = radius < DISC_PIXELS - 2, (radius > DISC_PIXELS + 2) & (radius < 2 * DISC_PIXELS)
     contrast = float(added[inside].mean() - added[around].mean())
     spread = float(((plain - again) / math.sqrt(2))[radius < 2 * DISC_PIXELS].std())
     return Quality(bias, noise, nps, mtf, _half(mtf), contrast, contrast / spread if spread > 0 else None)
 
 
-def _most_uniform(reference: Tensor) -> tuple[float, float] | None:
+def _relative(spacing: tuple[float, float]) -> tuple[float, float]:
+    """Edges of a pixel in units of the longer one."""
+    return spacing[0] / max(spacing), spacing[1] / max(spacing)
+
+
+def _most_uniform(reference: Tensor, edges: tuple[float, float]) -> tuple[float, float] | None:
     """Row and column of the most uniform square of soft tissue that holds the disc, None if there is none."""
-    side = 2 * int(2 * DISC_PIXELS) + 1
-    if min(reference.shape) < 2 * side:
+    height, width = (2 * int(2 * DISC_PIXELS / edge) + 1 for edge in edges)
+    if reference.shape[0] < 2 * height or reference.shape[1] < 2 * width:
         return None
     hu = attenuation_to_hu(reference * CT_SCALE)[None, None]
-    mean = torch.nn.functional.avg_pool2d(hu, side, stride=1)
-    variance = torch.nn.functional.avg_pool2d(hu**2, side, stride=1) - mean**2
+    mean = torch.nn.functional.avg_pool2d(hu, (height, width), stride=1)
+    variance = torch.nn.functional.avg_pool2d(hu**2, (height, width), stride=1) - mean**2
     variance = torch.where((mean > -150) & (mean < 250), variance, math.inf)[0, 0]
     best = int(variance.argmin())
     row, column = divmod(best, variance.shape[1])
     if not math.isfinite(float(variance[row, column])):
         return None
-    return row + side // 2, column + side // 2
+    return row + height // 2, column + width // 2
 
 
 def _position_mm(grid: ImageGrid, center: tuple[float, float]) -> tuple[float, float]:
@@ -174,9 +182,9 @@ def _disc(grid: ImageGrid, center: tuple[float, float], radius: float) -> Tensor
     return torch.nn.functional.avg_pool2d(inside[None], 4)[0]
 
 
-def _radius(shape: tuple[int, ...], center: tuple[float, float]) -> Array:
+def _radius(shape: tuple[int, ...], center: tuple[float, float], edges: tuple[float, float]) -> Array:
     rows, columns = np.indices(shape)
-    radius: Array = np.hypot(rows - center[0], columns - center[1])
+    radius: Array = np.hypot((rows - center[0]) * edges[0], (columns - center[1]) * edges[1])
     return radius
 
 
@@ -186,7 +194,7 @@ def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
-def _noise_power(noise: Array, pixel_mm: float) -> tuple[tuple[float, float], ...]:
+def _noise_power(noise: Array, spacing: tuple[float, float]) -> tuple[tuple[float, float], ...]:
     """Radial mean of the noise power spectrum, averaged over overlapping tiles of the central half of the image."""
     height, width = noise.shape
     side = min(height, width) // 4
@@ -197,10 +205,10 @@ def _noise_power(noise: Array, pixel_mm: float) -> tuple[tuple[float, float], ..
             tile = noise[top : top + side, left : left + side]
             power += np.abs(np.fft.fft2(tile - tile.mean())) ** 2
             tiles += 1
-    power *= pixel_mm**2 / (side**2 * max(tiles, 1))
-    frequency = np.fft.fftfreq(side, pixel_mm / 10)
-    radial = np.hypot(frequency[:, None], frequency[None, :])
-    edges = np.linspace(0, 5 / pixel_mm, side // 2 + 1)
+    power *= spacing[0] * spacing[1] / (side**2 * max(tiles, 1))
+    vertical, horizontal = (np.fft.fftfreq(side, edge / 10) for edge in spacing)
+    radial = np.hypot(vertical[:, None], horizontal[None, :])
+    edges = np.linspace(0, 5 / max(spacing), side // 2 + 1)
     return tuple(
         (float((low + high) / 2), float(power[inside].mean()))
         for low, high in itertools.pairwise(edges)

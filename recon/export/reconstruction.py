@@ -56,7 +56,7 @@ class Reconstruction:
         """Displayed images in the unit that viewers expect: Hounsfield units, or those of the file."""
         if not self.header.is_attenuation:
             return self.magnitude
-        return attenuation_to_hu(torch.from_numpy(self.magnitude)).numpy()
+        return attenuation_to_hu(torch.from_numpy(self.magnitude), self.header.mu_water).numpy()
 
     @property
     def displayed_half_width(self) -> Images | None:

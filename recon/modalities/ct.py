@@ -29,7 +29,7 @@ def _quality(samples: SinogramSlices, references: np.ndarray[Any, Any]) -> Measu
     probe = None if dose is None else Probe.of(samples[volume.shape[0] // 2], dose)
 
     def measure(method: nn.Module, images: np.ndarray[Any, Any]) -> dict[str, Any]:
-        return measure_quality(method, probe, images, references, volume.grid.pixel_mm).to_json()
+        return measure_quality(method, probe, images, references, volume.grid.spacing_mm).to_json()
 
     return measure
 

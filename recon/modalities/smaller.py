@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from physics import CartesianMRI, ImageGrid, RadonOperator, complex_noise, fft2c, ifft2c
+from physics import CartesianMRI, RadonOperator, complex_noise, fft2c, ifft2c
 
 from ..data import Sample, center_crop, generator_for
 from ..errors import data_error
@@ -56,7 +56,7 @@ def smaller_ct(sample: Sample, size: int) -> Sample:
     factor = max(1.0, max(A.grid.shape) / size)
     shape = (round(A.grid.shape[0] / factor), round(A.grid.shape[1] / factor))
     image = F.interpolate(reference[None, None], shape, mode="area")[0, 0]
-    smaller = RadonOperator(ImageGrid(shape, A.grid.pixel_mm * factor), A.geometry, A.ray_weights)
+    smaller = RadonOperator(A.grid.resized(shape, factor), A.geometry, A.ray_weights)
     generator = generator_for(f"smaller {sample.meta[0].volume} {sample.meta[0].slice}", size)
     noise = float(sample.noise_std) * torch.randn(smaller.range_shape, generator=generator)
     return replace(sample, measurement=smaller(image) + noise, operator=smaller, reference=image)

@@ -4,7 +4,7 @@ numba has no vector type, and LLVM's automatic vectorization of a loop over the 
 vector instructions that these functions emit. The instructions are generic LLVM, for any processor. Used only by the
 kernels.
 
-All arrays are flat; offsets count elements. A block is `ROWS` neighboring rows of one image.
+All arrays are flat; offsets count elements. A block is `rows_of` neighboring rows of one image.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,19 @@ from numba.extending import intrinsic, models, register_model
 
 #: Rows per call: enough to hide the latency of the additions, few enough for the registers.
 ROWS = 16
+#: Rows per call for a single image, which needs no vector per row: the more, the less its position costs.
+SINGLE_ROWS = 64
+#: Rows of a single image in a vector.
+_VECTOR = 8
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 # Products may be fused with sums; the order of summation never changes.
 _FLAGS = ("contract", "nsz")
+
+
+def rows_of(lanes: int) -> int:
+    """Rows of a block for a batch of ``lanes`` images."""
+    return SINGLE_ROWS if lanes == 1 else ROWS
 
 
 class Lanes(types.Type):
@@ -38,22 +47,23 @@ class _LanesModel(models.PrimitiveModel):
 
 @intrinsic
 def place(
-    typing: Any, x: Any, slope: Any, start: Any, last: Any, stride: Any, lanes: Any, offsets: Any, weights: Any
+    typing: Any, x: Any, slope: Any, start: Any, last: Any, stride: Any, offsets: Any, weights: Any, like: Any
 ) -> Any:
-    """Offsets and interpolation weights of the pixels on a line through a block.
+    """Offsets and interpolation weights of the pixels on a line through a block; ``like`` as in :func:`gather`.
 
     In row r the line is at column ``start + x + r * slope``, clamped to ``[0, last]``. ``offsets[r]`` is the offset of
     the pixel left of the line, ``weights[r]`` the weight of the pixel right of it. ``start`` keeps ``x`` small, so that
     single precision suffices.
     """
     real = weights.dtype
-    signature = types.void(real, real, types.int64, types.int64, types.int64, types.int64, offsets, weights)
+    signature = types.void(real, real, types.int64, types.int64, types.int64, offsets, weights, like)
+    count = rows_of(like.count)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         scalar = _scalar(real)
-        reals, whole = ir.VectorType(scalar, ROWS), ir.VectorType(_I32, ROWS)
-        x, slope, start, last, stride, lanes, *_ = args
-        rows = ir.Constant(reals, [float(r) for r in range(ROWS)])
+        reals, whole = ir.VectorType(scalar, count), ir.VectorType(_I32, count)
+        x, slope, start, last, stride, *_ = args
+        rows = ir.Constant(reals, [float(r) for r in range(count)])
         steps = builder.fmul(rows, _splat(builder, slope, reals), flags=_FLAGS)
         column = builder.fadd(_splat(builder, x, reals), steps, flags=_FLAGS)
         lowest = _splat(builder, builder.sitofp(builder.neg(start), scalar), reals)
@@ -62,10 +72,10 @@ def place(
         column = builder.select(builder.fcmp_ordered(">", column, highest), highest, column)
         left = builder.fptosi(column, whole)
         weight = builder.fsub(column, builder.sitofp(left, reals))
-        start, stride, lanes = (_splat(builder, builder.trunc(v, _I32), whole) for v in (start, stride, lanes))
-        offset = builder.mul(builder.add(left, start), lanes)
-        offset = builder.add(offset, builder.mul(ir.Constant(whole, list(range(ROWS))), stride))
-        for value, vector, index in ((offset, whole, 6), (weight, reals, 7)):
+        start, stride = (_splat(builder, builder.trunc(v, _I32), whole) for v in (start, stride))
+        offset = builder.mul(builder.add(left, start), ir.Constant(whole, [like.count] * count))
+        offset = builder.add(offset, builder.mul(ir.Constant(whole, list(range(count))), stride))
+        for value, vector, index in ((offset, whole, 5), (weight, reals, 6)):
             pointer = builder.bitcast(_data(context, builder, signature, args, index), vector.as_pointer())
             builder.store(value, pointer, align=4)
         return context.get_dummy_value()
@@ -80,6 +90,8 @@ def gather(typing: Any, image: Any, start: Any, offsets: Any, weights: Any, like
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         block = _Block(context, builder, signature, args, like.count)
+        if like.count == 1:
+            return block.sum_of_rows()
         zero = ir.Constant(block.vector, [0.0] * like.count)
         # Eight partial sums: in a single sum, every addition would wait for the one before.
         plain, sloped = [zero] * 4, [zero] * 4
@@ -102,6 +114,9 @@ def scatter(typing: Any, image: Any, start: Any, offsets: Any, weights: Any, val
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         block = _Block(context, builder, signature, args, value.count)
+        if value.count == 1:
+            block.add_to_rows(args[4])
+            return context.get_dummy_value()
         one = ir.Constant(block.vector, [1.0] * value.count)
         for r in range(ROWS):
             weight, left, right = block.row(r)
@@ -243,6 +258,50 @@ class _Block:
         pointer = self.vector.as_pointer()
         return weight, builder.bitcast(left, pointer), builder.bitcast(right, pointer)
 
+    def sum_of_rows(self) -> Any:
+        """Sum over the rows of a single image: one load for both pixels of a row, vectors along the rows."""
+        builder, weights = self.builder, self.all_weights()
+        total: Any = None
+        for first in range(0, SINGLE_ROWS, _VECTOR):
+            joined = [_load(builder, self.pair(r), self.dtype) for r in range(first, first + _VECTOR)]
+            while len(joined) > 1:
+                joined = [_join(builder, a, b) for a, b in zip(joined[::2], joined[1::2], strict=True)]
+            left, right = (_shuffle(builder, joined[0], joined[0], range(side, 2 * _VECTOR, 2)) for side in range(2))
+            weight = _shuffle(builder, weights, weights, range(first, first + _VECTOR))
+            part = builder.fmul(weight, builder.fsub(right, left, flags=_FLAGS), flags=_FLAGS)
+            part = builder.fadd(left, part, flags=_FLAGS)
+            total = part if total is None else builder.fadd(total, part, flags=_FLAGS)
+        while total.type.count > 1:
+            half = total.type.count // 2
+            low, high = (_shuffle(builder, total, total, range(k * half, (k + 1) * half)) for k in range(2))
+            total = builder.fadd(low, high)
+        return total
+
+    def add_to_rows(self, value: Any) -> None:
+        """Add a value to the rows of a single image: one load and one store for both pixels of a row."""
+        builder, vector = self.builder, ir.VectorType(_scalar(self.dtype), _VECTOR)
+        weights = self.all_weights()
+        value = _splat(builder, builder.extract_element(value, _I32(0)), vector)
+        for first in range(0, SINGLE_ROWS, _VECTOR):
+            weight = _shuffle(builder, weights, weights, range(first, first + _VECTOR))
+            rest = builder.fsub(ir.Constant(vector, [1.0] * _VECTOR), weight)
+            left, right = builder.fmul(rest, value), builder.fmul(weight, value)
+            for r in range(_VECTOR):
+                pointer = self.pair(first + r)
+                pair = _shuffle(builder, left, right, (r, _VECTOR + r))
+                self.store(builder.fadd(_load(builder, pointer, self.dtype), pair), pointer)
+
+    def all_weights(self) -> Any:
+        """Weights of the rows of a single image, as one vector: stored as such, they stay in registers."""
+        vector = ir.VectorType(_scalar(self.dtype), SINGLE_ROWS)
+        return _load(self.builder, self.builder.bitcast(self.weights, vector.as_pointer()), self.dtype)
+
+    def pair(self, r: int) -> Any:
+        """Pointer to the left and the right pixel of a row of a single image."""
+        builder = self.builder
+        offset = builder.zext(builder.load(builder.gep(self.offsets, [_I64(r)])), _I64)
+        return builder.bitcast(builder.gep(self.image, [offset]), ir.VectorType(_scalar(self.dtype), 2).as_pointer())
+
     def load(self, pointer: Any) -> Any:
         return _load(self.builder, pointer, self.dtype)
 
@@ -258,6 +317,15 @@ def _splat(builder: ir.IRBuilder, scalar: Any, vector: ir.VectorType) -> Any:
     nothing = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(nothing, scalar, _I32(0))
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count))
+
+
+def _join(builder: ir.IRBuilder, first: Any, second: Any) -> Any:
+    return _shuffle(builder, first, second, range(first.type.count + second.type.count))
+
+
+def _shuffle(builder: ir.IRBuilder, first: Any, second: Any, places: Any) -> Any:
+    places = list(places)
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, len(places)), places))
 
 
 def _data(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, index: int) -> Any:

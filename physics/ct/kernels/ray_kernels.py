@@ -2,8 +2,8 @@
 
 Memory layout of an image: rows, columns, images of the batch (innermost), with `PAD` columns of zeros at both ends of a
 row, so that rays need no border test. Index and weight of a pixel are computed once for the batch. Both directions work
-on blocks of `ROWS` rows that fit the cache. Threads share the forward by rays and the adjoint by blocks, so that no two
-threads write to the same values.
+on blocks of `rows_of` rows that fit the cache. Threads share the forward by rays and the adjoint by blocks, so that no
+two threads write to the same values.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..rays import PAD
 from .compiled import kernel
-from .lanes import ROWS, add_scaled, gather, load_scaled, place, scatter
+from .lanes import ROWS, SINGLE_ROWS, add_scaled, gather, load_scaled, place, rows_of, scatter
 
 #: Views for which a block of the image is read once.
 VIEWS = 8
@@ -24,8 +24,8 @@ VIEWS = 8
 def _first(base: Any, slope: Any, start: int, stop: int, row: int, growing: bool, limit: float, leaving: bool) -> int:
     """Ray in ``range(start, stop)`` at which the test of a limit changes its result, by bisection.
 
-    The test is whether the ray's largest column in the block is above the limit; with ``leaving``, whether its smallest
-    column is below. ``growing``: columns increase with the index of the ray.
+    The test is whether the ray's largest column in `ROWS` rows is above the limit; with ``leaving``, whether its
+    smallest column is below. ``growing``: columns increase with the index of the ray.
     """
     while start < stop:
         middle = (start + stop) // 2
@@ -40,22 +40,32 @@ def _first(base: Any, slope: Any, start: int, stop: int, row: int, growing: bool
 
 
 @kernel
-def _covered(base: Any, slope: Any, start: int, stop: int, row: int, width: int, ordered: bool) -> tuple[int, int]:
-    """Range of the rays of a segment that meet a block; the whole segment if rays may cross."""
+def _covered(
+    base: Any, slope: Any, start: int, stop: int, row: int, rows: int, width: int, ordered: bool
+) -> tuple[int, int]:
+    """Range of the rays of a segment that meet a block; the whole segment if rays may cross.
+
+    Rays are ordered in `ROWS` rows, not in all of a taller block.
+    """
     if not ordered:
         return start, stop
-    last = stop - 1
-    growing = base[last] + row * slope[last] >= base[start] + row * slope[start]
-    enter = _first(base, slope, start, stop, row, growing, PAD - 1.0, False)
-    leave = _first(base, slope, start, stop, row, growing, float(PAD + width), True)
-    return (enter, leave) if growing else (leave, enter)
+    first, after = stop, start
+    for part in range(row, row + rows, ROWS):
+        last = stop - 1
+        growing = base[last] + part * slope[last] >= base[start] + part * slope[start]
+        enter = _first(base, slope, start, stop, part, growing, PAD - 1.0, False)
+        leave = _first(base, slope, start, stop, part, growing, float(PAD + width), True)
+        low, high = (enter, leave) if growing else (leave, enter)
+        if low < high:
+            first, after = min(first, low), max(after, high)
+    return first, after
 
 
 @kernel
-def _place(x: float, slope: float, width: int, count: int, offsets: Any, weights: Any) -> None:
-    start = math.floor(min(x, x + (ROWS - 1) * slope))
+def _place(x: float, slope: float, width: int, offsets: Any, weights: Any, like: Any) -> None:
+    start = math.floor(min(x, x + (len(weights) - 1) * slope))
     real = weights.dtype.type
-    place(real(x - start), real(slope), start, width + PAD, (width + 2 * PAD) * count, count, offsets, weights)
+    place(real(x - start), real(slope), start, width + PAD, (width + 2 * PAD) * len(like), offsets, weights, like)
 
 
 @kernel
@@ -79,20 +89,23 @@ def project(
     like
         A tuple of the length of the batch.
     """
-    count, rays = len(like), base.shape[1]
-    offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
-    block = ROWS * (width + 2 * PAD) * count
+    count, n_rays = len(like), base.shape[1]
+    rows = SINGLE_ROWS if count == 1 else ROWS
+    offsets, weights = np.empty(rows, np.int32), np.empty(rows, image.dtype)
+    block = rows * (width + 2 * PAD) * count
     for first in range(0, len(segments), VIEWS):
         for number in range(len(image) // block):
-            row = number * ROWS
+            row = number * rows
             for s in range(first, min(first + VIEWS, len(segments))):
                 view = segments[s, 0]
-                start, stop = _covered(base[view], slope[view], segments[s, 1], segments[s, 2], row, width, ordered)
+                start, stop = _covered(
+                    base[view], slope[view], segments[s, 1], segments[s, 2], row, rows, width, ordered
+                )
                 for ray in range(start, stop):
                     step = slope[view, ray]
-                    _place(base[view, ray] + row * step, step, width, count, offsets, weights)
+                    _place(base[view, ray] + row * step, step, width, offsets, weights, like)
                     value = gather(image, number * block, offsets, weights, like)
-                    add_scaled(sinogram, (view * rays + ray) * count, length[view, ray], value)
+                    add_scaled(sinogram, (view * n_rays + ray) * count, length[view, ray], value)
 
 
 @kernel
@@ -101,18 +114,19 @@ def backproject(
     sinogram: Any, like: Any,
 ) -> None:  # fmt: skip
     """Add the sinogram to blocks ``range(*blocks)`` of ``image`` with the transpose of :func:`project`."""
-    count, rays = len(like), base.shape[1]
-    offsets, weights = np.empty(ROWS, np.int32), np.empty(ROWS, image.dtype)
-    block = ROWS * (width + 2 * PAD) * count
+    count, n_rays = len(like), base.shape[1]
+    rows = SINGLE_ROWS if count == 1 else ROWS
+    offsets, weights = np.empty(rows, np.int32), np.empty(rows, image.dtype)
+    block = rows * (width + 2 * PAD) * count
     for number in range(blocks[0], blocks[1]):
-        row = number * ROWS
+        row = number * rows
         for s in range(len(segments)):
             view = segments[s, 0]
-            start, stop = _covered(base[view], slope[view], segments[s, 1], segments[s, 2], row, width, ordered)
+            start, stop = _covered(base[view], slope[view], segments[s, 1], segments[s, 2], row, rows, width, ordered)
             for ray in range(start, stop):
                 step = slope[view, ray]
-                _place(base[view, ray] + row * step, step, width, count, offsets, weights)
-                value = load_scaled(sinogram, (view * rays + ray) * count, length[view, ray], like)
+                _place(base[view, ray] + row * step, step, width, offsets, weights, like)
+                value = load_scaled(sinogram, (view * n_rays + ray) * count, length[view, ray], like)
                 scatter(image, number * block, offsets, weights, value)
 
 
@@ -126,7 +140,7 @@ def padded(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def blank(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray[Any, Any]:
     """Padded images of zeros, see :func:`padded`."""
     height, width, count = shape
-    return np.zeros(-(-height // ROWS) * ROWS * (width + 2 * PAD) * count, dtype)
+    return np.zeros(-(-height // rows_of(count)) * rows_of(count) * (width + 2 * PAD) * count, dtype)
 
 
 def unpadded(flat: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -94,7 +94,7 @@ CT_VALUES = {
     "geometry/detectors": (9.5, -9, "nine", np.ones(3)),
     "geometry/pitch_mm": (-1.0, np.nan, "wide", np.ones(2)),
     "grid/shape": (np.array([0, -3]), np.array([8]), "8x8", np.ones((2, 2))),
-    "grid/pixel_mm": (np.nan, -1.0, "x", np.ones(2)),
+    "grid/pixel_mm": (np.nan, -1.0, "x", np.ones(3)),
     "photons": (np.zeros(3), "many", -5.0),
 }
 

@@ -58,8 +58,8 @@ def test_a_tensor_is_asked_for(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", OF_LENGTHS)
 @pytest.mark.parametrize("value", [None, (1.0, 2.0), [1.0, 2.0], "1", np.nan])
 def test_a_number_is_asked_for(name: str, value: object) -> None:
-    if name == "photons" and isinstance(value, (tuple, list)):
-        pytest.skip("photons may be an array")
+    if name in ("photons", "pixel_mm") and isinstance(value, (tuple, list)):
+        pytest.skip("may be several numbers")
     with pytest.raises(ValueError, match=name) as caught:
         OF_LENGTHS[name](value)
     assert "expected" in str(caught.value) and "\n" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_numbers_of_every_library_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: ImageGrid((8, 8), (1.0, 2.0)), "pixels are square: give one number"),  # type: ignore[arg-type]
+        (lambda: ImageGrid((8, 8), (1.0, 2.0, 3.0)), r"those of its rows and columns \(dy, dx\)"),  # type: ignore[arg-type]
         (lambda: ImageGrid(8, 1.0), r"expected \(height, width\)"),  # type: ignore[arg-type]
         (lambda: ParallelBeam("0,10,20", 4, 1.0), "expected numbers in rad"),  # type: ignore[arg-type]
         (lambda: ParallelBeam(("0", "30"), 4, 1.0), "expected numbers in rad"),  # type: ignore[arg-type]

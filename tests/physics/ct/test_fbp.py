@@ -309,3 +309,12 @@ def test_one_view_is_no_complete_scan(angles: tuple[float, ...]) -> None:
     geometry = ParallelBeam(angles, 64, 1.0)
     assert scan_coverage(geometry, ImageGrid((32, 32), 1.0)).missing == 180
     assert not goes_all_round(geometry)
+
+
+def test_pixels_that_are_not_square_or_off_the_axis_are_those_of_a_finer_grid() -> None:
+    """A pixel depends only on its center: rows of a fine grid in another sampling, bit for bit."""
+    y = torch.rand(PARALLEL.shape, dtype=torch.float64)
+    fine = filtered_backprojection(y, PARALLEL, ImageGrid((63, 64), 1.0))
+    assert torch.equal(filtered_backprojection(y, PARALLEL, ImageGrid((32, 64), (2.0, 1.0))), fine[::2])
+    part = filtered_backprojection(y, PARALLEL, ImageGrid((31, 20), 1.0, (16.0, -22.0)))
+    assert torch.equal(part, fine[:31, :20])

@@ -2,29 +2,54 @@
 
 import math
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from physics import FanBeam, Geometry, ImageGrid, ParallelBeam, evenly_spaced, htc2022, hyperfed, lodopab
+from physics import (
+    FanBeam,
+    FanVectors,
+    Geometry,
+    ImageGrid,
+    ParallelBeam,
+    ParallelVectors,
+    evenly_spaced,
+    htc2022,
+    hyperfed,
+    lodopab,
+    moved_fan,
+)
 from physics.ct.geometry import field_of_view_radius_mm, rays_of
 
 PARALLEL = ParallelBeam(evenly_spaced(7, 0.3, 0.1), 19, 1.5, 0.25)
 FAN = FanBeam(evenly_spaced(12, 0.5), 21, 1.5, 50.0, 80.0, "curved", -0.5)
+MOVED = moved_fan(FAN, source_mm=(0.3, -0.2), tilt_rad=0.01)
 
 
 @pytest.mark.parametrize(
     "value",
-    [ImageGrid((5, 8), 0.7), PARALLEL, FAN, FAN.subset([3, 1, 4]), lodopab().geometry, hyperfed(3).geometry, htc2022()],
+    [
+        ImageGrid((5, 8), 0.7),
+        ImageGrid((5, 8), (0.7, 0.9), (1.0, -2.5)),
+        PARALLEL,
+        FAN,
+        MOVED,
+        MOVED.subset([1, 3]),
+        ParallelVectors((0.1, 0.2), 5, 1.0, (0.15, 0.2), ((1.0, 2.0), (3.0, 4.5)), 0.5),
+        FAN.subset([3, 1, 4]),
+        lodopab().geometry,
+        hyperfed(3).geometry,
+        htc2022(),
+    ],
 )
 def test_repr_is_a_constructor_call(value: Any) -> None:
     from physics.ct.scans import ScanPreset
 
-    names = {t.__name__: t for t in (ImageGrid, ParallelBeam, FanBeam, ScanPreset)}
+    names = {t.__name__: t for t in (ImageGrid, *get_args(Geometry), ScanPreset)}
     text = repr(value)
     assert eval(text, {**names, "evenly_spaced": evenly_spaced}) == value
-    assert len(text) < 600 or isinstance(value, ScanPreset)
+    assert len(text) < 600 or isinstance(value, (ScanPreset, FanVectors))
 
 
 def test_values_cannot_be_changed() -> None:
@@ -87,6 +112,15 @@ def test_refined_keeps_the_field_of_view() -> None:
     assert fine.y_mm.reshape(6, 3).mean(1) == pytest.approx(grid.y_mm)
 
 
+def test_two_equal_edges_are_one_and_the_middle_is_where_it_is_said() -> None:
+    assert ImageGrid((4, 6), (1.5, 1.5)) == ImageGrid((4, 6), 1.5)
+    grid = ImageGrid((4, 6), (2.0, 0.5), (10.0, -3.0))
+    assert (grid.y_mm[0], grid.y_mm.mean(), grid.x_mm.mean(), grid.x_mm[-1]) == (13.0, 10.0, -3.0, -1.75)
+    assert grid.inscribed_radius_mm == 1.5 and grid.corner_radius_mm == math.hypot(14.0, 4.5)
+    fine = grid.refined(2)
+    assert fine.y_mm.reshape(4, 2).mean(1) == pytest.approx(grid.y_mm) and fine.spacing_mm == (1.0, 0.25)
+
+
 ANGLES = (0.0, 1.0)
 
 
@@ -95,6 +129,9 @@ ANGLES = (0.0, 1.0)
     [
         (lambda: ImageGrid((0, 4), 1.0), "expected .height, width., positive"),
         (lambda: ImageGrid((4, 4), 0.0), "pixel_mm is 0.0"),
+        (lambda: ImageGrid((4, 4), (1.0, -1.0)), r"pixel_mm is \(1.0, -1.0\), expected the edge .* \(dy, dx\)"),
+        (lambda: ImageGrid((4, 4), 1.0, (0.0, math.nan)), r"center_mm is .* expected \(y, x\)"),
+        (lambda: ImageGrid((4, 4), 1.0, 3.0), r"center_mm is 3.0, expected \(y, x\)"),  # type: ignore[arg-type]
         (lambda: ParallelBeam((), 4, 1.0), "at least one view"),
         (lambda: ParallelBeam(np.linspace(0, 179, 180), 4, 1.0), "convert degrees"),  # type: ignore[arg-type]
         (lambda: ParallelBeam((0.0, math.nan), 4, 1.0), "NaN or infinity"),

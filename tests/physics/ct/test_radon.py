@@ -10,12 +10,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from physics import FanBeam, Geometry, ImageGrid, ParallelBeam, RadonOperator, check_operator, evenly_spaced, lodopab
+from physics import (
+    FanBeam,
+    Geometry,
+    ImageGrid,
+    ParallelBeam,
+    ParallelVectors,
+    RadonOperator,
+    check_operator,
+    evenly_spaced,
+    lodopab,
+    moved_fan,
+)
 from physics.ct.geometry import rays_of
-from physics.ct.projector import Projector
+from physics.ct.projector import CLEAR_PIXELS, Projector
 from physics.ct.rays import backproject_reference, project_reference
 
 HALF_TURN, TURN = math.pi, 2 * math.pi
+WAVE = 2 * np.stack((np.sin(np.arange(8)), np.cos(2 * np.arange(8))), 1)
+WOBBLING = moved_fan(
+    FanBeam(evenly_spaced(8, math.pi / 4, 0.1), 19, 1.5, 50, 80), source_mm=WAVE, detector_mm=-WAVE, tilt_rad=0.1
+)
+NEAR = moved_fan(FanBeam(evenly_spaced(8, 0.7, 0.1), 19, 4.0, 14, 80, "curved", 0.3), source_mm=0.5 * WAVE)
+JITTERED = ParallelVectors((0.3, 2.9, 1.1, 0.31), 19, 1.0, (0.2, 2.95, 1.0, 0.3), ((0.5, 1.0),) * 4, 0.25)
 SCANS: dict[str, tuple[ImageGrid, Geometry]] = {
     "midpoint": (ImageGrid((12, 12), 1.3), ParallelBeam(evenly_spaced(8, math.pi / 8, math.pi / 16), 19, 1.0)),
     "even detectors": (ImageGrid((12, 12), 1.3), ParallelBeam(evenly_spaced(8, math.pi / 8), 18, 1.0)),
@@ -27,6 +44,12 @@ SCANS: dict[str, tuple[ImageGrid, Geometry]] = {
     "near source": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(8, 0.7, 0.1), 19, 4.0, 12, 80, "curved", 0.3)),
     "half fan": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(12, TURN / 12), 14, 1.5, 50, 80, offset_mm=9.0)),
     "half acquisition": (ImageGrid((12, 11), 1.3), ParallelBeam(evenly_spaced(9, TURN / 9), 12, 1.0, -5.0)),
+    "flat pixels": (ImageGrid((12, 9), (0.9, 2.1)), ParallelBeam(evenly_spaced(8, math.pi / 8), 19, 1.0)),
+    "tall pixels": (ImageGrid((12, 12), (1.7, 1.1)), FanBeam(evenly_spaced(8, math.pi / 4), 19, 1.5, 50, 80)),
+    "off the axis": (ImageGrid((12, 12), 0.8, (2.0, -1.5)), ParallelBeam(evenly_spaced(8, math.pi / 8), 19, 1.0)),
+    "fan vectors": (ImageGrid((12, 12), (1.3, 1.0), (1.0, 0.0)), WOBBLING),
+    "near vectors": (ImageGrid((12, 12), 1.3), NEAR),
+    "parallel vectors": (ImageGrid((12, 11), 1.3), JITTERED),
     "curved": (ImageGrid((33, 40), 1.3), FanBeam(evenly_spaced(9, 0.7, 0.1), 49, 1.5, 60, 80, "curved")),
 }
 
@@ -57,6 +80,21 @@ def test_kernels_and_symmetry_agree_with_plain_torch(name: str, dtype: torch.dty
         y = torch.randn(batch, *geometry.shape, dtype=dtype, generator=generator)
         assert relative(projector.project(x), project_reference(projector.table, x)) < bound
         assert relative(projector.backproject(y), backproject_reference(projector.table, y)) < bound
+
+
+def test_rays_from_near_sources_are_found_in_blocks_of_any_height() -> None:
+    from physics.ct.kernels.lanes import ROWS, SINGLE_ROWS
+
+    assert math.sqrt(2) * ROWS <= CLEAR_PIXELS and SINGLE_ROWS % ROWS == 0
+    grid = ImageGrid((150, 160), 1.0)
+    for distance in (grid.corner_radius_mm + 1, grid.corner_radius_mm + 1.01 * CLEAR_PIXELS):
+        scan = FanBeam(evenly_spaced(9, 0.7, 0.1), 90, 4.0, distance, 2 * distance, offset_mm=3.0)
+        projector = Projector(grid, scan)
+        assert projector.table.ordered == (distance > 130)
+        for batch in (1, 2):
+            x, y = (torch.rand(batch, *shape, dtype=torch.float64) for shape in (grid.shape, scan.shape))
+            assert relative(projector.project(x), project_reference(projector.table, x)) < 1e-13
+            assert relative(projector.backproject(y), backproject_reference(projector.table, y)) < 1e-13
 
 
 def test_symmetric_scans_use_their_symmetry() -> None:
@@ -314,7 +352,7 @@ def test_agrees_with_astra_element_by_element() -> None:
     image = sum(gaussian(grid, c, s) for c, s in (((10, -20), 5.0), ((-22, 14), 4.0), ((5, 9), 9.0)))
     assert isinstance(image, Tensor)
     h, w = grid.shape
-    half = [size * grid.pixel_mm / 2 for size in (w, h)]
+    half = [size * grid.spacing_mm[0] / 2 for size in (w, h)]
     volume = astra.create_vol_geom(h, w, -half[0], half[0], -half[1], half[1])
     scan = astra.create_proj_geom("parallel", geometry.pitch_mm, geometry.detectors, geometry.angles)
     projector = astra.create_projector("linear", scan, volume)

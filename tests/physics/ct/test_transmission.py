@@ -133,3 +133,34 @@ def test_a_body_is_the_same_at_every_size() -> None:
     small = body_phantom((64, 64), 7, "abdomen")
     difference = (coarse - small).abs().mean() / (small + 1000).abs().mean()
     assert difference < 0.08
+
+
+@pytest.mark.parametrize(("mean", "electronic_noise"), [(1.0, 0.0), (3.0, 0.0), (10.0, 2.0), (40.0, 0.0), (1e4, 5.0)])
+def test_the_logarithm_of_few_counts_is_right_on_average(mean: float, electronic_noise: float) -> None:
+    """Of a plain object; the photons of a bow-tie filter are no structure of it."""
+    bowtie = torch.linspace(0.5, 1.5, 200, dtype=torch.float64)
+    model, line = Transmission(500 * bowtie, electronic_noise), math.log(500 / mean)
+    lines = torch.full((400, 200), line, dtype=torch.float64)
+    counts = model.counts(lines, torch.Generator().manual_seed(0))
+    found = model.line_integrals(model.without_log_bias(counts))
+    plain = model.line_integrals(counts)
+    assert abs(float(found.mean()) - line) < 0.025
+    assert abs(float(found.mean()) - line) < abs(float(plain.mean()) - line) + 1e-3
+    if mean > 1000:  # as sharp as it was
+        assert torch.allclose(found, plain, atol=1e-3)
+    if mean < 5:
+        assert float(found.std()) < 0.4 * float(plain.std())
+
+
+def test_few_counts_are_averaged_along_the_detector_alone_and_stay_finite() -> None:
+    counts = torch.zeros(6, 90)
+    counts[2] = 3.0
+    found = Transmission(100.0).without_log_bias(counts)
+    assert bool((found > 0).all()) and float(found[2].min()) > 10 * float(found[[0, 1, 3, 4, 5]].max())
+    sharp = torch.full((2, 90), 400.0)
+    sharp[:, 45:] = 100.0
+    assert torch.allclose(Transmission(1e3).without_log_bias(sharp), sharp + 0.5, atol=1.0)
+    x = torch.full((3, 40), 2.0, requires_grad=True)
+    model = Transmission(100.0, 1.0)
+    (gradient,) = torch.autograd.grad(model.line_integrals(model.without_log_bias(x)).sum(), x)
+    assert bool(gradient.isfinite().all())

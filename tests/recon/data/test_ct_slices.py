@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,22 @@ import torch
 from physics import (
     LODOPAB_MU_MAX,
     FanBeam,
+    Geometry,
     ImageGrid,
     ParallelBeam,
+    ParallelVectors,
     RadonOperator,
     Transmission,
+    attenuation_to_hu,
     body_volume,
     evenly_spaced,
     filtered_backprojection,
     htc2022,
     hu_to_attenuation,
     lodopab,
+    moved_fan,
+    tube_spectrum,
+    water_correction,
 )
 from recon import (
     CGLS,
@@ -34,6 +41,7 @@ from recon import (
     DataError,
     FilteredBackprojection,
     PenalizedTV,
+    Reconstruction,
     ScanSimulation,
     SinogramSlices,
     SinogramVolume,
@@ -68,6 +76,144 @@ def test_a_volume_reads_back_as_written(volume: Path) -> None:
     assert found.photons is not None and float(found.photons) == 2e4
     with h5py.File(volume) as file:
         assert torch.equal(found.read_slice(1), torch.from_numpy(file["counts"][1]))
+
+
+@pytest.mark.parametrize("beam", ["fan", "curved", "parallel"])
+def test_geometry_of_scanners_reads_back_and_is_checked(tmp_path: Path, beam: str) -> None:
+    """Pixels that are not square, off the axis, in a scan of vectors: reads back, passes the checks, is sampled."""
+    grid, angles = ImageGrid((30, 40), (6.4, 4.8), (5.0, -8.0)), evenly_spaced(40, math.pi / 40)
+    points = tuple((math.sin(k), math.cos(k)) for k in range(40))
+    scan: Geometry = ParallelVectors(angles, 60, 5.0, tuple(a + 0.02 for a in angles), points)
+    if beam != "parallel":
+        wave = np.sin(np.arange(40.0))
+        fan = SCAN if beam == "fan" else replace(SCAN, detector="curved")
+        scan = moved_fan(fan, source_mm=np.stack((2 * wave, wave), 1), detector_mm=(0.5, 0.0), tilt_rad=0.01 * wave)
+    reference = hu_to_attenuation(body_volume(2, (30, 30), 1, "pelvis"))
+    reference = torch.nn.functional.pad(reference, (5, 5), value=2e-5)
+    model, path = Transmission(2e5), tmp_path / "a.h5"
+    counts = model.counts(RadonOperator(grid, scan)(reference), torch.Generator().manual_seed(0))
+    write_sinograms(path, grid, scan, counts=counts, photons=2e5, reference=reference)
+    found = open_sinograms(path)
+    assert (found.geometry, found.grid) == (scan, grid) and found.image_header().pixel_mm == (6.4, 4.8)
+    samples = SinogramSlices([path], "s", simulate=ScanSimulation(views=20))
+    assert samples.check(0) == [] and samples.geometries[0] == scan.subset(slice(None, None, 2))
+    sample = samples[0]
+    assert sample.reference is not None and isinstance(sample.operator, RadonOperator)
+    residual = sample.operator(sample.reference) - sample.measurement
+    assert float(residual.std()) == pytest.approx(float(sample.noise_std), rel=0.05)
+    # A reference of another grid, or a scan without its movement, does not fit.
+    write_sinograms(path, replace(grid, center_mm=(-25.0, 30.0)), scan, counts=counts, photons=2e5, reference=reference)
+    assert any("reference: found a misfit" in line for line in SinogramSlices([path], "s").check(0))
+
+
+def test_a_scan_without_filtered_backprojection_is_said_and_reconstructed(tmp_path: Path) -> None:
+    scan, path = moved_fan(SCAN, tilt_rad=0.1), tmp_path / "a.h5"
+    reference = hu_to_attenuation(body_volume(1, GRID.shape, 1, "pelvis"))
+    lines = RadonOperator(GRID, scan)(reference)
+    write_sinograms(path, GRID, scan, line_integrals=lines, photons=1e6, reference=reference)
+    samples = SinogramSlices([path], "s")
+    (line,) = samples.check(0)
+    assert "views that differ from those of a beam by 10 % of its lengths, expected at most 3 %" in line
+    sample = samples[0]
+    assert sample.reference is not None
+    found = FilteredBackprojection()(sample.measurement, sample.operator)
+    assert float((found - sample.reference).norm() / sample.reference.norm()) < 0.25
+
+
+@pytest.mark.parametrize("by", ["file", "manifest"])
+def test_water_is_one_and_zero_hu_at_every_energy(tmp_path: Path, by: str) -> None:
+    """A disc of water and a hole of air, at 60 keV: not 31 HU, as with the attenuation at 70 keV."""
+    mu_water = 0.0206
+    x, y = np.meshgrid(GRID.x_mm, GRID.y_mm)
+    image = torch.from_numpy(np.where((np.hypot(x, y) < 70) & (np.hypot(x - 30, y) > 20), mu_water, 0.001 * mu_water))
+    lines, path = RadonOperator(GRID, SCAN)(image)[None], tmp_path / "a.h5"
+    stated = {"mu_water": mu_water} if by == "file" else {}
+    write_sinograms(path, GRID, SCAN, line_integrals=lines, reference=image[None], photons=1e7, **stated)
+    asked = {"mu_water": mu_water} if by == "manifest" else {}
+    samples = SinogramSlices([path], "s", **asked)
+    assert samples.check(0) == []
+    sample = samples[0]
+    assert sample.reference is not None and float(sample.scale) == pytest.approx(mu_water)
+    assert float(sample.reference.max()) == pytest.approx(1.0) and float(sample.reference.min()) == pytest.approx(1e-3)
+    assert isinstance(sample.operator, RadonOperator)
+    found = sample.operator.start(sample.measurement) * sample.scale
+    header = samples.image_header(0)
+    shown = Reconstruction(found[None].numpy(), found[None].numpy(), header, "a", "fbp").displayed[0]
+    water, air = (np.hypot(x, y) < 58) & (np.hypot(x - 30, y) > 32), np.hypot(x - 30, y) < 10
+    assert shown[water].mean() == pytest.approx(0, abs=5) and shown[air].mean() == pytest.approx(-1000, abs=30)
+    assert attenuation_to_hu(image, mu_water).max() == pytest.approx(0) and hu_to_attenuation(
+        torch.tensor(-1000.0).double(), mu_water
+    ) == pytest.approx(mu_water / 1000)
+    for wrong in (0.2, 20.0, 0.0, float("nan")):
+        with pytest.raises((ValueError, DataError), match=r"mu_water.*expected the attenuation of water in 1/mm"):
+            if by == "file":
+                write_sinograms(path, GRID, SCAN, line_integrals=lines, mu_water=wrong)
+            else:
+                SinogramSlices([path], "s", mu_water=wrong)
+
+
+def test_a_beam_that_hardens_is_simulated_and_corrected(tmp_path: Path) -> None:
+    mu_water = 0.0206
+    x, y = np.meshgrid(GRID.x_mm, GRID.y_mm)
+    scan = FanBeam(evenly_spaced(120, 2 * math.pi / 120), 80, 5.0, 400.0, 640.0)
+    image = torch.from_numpy(np.where(np.hypot(x, y) < 85, mu_water, 0.0))[None]
+    path = tmp_path / "a.h5"
+    lines = RadonOperator(GRID, scan)(image)
+    write_sinograms(path, GRID, scan, line_integrals=lines, reference=image, photons=1e6, mu_water=mu_water)
+    simulate, coefficients = ScanSimulation(kvp=100.0), list(water_correction(tube_spectrum(100.0), mu_water))
+    hard = SinogramSlices([path], "s", simulate=simulate)
+    right = SinogramSlices([path], "s", simulate=simulate, water_correction=coefficients)
+    inside = np.hypot(x, y) < 70
+
+    def hu(samples: SinogramSlices) -> Any:
+        sample = samples[0]
+        assert isinstance(sample.operator, RadonOperator)
+        return 1000 * (sample.operator.start(sample.measurement).numpy() - 1)
+
+    plain = hu(SinogramSlices([path], "s"))
+    assert np.abs(hu(hard) - plain)[inside].max() > 30 and np.abs(hu(right) - plain)[inside].max() < 5
+    # Noise grows by the derivative of the correction; weights and noise_std follow it.
+    noisy = SinogramSlices([path], "s", simulate=ScanSimulation(kvp=100.0, photons=3e4), water_correction=coefficients)[
+        0
+    ]
+    exact = right[0]
+    assert isinstance(noisy.operator, RadonOperator) and isinstance(exact.operator, RadonOperator)
+    noise = noisy.operator.line_integrals(noisy.measurement) - exact.operator.line_integrals(exact.measurement)
+    assert noisy.operator.ray_weights is not None
+    white = noisy.operator.ray_weights * noise
+    thick = noisy.operator.ray_weights < noisy.operator.ray_weights.median()
+    assert float(white.std()) == pytest.approx(float(noisy.noise_std), rel=0.03)
+    assert float(white[thick].std() / white[~thick].std()) == pytest.approx(1, abs=0.05)
+    assert right.check(0) == []
+    counts = tmp_path / "b.h5"
+    write_sinograms(counts, GRID, scan, counts=1e4 * (-lines).exp(), photons=1e4)
+    with pytest.raises(DataError, match=r"\[simulate\] kvp: found counts of a measured beam, expected line integrals"):
+        SinogramSlices([counts], "s", simulate=simulate)
+    with pytest.raises(DataError, match=r"a\.h5: \[data\]: water_correction falls"):
+        SinogramSlices([path], "s", water_correction=[1.0, -1.0])
+
+
+def test_few_photons_leave_water_where_it_is(tmp_path: Path) -> None:
+    """A disc of 300 mm at 500 photons per ray, of which 1.4 pass its middle."""
+    scan = FanBeam(evenly_spaced(240, 2 * math.pi / 240), 260, 2.6, 600.0, 1000.0)
+    grid = ImageGrid((48, 48), 7.0)
+    radius = np.hypot(*np.meshgrid(grid.x_mm, grid.y_mm))
+    image = torch.from_numpy(np.where(radius < 147, 0.02, 0.0))[None]
+    lines, path = RadonOperator(grid, scan)(image), tmp_path / "a.h5"
+    write_sinograms(path, grid, scan, line_integrals=lines, reference=image)
+
+    def error(unbiased: bool) -> Any:
+        simulate = ScanSimulation(photons=500.0)
+        sample = SinogramSlices([path], "s", simulate=simulate, unbiased_log=unbiased)[0]
+        assert isinstance(sample.operator, RadonOperator) and bool(sample.measurement.isfinite().all())
+        return 1000 * (sample.operator.start(sample.measurement).numpy() - 1)
+
+    plain, unbiased = error(False), error(True)
+    middle, whole = radius < 60, radius < 120
+    assert abs(plain[middle].mean()) > 60 and abs(unbiased[middle].mean()) < 25 and abs(unbiased[whole].mean()) < 20
+    assert unbiased[middle].std() < 0.3 * plain[middle].std()
+    with pytest.raises(DataError, match=r"\[data\] unbiased_log: found line_integrals, whose photons are not counted"):
+        SinogramSlices([path], "s", unbiased_log=True)
 
 
 def test_arrays_and_tensors_with_a_gradient_are_written(tmp_path: Path) -> None:

@@ -64,15 +64,26 @@ def test_bias_and_noise_are_those_of_the_regions() -> None:
 
 def test_noise_power_integrates_to_the_variance() -> None:
     noise = np.random.default_rng(0).normal(0, 5, (256, 256))
-    nps = _noise_power(noise, 0.5)
+    nps = _noise_power(noise, (0.5, 0.5))
     # White noise of variance 25 has a flat spectrum of 25 times the area of a pixel.
     assert [power for _, power in nps[4:]] == pytest.approx([25 * 0.25] * (len(nps) - 4), rel=0.25)
     assert np.mean([power for _, power in nps[4:]]) == pytest.approx(25 * 0.25, rel=0.05)
 
 
+def test_lengths_of_pixels_that_are_not_square_are_those_of_both_axes() -> None:
+    noise = np.random.default_rng(0).normal(0, 5, (256, 256))
+    assert np.mean([power for _, power in _noise_power(noise, (0.5, 1.0))[4:]]) == pytest.approx(25 * 0.5, rel=0.05)
+    # A wave down the rows, of 8 rows of 0.5 mm: 2.5 line pairs per cm.
+    wave = 100 * np.cos(np.arange(256) * 2 * math.pi / 8)[:, None] + noise
+    nps = dict(_noise_power(wave, (0.5, 1.0)))
+    assert max(nps, key=lambda frequency: nps[frequency]) == pytest.approx(2.5, abs=0.2)
+    radius = _radius((64, 64), (32, 31), (0.5, 1.0))
+    assert (radius[34, 31], radius[32, 33]) == (1.0, 2.0)
+
+
 @pytest.mark.parametrize("sigma", [1.0, 1.6])
 def test_sharpness_of_a_blurred_disc(sigma: float) -> None:
-    radius = _radius((64, 64), (32, 31))
+    radius = _radius((64, 64), (32, 31), (1.0, 1.0))
     added = 0.5 * (1 - np.vectorize(math.erf)((radius - 6) / (sigma * math.sqrt(2))))
     expected = math.sqrt(math.log(2) / 2) / (math.pi * sigma * 0.1)  # pixels of 1 mm
     assert _half(_edge_response(added, radius, 1.0)) == pytest.approx(expected, rel=0.12)
