@@ -1,0 +1,217 @@
+"""A folder of DICOM-CT-PD files: one series, checked, with its scan and its line integrals."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physics import MU_WATER, ConeScan, ConeViews
+
+from ...errors import DataError, data_error
+from ...files import shown_files
+from ..progress import doing, made
+from .header import ViewHeader, is_dicom, read_header, read_projection
+
+#: Elements that all views of a series share.
+_SHARED = (
+    "NumberofDetectorRows", "NumberofDetectorColumns", "DetectorElementTransverseSpacing",
+    "DetectorElementAxialSpacing", "DetectorShape", "DetectorFocalCenterRadialDistance", "ConstantRadialDistance",
+    "DetectorCentralElement", "SpectrumIndex", "TypeofProjectionData", "TypeofProjectionGeometry", "LogFlag",
+    "WaterAttenuationCoefficient",
+)  # fmt: skip
+#: Attenuation of water at the energies of CT, in 1/mm: beyond, the unit is another one.
+_WATER = (0.012, 0.04)
+#: Elements with one possible value, and what to do about another one.
+_NEEDED = {
+    "DetectorShape": ("CYLINDRICAL", "projections of flat and spherical detectors are not read"),
+    "TypeofProjectionGeometry": ("FANBEAM", "projections of other scanners are not read"),
+    "LogFlag": ("YES", "take the logarithm of the transmission and set the flag, or ask for corrected projections"),
+}
+#: Numbers of views that an error names.
+_NAMED = 6
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectionSeries:
+    """One series of views, in their order.
+
+    ``scale`` is slope and intercept of every view that make line integrals of stored values, for water of
+    ``water_per_mm``. ``field_mm`` is the diameter of the field of view. ``photons`` says whether the files state the
+    number of photons.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    scan: ConeScan
+    scale: npt.NDArray[np.float64]
+    water_per_mm: float
+    field_mm: float
+    photons: bool
+    helical: bool
+    patient_id: str | None
+    vendor: str | None
+    model: str | None
+    description: str | None
+    anatomy: str | None
+
+    @property
+    def water_scale(self) -> float:
+        """Factor of line integrals that makes water :data:`physics.MU_WATER`, so that Hounsfield units are right."""
+        return MU_WATER / self.water_per_mm
+
+    @property
+    def bytes(self) -> int:
+        """Size of the projections in the files."""
+        return 2 * math.prod(self.scan.shape)
+
+    def views(self) -> ConeViews:
+        """The views, read when they are needed, as line integrals in units where water is :data:`physics.MU_WATER`."""
+        _, columns, rows = self.scan.shape
+
+        def read(view: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float64] | None]:
+            return read_projection(self.files[view], columns, rows, photons=self.photons)
+
+        return ConeViews(self.scan, read, self.scale * self.water_scale)
+
+
+def series_folders(folder: Path) -> list[Path]:
+    """Folders at or below a folder that hold DICOM files, sorted."""
+    return sorted({file.parent for file in shown_files(folder, recursive=True) if is_dicom(file)})
+
+
+def open_series(folder: Path, *, water_per_mm: float | None = None) -> ProjectionSeries:
+    """Read the headers of a folder of DICOM-CT-PD files and check that they are one complete series.
+
+    Parameters
+    ----------
+    water_per_mm
+        Attenuation of water; None: as the files state it.
+
+    Raises
+    ------
+    DataError
+        If a file is damaged, files are of several series or differ in what a series shares, views are missing or
+        double, or the scan is of a kind that is not read.
+    """
+    files = [file for file in shown_files(folder) if is_dicom(file)]
+    if not files:
+        raise data_error(folder, "folder", "no DICOM file", "DICOM-CT-PD projections", "correct the path")
+    headers = []
+    with doing("reading headers", len(files), "views"):
+        for number, file in enumerate(files, 1):
+            headers.append(read_header(file))
+            made(number)
+    _require_one_series(folder, headers)
+    headers.sort(key=lambda header: header.instance)
+    _require_all_views(folder, headers)
+    first = headers[0]
+    for name, (needed, advice) in _NEEDED.items():
+        if (found := first.text(name)) != needed:
+            raise data_error(first.path, name, found or "nothing", needed, advice)
+    kind = first.text("TypeofProjectionData")
+    if kind not in ("HELICAL", "AXIAL"):
+        raise data_error(first.path, "TypeofProjectionData", kind or "nothing", "HELICAL or AXIAL", "repair the file")
+    water = first.water_per_mm if water_per_mm is None else water_per_mm
+    if water is None or not _WATER[0] <= water <= _WATER[1]:
+        found, expected = "nothing" if water is None else f"{water:g}", "{} to {} per mm".format(*_WATER)
+        raise data_error(first.path, "WaterAttenuationCoefficient", found, expected, "state it with --water")
+    scan, text = _scan(headers), first.public
+    covered = 2 * scan.source_to_axis_mm * math.sin(np.abs(scan.fan_angles[[0, -1]]).max())
+    field = _number(text["DataCollectionDiameter"])
+    with_photons = ["PhotonStatistics" in header.values for header in headers]
+    return ProjectionSeries(
+        folder, tuple(header.path for header in headers), scan, _scale(headers), water,
+        covered if field is None or not 0 < field <= covered else field,
+        all(with_photons), kind == "HELICAL",
+        *(str(text[name]).strip() or None if text[name] is not None else None for name in (
+            "PatientID", "Manufacturer", "ManufacturerModelName", "SeriesDescription", "BodyPartExamined",
+        )),
+    )  # fmt: skip
+
+
+def _require_one_series(folder: Path, headers: Sequence[ViewHeader]) -> None:
+    counts = Counter((header.series, header.description) for header in headers)
+    if len(counts) > 1:
+        found = ", ".join(
+            f"{count} files of {text or name or 'no series'}" for (name, text), count in counts.most_common(3)
+        )
+        advice = "put every series into a folder of its own"
+        raise data_error(folder, "SeriesInstanceUID", f"{len(counts)} series ({found})", "one series", advice)
+    for name in _SHARED:
+        common = Counter(str(header.values.get(name)) for header in headers).most_common()
+        if len(common) > 1:
+            other = next(header for header in headers if str(header.values.get(name)) != common[0][0])
+            found, expected = str(other.values.get(name)), f"{common[0][0]} as in most files of the series"
+            raise data_error(other.path, name, found, expected, "leave the file out, or repair it")
+
+
+def _require_all_views(folder: Path, headers: Sequence[ViewHeader]) -> None:
+    """Views are numbered without a gap; parts of a scan may begin at any number."""
+    numbers = Counter(header.instance for header in headers)
+    double = [number for number, count in numbers.items() if count > 1]
+    first, last = headers[0].instance, headers[-1].instance
+    if double:
+        found = f"two files of view {_list(double)}"
+        raise data_error(folder, "InstanceNumber", found, "one file per view", "leave the copies out")
+    if last - first + 1 > len(headers):
+        missing = [number for number in range(first, last + 1) if number not in numbers]
+        found = f"{len(headers)} of the views {first} to {last}, without {_list(missing)}"
+        raise data_error(folder, "InstanceNumber", found, "all of them", "copy the missing files")
+    if len(headers) < 3:
+        raise data_error(folder, "InstanceNumber", f"{len(headers)} views", "a scan", "copy the missing files")
+
+
+def _list(numbers: Sequence[int]) -> str:
+    named = ", ".join(map(str, numbers[:_NAMED]))
+    return named if len(numbers) <= _NAMED else f"{named} and {len(numbers) - _NAMED} more"
+
+
+def _scan(headers: Sequence[ViewHeader]) -> ConeScan:
+    first = headers[0]
+    columns, rows = (int(first.number(f"NumberofDetector{name}")) for name in ("Columns", "Rows"))
+    pitch, height = (first.number(f"DetectorElement{name}Spacing") for name in ("Transverse", "Axial"))
+    column, row = first.pair("DetectorCentralElement")
+
+    def of_views(name: str, default: float | None = None) -> npt.NDArray[np.float64]:
+        return np.array([header.number(name, default) for header in headers])
+
+    try:
+        # The manual puts angle 0 at the top, seen from the table, and column 1 at the left of a detector at the bottom:
+        # against u. Row 1 is the farthest from the table, which is the largest z.
+        return ConeScan(
+            np.unwrap(of_views("DetectorFocalCenterAngularPosition")) + math.pi,
+            of_views("DetectorFocalCenterAxialPosition"),
+            columns, rows, pitch, height,
+            first.number("DetectorFocalCenterRadialDistance"), first.number("ConstantRadialDistance"),
+            (column - (columns + 1) / 2) * pitch, (row - (rows + 1) / 2) * height,
+            of_views("SourceAngularPositionShift", 0.0), of_views("SourceRadialDistanceShift", 0.0),
+            of_views("SourceAxialPositionShift", 0.0),
+        )  # fmt: skip
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{first.path.parent}: {error}") from None
+
+
+def _scale(headers: Iterable[ViewHeader]) -> npt.NDArray[np.float64]:
+    scale = []
+    for header in headers:
+        slope, intercept = (_number(header.public[f"Rescale{name}"]) for name in ("Slope", "Intercept"))
+        if slope is None or intercept is None or slope <= 0:
+            found = f"{header.public['RescaleSlope']} and {header.public['RescaleIntercept']}"
+            raise data_error(header.path, "RescaleSlope and RescaleIntercept", found, "two numbers", "repair the file")
+        scale.append((slope, intercept))
+    return np.array(scale)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
