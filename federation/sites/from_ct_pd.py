@@ -82,6 +82,9 @@ def make_ct_pd_sites(
         advice = "correct the path"
         raise config_error(root, "", "no DICOM file", "a folder of DICOM-CT-PD projections", advice)
 
+    if not overwrite:  # before headers are read, which takes minutes
+        require_absent(*(file for name in folders for file in (out / "data").glob(f"*/{_file(name)}")))
+
     def opened(name: str) -> tuple[ProjectionSeries, SlicePlan]:
         series = open_series(folders[name], water_per_mm=water_per_mm)
         return series, plan_slices(series, thickness_mm=thickness_mm, size=size, views=views)
@@ -93,10 +96,7 @@ def make_ct_pd_sites(
     for name, (series, _) in found.items():
         groups.setdefault(slug([series.vendor or "unknown", series.model or "scanner"]), []).append(name)
     splits = assign_splits({site: [persons[name] for name in names] for site, names in groups.items()}, split, seed)
-    files = {
-        site: [(splits[site][persons[name]], f"{name.replace('/', '_')}.h5") for name in names]
-        for site, names in groups.items()
-    }
+    files = {site: [(splits[site][persons[name]], _file(name)) for name in names] for site, names in groups.items()}
     if not overwrite:
         for site, named in files.items():
             manifest = out / f"{site}.toml"
@@ -119,6 +119,10 @@ def make_ct_pd_sites(
 def _name(path: Path, root: Path) -> str:
     """Path of a series below the folder; of the folder itself, its name."""
     return path.relative_to(root).as_posix() if path != root else path.absolute().name or "scan"
+
+
+def _file(name: str) -> str:
+    return f"{name.replace('/', '_')}.h5"
 
 
 def _cost(plans: Sequence[SlicePlan], read: int) -> str:

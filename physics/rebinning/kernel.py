@@ -114,7 +114,7 @@ def rebin(
     samples, part = np.empty((MOST_SAMPLES, 4), np.int64), np.empty(MOST_SAMPLES)
     row_at, weights = np.empty((MOST_SAMPLES, MOST_PLANES)), np.empty((MOST_SAMPLES, MOST_PLANES))
     by_row = np.empty(rows + 1)
-    low, high = planes[0] - 2 * reach, planes[count - 1] + 2 * reach
+    low, high = planes[0] - 1.25 * reach, planes[count - 1] + 1.25 * reach
     for j in range(first, last):
         for k in range(column.shape[2]):
             n = _collect(targets[j], k, angle, z, rotations, column, base, shares, low, high, samples, part)

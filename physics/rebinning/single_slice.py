@@ -171,7 +171,7 @@ class SliceRebinning:
         count = min(max(1, math.ceil(thickness_mm / self.scan.row_at_axis_mm - 1e-6)), MOST_PLANES)
         planes = z_mm + ((np.arange(count) + 0.5) / count - 0.5) * thickness_mm
         tables, order = self._tables, self._order
-        low, high = planes[0] - 2 * self.reach_mm, planes[-1] + 2 * self.reach_mm
+        low, high = planes[0] - 1.25 * self.reach_mm, planes[-1] + 1.25 * self.reach_mm
         needed = order.view[(order.z >= low) & (order.z <= high)]
         data, photons, slots, scale = views.window(needed)
         rotations, of_window = order.cut(low, high)
