@@ -77,7 +77,8 @@ def main() -> None:
     missed = False
     for rows, height, pitch, flying, barred in CASES[: 6 if quick else None]:
         scan = scan_of(rows, height, pitch, FLYING[flying])
-        errors = np.array([measure(scan, z) for z in PLANES_MM])
+        views = ConeViews(scan, lambda view, scan=scan: (lines(scan, view), None))
+        errors = np.array([measure(scan, views, z) for z in PLANES_MM])
         water, insert, lens, rms, _ = np.abs(errors).max(0)
         rebinning = SliceRebinning(scan, 180.0)
         verdict = "" if not barred else "ok" if water <= 5 and insert <= 15 else "MISSED"
@@ -101,13 +102,13 @@ def scan_of(rows: int, height: float, pitch: float, spots: tuple[tuple[float, fl
     )  # fmt: skip
 
 
-def measure(scan: ConeScan, z: float) -> tuple[float, float, float, float, float]:
+def lines(scan: ConeScan, view: int) -> np.ndarray:
+    return PHANTOM.line_integrals(*scan.rays(view)).astype(np.float32)
+
+
+def measure(scan: ConeScan, views: ConeViews, z: float) -> tuple[float, float, float, float, float]:
     """Worst errors of water, inserts and the lens, root mean square error of water in HU, and seconds for rebinning."""
-
-    def read(view: int) -> tuple[np.ndarray, None]:
-        return PHANTOM.line_integrals(*scan.rays(view)).astype(np.float32), None
-
-    rebinning, views = SliceRebinning(scan, 180.0), ConeViews(scan, read)
+    rebinning = SliceRebinning(scan, 180.0)
     thickness = scan.row_at_axis_mm
     rebinning.rebin(views, z, thickness)  # compiles, and reads the views
     start = time.perf_counter()

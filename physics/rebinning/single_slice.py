@@ -12,8 +12,8 @@ from .cone_scan import Array, ConeScan
 from .cone_views import ConeViews
 from .tables import RayTables, ViewOrder, ray_tables, view_order
 
-#: Distance in z, in parts of the feed, at which a source has no weight in a slice, beyond the farthest that is needed.
-_BEYOND = 1.25
+#: Distance in z at which a source has no weight in a slice, relative to the farthest that is needed or measured.
+_BEYOND = 1.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,9 @@ class SliceRebinning:
     of a helix in both senses, with weights :math:`1 - |z - z_s| / H` that fall with the distance of the slice from the
     source. Every slice has a full turn of views. A slab of some thickness is the mean of planes a row apart.
 
-    The rays are exact on the axis and for objects that do not change along z; elsewhere a ray at a distance l from the
-    point nearest to the axis is up to :math:`l |z - z_s| / R` too high or low.
+    A ray is too high or too low by :math:`l (z - z_s) / R` at a distance l from its point nearest to the axis. Nothing
+    is wrong on the axis and for objects that do not change along z; elsewhere rays of sources on both sides of the
+    slice blur it along z.
 
     With a flying focal spot the true source of every view is used. If it moves along the detector, slices have twice as
     many columns.
@@ -96,9 +97,9 @@ class SliceRebinning:
 
     @property
     def reach_mm(self) -> float:
-        """Distance in z from which a source has no weight."""
+        """Distance in z from which a source has no weight: all rows count, the outermost ones little."""
         if self.scan.feed_mm > 0:
-            return _BEYOND * self.half_gap_mm
+            return _BEYOND * max(self.half_gap_mm, self._height_mm)
         return 4 * self.scan.rows * self.scan.row_at_axis_mm
 
     @property
@@ -114,8 +115,7 @@ class SliceRebinning:
     @property
     def tilt_rad(self) -> float:
         """Largest angle between a ray and the slice that it is taken for."""
-        distance = self.half_gap_mm if self.scan.feed_mm > 0 else self._height_mm
-        return math.atan(distance / (self.scan.source_to_axis_mm * math.cos(self._fan)))
+        return math.atan(self._height_mm / (self.scan.source_to_axis_mm * math.cos(self._fan)))
 
     @property
     def _height_mm(self) -> float:
