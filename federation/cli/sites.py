@@ -53,7 +53,7 @@ def add_sites(commands: Commands) -> None:
         kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
     text = "rebin folders of DICOM-CT-PD projections, helical or axial, to fan-beam slices: a site per scanner"
     ct_pd = kinds.add_parser("dicom-ct-pd", help=text)
-    ct_pd.add_argument("folder", help="folder of projections, searched recursively: every folder in it is a series")
+    ct_pd.add_argument("folder", help="folder of projections, searched recursively: every folder is a series")
     ct_pd.add_argument(
         "--slices", type=_millimeters, default=5.0, metavar="MM", help="thickness and distance, as 5mm (default: 5)"
     )
@@ -63,6 +63,9 @@ def add_sites(commands: Commands) -> None:
         "--measured",
         action="store_true",
         help="all views and no reference; default: FBP of all views, of which 1/4 is kept",
+    )
+    ct_pd.add_argument(
+        "--series", metavar="TEXT", help="only series with this text in their description, as 'full dose'"
     )
     ct_pd.add_argument("--water", type=float, metavar="PER_MM", help="attenuation of water, if files state none")
     ct_pd.set_defaults(run=_make_ct_pd)
@@ -196,6 +199,7 @@ def _make_ct_pd(arguments: argparse.Namespace) -> None:
             views=arguments.views,
             measured=arguments.measured,
             water_per_mm=arguments.water,
+            series=arguments.series,
             subject_pattern=arguments.subject,
             overwrite=arguments.overwrite,
             skip_bad=arguments.skip_bad,

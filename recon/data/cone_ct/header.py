@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.tag import BaseTag, Tag
 
-from ...errors import data_error
+from ...errors import DataError, data_error
 
 #: Private elements by their names in the manual: tag and kind, ``f`` float32, ``H`` unsigned 16-bit, ``s`` text.
 ELEMENTS: dict[str, tuple[int, str]] = {
@@ -48,7 +48,7 @@ ELEMENTS: dict[str, tuple[int, str]] = {
 _PUBLIC = (
     "Manufacturer", "ManufacturerModelName", "PatientID", "SeriesInstanceUID", "SeriesDescription", "BodyPartExamined",
     "InstanceNumber", "Rows", "Columns", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
-    "DataCollectionDiameter",
+    "DataCollectionDiameter", "SpiralPitchFactor",
 )  # fmt: skip
 _STORED = {"f": "<f4", "H": "<u2"}
 _OLD_WATER = Tag(0x00180061)
@@ -176,6 +176,14 @@ def _photons(path: Path, dataset: pydicom.Dataset, columns: int) -> npt.NDArray[
         shown, expected = f"{found.size} values from {found.min():g}", f"{columns} positive numbers, one per column"
         raise data_error(path, _key("PhotonStatistics"), shown, expected, "repair the files, or remove the element")
     return np.broadcast_to(found, (columns,))[::-1]
+
+
+def is_projection(path: Path) -> bool:
+    """Whether a DICOM file holds the angle of a view; also True for a damaged one, whose reader says more."""
+    try:
+        return Tag(ELEMENTS["DetectorFocalCenterAngularPosition"][0]) in _read(path, stop_before_pixels=True)
+    except DataError:
+        return True
 
 
 def is_dicom(path: Path) -> bool:

@@ -15,7 +15,7 @@ from physics import MU_WATER, ConeScan, ConeViews
 from ...errors import DataError, data_error
 from ...files import shown_files
 from ..progress import doing, made
-from .header import ViewHeader, is_dicom, read_header, read_projection
+from .header import ViewHeader, is_dicom, is_projection, read_header, read_projection
 
 #: Elements that all views of a series share.
 _SHARED = (
@@ -32,6 +32,8 @@ _NEEDED = {
     "TypeofProjectionGeometry": ("FANBEAM", "projections of other scanners are not read"),
     "LogFlag": ("YES", "take the logarithm of the transmission and set the flag, or ask for corrected projections"),
 }
+#: Relative difference of the stated pitch that is none.
+_SAME_PITCH = 0.05
 #: Numbers of views that an error names.
 _NAMED = 6
 
@@ -58,6 +60,17 @@ class ProjectionSeries:
     model: str | None
     description: str | None
     anatomy: str | None
+    stated_pitch: float | None = None
+
+    def warnings(self) -> list[str]:
+        """What makes the geometry of the files doubtful, one line each."""
+        stated, found = self.stated_pitch, self.scan.pitch
+        if not self.helical or stated is None or stated <= 0 or abs(found / stated - 1) < _SAME_PITCH:
+            return []
+        return [
+            f"{self.folder}: SpiralPitchFactor is {stated:g}, but positions, angles and rows have a pitch of "
+            f"{found:.3g}: compare the images with those of the scanner"
+        ]
 
     @property
     def water_scale(self) -> float:
@@ -79,9 +92,23 @@ class ProjectionSeries:
         return ConeViews(self.scan, read, self.scale * self.water_scale)
 
 
-def series_folders(folder: Path) -> list[Path]:
-    """Folders at or below a folder that hold DICOM files, sorted."""
-    return sorted({file.parent for file in shown_files(folder, recursive=True) if is_dicom(file)})
+def series_folders(folder: Path) -> dict[Path, str | None]:
+    """Folders at or below a folder that hold DICOM files, sorted, with the description of their first file.
+
+    None stands for a folder whose first file is an image and no projection.
+    """
+    first: dict[Path, Path] = {}
+    for file in shown_files(folder, recursive=True):
+        if file.parent not in first and is_dicom(file):
+            first[file.parent] = file
+    return {parent: None if not is_projection(file) else _description(file) for parent, file in sorted(first.items())}
+
+
+def _description(file: Path) -> str:
+    try:
+        return read_header(file).description
+    except DataError:
+        return ""
 
 
 def open_series(folder: Path, *, water_per_mm: float | None = None) -> ProjectionSeries:
@@ -121,6 +148,10 @@ def open_series(folder: Path, *, water_per_mm: float | None = None) -> Projectio
         found, expected = "nothing" if water is None else f"{water:g}", "{} to {} per mm".format(*_WATER)
         raise data_error(first.path, "WaterAttenuationCoefficient", found, expected, "state it with --water")
     scan, text = _scan(headers), first.public
+    if (kind == "HELICAL") != (scan.feed_mm > 0):
+        found = f"{kind}, and z {'moves' if scan.feed_mm > 0 else 'is the same'} from view to view"
+        key = "DetectorFocalCenterAxialPosition (7031,1002)"
+        raise data_error(folder, key, found, "z that moves in helical scans alone", "repair the files")
     covered = 2 * scan.source_to_axis_mm * math.sin(np.abs(scan.fan_angles[[0, -1]]).max())
     field = _number(text["DataCollectionDiameter"])
     with_photons = ["PhotonStatistics" in header.values for header in headers]
@@ -131,6 +162,7 @@ def open_series(folder: Path, *, water_per_mm: float | None = None) -> Projectio
         *(str(text[name]).strip() or None if text[name] is not None else None for name in (
             "PatientID", "Manufacturer", "ManufacturerModelName", "SeriesDescription", "BodyPartExamined",
         )),
+        stated_pitch=_number(text["SpiralPitchFactor"]),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pydicom
 import pytest
 
 from federation import ConfigError, check_sites, load_manifest, make_ct_pd_sites
@@ -101,6 +102,25 @@ def test_bad_series_are_named_together_or_left_out(projections, tmp_path, caplog
     assert made[0].subjects["train"] == 1
     assert sum("left out: " in line for line in caplog.messages) == 2
     assert [file.name for file in (tmp_path / "out" / "data" / made[0].name).iterdir()] == ["L003_full.h5"]
+
+
+def test_images_are_passed_over_and_series_chosen_by_description(projections, tmp_path, capsys):
+    folder, said = tmp_path / "library", []
+    for name, source in (("P1/full", "C001/full"), ("P1/images", "C002/full"), ("P1/low", "L003/full")):
+        (folder / name).mkdir(parents=True)
+        for file in (projections / source).iterdir():
+            data = pydicom.dcmread(file)
+            if name == "P1/images":
+                data.remove_private_tags()
+            data.SeriesDescription = f"{name[3:].title()} Dose projections"
+            data.save_as(folder / name / file.name)
+    made = make_ct_pd_sites(folder, tmp_path / "out", **SMALL, series="full dose", say=said.append)
+    assert [file.name for file in (tmp_path / "out" / "data" / made[0].name).iterdir()] == ["P1_full.h5"]
+    assert said[0] == "note: passed over 1 folders of images, such as P1/images"
+    with pytest.raises(ConfigError, match=r"--series: found 'half', expected a part of one of: Full Dose .*, Low Dose"):
+        make_ct_pd_sites(folder, tmp_path / "other", **SMALL, series="half")
+    with pytest.raises(ConfigError, match="found images in images, expected a folder of DICOM-CT-PD projections"):
+        make_ct_pd_sites(folder / "P1" / "images", tmp_path / "other", **SMALL)
 
 
 def test_a_failure_leaves_no_part_of_a_file(projections, tmp_path):

@@ -143,6 +143,16 @@ def test_doubtful_scans_are_said(tmp_path):
     assert plan_slices(series, size=16).warnings(series) == []
 
 
+def test_a_pitch_that_contradicts_the_geometry_is_said(tmp_path):
+    for number in range(1, 27):
+        rewritten(tmp_path, number, SpiralPitchFactor=1.0)
+    assert open_series(tmp_path).warnings() == []
+    for number in range(1, 27):
+        rewritten(tmp_path, number, SpiralPitchFactor=0.6)
+    (warning,) = open_series(tmp_path).warnings()
+    assert "SpiralPitchFactor is 0.6, but positions, angles and rows have a pitch of 1" in warning
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
@@ -209,6 +219,11 @@ FAULTS_OF_ALL = {
     "other kind": ({"kind": "SCOUT"}, "TypeofProjectionData: found SCOUT, expected HELICAL or AXIAL"),
     "no water": ({"water": None}, "WaterAttenuationCoefficient: found nothing, .*; state it with --water"),
     "water per cm": ({"water": "0.192"}, "WaterAttenuationCoefficient: found 0.192, expected 0.012 to 0.04 per mm"),
+    "helical without z": (
+        {"tag_70311002": 3.0},
+        r"\(7031,1002\): found HELICAL, and z is the same from view to view, expected z that moves",
+    ),
+    "axial with z": ({"kind": "AXIAL"}, "found AXIAL, and z moves from view to view"),
     "no center": ({"tag_70311033": None}, r"DetectorCentralElement \(7031,1033\): found 0 numbers"),
 }
 
