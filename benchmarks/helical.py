@@ -6,7 +6,8 @@ Exact line integrals of ellipsoids, without noise, in the lengths of a clinical 
 detector 1086 mm from the source). Slices of a row's height are rebinned, reconstructed by FBP on 1.95 mm pixels and
 compared with the mean of the phantom over each pixel. The body is an ellipsoid of water with balls, a rod, and a lens
 that is 18 mm thick; the planes are where they change along z. Errors are of the means of regions of 10 mm: the worst
-region of water, the worst insert, and the lens; rms: of the pixels in the regions of water.
+region of water, the worst insert, and the lens; rms: of the pixels in the regions of water. Streaks: rms of water
+between vertebrae and ribs, in a phantom of its own.
 
 The bar: water within 5 HU and inserts within 15 HU up to half a cone angle of 1.5 degrees, at pitch 1 and 16 to 64
 rows.
@@ -27,6 +28,7 @@ from physics import (
     Ellipsoid,
     EllipsoidPhantom,
     ImageGrid,
+    Rebinned,
     SliceRebinning,
     filtered_backprojection,
     helical_scan,
@@ -42,6 +44,19 @@ PHANTOM = EllipsoidPhantom(
         Ellipsoid(0.2 * MU_WATER, (30, -20, 12), (24, 24, 9)),
     )
 )
+#: Vertebrae and ribs: discs that end 3 and 7 mm from the plane in which streaks are measured.
+BONE = EllipsoidPhantom(
+    (
+        PHANTOM.ellipsoids[0],
+        *(Ellipsoid(0.6 * MU_WATER, (0, -60, 26.0 * k), (24, 20, 10)) for k in range(-2, 3)),
+        *(
+            Ellipsoid(0.8 * MU_WATER, (125.0 * side, 10, 26.0 * k + 6), (8, 30, 6))
+            for k in range(-2, 3)
+            for side in (-1, 1)
+        ),
+    )
+)
+BONE_MM = 13.0
 WATER = [(0, 10), (45, 85), (-70, 45), (120, -20), (50, -70), (-50, -70), (-135, 10), (-30, -15)]
 INSERTS = [(80, 30), (-90, -10), (-30, 60), (0, -75)]
 LENS = [(30, -20)]
@@ -73,20 +88,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="without the larger cone angles")
     quick = parser.parse_args().quick
     torch.set_num_threads(2)
-    print("   rows x mm pitch flying half cone  tilt    water insert   lens    rms  HU   ms/slice")
+    print("   rows x mm pitch flying half cone  tilt    water insert   lens    rms streaks  HU   ms/slice")
     missed = False
     for rows, height, pitch, flying, barred in CASES[: 6 if quick else None]:
         scan = scan_of(rows, height, pitch, FLYING[flying])
-        views = ConeViews(scan, lambda view, scan=scan: (lines(scan, view), None))
-        errors = np.array([measure(scan, views, z) for z in PLANES_MM])
-        water, insert, lens, rms, _ = np.abs(errors).max(0)
+        views = ConeViews(scan, lambda view, scan=scan: (lines(PHANTOM, scan, view), None))
+        found = np.array([measure(scan, views, z) for z in PLANES_MM])
+        water, insert, lens, rms, _ = np.abs(found).max(0)
         rebinning = SliceRebinning(scan, 180.0)
         verdict = "" if not barred else "ok" if water <= 5 and insert <= 15 else "MISSED"
         missed |= verdict == "MISSED"
         print(
             f"{rows:>5d} x {height:4.2f} {pitch:5.1f} {flying or '-':>6s} {math.degrees(scan.cone_angle_rad):9.2f} "
-            f"{math.degrees(rebinning.tilt_rad):5.2f}   {water:6.1f} {insert:6.1f} {lens:6.1f} {rms:6.1f}       "
-            f"{1000 * np.median(errors[:, 4]):8.0f}  {verdict}",
+            f"{math.degrees(rebinning.tilt_rad):5.2f}   {water:6.1f} {insert:6.1f} {lens:6.1f} {rms:6.1f} "
+            f"{streaks(scan):7.1f}      {1000 * np.median(found[:, 4]):8.0f}  {verdict}",
             flush=True,
         )
     sys.exit(missed)
@@ -102,8 +117,8 @@ def scan_of(rows: int, height: float, pitch: float, spots: tuple[tuple[float, fl
     )  # fmt: skip
 
 
-def lines(scan: ConeScan, view: int) -> np.ndarray:
-    return PHANTOM.line_integrals(*scan.rays(view)).astype(np.float32)
+def lines(phantom: EllipsoidPhantom, scan: ConeScan, view: int) -> np.ndarray:
+    return phantom.line_integrals(*scan.rays(view)).astype(np.float32)
 
 
 def measure(scan: ConeScan, views: ConeViews, z: float) -> tuple[float, float, float, float, float]:
@@ -114,17 +129,34 @@ def measure(scan: ConeScan, views: ConeViews, z: float) -> tuple[float, float, f
     start = time.perf_counter()
     found = rebinning.rebin(views, z, thickness)
     seconds = time.perf_counter() - start
-    grid = ImageGrid((192, 192), 375 / 192)
-    image = filtered_backprojection(torch.from_numpy(found.lines)[None], rebinning.geometry, grid)[0].numpy()
-    fine = grid.refined(4)
-    truth = PHANTOM.slice(z, fine.x_mm, fine.y_mm).reshape(192, 4, 192, 4).mean((1, 3))
-    error, (x, y) = (image - truth) / MU_WATER * 1000, np.meshgrid(grid.x_mm, grid.y_mm)
+    error, x, y = errors(rebinning, found, PHANTOM, z)
 
     def worst(places: list[tuple[float, float]]) -> float:
         return max((float(error[np.hypot(x - a, y - b) < 5].mean()) for a, b in places), key=abs)
 
     water = np.any([np.hypot(x - a, y - b) < 5 for a, b in WATER], axis=0)
     return worst(WATER), worst(INSERTS), worst(LENS), float(np.sqrt(np.square(error[water]).mean())), seconds
+
+
+def streaks(scan: ConeScan) -> float:
+    """Root mean square error of water between bones in HU."""
+    rebinning, views = SliceRebinning(scan, 180.0), ConeViews(scan, lambda view: (lines(BONE, scan, view), None))
+    found = rebinning.rebin(views, BONE_MM, scan.row_at_axis_mm)
+    error, x, y = errors(rebinning, found, BONE, BONE_MM)
+    water = (np.hypot(x / 150, y / 100) < 1) & (np.hypot(x, y + 60) > 30) & (np.abs(np.abs(x) - 125) > 16)
+    return float(np.sqrt(np.square(error[water]).mean()))
+
+
+def errors(
+    rebinning: SliceRebinning, found: Rebinned, phantom: EllipsoidPhantom, z: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors of the image of a slice in HU, and the places of its pixels."""
+    grid = ImageGrid((192, 192), 375 / 192)
+    image = filtered_backprojection(torch.from_numpy(found.lines)[None], rebinning.geometry, grid)[0].numpy()
+    fine = grid.refined(4)
+    truth = phantom.slice(z, fine.x_mm, fine.y_mm).reshape(192, 4, 192, 4).mean((1, 3))
+    x, y = np.meshgrid(grid.x_mm, grid.y_mm)
+    return (image - truth) / MU_WATER * 1000, x, y
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ _PUBLIC = (
     "InstanceNumber", "Rows", "Columns", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
     "DataCollectionDiameter", "SpiralPitchFactor",
 )  # fmt: skip
+#: A number per column, which would fill the memory: read with the projection.
+_PER_COLUMN = "PhotonStatistics"
 _STORED = {"f": "<f4", "H": "<u2"}
 _OLD_WATER = Tag(0x00180061)
 _TAGS = [*_PUBLIC, _OLD_WATER, *(Tag(tag) for tag, _ in ELEMENTS.values())]
@@ -66,6 +68,7 @@ class ViewHeader:
     description: str
     values: dict[str, Any]
     public: dict[str, Any]
+    has_photons: bool
 
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number; without a default it must be there.
@@ -120,7 +123,7 @@ def read_header(path: Path) -> ViewHeader:
         If it is no readable DICOM-CT-PD file.
     """
     dataset = _read(path, stop_before_pixels=True, specific_tags=_TAGS)
-    values = {name: _decoded(dataset, tag, kind) for name, (tag, kind) in ELEMENTS.items()}
+    values = {name: _decoded(dataset, tag, kind) for name, (tag, kind) in ELEMENTS.items() if name != _PER_COLUMN}
     if values["DetectorFocalCenterAngularPosition"] is None:
         found = "no private element (7031,1001), the angle of a view"
         raise data_error(path, "file", found, _FORMAT, "leave images out, and copy a file that ends early again")
@@ -130,9 +133,14 @@ def read_header(path: Path) -> ViewHeader:
     public = {name: dataset.get(name) for name in _PUBLIC}
     public["water"] = _decoded(dataset, _OLD_WATER, "s")
     return ViewHeader(
-        path, int(instance), str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("SeriesDescription", "") or ""),
-        {name: value for name, value in values.items() if value is not None}, public,
-    )  # fmt: skip
+        path,
+        int(instance),
+        str(dataset.get("SeriesInstanceUID", "")),
+        str(dataset.get("SeriesDescription", "") or ""),
+        values={name: value for name, value in values.items() if value is not None},
+        public=public,
+        has_photons=ELEMENTS[_PER_COLUMN][0] in dataset,
+    )
 
 
 def read_projection(
@@ -170,11 +178,11 @@ def read_projection(
 
 def _photons(path: Path, dataset: pydicom.Dataset, columns: int) -> npt.NDArray[np.float64]:
     """Noise-equivalent photons per ray of every column, the same in all rows."""
-    tag, kind = ELEMENTS["PhotonStatistics"]
+    tag, kind = ELEMENTS[_PER_COLUMN]
     found = np.asarray(_decoded(dataset, tag, kind), dtype=np.float64).reshape(-1)
     if found.size not in (1, columns) or not (np.isfinite(found) & (found > 0)).all():
         shown, expected = f"{found.size} values from {found.min():g}", f"{columns} positive numbers, one per column"
-        raise data_error(path, _key("PhotonStatistics"), shown, expected, "repair the files, or remove the element")
+        raise data_error(path, _key(_PER_COLUMN), shown, expected, "repair the files, or remove the element")
     return np.broadcast_to(found, (columns,))[::-1]
 
 

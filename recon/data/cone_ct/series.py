@@ -136,34 +136,49 @@ def open_series(folder: Path, *, water_per_mm: float | None = None) -> Projectio
     _require_one_series(folder, headers)
     headers.sort(key=lambda header: header.instance)
     _require_all_views(folder, headers)
-    first = headers[0]
+    first, scan = headers[0], _scan(headers)
+    water = _require_readable(first, scan, water_per_mm)
+
+    def text(name: str) -> str | None:
+        return str(first.public[name] or "").strip() or None
+
+    covered = 2 * scan.source_to_axis_mm * math.sin(np.abs(scan.fan_angles[[0, -1]]).max())
+    field = _number(first.public["DataCollectionDiameter"])
+    return ProjectionSeries(
+        folder,
+        tuple(header.path for header in headers),
+        scan,
+        _scale(headers),
+        water_per_mm=water,
+        field_mm=covered if field is None or not 0 < field <= covered else field,
+        photons=all(header.has_photons for header in headers),
+        helical=scan.feed_mm > 0,
+        patient_id=text("PatientID"),
+        vendor=text("Manufacturer"),
+        model=text("ManufacturerModelName"),
+        description=text("SeriesDescription"),
+        anatomy=text("BodyPartExamined"),
+        stated_pitch=_number(first.public["SpiralPitchFactor"]),
+    )
+
+
+def _require_readable(first: ViewHeader, scan: ConeScan, water_per_mm: float | None) -> float:
+    """Refuse kinds of scans that are not read; returns the attenuation of water."""
     for name, (needed, advice) in _NEEDED.items():
         if (found := first.text(name)) != needed:
             raise data_error(first.path, name, found or "nothing", needed, advice)
     kind = first.text("TypeofProjectionData")
     if kind not in ("HELICAL", "AXIAL"):
         raise data_error(first.path, "TypeofProjectionData", kind or "nothing", "HELICAL or AXIAL", "repair the file")
+    if (kind == "HELICAL") != (scan.feed_mm > 0):
+        found = f"{kind}, and z {'moves' if scan.feed_mm > 0 else 'is the same'} from view to view"
+        key, expected = "DetectorFocalCenterAxialPosition (7031,1002)", "z that moves in helical scans alone"
+        raise data_error(first.path.parent, key, found, expected, "repair the files")
     water = first.water_per_mm if water_per_mm is None else water_per_mm
     if water is None or not _WATER[0] <= water <= _WATER[1]:
         found, expected = "nothing" if water is None else f"{water:g}", "{} to {} per mm".format(*_WATER)
         raise data_error(first.path, "WaterAttenuationCoefficient", found, expected, "state it with --water")
-    scan, text = _scan(headers), first.public
-    if (kind == "HELICAL") != (scan.feed_mm > 0):
-        found = f"{kind}, and z {'moves' if scan.feed_mm > 0 else 'is the same'} from view to view"
-        key = "DetectorFocalCenterAxialPosition (7031,1002)"
-        raise data_error(folder, key, found, "z that moves in helical scans alone", "repair the files")
-    covered = 2 * scan.source_to_axis_mm * math.sin(np.abs(scan.fan_angles[[0, -1]]).max())
-    field = _number(text["DataCollectionDiameter"])
-    with_photons = ["PhotonStatistics" in header.values for header in headers]
-    return ProjectionSeries(
-        folder, tuple(header.path for header in headers), scan, _scale(headers), water,
-        covered if field is None or not 0 < field <= covered else field,
-        all(with_photons), kind == "HELICAL",
-        *(str(text[name]).strip() or None if text[name] is not None else None for name in (
-            "PatientID", "Manufacturer", "ManufacturerModelName", "SeriesDescription", "BodyPartExamined",
-        )),
-        stated_pitch=_number(text["SpiralPitchFactor"]),
-    )  # fmt: skip
+    return water
 
 
 def _require_one_series(folder: Path, headers: Sequence[ViewHeader]) -> None:
