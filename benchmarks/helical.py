@@ -1,6 +1,6 @@
 """Hounsfield units of rebinned helical scans against the phantom, by cone angle, pitch and flying focal spot.
 
-    OMP_NUM_THREADS=2 python benchmarks/helical.py          # minutes; --quick: half the rows of the table
+    OMP_NUM_THREADS=2 python benchmarks/helical.py          # a quarter of an hour; --quick: without larger cone angles
 
 Exact line integrals of ellipsoids, without noise, in the lengths of a clinical scanner (source 595 mm from the axis,
 detector 1086 mm from the source). Slices of a row's height are rebinned, reconstructed by FBP on 1.95 mm pixels and
@@ -44,7 +44,7 @@ PHANTOM = EllipsoidPhantom(
         Ellipsoid(0.2 * MU_WATER, (30, -20, 12), (24, 24, 9)),
     )
 )
-#: Vertebrae and ribs: discs that end 3 and 7 mm from the plane in which streaks are measured.
+#: Vertebrae and ribs: discs that end 3 mm and 1 mm from the plane in which streaks are measured.
 BONE = EllipsoidPhantom(
     (
         PHANTOM.ellipsoids[0],
