@@ -35,6 +35,7 @@ from .sites import load_manifest as load_manifest
 from .sites import make_cine_demo_sites as make_cine_demo_sites
 from .sites import make_ct_demo_sites as make_ct_demo_sites
 from .sites import make_ct_image_sites as make_ct_image_sites
+from .sites import make_ct_pd_sites as make_ct_pd_sites
 from .sites import make_demo_sites as make_demo_sites
 from .sites import make_fastmri_sites as make_fastmri_sites
 from .sites import make_image_sites as make_image_sites

@@ -71,6 +71,7 @@ from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
 from .data import NonCartesianSlices as NonCartesianSlices
 from .data import Placement as Placement
+from .data import ProjectionSeries as ProjectionSeries
 from .data import RandomCTScans as RandomCTScans
 from .data import RandomScans as RandomScans
 from .data import Readers as Readers
@@ -83,6 +84,7 @@ from .data import Simulation as Simulation
 from .data import SinogramSlices as SinogramSlices
 from .data import SinogramVolume as SinogramVolume
 from .data import SliceCollector as SliceCollector
+from .data import SlicePlan as SlicePlan
 from .data import Step as Step
 from .data import StreamedSlice as StreamedSlice
 from .data import TrajectorySimulation as TrajectorySimulation
@@ -113,10 +115,12 @@ from .data import maps_cache as maps_cache
 from .data import mask_family as mask_family
 from .data import mri_features as mri_features
 from .data import nearest_code as nearest_code
+from .data import open_series as open_series
 from .data import open_sinograms as open_sinograms
 from .data import open_trajectory as open_trajectory
 from .data import open_volume as open_volume
 from .data import patient_of as patient_of
+from .data import plan_slices as plan_slices
 from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import receiving_steps as receiving_steps
@@ -126,6 +130,7 @@ from .data import require_maps_cache as require_maps_cache
 from .data import said_warnings as said_warnings
 from .data import say_no_more as say_no_more
 from .data import seed_from as seed_from
+from .data import series_folders as series_folders
 from .data import simulate_volume as simulate_volume
 from .data import simulated_header as simulated_header
 from .data import spread_over as spread_over
@@ -137,6 +142,7 @@ from .data import write_kspace as write_kspace
 from .data import write_non_cartesian as write_non_cartesian
 from .data import write_sinogram as write_sinogram
 from .data import write_sinograms as write_sinograms
+from .data import write_slices as write_slices
 from .data import write_volume as write_volume
 from .errors import NO_SPACE as NO_SPACE
 from .errors import DataError as DataError

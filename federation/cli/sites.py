@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_jobs, add_output, add_plugins, display, say
+from .arguments import Commands, add_jobs, add_output, add_plugins, display, positive_count, say
 
 if TYPE_CHECKING:
     from ..sites import MadeSite, PersonImage, SiteFacts
@@ -51,7 +51,25 @@ def add_sites(commands: Commands) -> None:
         )
         kind.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons instead")
         kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
-    for kind in (fastmri, images, ct_images):
+    text = "rebin folders of DICOM-CT-PD projections, helical or axial, to fan-beam slices: a site per scanner"
+    ct_pd = kinds.add_parser("dicom-ct-pd", help=text)
+    ct_pd.add_argument("folder", help="folder of projections, searched recursively: every folder is a series")
+    ct_pd.add_argument(
+        "--slices", type=_millimeters, default=5.0, metavar="MM", help="thickness and distance, as 5mm (default: 5)"
+    )
+    ct_pd.add_argument("--size", type=positive_count, default=512, help="pixels per side (default: %(default)s)")
+    ct_pd.add_argument("--views", type=positive_count, help="views of a slice (default: those of a turn)")
+    ct_pd.add_argument(
+        "--measured",
+        action="store_true",
+        help="all views and no reference; default: FBP of all views, of which 1/4 is kept",
+    )
+    ct_pd.add_argument(
+        "--series", metavar="TEXT", help="only series with this text in their description, as 'full dose'"
+    )
+    ct_pd.add_argument("--water", type=float, metavar="PER_MM", help="attenuation of water, if files state none")
+    ct_pd.set_defaults(run=_make_ct_pd)
+    for kind in (fastmri, images, ct_images, ct_pd):
         pattern = "regular expression with one group: the person, searched in the path of every file, as in '^([^_]+)_'"
         kind.add_argument("--subject", metavar="PATTERN", help=pattern)
         _add_skip_bad(kind)
@@ -71,7 +89,7 @@ def add_sites(commands: Commands) -> None:
     demo_cine.add_argument("--frames", type=int, default=12, help="frames of a heart beat (default: %(default)s)")
     demo_cine.set_defaults(run=_make_demo_cine)
     add_jobs(demo_cine)
-    for kind in (fastmri, images, ct_images, demo, demo_ct, demo_cine):
+    for kind in (fastmri, images, ct_images, ct_pd, demo, demo_ct, demo_cine):
         kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
         kind.add_argument("--overwrite", action="store_true", help="replace existing files")
         add_plugins(kind)
@@ -173,6 +191,38 @@ def _make_ct_images(arguments: argparse.Namespace) -> None:
             skip_bad=arguments.skip_bad,
         )
     _print_made(made, arguments.out)
+
+
+def _make_ct_pd(arguments: argparse.Namespace) -> None:
+    with display(arguments) as shown:
+        from ..sites import make_ct_pd_sites
+
+        made = make_ct_pd_sites(
+            arguments.folder,
+            arguments.out,
+            thickness_mm=arguments.slices,
+            size=arguments.size,
+            views=arguments.views,
+            measured=arguments.measured,
+            water_per_mm=arguments.water,
+            series=arguments.series,
+            subject_pattern=arguments.subject,
+            overwrite=arguments.overwrite,
+            skip_bad=arguments.skip_bad,
+            say=shown.say,
+        )
+    _print_made(made, arguments.out)
+
+
+def _millimeters(text: str) -> float:
+    """Parse a length such as ``5mm`` or ``0.75``."""
+    try:
+        length = float(text.strip().removesuffix("mm"))
+    except ValueError:
+        length = 0.0
+    if not 0.1 <= length <= 100:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected millimeters from 0.1 to 100, as in 5mm")
+    return length
 
 
 def _make_demo_ct(arguments: argparse.Namespace) -> None:

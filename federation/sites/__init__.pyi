@@ -8,6 +8,7 @@ from .counts import split_counts as split_counts
 from .ct_image_sites import make_ct_image_sites as make_ct_image_sites
 from .demos import DEMOS as DEMOS
 from .demos import Demo as Demo
+from .from_ct_pd import make_ct_pd_sites as make_ct_pd_sites
 from .from_fastmri import FASTMRI_4X as FASTMRI_4X
 from .from_fastmri import GROUPINGS as GROUPINGS
 from .from_fastmri import make_fastmri_sites as make_fastmri_sites

@@ -60,7 +60,7 @@ def write_simulated_sites(
     if not overwrite:
         for site, named in files.items():
             manifest = out / f"{site}.toml"
-            _require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in named))
+            require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in named))
     work = [(site, name) for site in sites for _, name in files[site.name]]
     list(run_jobs(write, work, jobs, what="simulating", unit="files"))
     origins = {site.name: origin if isinstance(origin, str) else origin[site.name] for site in sites}
@@ -143,7 +143,7 @@ def write_sites(out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwri
         path = out / f"{table['name']}.toml"
         manifest = parse_manifest(table, path)
         if not overwrite:
-            _require_absent(path, lock_path(path))
+            require_absent(path, lock_path(path))
         lock = {name: locked_file(manifest, name) for _, name in manifest.data.named()}
         manifest.check_files(lock)
         made.append((manifest, lock))
@@ -155,7 +155,14 @@ def write_sites(out: Path | str, tables: Sequence[Mapping[str, Any]], *, overwri
     return [MadeSite(m.name, m.path, {s: len(subjects_of(m, s, lock)) for s in SPLITS}) for m, lock in made]
 
 
-def _require_absent(*paths: Path) -> None:
+def require_absent(*paths: Path) -> None:
+    """Refuse files that exist.
+
+    Raises
+    ------
+    ConfigError
+        If one does.
+    """
     for path in paths:
         if path.exists():
             raise config_error(path, "", "a file from before", "a new one", "use another folder or --overwrite")

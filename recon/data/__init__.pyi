@@ -3,6 +3,12 @@ from .array_scans import write_sinogram as write_sinogram
 from .augmentation import Augmentation as Augmentation
 from .chosen_slices import ChosenSlices as ChosenSlices
 from .chosen_slices import spread_over as spread_over
+from .cone_ct.series import ProjectionSeries as ProjectionSeries
+from .cone_ct.series import open_series as open_series
+from .cone_ct.series import series_folders as series_folders
+from .cone_ct.slices import SlicePlan as SlicePlan
+from .cone_ct.slices import plan_slices as plan_slices
+from .cone_ct.slices import write_slices as write_slices
 from .convert import Conversion as Conversion
 from .convert import convert_scan as convert_scan
 from .ct_file import SinogramVolume as SinogramVolume

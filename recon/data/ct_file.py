@@ -223,17 +223,7 @@ def write_sinograms(
     if truth is not None and tuple(truth.shape) != (len(data), *grid.shape):
         found = tuple(truth.shape)
         raise ValueError(f"write_sinograms: reference has shape {found}, expected {(len(data), *grid.shape)}")
-    arrays: dict[str, Any] = {
-        name: data.float().numpy(),
-        "geometry/angles_rad": geometry.angles,
-        "grid/shape": np.array(grid.shape),
-        "grid/pixel_mm": np.array(grid.pixel_mm),
-        "grid/center_mm": np.array(grid.center_mm),
-        "geometry/kind": type(geometry).__name__,
-    }
-    for field in fields(geometry):
-        if field.name != "angles_rad" and getattr(geometry, field.name) is not None:
-            arrays[f"geometry/{field.name}"] = getattr(geometry, field.name)
+    arrays: dict[str, Any] = {name: data.float().numpy(), **scan_arrays(grid, geometry)}
     if per_ray is not None:
         arrays["photons"] = per_ray.numpy()
     if truth is not None:
@@ -246,6 +236,21 @@ def write_sinograms(
         "mu_water": require_mu_water("write_sinograms", mu_water),
     }
     write_hdf5(Path(path), arrays, attributes)
+
+
+def scan_arrays(grid: ImageGrid, geometry: Geometry) -> dict[str, Any]:
+    """Datasets of fedrecon's layout that describe grid and geometry, by name."""
+    arrays: dict[str, Any] = {
+        "geometry/angles_rad": geometry.angles,
+        "grid/shape": np.array(grid.shape),
+        "grid/pixel_mm": np.array(grid.pixel_mm),
+        "grid/center_mm": np.array(grid.center_mm),
+        "geometry/kind": type(geometry).__name__,
+    }
+    for field in fields(geometry):
+        if field.name != "angles_rad" and getattr(geometry, field.name) is not None:
+            arrays[f"geometry/{field.name}"] = getattr(geometry, field.name)
+    return arrays
 
 
 def _values(name: str, given: Any) -> Tensor:

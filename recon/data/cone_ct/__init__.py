@@ -1,0 +1,1 @@
+"""DICOM-CT-PD: cone-beam projections as scanners measured them, and their slices."""
