@@ -102,6 +102,16 @@ def test_what_is_not_one_graph_breaks_it_and_stays_right() -> None:
     run = compiled(function, fullgraph=False)
     torch.testing.assert_close(run(b), function(b))
     torch.testing.assert_close(gradients(run, b), gradients(function, b))
+    radon = RadonOperator(
+        ImageGrid((8, 7), 1.0), FanBeam(tuple(i * math.pi / 4 for i in range(8)), 20, 1.0, 30.0, 50.0)
+    )
+    x = torch.rand(8, 7, dtype=torch.float64)
+
+    def back_and_forth(v: Tensor) -> Tensor:
+        return radon.start(radon(v)) + radon.normalized_adjoint(radon(v))
+
+    run = compiled(back_and_forth, fullgraph=False)
+    torch.testing.assert_close(gradients(run, x), gradients(back_and_forth, x))
 
 
 def test_unrolled_iterations_are_one_graph() -> None:
