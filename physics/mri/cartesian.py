@@ -1,6 +1,6 @@
 """Multi-coil Cartesian MRI: coil maps, Fourier transform and sampling as one fast operator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,9 +12,8 @@ from ..autograd.constants import constants, is_constant, multiplied, values_of
 from ..autograd.differentiable import Differentiable
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
-from .coil_products import coil_images, combined
-from .fourier import centering_phases
-from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps, root_sum_of_squares
+from .fourier_scan import FourierScan
+from .multi_coil import MultiCoilGram, require_maps, root_sum_of_squares
 from .sampling import calibration_block, samples_center
 
 #: Complex numbers of a stack of coil images that fit into the cache of a core with their transforms.
@@ -52,7 +51,7 @@ class CoilMaps(LinearOperator):
         return cls(torch.randn(3, 6, 5, dtype=torch.complex128, generator=generator))
 
 
-class CartesianMRI(MultiCoilMRI):
+class CartesianMRI(FourierScan):
     r"""Multi-coil Cartesian acquisition, :math:`y_c = M F (S_c x)`.
 
     F is the centered orthonormal Fourier transform, a plain FFT between two phase ramps (signs for even sizes). The
@@ -81,29 +80,10 @@ class CartesianMRI(MultiCoilMRI):
     Axes are ``(batch, coils, readout, phase)``. Measurements are zero where the mask is zero.
     """
 
-    mask: Tensor
-    _encode: Tensor | None
-    _ramp: Tensor
-    _sample: Tensor
-
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
         require_maps("CartesianMRI", maps)
-        height, width = maps.shape[-2:]
-        before_h, after_h = centering_phases(height, maps.dtype, maps.device)
-        before_w, after_w = centering_phases(width, maps.dtype, maps.device)
-        super().__init__(maps, (height, width))
-        mask = self._normalized_mask(maps, mask)
-        self.register_buffer("_ramp", before_h[:, None] * before_w, persistent=False)
-        self.register_buffer("mask", mask, persistent=False)
-        sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
-        self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
-        self._use(maps)
-
-    def _use(self, maps: Tensor) -> None:
-        super()._use(maps)
-        encode = maps * self._ramp if is_constant(maps) else None
-        self.register_buffer("_encode", encode, persistent=False)
-        self.register_buffer("_decode", None if encode is None else encode.conj().resolve_conj(), persistent=False)
+        super().__init__(maps, tuple(maps.shape[-2:]))
+        self._measure(maps, self._normalized_mask(maps, mask))
 
     @staticmethod
     def _normalized_mask(maps: Tensor, mask: Tensor) -> Tensor:
@@ -129,26 +109,6 @@ class CartesianMRI(MultiCoilMRI):
         if not values_of(mask).any():
             raise ValueError("CartesianMRI: the mask samples nothing; expected at least one measured position")
         return mask.to(maps.device)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        self.require_batch(x, len(self.domain_shape), "image")
-        # In place: the backward pass needs neither the output of the transform nor a gradient of the mask.
-        return multiplied(torch.fft.fft2(self._coil_images(x), norm="ortho"), self._sample)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        self.require_batch(y, len(self.range_shape), "measurement")
-        return self._combined(torch.fft.ifft2(y * self._sample.conj(), norm="ortho"))
-
-    def _coil_images(self, x: Tensor) -> Tensor:
-        """Images of the coils before the plain FFT, with its ramp."""
-        return coil_images(self.maps, self._ramp * x) if self._encode is None else self._encode * x.unsqueeze(-3)
-
-    def _combined(self, images: Tensor) -> Tensor:
-        """The adjoint of :meth:`_coil_images`."""
-        if self._decode is None:
-            return self._ramp.conj() * combined(self.maps, images)
-        x: Tensor = (images * self._decode).sum(-3)
-        return x
 
     @property
     def gram(self) -> LinearOperator:
@@ -207,16 +167,6 @@ class CartesianMRI(MultiCoilMRI):
         keep = keep.unsqueeze(0) if keep.ndim == 1 else keep
         keep = keep.squeeze(-3) if keep.ndim > self.mask.ndim and keep.shape[-3] == 1 else keep
         return CartesianMRI(self.maps, self.mask & keep)
-
-    @classmethod
-    def collate(cls, operators: Sequence["CartesianMRI"]) -> "CartesianMRI":
-        """Join operators of equal shape."""
-        if len({operator.range_shape for operator in operators}) != 1:
-            shapes = sorted({operator.range_shape for operator in operators})
-            raise ValueError(f"CartesianMRI.collate: operators have shapes {shapes}, expected one; batch by shape")
-        # A batch may hold column masks and 2-D masks; it has a 1-D Gram only if all are column masks.
-        masks = torch.broadcast_tensors(*(operator.mask for operator in operators))
-        return cls(torch.stack([operator.maps for operator in operators]), torch.stack(list(masks)))
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "CartesianMRI":

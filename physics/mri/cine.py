@@ -1,6 +1,5 @@
 """Multi-coil Cartesian MRI of a moving object: frames with a mask each, and coil maps that they share."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -10,12 +9,11 @@ from ..autograd.constants import constants, is_constant, multiplied, values_of
 from ..operator import reciprocal
 from ..solvers import solve_normal
 from .cartesian import CartesianMRI
-from .coil_products import coil_images, combined
-from .fourier import centering_phases
-from .multi_coil import MultiCoilGram, MultiCoilMRI, require_maps
+from .fourier_scan import FourierScan
+from .multi_coil import MultiCoilGram, require_maps
 
 
-class CineMRI(MultiCoilMRI):
+class CineMRI(FourierScan):
     r"""Cartesian acquisition of frames, :math:`y_{t,c} = M_t F (S_c x_t)`.
 
     Every frame is a scan of :class:`CartesianMRI`; the maps are held once. Axes are ``(batch, frames, readout, phase)``
@@ -37,51 +35,16 @@ class CineMRI(MultiCoilMRI):
         If mask and maps disagree in shape, the mask holds values other than 0 and 1, or a frame samples nothing.
     """
 
-    mask: Tensor
-    _encode: Tensor | None
-    _ramp: Tensor
-    _sample: Tensor
-
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
         require_maps("CineMRI", maps)
         mask = _normalized_mask(maps, mask)
         n_frames, (n_coils, height, width) = mask.shape[-3], maps.shape[-3:]
         super().__init__(maps, (height, width))
         self.domain_shape, self.range_shape = (n_frames, height, width), (n_frames, n_coils, height, width)
-        before_h, after_h = centering_phases(height, maps.dtype, maps.device)
-        before_w, after_w = centering_phases(width, maps.dtype, maps.device)
-        self.register_buffer("_ramp", before_h[:, None] * before_w, persistent=False)
-        self.register_buffer("mask", mask, persistent=False)
-        sample = mask.to(maps.dtype) * (after_h[:, None] * after_w)
-        self.register_buffer("_sample", sample.unsqueeze(-3), persistent=False)
-        self._use(maps)
+        self._measure(maps, mask)
 
-    def _use(self, maps: Tensor) -> None:
-        super()._use(maps)
-        encode = (maps * self._ramp).unsqueeze(-4) if is_constant(maps) else None
-        self.register_buffer("_encode", encode, persistent=False)
-        self.register_buffer("_decode", None if encode is None else encode.conj().resolve_conj(), persistent=False)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        self.require_batch(x, len(self.domain_shape), "image")
-        return multiplied(torch.fft.fft2(self._coil_images(x), norm="ortho"), self._sample)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        self.require_batch(y, len(self.range_shape), "measurement")
-        return self._combined(torch.fft.ifft2(y * self._sample.conj(), norm="ortho"))
-
-    def _coil_images(self, x: Tensor) -> Tensor:
-        """Images of the coils in every frame before the plain FFT, with its ramp."""
-        if self._encode is not None:
-            return self._encode * x.unsqueeze(-3)
-        return coil_images(self.maps.unsqueeze(-4), self._ramp * x)
-
-    def _combined(self, images: Tensor) -> Tensor:
-        """The adjoint of :meth:`_coil_images`."""
-        if self._decode is None:
-            return self._ramp.conj() * combined(self.maps.unsqueeze(-4), images)
-        x: Tensor = (images * self._decode).sum(-3)
-        return x
+    def _of_images(self, maps: Tensor) -> Tensor:
+        return maps.unsqueeze(-4)  # shared by the frames
 
     @property
     def gram(self) -> "CineGram":
@@ -130,15 +93,6 @@ class CineMRI(MultiCoilMRI):
             Bool, broadcastable to the mask, with a coil axis of size 1 before the last two axes.
         """
         return CineMRI(self.maps, self.mask & keep.squeeze(-3))
-
-    @classmethod
-    def collate(cls, operators: Sequence["CineMRI"]) -> "CineMRI":
-        """Join operators of equal shape."""
-        if len({operator.range_shape for operator in operators}) != 1:
-            shapes = sorted({operator.range_shape for operator in operators})
-            raise ValueError(f"CineMRI.collate: operators have shapes {shapes}, expected one; batch by shape")
-        masks = torch.broadcast_tensors(*(operator.mask for operator in operators))
-        return cls(torch.stack([operator.maps for operator in operators]), torch.stack(list(masks)))
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "CineMRI":

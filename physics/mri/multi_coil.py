@@ -108,11 +108,11 @@ def root_sum_of_squares(coil_images: Tensor) -> Tensor:
 
 
 class MultiCoilGram(LinearOperator):
-    r""":math:`A^H A` of a :class:`MultiCoilMRI`, by a shorter way than its forward and adjoint."""
+    r""":math:`A^H A` of a scan by several coils, by a shorter way than its forward and adjoint."""
 
-    operator: MultiCoilMRI
+    operator: LinearOperator
 
-    def __init__(self, operator: MultiCoilMRI) -> None:
+    def __init__(self, operator: LinearOperator) -> None:
         super().__init__(operator.domain_shape, operator.domain_shape)
         self.operator = operator
 

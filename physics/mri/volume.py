@@ -9,6 +9,7 @@ from ..autograd.constants import multiplied, values_of
 from ..operator import LinearOperator, reciprocal
 from ..solvers import solve_normal
 from .fourier import centering_phases
+from .multi_coil import MultiCoilGram
 
 
 class VolumeMRI(LinearOperator):
@@ -125,14 +126,14 @@ class VolumeMRI(LinearOperator):
         return cls(maps, mask)
 
 
-class VolumeGram(LinearOperator):
+class VolumeGram(MultiCoilGram):
     r"""Closed form of :math:`A^H A` of :class:`VolumeMRI`: 2-D transforms along the phase-encoded axes."""
 
+    operator: VolumeMRI
     mask: Tensor
 
     def __init__(self, operator: VolumeMRI) -> None:
-        super().__init__(operator.domain_shape, operator.domain_shape)
-        self.operator = operator
+        super().__init__(operator)
         self.register_buffer("mask", operator.sampled.to(operator.maps.dtype), persistent=False)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -140,17 +141,6 @@ class VolumeGram(LinearOperator):
         kspace = multiplied(torch.fft.fft2(A._encode * x.unsqueeze(-4)), self.mask)
         image: Tensor = (torch.fft.ifft2(kspace) * A._decode).sum(-4)
         return image
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._forward(y)
-
-    @property
-    def H(self) -> LinearOperator:
-        return self
-
-    @property
-    def norm(self) -> Tensor:
-        return self.operator.norm**2
 
     @classmethod
     def example(cls, generator: torch.Generator) -> "VolumeGram":
