@@ -83,7 +83,7 @@ def check_task(task: TaskTerm) -> None:
 def check_penalty(kind: Any, **options: Any) -> None:
     """Check that a class of penalties acts in the second round: it changes the gradient, and shrinks along it."""
     for modality in MODALITIES.values():
-        batch, network = modality.batch(), _network()
+        batch, network = modality.batch(), _network(error_bars=True)  # what a penalty may act on
         samples = [modality.example(seed) for seed in range(2)]
         shared = {name: parameter.detach() + 0.05 for name, parameter in network.named_parameters()}
         previous = {name: parameter.detach() - 0.02 for name, parameter in network.named_parameters()}
@@ -91,7 +91,7 @@ def check_penalty(kind: Any, **options: Any) -> None:
         layout = {name: tensor.shape for name, tensor in kind.sends(network, **options).items()}
         _require(layout == {name: tensor.shape for name, tensor in measured.items()}, "measures what it says it sends")
         received = {name: 0.5 * tensor for name, tensor in measured.items()}
-        at = RoundStart(_network(1), shared, previous, received, round=1)
+        at = RoundStart(_network(1, error_bars=True), shared, previous, received, round=1)
         penalty = kind.for_round(0.1, at, **options)
         _require(penalty is not None, "acts in the second round")
         task, generator = Supervised(), torch.Generator()
@@ -141,9 +141,9 @@ def check_reader(name: str, modality: Modality, path: Path, **options: Any) -> N
     _require(predicted.shape == batch.measurement.shape, "makes samples whose operator fits the measurement")
 
 
-def _network(seed: int = 0) -> UnrolledNetwork:
+def _network(seed: int = 0, error_bars: bool = False) -> UnrolledNetwork:
     torch.manual_seed(seed)
-    network = UnrolledNetwork(2, lambda: GradientStep(0.7), lambda: ConvRegularizer(4, 3))
+    network = UnrolledNetwork(2, lambda: GradientStep(0.7), lambda: ConvRegularizer(4, 3), error_bars=error_bars)
     _perturbed(network)
     return network
 

@@ -4,7 +4,9 @@ import logging
 import threading
 from typing import Any, Self
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from recon import reconstruct, write_training_report
 
@@ -109,10 +111,18 @@ class LiveReport:
         network = self.run.spec(manifest).build().network_at(state.shared, state.round).eval()
         inversion = manifest.kind.inversion
         methods = {inversion: manifest.kind.methods[inversion](), self.run.recipe.name: network}
-        images = {} if sample.reference is None else {"reference": sample.target().numpy()}
+        images = {} if sample.reference is None else {"reference": _plane(sample.target())}
         with torch.no_grad(), computing_with(self.run.threads()):
             for name, method in methods.items():
                 with task.at_work(method):
-                    images[name] = sample.magnitude(reconstruct(method, sample)).numpy()
+                    images[name] = _plane(sample.magnitude(reconstruct(method, sample)))
         meta = sample.meta[0]
         return {"name": "validation", "where": f"{meta.volume}, slice {meta.slice + 1}", "images": images}
+
+
+def _plane(image: Tensor) -> np.ndarray[Any, Any]:
+    """The image, or the middle frame of several."""
+    while image.ndim > 2:
+        image = image[len(image) // 2]
+    plane: np.ndarray[Any, Any] = image.numpy()
+    return plane

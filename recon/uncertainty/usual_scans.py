@@ -36,7 +36,7 @@ def measure_scan(network: nn.Module, samples: VolumeSlices, number: int = 0) -> 
         The slices of some files, and which of the files.
     """
     network.eval()
-    count, first = samples.volumes[number].shape[0], samples.first(number)
+    count, first = samples.n_slices(number), samples.first(number)
     chosen = sorted({round((k + 0.5) * count / _SLICES - 0.5) for k in range(_SLICES)})
     found: dict[str, float] = {"acceleration": samples.acceleration(number)}
     noise, parts = list[float](), []
