@@ -117,8 +117,16 @@ def _batched(function: Map, tensor: Tensor) -> Tensor:
 def _apply(
     tensor: Tensor, number: Tensor, transposed: bool, domain_shape: Sequence[int], range_shape: Sequence[int]
 ) -> Tensor:
-    """A pair, or its transpose, as an operation of a graph; ``number`` is that of the pair."""
-    pair = _PAIRS[int(number)]
+    """A pair, or its transpose, as an operation of a graph; ``number`` is that of the pair.
+
+    Raises
+    ------
+    RuntimeError
+        If the pair is gone: a graph does not keep its operator.
+    """
+    pair = _PAIRS.get(int(number))
+    if pair is None:
+        raise RuntimeError("a compiled graph: its operator is gone, expected it; keep it until the backward pass")
     return _batched(pair.backproject if transposed else pair.project, tensor)
 
 

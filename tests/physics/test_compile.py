@@ -87,8 +87,14 @@ def test_a_graph_serves_other_operators_too() -> None:
 )
 def test_learned_maps_have_their_gradient(make: Callable[[Tensor], LinearOperator]) -> None:
     maps, x = draw(3, 8, 7), draw(8, 7)
-    run = compiled(lambda A, v: A.gram(v) + A.adjoint(A(v)))
-    found = gradients(lambda m, v: run(make(m), v), maps, x)
+    run, kept = compiled(lambda A, v: A.gram(v) + A.adjoint(A(v))), list[LinearOperator]()
+
+    def product(m: Tensor, v: Tensor) -> Tensor:
+        kept.append(make(m))  # a graph does not keep its operator for the backward pass
+        result: Tensor = run(kept[-1], v)
+        return result
+
+    found = gradients(product, maps, x)
     torch.testing.assert_close(found, gradients(lambda m, v: 2 * make(m).gram(v), maps, x))
 
 
