@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from sphinx.util import logging
@@ -30,8 +31,9 @@ def entry(package, name):
     if inspect.isfunction(value):
         return f".. autofunction:: {name}\n"
     shown = ", ".join(sorted(value)) if isinstance(value, frozenset) else repr(value)
-    if len(shown) > 400:  # of a record of NumPy, the names of its fields
-        shown = ", ".join(map(str, getattr(value, "names", value)))
+    if len(shown) > 400:  # of a record of NumPy, the names of its fields; of a long object, its class
+        names = getattr(value, "names", value)
+        shown = ", ".join(map(str, names)) if isinstance(names, Iterable) else type(value).__name__
     return f".. py:data:: {name}\n\n   ``{shown}``\n"
 
 

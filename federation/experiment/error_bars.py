@@ -49,7 +49,7 @@ def calibrate_run(run: RunFolder, coverage: float, jobs: int, say: Say) -> dict[
         return {}
     sites = [manifest.name for manifest in run.manifests if manifest.data.validation]
     say(f"calibrating the error bars of {len(sites)} sites on their validation scans ...")
-    told = run_jobs(_curves_of_site, [(run, name) for name in sites], jobs, threads=run.threads())
+    told = run_jobs(_curves_of_site, [(run, name, coverage) for name in sites], jobs, threads=run.threads())
     curves = {name: found for name, found in zip(sites, told, strict=True) if found is not None}
     if left := [name for name in sites if name not in curves]:
         say(f"without error bars, as their validation scans have no references: {', '.join(left)}")
@@ -100,13 +100,13 @@ def with_half_widths(
     return shown
 
 
-def _curves_of_site(job: tuple[RunFolder, str]) -> SiteCurves | None:
-    run, name = job
+def _curves_of_site(job: tuple[RunFolder, str, float]) -> SiteCurves | None:
+    run, name, coverage = job
     manifest = run.manifest(name)
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
     with within(site=name, part="error bars"), doing(PREPARING):
         found = _errors(task, site_network(run, manifest), "validation")
-    return None if found is None else SiteCurves.of(list(found.values()))
+    return None if found is None else SiteCurves.of(list(found.values()), coverage)
 
 
 def _errors(task: ReconstructionTask, network: nn.Module, split: Split) -> dict[str, PersonErrors] | None:

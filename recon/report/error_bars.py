@@ -46,14 +46,16 @@ def error_bars_text(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _caption(found: Mapping[str, Mapping[str, Any]]) -> str:
     wanted = next(iter(found.values()))["wanted"]
     return (
-        f"Coverage: part of the pixels of the object whose error is within the error bar, wanted {number(wanted, 2)}; "
-        "mean over the people of the test scans, with its interval over people (Student's t). The object is whatever "
-        "is brighter than a twentieth of the brightest pixel of a slice. Every site calibrates on its own validation "
-        "scans; own weight: how far, the rest is the mean of all sites, for sites with few people. Half-width: mean "
-        "over the object, in % of the brightest pixel, beside that of a constant interval with the same coverage; then "
-        "the same over the whole image, background included, where the error bars keep their calibration and the "
-        "constant interval has one of its own. Of few people coverage is an estimate, not a guarantee, and people "
-        f"unlike those of the validation scans are not covered by it. Calibrated on: {escape(_people(found))}."
+        "Coverage: part of the pixels of the object whose error is within the error bar, wanted "
+        f"{number(wanted, 2)}; mean over the people of the test scans. Its interval counts the people of test "
+        "and calibration (Student's t). The object is whatever is brighter than a twentieth of the brightest "
+        "pixel of a slice. Every site calibrates on its own validation scans; own weight: how far, the rest "
+        "is the mean of all sites, for sites with few people. Half-width: mean over the object, in % of the "
+        "brightest pixel, beside that of a constant interval with the same coverage; then the same over the "
+        "whole image, background included, where the error bars keep their calibration and the constant "
+        "interval has one of its own. Of few people coverage is an estimate, not a guarantee, and people "
+        "unlike those of the validation scans are not covered by it. Calibrated on: "
+        f"{escape(_people(found))}."
     )
 
 

@@ -56,20 +56,58 @@ class SiteCurves:
         Of the half-widths, in the object.
     constant, constant_image
         Of constant intervals, in the object and in the whole image.
+    target
+        Coverage of these people for which a person who was left out has the wanted one, see :func:`left_out_target`.
     """
 
     half_widths: CoverageCurve
     constant: CoverageCurve
     constant_image: CoverageCurve
+    target: float
 
     @classmethod
-    def of(cls, people: Sequence[PersonErrors]) -> "SiteCurves":
+    def of(cls, people: Sequence[PersonErrors], coverage: float) -> "SiteCurves":
         """The curves of a site from the errors of its people."""
+        inside = [person.inside.covered for person in people]
         return cls(
-            CoverageCurve.of([person.inside.covered for person in people]),
+            CoverageCurve.of(inside),
             CoverageCurve.of([person.inside.covered_by_constant for person in people]),
             CoverageCurve.of([person.image.covered_by_constant for person in people]),
+            left_out_target(inside, coverage),
         )
+
+
+def left_out_target(people: Sequence[Values], coverage: float) -> float:
+    """Coverage to aim at, so that people who do not take part in the calibration have the wanted one in the mean.
+
+    Coverage grows ever slower with the factor: a factor that is too small by chance loses more than one that is too
+    large gains. So each person is left out in turn, and the factor comes from the others.
+
+    Parameters
+    ----------
+    people
+        Coverage by factor of each person.
+
+    Returns
+    -------
+        At least ``coverage``, at most halfway from it to 1; ``coverage`` for one person.
+    """
+    if len(people) < 2:
+        return coverage
+    total = np.sum(people, axis=0)
+    others = [(total - curve) / (len(people) - 1) for curve in people]
+
+    def reached(target: float) -> float:
+        pairs = zip(people, others, strict=True)
+        return float(np.mean([_at(curve, _factor(rest, target)) for curve, rest in pairs]))
+
+    low, high = coverage, (1 + coverage) / 2
+    if reached(low) >= coverage or reached(high) < coverage:
+        return low if reached(low) >= coverage else high
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) >= coverage else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)
@@ -89,6 +127,8 @@ class ErrorBarCalibration:
         People of the site whose scans it is from.
     own_weight
         Weight of the site's own curve, 0 to 1; the rest is that of all sites.
+    standard_error
+        Of the coverage, from the spread between the people of the calibration; 0 for one person.
     """
 
     coverage: float
@@ -97,6 +137,7 @@ class ErrorBarCalibration:
     constant_image: float
     people: int
     own_weight: float
+    standard_error: float
 
 
 def calibrate_error_bars(curves: Mapping[str, "SiteCurves"], coverage: float) -> dict[str, ErrorBarCalibration]:
@@ -107,8 +148,9 @@ def calibrate_error_bars(curves: Mapping[str, "SiteCurves"], coverage: float) ->
     number of people. A site that differs from the others and has many people keeps its own curve; where sites are
     alike, all share one. Pooling alone would miss the wanted coverage at every site that differs.
 
-    The coverage is that of the mean over people like those of the calibration. For few people this is an estimate, not
-    a guarantee: with 10 people of spread 0.05 its standard error is 0.016.
+    The coverage is that of the mean over people like those of the calibration, who are left out in turn for it
+    (:func:`left_out_target`). For few people this is an estimate, not a guarantee: with 10 people of spread 0.05 its
+    standard error is 0.016.
 
     Parameters
     ----------
@@ -133,18 +175,27 @@ def calibrate_error_bars(curves: Mapping[str, "SiteCurves"], coverage: float) ->
         raise ValueError("calibrate_error_bars: got no site, expected at least one")
     if not 0 < coverage < 1:
         raise ValueError(f"calibrate_error_bars: coverage is {coverage}, expected a number between 0 and 1")
-    factors, weights = _shrunk({site: told.half_widths for site, told in curves.items()}, coverage)
+    targets = {site: told.target for site, told in curves.items()}
+    factors, weights = _shrunk({site: told.half_widths for site, told in curves.items()}, coverage, targets)
     constants, _ = _shrunk({site: told.constant for site, told in curves.items()}, coverage)
     images, _ = _shrunk({site: told.constant_image for site, told in curves.items()}, coverage)
     return {
         site: ErrorBarCalibration(
-            coverage, factors[site], constants[site], images[site], told.half_widths.people, weights[site]
+            coverage,
+            factors[site],
+            constants[site],
+            images[site],
+            told.half_widths.people,
+            weights[site],
+            math.sqrt(_at(told.half_widths.variance, factors[site]) / told.half_widths.people),
         )
         for site, told in curves.items()
     }
 
 
-def _shrunk(curves: Mapping[str, CoverageCurve], coverage: float) -> tuple[dict[str, float], dict[str, float]]:
+def _shrunk(
+    curves: Mapping[str, CoverageCurve], coverage: float, targets: Mapping[str, float] | None = None
+) -> tuple[dict[str, float], dict[str, float]]:
     """Factor of every site, and the weight of its own curve."""
     means = np.stack([curve.mean for curve in curves.values()])
     pooled = means.mean(0)
@@ -162,7 +213,8 @@ def _shrunk(curves: Mapping[str, CoverageCurve], coverage: float) -> tuple[dict[
             between = max(0.0, float(means[:, at].var(ddof=1) - noise))
             spread = between + within / curve.people
             weight = between / spread if spread > 0 else 1.0
-        factors[site] = _factor(weight * curve.mean + (1 - weight) * pooled, coverage)
+        target = coverage if targets is None else targets[site]
+        factors[site] = _factor(weight * curve.mean + (1 - weight) * pooled, target)
         weights[site] = float(weight)
     return factors, weights
 
@@ -184,17 +236,18 @@ def coverage_scores(found: Mapping[str, PersonErrors], calibration: ErrorBarCali
 
     Returns
     -------
-        ``coverage`` in the object, the mean over people, and its 95 % ``interval`` (Student's t over people; None for
-        one person); ``coverage_image`` in the whole image. ``half_width`` and ``constant_half_width`` are means in the
-        object in parts of the brightest pixel, ``..._image`` the same in the whole image. ``curve``: mean half-width
-        and mean error of ten groups of pixels.
+        ``coverage`` in the object, the mean over people, and its 95 % ``interval`` (Student's t over the people of test
+        and calibration: the coverage that others would find; None for one person); ``coverage_image`` in the whole
+        image. ``half_width`` and ``constant_half_width`` are means in the object in parts of the brightest pixel,
+        ``..._image`` the same in the whole image. ``curve``: mean half-width and mean error of ten groups of pixels.
     """
     people = list(found.values())
     covered = np.array([_at(person.inside.covered, calibration.factor) for person in people])
     groups = np.mean([person.groups for person in people], axis=0)
     interval = None
     if len(people) > 1:
-        reach = float(student.ppf(0.975, len(people) - 1)) * float(covered.std(ddof=1)) / math.sqrt(len(people))
+        error = math.hypot(float(covered.std(ddof=1)) / math.sqrt(len(people)), calibration.standard_error)
+        reach = float(student.ppf(0.975, len(people) - 1 + max(0, calibration.people - 1))) * error
         interval = [float(covered.mean()) - reach, float(covered.mean()) + reach]
     return {
         "people": len(people),
