@@ -101,7 +101,7 @@ def make_ct_pd_sites(
         for site, named in files.items():
             manifest = out / f"{site}.toml"
             require_absent(manifest, lock_path(manifest), *(out / "data" / site / file for _, file in named))
-    say(_cost([plan for _, plan in found.values()], sum(one.bytes for one, _ in found.values())))
+    say(_cost([plan for _, plan in found.values()], sum(one.n_bytes for one, _ in found.values())))
     for site, names in groups.items():
         for name, (_, file) in zip(names, files[site], strict=True):
             one, plan = found[name]
@@ -144,7 +144,7 @@ def _file(name: str) -> str:
 
 
 def _cost(plans: Sequence[SlicePlan], read: int) -> str:
-    slices, written = sum(len(plan.centers_mm) for plan in plans), sum(plan.bytes for plan in plans)
+    slices, written = sum(len(plan.centers_mm) for plan in plans), sum(plan.n_bytes for plan in plans)
     many = f"{len(plans)} series" if len(plans) > 1 else "a series"
     size = f"reads {read / 1e9:.2g} GB, writes {written / 1e9:.2g} GB"
     return f"rebinning {many} to {slices} slices: {size}, some seconds per slice ..."

@@ -78,7 +78,7 @@ class ProjectionSeries:
         return MU_WATER / self.water_per_mm
 
     @property
-    def bytes(self) -> int:
+    def n_bytes(self) -> int:
         """Size of the projections in the files."""
         return 2 * math.prod(self.scan.shape)
 

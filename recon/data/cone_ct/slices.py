@@ -37,7 +37,7 @@ class SlicePlan:
         return self.rebinning.geometry
 
     @property
-    def bytes(self) -> int:
+    def n_bytes(self) -> int:
         """Size of the file, about."""
         return 4 * len(self.centers_mm) * (math.prod(self.geometry.shape) + math.prod(self.grid.shape))
 
@@ -116,7 +116,7 @@ def write_slices(
     geometry, grid, count = plan.geometry, plan.grid, len(plan.centers_mm)
     views, inverse, extrapolated = series.views(), np.zeros(geometry.shape), 0.0
     scale = series.water_scale
-    with written_hdf5(path, plan.bytes) as file, doing(f"rebinning {series.folder.name}", count):
+    with written_hdf5(path, plan.n_bytes) as file, doing(f"rebinning {series.folder.name}", count):
         lines = file.create_dataset("line_integrals", (count, *geometry.shape), "f4", chunks=(1, *geometry.shape))
         truth = file.create_dataset("reference", (count, *grid.shape), "f4") if reference else None
         for number, z in enumerate(plan.centers_mm):
