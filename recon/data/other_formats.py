@@ -29,6 +29,7 @@ class FileFormat:
     is_named: bool = True
 
 
+TIFF = FileFormat("a TIFF picture", f"name the format of 2DeteCT, 2detect; else stack the projections, then {_WRITE}")
 #: First bytes of files of one format.
 _SIGNATURES = (
     (b"\x93NUMPY", FileFormat("a NumPy array", _ARRAYS.format("numpy, cc359"))),
@@ -38,8 +39,8 @@ _SIGNATURES = (
     (b"version https://git-lfs", FileFormat("a Git LFS pointer without the data", "run `git lfs pull`")),
     (b"\x89PNG", FileFormat("a PNG picture", "use the scan that it was made from")),
     (b"\xff\xd8\xff", FileFormat("a JPEG picture", "use the scan that it was made from")),
-    (b"II*\0", FileFormat("a TIFF picture", f"stack the projections, then {_WRITE}")),
-    (b"MM\0*", FileFormat("a TIFF picture", f"stack the projections, then {_WRITE}")),
+    (b"II*\0", TIFF),
+    (b"MM\0*", TIFF),
     (b"7z\xbc\xaf'\x1c", FileFormat("a 7z archive", _UNPACK)),
     (b"Rar!", FileFormat("a RAR archive", _UNPACK)),
     (b"BZh", FileFormat("a bzip2 archive", _UNPACK)),

@@ -136,6 +136,7 @@ OWN = {
     ("ct sinogram", "CT scan of fedrecon"),
     ("ct exchange", "Data Exchange"),
     ("ct htc2022", "a MATLAB file"),
+    ("ct 2detect", "TIFF"),
     ("images", "DICOM"),
 }
 
