@@ -16,6 +16,7 @@ from physics import LODOPAB_MU_MAX, FanBeam, ImageGrid, ParallelBeam, lodopab
 
 from ..errors import data_error
 from .ct_file import SinogramVolume, checked, open_sinogram_file
+from .ct_layouts.fips import is_fips, open_fips
 from .ct_layouts.open_beam import open_beam
 from .ct_layouts.two_detect import is_two_detect, open_two_detect
 from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
@@ -243,8 +244,9 @@ CT_READERS: Readers[SinogramVolume] = Readers(
         "htc2022": open_htc2022,
         "exchange": open_exchange,
         "2detect": open_two_detect,
+        "fips": open_fips,
     },
-    {"2detect": is_two_detect},
+    {"2detect": is_two_detect, "fips": is_fips},
 )
 
 
