@@ -19,6 +19,7 @@ from .ct_file import SinogramVolume, checked, open_sinogram_file
 from .ct_layouts.fips import is_fips, open_fips
 from .ct_layouts.open_beam import open_beam
 from .ct_layouts.two_detect import is_two_detect, open_two_detect
+from .ct_layouts.walnut import is_walnut, open_walnut
 from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
 from .other_formats import unreadable
 from .slices import Readers
@@ -245,8 +246,9 @@ CT_READERS: Readers[SinogramVolume] = Readers(
         "exchange": open_exchange,
         "2detect": open_two_detect,
         "fips": open_fips,
+        "walnut": open_walnut,
     },
-    {"2detect": is_two_detect, "fips": is_fips},
+    {"2detect": is_two_detect, "fips": is_fips, "walnut": is_walnut},
 )
 
 

@@ -137,6 +137,7 @@ OWN = {
     ("ct exchange", "Data Exchange"),
     ("ct htc2022", "a MATLAB file"),
     ("ct 2detect", "TIFF"),
+    ("ct walnut", "text file"),
     ("images", "DICOM"),
 }
 
