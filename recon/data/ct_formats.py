@@ -21,6 +21,7 @@ from .ct_layouts.open_beam import open_beam
 from .ct_layouts.two_detect import is_two_detect, open_two_detect
 from .ct_layouts.walnut import is_walnut, open_walnut
 from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
+from .layouts.hdf5_content import hdf5_content
 from .other_formats import unreadable
 from .slices import Readers
 
@@ -236,6 +237,27 @@ def _may_be_radians(angles: np.ndarray[Any, Any], covered: float) -> bool:
     return turns < _MOST_HALF_TURNS and abs(turns - round(turns)) < 0.002
 
 
+def _is_sinogram(path: Path) -> bool:
+    """Whether a file is HDF5 of fedrecon's layout."""
+    content = hdf5_content(path)
+    if content is None or "geometry" not in content.groups:
+        return False
+    return bool(content.datasets.keys() & {"counts", "line_integrals"})
+
+
+def _is_lodopab(path: Path) -> bool:
+    """Whether a file is HDF5 with observations of LoDoPaB-CT alone."""
+    content = hdf5_content(path)
+    return content is not None and [shape[1:] for _, shape in content.datasets.values()] == [lodopab().geometry.shape]
+
+
+def _is_exchange(path: Path) -> bool:
+    """Whether a file is HDF5 of Data Exchange."""
+    content = hdf5_content(path)
+    return content is not None and "exchange" in content.groups
+
+
+#: Files of the Helsinki challenge are detected as ``fips``, whose layout they have.
 #: Readers of CT files: fedrecon's layout, LoDoPaB-CT, the Helsinki challenge, Data Exchange HDF5, 2DeteCT.
 CT_READERS: Readers[SinogramVolume] = Readers(
     "CT reader",
@@ -248,7 +270,14 @@ CT_READERS: Readers[SinogramVolume] = Readers(
         "fips": open_fips,
         "walnut": open_walnut,
     },
-    {"2detect": is_two_detect, "fips": is_fips, "walnut": is_walnut},
+    {
+        "sinogram": _is_sinogram,
+        "lodopab": _is_lodopab,
+        "exchange": _is_exchange,
+        "2detect": is_two_detect,
+        "fips": is_fips,
+        "walnut": is_walnut,
+    },
 )
 
 

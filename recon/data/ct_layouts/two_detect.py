@@ -68,8 +68,9 @@ class TwoDetectVolume(SinogramVolume):
 
 
 def is_two_detect(path: Path) -> bool:
-    """Whether a file is a TIFF beside a dark field or a flat field of 2DeteCT."""
-    return is_tiff(path) and any(path.with_name(name).is_file() for name in ("dark.tif", *_FLATS))
+    """Whether a file is a TIFF beside a dark field or a flat field of 2DeteCT, and none of them itself."""
+    fields = ("dark.tif", *_FLATS)
+    return path.name not in fields and is_tiff(path) and any(path.with_name(name).is_file() for name in fields)
 
 
 def open_two_detect(

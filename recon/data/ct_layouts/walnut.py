@@ -88,14 +88,13 @@ class WalnutVolume(SinogramVolume):
 
 
 def is_walnut(path: Path) -> bool:
-    """Whether a file is a text whose first line is twelve numbers, or any numbers beside a dark field."""
-    with path.open("rb") as file:
-        words = file.readline(2000).split()
-    try:
-        numbers = len([float(word) for word in words])
-    except ValueError:
-        return False
-    return numbers == 12 or (numbers > 0 and path.with_name(_DARK).is_file())
+    """Whether a file is a text whose first line is twelve numbers, or any numbers beside a dark field.
+
+    The geometry before its correction, ``scan_geom_original.geom``, is used only where it is named.
+    """
+    numbers = _first_numbers(path)
+    known = numbers == 12 or (numbers > 0 and path.with_name(_DARK).is_file())
+    return known and "original" not in path.name
 
 
 def open_walnut(
@@ -150,10 +149,20 @@ def open_walnut(
     )  # fmt: skip
 
 
+def _first_numbers(path: Path) -> int:
+    """How many numbers the first line of a text holds; 0: it holds anything else."""
+    with path.open("rb") as file:
+        words = file.readline(2000).split()
+    try:
+        return len([float(word) for word in words])
+    except ValueError:
+        return 0
+
+
 def _vectors(path: Path) -> np.ndarray[Any, Any]:
     """Rows of the geometry, ``(views + 1, 12)``."""
     expected = "twelve numbers a line, source, detector, columns and rows of ASTRA's cone_vec"
-    if not is_walnut(path):
+    if not _first_numbers(path):
         raise unreadable(path, "no line of twelve numbers", expected, _ADVICE, own="a text file")
     try:
         vectors = np.array([[float(word) for word in line.split()] for line in path.read_text().splitlines() if line])
