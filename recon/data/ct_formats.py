@@ -16,7 +16,12 @@ from physics import LODOPAB_MU_MAX, FanBeam, ImageGrid, ParallelBeam, lodopab
 
 from ..errors import data_error
 from .ct_file import SinogramVolume, checked, open_sinogram_file
+from .ct_layouts.fips import is_fips, open_fips
+from .ct_layouts.open_beam import open_beam
+from .ct_layouts.two_detect import is_two_detect, open_two_detect
+from .ct_layouts.walnut import is_walnut, open_walnut
 from .hdf5_file import dataset_of, not_found, numbers_of, opened, text_of
+from .layouts.hdf5_content import hdf5_content
 from .other_formats import unreadable
 from .slices import Readers
 
@@ -68,12 +73,7 @@ class ExchangeVolume(SinogramVolume):
     def read_flat(self, index: int) -> Tensor:
         with opened(self.path) as file:
             white, dark = (self._field(file, name, index) for name in ("data_white", "data_dark"))
-        flat = torch.from_numpy(np.asarray(white - dark, dtype=np.float32))
-        if dead := int((~((flat > 0) & flat.isfinite())).sum()):
-            found = f"{dead} elements without counts above the dark field in slice {index}"
-            expected, advice = "an open beam on every element", "repair the flat field, or cut these columns off"
-            raise data_error(self.path, "exchange/data_white", found, expected, advice)
-        return flat
+        return open_beam(white - dark, self.path, "exchange/data_white", index)
 
     def _field(self, file: h5py.File, name: str, index: int) -> np.ndarray[Any, Any]:
         """Flat or dark field of one slice, ``(detectors,)``: the file may hold it, or several images.
@@ -237,7 +237,28 @@ def _may_be_radians(angles: np.ndarray[Any, Any], covered: float) -> bool:
     return turns < _MOST_HALF_TURNS and abs(turns - round(turns)) < 0.002
 
 
-#: Readers of CT files: fedrecon's layout, LoDoPaB-CT, MATLAB files of the Helsinki challenge, Data Exchange HDF5.
+def _is_sinogram(path: Path) -> bool:
+    """Whether a file is HDF5 of fedrecon's layout."""
+    content = hdf5_content(path)
+    if content is None or "geometry" not in content.groups:
+        return False
+    return bool(content.datasets.keys() & {"counts", "line_integrals"})
+
+
+def _is_lodopab(path: Path) -> bool:
+    """Whether a file is HDF5 with observations of LoDoPaB-CT alone."""
+    content = hdf5_content(path)
+    return content is not None and [shape[1:] for _, shape in content.datasets.values()] == [lodopab().geometry.shape]
+
+
+def _is_exchange(path: Path) -> bool:
+    """Whether a file is HDF5 of Data Exchange."""
+    content = hdf5_content(path)
+    return content is not None and "exchange" in content.groups
+
+
+#: Files of the Helsinki challenge are detected as ``fips``, whose layout they have.
+#: Readers of CT files: fedrecon's layout, LoDoPaB-CT, the Helsinki challenge, Data Exchange HDF5, 2DeteCT.
 CT_READERS: Readers[SinogramVolume] = Readers(
     "CT reader",
     {
@@ -245,6 +266,17 @@ CT_READERS: Readers[SinogramVolume] = Readers(
         "lodopab": open_lodopab,
         "htc2022": open_htc2022,
         "exchange": open_exchange,
+        "2detect": open_two_detect,
+        "fips": open_fips,
+        "walnut": open_walnut,
+    },
+    {
+        "sinogram": _is_sinogram,
+        "lodopab": _is_lodopab,
+        "exchange": _is_exchange,
+        "2detect": is_two_detect,
+        "fips": is_fips,
+        "walnut": is_walnut,
     },
 )
 

@@ -16,6 +16,7 @@ _ARRAYS = (
     "convert k-space with `fedrecon convert`, or name its format: {}; write projections with recon.write_sinograms"
 )
 _SIMULATE = "simulate a scan of it: `fedrecon sites make images` (MRI) or `ct-images` (CT)"
+_MATLAB = "CT of Helsinki: formats fips, htc2022"
 _UNPACK = "unpack it first"
 
 
@@ -29,17 +30,18 @@ class FileFormat:
     is_named: bool = True
 
 
+TIFF = FileFormat("a TIFF picture", f"name the format of 2DeteCT, 2detect; else stack the projections, then {_WRITE}")
 #: First bytes of files of one format.
 _SIGNATURES = (
     (b"\x93NUMPY", FileFormat("a NumPy array", _ARRAYS.format("numpy, cc359"))),
-    (b"MATLAB 5.0", FileFormat("a MATLAB file", f"read it with scipy.io.loadmat, then {_WRITE}")),
+    (b"MATLAB 5.0", FileFormat("a MATLAB file", f"{_MATLAB}; else read it with scipy.io.loadmat, then {_WRITE}")),
     (b"NRRD", FileFormat("an NRRD image", f"convert it to NIfTI, then {_SIMULATE}")),
     (b"\0\5\x16\7", FileFormat("a ._ file of macOS without the data", "use the file without ._ in its name")),
     (b"version https://git-lfs", FileFormat("a Git LFS pointer without the data", "run `git lfs pull`")),
     (b"\x89PNG", FileFormat("a PNG picture", "use the scan that it was made from")),
     (b"\xff\xd8\xff", FileFormat("a JPEG picture", "use the scan that it was made from")),
-    (b"II*\0", FileFormat("a TIFF picture", f"stack the projections, then {_WRITE}")),
-    (b"MM\0*", FileFormat("a TIFF picture", f"stack the projections, then {_WRITE}")),
+    (b"II*\0", TIFF),
+    (b"MM\0*", TIFF),
     (b"7z\xbc\xaf'\x1c", FileFormat("a 7z archive", _UNPACK)),
     (b"Rar!", FileFormat("a RAR archive", _UNPACK)),
     (b"BZh", FileFormat("a bzip2 archive", _UNPACK)),
@@ -110,7 +112,8 @@ def layout_of(file: h5py.File) -> FileFormat | None:
         return FileFormat("an image that fedrecon reconstructed", "use the scan that it was made from")
     if "#refs#" in top or any("MATLAB_class" in entry.attrs for entry in held.values()):
         return FileFormat(
-            "a MATLAB 7.3 file", f"k-space of CMRxRecon: format cmrxrecon; else read it with h5py, then {_WRITE}"
+            "a MATLAB 7.3 file",
+            f"k-space of CMRxRecon: format cmrxrecon; {_MATLAB}; else read it with h5py, then {_WRITE}",
         )
     return None
 

@@ -435,7 +435,7 @@ def _broken(path: Path, kind: str) -> Path:
     ("kind", "words"),
     [
         ("truncated", "no readable HDF5.*copy it again"),
-        ("text", "found a text file, expected HDF5"),
+        ("text", "found a text file, expected a file of format sinogram"),
         ("axes", "exchange its last two axes"),
         ("nan", "counts: found NaN"),
         ("negative", "counts down to -3.*state electronic_noise"),
@@ -468,8 +468,8 @@ def test_whole_numbers_of_any_type_are_a_shape(volume: Path) -> None:
         ({"simulate": ScanSimulation(views=99)}, "views: found 99, expected at most the 40"),
         ({"simulate": ScanSimulation(photons=1e6)}, "expected at most 20000"),
         ({"format": "htc2022"}, "found a CT scan of fedrecon, expected a MATLAB 5 file.*sinogram"),
-        ({"format": "exchange"}, "found a CT scan of fedrecon, expected raw counts.*sinogram"),
-        ({"format": "lodopab"}, "found a CT scan of fedrecon, expected data of shape.*sinogram"),
+        ({"format": "exchange"}, "found a CT scan of fedrecon, expected a file of format exchange.*sinogram"),
+        ({"format": "lodopab"}, "found a CT scan of fedrecon, expected a file of format lodopab.*sinogram"),
     ],
 )
 def test_arguments_that_a_file_cannot_serve_are_refused(volume: Path, arguments: dict[str, Any], words: str) -> None:

@@ -136,6 +136,8 @@ OWN = {
     ("ct sinogram", "CT scan of fedrecon"),
     ("ct exchange", "Data Exchange"),
     ("ct htc2022", "a MATLAB file"),
+    ("ct 2detect", "TIFF"),
+    ("ct walnut", "text file"),
     ("images", "DICOM"),
 }
 
@@ -155,6 +157,36 @@ def test_every_reader_names_other_formats(name: str, suffix: str, tmp_path: Path
         said = str(caught.value)
         assert name.strip() in said, (reader, said)
         assert said.startswith(f"{path}: file") and "\n" not in said and "again" not in said, (reader, said)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_readers_of_ct_are_told_by_the_content_of_a_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / ("scan.cfl" if name == "BART" else "scan.dat")
+    FORMATS[name](path)
+    known = {"CT scan of fedrecon": ["sinogram"], "Data Exchange": ["exchange"]}
+    assert CT_READERS.takes(path) == known.get(name, [])
+
+
+def test_only_the_sinogram_in_a_folder_is_a_scan(tmp_path: Path) -> None:
+    names = (
+        "sinogram.tif",
+        "dark.tif",
+        "flat1.tif",
+        "flat2.tif",
+        "scan_geom_corrected.geom",
+        "scan_geom_original.geom",
+    )
+    for name in names:
+        (tmp_path / name).write_bytes(b"II*\0" + bytes(100) if name.endswith("tif") else b"1.5 " * 12)
+    taken = {name: CT_READERS.takes(tmp_path / name) for name in names}
+    assert {name: by for name, by in taken.items() if by} == {names[0]: ["2detect"], names[4]: ["walnut"]}
+
+
+def test_observations_of_lodopab_are_told(tmp_path: Path) -> None:
+    for name, shape in (("a.hdf5", (1, 1000, 513)), ("b.hdf5", (1, 362, 362))):
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_dataset("data", shape, np.float32)
+    assert [CT_READERS.takes(tmp_path / name) for name in ("a.hdf5", "b.hdf5")] == [["lodopab"], []]
 
 
 @pytest.mark.parametrize("write", [_kspace, _sinogram, _exchange])
