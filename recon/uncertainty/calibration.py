@@ -184,10 +184,10 @@ def coverage_scores(found: Mapping[str, PersonErrors], calibration: ErrorBarCali
 
     Returns
     -------
-        ``coverage`` in the object, the mean over people, and its 95 % ``interval`` (Student's t over people; None for
-        one person); ``coverage_image`` in the whole image. ``half_width`` and ``constant_half_width`` are means in the
-        object in parts of the brightest pixel, ``..._image`` the same in the whole image. ``curve``: mean half-width
-        and mean error of ten groups of pixels.
+        ``coverage`` in the object, the mean over people, and its 95 % ``interval`` (Student's t over people, cut at 0
+        and 1; None for one person); ``coverage_image`` in the whole image. ``half_width`` and ``constant_half_width``
+        are means in the object in parts of the brightest pixel, ``..._image`` the same in the whole image. ``curve``:
+        mean half-width and mean error of ten groups of pixels.
     """
     people = list(found.values())
     covered = np.array([_at(person.inside.covered, calibration.factor) for person in people])
@@ -195,7 +195,7 @@ def coverage_scores(found: Mapping[str, PersonErrors], calibration: ErrorBarCali
     interval = None
     if len(people) > 1:
         reach = float(student.ppf(0.975, len(people) - 1)) * float(covered.std(ddof=1)) / math.sqrt(len(people))
-        interval = [float(covered.mean()) - reach, float(covered.mean()) + reach]
+        interval = [max(0.0, float(covered.mean()) - reach), min(1.0, float(covered.mean()) + reach)]
     return {
         "people": len(people),
         "wanted": calibration.coverage,
