@@ -159,7 +159,6 @@ def test_a_ct_scan_is_reconstructed_in_its_units(trained: Path, sites: Path, tmp
     assert np.corrcoef(image.ravel(), reference.ravel())[0, 1] > 0.85 and 0.7 < image.max() / reference.max() < 1.3
 
 
-@pytest.mark.slow
 def test_a_scan_of_another_dose_is_named_at_a_site_of_all_views(
     trained: Path, sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +178,7 @@ def test_a_scan_of_another_dose_is_named_at_a_site_of_all_views(
     assert told[0] == [] and len(told[1]) == 1 and "noise in parts of the brightest pixel" in told[1][0]
 
 
+@pytest.mark.slow
 def test_mri_and_ct_sites_share_one_regularizer(tmp_path: Path) -> None:
     folder, out = tmp_path / "sites", tmp_path / "run"
     make_demo_sites(folder, size=48, train=1, validation=1, test=1, slices=1, sites=DEMO_SITES[:2])
