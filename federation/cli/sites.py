@@ -167,6 +167,7 @@ def _make_demo(arguments: argparse.Namespace) -> None:
         from ..config import config_error
         from ..sites import DEMO_SITES, make_demo_sites
 
+        _require_least(arguments, size=8)
         known = {site.name: site for site in DEMO_SITES}
         names = [name.strip() for name in arguments.only.split(",")] if arguments.only is not None else list(known)
         for name in names:
@@ -181,6 +182,7 @@ def _make_ct_images(arguments: argparse.Namespace) -> None:
     with display(arguments):
         from ..sites import CTScanner, make_ct_image_sites, read_scanners
 
+        _require_least(arguments, size=8)
         made = make_ct_image_sites(
             _given(arguments),
             arguments.out,
@@ -229,6 +231,7 @@ def _make_demo_ct(arguments: argparse.Namespace) -> None:
     with display(arguments):
         from ..sites import make_ct_demo_sites
 
+        _require_least(arguments, size=8)
         made = make_ct_demo_sites(
             arguments.out, size=arguments.size, jobs=arguments.jobs, overwrite=arguments.overwrite
         )
@@ -237,12 +240,9 @@ def _make_demo_ct(arguments: argparse.Namespace) -> None:
 
 def _make_demo_cine(arguments: argparse.Namespace) -> None:
     with display(arguments):
-        from ..config import config_error
         from ..sites import make_cine_demo_sites
 
-        for option, least in (("size", 8), ("frames", 1)):
-            if (value := getattr(arguments, option)) < least:
-                raise config_error("sites make", f"--{option}", str(value), f"at least {least}", "correct it")
+        _require_least(arguments, size=8, frames=1)
         made = make_cine_demo_sites(
             arguments.out,
             size=arguments.size,
@@ -251,6 +251,14 @@ def _make_demo_cine(arguments: argparse.Namespace) -> None:
             overwrite=arguments.overwrite,
         )
     _print_made(made, arguments.out)
+
+
+def _require_least(arguments: argparse.Namespace, **least: int) -> None:
+    from ..config import config_error
+
+    for option, number in least.items():
+        if (value := getattr(arguments, option)) < number:
+            raise config_error("sites make", f"--{option}", str(value), f"at least {number}", "correct it")
 
 
 def _print_made(made: Sequence["MadeSite"], out: Path) -> None:

@@ -37,7 +37,8 @@ CALIBRATIONS = "error_bars.json"
 def calibrate_run(run: RunFolder, coverage: float, jobs: int, say: Say) -> dict[str, ErrorBarCalibration]:
     """Calibrate the error bars of every site that has validation scans with references, and write them.
 
-    Only curves of coverage leave the site: 449 numbers per curve, means over its people, see :class:`SiteCurves`.
+    Only curves of coverage leave the site: 449 numbers per curve, means over its people, see :class:`SiteCurves`. With
+    differential privacy of patients none does, and every site calibrates alone.
 
     Returns
     -------
@@ -53,7 +54,12 @@ def calibrate_run(run: RunFolder, coverage: float, jobs: int, say: Say) -> dict[
     curves = {name: found for name, found in zip(sites, told, strict=True) if found is not None}
     if left := [name for name in sites if name not in curves]:
         say(f"without error bars, as their validation scans have no references: {', '.join(left)}")
-    found = calibrate_error_bars(curves, coverage) if curves else {}
+    # Curves of coverage are outside of the budget of differential privacy: they stay at their site.
+    shared = run.recipe.privacy.noise() is None
+    groups = [curves] if shared else [{site: told} for site, told in curves.items()]
+    found: dict[str, ErrorBarCalibration] = {}
+    for group in groups if curves else ():
+        found |= calibrate_error_bars(group, coverage)
     write_atomically(place, json.dumps({site: asdict(one) for site, one in found.items()}, indent=1).encode())
     return found
 

@@ -55,7 +55,10 @@ def usual_scans_of(run: RunFolder, site: str) -> UsualScans | None:
 
 def unlike_usual(usual: UsualScans | None, network: nn.Module, samples: VolumeSlices) -> list[str]:
     """What makes the only scan of ``samples`` unlike those of its site, one line each."""
-    if usual is None or samples.acceleration(0) <= FULL:
-        return []  # a fully sampled scan is another case, of which `reconstruct` tells
+    if usual is None:
+        return []
+    own = usual.ranges.get("acceleration")
+    if samples.acceleration(0) <= FULL and (own is None or own[0] > FULL):
+        return []  # a fully sampled scan among accelerated ones is another case, of which `reconstruct` tells
     lines = usual.unusual(measure_scan(network, samples))
     return [f"{samples.volumes[0].path.name} is unlike the scans of the site: {line}" for line in lines]

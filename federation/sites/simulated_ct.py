@@ -86,13 +86,22 @@ def make_ct_demo_sites(
 ) -> list[MadeSite]:
     """Write counts of phantom bodies and the manifests of a CT federation.
 
-    ``seed`` draws anatomies and noise; the other parameters and errors are those of :func:`make_demo_sites`.
+    ``seed`` draws anatomies and noise; the other parameters and errors are those of :func:`make_demo_sites`. A site
+    of few views keeps at most half of those of its scan: small images have few.
     """
+    sites = [_with_few_views(site, size) for site in sites]
     write = partial(_write_phantom, Path(out), size, seed, slices)
     files = phantom_files(sites, train, validation, test)
     return write_simulated_sites(
         Path(out), sites, files, write, "simulated from phantoms", synthetic=True, overwrite=overwrite, jobs=jobs
     )
+
+
+def _with_few_views(site: SimulatedScanner, size: int) -> SimulatedScanner:
+    if site.simulate is None or site.simulate.views is None:
+        return site
+    most = max(1, len(scan_of(site.protocol, size)[1].angles_rad) // 2)
+    return replace(site, simulate=replace(site.simulate, views=min(site.simulate.views, most)))
 
 
 def _write_phantom(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedScanner, str]) -> None:

@@ -49,7 +49,7 @@ class Quality:
     nps: tuple[tuple[float, float], ...]
     mtf: tuple[tuple[float, float], ...]
     mtf50: float | None
-    contrast_hu: float
+    contrast_hu: float | None
     cnr: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def measure_quality(
         if inside.sum() >= 50:
             bias[name], noise[name] = float(error[inside].mean()), float(error[inside].std())
     if probe is None:
-        return Quality(bias, noise, (), (), None, 0.0, None)
+        return Quality(bias, noise, (), (), None, None, None)
     method.eval()
     with torch.no_grad():
         batch = to_device_of(method, collate([probe.plain, probe.again, probe.disc]))

@@ -237,9 +237,10 @@ def coverage_scores(found: Mapping[str, PersonErrors], calibration: ErrorBarCali
     Returns
     -------
         ``coverage`` in the object, the mean over people, and its 95 % ``interval`` (Student's t over the people of test
-        and calibration: the coverage that others would find; None for one person); ``coverage_image`` in the whole
-        image. ``half_width`` and ``constant_half_width`` are means in the object in parts of the brightest pixel,
-        ``..._image`` the same in the whole image. ``curve``: mean half-width and mean error of ten groups of pixels.
+        and calibration, cut at 0 and 1: the coverage that others would find; None for one person); ``coverage_image``
+        in the whole image. ``half_width`` and ``constant_half_width`` are means in the object in parts of the brightest
+        pixel, ``..._image`` the same in the whole image. ``curve``: mean half-width and mean error of ten groups of
+        pixels.
     """
     people = list(found.values())
     covered = np.array([_at(person.inside.covered, calibration.factor) for person in people])
@@ -248,7 +249,7 @@ def coverage_scores(found: Mapping[str, PersonErrors], calibration: ErrorBarCali
     if len(people) > 1:
         error = math.hypot(float(covered.std(ddof=1)) / math.sqrt(len(people)), calibration.standard_error)
         reach = float(student.ppf(0.975, len(people) - 1 + max(0, calibration.people - 1))) * error
-        interval = [float(covered.mean()) - reach, float(covered.mean()) + reach]
+        interval = [max(0.0, float(covered.mean()) - reach), min(1.0, float(covered.mean()) + reach)]
     return {
         "people": len(people),
         "wanted": calibration.coverage,

@@ -15,11 +15,12 @@ from ..evaluation import held_out_residual
 _HELD_OUT = 0.1
 #: Slices of a scan that are looked at.
 _SLICES = 3
-#: Features, in words, with the least spread of their logarithm between scans of a site: few scans seem too much alike.
-FEATURES: Mapping[str, tuple[str, float]] = {
-    "residual": ("residual of held-out measurements in units of the noise", 0.05),
-    "noise": ("noise in parts of the brightest pixel", 0.15),
-    "acceleration": ("acceleration", 0.05),
+#: Features, in words, with the least spread of their logarithm between the scans of a site (few scans seem too much
+#: alike), and the spread expected of a site, which counts as one scan more: a single scan tells no spread.
+FEATURES: Mapping[str, tuple[str, float, float]] = {
+    "residual": ("residual of held-out measurements in units of the noise", 0.05, 0.25),
+    "noise": ("noise in parts of the brightest pixel", 0.15, 0.15),
+    "acceleration": ("acceleration", 0.05, 0.1),
 }
 #: Spreads from the middle of a site's scans from which on a scan counts as unusual.
 LIMIT = 4.0
@@ -56,7 +57,10 @@ def measure_scan(network: nn.Module, samples: VolumeSlices, number: int = 0) -> 
 
 @dataclass(frozen=True)
 class UsualScans:
-    """The scans of a site: for each feature the lowest, middle and highest value, and the spread of the logarithm.
+    r"""The scans of a site: for each feature the lowest, middle and highest value, and the spread of the logarithm.
+
+    The spread is that of a further scan around the middle of n scans with the standard deviation s, where the expected
+    one is :math:`s_0`: :math:`\sqrt{(1 + 1/n) (s_0^2 + (n - 1) s^2) / n}`.
 
     Parameters
     ----------
@@ -73,10 +77,10 @@ class UsualScans:
     def of(cls, scans: Sequence[Mapping[str, float]]) -> "UsualScans":
         """From the features of a site's scans."""
         ranges = {}
-        for name, (_, least) in FEATURES.items():
+        for name, (_, least, expected) in FEATURES.items():
             if values := [scan[name] for scan in scans if name in scan]:
-                logs = np.log(values)
-                spread = max(least, float(logs.std(ddof=1)) if len(values) > 1 else 0.0)
+                n, squares = len(values), float(len(values) * np.log(values).var())
+                spread = max(least, math.sqrt((1 + 1 / n) * (expected**2 + squares) / n))
                 ranges[name] = (min(values), float(np.median(values)), max(values), spread)
         return cls(len(scans), ranges)
 
@@ -85,11 +89,11 @@ class UsualScans:
         return max((far for _, far in self._distances(scan)), default=0.0)
 
     def unusual(self, scan: Mapping[str, float]) -> list[str]:
-        """What is unusual in a scan, one line each; empty if nothing is."""
+        """What is unusual in a scan, one line each; empty if nothing is. A small residual is none: the network fits."""
         lines = []
         for name, far in self._distances(scan):
             low, _, high, _ = self.ranges[name]
-            if far > LIMIT and not low <= scan[name] <= high:
+            if far > LIMIT and (scan[name] > high or (scan[name] < low and name != "residual")):
                 lines.append(f"{FEATURES[name][0]} {scan[name]:.3g}, in the site's own scans {low:.3g} to {high:.3g}")
         return lines
 

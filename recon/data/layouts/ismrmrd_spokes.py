@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -137,6 +138,8 @@ def computed_positions(
         found, expected = f"no positions; the header says {kind!r} alone", "positions, or the angles of the spokes"
         advice = 'set angles = "golden" (111.25 degrees from spoke to spoke) or "uniform" (over half a turn)'
         raise data_error(path, key, found, expected, advice)
+    if angles not in (known := get_args(SpokeAngles)):
+        raise data_error(path, "angles", repr(angles), f"one of {', '.join(known)}", "correct it")
     steps = lines.counter("kspace_encode_step_1")[order.numbers]
     if steps.max() == steps.min() and order.numbers.shape[-1] > 1:
         found, expected = f"kspace_encode_step_1 {int(steps.max())} in all lines", "the number of the spoke"

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -55,6 +56,8 @@ def cycles_per_pixel(
     largest = {name: float(np.abs(positions * scale).max()) for name, scale in scales.items()}
     key, option = "data traj", "name it with the option trajectory_unit"
     if unit is not None:
+        if unit not in (known := get_args(TrajectoryUnit)):
+            raise data_error(path, "trajectory_unit", repr(unit), f"one of {', '.join(known)}", "correct it")
         if unit not in scales:
             expected = "fieldOfView_mm of encodedSpace"
             raise data_error(path, "ismrmrd_header", f"no field of view for positions in {unit}", expected, "add it")

@@ -30,7 +30,7 @@ from federation.sites.simulated_ct import scan_of
 from federation.sites.simulated_mri import DEMO_SITES
 from physics import FanBeam, ImageGrid, RadonOperator, body_volume, hyperfed
 from physics.ct.geometry import field_of_view_radius_mm
-from recon import CT_SCALE, ChebyshevStep, NormalizedStep, SinogramSlices
+from recon import CT_SCALE, ChebyshevStep, NormalizedStep, ScanSimulation, SinogramSlices
 
 ROOT = Path(__file__).parents[3]
 RECIPE = LIBRARY / "demos" / "fedavg_ct.toml"
@@ -64,6 +64,22 @@ def test_protocols_keep_the_field_of_view_at_another_size() -> None:
         assert grid.inscribed_radius_mm == pytest.approx(published.grid.inscribed_radius_mm)
         assert field_of_view_radius_mm(scan) >= 0.99 * grid.inscribed_radius_mm
         assert scan.shape[0] == published.geometry.shape[0] // 4 and photons == published.photons
+
+
+def test_few_views_of_a_small_image_are_half_of_its_scan(tmp_path: Path) -> None:
+    sparse = [site for site in CT_DEMO_SITES if site.name == "sparse"]
+    for size, views in ((48, 9), (128, 32)):
+        make_ct_demo_sites(tmp_path / str(size), size=size, train=1, test=0, slices=1, sites=sparse)
+        simulated = load_manifest(tmp_path / str(size) / "sparse.toml").simulation()
+        assert isinstance(simulated, ScanSimulation) and simulated.views == views
+        assert main(["sites", "check", str(tmp_path / str(size))]) == 0
+
+
+@pytest.mark.parametrize("kind", ["demo", "demo-ct", "demo-cine"])
+def test_a_size_without_pixels_is_one_line(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sites", "make", kind, "--size", "0", "--out", str(tmp_path / "sites")]) == 2
+    assert "--size: found 0, expected at least 8" in capsys.readouterr().err
+    assert not (tmp_path / "sites").exists()
 
 
 def test_made_sites_are_ct_sites_whose_operator_explains_their_measurement(sites: Path) -> None:
@@ -141,6 +157,25 @@ def test_a_ct_scan_is_reconstructed_in_its_units(trained: Path, sites: Path, tmp
         image, reference = file["reconstruction"][()], truth["reference"][()]
     assert image.shape == (1, 48, 48)
     assert np.corrcoef(image.ravel(), reference.ravel())[0, 1] > 0.85 and 0.7 < image.max() / reference.max() < 1.3
+
+
+def test_a_scan_of_another_dose_is_named_at_a_site_of_all_views(
+    trained: Path, sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scans of the site are fully sampled, too: a low dose is what its network corrects."""
+    place = trained / "sites" / "protocol1" / "usual_scans.json"
+    stored, told = json.loads(place.read_text()), []
+    assert stored["ranges"]["acceleration"][0] == 1
+    scan, out = sites / "data" / "protocol1" / "protocol1_test_000.h5", tmp_path / "image.h5"
+    arguments = ["reconstruct", str(trained), "--site", "protocol1", str(scan), "--out", str(out), "--overwrite"]
+    for factor in (1, 8):
+        low, middle, high, spread = stored["ranges"]["noise"]
+        ranges = {**stored["ranges"], "noise": [low / factor, middle / factor, high / factor, spread]}
+        place.write_text(json.dumps({**stored, "ranges": ranges}))
+        assert main(arguments) == 0
+        told.append([line for line in capsys.readouterr().out.splitlines() if "is unlike the scans" in line])
+    place.write_text(json.dumps(stored))
+    assert told[0] == [] and len(told[1]) == 1 and "noise in parts of the brightest pixel" in told[1][0]
 
 
 @pytest.mark.slow

@@ -122,3 +122,6 @@ def test_no_probe_without_a_quiet_place_or_a_reference() -> None:
     assert Probe.of(replace(sample(), reference=None), Transmission(1e5)) is None
     air = replace(sample(), reference=torch.zeros(64, 64))
     assert Probe.of(air, Transmission(1e5)) is None
+    nothing = np.zeros((1, 64, 64))
+    found = measure_quality(Blurred(0.0), None, nothing, nothing, 4.0).to_json()
+    assert found["disc_contrast_hu"] is None and found["disc_cnr"] is None

@@ -271,3 +271,11 @@ def test_a_calibration_is_plain_numbers() -> None:
     found = calibrate_error_bars({"a": site(np.array([0.0, 0.2]))}, 0.9)["a"]
     assert isinstance(found, ErrorBarCalibration)
     assert all(type(value) in (int, float) for value in vars(found).values())
+
+
+def test_an_interval_of_coverages_stays_within_0_and_1() -> None:
+    """Two people, one without a pixel within its error bars: Student's interval alone would reach beyond both ends."""
+    calibration = next(iter(calibrate_error_bars({"a": site(np.array([0.0]))}, 0.9).values()))
+    full, none = region(0), replace(region(0), covered=np.zeros(len(FACTORS)))
+    people = {name: PersonErrors(part, part, np.ones((2, 10))) for name, part in (("x", full), ("y", none))}
+    assert coverage_scores(people, calibration)["interval"] == [0.0, 1.0]

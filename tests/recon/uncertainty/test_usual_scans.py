@@ -70,5 +70,20 @@ def test_a_value_within_the_range_is_never_unusual() -> None:
     assert scans.unusual({"noise": 0.9}) == [] and scans.unusual({"residual": 5.0}) == []
 
 
+def test_one_scan_tells_no_spread() -> None:
+    """Values of the test scans of the demo's site `north`, beside those of its only validation scan."""
+    one = UsualScans.of([{"residual": 3.74, "noise": 0.0219, "acceleration": 4.92}])
+    assert one.unusual({"residual": 7.32, "noise": 0.0170, "acceleration": 3.77}) == []
+    lines = one.unusual({"residual": 60.0, "noise": 0.06, "acceleration": 10.0})
+    assert [line.split(" ")[0] for line in lines] == ["residual", "noise", "acceleration"]
+    many = UsualScans.of([{"residual": 3.74 + 0.01 * k} for k in range(60)])
+    assert len(many.unusual({"residual": 7.32})) == 1
+
+
+def test_a_small_residual_is_usual() -> None:
+    many = UsualScans.of([{"residual": 3.7, "noise": 0.1}] * 40)
+    assert many.unusual({"residual": 1.0}) == [] and len(many.unusual({"noise": 0.01})) == 1
+
+
 def test_no_scan_no_distance() -> None:
     assert UsualScans.of([]).distance({"noise": 1.0}) == 0.0 and UsualScans.of([{}]).unusual({"noise": 1.0}) == []

@@ -165,6 +165,8 @@ def test_an_unclear_unit_is_refused_and_can_be_named(tmp_path: Path) -> None:
     raw = add_spokes(RawFile(xml()), samples, 1.2 * trajectory)
     message = refused(raw.write(tmp_path / "c.h5"), trajectory_unit="cycles/pixel")
     assert "positions up to 1.2 of the half width of k-space" in message
+    message = refused(tmp_path / "c.h5", trajectory_unit="inch")
+    assert "trajectory_unit: found 'inch', expected one of cycles/pixel, rad/pixel" in message
     lacking = xml().replace("fieldOfView_mm", "fieldOfView_cm")
     add_spokes(bare := RawFile(lacking), samples, trajectory)
     assert "no field of view for positions in 1/mm" in refused(bare.write(tmp_path / "d.h5"), trajectory_unit="1/mm")
@@ -267,6 +269,7 @@ def test_angles_that_the_file_does_not_state_are_refused_or_named(angles: str, t
     raw = add_spokes(RawFile(xml()), samples, None)
     message = refused(raw.write(tmp_path / "a.h5"))
     assert "no positions; the header says 'radial' alone" in message and 'angles = "golden"' in message
+    assert "angles: found 'goldn', expected one of golden, uniform" in refused(tmp_path / "a.h5", angles="goldn")
     volume = opened(tmp_path / "a.h5", angles=angles)
     np.testing.assert_allclose(volume.positions(0), trajectory, atol=1e-7)
     late = add_spokes(RawFile(xml()), samples[..., 8:], None, center=N - 8)
