@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -82,7 +82,13 @@ def data_section(modality: str, readers: tuple[str, ...]) -> type[DataSection]:
     """``[data]`` of a modality: files and splits, the options of its dataset, and those of its ``readers``."""
     kind = recon.MODALITIES[modality]
     by_reader = {reader: kind.reader_options(reader) for reader in readers}
-    of_readers = {key: option for options in by_reader.values() for key, option in options.items()}
+    of_readers: dict[str, Any] = {}
+    for reader, options in by_reader.items():
+        for key, option in options.items():
+            if (other := of_readers.setdefault(key, option)) != option:
+                expected = f"{other.default!r} of the same type, as of another reader"
+                found = f"default {option.default!r} of the option {key!r}"
+                raise ValueError(f"reader {reader!r}: found {found}, expected {expected}; rename the option")
     keys = {
         key: (option.annotation | None, None) if option.required else (option.annotation, option.default)
         for key, option in (kind.data_options() | of_readers).items()

@@ -63,7 +63,7 @@ def open_fips(
     path: Path,
     *,
     size: Annotated[int, Ge(1)] | None = None,
-    pitch_mm: Annotated[float, Gt(0)] | None = None,
+    element_mm: Annotated[float, Gt(0)] | None = None,
     angle_unit: Literal["degrees", "radians"] | None = None,
 ) -> FipsVolume:
     """Check a MATLAB file with sinograms and their geometry.
@@ -73,7 +73,7 @@ def open_fips(
     size
         Pixels per side of the image, which always covers the detector seen from the source at the axis; None: one per
         element.
-    pitch_mm
+    element_mm
         Distance between the centers of two elements; None: ``pixelSizePost``, else ``pixelSize``.
     angle_unit
         Unit of the angles; None: degrees, refused where they span less than 7.
@@ -104,7 +104,7 @@ def open_fips(
         found, advice = f"{views} angles that span {np.ptp(angles):.3g}", "set angle_unit in [data]"
         raise data_error(path, "angles", found, "degrees, as of this layout", advice)
     R, D = (_number(path, known, key) for key in _DISTANCES)
-    pitch = _pitch(path, known, D / R) if pitch_mm is None else pitch_mm
+    pitch = _pitch(path, known, D / R) if element_mm is None else element_mm
     in_rad = tuple((angles if angle_unit == "radians" else np.deg2rad(angles)).tolist())
     geometry = checked(lambda: FanBeam(in_rad, elements, pitch, R, D), path)
     size = size or elements
@@ -149,7 +149,7 @@ def _pitch(path: Path, known: dict[str, Any], magnification: float) -> float:
     for other in _PITCHES_AT_AXIS:
         if other in known and abs((expected := _number(path, known, other) * magnification) / pitch - 1) > 1e-3:
             found = f"{pitch:g} mm, but {other} is that of {expected:g} mm"
-            raise data_error(path, key, found, "one size of the elements", "set pitch_mm in [data]")
+            raise data_error(path, key, found, "one size of the elements", "set element_mm in [data]")
     return pitch
 
 

@@ -11,7 +11,8 @@ from federation import ConfigError, SiteManifest, check_sites, load_federation, 
 from federation.sites import sha256_file
 from federation.sites.lock_file import lock_file, lock_path, read_lock, write_lock
 from federation.sites.manifest import expand_variables
-from recon import DataError
+from federation.sites.manifest_schema import data_section
+from recon import CT_READERS, MODALITIES, DataError
 
 from ..fake_sites import write_file, write_manifest, write_site
 
@@ -263,3 +264,18 @@ def test_the_real_sites_are_as_locked() -> None:
         lock = {name: sha256_file(manifest.root / name) for _, name in manifest.data.named()}
         assert {name: entry.sha256 for name, entry in read_lock(manifest.path).items()} == lock
         assert not manifest.trains
+
+
+def test_an_option_has_one_default_among_all_readers() -> None:
+    """A manifest holds one value per key: with two defaults, one reader would get that of the other."""
+
+    @CT_READERS.add("other_pitch")
+    def other_pitch(path: Path, *, pitch_mm: float = 3.0) -> None: ...
+
+    try:
+        with pytest.raises(ValueError, match=r"reader 'other_pitch': found default 3\.0 of the option 'pitch_mm'"):
+            data_section("ct", ("exchange", "other_pitch"))
+    finally:
+        CT_READERS.remove("other_pitch")
+    for modality in MODALITIES.values():
+        data_section(modality.name, tuple(modality.readers))

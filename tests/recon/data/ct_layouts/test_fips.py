@@ -165,7 +165,7 @@ def test_what_disagrees_is_named(tmp_path: Path, version: str, changes: dict[str
 def test_the_manifest_can_state_pitch_and_unit(tmp_path: Path) -> None:
     content = scan(pixelSizePost=None, angles=np.deg2rad(ANGLES)[None])
     path = write(tmp_path / "a.mat", "7.3", "CtData", content)
-    geometry = CT_READERS.open(path, "fips", pitch_mm=PITCH, angle_unit="radians").geometry
+    geometry = CT_READERS.open(path, "fips", element_mm=PITCH, angle_unit="radians").geometry
     assert geometry.pitch_mm == PITCH and np.allclose(geometry.angles, np.deg2rad(ANGLES))
 
 
