@@ -21,7 +21,26 @@ def add_sites(commands: Commands) -> None:
     actions = sites.add_subparsers(required=True, metavar="ACTION")
     make = actions.add_parser("make", help="write one manifest per site")
     kinds = make.add_subparsers(required=True, metavar="KIND")
+    of_people = [_add_fastmri(kinds), *_add_images(kinds), _add_ct_pd(kinds)]
+    for kind in of_people:
+        pattern = "regular expression with one group: the person, searched in the path of every file, as in '^([^_]+)_'"
+        kind.add_argument("--subject", metavar="PATTERN", help=pattern)
+        _add_skip_bad(kind)
+    for kind in (*of_people, *_add_demos(kinds)):
+        kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
+        kind.add_argument("--overwrite", action="store_true", help="replace existing files")
+        add_plugins(kind)
+        add_output(kind)
 
+    check = actions.add_parser("check", help="check all files and their checksums, print a summary of each site")
+    check.add_argument("folder", type=Path, help="folder of manifests")
+    _add_skip_bad(check)
+    check.set_defaults(run=_check)
+    add_plugins(check)
+    add_output(check)
+
+
+def _add_fastmri(kinds: Commands) -> argparse.ArgumentParser:
     text = "group a folder of measured scans by scanner: fastMRI, ISMRMRD and all other layouts of `fedrecon convert`"
     fastmri = kinds.add_parser("fastmri", aliases=["ismrmrd"], help=text)
     fastmri.add_argument("folder", help="folder of scans; ${VARIABLES} in its path stay in the manifests")
@@ -38,7 +57,10 @@ def add_sites(commands: Commands) -> None:
     )
     fastmri.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons")
     fastmri.set_defaults(run=_make_fastmri)
+    return fastmri
 
+
+def _add_images(kinds: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     images = kinds.add_parser("images", help="simulate k-space from magnitude images (NIfTI, DICOM), by person")
     images.set_defaults(run=_make_images)
 
@@ -51,6 +73,10 @@ def add_sites(commands: Commands) -> None:
         )
         kind.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons instead")
         kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
+    return images, ct_images
+
+
+def _add_ct_pd(kinds: Commands) -> argparse.ArgumentParser:
     text = "rebin folders of DICOM-CT-PD projections, helical or axial, to fan-beam slices: a site per scanner"
     ct_pd = kinds.add_parser("dicom-ct-pd", help=text)
     ct_pd.add_argument("folder", help="folder of projections, searched recursively: every folder is a series")
@@ -69,11 +95,10 @@ def add_sites(commands: Commands) -> None:
     )
     ct_pd.add_argument("--water", type=float, metavar="PER_MM", help="attenuation of water, if files state none")
     ct_pd.set_defaults(run=_make_ct_pd)
-    for kind in (fastmri, images, ct_images, ct_pd):
-        pattern = "regular expression with one group: the person, searched in the path of every file, as in '^([^_]+)_'"
-        kind.add_argument("--subject", metavar="PATTERN", help=pattern)
-        _add_skip_bad(kind)
+    return ct_pd
 
+
+def _add_demos(kinds: Commands) -> tuple[argparse.ArgumentParser, ...]:
     demo = kinds.add_parser("demo", help="the simulated hospitals of `fedrecon demo`")
     demo.add_argument("--size", type=int, default=128, help="pixels per side (default: %(default)s)")
     demo.add_argument("--only", metavar="NAMES", help="names of the sites to make, with commas (default: all)")
@@ -89,18 +114,7 @@ def add_sites(commands: Commands) -> None:
     demo_cine.add_argument("--frames", type=int, default=12, help="frames of a heart beat (default: %(default)s)")
     demo_cine.set_defaults(run=_make_demo_cine)
     add_jobs(demo_cine)
-    for kind in (fastmri, images, ct_images, ct_pd, demo, demo_ct, demo_cine):
-        kind.add_argument("--out", type=Path, required=True, help="folder of the manifests")
-        kind.add_argument("--overwrite", action="store_true", help="replace existing files")
-        add_plugins(kind)
-        add_output(kind)
-
-    check = actions.add_parser("check", help="check all files and their checksums, print a summary of each site")
-    check.add_argument("folder", type=Path, help="folder of manifests")
-    _add_skip_bad(check)
-    check.set_defaults(run=_check)
-    add_plugins(check)
-    add_output(check)
+    return demo, demo_ct, demo_cine
 
 
 def _add_skip_bad(parser: argparse.ArgumentParser) -> None:

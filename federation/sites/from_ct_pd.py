@@ -1,7 +1,7 @@
 """Make CT sites from folders of DICOM-CT-PD projections."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,7 @@ def make_ct_pd_sites(
     found = usable(folders, opened, skip_bad=skip_bad)
     told = {} if subject_pattern is None else persons_by_pattern(found, subject_pattern)
     persons = {name: subject(name, told.get(name) or one.patient_id) for name, (one, _) in found.items()}
-    groups: dict[str, list[str]] = {}
-    for name, (one, _) in found.items():
-        groups.setdefault(slug([one.vendor or "unknown", one.model or "scanner"]), []).append(name)
+    groups = _by_scanner({name: one for name, (one, _) in found.items()})
     splits = assign_splits({site: [persons[name] for name in names] for site, names in groups.items()}, split, seed)
     files = {site: [(splits[site][persons[name]], _file(name)) for name in names] for site, names in groups.items()}
     if not overwrite:
@@ -104,16 +102,27 @@ def make_ct_pd_sites(
     say(_cost([plan for _, plan in found.values()], sum(one.n_bytes for one, _ in found.values())))
     for site, names in groups.items():
         for name, (_, file) in zip(names, files[site], strict=True):
-            one, plan = found[name]
-            path = out / "data" / site / file
-            warnings = write_slices(one, path, plan, reference=not measured, patient_id=told.get(name))
-            for warning in one.warnings() + plan.warnings(one) + warnings:
-                logger.warning(warning)
+            _write(*found[name], out / "data" / site / file, reference=not measured, patient_id=told.get(name))
     lacking = [name for name in found if not names_person(persons[name])]
     for warning in unnamed_people(root, lacking, " without PatientID"):
         logger.warning(warning)
     tables = [_table(site, [found[name] for name in names], files[site], measured) for site, names in groups.items()]
     return write_sites(out, tables, overwrite=overwrite)
+
+
+def _by_scanner(series: Mapping[str, ProjectionSeries]) -> dict[str, list[str]]:
+    """Names of the series of every scanner, by vendor and model."""
+    groups: dict[str, list[str]] = {}
+    for name, one in series.items():
+        groups.setdefault(slug([one.vendor or "unknown", one.model or "scanner"]), []).append(name)
+    return groups
+
+
+def _write(one: ProjectionSeries, plan: SlicePlan, path: Path, *, reference: bool, patient_id: str | None) -> None:
+    """Rebin a series into a file, and log what makes its slices doubtful."""
+    warnings = write_slices(one, path, plan, reference=reference, patient_id=patient_id)
+    for warning in one.warnings() + plan.warnings(one) + warnings:
+        logger.warning(warning)
 
 
 def _folders(root: Path, series: str | None, say: Callable[[str], None]) -> dict[str, Path]:
