@@ -202,8 +202,6 @@ class CineSlices(KSpaceSlices):
     def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
         if choice == "rss":
             raise data_error(volume.path, "reference", "'rss'", "'auto' or 'coil_combined' for frames", "correct it")
-        if self.simulate is not None and volume.undersampled:
-            expected = "a fully sampled one for [simulate]"
-            raise data_error(volume.path, "mask", "an undersampled file", expected, "remove [simulate]")
+        self._require_full(volume)
         kind = super()._reference_kind(volume, choice)
         return "none" if kind == "rss" else kind

@@ -250,9 +250,7 @@ class NonCartesianSlices(KSpaceSlices):
         if self.simulate is not None and isinstance(volume, TrajectoryVolume):
             found, expected = "samples along a trajectory", "Cartesian k-space for [simulate]"
             raise data_error(volume.path, "trajectory", found, expected, "remove [simulate]")
-        if self.simulate is not None and volume.undersampled:
-            expected = "a fully sampled one for [simulate]"
-            raise data_error(volume.path, "mask", "an undersampled file", expected, "remove [simulate]")
+        self._require_full(volume)
         return super()._reference_kind(volume, choice)
 
 

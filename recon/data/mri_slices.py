@@ -297,6 +297,12 @@ class KSpaceSlices(VolumeSlices):
             family=mask_family(facts.mask) if sampling is None else SAMPLING_FAMILIES[sampling],
         )
 
+    def _require_full(self, volume: KSpaceVolume, advice: str = "remove [simulate]") -> None:
+        """Refuse to undersample a file that is undersampled already."""
+        if self.simulate is not None and volume.undersampled:
+            expected = "a fully sampled one for [simulate]"
+            raise data_error(volume.path, "mask", "an undersampled file", expected, advice)
+
     def _reference_kind(self, volume: KSpaceVolume, choice: ReferenceChoice) -> str:
         """Kind of the reference of a file; refuses a file that lacks data for the arguments."""
         path, undersampled, kind = volume.path, volume.undersampled, str(choice)
@@ -306,9 +312,8 @@ class KSpaceSlices(VolumeSlices):
             raise data_error(path, "mask", "undersampled k-space", "fully sampled k-space", 'use reference = "auto"')
         elif choice == "rss" and volume.rss_shape is None:
             raise data_error(path, "reconstruction_rss", "nothing", "an RSS image", 'use reference = "auto"')
-        if isinstance(self.simulate, Simulation) and undersampled and not self.simulate.nested:
-            expected, advice = "a fully sampled one for [simulate]", "remove [simulate] or set nested = true"
-            raise data_error(path, "mask", "an undersampled file", expected, advice)
+        if isinstance(self.simulate, Simulation) and not self.simulate.nested:
+            self._require_full(volume, "remove [simulate] or set nested = true")
         if self.maps == "true" and not volume.has_maps:
             raise data_error(path, "maps", "nothing", "true maps of a simulation", 'use maps = "espirit"')
         if self.augment is not None and kind != "coil_combined":
