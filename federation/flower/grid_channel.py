@@ -14,6 +14,8 @@ from .client_process import content_of, data_of
 _POLL_SECONDS = 1.0
 #: Time in which a site whose heartbeats Flower missed, for a minute, may come back before it fails in this round.
 _SECONDS_AWAY = 30.0
+#: A connected site that does not answer gets its message again after this time, then after twice as long, and so on.
+_SECONDS_UNTIL_AGAIN = 600.0
 
 
 class GridChannel:
@@ -40,19 +42,27 @@ class GridChannel:
         """Yield each reply as it arrives, and :class:`StillWaiting` every second.
 
         A late site yields nothing. A site that is not connected, or loses its connection, gets its message (again) once
-        it is back; it fails if it does not come back in time. A site answers the same message with the same reply.
+        it is back; it fails if it does not come back in time. A connected site gets its message again from time to
+        time: Flower hands out a message once, and loses it if its database was busy at that moment. A site answers the
+        same message with the same reply, without training again.
         """
         self.asked = sorted(messages)
         begin = time.monotonic()
         away = dict.fromkeys(self.asked, begin)  # the sites without a message on its way, and since when
         waiting: dict[str, str] = {}  # site by the number of its message
-        while (waiting or away) and time.monotonic() < begin + self.seconds:
+        again = {name: (begin + _SECONDS_UNTIL_AGAIN, 2 * _SECONDS_UNTIL_AGAIN) for name in self.asked}  # time, pause
+        while (waiting or away) and (now := time.monotonic()) < begin + self.seconds:
             back = [name for name in self.reachable() if name in away] if away else []
-            for name, number in self._push({name: messages[name] for name in back}).items():
-                del away[name]
+            silent = [name for name in dict.fromkeys(waiting.values()) if now >= again[name][0]]
+            for name in silent:
+                pause = again[name][1]
+                again[name] = now + pause, 2 * pause
+            for name, number in self._push({name: messages[name] for name in (*back, *silent)}).items():
                 if number:
+                    away.pop(name, None)
                     waiting[number] = name
-                else:
+                elif name in away:
+                    del away[name]
                     yield name, SiteFailure("could not be reached: its message was not sent")
             for name in [name for name, since in away.items() if time.monotonic() > since + _SECONDS_AWAY]:
                 del away[name]
@@ -65,6 +75,9 @@ class GridChannel:
                     away[name] = time.monotonic()
                 elif self.nodes.get(name) == reply.metadata.src_node_id:
                     yield name, _answer(reply)
+                else:
+                    continue
+                waiting = {number: site for number, site in waiting.items() if site != name}  # copies of the message
             if waiting or away:
                 yield "", StillWaiting()
                 time.sleep(_POLL_SECONDS)

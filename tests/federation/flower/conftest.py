@@ -1,6 +1,6 @@
 """One federation of real processes per file of tests, with the recipe's choices that the file names."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +23,14 @@ def federation(
     path = tmp_path_factory.mktemp("deployed")
     with running_federation(path, request.module.CHOICES, way_out.port, way_out.url) as running:
         yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the ends of the logs of the processes to the report of a test that failed."""
+    report = yield
+    path = getattr(item, "funcargs", {}).get("federation")
+    if report.failed and isinstance(path, Path):
+        for log in sorted(path.glob("*/logs/*.log")):
+            report.sections.append((f"{log.relative_to(path)}", "\n".join(log.read_text().splitlines()[-30:])))
+    return report

@@ -101,6 +101,27 @@ def test_a_site_that_does_not_come_back_fails_after_half_a_minute(monkeypatch: p
     assert lost + 30 <= grid.now < lost + 33
 
 
+def test_a_silent_site_gets_its_message_again_after_ever_longer_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower lost the first two messages to north, whose heartbeats arrive."""
+
+    def answer(number: str, node: int, now: float) -> Any:
+        return None if node == 11 and now < 2000 else reply(number, node, b"reply")
+
+    grid = Grid(lambda now: set(NODES.values()), answer)
+    assert exchange(grid, monkeypatch, seconds=1e4) == {"north": b"reply", "south": b"reply"}
+    assert grid.sent == [(11, b"north"), (22, b"south"), (11, b"north"), (11, b"north")]
+    assert 2000 <= grid.now < 2003
+
+
+def test_a_late_reply_to_the_first_message_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(number: str, node: int, now: float) -> Any:
+        return reply(number, node, b"reply") if number != "2" and now >= 700 else None
+
+    grid = Grid(lambda now: set(NODES.values()), answer)
+    assert exchange(grid, monkeypatch, seconds=1e4) == {"north": b"reply", "south": b"reply"}
+    assert len(grid.sent) == 4 and 700 <= grid.now < 703
+
+
 def test_a_reply_in_the_name_of_another_site_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Grid(lambda now: set(NODES.values()), lambda number, node, now: reply(number, 22, b"reply"))
     assert exchange(grid, monkeypatch, seconds=100.0) == {"south": b"reply"}

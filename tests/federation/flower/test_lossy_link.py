@@ -119,6 +119,7 @@ def test_every_cut_is_repeated_and_a_wrong_certificate_is_not() -> None:
 
     for status in (408, 500, 502, 503, 504):
         assert attempt(answered(status)) is Cut, status
+    assert attempt(answered(500, '{"detail": "Internal server error."}')) is Cut  # its database was locked
     assert attempt(answered(404)) is attempt(answered(500, '{"code": 1}')) is httpx.HTTPStatusError
 
 
@@ -198,11 +199,45 @@ def test_a_part_that_is_refused_is_sent_until_the_server_has_it(monkeypatch: pyt
     assert stored == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_process_that_fails_without_a_reply_has_one(is_read: bool, is_silent: bool) -> None:
+    """It ended, or its heartbeats did not come; Flower replies to the message only if it was read, and is silent."""
+    from datetime import timedelta
+
+    from flwr.app import Message, Metadata, RecordDict
+    from flwr.common.constant import SubStatus
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.corestate import in_memory_corestate
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    state: Any = supernode_process.always_replying(InMemoryNodeState)(ObjectStoreFactory().store())
+    state.set_node_id(11)
+    metadata = Metadata(7, "question", 1, 11, "", "", time.time(), 3600.0, "train")
+    state.store_message(Message(metadata=metadata, content=RecordDict()))
+    task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=7, fab_hash="")
+    assert state.claim_task(task) and state.activate_task(task)
+    if is_read:
+        assert state.get_messages_legacy(run_ids=[7], is_reply=False, limit=1)
+    assert not state.get_messages_legacy(is_reply=True)
+    if is_silent:
+        (record,) = state.task_token_store.values()
+        record.active_until = in_memory_corestate.now() - timedelta(seconds=1)
+    else:
+        assert state.finish_task(task, SubStatus.FAILED, "no message")
+    (answer,) = state.get_messages_legacy(is_reply=True)
+    assert answer.has_error() and answer.metadata.reply_to_message_id == "question"
+    state.finish_task(task, SubStatus.FAILED, "again")
+    assert not state.get_messages_legacy(is_reply=True)
+
+
 def test_flower_still_cuts_messages_and_repeats_requests_so(tmp_path: Path) -> None:
     import inspect
 
     from flwr.common import constant
     from flwr.supernode import fleet_http_client, fleet_http_connection, start_client_internal
+    from flwr.supernode.nodestate import nodestate_factory
 
     assert 'getenv("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"' in inspect.getsource(constant)
     assert environment(tmp_path)["FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"] == str(CHUNK_BYTES)
@@ -213,6 +248,7 @@ def test_flower_still_cuts_messages_and_repeats_requests_so(tmp_path: Path) -> N
     assert "timeout=HEARTBEAT_CALL_TIMEOUT" in inspect.getsource(fleet_http_client)
     order = "node.node_id, receive, send, get_run, get_fab, pull_object, push_object, confirm_message_received,"
     assert order in " ".join(source.split())
+    assert "self.state_instance = InMemoryNodeState(" in inspect.getsource(nodestate_factory)
     assert "with http_request_response(" in inspect.getsource(start_client_internal)
 
 
