@@ -21,7 +21,7 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from .picture import window_of
-from .reconstruction import Reconstruction, fedrecon_version
+from .reconstruction import Images, Reconstruction, fedrecon_version
 
 #: Largest value of 16 bits without and with sign.
 _UNSIGNED, _SIGNED = 65535, 32767
@@ -48,10 +48,34 @@ def dicom_files(found: Reconstruction) -> list[bytes]:
     new and depend on the images alone, so that the same reconstruction has the same ones; those of the study and of the
     frame of reference are those of the scan, if it states them.
     """
-    stored, slope = _stored(found)
-    key = hashlib.sha256(stored.tobytes() + found.derivation.encode() + found.scan.encode()).hexdigest()
+    stored, slope = _stored(found, found.displayed, whole=found.header.is_attenuation)
+    key = _key(found, stored)
     common = _common(found, stored, slope, key)
     return [_file(found, common, stored[index], index, key) for index in range(len(stored))]
+
+
+def error_bar_files(found: Reconstruction) -> list[bytes]:
+    """The half-widths as a second series of the same study, one DICOM file per image, in levels of one scale.
+
+    Raises
+    ------
+    ValueError
+        If there are no error bars.
+    """
+    if (widths := found.displayed_half_width) is None:
+        raise ValueError(f"error_bar_files: {found.scan} has no error bars, expected half-widths")
+    stored, slope = _stored(found, widths, whole=False)
+    common = _common(found, stored, slope, _key(found, _stored(found, found.displayed, found.header.is_attenuation)[0]))
+    key = _key(found, stored)
+    common.SeriesInstanceUID, common.SeriesNumber = _uid(key, "series"), 2
+    common.SeriesDescription = f"fedrecon error bars, {found.coverage:.0%}"[:64]
+    common.ImageComments = f"half-width of an interval around every pixel; {common.ImageComments}"[:1024]
+    _set_window(common, widths)
+    return [_file(found, common, stored[index], index, key) for index in range(len(stored))]
+
+
+def _key(found: Reconstruction, stored: npt.NDArray[np.generic]) -> str:
+    return hashlib.sha256(stored.tobytes() + found.derivation.encode() + found.scan.encode()).hexdigest()
 
 
 def is_placed(found: Reconstruction) -> bool:
@@ -60,13 +84,13 @@ def is_placed(found: Reconstruction) -> bool:
     return header.placement is not None and header.pixel_mm is not None and header.modality in _PLACED
 
 
-def _stored(found: Reconstruction) -> tuple[npt.NDArray[np.generic], str]:
-    """Whole numbers of 16 bits, and the value of one step as DICOM writes it."""
-    values = found.displayed.astype(np.float64)
+def _stored(found: Reconstruction, images: Images, whole: bool) -> tuple[npt.NDArray[np.generic], str]:
+    """Whole numbers of 16 bits, and the value of one step as DICOM writes it; ``whole``: the step is a whole number."""
+    values = images.astype(np.float64)
     largest = float(np.abs(values).max())
     signed = found.header.is_attenuation or bool((values < 0).any())
     limit = _SIGNED if signed else _UNSIGNED
-    step = max(1.0, float(np.ceil(largest / limit))) if found.header.is_attenuation else (largest or 1.0) / limit
+    step = max(1.0, float(np.ceil(largest / limit))) if whole else (largest or 1.0) / limit
     text = format_number_as_ds(step)
     whole = np.clip(np.round(values / float(text)), -limit if signed else 0, limit)
     return whole.astype(np.int16 if signed else np.uint16), text
@@ -109,7 +133,11 @@ def _describe_pixels(data: pydicom.Dataset, stored: npt.NDArray[np.generic], slo
     data.PixelRepresentation = int(stored.dtype == np.int16)
     data.RescaleSlope, data.RescaleIntercept = slope, "0"
     data.RescaleType = "HU" if found.header.is_attenuation else "US"
-    black, white = window_of(found.displayed)
+    _set_window(data, found.displayed)
+
+
+def _set_window(data: pydicom.Dataset, images: Images) -> None:
+    black, white = window_of(images)
     if white - black < 1:
         data.VOILUTFunction = "LINEAR_EXACT"  # DICOM's other windows are at least 1 wide
     data.WindowCenter, data.WindowWidth = (format_number_as_ds(v) for v in ((black + white) / 2, white - black))

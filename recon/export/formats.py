@@ -120,22 +120,38 @@ def _write_nifti(found: Reconstruction, out: Path, slices: PngSlices) -> list[st
     write_atomically(out, nifti_bytes(found, compressed=compressed))
     if found.half_width is None:
         return _unstated(found)
-    bars = out.with_name(f"{out.name[: -len(suffix_of(out))]}_error_bars{suffix_of(out)}")
+    bars = _beside(out)
     write_atomically(bars, nifti_bytes(found, compressed=compressed, images=found.displayed_half_width))
     return [*_unstated(found), f"error bars of {found.coverage:.0%} coverage: {bars}"]
 
 
 def _write_dicom(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
-    from .dicom import dicom_files, is_placed
+    from .dicom import dicom_files, error_bar_files, is_placed
 
-    files = dicom_files(found)
+    lines, bars = _unstated(found), _beside(out)
+    if not is_placed(found):
+        lines.append("written as secondary captures, without a place in the patient")
+    if found.half_width is not None:
+        require_export(bars, overwrite=True)  # before anything is written
+        lines.append(f"error bars of {found.coverage:.0%} coverage, a second series: {bars}")
+    _write_series(dicom_files(found), out)
+    if found.half_width is not None:
+        _write_series(error_bar_files(found), bars)
+    return lines
+
+
+def _write_series(files: list[bytes], out: Path) -> None:
     if len(files) == 1 and suffix_of(out) == ".dcm" and not out.is_dir():
         write_atomically(out, files[0])
     else:
         digits = max(3, len(str(len(files))))
         _write_folder(out, {f"slice_{number + 1:0{digits}d}.dcm": data for number, data in enumerate(files)})
-    lines = _unstated(found) + _without_error_bars(found)
-    return lines if is_placed(found) else [*lines, "written as secondary captures, without a place in the patient"]
+
+
+def _beside(out: Path) -> Path:
+    """Name of the error bars of an image."""
+    suffix = suffix_of(out)
+    return out.with_name(f"{out.name[: len(out.name) - len(suffix)]}_error_bars{suffix}")
 
 
 def _write_png(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
@@ -153,7 +169,8 @@ def _write_png(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]
     for file in set(_numbered(out)) - set(done) if slices == "all" else ():
         file.unlink()  # of a scan with more slices
     black, white = window_of(found.displayed)
-    return [f"window: black {black:.4g}, white {white:.4g} ({found.unit})", *_without_error_bars(found)]
+    lines = [f"window: black {black:.4g}, white {white:.4g} ({found.unit})"]
+    return lines if found.half_width is None else [*lines, "without error bars: HDF5, NIfTI and DICOM hold them"]
 
 
 _WRITERS: dict[str, Callable[[Reconstruction, Path, PngSlices], list[str]]] = {
@@ -192,11 +209,6 @@ def _write_folder(out: Path, files: dict[str, bytes]) -> None:
         if former.exists() and not out.exists():
             os.replace(former, out)
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _without_error_bars(found: Reconstruction) -> list[str]:
-    """What a format without a place for error bars leaves out."""
-    return [] if found.half_width is None else ["without error bars: HDF5 and NIfTI hold them"]
 
 
 def _unstated(found: Reconstruction) -> list[str]:

@@ -63,7 +63,7 @@ class Reconstruction:
         """Half-widths in the unit of the displayed images; None without error bars."""
         if self.half_width is None or not self.header.is_attenuation:
             return self.half_width
-        zero, one = attenuation_to_hu(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        zero, one = attenuation_to_hu(torch.tensor([0.0, 1.0], dtype=torch.float64), self.header.mu_water).tolist()
         return np.asarray(self.half_width * (one - zero), np.float32)
 
     @property

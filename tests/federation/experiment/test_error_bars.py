@@ -57,7 +57,7 @@ def test_evaluate_and_reconstruct(run: Path, tmp_path: Path, capsys: pytest.Capt
     bars = nibabel.load(tmp_path / "image_error_bars.nii.gz").get_fdata()
     np.testing.assert_allclose(bars.transpose(2, 1, 0), half_width, rtol=1e-5)
     assert reconstruct(run, scan, tmp_path / "image.png") == 0
-    assert "without error bars: HDF5 and NIfTI hold them" in capsys.readouterr().out
+    assert "without error bars: HDF5, NIfTI and DICOM hold them" in capsys.readouterr().out
 
 
 def test_half_widths_are_those_of_the_calibration(run: Path, tmp_path: Path) -> None:

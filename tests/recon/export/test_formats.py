@@ -170,6 +170,44 @@ def test_another_reconstruction_has_other_uids_and_the_same_one_the_same(tmp_pat
     assert first.SeriesInstanceUID != other.SeriesInstanceUID
 
 
+@pytest.mark.parametrize("kind", ["MR", "CT"])
+def test_error_bars_are_a_second_series_of_the_same_study(tmp_path: Path, kind: str) -> None:
+    found = scan(kind, placed=True)
+    widths = 0.1 * np.abs(found.magnitude) + 1e-3 * found.magnitude.max()
+    header = replace(found.header, mu_water=0.025) if kind == "CT" else found.header
+    found = replace(found, header=header, half_width=widths, coverage=0.9)
+    notes = write_reconstruction(found, tmp_path / "image")
+    assert f"error bars of 90% coverage, a second series: {tmp_path / 'image_error_bars'}" in notes
+    images, bars = written(found, tmp_path / "image"), [
+        pydicom.dcmread(file) for file in sorted((tmp_path / "image_error_bars").iterdir())
+    ]  # fmt: skip
+    assert len(images) == len(bars) == SHAPE[0]
+    for image, bar, width in zip(images, bars, widths, strict=True):
+        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "ImagePositionPatient", "PixelSpacing"):
+            assert image[keyword].value == bar[keyword].value, keyword
+        assert (image.SeriesNumber, bar.SeriesNumber) == (1, 2)
+        assert len({image.SeriesInstanceUID, bar.SeriesInstanceUID}) == 2
+        assert image.SOPInstanceUID != bar.SOPInstanceUID
+        assert "error bars, 90%" in bar.SeriesDescription and "half-width" in bar.ImageComments
+        zero, one = attenuation_to_hu(torch.tensor([0.0, 1.0]), 0.025).tolist()
+        expected = width * (one - zero if kind == "CT" else 1)  # a width has no offset of -1000
+        np.testing.assert_allclose(
+            bar.pixel_array * float(bar.RescaleSlope), expected, rtol=0, atol=expected.max() / 3e4
+        )
+    single = replace(found, magnitude=found.magnitude[:1], image=found.image[:1], half_width=widths[:1])
+    write_reconstruction(single, tmp_path / "one.dcm")
+    assert pydicom.dcmread(tmp_path / "one_error_bars.dcm").SeriesNumber == 2
+
+
+def test_error_bars_replace_no_other_folder(tmp_path: Path) -> None:
+    found = replace(scan(), half_width=np.ones(SHAPE, np.float32), coverage=0.9)
+    (other := tmp_path / "image_error_bars" / "notes.txt").parent.mkdir()
+    other.write_text("kept")
+    with pytest.raises(DataError, match="image_error_bars: --out: found a folder with other files"):
+        write_reconstruction(found, tmp_path / "image")
+    assert other.read_text() == "kept" and not (tmp_path / "image").exists()
+
+
 def test_values_beyond_sixteen_bits_keep_their_scale(tmp_path: Path) -> None:
     """Metal in CT; k-space in units of a scanner; an empty scan."""
     metal = scan("CT")
