@@ -48,7 +48,7 @@ def dicom_files(found: Reconstruction) -> list[bytes]:
     new and depend on the images alone, so that the same reconstruction has the same ones; those of the study and of the
     frame of reference are those of the scan, if it states them.
     """
-    stored, slope = _stored(found, found.displayed, whole=found.header.is_attenuation)
+    stored, slope = _stored(found, found.displayed, whole_steps=found.header.is_attenuation)
     key = _key(found, stored)
     common = _common(found, stored, slope, key)
     return [_file(found, common, stored[index], index, key) for index in range(len(stored))]
@@ -64,7 +64,7 @@ def error_bar_files(found: Reconstruction) -> list[bytes]:
     """
     if (widths := found.displayed_half_width) is None:
         raise ValueError(f"error_bar_files: {found.scan} has no error bars, expected half-widths")
-    stored, slope = _stored(found, widths, whole=False)
+    stored, slope = _stored(found, widths, whole_steps=False)
     common = _common(found, stored, slope, _key(found, _stored(found, found.displayed, found.header.is_attenuation)[0]))
     key = _key(found, stored)
     common.SeriesInstanceUID, common.SeriesNumber = _uid(key, "series"), 2
@@ -84,13 +84,13 @@ def is_placed(found: Reconstruction) -> bool:
     return header.placement is not None and header.pixel_mm is not None and header.modality in _PLACED
 
 
-def _stored(found: Reconstruction, images: Images, whole: bool) -> tuple[npt.NDArray[np.generic], str]:
-    """Whole numbers of 16 bits, and the value of one step as DICOM writes it; ``whole``: the step is a whole number."""
+def _stored(found: Reconstruction, images: Images, whole_steps: bool) -> tuple[npt.NDArray[np.generic], str]:
+    """Whole numbers of 16 bits, and the value of one step as DICOM writes it; ``whole_steps``: a whole number."""
     values = images.astype(np.float64)
     largest = float(np.abs(values).max())
     signed = found.header.is_attenuation or bool((values < 0).any())
     limit = _SIGNED if signed else _UNSIGNED
-    step = max(1.0, float(np.ceil(largest / limit))) if whole else (largest or 1.0) / limit
+    step = max(1.0, float(np.ceil(largest / limit))) if whole_steps else (largest or 1.0) / limit
     text = format_number_as_ds(step)
     whole = np.clip(np.round(values / float(text)), -limit if signed else 0, limit)
     return whole.astype(np.int16 if signed else np.uint16), text
