@@ -1,4 +1,4 @@
-"""Whether a scan is like those of its site: noise, acceleration, and how well the network predicts held-out data."""
+"""Whether a scan is like those of its site: noise, acceleration, object, and how well held-out data are predicted."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,21 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..data import VolumeSlices, can_hold_out, held_out_split
+from ..data import Sample, VolumeSlices, can_hold_out, collate, held_out_split
 from ..evaluation import held_out_residual
+from ..method import apply, to_device_of
 
 #: Part of the measurement that is held out, as in the scores of scans without reference.
 _HELD_OUT = 0.1
 #: Slices of a scan that are looked at.
 _SLICES = 3
+#: Pixels of an image above this part of the brightest one show the object, and not noise or aliases.
+_OBJECT = 0.1
 #: Features, in words, with the least spread of their logarithm between the scans of a site (few scans seem too much
 #: alike), and the spread expected of a site, which counts as one scan more: a single scan tells no spread.
 FEATURES: Mapping[str, tuple[str, float, float]] = {
     "residual": ("residual of held-out measurements in units of the noise", 0.05, 0.25),
     "noise": ("noise in parts of the brightest pixel", 0.15, 0.15),
     "acceleration": ("acceleration", 0.05, 0.1),
+    "object": ("part of the picture that shows the object", 0.05, 0.15),
+    "shape": ("height of the object over its width", 0.05, 0.1),
 }
 #: Spreads from the middle of a site's scans from which on a scan counts as unusual.
 LIMIT = 4.0
@@ -32,7 +37,7 @@ def measure_scan(network: nn.Module, samples: VolumeSlices, number: int = 0) -> 
     Parameters
     ----------
     network
-        The network of the site; it reconstructs a few slices without a tenth of their measurements.
+        The network of the site; it reconstructs a few slices, and the same without a tenth of their measurements.
     samples, number
         The slices of some files, and which of the files.
     """
@@ -40,9 +45,11 @@ def measure_scan(network: nn.Module, samples: VolumeSlices, number: int = 0) -> 
     count, first = samples.n_slices(number), samples.first(number)
     chosen = sorted({round((k + 0.5) * count / _SLICES - 0.5) for k in range(_SLICES)})
     found: dict[str, float] = {"acceleration": samples.acceleration(number)}
-    noise, parts = list[float](), []
+    noise, parts, objects = list[float](), [], list[tuple[float, float]]()
     for index in chosen:
         sample = samples[first + index]
+        if bool(sample.measurement.any()):
+            objects.append(_object(network, sample))
         if not (float(sample.noise_std) > 0 and bool(sample.measurement.any())):
             continue
         noise.append(float(sample.noise_std))
@@ -50,9 +57,30 @@ def measure_scan(network: nn.Module, samples: VolumeSlices, number: int = 0) -> 
             parts.append((sample, *held_out_split(sample, _HELD_OUT, torch.Generator().manual_seed(index))))
     if noise:
         found["noise"] = math.fsum(noise) / len(noise)
+    for name, values in zip(("object", "shape"), zip(*objects, strict=True), strict=False):
+        found[name] = math.fsum(values) / len(values)
     if (residual := held_out_residual(network, parts)) is not None:
         found["residual"] = residual
     return {name: value for name, value in found.items() if value > 0 and math.isfinite(value)}
+
+
+@torch.no_grad()
+def _object(network: nn.Module, sample: Sample) -> tuple[float, float]:
+    """Part of the picture that shows the object, and the ratio of the standard deviations of its rows and columns."""
+    batch = to_device_of(network, collate([sample]))
+    image = batch.magnitude(apply(network, batch)).flatten(0, -3).cpu()
+    shown = (image > _OBJECT * image.amax((-2, -1), keepdim=True)).double()
+    rows, columns = shown.sum(-1), shown.sum(-2)
+    ratio = (_variance(rows) / _variance(columns)).sqrt()
+    return float(shown.mean()), float(ratio.mean())
+
+
+def _variance(counts: Tensor) -> Tensor:
+    """Variance of the position along the last axis, with that within a pixel, from the counts at each position."""
+    place = torch.arange(counts.shape[-1], dtype=counts.dtype)
+    part = counts / counts.sum(-1, keepdim=True)
+    mean = (part * place).sum(-1, keepdim=True)
+    return (part * (place - mean) ** 2).sum(-1) + 1 / 12
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def usual(folder: Path) -> UsualScans:
 
 
 def test_other_people_of_the_site_are_usual(folder: Path, usual: UsualScans) -> None:
-    assert usual.scans == 6 and set(usual.ranges) == {"acceleration", "noise", "residual"}
+    assert usual.scans == 6 and set(usual.ranges) == {"acceleration", "noise", "object", "residual", "shape"}
     assert [usual.unusual(scan) for scan in features(slices(folder, range(6, 12)))] == [[]] * 6
 
 
@@ -51,6 +51,24 @@ def test_another_protocol_is_named(folder: Path, usual: UsualScans, change: dict
     for scan in features(slices(folder, range(6, 10), **change)):
         lines = usual.unusual(scan)
         assert any(line.startswith(word) and "in the site's own scans" in line for line in lines), scan
+
+
+@pytest.mark.parametrize(
+    ("turn", "word"),
+    [(True, "height of the object over its width"), (False, "part of the picture that shows the object")],
+)
+def test_another_object_is_named(usual: UsualScans, tmp_path: Path, turn: bool, word: str) -> None:
+    """The same heads, lying on the side or half as large, with the noise of the site."""
+    image = torch.stack([brain_phantom((N, N), 60 + k, "t1") for k in range(4)])[:, None]
+    if turn:
+        image = image.mT.contiguous()
+    else:
+        small = torch.nn.functional.interpolate(image.real, scale_factor=0.5, mode="area").to(image.dtype)
+        image = torch.nn.functional.pad(small, (N // 4,) * 4)
+    write_kspace(tmp_path / "other.h5", fft2c(birdcage_maps(4, (N, N), seed=6) * image))
+    simulate = Simulation(sampling="equispaced", acceleration=3.0, center_fraction=0.15, noise_std=0.01)
+    scan = measure_scan(CGSense(0.01), KSpaceSlices([tmp_path / "other.h5"], "north", simulate=simulate))
+    assert any(line.startswith(word) for line in usual.unusual(scan)), scan
 
 
 def test_data_that_do_not_fit_have_a_larger_residual(folder: Path, usual: UsualScans, tmp_path: Path) -> None:
