@@ -87,6 +87,9 @@ from .data import SliceCollector as SliceCollector
 from .data import SlicePlan as SlicePlan
 from .data import Step as Step
 from .data import StreamedSlice as StreamedSlice
+from .data import UNLABELLED as UNLABELLED
+from .data import TaskKind as TaskKind
+from .data import TaskLabels as TaskLabels
 from .data import TrajectorySimulation as TrajectorySimulation
 from .data import TrajectoryVolume as TrajectoryVolume
 from .data import Volume as Volume

@@ -93,6 +93,9 @@ from .slices import VolumeSlices as VolumeSlices
 from .slices import generator_for as generator_for
 from .slices import seed_from as seed_from
 from .slices import volume_names as volume_names
+from .task_labels import UNLABELLED as UNLABELLED
+from .task_labels import TaskKind as TaskKind
+from .task_labels import TaskLabels as TaskLabels
 from .trajectory_file import open_trajectory as open_trajectory
 from .trajectory_file import write_non_cartesian as write_non_cartesian
 from .trajectory_volume import TrajectoryVolume as TrajectoryVolume
