@@ -242,6 +242,15 @@ from .report import write_privacy_report as write_privacy_report
 from .report import write_report as write_report
 from .report import write_site_report as write_site_report
 from .report import write_training_report as write_training_report
+from .tasks import TASK_METRICS as TASK_METRICS
+from .tasks import LabelSetControl as LabelSetControl
+from .tasks import LossCurve as LossCurve
+from .tasks import PersonPrediction as PersonPrediction
+from .tasks import control_label_sets as control_label_sets
+from .tasks import label_set_scores as label_set_scores
+from .tasks import loss_curves as loss_curves
+from .tasks import task_differences as task_differences
+from .tasks import task_scores as task_scores
 from .training import LOSSES as LOSSES
 from .training import OBJECTIVES as OBJECTIVES
 from .training import PENALTIES as PENALTIES

@@ -1,0 +1,10 @@
+from .label_sets import LabelSetControl as LabelSetControl
+from .label_sets import LossCurve as LossCurve
+from .label_sets import control_label_sets as control_label_sets
+from .label_sets import label_set_scores as label_set_scores
+from .label_sets import loss_curves as loss_curves
+from .metrics import SPECIFICITY as SPECIFICITY
+from .people import PersonPrediction as PersonPrediction
+from .scores import TASK_METRICS as TASK_METRICS
+from .scores import task_differences as task_differences
+from .scores import task_scores as task_scores
