@@ -59,6 +59,7 @@ from .data import CT_SCALE as CT_SCALE
 from .data import LINE_HEAD as LINE_HEAD
 from .data import MRI_READERS as MRI_READERS
 from .data import PREPARING as PREPARING
+from .data import UNLABELLED as UNLABELLED
 from .data import Augmentation as Augmentation
 from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
@@ -87,7 +88,6 @@ from .data import SliceCollector as SliceCollector
 from .data import SlicePlan as SlicePlan
 from .data import Step as Step
 from .data import StreamedSlice as StreamedSlice
-from .data import UNLABELLED as UNLABELLED
 from .data import TaskKind as TaskKind
 from .data import TaskLabels as TaskLabels
 from .data import TrajectorySimulation as TrajectorySimulation
