@@ -59,16 +59,20 @@ from .data import CT_SCALE as CT_SCALE
 from .data import LINE_HEAD as LINE_HEAD
 from .data import MRI_READERS as MRI_READERS
 from .data import PREPARING as PREPARING
+from .data import UNLABELLED as UNLABELLED
 from .data import Augmentation as Augmentation
 from .data import CacheFacts as CacheFacts
 from .data import ChosenSlices as ChosenSlices
 from .data import CineSimulation as CineSimulation
 from .data import CineSlices as CineSlices
+from .data import ClassTable as ClassTable
 from .data import Conversion as Conversion
+from .data import DisplayedGrid as DisplayedGrid
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
 from .data import KSpaceSlices as KSpaceSlices
 from .data import KSpaceVolume as KSpaceVolume
+from .data import LabelMaps as LabelMaps
 from .data import NonCartesianSlices as NonCartesianSlices
 from .data import Placement as Placement
 from .data import ProjectionSeries as ProjectionSeries
@@ -79,6 +83,7 @@ from .data import Said as Said
 from .data import Sample as Sample
 from .data import SampleMeta as SampleMeta
 from .data import Samples as Samples
+from .data import ScanLabels as ScanLabels
 from .data import ScanSimulation as ScanSimulation
 from .data import Simulation as Simulation
 from .data import SinogramSlices as SinogramSlices
@@ -87,7 +92,6 @@ from .data import SliceCollector as SliceCollector
 from .data import SlicePlan as SlicePlan
 from .data import Step as Step
 from .data import StreamedSlice as StreamedSlice
-from .data import UNLABELLED as UNLABELLED
 from .data import TaskKind as TaskKind
 from .data import TaskLabels as TaskLabels
 from .data import TrajectorySimulation as TrajectorySimulation
@@ -124,6 +128,7 @@ from .data import open_trajectory as open_trajectory
 from .data import open_volume as open_volume
 from .data import patient_of as patient_of
 from .data import plan_slices as plan_slices
+from .data import read_class_table as read_class_table
 from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import receiving_steps as receiving_steps
@@ -142,6 +147,7 @@ from .data import volume_names as volume_names
 from .data import with_realistic_phase as with_realistic_phase
 from .data import with_smooth_phase as with_smooth_phase
 from .data import write_kspace as write_kspace
+from .data import write_label_map as write_label_map
 from .data import write_non_cartesian as write_non_cartesian
 from .data import write_sinogram as write_sinogram
 from .data import write_sinograms as write_sinograms

@@ -307,3 +307,6 @@ def _print_facts(site: "SiteFacts") -> None:
             f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
             f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}{lines}"
         )
+        if (labels := split.labels) is not None:
+            shown = ", ".join(f"{name} in {n} ({slices})" for name, (n, slices) in labels.classes.items())
+            say(f"  {'':10s} labels of {labels.people} subjects ({labels.slices} slices): {shown}")

@@ -17,10 +17,10 @@ from .image_sites import make_image_sites as make_image_sites
 from .lock_file import lock_path as lock_path
 from .lock_file import sha256_file as sha256_file
 from .manifest import SiteManifest as SiteManifest
-from .manifest import load_federation as load_federation
-from .manifest import load_manifest as load_manifest
-from .manifest import read_federation as read_federation
-from .manifest import read_site_name as read_site_name
+from .manifest_files import load_federation as load_federation
+from .manifest_files import load_manifest as load_manifest
+from .manifest_files import read_federation as read_federation
+from .manifest_files import read_site_name as read_site_name
 from .manifest_schema import SPLITS as SPLITS
 from .manifest_schema import Split as Split
 from .patients import Patients as Patients

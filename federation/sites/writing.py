@@ -169,9 +169,10 @@ def require_absent(*paths: Path) -> None:
 
 
 def locked_file(manifest: SiteManifest, name: str) -> LockedFile:
-    """Size, checksum and patient of a file of a site."""
+    """Size, checksum, patient and labels of a file of a site."""
     file = manifest.root / name
-    return lock_file(file, manifest.open(file).patient_id)
+    locked = lock_file(file, manifest.open(file).patient_id)
+    return locked.model_copy(update={"labels": manifest.label_digest(file)})
 
 
 def subjects_of(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> set[str]:
