@@ -1,0 +1,17 @@
+from .heads import TASK_HEADS as TASK_HEADS
+from .heads import ConvClassifier as ConvClassifier
+from .heads import TorchvisionHead as TorchvisionHead
+from .heads import UNetHead as UNetHead
+from .heads import make_head as make_head
+from .losses import TASK_LOSSES as TASK_LOSSES
+from .losses import TaskLoss as TaskLoss
+from .network import TaskNetwork as TaskNetwork
+from .network import head_input as head_input
+from .network import predictions as predictions
+from .network import probabilities as probabilities
+from .network import require_label as require_label
+from .network import task_input as task_input
+from .network import task_network_of as task_network_of
+from .validation import task_accuracy as task_accuracy
+from .validation import task_score_in_db as task_score_in_db
+from .validation import validation_accuracy as validation_accuracy
