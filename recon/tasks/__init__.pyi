@@ -3,8 +3,14 @@ from .heads import ConvClassifier as ConvClassifier
 from .heads import TorchvisionHead as TorchvisionHead
 from .heads import UNetHead as UNetHead
 from .heads import make_head as make_head
+from .label_sets import LabelSetControl as LabelSetControl
+from .label_sets import LossCurve as LossCurve
+from .label_sets import control_label_sets as control_label_sets
+from .label_sets import label_set_scores as label_set_scores
+from .label_sets import loss_curves as loss_curves
 from .losses import TASK_LOSSES as TASK_LOSSES
 from .losses import TaskLoss as TaskLoss
+from .metrics import SPECIFICITY as SPECIFICITY
 from .network import TaskNetwork as TaskNetwork
 from .network import head_input as head_input
 from .network import predictions as predictions
@@ -12,6 +18,10 @@ from .network import probabilities as probabilities
 from .network import require_label as require_label
 from .network import task_input as task_input
 from .network import task_network_of as task_network_of
+from .people import PersonPrediction as PersonPrediction
+from .scores import TASK_METRICS as TASK_METRICS
+from .scores import task_differences as task_differences
+from .scores import task_scores as task_scores
 from .validation import task_accuracy as task_accuracy
 from .validation import task_score_in_db as task_score_in_db
 from .validation import validation_accuracy as validation_accuracy
