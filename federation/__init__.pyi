@@ -39,3 +39,4 @@ from .sites import make_ct_pd_sites as make_ct_pd_sites
 from .sites import make_demo_sites as make_demo_sites
 from .sites import make_fastmri_sites as make_fastmri_sites
 from .sites import make_image_sites as make_image_sites
+from .sites import make_task_demo_sites as make_task_demo_sites

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Names in `GROUPINGS`, which loads PyTorch.
 GROUPING_NAMES = ("vendor", "model", "field", "contrast", "coils")
+#: Values of `recon.TaskKind`.
+TASK_KINDS = ("segmentation", "classification")
 #: Names in `physics.TRAJECTORIES`.
 TRAJECTORY_NAMES = ("radial", "golden_angle", "spiral")
 
@@ -114,7 +116,16 @@ def _add_demos(kinds: Commands) -> tuple[argparse.ArgumentParser, ...]:
     demo_cine.add_argument("--frames", type=int, default=12, help="frames of a heart beat (default: %(default)s)")
     demo_cine.set_defaults(run=_make_demo_cine)
     add_jobs(demo_cine)
-    return demo, demo_ct, demo_cine
+
+    demo_task = kinds.add_parser("demo-task", help="simulated heads with lesions and their labels")
+    demo_task.add_argument("--size", type=int, default=96, help="pixels per side (default: %(default)s)")
+    demo_task.add_argument(
+        "--task", choices=TASK_KINDS, default="segmentation", help="labels in the manifests (default: %(default)s)"
+    )
+    demo_task.add_argument("--people", type=positive_count, default=6, help="for training at a site (default: 6)")
+    demo_task.set_defaults(run=_make_demo_task)
+    add_jobs(demo_task)
+    return demo, demo_ct, demo_cine, demo_task
 
 
 def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
@@ -267,6 +278,22 @@ def _make_demo_cine(arguments: argparse.Namespace) -> None:
     _print_made(made, arguments.out)
 
 
+def _make_demo_task(arguments: argparse.Namespace) -> None:
+    with display(arguments):
+        from ..sites import make_task_demo_sites
+
+        _require_least(arguments, size=8)
+        made = make_task_demo_sites(
+            arguments.out,
+            kind=arguments.task,
+            size=arguments.size,
+            train=arguments.people,
+            jobs=arguments.jobs,
+            overwrite=arguments.overwrite,
+        )
+    _print_made(made, arguments.out)
+
+
 def _require_least(arguments: argparse.Namespace, **least: int) -> None:
     from ..config import config_error
 
@@ -307,3 +334,6 @@ def _print_facts(site: "SiteFacts") -> None:
             f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
             f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}{lines}"
         )
+        if (labels := split.labels) is not None:
+            shown = ", ".join(f"{name} in {n} ({slices})" for name, (n, slices) in labels.classes.items())
+            say(f"  {'':10s} labels of {labels.people} subjects ({labels.slices} slices): {shown}")

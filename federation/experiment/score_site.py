@@ -12,7 +12,7 @@ from recon import PREPARING, VolumeImages, VolumeSlices, doing, evaluate, made, 
 
 from ..methods import ServerState, parameter_scope
 from ..progress import within
-from ..recipes import LOCAL, SHARED, build_network, consistency_at
+from ..recipes import LOCAL, SHARED, consistency_at, network_of
 from ..sites import SiteManifest
 from .classical_arms import classical_method
 from .error_bars import calibration_of, score_error_bars, with_half_widths
@@ -214,7 +214,7 @@ def _quality(
 def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, Any]:
     manifest, recipe, samples = task.manifest, task.recipe, task.dataset("test")
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
-    network = build_network(recipe.network, manifest)
+    network = network_of(recipe, manifest)
     scope = parameter_scope(network, recipe.scope.rules())
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
     return samples.facts() | {

@@ -17,12 +17,13 @@ from .image_sites import make_image_sites as make_image_sites
 from .lock_file import lock_path as lock_path
 from .lock_file import sha256_file as sha256_file
 from .manifest import SiteManifest as SiteManifest
-from .manifest import load_federation as load_federation
-from .manifest import load_manifest as load_manifest
-from .manifest import read_federation as read_federation
-from .manifest import read_site_name as read_site_name
+from .manifest_files import load_federation as load_federation
+from .manifest_files import load_manifest as load_manifest
+from .manifest_files import read_federation as read_federation
+from .manifest_files import read_site_name as read_site_name
 from .manifest_schema import SPLITS as SPLITS
 from .manifest_schema import Split as Split
+from .manifest_task import TaskSection as TaskSection
 from .patients import Patients as Patients
 from .patients import patients_of as patients_of
 from .people import PersonImage as PersonImage
@@ -40,6 +41,8 @@ from .simulated_ct import scan_of as scan_of
 from .simulated_mri import DEMO_SITES as DEMO_SITES
 from .simulated_mri import SimulatedSite as SimulatedSite
 from .simulated_mri import make_demo_sites as make_demo_sites
+from .simulated_task import TASK_DEMO_SITES as TASK_DEMO_SITES
+from .simulated_task import make_task_demo_sites as make_task_demo_sites
 from .subjects import images_of_persons as images_of_persons
 from .subjects import require_one_source as require_one_source
 from .unusable import refuse as refuse

@@ -32,6 +32,12 @@ from .image_matrix import largest_matrix as largest_matrix
 from .image_matrix import reduce_matrix as reduce_matrix
 from .image_phase import with_realistic_phase as with_realistic_phase
 from .image_phase import with_smooth_phase as with_smooth_phase
+from .label_files import ClassTable as ClassTable
+from .label_files import DisplayedGrid as DisplayedGrid
+from .label_files import LabelMaps as LabelMaps
+from .label_files import ScanLabels as ScanLabels
+from .label_files import read_class_table as read_class_table
+from .label_files import write_label_map as write_label_map
 from .layouts.ismrmrd_stream import LINE_HEAD as LINE_HEAD
 from .layouts.ismrmrd_stream import SliceCollector as SliceCollector
 from .layouts.ismrmrd_stream import StreamedSlice as StreamedSlice
