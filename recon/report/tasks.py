@@ -205,7 +205,7 @@ def _reliability(found: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) ->
     return (
         "<h3>Are the probabilities right?</h3>"
         f'<p class="note">Groups of {what} by the told probability: how often the class is there. On the gray '
-        f"diagonal the probabilities are right; below it they are too large. Not drawn: groups of fewer than {_LEAST}.</p>"
+        f"diagonal the probabilities are right; below it they are too large. Groups below {_LEAST} are not drawn.</p>"
         f'{legend(arms, lines=True)}<div class="panels">{"".join(panels)}</div>'
     )
 
