@@ -56,8 +56,9 @@ def outline_key(labels: Mapping[str, Any]) -> str:
 
 def _outline(mask: npt.NDArray[np.bool_]) -> str:
     """Closed paths half a pixel around the centers of a mask, in pixels from the corner of the image."""
-    from skimage.measure import find_contours  # late: half a second
+    import skimage.measure  # late: half a second
 
+    measure: Any = skimage.measure
     # Padded, so that a region at the border is closed: centers of pixels then lie at their number plus one.
-    paths = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    paths = measure.find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
     return "".join("M" + "L".join(f"{x - 0.5:g},{y - 0.5:g}" for y, x in path[:-1]) + "Z" for path in paths)
