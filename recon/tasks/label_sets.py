@@ -207,7 +207,7 @@ def label_set_scores(
 def _held(
     kind: TaskKind, number: int, predictions: Sequence[PersonPrediction], control: LabelSetControl
 ) -> dict[str, Any]:
-    told = {
+    told: dict[str, Any] = {
         "wanted": control.wanted,
         "threshold": control.threshold,
         "calibrated_on": control.people,

@@ -57,7 +57,7 @@ def task_scores(
     -------
         ``kind``, ``people``, ``slices``, and per class in ``classes`` its ``scores``, each with ``value``,
         ``interval``, ``people`` and ``left_out``, see :data:`TASK_METRICS`, and ``reliability``: per group of
-        probabilities their mean ``predicted``, the ``observed`` frequency and the ``part`` of pixels or slices.
+        probabilities their mean ``predicted``, the ``observed`` frequency and the ``count`` of pixels or slices.
 
     Raises
     ------
@@ -213,5 +213,5 @@ def _curve(sums: Values) -> dict[str, list[float]]:
     return {
         "predicted": (predicted / count).tolist(),
         "observed": (observed / count).tolist(),
-        "part": (count / count.sum()).tolist(),
+        "count": count.astype(int).tolist(),
     }

@@ -176,7 +176,7 @@ def test_classification_and_unknown_labels() -> None:
     low, high = scores["auc"]["interval"]
     assert 0.5 < low < scores["auc"]["value"] < high <= 1
     curve = found["classes"]["lesion"]["reliability"]
-    assert sum(curve["part"]) == pytest.approx(1) and len(curve["predicted"]) == len(curve["observed"]) <= 10
+    assert sum(curve["count"]) == 48 and len(curve["predicted"]) == len(curve["observed"]) <= 10
     unknown = classified("unknown", [math.nan] * 6, [0.5] * 6)
     more = task_scores("classification", ["lesion"], [*people, unknown])["classes"]["lesion"]["scores"]
     assert more["auc"] == scores["auc"] | {"left_out": 1}
