@@ -15,7 +15,6 @@ from .networks import ConvRegularizer, GradientStep, Regularizer, SiteDataConsis
 from .tasks import TASK_LOSSES, TaskNetwork, UNetHead, make_head
 from .training import RoundStart, Supervised, TaskTerm, train_locally, watching
 
-
 #: Labels of the examples of heads and their objectives.
 _LABELS = TaskLabels("segmentation", ("object",))
 

@@ -22,6 +22,7 @@ from .planning import say_fewer_cores
 from .private_run import report_of_privacy
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
+from .score_text import MEASURES
 from .unlearning import compare_unlearning
 
 #: Packages whose versions the report names.
@@ -131,6 +132,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},
         "error_bars": {name: result.error_bars for name, result in found.items() if result.error_bars},
+        "task": {name: result.task for name, result in found.items() if result.task},
     }
 
 
@@ -159,7 +161,8 @@ def _selection(run: RunFolder, selected: int) -> str:
     slices = run.recipe.evaluation.validation_slices
     on = f" on at most {slices} slices a site, the same in every round" if slices else ""
     cyclic = federation.schedule == "cyclic"
-    how = "the last one, as sites take turns" if cyclic else f"by mean validation PSNR{on}"
+    score = "PSNR" if run.recipe.task is None else MEASURES[run.recipe.task.kind]
+    how = "the last one, as sites take turns" if cyclic else f"by mean validation {score}{on}"
     return f"round {selected} of {federation.rounds}, {how}; test data used once"
 
 

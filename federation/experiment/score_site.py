@@ -16,6 +16,7 @@ from ..recipes import LOCAL, SHARED, consistency_at, network_of
 from ..sites import SiteManifest
 from .classical_arms import classical_method
 from .error_bars import calibration_of, score_error_bars, with_half_widths
+from .head_scores import score_heads
 from .personal_stage import site_network
 from .pictured_slices import pictured_slices
 from .run_folder import RunFolder
@@ -29,7 +30,8 @@ class SiteResult:
 
     ``arms`` holds scores per arm as in ``report.json``; ``pictures`` the slices of :func:`pictured_slices`; ``facts``
     the description of the site; ``references`` and ``crops`` entries of the metric card; ``quality`` image quality
-    per arm, see :class:`recon.Quality`; ``error_bars`` coverage and width, see :func:`recon.coverage_scores`.
+    per arm, see :class:`recon.Quality`; ``error_bars`` coverage and width, see :func:`recon.coverage_scores`; ``task``
+    scores of the head per arm, see :func:`recon.task_scores`.
     """
 
     arms: dict[str, dict[str, Any]]
@@ -39,6 +41,7 @@ class SiteResult:
     crops: tuple[tuple[int, int], ...]
     quality: dict[str, dict[str, Any]]
     error_bars: dict[str, Any] | None = None
+    task: dict[str, dict[str, Any]] | None = None
 
 
 def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
@@ -89,6 +92,7 @@ def score_methods(
         with task.at_work(method), doing(f"scoring {arm},"):
             arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
     quality = _quality(task, samples, methods, collected)
+    heads = score_heads(task, samples, methods, collected.images, collected.references)
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight
     if keep_in is not None:
@@ -100,6 +104,7 @@ def score_methods(
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
         quality,
+        task=None if heads is None else heads.scores(),
     )
 
 
