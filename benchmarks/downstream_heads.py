@@ -1,6 +1,6 @@
 """What reconstruction does to a downstream task, on real anatomy: ventricles and deep gray matter in heads.
 
-    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/downstream.py OUT [--rounds 12] [--head-rounds 16]
+    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/downstream_heads.py OUT [--rounds 12] [--head-rounds 16]
 
 Three simulated MRI scanners measure T1 images of IXI, each another contrast, sampling, noise and number of coils, and
 eleven people: four for training, two for validation, five for the test, nobody at two sites. The labels are automatic
@@ -26,8 +26,8 @@ from federation.experiment.personal_stage import site_network
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.task import ReconstructionTask
 from federation.recipes import load_recipe
-from federation.sites import MRIScanner, PersonImage, make_image_sites, patients_of, read_federation
-from federation.sites.image_labels import ImageLabels
+from federation.sites import ImageLabels, MRIScanner, PersonImage, make_image_sites, patients_of, read_federation
+
 from recon import (
     PersonPrediction,
     apply,
