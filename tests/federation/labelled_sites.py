@@ -14,10 +14,10 @@ TINY = (
     "task.classes=['bright']",
 )  # fmt: skip
 
-#: The network of `TINY`, to be trained first.
+#: The network of `TINY`, to be trained first; sites take turns, so the last round counts and they keep other parameters.
 BASE = (
-    "network.cascades=1", "network.channels=4", "federation.rounds=1", "training.steps_per_round=3",
-    "evaluation.arms=[]",
+    "network.cascades=1", "network.channels=4", "federation.rounds=2", "federation.schedule=cyclic",
+    "training.steps_per_round=3", "evaluation.arms=[]",
 )  # fmt: skip
 
 
