@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ import torch
 
 from federation import ConfigError, RunFolder, SiteManifest, load_manifest, load_recipe, train_run
 from federation.cli import main
-from federation.experiment import site_network
+from federation.experiment import evaluate_run, export_weights, site_network
 from federation.experiment.head_scores import REFERENCE, controls_of
 from federation.methods import selected_state
 from recon import TaskNetwork, apply, collate, head_input
 
-from ..labelled_sites import BASE, TINY, make_labelled_sites
+from ..labelled_sites import BASE, TINY, add_labels, make_labelled_sites
 
 WAYS = ("reference", "two_stage", "end_to_end")
 
@@ -136,7 +137,7 @@ def refused(folder: Path, sites: list[SiteManifest], *overrides: str, base: bool
         (("task.head=cnn_classifier", "task.head_options={}"), "task.head: found 'cnn_classifier', a head for clas"),
         (("task.loss=bce",), "task.loss: found 'bce', expected one of dice_ce, focal for segmentation"),
         (("task.head_options={outputs=3}",), "head_options: found 'outputs', expected none"),
-        (("scope.freeze=[]",), 'scope.freeze: found [] with task.input \'reference\', expected "reconstruction.*"'),
+        (("scope.freeze=[]",), "scope.freeze: found [] with task.input 'reference', expected \"reconstruction.*\""),
         (("network.twin=true",), "network.twin: found True with [task], expected False"),
         (("objective.residual=0.1",), "objective.residual: found a weight with task.input 'reference'"),
         (("objective.task=supervised",), "task: found one with objective.task 'supervised', expected both [task] and"),
@@ -154,3 +155,32 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     for manifest, original in zip(bare, sites, strict=True):
         manifest._path = original.path
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
+
+
+OTHERS = ("finetune", "classification", "classification_fedprox", "classification_scaffold")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_recipes_of_heads_train_and_are_scored(name: str, folder: Path, tmp_path: Path) -> None:
+    kind = "segmentation" if name == "finetune" else "classification"
+    shutil.copytree(folder / "sites", tmp_path / "sites")
+    for path in (tmp_path / "sites").glob("*.toml"):
+        path.write_text(path.read_text().split("[task]")[0])
+    sites = add_labels(tmp_path / "sites", kind)
+    recipe = load_recipe(f"downstream/{name}", [*TINY, "evaluation.arms=['zero_filled']", "personal.steps=2"],
+                         start_from=folder / "base")  # fmt: skip
+    said: list[str] = []
+    run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
+    assert any(("Dice" if name == "finetune" else "likelihood") in line for line in said)
+    results = evaluate_run(run.path, jobs=1, say=said.append)
+    main_score = "dice" if name == "finetune" else "auc"
+    for by_arm in results["task"].values():
+        assert main_score in by_arm[recipe.name]["classes"]["bright"]["scores"]
+    assert {name.split(".")[0] for name in selected_state(run.path).shared} == {"head"}
+
+
+def test_weights_of_a_run_with_a_head_are_not_exported_as_a_plain_network(
+    runs: dict[str, RunFolder], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="found a TaskNetwork"):
+        export_weights(runs["reference"].path, tmp_path / "out")
