@@ -16,6 +16,7 @@ from ..recipes import LOCAL
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
 from .error_bars import calibrate_run
+from .head_scores import calibrate_heads
 from .learning import curves_of
 from .plan import fitting
 from .planning import say_fewer_cores
@@ -29,7 +30,7 @@ from .unlearning import compare_unlearning
 _PACKAGES = (
     "fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors",
 )  # fmt: skip
-#: Part of the pixels whose error the error bars should hold.
+#: Part of the pixels whose error the error bars should hold, and of the truth that label sets should hold.
 COVERAGE = 0.9
 
 
@@ -58,7 +59,8 @@ def evaluate_run(
     sites
         Folder of the manifests, if it has moved since training.
     coverage
-        Part of the pixels of the object that error bars should hold, where the network has them.
+        Part of the pixels of the object that error bars should hold, where the network has them; of the truth that the
+        label sets of a head should hold.
 
     Returns
     -------
@@ -82,6 +84,7 @@ def evaluate_run(
     log_into(run.path)
     say_fewer_cores(run, say)
     calibrate_run(run, coverage, jobs, say)
+    calibrate_heads(run, coverage, jobs, say)
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
     scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs, threads=run.threads())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recon import PREPARING, VolumeImages, VolumeSlices, doing, evaluate, made, write_hdf5
+from recon import PREPARING, LabelSetControl, VolumeImages, VolumeSlices, doing, evaluate, made, write_hdf5
 
 from ..methods import ServerState, parameter_scope
 from ..progress import within
@@ -16,7 +16,7 @@ from ..recipes import LOCAL, SHARED, consistency_at, network_of
 from ..sites import SiteManifest
 from .classical_arms import classical_method
 from .error_bars import calibration_of, score_error_bars, with_half_widths
-from .head_scores import score_heads
+from .head_scores import controls_of, score_heads
 from .personal_stage import site_network
 from .pictured_slices import pictured_slices
 from .run_folder import RunFolder
@@ -57,7 +57,8 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
     with within(site=name, part="tests"), doing(PREPARING):
         methods, tuned = _methods(run, manifest, task, state)
-        found = score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+        sets = controls_of(run, name)
+        found = score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None, label_sets=sets)
         write_usual_scans(run, task, methods[run.recipe.name])
         if (calibration := calibration_of(run, name)) is None:
             return found
@@ -72,6 +73,7 @@ def score_methods(
     tuned: Mapping[str, float] | None = None,
     *,
     keep_in: RunFolder | None = None,
+    label_sets: Mapping[str, LabelSetControl] | None = None,
 ) -> SiteResult:
     """Score methods by arm on the test data of one site.
 
@@ -83,6 +85,8 @@ def score_methods(
         Weights of classical methods, for the result.
     keep_in
         Run whose folder gets test data and all images, ``test/<site>.h5``; None: none.
+    label_sets
+        Of a head, see :func:`controls_of`; None: none.
     """
     manifest, tuned = task.manifest, tuned or {}
     samples = task.dataset("test")
@@ -97,14 +101,16 @@ def score_methods(
         arms[arm]["tuned_weight"] = weight
     if keep_in is not None:
         collected.write_test_set(keep_in, manifest.name, samples)
+    last = list(methods)[-1]
+    pictures = pictured_slices(collected.volumes, collected.images, collected.references, last, collected.frames)
     return SiteResult(
         arms,
-        pictured_slices(collected.volumes, collected.images, collected.references, list(methods)[-1], collected.frames),
+        pictures if heads is None else heads.outlined(pictures),
         _facts(task, tuned),
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
         quality,
-        task=None if heads is None else heads.scores(),
+        task=None if heads is None else heads.scores(label_sets),
     )
 
 
