@@ -27,7 +27,6 @@ from federation.experiment.run_folder import RunFolder
 from federation.experiment.task import ReconstructionTask
 from federation.recipes import load_recipe
 from federation.sites import ImageLabels, MRIScanner, PersonImage, make_image_sites, patients_of, read_federation
-
 from recon import (
     PersonPrediction,
     apply,
@@ -97,7 +96,7 @@ def main() -> None:
     for name in ("reference", "two_stage", "end_to_end"):
         run = arguments.out / name
         images = ["zero_filled", "tv"] if name == "reference" else []
-        train(f"downstream_{name}", sites, run, [*options, f"evaluation.arms={[*images, 'local']}"])
+        train(f"downstream/{name}", sites, run, [*options, f"evaluation.arms={[*images, 'local']}"])
         print(name, task_text(evaluate_run(run, jobs=1, say=print)), sep="\n\n", end="\n\n")
         arms[name] = test_people(run, images)
     for title, first, second in comparisons(arms):
