@@ -39,7 +39,7 @@ def task_scores(
     predictions: Sequence[PersonPrediction],
     spacing_mm: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Scores of one arm at one site, as JSON values; nothing in them is of a single person.
+    """Scores of one arm at one site, as JSON values: means and curves over people.
 
     Dice, distances and marks are computed for every person from all of its slices, and the score is the mean over the
     people for whom it is defined. AUC, sensitivity and calibration are of all slices together, as most people have too
