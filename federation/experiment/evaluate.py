@@ -23,7 +23,7 @@ from .planning import say_fewer_cores
 from .private_run import report_of_privacy
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
-from .score_text import MEASURES
+from .score_text import MEASURES, score_label
 from .unlearning import compare_unlearning
 
 #: Packages whose versions the report names.
@@ -131,6 +131,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "recipe": run.recipe.to_toml(),
         "personal_steps": run.recipe.personal.steps or None,
         "curves": rows,
+        "score_label": score_label(run.recipe),
         "training": {arm: [curve.to_json() for curve in curves] for arm, curves in curves_of(run).items()},
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},

@@ -22,6 +22,16 @@ def score_text(score: float | None, recipe: Recipe) -> str:
     return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"
 
 
+def scores_by_name(score: float | None, recipe: Recipe) -> dict[str, float | None]:
+    """A validation score as the curves of ``--log`` name it."""
+    if recipe.task is not None:
+        return {f"validation/{MEASURES[recipe.task.kind]}": None if score is None else task_accuracy(score)}
+    return {
+        "validation/PSNR in dB": score if score is not None and score > 0 else None,
+        "validation/held-out residual": -score if score is not None and score <= 0 else None,
+    }
+
+
 def score_label(recipe: Recipe) -> str | None:
     """Label of the axis of validation scores; None: PSNR or residual, as the sites have references."""
     if recipe.task is None:

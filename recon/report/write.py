@@ -32,6 +32,7 @@ def write_report(folder: Path | str, results: Results) -> Path:
           parameters_kept, train_slices, synthetic, unseen`` and ``volumes``, their number in ``train, validation,
           test``.
         - ``curves``: the rows of ``rounds.jsonl``.
+        - ``score_label``: what validation scores are, for axes; by default PSNR or residual.
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``personal_steps``: steps of the personal stage.
         - ``privacy``: ``delta``; ``sites``, per site ``patients, steps``, ``epsilon`` of these steps and ``planned`` of

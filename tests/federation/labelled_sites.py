@@ -14,7 +14,7 @@ TINY = (
     "task.classes=['bright']",
 )  # fmt: skip
 
-#: The network of `TINY`, to be trained first; sites take turns, so the last round counts and they keep other parameters.
+#: The network of `TINY`, to be trained first; sites take turns, so the last round counts and what they keep differs.
 BASE = (
     "network.cascades=1", "network.channels=4", "federation.rounds=2", "federation.schedule=cyclic",
     "training.steps_per_round=3", "evaluation.arms=[]",

@@ -8,13 +8,14 @@ from federation import load_federation, make_demo_sites, train_run
 from federation.experiment import export_weights
 from federation.methods import selected_state
 from federation.recipes.frozen_base import attach_base, detach_base
+from federation.rounds.loop import QuorumError
 from federation.sites import SimulatedSite
 from recon import DataError, Simulation
 
 from ..labelled_sites import add_labels
 from .deployment import NAMES, deploy
 
-HEAD = ("task.classes=['bright']", "task.head_options={channels=4, depth=1}", "training.steps_per_round=2")
+HEAD = ("task.classes=['bright']", "task.head_options={channels=4, depth=1}")
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,10 @@ def test_a_head_and_its_network_trained_end_to_end_have_the_bits_of_the_run_in_p
     labelled: Path, tmp_path: Path
 ) -> None:
     deployed = deploy(tmp_path, labelled, *HEAD, method="downstream/end_to_end")
+    with pytest.raises(QuorumError, match="site north: the site's policy forbids it"):
+        deployed.train("refused")  # by default the regularizers of a plain network may leave, and no head
+    for name in NAMES:
+        deployed.set_policy(name, may_share=["head.*", "reconstruction.regularizers.*"])
     deployed.train()
     sites = [folder.manifest for folder in deployed.folders.values()]
     train_run(deployed.recipe, sites, tmp_path / "here", jobs=1, resume=False, say=str)
@@ -43,6 +48,8 @@ def test_the_base_of_a_head_travels_once_with_the_bundle_and_only_as_weights(lab
     train_run(first, sites, tmp_path / "trained", jobs=1, resume=False, say=str)
     weights = export_weights(tmp_path / "trained", tmp_path / "weights")
     deployed = deploy(tmp_path / "on", labelled, *HEAD, f"network.base={str(weights)!r}", method="downstream/two_stage")
+    for name in NAMES:
+        deployed.set_policy(name, may_share=["head.*"])
     deployed.train()
     train_run(deployed.recipe, sites, tmp_path / "here", jobs=1, resume=False, say=str)
     here, there = (selected_state(tmp_path / name) for name in ("here", "on/run"))
