@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ct test test-slow lint notebooks docs bench sbom clean
+.PHONY: help demo demo-ct demo-task test test-slow lint notebooks docs bench sbom clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,14 @@ demo: $(VENV)/installed  ## Train four simulated hospitals together; writes runs
 
 demo-ct: $(VENV)/installed  ## Train seven simulated CT scanners together; writes runs/demo_ct/report.html
 	$(BIN)/fedrecon demo --kind ct --out runs/demo_ct --resume
+
+demo-task: $(VENV)/installed  ## Train heads on labels three ways and score them; writes runs/demo_task/*/report.html
+	test -d runs/demo_task/sites || $(BIN)/fedrecon sites make demo-task --out runs/demo_task/sites --jobs $(JOBS)
+	$(BIN)/fedrecon train demos/fedavg_task --sites runs/demo_task/sites --out runs/demo_task/base --resume
+	set -e; for way in reference two_stage end_to_end; do \
+		$(BIN)/fedrecon train downstream/$$way --sites runs/demo_task/sites --start-from runs/demo_task/base \
+			--out runs/demo_task/$$way --resume; \
+		$(BIN)/fedrecon evaluate runs/demo_task/$$way; done
 
 test: lint  ## Check style, types, the import rule, and run the quick tests
 	$(BIN)/python -m pytest -q -n $(JOBS)

@@ -12,12 +12,14 @@ from recon import (
     OBJECTIVES,
     PENALTIES,
     REGULARIZERS,
+    TASK_HEADS,
     check_classical,
     check_data_consistency,
     check_penalty,
     check_reader,
     check_regularizer,
     check_task,
+    check_task_head,
 )
 
 from .methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, check_server_rule, check_transform, check_weighting
@@ -29,6 +31,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     DATA_CONSISTENCY,
     OBJECTIVES,
     PENALTIES,
+    TASK_HEADS,
     SERVER_RULES,
     WEIGHTINGS,
     TRANSFORMS,
@@ -75,6 +78,8 @@ def _check(registry: Registry[Any], name: str, example: Path | str | None, optio
     elif registry is REGULARIZERS:
         size = REGULARIZERS.declared(name, {"channels": 4, "depth": 2})
         check_regularizer(lambda: REGULARIZERS.make(name, size | options))
+    elif registry is TASK_HEADS:
+        check_task_head(name, **options)
     elif registry is DATA_CONSISTENCY:
         check_data_consistency(lambda: DATA_CONSISTENCY.make(name, options))
     elif (modality := next((m for m in MODALITIES.values() if m.methods is registry), None)) is not None:

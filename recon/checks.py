@@ -2,16 +2,21 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import collate
+from .data import Sample, TaskLabels, collate
 from .modalities import MODALITIES, Modality
 from .networks import ConvRegularizer, GradientStep, Regularizer, SiteDataConsistency, TwinNetwork, UnrolledNetwork
+from .tasks import TASK_LOSSES, TaskNetwork, UNetHead, make_head
 from .training import RoundStart, Supervised, TaskTerm, train_locally, watching
+
+#: Labels of the examples of heads and their objectives.
+_LABELS = TaskLabels("segmentation", ("object",))
 
 
 class PartError(AssertionError):
@@ -71,6 +76,10 @@ def check_task(task: TaskTerm) -> None:
     for modality in MODALITIES.values():
         batch, network = modality.batch(), _network()
         trained: nn.Module = TwinNetwork(network, _network()) if getattr(task, "needs_twin", False) else network
+        if getattr(task, "needs_head", False):
+            if batch.target().ndim > 3:
+                continue  # heads read 2-D images
+            batch, trained = _labelled(batch), TaskNetwork(network, UNetHead(2, 4, 1), _LABELS)
         (loss, image), (again, _) = (task(trained, batch, torch.Generator().manual_seed(1)) for _ in range(2))
         _require(loss.ndim == 0 and bool(loss.isfinite()), "returns a finite loss")
         _require(
@@ -78,6 +87,44 @@ def check_task(task: TaskTerm) -> None:
         )
         _require(torch.equal(loss, again), "draws from its generator alone")
         _check_gradients(trained, loss, every=True)
+
+
+def check_task_head(name: str, **options: Any) -> None:
+    """Check shapes, batches, empty images, state, gradients, and that it learns two images."""
+    for labels in (_LABELS, TaskLabels("classification", ("object",))):
+        torch.manual_seed(0)
+        try:
+            head = make_head(name, labels, options)
+        except ValueError as error:
+            refused = str(error)
+            continue
+        break
+    else:
+        raise PartError(f"expected a part that can be made ({refused})")
+    head.eval()  # without dropout
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((1, 1, 33, 26), (2, 1, 32, 40)):
+        images = torch.rand(shape, generator=generator)
+        expected = (shape[0], labels.outputs, *(shape[2:] if labels.kind == "segmentation" else ()))
+        _require(head(images).shape == expected, "returns logits for every pixel or image")
+        _require(bool(head(0 * images).isfinite().all()), "returns finite numbers")
+    each = torch.cat([head(image[None]) for image in images])
+    _require(torch.allclose(head(images), each, atol=1e-4), "treats the images of a batch one by one")
+    _check_state(head)
+    _require(not any("BatchNorm" in type(module).__name__ for module in head.modules()), "has no batch normalization")
+    images[1, :, 10:22, 12:24] += 1
+    label = (images[:, 0] > 1).long() if labels.kind == "segmentation" else torch.tensor([[0.0], [1.0]])
+    loss = next(iter(TASK_LOSSES[labels.kind].values()))
+    _check_gradients(head, loss(head(images), label), every=True)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        value = loss(head(images), label)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(value.detach()))
+    _require(min(losses[-5:]) < 0.7 * losses[0], "learns two images")
 
 
 def check_penalty(kind: Any, **options: Any) -> None:
@@ -139,6 +186,12 @@ def check_reader(name: str, modality: Modality, path: Path, **options: Any) -> N
     _require(batch.measurement.dtype in (torch.float32, torch.complex64), "makes samples in single precision")
     predicted = batch.operator(batch.operator.start(batch.measurement))
     _require(predicted.shape == batch.measurement.shape, "makes samples whose operator fits the measurement")
+
+
+def _labelled(batch: Sample) -> Sample:
+    """A batch whose bright pixels are the object."""
+    target = batch.target()
+    return replace(batch, label=(target > 0.5 * target.amax((-2, -1), keepdim=True)).long())
 
 
 def _network(seed: int = 0, error_bars: bool = False) -> UnrolledNetwork:

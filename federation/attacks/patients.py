@@ -47,7 +47,7 @@ def seconds_of_losses(run: RunFolder, name: str) -> float:
     manifest = run.manifest(name)
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
     network, samples = run.spec(manifest).build().network, task.measured("train")
-    objective = run.recipe.objective.build_task(run.recipe.training.loss)
+    objective = run.recipe.build_objective()
     network.eval()
     seconds = 0.0
     with within(site=name, part="measuring the cost"), task.at_work(network), torch.no_grad():

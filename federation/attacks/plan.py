@@ -171,5 +171,5 @@ class AttackPlan:
             load_parameters(network, shared)
         for parameter_name, parameter in network.named_parameters():
             parameter.requires_grad_(parameter_name in site.scope.shared)
-        objective = recipe.objective.build_task(recipe.training.loss)
+        objective = recipe.build_objective()
         return Victim(network, tuple(sorted(site.scope.shared)), sample, objective, recipe.federation.seed)

@@ -41,7 +41,7 @@ def replayed_state(plan: AttackPlan) -> ServerState:
 def why_not_replayed(plan: AttackPlan, names: Collection[str]) -> str:
     """The reason why the updates of these sites cannot be replayed; empty: they can."""
     recipe = plan.run.recipe
-    if getattr(recipe.objective.build_task(recipe.training.loss), "holds_out", False):
+    if getattr(recipe.build_objective(), "holds_out", False):
         return "the loss holds out random measurements in every step, which is not replayed"
     round_ = replayed_round(plan)
     if round_ is None:

@@ -95,7 +95,7 @@ def add_evaluate(commands: Commands) -> None:
     add_moved_sites(evaluate)
     text = (
         "part of the pixels that the intervals of error bars should hold, where the network has them "
-        "(network.error_bars; default: %(default)s)"
+        "(network.error_bars), and part of the truth that label sets of a head should hold (default: %(default)s)"
     )
     evaluate.add_argument("--coverage", type=part, default=0.9, metavar="PART", help=text)
     evaluate.set_defaults(run=_evaluate)
@@ -119,7 +119,7 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     with display(arguments) as shown:
-        from recon import text_table
+        from recon import task_text, text_table
 
         from ..experiment import Planning, evaluate_run, require_curve_writers, train_run
         from ..recipes import load_recipe
@@ -154,6 +154,8 @@ def _demo(arguments: argparse.Namespace) -> None:
         )
         results = evaluate_run(out, jobs=arguments.jobs, say=shown.say, begin=None if resumed else begin)
         shown.result("\n" + text_table(results))
+        if text := task_text(results):
+            shown.result("\n" + text)
         shown.result(f"\nreport: {out / 'report.html'}   ({time.monotonic() - begin:.0f} s)")
 
 
@@ -244,7 +246,7 @@ def _counts(arguments: argparse.Namespace, sites: "Iterable[SiteManifest]", out:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     with display(arguments) as shown:
-        from recon import error_bars_text, text_table, unlearning_text
+        from recon import error_bars_text, task_text, text_table, unlearning_text
 
         from ..experiment import evaluate_run
 
@@ -253,6 +255,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
         shown.result("\n" + text_table(results))
         if text := error_bars_text(results.get("error_bars", {})):
+            shown.result("\n" + text)
+        if text := task_text(results):
             shown.result("\n" + text)
         if text := unlearning_text(results.get("unlearning", {})):
             shown.result("\n" + text)

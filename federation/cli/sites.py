@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from .arguments import Commands, add_jobs, add_output, add_plugins, display, positive_count, say
 
 if TYPE_CHECKING:
-    from ..sites import MadeSite, PersonImage, SiteFacts
+    from ..sites import ImageLabels, MadeSite, PersonImage, SiteFacts
 
 #: Names in `GROUPINGS`, which loads PyTorch.
 GROUPING_NAMES = ("vendor", "model", "field", "contrast", "coils")
+#: Values of `recon.TaskKind`.
+TASK_KINDS = ("segmentation", "classification")
 #: Names in `physics.TRAJECTORIES`.
 TRAJECTORY_NAMES = ("radial", "golden_angle", "spiral")
 
@@ -73,6 +75,11 @@ def _add_images(kinds: Commands) -> tuple[argparse.ArgumentParser, argparse.Argu
         )
         kind.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons instead")
         kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
+        pattern = "label images beside the images, as in '{stem}_seg.nii.gz' or '{person}_lesions.nii.gz'"
+        kind.add_argument("--labels", metavar="PATTERN", help=pattern)
+        values = "what their values mean, as in lesion=1 ventricles=4,11,49-52; all others are background"
+        kind.add_argument("--classes", nargs="+", default=[], metavar="NAME=VALUES", help=values)
+        _add_task(kind)
     return images, ct_images
 
 
@@ -114,7 +121,19 @@ def _add_demos(kinds: Commands) -> tuple[argparse.ArgumentParser, ...]:
     demo_cine.add_argument("--frames", type=int, default=12, help="frames of a heart beat (default: %(default)s)")
     demo_cine.set_defaults(run=_make_demo_cine)
     add_jobs(demo_cine)
-    return demo, demo_ct, demo_cine
+
+    demo_task = kinds.add_parser("demo-task", help="simulated heads with lesions and their labels")
+    demo_task.add_argument("--size", type=int, default=96, help="pixels per side (default: %(default)s)")
+    _add_task(demo_task)
+    demo_task.add_argument("--people", type=positive_count, default=6, help="for training at a site (default: 6)")
+    demo_task.set_defaults(run=_make_demo_task)
+    add_jobs(demo_task)
+    return demo, demo_ct, demo_cine, demo_task
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    text = "labels in the manifests: maps, or which slice shows what (default: %(default)s)"
+    parser.add_argument("--task", choices=TASK_KINDS, default=TASK_KINDS[0], help=text)
 
 
 def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +176,22 @@ def _make_images(arguments: argparse.Namespace) -> None:
             source=source,
             overwrite=arguments.overwrite,
             skip_bad=arguments.skip_bad,
+            labels=_labels(arguments),
         )
     _print_made(made, arguments.out)
+
+
+def _labels(arguments: argparse.Namespace) -> "ImageLabels | None":
+    """Label images of the command line; None: no labels."""
+    from ..config import config_error
+    from ..sites import ImageLabels, parse_classes
+
+    if (arguments.labels is None) != (not arguments.classes):
+        found = "--labels without --classes" if arguments.labels else "--classes without --labels"
+        raise config_error("sites make", "labels", found, "both or none", "name the label images and their classes")
+    if arguments.labels is None:
+        return None
+    return ImageLabels(arguments.labels, parse_classes(arguments.classes), arguments.task)
 
 
 def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
@@ -205,6 +238,7 @@ def _make_ct_images(arguments: argparse.Namespace) -> None:
             source=arguments.persons or "sites make",
             overwrite=arguments.overwrite,
             skip_bad=arguments.skip_bad,
+            labels=_labels(arguments),
         )
     _print_made(made, arguments.out)
 
@@ -267,6 +301,22 @@ def _make_demo_cine(arguments: argparse.Namespace) -> None:
     _print_made(made, arguments.out)
 
 
+def _make_demo_task(arguments: argparse.Namespace) -> None:
+    with display(arguments):
+        from ..sites import make_task_demo_sites
+
+        _require_least(arguments, size=8)
+        made = make_task_demo_sites(
+            arguments.out,
+            kind=arguments.task,
+            size=arguments.size,
+            train=arguments.people,
+            jobs=arguments.jobs,
+            overwrite=arguments.overwrite,
+        )
+    _print_made(made, arguments.out)
+
+
 def _require_least(arguments: argparse.Namespace, **least: int) -> None:
     from ..config import config_error
 
@@ -307,3 +357,6 @@ def _print_facts(site: "SiteFacts") -> None:
             f"  {split.split:10s} {split.files:4d} files {split.subjects:4d} subjects {split.slices:5d} slices   "
             f"{', '.join(split.measured)}   effective acceleration {low:.2f} to {high:.2f}{lines}"
         )
+        if (labels := split.labels) is not None:
+            shown = ", ".join(f"{name} in {n} ({slices})" for name, (n, slices) in labels.classes.items())
+            say(f"  {'':10s} labels of {labels.people} subjects ({labels.slices} slices): {shown}")

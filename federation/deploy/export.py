@@ -60,7 +60,7 @@ def _write(folder: SiteFolder, run: str, out: Path, say: Callable[[str], None]) 
         say(f"{recipe.personal.steps} personal steps ...")
         with computing_with(exported.threads()):
             before, after = personalize((RunFolder.open(out), folder.name, False))
-        say(f"validation: {score_text(before)} -> {score_text(after)}; the better of the two is used")
+        say(f"validation: {score_text(before, recipe)} -> {score_text(after, recipe)}; the better of the two is used")
 
 
 def _chosen(seen: Path, newest: Checkpoint, recipe: Recipe) -> Checkpoint:

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from recon import DataError
 
 from ..methods import parameter_scope
-from ..recipes import Recipe, build_network, without_base
+from ..recipes import Recipe, network_of, without_base
 from ..serialization import Layout, layout
 
 #: Tensors without end would fill the memory too, each with its module.
@@ -77,13 +77,13 @@ def shared_layout(recipe: Recipe, most: int) -> Layout:
 
 
 def _built(recipe: Recipe, count: _Count) -> nn.Module:
-    section = without_base(recipe).network
+    recipe = without_base(recipe)
     try:
         with torch.device("meta"), _WithoutValues():
-            return build_network(section)
+            return network_of(recipe)
     except Exception:
         if count.is_exceeded or not recipe.plugins:
             raise
     # A plugin may compute with values; whoever looks at the bundle has given its code, which has run already.
     count.parameters = count.tensors = 0
-    return build_network(section)
+    return network_of(recipe)

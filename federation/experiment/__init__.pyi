@@ -33,12 +33,12 @@ from .run_folder import RunFolder as RunFolder
 from .run_folder import Say as Say
 from .run_folder import recorded_threads as recorded_threads
 from .score_site import score_methods as score_methods
+from .score_text import score_text as score_text
 from .task import DEVICE_FAILED as DEVICE_FAILED
 from .task import ReconstructionTask as ReconstructionTask
 from .task import site_spec as site_spec
 from .train import algorithm_of as algorithm_of
 from .train import initial_state as initial_state
-from .train import score_text as score_text
 from .train import train_alone as train_alone
 from .train import train_run as train_run
 from .unlearning import train_without as train_without

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, Protocol, Self
 from recon import DataError, write_atomically
 
 from ..methods import CHECKPOINTS
-from ..recipes import LOCAL
+from ..recipes import LOCAL, Recipe
 from ..rounds import Row, read_rows
 from ..serialization import saved_rounds
 from .run_folder import RunFolder, Say
+from .score_text import scores_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class CurveLog:
             for row in read_rows(folder):
                 if row["round"] < below and (key := (arm, row["site"], row["round"])) not in self._written:
                     self._written.add(key)
-                    new += _points(arm, row)
+                    new += _points(arm, row, self.run.recipe)
         return new
 
     def _folders(self) -> Iterator[tuple[str, Path, float]]:
@@ -230,13 +231,9 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _points(arm: str, row: Row) -> Iterator[Point]:
+def _points(arm: str, row: Row, recipe: Recipe) -> Iterator[Point]:
     """Values of a site in a round; the score is that of the parameters that it received. The last round only scores."""
-    score = row["score_before"]
-    values = {
-        "validation/PSNR in dB": score if score is not None and score > 0 else None,
-        "validation/held-out residual": -score if score is not None and score <= 0 else None,
-    }
+    values = scores_by_name(row["score_before"], recipe)
     if row["n_steps"] is not None:
         values |= {
             "training/loss": row["loss"],

@@ -16,19 +16,21 @@ from ..recipes import LOCAL
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
 from .error_bars import calibrate_run
+from .head_scores import calibrate_heads
 from .learning import curves_of
 from .plan import fitting
 from .planning import say_fewer_cores
 from .private_run import report_of_privacy
 from .run_folder import RunFolder, Say
 from .score_site import SiteResult, score_site
+from .score_text import MEASURES, score_label
 from .unlearning import compare_unlearning
 
 #: Packages whose versions the report names.
 _PACKAGES = (
     "fedrecon", "torch", "torchvision", "sigpy", "numpy", "scikit-image", "h5py", "numba", "safetensors",
 )  # fmt: skip
-#: Part of the pixels whose error the error bars should hold.
+#: Part of the pixels whose error the error bars should hold, and of the truth that label sets should hold.
 COVERAGE = 0.9
 
 
@@ -57,7 +59,8 @@ def evaluate_run(
     sites
         Folder of the manifests, if it has moved since training.
     coverage
-        Part of the pixels of the object that error bars should hold, where the network has them.
+        Part of the pixels of the object that error bars should hold, where the network has them; of the truth that the
+        label sets of a head should hold.
 
     Returns
     -------
@@ -81,6 +84,7 @@ def evaluate_run(
     log_into(run.path)
     say_fewer_cores(run, say)
     calibrate_run(run, coverage, jobs, say)
+    calibrate_heads(run, coverage, jobs, say)
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
     scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs, threads=run.threads())
@@ -127,10 +131,12 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "recipe": run.recipe.to_toml(),
         "personal_steps": run.recipe.personal.steps or None,
         "curves": rows,
+        "score_label": score_label(run.recipe),
         "training": {arm: [curve.to_json() for curve in curves] for arm, curves in curves_of(run).items()},
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},
         "error_bars": {name: result.error_bars for name, result in found.items() if result.error_bars},
+        "task": {name: result.task for name, result in found.items() if result.task},
     }
 
 
@@ -159,7 +165,8 @@ def _selection(run: RunFolder, selected: int) -> str:
     slices = run.recipe.evaluation.validation_slices
     on = f" on at most {slices} slices a site, the same in every round" if slices else ""
     cyclic = federation.schedule == "cyclic"
-    how = "the last one, as sites take turns" if cyclic else f"by mean validation PSNR{on}"
+    score = "PSNR" if run.recipe.task is None else MEASURES[run.recipe.task.kind]
+    how = "the last one, as sites take turns" if cyclic else f"by mean validation {score}{on}"
     return f"round {selected} of {federation.rounds}, {how}; test data used once"
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from recon import MEAN_OF_SITES, LearningCurve
 
 from ..methods import RoundScore, ServerState, parameter_scope
-from ..recipes import LOCAL, Recipe, build_network
+from ..recipes import LOCAL, Recipe, network_of
 from ..rounds import Stopping, read_rows
 from ..sites import SiteManifest
 from .run_folder import RunFolder
@@ -65,7 +65,7 @@ def curve(
 
 def trained_parameters(recipe: Recipe, manifest: SiteManifest) -> int:
     """Number of parameters that train at a site, shared and kept."""
-    network: nn.Module = build_network(recipe.network, manifest)
+    network: nn.Module = network_of(recipe, manifest)
     scope = parameter_scope(network, recipe.scope.rules())
     return sum(network.get_parameter(name).numel() for name in (*scope.shared, *scope.kept))
 

@@ -18,6 +18,7 @@ from ..serialization import load_newest
 from ..sites import SiteManifest
 from ..worker_pool import computing_with
 from .run_folder import RunFolder
+from .score_text import score_label
 from .task import ReconstructionTask
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class LiveReport:
         return {
             "method": run.recipe.name,
             "rounds": run.recipe.federation.rounds,
+            "score_label": score_label(run.recipe),
             "curves": read_rows(run.path),
             "alone": {name: rows for name in alone if (rows := read_rows(run.local_folder(name)))},
             "sites": {m.name: {"synthetic": m.synthetic, "modality": m.modality} for m in run.manifests},

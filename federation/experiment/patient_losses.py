@@ -20,7 +20,7 @@ def losses_by_patient(task: ReconstructionTask, network: nn.Module, split: Split
     """
     manifest, recipe = task.manifest, task.recipe
     samples = task.measured(split)
-    objective = recipe.objective.build_task(recipe.training.loss)
+    objective = recipe.build_objective()
     patients = patients_of(manifest, samples, split).slices
     patient_of = {number: patient for patient, numbers in patients.items() for number in numbers}
     by_patient: dict[str, list[float]] = defaultdict(list)

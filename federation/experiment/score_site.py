@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recon import PREPARING, VolumeImages, VolumeSlices, doing, evaluate, made, write_hdf5
+from recon import PREPARING, LabelSetControl, VolumeImages, VolumeSlices, doing, evaluate, made, write_hdf5
 
 from ..methods import ServerState, parameter_scope
 from ..progress import within
-from ..recipes import LOCAL, SHARED, build_network, consistency_at
+from ..recipes import LOCAL, SHARED, consistency_at, network_of
 from ..sites import SiteManifest
 from .classical_arms import classical_method
 from .error_bars import calibration_of, score_error_bars, with_half_widths
+from .head_scores import controls_of, score_heads
 from .personal_stage import site_network
 from .pictured_slices import pictured_slices
 from .run_folder import RunFolder
@@ -29,7 +30,8 @@ class SiteResult:
 
     ``arms`` holds scores per arm as in ``report.json``; ``pictures`` the slices of :func:`pictured_slices`; ``facts``
     the description of the site; ``references`` and ``crops`` entries of the metric card; ``quality`` image quality
-    per arm, see :class:`recon.Quality`; ``error_bars`` coverage and width, see :func:`recon.coverage_scores`.
+    per arm, see :class:`recon.Quality`; ``error_bars`` coverage and width, see :func:`recon.coverage_scores`; ``task``
+    scores of the head per arm, see :func:`recon.task_scores`.
     """
 
     arms: dict[str, dict[str, Any]]
@@ -39,6 +41,7 @@ class SiteResult:
     crops: tuple[tuple[int, int], ...]
     quality: dict[str, dict[str, Any]]
     error_bars: dict[str, Any] | None = None
+    task: dict[str, dict[str, Any]] | None = None
 
 
 def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
@@ -54,7 +57,8 @@ def score_site(job: tuple[RunFolder, str, ServerState]) -> SiteResult:
     task = ReconstructionTask(manifest, run.recipe, run.maps_folder(name))
     with within(site=name, part="tests"), doing(PREPARING):
         methods, tuned = _methods(run, manifest, task, state)
-        found = score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None)
+        sets = controls_of(run, name)
+        found = score_methods(task, methods, tuned, keep_in=run if manifest.synthetic else None, label_sets=sets)
         write_usual_scans(run, task, methods[run.recipe.name])
         if (calibration := calibration_of(run, name)) is None:
             return found
@@ -69,6 +73,7 @@ def score_methods(
     tuned: Mapping[str, float] | None = None,
     *,
     keep_in: RunFolder | None = None,
+    label_sets: Mapping[str, LabelSetControl] | None = None,
 ) -> SiteResult:
     """Score methods by arm on the test data of one site.
 
@@ -80,6 +85,8 @@ def score_methods(
         Weights of classical methods, for the result.
     keep_in
         Run whose folder gets test data and all images, ``test/<site>.h5``; None: none.
+    label_sets
+        Of a head, see :func:`controls_of`; None: none.
     """
     manifest, tuned = task.manifest, tuned or {}
     samples = task.dataset("test")
@@ -89,17 +96,21 @@ def score_methods(
         with task.at_work(method), doing(f"scoring {arm},"):
             arms[arm] = evaluate(method, samples, on_volume=collected.receiver(arm)).to_json()
     quality = _quality(task, samples, methods, collected)
+    heads = score_heads(task, samples, methods, collected.images, collected.references)
     for arm, weight in tuned.items():
         arms[arm]["tuned_weight"] = weight
     if keep_in is not None:
         collected.write_test_set(keep_in, manifest.name, samples)
+    last = list(methods)[-1]
+    pictures = pictured_slices(collected.volumes, collected.images, collected.references, last, collected.frames)
     return SiteResult(
         arms,
-        pictured_slices(collected.volumes, collected.images, collected.references, list(methods)[-1], collected.frames),
+        pictures if heads is None else heads.outlined(pictures),
         _facts(task, tuned),
         tuple(sorted(set(samples.reference_kinds))),
         tuple(sorted(collected.crops)),
         quality,
+        task=None if heads is None else heads.scores(label_sets),
     )
 
 
@@ -214,7 +225,7 @@ def _quality(
 def _facts(task: ReconstructionTask, tuned: Mapping[str, float]) -> dict[str, Any]:
     manifest, recipe, samples = task.manifest, task.recipe, task.dataset("test")
     accelerations = [samples.acceleration(number) for number in range(len(samples.volumes))]
-    network = build_network(recipe.network, manifest)
+    network = network_of(recipe, manifest)
     scope = parameter_scope(network, recipe.scope.rules())
     sizes = {parameter: tensor.numel() for parameter, tensor in network.named_parameters()}
     return samples.facts() | {

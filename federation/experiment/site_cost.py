@@ -151,7 +151,7 @@ def _step_seconds(task: ReconstructionTask, network: nn.Module, repeats: int, tr
             steps=1,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate,
-            objective=task.recipe.objective.build_task(training.loss),
+            objective=task.recipe.build_objective(),
             penalties=penalties,
             optimizer=training.optimizer,
             momentum=training.momentum,

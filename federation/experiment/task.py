@@ -17,23 +17,27 @@ from recon import (
     DataError,
     Penalty,
     RoundStart,
+    TaskNetwork,
     VolumeSlices,
     doing,
     error_bar_misfit,
     error_bars_of,
     evaluate,
     require_hold_out,
+    task_score_in_db,
     train_locally,
     train_privately,
+    validation_accuracy,
 )
 
 from ..config import ConfigError
-from ..methods import derive_seed, parameter_scope, parameters_of
+from ..methods import derive_seed, load_parameters, parameter_scope, parameters_of, selected_state
 from ..privacy import PrivateSteps
-from ..recipes import ObjectiveSection, Recipe, build_network
+from ..recipes import ObjectiveSection, Recipe, load_recipe, network_of, run_of_base
 from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
 from ..sites import Patients, SiteManifest, Split, patients_of
+from .head_labels import has_labels, require_labels
 
 #: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; a penalty's prefix is its name.
 CONTROL = "control."
@@ -66,7 +70,24 @@ class ReconstructionTask:
         return self.recipe.network.settings().raw_coils
 
     def network(self) -> nn.Module:
-        return build_network(self.recipe.network, self.manifest)
+        network = network_of(self.recipe, self.manifest)
+        base = None if self.recipe.task is None else run_of_base(self.recipe)
+        if base is not None:
+            # Of the run, also what this site keeps: the head reads the image that the site had there.
+            load_parameters(network.get_submodule("reconstruction"), self._parameters_in(base))
+        return network
+
+    def _parameters_in(self, base: Path) -> State:
+        """All parameters of the network that the site had in the selected round of another run."""
+        state, recipe = selected_state(base), load_recipe(base / "recipe.toml")
+        site = site_spec(self.manifest, recipe, kept_folder(base, self.manifest.name), self.maps_folder).build()
+        network = site.network_at(state.shared, state.round)
+        return parameters_of(network, [name for name, _ in network.named_parameters()])
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the head reads images of the network in training, and not references."""
+        return self.recipe.task is not None and self.recipe.task.input != "reference"
 
     def aux(self, network: nn.Module, shared: State) -> Layout:
         return aux_layout(self.recipe, network, shared)
@@ -111,8 +132,9 @@ class ReconstructionTask:
 
     def _train(self, network: nn.Module, round: int, steps: int, seed: int, context: RoundContext) -> LocalResult:
         training = self.recipe.training
+        require_labels(self.recipe, [self.manifest])
         dataset = self.dataset("train")
-        objective = self.recipe.objective.build_task(training.loss)
+        objective = self.recipe.build_objective()
         if round == 0 and getattr(objective, "holds_out", False):
             require_hold_out(dataset)
         how: dict[str, Any] = {
@@ -177,7 +199,7 @@ class ReconstructionTask:
                 steps=steps,
                 batch_size=training.batch_size,
                 learning_rate=learning_rate,
-                objective=self.recipe.objective.build_task(training.loss),
+                objective=self.recipe.build_objective(),
                 optimizer=training.optimizer,
                 momentum=training.momentum,
                 seed=derive_seed(seed, "personal", self.manifest.name),
@@ -188,11 +210,19 @@ class ReconstructionTask:
             return None
         samples = self.validation_slices()
         with self.at_work(network), doing("validation"):
+            if isinstance(network, TaskNetwork):
+                return self._score_of_head(network, samples)
             score = evaluate(network, samples).selection_score()
             if score is None or error_bars_of(network) is None:
                 return score
             # Of rounds with equal images, the one with the better error bars.
             return score - _SHARE_OF_ERROR_BARS * (error_bar_misfit(network, samples, _SLICES_OF_ERROR_BARS) or 0.0)
+
+    def _score_of_head(self, network: TaskNetwork, samples: ChosenSlices) -> float | None:
+        if not has_labels(self.recipe, self.manifest):
+            return None
+        accuracy = validation_accuracy(network, samples, on_reference=not self.reads_images)
+        return None if accuracy is None else task_score_in_db(accuracy)
 
     def validation_slices(self) -> ChosenSlices:
         """The validation slices of every round."""
@@ -267,6 +297,11 @@ def _penalties_of_round(
         at = RoundStart(network, context.shared, context.previous, below(f"{name}.", context.aux), round)
         made.append(penalty.for_round(objective.weight(name), at, **options))
     return [penalty for penalty in made if penalty is not None]
+
+
+def kept_folder(run: Path, site: str) -> Path:
+    """Folder of the kept state of a site in the folder of a run."""
+    return run / "sites" / site / "kept"
 
 
 def site_spec(

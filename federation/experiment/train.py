@@ -9,26 +9,28 @@ from pathlib import Path
 
 import torch
 
-from recon import MOST_DB, DataError, data_error
+from recon import DataError, data_error
 
 from ..config import config_error
 from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of, require_nothing_kept
 from ..privacy import SecureSum
 from ..progress import Part, advanced, begin_parts, log_into, refresh_with
-from ..recipes import LOCAL, Recipe, build_network, require_base, secure_sum_of
+from ..recipes import LOCAL, Recipe, network_of, require_base, secure_sum_of
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest, refuse
 from ..worker_pool import run_jobs
 from .curve_log import CurveLog, require_curve_writers
 from .follower import Follower
+from .head_labels import require_labels
 from .live_report import LiveReport
 from .personal_stage import personalize
 from .plan import Plan, fitting
 from .planning import Planning, plan_run, rounds_done, say_fewer_cores
 from .private_run import privacy_of, privacy_text, say_privacy
 from .run_folder import RunFolder, Say, fewer_rounds, local_recipe
+from .score_text import score_text
 from .task import aux_layout
 
 
@@ -113,6 +115,7 @@ def _require_trainable(recipe: Recipe, manifests: Sequence[SiteManifest], out: P
         advice = "lower it, or add sites"
         raise config_error("recipe", "federation.quorum", str(quorum), f"at most {count}, the number of sites", advice)
     require_base(recipe, manifests)
+    require_labels(recipe, [manifest for manifest in manifests if manifest.data.train])
     _require_references(recipe, manifests)
 
 
@@ -185,7 +188,7 @@ def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
     done = run_jobs(train_alone, [(run, m.name) for m in run.learners], jobs, threads=run.threads())
     for manifest, (score, ended) in zip(run.learners, done, strict=True):
         advanced([manifest.name], 1.0)
-        say(f"local   {manifest.name:20s} {score_text(score)}  {ended}")
+        say(f"local   {manifest.name:20s} {score_text(score, run.recipe)}  {ended}")
 
 
 def _say_more_rounds(run: RunFolder, say: Say) -> None:
@@ -201,7 +204,7 @@ def _say_more_rounds(run: RunFolder, say: Say) -> None:
 
 def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> None:
     """Refuse training files without a reference, all together, if the objective needs one."""
-    if not getattr(recipe.objective.build_task(recipe.training.loss), "needs_reference", False):
+    if not getattr(recipe.build_objective(), "needs_reference", False):
         return
     faults = []
     for manifest in (manifest for manifest in manifests if manifest.data.train):
@@ -219,7 +222,8 @@ def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
     done = run_jobs(personalize, work, jobs, threads=run.threads())
     for (_, name, local), (before, after) in zip(work, done, strict=True):
         advanced([f"{name} {local}"], 1.0)
-        say(f"personal {'local   ' if local else ''}{name:20s} {score_text(before)} -> {score_text(after)}")
+        scores = f"{score_text(before, run.recipe)} -> {score_text(after, run.recipe)}"
+        say(f"personal {'local   ' if local else ''}{name:20s} {scores}")
 
 
 def _personal_jobs(run: RunFolder) -> list[tuple[str, bool]]:
@@ -250,7 +254,7 @@ def initial_state(recipe: Recipe) -> tuple[State, State]:
     ConfigError
         If the scope does not fit the network, or the sites share noise and a parameter stays at a site and trains.
     """
-    network = initial_network(partial(build_network, recipe.network), recipe.federation.seed)
+    network = initial_network(partial(network_of, recipe), recipe.federation.seed)
     scope = parameter_scope(network, recipe.scope.rules())
     if recipe.privacy.shared_noise:
         require_nothing_kept(network, scope)
@@ -277,7 +281,7 @@ def _train_together(
         say(f"secure sum: {_sum_text(secure)}")
 
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
-        scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
+        scores = "  ".join(f"{row['site']} {score_text(row['score_before'], run.recipe)}" for row in rows)
         say(f"round {round:3d}/{rounds}  {scores}")
         advanced([manifest.name for manifest in run.participants], (round + 1) / (rounds + 0.5))
         for follower in followers:
@@ -330,12 +334,3 @@ def train_alone(job: tuple[RunFolder, str]) -> tuple[float | None, str]:
         )
     best = result.state.best
     return None if best is None else best.mean, result.ended
-
-
-def score_text(score: float | None) -> str:
-    """A validation score as text: PSNR, or the held-out residual (a negative score) of a site without references."""
-    if score is None:
-        return "no score"
-    if score >= MOST_DB:
-        return f"{MOST_DB:.0f} dB or more"
-    return f"{score:.2f} dB" if score > 0 else f"residual {-score:.2f}"

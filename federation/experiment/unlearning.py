@@ -25,8 +25,9 @@ from ..worker_pool import run_jobs
 from .patient_losses import losses_by_patient
 from .planning import Planning
 from .run_folder import RunFolder, Say, recorded_threads
+from .score_text import score_text
 from .task import ReconstructionTask, site_spec
-from .train import algorithm_of, initial_state, score_text, secure_sum_at, train_run
+from .train import algorithm_of, initial_state, secure_sum_at, train_run
 
 #: What a run without a site was made from.
 RECORD = "unlearning.json"
@@ -196,7 +197,7 @@ def _forget(run: RunFolder, departure: Departure, jobs: int, say: Say) -> None:
     begin_parts([Part(names, seconds=seconds)])
 
     def progress(round: int, rounds: int, rows: Sequence[Row]) -> None:
-        scores = "  ".join(f"{row['site']} {score_text(row['score_before'])}" for row in rows)
+        scores = "  ".join(f"{row['site']} {score_text(row['score_before'], run.recipe)}" for row in rows)
         say(f"approximate round {round:3d}/{rounds}  {scores}")
         advanced(names, (round + 1) / (rounds + 0.5))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from recon import DataError, NetworkSettings, TwinNetwork, save_weights, shown_files, write_atomically
+from recon import DataError, NetworkSettings, TaskNetwork, TwinNetwork, save_weights, shown_files, write_atomically
 
 from ..config import config_error
 from ..methods import load_parameters, parameter_scope
@@ -56,7 +56,7 @@ def export_weights(
     if out.is_dir() and (shown_files(out) and not overwrite):
         raise config_error(out, "--out", "a folder with files", "a new folder", "choose another --out or --overwrite")
     network = site_network(run, manifest) if site is not None else _shared_network(run, manifest)
-    if isinstance(network, TwinNetwork) or run.recipe.network.adapter != "none":
+    if isinstance(network, TwinNetwork | TaskNetwork) or run.recipe.network.adapter != "none":
         found = f"a {type(network).__name__} with adapter {run.recipe.network.adapter!r}"
         raise config_error(path, "network", found, "one plain network", "share the run folder instead")
     limits = _limits(run)

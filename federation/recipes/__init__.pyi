@@ -2,9 +2,12 @@ from .frozen_base import attach_base as attach_base
 from .frozen_base import detach_base as detach_base
 from .frozen_base import digest_of_base as digest_of_base
 from .frozen_base import require_base as require_base
+from .frozen_base import run_of_base as run_of_base
 from .frozen_base import without_base as without_base
+from .head_section import HeadSection as HeadSection
 from .network import build_network as build_network
 from .network import consistency_at as consistency_at
+from .network import network_of as network_of
 from .privacy_section import PrivacySection as PrivacySection
 from .recipe import Recipe as Recipe
 from .recipe import load_recipe as load_recipe

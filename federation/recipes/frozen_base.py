@@ -45,13 +45,17 @@ def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
     Raises
     ------
     DataError
-        If adapters have no base, a base has no adapters, or it cannot be read.
+        If adapters or a head have no base, a base trains, or it cannot be read.
     """
     require_base(recipe)
     if recipe.network.base is None:
         return recipe, None
-    _require_adapter(recipe)
+    _require_frozen(recipe)
     file = weights_of(recipe.network.base)
+    if file is None and recipe.task is not None:
+        advice = "write them with `fedrecon weights export`, or name starter weights"
+        found = f"{recipe.network.base}, a run, of which every site keeps a part"
+        raise config_error("recipe", "network.base", found, "weights in a deployment of a head", advice)
     if file is not None:
         require_same_network(recipe.network, file)
     content = pack(_KIND, {}, read_base(Path(recipe.network.base)) if file is None else read_weights(file))
@@ -64,12 +68,12 @@ def attach_base(recipe: Recipe, path: Path) -> Recipe:
     Raises
     ------
     DataError
-        If the file is missing or has another digest, or the recipe names its base by a path or has no adapters:
-        parameters that train are drawn at the site, never sent.
+        If the file is missing or has another digest, or the recipe names its base by a path or trains it: parameters
+        that train are drawn at the site, never sent.
     """
     if recipe.network.base is None:
         return recipe
-    _require_adapter(recipe)
+    _require_frozen(recipe)
     wanted = digest_of_base(recipe)
     if wanted is None:
         advice = "do not approve it; `fedrecon deploy propose` writes the digest"
@@ -89,6 +93,14 @@ def digest_of_base(recipe: Recipe) -> str | None:
     return match and match[1]
 
 
+def run_of_base(recipe: Recipe) -> Path | None:
+    """Folder of the run that is the base of a recipe; None: it has no base, or another one."""
+    base = recipe.network.base
+    if base is None or weights_of(base) is not None or not (Path(base) / "run.json").is_file():
+        return None
+    return Path(base)
+
+
 def without_base(recipe: Recipe) -> Recipe:
     """The same recipe without base."""
     return _with(recipe, None)
@@ -100,7 +112,8 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
     Raises
     ------
     ConfigError
-        If the recipe has an adapter and no base, where the message describes the base, or a site has another modality.
+        If the recipe has an adapter or a head that reads images of the base and no base, where the message describes
+        the base, or a site has another modality.
     """
     network = recipe.network
     file = None if network.base is None else weights_of(network.base)
@@ -109,6 +122,14 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
             title = MODALITIES[file.modality].title
             found = f"{file.name}, weights for {title}, with the {manifest.kind.title} site {manifest.name}"
             raise config_error("recipe", "network.base", found, "sites of one modality", "leave out one of them")
+    if recipe.task is not None and not recipe.task.trains_reconstruction and network.base is None:
+        raise config_error(
+            "recipe",
+            "network.base",
+            f"none with task.input {recipe.task.input!r}",
+            "the reconstruction network, which this recipe does not train",
+            "train one first, then --start-from <its run>, or name starter weights (`fedrecon weights`)",
+        )
     if network.adapter != "none" and network.base is None:
         raise config_error(
             "recipe",
@@ -119,8 +140,10 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
         )
 
 
-def _require_adapter(recipe: Recipe) -> None:
-    if recipe.network.adapter == "none":
+def _require_frozen(recipe: Recipe) -> None:
+    """Refuse a base that trains."""
+    is_read_only = recipe.task is not None and not recipe.task.trains_reconstruction
+    if recipe.network.adapter == "none" and not is_read_only:
         advice = "sites draw the parameters that they train; leave it out, or add an adapter (network.adapter)"
         raise config_error("recipe", "network.base", "a base without an adapter", "none in a deployment", advice)
 

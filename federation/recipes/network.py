@@ -9,12 +9,14 @@ from torch import nn
 
 from recon import (
     MODALITIES,
+    TaskNetwork,
     TwinNetwork,
     add_lora,
     add_prompts,
     add_scales,
     base_name,
     is_adapter,
+    make_head,
     read_weights,
 )
 
@@ -22,6 +24,7 @@ from ..config import ConfigError, config_error
 from ..serialization import State
 from ..sites import SiteManifest
 from .frozen_base import read_base
+from .recipe import Recipe
 from .recipe_schema import NetworkSection
 from .starting_point import require_same_network, weights_of
 
@@ -67,6 +70,25 @@ def build_network(section: NetworkSection, manifest: SiteManifest | None = None)
     if section.base is not None:
         _load_base(network, section, section.base, manifest)
     return network
+
+
+def network_of(recipe: Recipe, manifest: SiteManifest | None = None) -> nn.Module:
+    """The network of a recipe, with the head of its task behind it if it has one, see :func:`build_network`.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`build_network`, or if the head refuses its options.
+    """
+    if recipe.task is None:
+        return build_network(recipe.network, manifest)
+    labels = recipe.task.labels
+    try:
+        # First: its initial values depend on no part that a site has of its own.
+        head = make_head(recipe.task.head, labels, recipe.task.head_options)
+    except ValueError as error:
+        raise ConfigError(f"recipe: task.{' '.join(str(error).split())}") from error
+    return TaskNetwork(build_network(recipe.network, manifest), head, labels)
 
 
 def _plain(section: NetworkSection, manifest: SiteManifest | None) -> nn.Module:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, model_validator
 
+from recon import TaskTerm
+
 from ..config import (
     ConfigError,
     KeyPath,
@@ -23,6 +25,7 @@ from ..config import (
     read_toml,
     resolve_plugins,
 )
+from .head_section import HeadSection, require_head
 from .privacy_section import PrivacySection
 from .private_methods import require_private
 from .recipe_library import recipe_path
@@ -100,12 +103,14 @@ class Recipe(Section):
     privacy: PrivacySection = PrivacySection()
     personal: PersonalSection = PersonalSection()
     evaluation: EvaluationSection = EvaluationSection()
+    task: HeadSection | None = None
     tuning: TuningSection = TuningSection()
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Recipe":
+        require_head(self.task, self.network, self.objective, self.scope)
         twin = self.network.twin
-        if twin != getattr(self.objective.build_task(self.training.loss), "needs_twin", False):
+        if twin != getattr(self.build_objective(), "needs_twin", False):
             found, wanted = ("true", '"mutual"') if twin else ("false", "another")
             raise ValueError(f"network.twin: found {found} with the task {self.objective.task!r}, expected {wanted}")
         if twin and (self.network.adapter != "none" or self.network.base is not None):
@@ -127,6 +132,10 @@ class Recipe(Section):
             require_sharing(self.privacy, self.training, self.federation, self.objective, self.scope, self.transform)
         return self
 
+    def build_objective(self) -> TaskTerm:
+        """The task in the loss of a site, with the loss of ``[training]`` and the keys of ``[task]``."""
+        return self.objective.build_task(self.training.loss, {} if self.task is None else self.task.objective_options())
+
     def choices(self) -> dict[str, Any]:
         """Everything in which two methods can differ: the five choices and the network keys of a method."""
         table = self.model_dump(mode="json")
@@ -136,7 +145,7 @@ class Recipe(Section):
         network = {key: table["network"][key] for key in _METHOD_NETWORK}
         training = {key: table["training"][key] for key in ("loss", "optimizer", "momentum", "optimizer_state")}
         personal = {key: value for key, value in table["personal"].items() if key != "learning_rate"}
-        chosen = {key: table[key] for key in ("objective", "scope", "transform", "privacy")}
+        chosen = {key: table[key] for key in ("objective", "scope", "transform", "privacy", "task")}
         return chosen | {"federation": federation, "network": network, "training": training, "personal": personal}
 
     @property

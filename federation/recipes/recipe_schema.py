@@ -208,14 +208,14 @@ class ObjectiveSection(Section):
         made: dict[str, Any] = {name: PENALTIES[name] for name in self.weights}
         return [name for name, penalty in made.items() if penalty.sends.__func__ is not plain.__func__]
 
-    def build_task(self, loss: str) -> TaskTerm:
-        """The task with the loss of ``[training]``."""
+    def build_task(self, loss: str, settings_of_head: Mapping[str, Any] | None = None) -> TaskTerm:
+        """The task with the loss of ``[training]``, and with settings of ``[task]`` if it trains a head."""
         settings: dict[str, Any] = {"loss": loss, "fraction": self.split}
         if (distillation := self.weight("distillation")) > 0:
             settings["distillation"] = distillation
         return OBJECTIVES.make(
             self.task,
-            OBJECTIVES.declared(self.task, settings) | self.options.get(self.task, {}),
+            OBJECTIVES.declared(self.task, settings | dict(settings_of_head or {})) | self.options.get(self.task, {}),
             f"options.{self.task}",
         )
 

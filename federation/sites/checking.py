@@ -10,8 +10,10 @@ from pathlib import Path
 
 from recon import DataError, doing, naming_file, write_atomically
 
+from .label_counts import LabelFacts, count_labels, labels_of_split, missing_classes
 from .lock_file import LockedFile, read_lock, write_lock
-from .manifest import SiteManifest, names_person, read_federation, without_files
+from .manifest import SiteManifest, names_person
+from .manifest_files import read_federation, without_files
 from .manifest_schema import SPLITS, Split
 from .subjects import people_across_sites, unnamed_people
 from .unusable import refuse
@@ -27,7 +29,8 @@ class SplitFacts:
 
     ``measured`` describes the kinds of its volumes; ``accelerations`` are their lowest and highest effective
     acceleration; ``calibration`` are the fewest and most lines of their fully sampled centers, None where no operator
-    is calibrated; ``warnings`` are those of :meth:`recon.VolumeSlices.check`, one line each.
+    is calibrated; ``labels`` count those of a downstream task, None without ``[task]``; ``warnings`` are those of
+    :meth:`recon.VolumeSlices.check`, one line each.
     """
 
     split: Split
@@ -38,6 +41,7 @@ class SplitFacts:
     accelerations: tuple[float, float]
     calibration: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
+    labels: LabelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class SiteFacts:
     """Result of :func:`check_sites` for a site.
 
     ``role`` is ``trains``, ``test only`` or ``unseen``. The lock file was ``verified``, ``written`` if there was none,
-    or ``updated`` if the manifest lists other files. ``warnings`` are about its people.
+    or ``updated`` if the manifest lists other files. ``warnings`` are about its people and its labels.
     """
 
     name: str
@@ -65,6 +69,7 @@ class _CheckedFile:
     acceleration: float
     calibration: int | None
     warnings: tuple[str, ...]
+    labels: LabelFacts | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,17 @@ class _SiteCheck:
         """Warning that files count as people, where the site has several splits."""
         lock, splits = self.lock, [split for split in SPLITS if self.manifest.files(split)]
         unnamed = [n for n in lock if not names_person(self.manifest.subject(n, lock[n].patient_id))]
-        return unnamed_people(self.manifest.path, unnamed) if len(splits) > 1 else []
+        people = unnamed_people(self.manifest.path, unnamed) if len(splits) > 1 else []
+        # Of some training files alone nothing follows.
+        checked = all(name in self.passed for name in self.manifest.data.train)
+        return [*people, *(missing_classes(self.manifest, self.labels("train")) if checked else [])]
+
+    def labels(self, split: Split) -> LabelFacts | None:
+        """Labels of a split whose files have all passed; None: without ``[task]``."""
+        names: tuple[str, ...] = getattr(self.manifest.data, split)
+        lock = self.lock
+        people = [self.manifest.subject(name, lock[name].patient_id) for name in names]
+        return labels_of_split(people, [self.passed[name].labels for name in names])
 
 
 def check_sites(folder: Path | str, *, skip_bad: bool = False) -> list[SiteFacts]:
@@ -124,7 +139,7 @@ def check_sites(folder: Path | str, *, skip_bad: bool = False) -> list[SiteFacts
     facts = []
     for check in checks:
         manifest, lock = check.manifest, check.lock
-        same = {n: e.sha256 for n, e in lock.items()} == {n: e.sha256 for n, e in check.old.items()}
+        same = _contents(lock) == _contents(check.old)
         if lock != check.old:
             with contextlib.suppress(*[DataError] * same):  # marks alone: the folder may be read-only
                 write_lock(manifest.path, lock)
@@ -198,9 +213,16 @@ def _unchecked(manifest: SiteManifest, lock: Mapping[str, LockedFile]) -> list[s
 def _conditions(manifest: SiteManifest) -> str:
     """Digest of all that the result of a check depends on, beside the file."""
     lists = {"root", "persons", *SPLITS}
-    told = manifest.model_dump(mode="json", include={"modality", "plugins", "simulate", "data"})
+    told = manifest.model_dump(mode="json", include={"modality", "plugins", "simulate", "data", "task"})
+    if manifest.task is None:
+        del told["task"]
     told["data"] = {key: value for key, value in told["data"].items() if key not in lists}
     return hashlib.sha256(json.dumps([CHECKS, told], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _contents(lock: Mapping[str, LockedFile]) -> dict[str, tuple[str, str | None]]:
+    """Checksums in a lock file, of files and of their labels."""
+    return {name: (entry.sha256, entry.labels) for name, entry in lock.items()}
 
 
 def _check_site(manifest: SiteManifest, old: Mapping[str, LockedFile], names: Collection[str]) -> _SiteCheck:
@@ -224,9 +246,10 @@ def _check_file(manifest: SiteManifest, split: Split, name: str, locked: LockedF
     with naming_file(file := manifest.root / name, "file"):
         samples = manifest.samples([file])
         warnings, acceleration = tuple(samples.check(0)), samples.acceleration(0)
-        calibration = samples.calibration(0)
-    locked = (locked or locked_file(manifest, name)).model_copy(update={"checked": _conditions(manifest)})
-    return _CheckedFile(locked, len(samples), samples.volumes[0].description, acceleration, calibration, warnings)
+        calibration, labels = samples.calibration(0), count_labels(samples)
+    marks = {"checked": _conditions(manifest), "labels": manifest.label_digest(file)}
+    locked, what = (locked or locked_file(manifest, name)).model_copy(update=marks), samples.volumes[0].description
+    return _CheckedFile(locked, len(samples), what, acceleration, calibration, warnings, labels)
 
 
 def _require_people(checks: Sequence[_SiteCheck]) -> dict[str, list[str]]:
@@ -249,6 +272,7 @@ def _split_facts(check: _SiteCheck, split: Split) -> SplitFacts:
         accelerations=(min(accelerations), max(accelerations)),
         calibration=(min(lines), max(lines)) if lines else None,
         warnings=_file_warnings(files),
+        labels=check.labels(split),
     )
 
 

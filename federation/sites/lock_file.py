@@ -16,12 +16,14 @@ from ..config import Section, parse_section, read_json
 class LockedFile(Section):
     """Size, checksum and patient of a file; ``patient_id`` is empty if the file names none.
 
-    ``checked`` says under which checks and conditions the file passed, see :func:`load_checked`.
+    ``labels`` is the checksum of its labels for a downstream task. ``checked`` says under which checks and conditions
+    the file passed, see :func:`load_checked`.
     """
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=0)
     patient_id: str
+    labels: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     checked: str | None = None
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations  # types of recon load PyTorch, which `read_s
 
 import os
 import re
-import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -23,14 +22,13 @@ from ..config import (
     nearest,
     one_of,
     parse_section,
-    read_toml,
-    resolve_plugins,
     section_of,
     section_with,
     value_of,
 )
 from .lock_file import LockedFile, lock_path, read_lock, sha256_file
 from .manifest_schema import AcquisitionSection, DataSection, Split, data_section
+from .manifest_task import TaskSection
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +47,8 @@ class SiteManifest(Section):
     part in the rounds and is scored after them. ``consistency`` replaces the data consistency of the recipe, which is
     possible because it stays at the site. ``device`` trains and applies the networks; None: the CPU. ``plugins`` are
     Python files, relative to the manifest, that register readers or operators; a loaded manifest names them by content.
-    The modality decides the keys of ``[simulate]`` and ``[data]``, see :class:`recon.Modality`.
+    The modality decides the keys of ``[simulate]`` and ``[data]``, see :class:`recon.Modality`. ``task`` names the
+    labels of a downstream task; None: there are none.
     """
 
     name: Name
@@ -62,6 +61,7 @@ class SiteManifest(Section):
     acquisition: AcquisitionSection = AcquisitionSection()
     simulate: Section | None = None
     data: DataSection
+    task: TaskSection | None = None
     _path: Path = PrivateAttr(default=Path("<manifest>"))
 
     @property
@@ -132,6 +132,21 @@ class SiteManifest(Section):
         """Retrospective degradation; None: the data are used as measured."""
         return value_of(self.kind.simulation, self.simulate)
 
+    def task_labels(self) -> recon.TaskLabels | None:
+        """Kind and classes of the labels of the site; None: it has none."""
+        return None if self.task is None else self.task.task_labels()
+
+    def labels_of(self, files: Sequence[Path]) -> recon.ScanLabels | None:
+        """Labels of files; None: the site has none, or lists none of the files.
+
+        Raises
+        ------
+        DataError
+            If a listed file has no labels and is not in ``task.unlabelled``.
+        """
+        names = [name if (name := self._listed(file)) in self.data.names else "" for file in files]
+        return None if self.task is None or not any(names) else self.task.read(self.root, names)
+
     def samples(
         self,
         files: Sequence[Path],
@@ -143,7 +158,7 @@ class SiteManifest(Section):
         seed: int = 0,
         format: str | None = None,
     ) -> recon.VolumeSlices:
-        """Slices of some files.
+        """Slices of some files, with the labels of those that the manifest lists.
 
         Parameters
         ----------
@@ -179,7 +194,9 @@ class SiteManifest(Section):
             self.name,
             names=[names.get(self._listed(file), file.name) for file in files],
             simulate=self.simulation() if degraded else None,
-            **kind.arguments(maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed),
+            **kind.arguments(
+                maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed, labels=self.labels_of(files)
+            ),
             **options,
         )
 
@@ -253,6 +270,19 @@ class SiteManifest(Section):
             raise config_error(self.path, f"data.{split}", f"no file {file}", "a file", "correct the name or the root")
         if locked is not None:
             self._compare(file, locked, hashes)
+            self._compare_labels(file, locked)
+
+    def label_digest(self, file: Path) -> str | None:
+        """SHA-256 of the labels of a file; None: it has none."""
+        labels = self.labels_of([file])
+        return None if labels is None else labels.digest(0)
+
+    def _compare_labels(self, file: Path, locked: LockedFile) -> None:
+        # A section that was added or removed later is no change of the labels.
+        if self.task is None or locked.labels is None or (found := self.label_digest(file)) in (None, locked.labels):
+            return
+        advice = f"restore them, or delete {lock_path(self.path).name} and check again if the change is wanted"
+        raise config_error(file, "labels", f"sha256 {found}", f"{locked.labels} as in the lock file", advice)
 
     def _compare(self, file: Path, locked: LockedFile, hashes: bool) -> None:
         size = file.stat().st_size
@@ -307,7 +337,21 @@ def parse_manifest(table: Mapping[str, Any], path: Path) -> SiteManifest:
     readers = tuple(name for name in kind.readers if name == named or name in kind.readers.built_in)
     manifest: SiteManifest = parse_section(_manifest_model(kind.name, readers), table, path)
     manifest._path = path.absolute()
+    _require_labelled(manifest)
     return manifest
+
+
+def _require_labelled(manifest: SiteManifest) -> None:
+    """Refuse labels that the modality does not take, and a list of other files without labels."""
+    if manifest.task is None:
+        return
+    if not manifest.kind.takes_labels:
+        able = " or ".join(kind.name for kind in recon.MODALITIES.values() if kind.takes_labels)
+        raise config_error(manifest.path, "task", f"labels of {manifest.modality}", able, "remove the section")
+    for name in manifest.task.unlabelled:
+        if name not in manifest.data.names:
+            found, expected = f"{name!r}", "a file of train, validation or test"
+            raise config_error(manifest.path, "task.unlabelled", found, expected, "correct it")
 
 
 def _usual_modality(table: Mapping[str, Any]) -> str:
@@ -352,96 +396,3 @@ def expand_variables(text: str, path: Path | str, key: str, environment: Mapping
         return environment[name]
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
-
-
-def read_site_name(path: Path | str) -> str:
-    """Read the name in a manifest alone, without loading PyTorch.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or its name cannot be used.
-    """
-    path = Path(path)
-    return parse_section(_Named, {"name": read_toml(path).get("name", "")}, path).name
-
-
-def without_files(manifest: SiteManifest, names: Collection[str]) -> tuple[str, SiteManifest]:
-    """Text of a manifest without some files, the rest as the user wrote it, and the manifest that it describes.
-
-    Raises
-    ------
-    ConfigError
-        If no file is left, or a name is written in a way that is not found.
-    """
-    text = manifest.path.read_text(encoding="utf-8")
-    for name in names:
-        quoted = rf"""(?:"(?:\./)*{re.escape(name)}"|'(?:\./)*{re.escape(name)}')"""
-        text = re.sub(rf"(?m)^[ \t]*{quoted}[ \t]*=.*\n?", "", text)  # its line of [data.persons]
-        text = re.sub(rf"(?m)^[ \t]*{quoted}[ \t]*,?[ \t]*\n|{quoted}[ \t]*,?[ \t]*", "", text)
-    wanted = [entry for entry in manifest.data.named() if entry[1] not in names]
-    try:
-        left = parse_manifest(tomllib.loads(text) | {"plugins": manifest.plugins}, manifest.path)
-    except tomllib.TOMLDecodeError:
-        left = None
-    if left is None or list(left.data.named()) != wanted:
-        found = f"lists from which {', '.join(sorted(names))} cannot be removed"
-        raise config_error(manifest.path, "data", found, "plain strings", "remove them by hand")
-    return text, left
-
-
-class _Named(Section):
-    name: Name
-
-
-def load_manifest(path: Path | str) -> SiteManifest:
-    """Read a manifest and load its plugins; opens no data file.
-
-    Raises
-    ------
-    ConfigError
-        If the file, a key, a value or a plugin cannot be used, or an environment variable is not set.
-    """
-    path = Path(path)
-    table = read_toml(path)
-    if "plugins" in table:
-        table["plugins"] = resolve_plugins(table["plugins"], path.parent, path)
-    manifest = parse_manifest(table, path)
-    manifest.root  # noqa: B018  fails here, not at its first use, if a variable is not set
-    return manifest
-
-
-def load_federation(folder: Path | str) -> list[SiteManifest]:
-    """Read every manifest in a folder, sorted by name, and check that their files and devices exist.
-
-    Compares sizes with the lock file if there is one; ``fedrecon sites check`` compares checksums.
-
-    Raises
-    ------
-    ConfigError
-        If the folder holds no manifest, two have one name, or one cannot be used.
-    """
-    manifests = read_federation(folder)
-    for manifest in manifests:
-        manifest.verify()
-        manifest.torch_device()
-    return manifests
-
-
-def read_federation(folder: Path | str) -> list[SiteManifest]:
-    """Read every manifest in a folder, sorted by name; opens no data file."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise config_error(folder, "", found, "a folder with one TOML per site", "correct the path")
-    paths = sorted(folder.glob("*.toml"))
-    if not paths:
-        raise config_error(folder, "", "no *.toml", "one TOML per site", "see `fedrecon sites make`")
-    manifests: dict[str, SiteManifest] = {}
-    for path in paths:
-        manifest = load_manifest(path)
-        if manifest.name in manifests:
-            other = manifests[manifest.name].path.name
-            raise config_error(path, "name", f"{manifest.name!r} also in {other}", "one name per site", "rename one")
-        manifests[manifest.name] = manifest
-    return [manifests[name] for name in sorted(manifests)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from physics import birdcage_maps, phantom_volume
 from recon import (
@@ -103,16 +104,24 @@ def make_demo_sites(
 
 def _write_phantom(out: Path, size: int, seed: int, slices: int, phase: Phase, job: tuple[SimulatedSite, str]) -> None:
     site, file = job
-    shape = (size, size)
-    anatomy = phantom_volume(slices, shape, seed_of(seed, file, "anatomy"), site.family)
+    anatomy = phantom_volume(slices, (size, size), seed_of(seed, file, "anatomy"), site.family)
+    write_scan(out / "data" / site.name / file, anatomy, site, seed, phase)
+
+
+def write_scan(path: Path, anatomy: Tensor, site: SimulatedSite, seed: int, phase: Phase = "realistic") -> None:
+    """Write fully sampled k-space of a phantom ``(slices, height, width)`` as the coils of a site measure it.
+
+    Seed and file name draw phase and coils.
+    """
+    file, shape = path.name, (anatomy.shape[-2], anatomy.shape[-1])
     if phase == "realistic":
         anatomy = with_realistic_phase(anatomy.abs(), seed_of(seed, file, "phase"))
     maps = birdcage_maps(site.n_coils, shape, seed=seed_of(seed, file, "coils"))
     write_volume(
-        out / "data" / site.name / file,
+        path,
         simulate_volume(anatomy, maps),
         simulated_header(shape),
-        patient_id=file.removesuffix(".h5"),
+        patient_id=path.stem,
         acquisition=f"phantom_{site.family}",
         maps=maps,
         # The file is noise-free; [simulate] adds the noise of the site.

@@ -35,6 +35,7 @@ class Simulated(Protocol):
 
 
 Scanner = TypeVar("Scanner", bound=Simulated)
+Result = TypeVar("Result")
 
 
 def write_simulated_sites(
@@ -57,15 +58,44 @@ def write_simulated_sites(
     ConfigError
         If a file exists and may not be replaced; nothing is written then.
     """
+    write_scans(out, sites, files, write, overwrite=overwrite, jobs=jobs)
+    return write_manifests(out, sites, files, origin, synthetic=synthetic, overwrite=overwrite)
+
+
+def write_scans(
+    out: Path,
+    sites: Sequence[Scanner],
+    files: Files,
+    write: Callable[[tuple[Scanner, str]], Result],
+    *,
+    overwrite: bool,
+    jobs: int = 1,
+) -> dict[tuple[str, str], Result]:
+    """Results of ``write`` by site and file; parameters and errors of :func:`write_simulated_sites`."""
     if not overwrite:
         for site, named in files.items():
             manifest = out / f"{site}.toml"
             require_absent(manifest, lock_path(manifest), *(out / "data" / site / name for _, name in named))
     work = [(site, name) for site in sites for _, name in files[site.name]]
-    list(run_jobs(write, work, jobs, what="simulating", unit="files"))
+    results = run_jobs(write, work, jobs, what="simulating", unit="files")
+    return {(site.name, name): result for (site, name), result in zip(work, results, strict=True)}
+
+
+def write_manifests(
+    out: Path,
+    sites: Sequence[Simulated],
+    files: Files,
+    origin: str | Mapping[str, str],
+    *,
+    synthetic: bool,
+    overwrite: bool,
+    task: Mapping[str, Any] | None = None,
+) -> list["MadeSite"]:
+    """Manifests of the scans of :func:`write_simulated_sites`; ``task`` is the section of all sites."""
     origins = {site.name: origin if isinstance(origin, str) else origin[site.name] for site in sites}
     tables = [_table(site, files[site.name], origins[site.name], synthetic) for site in sites]
-    return write_sites(out, tables, overwrite=overwrite)
+    section = {} if task is None else {"task": task}
+    return write_sites(out, [table | section for table in tables], overwrite=overwrite)
 
 
 def _table(site: Simulated, files: Sequence[tuple[Split, str]], origin: str, synthetic: bool) -> dict[str, Any]:
@@ -169,9 +199,10 @@ def require_absent(*paths: Path) -> None:
 
 
 def locked_file(manifest: SiteManifest, name: str) -> LockedFile:
-    """Size, checksum and patient of a file of a site."""
+    """Size, checksum, patient and labels of a file of a site."""
     file = manifest.root / name
-    return lock_file(file, manifest.open(file).patient_id)
+    locked = lock_file(file, manifest.open(file).patient_id)
+    return locked.model_copy(update={"labels": manifest.label_digest(file)})
 
 
 def subjects_of(manifest: SiteManifest, split: Split, lock: Mapping[str, LockedFile]) -> set[str]:

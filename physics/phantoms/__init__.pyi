@@ -7,5 +7,6 @@ from .ellipsoids import Ellipsoid as Ellipsoid
 from .ellipsoids import EllipsoidPhantom as EllipsoidPhantom
 from .head import PHANTOM_FAMILIES as PHANTOM_FAMILIES
 from .head import brain_phantom as brain_phantom
+from .head import lesion_volume as lesion_volume
 from .head import phantom_volume as phantom_volume
 from .heart import beating_heart as beating_heart

@@ -34,6 +34,10 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
 }
 #: Relative standard deviation of the texture of each tissue.
 TEXTURE = dict(zip(_TISSUES, (0.08, 0.12, 0.1, 0.15, 0.04, 0.085, 0.065, 0.08, 0.065, 0.05, 0.0, 0.1), strict=True))
+#: Smallest and largest radius of the lesions of :func:`lesion_volume`, in halves of the field of view.
+LESION_RADIUS = (0.035, 0.12)
+#: Part of white matter in the signal of faint lesions.
+LESION_FAINTNESS = 0.4
 #: Lowest and highest slice of a volume, in parts of the head's height from its middle.
 EXTENT = (-0.40, 0.55)
 
@@ -72,6 +76,34 @@ def phantom_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str
     return _normalized([head.slice(position, shape, _contrast(family)) for position in positions])
 
 
+def lesion_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str = "t1") -> tuple[Tensor, Tensor]:
+    """Neighboring slices of a head whose lesions are known, for segmentation.
+
+    The head is that of :func:`phantom_volume` with other lesions: none to six, small and large, half of them faint:
+    between white matter and a lesion, as gray matter may be, too. No threshold separates them from
+    vessels, cortex and fluid.
+
+    Parameters
+    ----------
+    n_slices, shape, seed, family
+        As for :func:`phantom_volume`.
+
+    Returns
+    -------
+        complex64 images as those of :func:`phantom_volume`, and int64 labels of the same shape: 1 where a lesion covers
+        at least half a pixel, else 0.
+    """
+    if n_slices < 1:
+        raise ValueError(f"lesion_volume: n_slices is {n_slices}, expected at least 1")
+    head, (low, high), contrast = _Head(seed), EXTENT, _contrast(family)
+    value = LESION_FAINTNESS * contrast["white"][0] + (1 - LESION_FAINTNESS) * contrast["lesion"][0]
+    contrast = contrast | {"faint": (value, TEXTURE["lesion"])}
+    head.draw_lesions(torch.Generator().manual_seed(seed))
+    positions = [low + (high - low) * (index + 0.5) / n_slices for index in range(n_slices)]
+    images, lesions = zip(*(head.labeled_slice(position, shape, contrast) for position in positions), strict=True)
+    return _normalized(list(images)), torch.stack(lesions)
+
+
 class _Head:
     """Random anatomy of a seed; coordinates run from -1 to 1, x right, y down, z up."""
 
@@ -100,6 +132,8 @@ class _Head:
             ),
             dim=-1,
         )
+        #: Tissue of each lesion of :func:`lesion_volume`; None: those that belong to the head.
+        self.lesion_kinds: tuple[str, ...] | None = None
         self.warp = Field(generator, 1.5, 0.7)
         self.wobble = Field(generator, 3.5, 1.5)
         self.folds = Field(generator, 7.0, 1.8)
@@ -107,11 +141,35 @@ class _Head:
         self.grain = Field(generator, 19.0, 7.0)
         self.smooth = Field(generator, 1.6, 0.6)
 
+    def draw_lesions(self, generator: torch.Generator) -> None:
+        """Replace the lesions by others: none to six, of log-uniform size, every other one faint."""
+        count = int(torch.randint(0, 7, (), generator=generator))
+        draws = torch.rand(count, 5, generator=generator)
+        angle, distance = 2 * math.pi * draws[:, 0], 0.2 + 0.28 * draws[:, 1]
+        radius = LESION_RADIUS[0] * (LESION_RADIUS[1] / LESION_RADIUS[0]) ** draws[:, 2]
+        height = EXTENT[0] + (EXTENT[1] - EXTENT[0]) * draws[:, 3]
+        places = distance * angle.cos(), 1.2 * distance * angle.sin()
+        self.lesions = torch.stack((*places, height, radius, 0.6 + draws[:, 4]), dim=-1)
+        self.lesion_kinds = tuple("lesion" if number % 2 == 0 else "faint" for number in range(count))
+
     def slice(self, z: float, shape: tuple[int, int], contrast: Mapping[str, tuple[float, float]]) -> Tensor:
         """Complex image of the plane at height z."""
-        if min(shape) < 1:
-            raise ValueError(f"phantom: shape is {tuple(shape)}, expected at least one pixel along each axis")
-        signal, texture, inside = resolved(*self._layers(z, (2 * shape[0], 2 * shape[1]), contrast))
+        return self._image(z, shape, *self._painted(z, shape, contrast))
+
+    def labeled_slice(
+        self, z: float, shape: tuple[int, int], contrast: Mapping[str, tuple[float, float]]
+    ) -> tuple[Tensor, Tensor]:
+        """Complex image of the plane at height z, and where its lesions are."""
+        canvas, outline = self._painted(z, shape, contrast)
+        covered = torch.zeros(canvas.shape)
+        for lesions_of_a_kind in [canvas.covered[kind] for kind in canvas.covered if kind != "white"]:
+            covered = covered + lesions_of_a_kind
+        lesions = torch.nn.functional.avg_pool2d(covered[None], 2)[0] >= 0.5
+        return self._image(z, shape, canvas, outline), lesions.long()
+
+    def _image(self, z: float, shape: tuple[int, int], canvas: Canvas, outline: Tensor) -> Tensor:
+        """Complex image of what was painted."""
+        signal, texture, inside = resolved(canvas.layers, outline)
         mid, fine = self.grain.at(z, shape)
         magnitude = signal * (1 + texture * (0.35 * mid + 0.95 * fine)).clamp_min(0) * inside
         y, x = pixel_centers(shape)
@@ -121,9 +179,13 @@ class _Head:
         shading = 1 + s[0] * x + s[1] * y + s[2] * x * y - (0.12 + s[3]) * (x**2 + y**2) + 0.05 * lower
         return torch.polar(magnitude * shading.clamp_min(0.3), phase + 0.8 * z)
 
-    def _layers(
-        self, z: float, shape: tuple[int, int], contrast: Mapping[str, tuple[float, float]]
-    ) -> tuple[Tensor, Tensor]:
+    def _painted(
+        self, z: float, size: tuple[int, int], contrast: Mapping[str, tuple[float, float]]
+    ) -> tuple[Canvas, Tensor]:
+        """All tissues, and the part of each pixel inside the head, at twice the size of the image."""
+        if min(size) < 1:
+            raise ValueError(f"phantom: shape is {tuple(size)}, expected at least one pixel along each axis")
+        shape = (2 * size[0], 2 * size[1])
         x, y = self._warped(z, shape)
         wobble, sulcal = self.wobble.at(z, shape)
         scale = math.sqrt(1 - 0.55 * z * z)
@@ -131,7 +193,8 @@ class _Head:
         # A head is a little squarer than an ellipse.
         radius = ((x.abs() / a) ** 2.3 + (y.abs() / b) ** 2.3) ** (1 / 2.3)
         canvas = Canvas(shape, contrast)
-        canvas.watch("white")
+        for tissue in ("white", *dict.fromkeys(self.lesion_kinds or ())):
+            canvas.watch(tissue)
         canvas.paint("skin", 1.0 - radius)
         canvas.paint("fat", 0.985 - radius)
         canvas.paint("bone", 0.925 + 0.010 * wobble - radius)
@@ -140,7 +203,7 @@ class _Head:
         depth = 0.835 + 0.006 * sulcal - radius
         self._paint_cortex(canvas, z, x, y, depth, sulcal)
         self._paint_interior(canvas, z, x, y, depth)
-        return canvas.layers, coverage(1.0 - radius, 0.008)
+        return canvas, coverage(1.0 - radius, 0.008)
 
     def _warped(self, z: float, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         y, x = pixel_centers(shape)
@@ -182,11 +245,17 @@ class _Head:
             canvas.paint("csf", ellipse(side, y, 0.085 * size, -0.20, 0.040 * size, 0.17 * middle, -0.45))
             canvas.paint("csf", ellipse(side, y, 0.150 * size, 0.24, 0.045 * size, 0.19 * middle, 0.45))
             canvas.paint("gray", ellipse(side, y, 0.150 * size, 0.26, 0.014 * size, 0.07 * middle, 0.45))
-        for lesion_x, lesion_y, lesion_z, lesion_radius, aspect in self.lesions.tolist():
-            visible = 1 - ((z - lesion_z) / (6 * lesion_radius)) ** 2
+        for number, (lesion_x, lesion_y, lesion_z, lesion_radius, aspect) in enumerate(self.lesions.tolist()):
+            reach = 6 * lesion_radius if self.lesion_kinds is None else 3 * lesion_radius + 0.05
+            visible = 1 - ((z - lesion_z) / reach) ** 2
             if visible > 0:
                 r = lesion_radius * math.sqrt(visible)
-                canvas.paint("lesion", ellipse(x, y, lesion_x, lesion_y, r, aspect * r, lesion_z * 9))
+                inside = ellipse(x, y, lesion_x, lesion_y, r, aspect * r, lesion_z * 9)
+                if self.lesion_kinds is None:
+                    canvas.paint("lesion", inside)
+                else:  # of irregular shape, and not beyond the brain
+                    inside = torch.minimum(inside + 0.15 * r * fibers, depth - 0.03)
+                    canvas.paint(self.lesion_kinds[number], inside)
 
 
 def _contrast(family: str) -> dict[str, tuple[float, float]]:

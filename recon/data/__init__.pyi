@@ -29,9 +29,17 @@ from .image_files import read_images as read_images
 from .image_header import ImageHeader as ImageHeader
 from .image_header import Placement as Placement
 from .image_matrix import largest_matrix as largest_matrix
+from .image_matrix import reduce_labels as reduce_labels
 from .image_matrix import reduce_matrix as reduce_matrix
+from .image_matrix import resize_labels as resize_labels
 from .image_phase import with_realistic_phase as with_realistic_phase
 from .image_phase import with_smooth_phase as with_smooth_phase
+from .label_files import ClassTable as ClassTable
+from .label_files import DisplayedGrid as DisplayedGrid
+from .label_files import LabelMaps as LabelMaps
+from .label_files import ScanLabels as ScanLabels
+from .label_files import read_class_table as read_class_table
+from .label_files import write_label_map as write_label_map
 from .layouts.ismrmrd_stream import LINE_HEAD as LINE_HEAD
 from .layouts.ismrmrd_stream import SliceCollector as SliceCollector
 from .layouts.ismrmrd_stream import StreamedSlice as StreamedSlice
@@ -93,6 +101,9 @@ from .slices import VolumeSlices as VolumeSlices
 from .slices import generator_for as generator_for
 from .slices import seed_from as seed_from
 from .slices import volume_names as volume_names
+from .task_labels import UNLABELLED as UNLABELLED
+from .task_labels import TaskKind as TaskKind
+from .task_labels import TaskLabels as TaskLabels
 from .trajectory_file import open_trajectory as open_trajectory
 from .trajectory_file import write_non_cartesian as write_non_cartesian
 from .trajectory_volume import TrajectoryVolume as TrajectoryVolume

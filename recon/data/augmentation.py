@@ -8,7 +8,8 @@ from torch import Tensor
 
 from physics import complex_noise
 
-from .sample import Sample
+from .sample import Sample, center_crop
+from .task_labels import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Augmentation:
     """Flip, rotate and scale the reference, then measure it again with the operator of the sample.
 
     Maps, mask and noise level stay; only the object changes. Real and imaginary part are transformed alike: the
-    phase moves with the magnitude.
+    phase moves with the magnitude. The label map of a downstream task moves with them; classes of a slice stay.
 
     Parameters
     ----------
@@ -74,7 +75,18 @@ class Augmentation:
         image = self.transform(sample.reference, draws[1:]) * operator.support
         shape = tuple(sample.measurement.shape)
         noise = complex_noise(shape, float(sample.noise_std), generator).to(sample.measurement)
-        return replace(sample, reference=image, measurement=operator(image) + noise * operator.sampled)
+        measurement, label = operator(image) + noise * operator.sampled, sample.label
+        if label is not None and label.ndim == 2:
+            label = self._moved(label, image, draws[1:])
+        return replace(sample, reference=image, measurement=measurement, label=label)
+
+    def _moved(self, label: Tensor, image: Tensor, draws: list[float]) -> Tensor:
+        """A label map that moves with the image, of which it may be a crop; what comes from outside has no label."""
+        # Counted from the value without a label, so that the zeros beyond an edge have none.
+        whole = label.new_zeros(image.shape, dtype=torch.float32)
+        center_crop(whole, label.shape).copy_(label - UNLABELLED)
+        moved = self.transform(whole, draws).round().to(label.dtype) + UNLABELLED
+        return center_crop(moved, label.shape)
 
     def transform(self, image: Tensor, draws: list[float]) -> Tensor:
         """The changed image.
@@ -82,7 +94,7 @@ class Augmentation:
         Parameters
         ----------
         image
-            Complex ``(height, width)``.
+            Complex ``(height, width)``; real: labels, which take the value of the nearest pixel.
         draws
             Four numbers in [0, 1): for the two flips, the angle and the magnification.
         """
@@ -93,7 +105,8 @@ class Augmentation:
         axes = [axis for axis, draw in zip((-1, -2), draws[:2], strict=True) if self.flip and draw < 0.5]
         angle = self.max_rotation_deg * (2 * draws[2] - 1)
         smallest, largest = (math.log(value) for value in self.scale)
-        channels = torch.view_as_real(image.flip(axes)).movedim(-1, 0)
+        flipped = image.flip(axes)
+        channels = torch.view_as_real(flipped).movedim(-1, 0) if image.is_complex() else flipped[None]
         if angle != 0.0 or largest != smallest or smallest != 0.0:
             channels = affine(
                 channels,
@@ -101,6 +114,8 @@ class Augmentation:
                 translate=[0, 0],
                 scale=math.exp(smallest + (largest - smallest) * draws[3]),
                 shear=[0.0, 0.0],
-                interpolation=InterpolationMode.BILINEAR,
+                interpolation=InterpolationMode.BILINEAR if image.is_complex() else InterpolationMode.NEAREST,
             )
+        if not image.is_complex():
+            return channels[0]
         return torch.view_as_complex(channels.movedim(0, -1).contiguous())

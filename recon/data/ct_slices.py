@@ -32,6 +32,7 @@ from .ct_elements import element_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
 from .image_header import ImageHeader
+from .label_files import ScanLabels
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
 from .slices import Seed, VolumeSlices, generator_for, make_operator
@@ -109,7 +110,7 @@ class SinogramSlices(VolumeSlices):
 
     Parameters
     ----------
-    files, names, site, format, reader_options
+    files, names, site, format, reader_options, labels
         As for :class:`VolumeSlices`; ``format`` is a name in :data:`CT_READERS`.
     simulate
         Degradation; None: the scan of the file.
@@ -149,9 +150,10 @@ class SinogramSlices(VolumeSlices):
         unbiased_log: bool = False,
         water_correction: list[float] | None = None,
         names: Sequence[str] | None = None,
+        labels: ScanLabels | None = None,
         **reader_options: Any,
     ) -> None:
-        super().__init__(files, site, CT_READERS, format, reader_options, names)
+        super().__init__(files, site, CT_READERS, format, reader_options, names, labels)
         self.simulate, self.weighted = simulate, weighted
         self.operator = operator or "RadonOperator"
         self.mu_water = [volume.mu_water if mu_water is None else mu_water for volume in self.volumes]
@@ -187,7 +189,12 @@ class SinogramSlices(VolumeSlices):
             meta=(
                 SampleMeta(self.site, self.names[number], i, self.acceleration(number), self.reference_kinds[number]),
             ),
+            label=self.label(number, i),
         )
+
+    def displayed_shape(self, number: int) -> tuple[int, int]:
+        height, width = self.volumes[number].grid.shape
+        return height, width
 
     def check(self, number: int) -> list[str]:
         """Also reads references and open beams, makes a sample, and compares some references with the measurement."""

@@ -91,6 +91,32 @@ def _in_square_pixels(volume: Tensor, edges: tuple[float, float], path: Path, la
 def _read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
     import nibabel  # late: slow to import
 
+    image, stored, turn = read_nifti(path)
+    lengths = np.ones(3)
+    lengths[turn[:, 0].astype(int)] = edges = nibabel.affines.voxel_sizes(image.affine)  # type: ignore[no-untyped-call]
+    stated = np.array((*image.header.get_zooms(), 1.0, 1.0)[:3])
+    if np.abs(np.log(stated / stated[0] / (edges / edges[0]))).max() > 0.05:
+        found = f"{stated.tolist()}, but an affine of {edges.round(4).tolist()}"
+        raise data_error(path, "pixdim", found, "the same edges of a voxel", "correct the header")
+    volume = nibabel.orientations.apply_orientation(stored, turn)  # type: ignore[no-untyped-call]
+    # Canonical axes point to the right, to anterior and to superior; slices lie along the last, or the only thin one.
+    thin = [axis for axis in range(3) if volume.shape[axis] == 1]
+    across = thin[0] if len(thin) == 1 else 2
+    columns, rows = (axis for axis in range(3) if axis != across)
+    slices = np.ascontiguousarray(volume.transpose(across, rows, columns)[:, ::-1, ::-1])
+    return slices, (float(lengths[rows]), float(lengths[columns]))
+
+
+def read_nifti(path: Path) -> tuple[Any, npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """A NIfTI image, its values as three axes, and their orientation as nibabel has it.
+
+    Raises
+    ------
+    DataError
+        If the file is broken, holds no volume of gray values, or an axis has no direction.
+    """
+    import nibabel  # late: slow to import
+
     try:
         image: Any = nibabel.load(path)
         kind = np.dtype(image.get_data_dtype())
@@ -111,19 +137,7 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float
         raise data_error(path, "data", f"shape {stored.shape}", "a 3-D volume", "write one volume per file")
     if np.isnan(turn).any():
         raise data_error(path, "affine", "an axis without direction", "three axes", "correct the header")
-    lengths = np.ones(3)
-    lengths[turn[:, 0].astype(int)] = edges = nibabel.affines.voxel_sizes(image.affine)  # type: ignore[no-untyped-call]
-    stated = np.array((*image.header.get_zooms(), 1.0, 1.0)[:3])
-    if np.abs(np.log(stated / stated[0] / (edges / edges[0]))).max() > 0.05:
-        found = f"{stated.tolist()}, but an affine of {edges.round(4).tolist()}"
-        raise data_error(path, "pixdim", found, "the same edges of a voxel", "correct the header")
-    volume = nibabel.orientations.apply_orientation(stored.reshape(shape), turn)  # type: ignore[no-untyped-call]
-    # Canonical axes point to the right, to anterior and to superior; slices lie along the last, or the only thin one.
-    thin = [axis for axis in range(3) if volume.shape[axis] == 1]
-    across = thin[0] if len(thin) == 1 else 2
-    columns, rows = (axis for axis in range(3) if axis != across)
-    slices = np.ascontiguousarray(volume.transpose(across, rows, columns)[:, ::-1, ::-1])
-    return slices, (float(lengths[rows]), float(lengths[columns]))
+    return image, stored.reshape(shape), turn
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,36 @@ class ImageHeader:
             attributes[ORIENTATION], arrays[POSITION] = placement.orientation, placement.positions
         return replace(self, shape=shape, placement=placement, carried=(arrays, attributes))
 
+    def affine(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+        """Affine of the displayed images as NIfTI; None: the slices are not evenly spaced.
+
+        Maps indices (column, row, slice) to mm, axes to the right, to anterior and to the head. Without a placement,
+        rows run to posterior, columns to the left and slices to the head, around the center of the volume.
+
+        Parameters
+        ----------
+        shape
+            ``(slices, height, width)``.
+        """
+        slices, height, width = shape
+        rows_mm, columns_mm = self.pixel_mm or (1.0, 1.0)
+        thickness = self.thickness_mm or (1.0 if self.pixel_mm is None else columns_mm)
+        directions = np.eye(3)
+        if self.placement is not None:
+            directions[:2], directions[2] = self.placement.orientation, np.cross(*self.placement.orientation)
+        affine = np.eye(4)
+        affine[:3, :3] = (directions * np.array([[columns_mm], [rows_mm], [thickness]])).T
+        if self.placement is None:
+            affine[:3, 3] = -affine[:3, :3] @ (np.array([width, height, slices]) - 1) / 2
+        else:
+            affine[:3, 3] = self.placement.positions[0]
+            if slices > 1:
+                if (step := self.placement.step()) is None:
+                    return None
+                affine[:3, 2] = step
+        affine[:2] *= -1  # DICOM's axes point to the left and to posterior
+        return affine
+
 
 def read_image_header(
     path: Path,

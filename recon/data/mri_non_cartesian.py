@@ -24,6 +24,7 @@ from physics import (
 
 from ..errors import data_error
 from .augmentation import Augmentation
+from .label_files import ScanLabels
 from .mri_checks import calibration_lines
 from .mri_formats import MRI_READERS
 from .mri_reduction import CoilChoice
@@ -92,7 +93,7 @@ class NonCartesianSlices(KSpaceSlices):
         Trajectory and noise; None: the measurement of the file.
     maps
         ``espirit``, ``low_resolution`` or ``true``.
-    files, site, format, maps_folder, reference, remove_oversampling, compress_coils, augment, seed, names
+    files, site, format, maps_folder, reference, remove_oversampling, compress_coils, augment, seed, names, labels
         As for :class:`KSpaceSlices`; all other arguments are those of the reader.
 
     Raises
@@ -121,6 +122,7 @@ class NonCartesianSlices(KSpaceSlices):
         augment: Augmentation | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
+        labels: ScanLabels | None = None,
         **reader_options: Any,
     ) -> None:
         super().__init__(
@@ -136,6 +138,7 @@ class NonCartesianSlices(KSpaceSlices):
             augment=augment,
             seed=seed,
             names=names,
+            labels=labels,
             **reader_options,
         )
 

@@ -25,6 +25,7 @@ from physics import (
 
 from ..errors import DataError, data_error
 from .augmentation import Augmentation
+from .label_files import ScanLabels
 from .maps_cache import storing_maps
 from .mri_calibration import calibration_path, calibration_scan, require_calibration
 from .mri_checks import CALIBRATION_LINES, KSpaceContent, calibration_lines
@@ -76,7 +77,7 @@ class KSpaceSlices(VolumeSlices):
 
     Parameters
     ----------
-    files, names, site, format, reader_options
+    files, names, site, format, reader_options, labels
         As for :class:`VolumeSlices`; ``format`` is a name in :data:`MRI_READERS`.
     simulate
         Degradation; None: the measurement of the file.
@@ -141,9 +142,10 @@ class KSpaceSlices(VolumeSlices):
         augment: Augmentation | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
+        labels: ScanLabels | None = None,
         **reader_options: Any,
     ) -> None:
-        super().__init__(files, site, MRI_READERS, format, reader_options, names)
+        super().__init__(files, site, MRI_READERS, format, reader_options, names, labels)
         for volume in self.volumes:
             if isinstance(volume, TrajectoryVolume) and not self._takes_trajectories:
                 found, expected = "samples along a trajectory", "Cartesian k-space"
@@ -220,18 +222,21 @@ class KSpaceSlices(VolumeSlices):
         count_as_said(self.site, volume.path, lines)
         return lines
 
+    def displayed_shape(self, number: int) -> tuple[int, int]:
+        volume = self.volumes[number]
+        if self.reference_kinds[number] != "rss":
+            return volume.crop_shape
+        return fitting_crop((volume.shape[2], volume.shape[3]), volume.rss_shape or volume.header.recon_shape)
+
     def sample(self, number: int, i: int) -> Sample:
         volume, facts = self.volumes[number], self.volume_facts(number)
         kspace = volume.read_slice(i) * volume.available
         scan = self._measure(number, i, kspace, facts)
-        kind = self.reference_kinds[number]
-        reference: Tensor | None = None
-        crop = volume.crop_shape
+        kind, reference = self.reference_kinds[number], None
         if kind == "coil_combined":
             reference = combine_coils(ifft2c(facts.reduced(kspace)), scan.maps) / facts.scale
         elif kind == "rss":
-            crop = fitting_crop((volume.shape[2], volume.shape[3]), volume.rss_shape or volume.header.recon_shape)
-            reference = center_crop(volume.read_rss(i), crop) / facts.scale
+            reference = center_crop(volume.read_rss(i), self.displayed_shape(number)) / facts.scale
         measurement, noise_std = scan.measurement / facts.scale, torch.tensor(facts.noise_std / facts.scale)
         if facts.noise_is_estimated:
             noise_std = torch.minimum(noise_std, scan.operator.estimate_noise_std(measurement))
@@ -247,7 +252,8 @@ class KSpaceSlices(VolumeSlices):
             condition=condition_vector(self._features(number, float(noise_std))),
             meta=(SampleMeta(self.site, self.names[number], i, acceleration, kind),),
             output_weight=scan.output_weight if kind == "rss" or shows_rss else None,
-            crop_shape=crop,
+            crop_shape=self.displayed_shape(number),
+            label=self.label(number, i),
         )
         if self.augment is None:
             return sample

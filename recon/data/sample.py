@@ -49,6 +49,9 @@ class Sample:
         For ``rss``: root sum of squares of the maps before whitening, ``(*batch, height, width)``.
     crop_shape
         ``(height, width)`` of the displayed and scored image; None: the whole image.
+    label
+        Label of a downstream task, see :class:`TaskLabels`; None: the site has none. Segmentation: int64 ``(*batch,
+        height, width)`` on the grid of :meth:`magnitude`. Classification: float32 ``(*batch, classes)``.
     """
 
     measurement: Tensor
@@ -60,6 +63,7 @@ class Sample:
     meta: tuple[SampleMeta, ...]
     output_weight: Tensor | None = None
     crop_shape: tuple[int, ...] | None = None
+    label: Tensor | None = None
 
     def magnitude(self, image: Tensor) -> Tensor:
         """The displayed and scored image, to be compared with :meth:`target`.
@@ -109,6 +113,7 @@ class Sample:
             scale=self.scale.to(device),
             condition=move(self.condition),
             output_weight=move(self.output_weight),
+            label=move(self.label),
         )
 
 
@@ -160,6 +165,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
         meta=tuple(meta for sample in samples for meta in sample.meta),
         output_weight=_stack([sample.output_weight for sample in samples]),
         crop_shape=first.crop_shape,
+        label=_stack([sample.label for sample in samples]),
     )
 
 
@@ -207,6 +213,7 @@ def _kind(sample: Sample) -> tuple[object, ...]:
         sample.crop_shape,
         sample.output_weight is not None,
         sample.condition is not None,
+        None if sample.label is None else tuple(sample.label.shape),
     )
 
 

@@ -19,6 +19,7 @@ from physics import OPERATORS, LinearOperator, Registry
 
 from ..errors import DataError, data_error, naming_file
 from .image_header import ImageHeader
+from .label_files import DisplayedGrid, ScanLabels
 from .other_formats import format_of
 from .sample import Sample
 
@@ -202,6 +203,8 @@ class VolumeSlices(Dataset[Sample], ABC):
         Name of the site, for :class:`SampleMeta`.
     readers, format, reader_options
         The reader of the files and its options.
+    labels
+        Labels of a downstream task, which samples then have; None: none.
 
     Raises
     ------
@@ -222,14 +225,16 @@ class VolumeSlices(Dataset[Sample], ABC):
         format: str,
         reader_options: Mapping[str, Any],
         names: Sequence[str] | None = None,
+        labels: ScanLabels | None = None,
     ) -> None:
         if not files:
             raise DataError(f"{site}: found no file, expected at least one; name it")
-        self.site, self.format = site, format
+        self.site, self.format, self.labels = site, format, labels
         self.volumes = tuple(readers.open(file, format, **reader_options) for file in files)
         self.names = tuple(volume.path.name for volume in self.volumes) if names is None else tuple(names)
         _require_different(self.names, [volume.path for volume in self.volumes])
         self._ends = list(accumulate(self.n_slices(number) for number in range(len(self.volumes))))
+        self._grids: dict[int, DisplayedGrid] = {}
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -302,6 +307,23 @@ class VolumeSlices(Dataset[Sample], ABC):
         read = getattr(self.volumes[number], "image_header", None)
         header: ImageHeader = ImageHeader() if read is None else read()
         return header
+
+    def displayed_shape(self, number: int) -> tuple[int, int]:
+        """``(height, width)`` of :meth:`Sample.magnitude`; datasets with labels must know it."""
+        raise NotImplementedError(f"{type(self).__name__} has labels, but no displayed_shape")
+
+    def displayed_grid(self, number: int) -> DisplayedGrid:
+        """Grid of the displayed images of a volume, on which its labels lie."""
+        if number not in self._grids:
+            shape = self.displayed_shape(number)
+            header, size = self.image_header(number).cropped(shape), (self.n_slices(number), *shape)
+            path, is_placed = self.volumes[number].path, header.placement is not None
+            self._grids[number] = DisplayedGrid(path, size, header.affine(size), is_placed)
+        return self._grids[number]
+
+    def label(self, number: int, i: int) -> Tensor | None:
+        """Label of a slice, see :attr:`Sample.label`; None: the dataset has none. Errors of :class:`ScanLabels`."""
+        return None if self.labels is None else self.labels.of_slice(number, i, self.displayed_grid(number))
 
     def measured_slices(self, number: int) -> Iterator[Tensor]:
         """Slices of a file as stored, one after another.

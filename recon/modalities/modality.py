@@ -15,7 +15,7 @@ from ..data import Readers, Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
 #: Arguments of datasets that are not keys of a manifest's ``[data]``.
-_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "raw_coils", "augment", "seed")
+_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "raw_coils", "augment", "seed", "labels")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]
@@ -44,7 +44,7 @@ class Modality:
         Name in tables and messages.
     slices
         Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``. Its other arguments are
-        keys of ``[data]``; ``maps_folder``, ``raw_coils``, ``augment`` and ``seed`` are those of
+        keys of ``[data]``; ``maps_folder``, ``raw_coils``, ``augment``, ``seed`` and ``labels`` are those of
         :class:`recon.KSpaceSlices`.
     simulation
         Dataclass of retrospective degradation; its fields are the keys of ``[simulate]``.
@@ -131,6 +131,11 @@ class Modality:
     def augments(self) -> bool:
         """Whether training slices can be augmented."""
         return "augment" in options_of(self.slices)
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether slices can have the label of a downstream task."""
+        return "labels" in options_of(self.slices)
 
     def data_options(self) -> dict[str, Option]:
         """Keys of ``[data]`` that are arguments of the dataset, beside those of every dataset."""

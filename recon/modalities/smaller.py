@@ -17,7 +17,7 @@ def smaller_mri(sample: Sample, size: int) -> Sample:
     """One slice of Cartesian MRI with at most ``size`` rows and columns, at the same field of view.
 
     Image and mask keep the center of k-space, maps are interpolated, and the image is measured anew with noise of the
-    same level. The mask samples a larger part than before: its center is dense.
+    same level. The mask samples a larger part than before: its center is dense. Labels are left out.
 
     Raises
     ------
@@ -38,11 +38,13 @@ def smaller_mri(sample: Sample, size: int) -> Sample:
     generator = generator_for(f"smaller {sample.meta[0].volume} {sample.meta[0].slice}", size)
     noise = complex_noise(smaller.range_shape, float(sample.noise_std), generator) * smaller.sampled
     measured = smaller(image) + noise
-    return replace(sample, measurement=measured, operator=smaller, reference=image, crop_shape=None, output_weight=None)
+    return replace(
+        sample, measurement=measured, operator=smaller, reference=image, crop_shape=None, output_weight=None, label=None
+    )
 
 
 def smaller_ct(sample: Sample, size: int) -> Sample:
-    """One slice of CT with at most ``size`` rows and columns, by the same scanner with wider pixels.
+    """One slice of CT with at most ``size`` rows and columns, by the same scanner with wider pixels, without label.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def smaller_ct(sample: Sample, size: int) -> Sample:
     smaller = RadonOperator(A.grid.resized(shape, factor), A.geometry, A.ray_weights)
     generator = generator_for(f"smaller {sample.meta[0].volume} {sample.meta[0].slice}", size)
     noise = float(sample.noise_std) * torch.randn(smaller.range_shape, generator=generator)
-    return replace(sample, measurement=smaller(image) + noise, operator=smaller, reference=image)
+    return replace(sample, measurement=smaller(image) + noise, operator=smaller, reference=image, label=None)
 
 
 def _whole_reference(sample: Sample) -> Tensor:

@@ -1,4 +1,4 @@
-"""Line charts and dot plots as inline SVG; the style sheet of the page sets the colors."""
+"""Line charts, dot plots and points with intervals as inline SVG; the style sheet of the page sets the colors."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,17 @@ class Series:
     points: Sequence[tuple[float, float]]
     style: int
     chosen: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point with the interval of its y; without x a level across the chart. ``style`` as in Series."""
+
+    name: str
+    x: float | None
+    y: float
+    interval: tuple[float, float] | None
+    style: int
 
 
 def nice_ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> list[float]:
@@ -62,6 +73,27 @@ def line_chart(title: str, series: Sequence[Series], y_label: str, x_label: str 
     parts += [_line(plane, s) for s in drawn]
     spoken = "; ".join(f"{s.name}: {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in drawn)
     return _svg(f"{title}, from first to last {x_label}. {spoken}", _WIDTH, _HEIGHT, parts)
+
+
+def point_chart(title: str, points: Sequence[Point], y_label: str, x_label: str) -> str:
+    """Points with their intervals, for widths of 260 px and above; empty without points.
+
+    Parameters
+    ----------
+    title
+        Text for screen readers; the values are added.
+    points
+        Finite values. A point without x is a dashed line at its y.
+    """
+    if not points:
+        return ""
+    xs = [point.x for point in points if point.x is not None] or [0.0]
+    ys = [y for point in points for y in (point.y, *(point.interval or ()))]
+    x_ticks, y_ticks = nice_ticks(min(xs), max(xs), 5), nice_ticks(min(ys), max(ys))
+    plane = _Plane((x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]))
+    parts = [_axes(plane, x_ticks, y_ticks, x_label, y_label), *(_point(plane, point, y_label) for point in points)]
+    spoken = "; ".join(f"{point.name}: {point.y:.3g}" for point in points)
+    return _svg(f"{title}. {spoken}", _WIDTH, _HEIGHT, parts)
 
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], arms: Sequence[str], x_label: str) -> str:
@@ -174,6 +206,20 @@ def _line(plane: _Plane, series: Series) -> str:
         if x == series.chosen
     )
     return f'<polyline {_stroke(series.style)} points="{_points(spots)}"/>{marks}{rings}'
+
+
+def _point(plane: _Plane, point: Point, y_label: str) -> str:
+    hint = f"<title>{escape(point.name)}: {escape(y_label)} {point.y:.3g}</title>"
+    color = f'class="s{point.style % N_COLORS}"'
+    x, y = plane.at(plane.x[0] if point.x is None else point.x, point.y)
+    if point.x is None:
+        ends = f'x1="{x:.1f}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"'
+        return f'<g>{hint}<line {color} stroke-dasharray="6 3" {ends}/></g>'
+    bar = ""
+    if point.interval is not None:
+        (_, low), (_, high) = (plane.at(point.x, end) for end in point.interval)
+        bar = f'<line {color} x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}"/>'
+    return f"<g>{hint}{bar}{mark(point.style, x, y, 4)}</g>"
 
 
 def _stroke(style: int) -> str:

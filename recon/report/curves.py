@@ -86,6 +86,8 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
 
 
 def _score_label(results: Results, site: str) -> str:
+    if label := results.get("score_label"):
+        return str(label)
     known = [entry["sites"].get(site, {}) for entry in results["arms"].values()]
     if not known:  # in training
         points = _points([row for row in results["curves"] if str(row["site"]) == site], "score_before")

@@ -17,6 +17,7 @@ from .quality import quality_section
 from .results import Results, is_open, method_of, rounds_made, score_rows, shown_arms, sites_by_role, volume_rows
 from .style import STYLE
 from .tables import bytes_table, card, privacy_section, score_table, site_note, site_table
+from .tasks import task_section
 from .text import byte_count, duration, number
 from .unlearning import unlearning_section
 
@@ -30,6 +31,7 @@ def run_page(results: Results) -> str:
         _headline(results),
         _claims(results),
         _table(results),
+        task_section(results),
         picture_section(results),
         error_bars_section(results.get("error_bars", {})),
         quality_section(results, [site for role in sites_by_role(results) for site in role]),

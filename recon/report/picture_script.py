@@ -54,6 +54,11 @@ for (const box of document.querySelectorAll(".slices")) {
   tools.append(factor);
   button("+", "zoom in; a click on a picture does so, too, with Shift it zooms out; drag, or arrow keys, to move",
     () => zoomTo(zoom * 2, 0.5, 0.5));
+  if (box.querySelector(".outlines")) {
+    const outlines = button("outlines", "show or hide the outlines of labels and predictions", () =>
+      outlines.setAttribute("aria-pressed", !box.classList.toggle("bare")));
+    outlines.setAttribute("aria-pressed", true);
+  }
   tools.append(spot);
   spot.className = "spot";
   box.prepend(tools);

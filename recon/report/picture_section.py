@@ -7,6 +7,7 @@ from typing import Any
 
 from ..modalities import MODALITIES, Modality
 from .links import picture_id, to_site_report
+from .outlines import outline_key, outlines
 from .pictures import (
     ERROR_MAGNIFICATION,
     REFERENCE,
@@ -60,9 +61,10 @@ def _slice(label: str, one: Mapping[str, Any], method: str, modality: Modality |
     heading = f'<h4><span class="which">{escape(one["name"])}</span>: {escape(one["where"])}</h4>'
     images: Mapping[str, Any] = one["images"]
     half_width: Any = one.get("half_width")
+    labels: Mapping[str, Any] = one.get("labels", {})
     compared = [name for name in images if modality is None or name != modality.inversion]
     if modality is None or not modality.window_hu:
-        body = _arms(label, images, method, compared, None, half_width, in_units_of_hu=False)
+        body = _arms(label, images, method, compared, None, half_width, labels, in_units_of_hu=False)
     else:
         low, high = SOFT_TISSUE_HU
         body = (
@@ -74,10 +76,11 @@ def _slice(label: str, one: Mapping[str, Any], method: str, modality: Modality |
                 compared,
                 SOFT_TISSUE_HU,
                 half_width,
+                labels,
                 in_units_of_hu=True,
             )
             + '<p class="note">Full range of attenuation.</p>'
-            + _arms(label, images, method, compared, None, half_width, in_units_of_hu=True)
+            + _arms(label, images, method, compared, None, half_width, labels, in_units_of_hu=True)
         )
     return f'<section class="slice">{heading}{body}</section>'
 
@@ -89,6 +92,7 @@ def _arms(
     compared: Sequence[str],
     window_hu: tuple[float, float] | None,
     half_width: Any,
+    labels: Mapping[str, Any],
     *,
     in_units_of_hu: bool,
 ) -> str:
@@ -101,7 +105,8 @@ def _arms(
     for picture in pictures:
         name = escape(picture.name)
         score = "" if picture.psnr is None else f"<br>{number(picture.psnr, 2)} dB in this slice"
-        shown = [_figure(picture.image, f"Image of {picture.name}, {label}", "image")]
+        drawn = outlines(labels, picture.name)
+        shown = [_figure(picture.image, f"Image of {picture.name}, {label}", "image", drawn)]
         if picture.error is not None:
             shown.append(_figure(picture.error, f"Error of {picture.name}, {label}", "|error|"))
         if picture.name == method and half_width is not None:
@@ -114,12 +119,12 @@ def _arms(
             shown.append(scales)
         cells.append(f'<div class="arm"><p><b>{name}</b>{score}</p>{"".join(shown)}</div>')
     below = "" if REFERENCE in images else scales
-    return f'<div class="arms">{"".join(cells)}</div>{below}'
+    return f'{outline_key(labels)}<div class="arms">{"".join(cells)}</div>{below}'
 
 
-def _figure(png: bytes, label: str, caption: str) -> str:
+def _figure(png: bytes, label: str, caption: str, over: str = "") -> str:
     source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    view = f'<div class="view"><img src="{source}" alt="{escape(label)}"></div>'
+    view = f'<div class="view"><img src="{source}" alt="{escape(label)}">{over}</div>'
     return f"<figure>{view}<figcaption>{escape(caption)}</figcaption></figure>"
 
 

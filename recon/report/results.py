@@ -12,7 +12,7 @@ Results = Mapping[str, Any]
 
 #: Keys of the results that become report.json.
 PUBLISHED = ("metric_card", "arms", "bytes", "seconds", "versions", "method", "sites", "claims", "recipe", "training",
-             "quality", "error_bars", "privacy", "unlearning")  # fmt: skip
+             "quality", "error_bars", "task", "privacy", "unlearning")  # fmt: skip
 
 
 @dataclass(frozen=True)

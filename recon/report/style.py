@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+#: Outlines of labels and of predictions on images, which are dark in both themes.
+TRUTH_COLOR, FOUND_COLOR = "#3fe0ff", "#ffb000"
+
 _Theme = Mapping[str, str | tuple[str, ...]]
 
 _LIGHT: _Theme = {
@@ -113,6 +116,13 @@ svg text.name{fill:var(--ink)}
 .view img{display:block;width:100%;height:auto;transform-origin:0 0;user-select:none;
   transform:scale(var(--zoom,1)) translate(calc(var(--left,0)*-100%),calc(var(--top,0)*-100%))}
 .zoomed .view img{image-rendering:pixelated}
+.view .outlines{position:absolute;inset:0;height:100%;overflow:hidden;pointer-events:none;transform-origin:0 0;
+  transform:scale(var(--zoom,1)) translate(calc(var(--left,0)*-100%),calc(var(--top,0)*-100%))}
+.outlines path{fill:none;vector-effect:non-scaling-stroke;stroke-width:calc(1.6px/var(--zoom,1))}
+.outlines .truth,.outline.truth{stroke:TRUTH}
+.outlines .found,.outline.found{stroke:FOUND;stroke-dasharray:calc(5px/var(--zoom,1)) calc(3px/var(--zoom,1))}
+.bare .outlines{display:none}
+.outline{display:inline-block;width:28px;height:12px;vertical-align:-2px;background:#000}
 .pointed .view::before,.pointed .view::after{content:"";position:absolute;z-index:1;pointer-events:none;
   background:#ffe45c}
 .pointed .view::before{left:calc(var(--u)*100%);top:0;bottom:0;width:1px}
@@ -159,4 +169,4 @@ footer{margin-top:44px;padding-top:12px;border-top:1px solid var(--rule)}
     -webkit-print-color-adjust:exact}
   @page{margin:14mm}
 }
-""".replace("PRINT", _variables(_LIGHT))
+""".replace("PRINT", _variables(_LIGHT)).replace("TRUTH", TRUTH_COLOR).replace("FOUND", FOUND_COLOR)

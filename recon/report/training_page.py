@@ -23,7 +23,7 @@ def training_page(results: Results, *, reload: bool = True) -> str:
     alone: Mapping[str, Sequence[Mapping[str, Any]]] = results.get("alone", {})
     pictured = [site for site in results.get("pictures", {}) if is_open(results, site)]
     closed = [site for site in results.get("pictures", {}) if not is_open(results, site)]
-    sections = [_table(rows, alone)]
+    sections = [_table(rows, alone, results.get("score_label"))]
     sections += [f"<h2>{escape(site)}</h2>{_pictures(results, site)}" for site in pictured]
     if closed:
         where = ", ".join(map(to_site_report, closed))
@@ -59,7 +59,9 @@ def _lead(results: Results, reload: bool) -> str:
     return escape(text + (" This page loads itself again." if reload else ""))
 
 
-def _table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _table(
+    rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mapping[str, Any]]], label: str | None
+) -> str:
     """Newest and best scores of every site."""
     lines = []
     for site in dict.fromkeys([*(str(row["site"]) for row in rows), *alone]):
@@ -73,7 +75,8 @@ def _table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[Mappi
             number(max(local, default=None), 2),
         ]
         lines.append((site, cells))
-    caption = "Validation scores: PSNR in dB, or minus the residual on held-out data where there is no reference."
+    plain = "PSNR in dB, or minus the residual on held-out data where there is no reference"
+    caption = f"Validation scores: {label or plain}."
     columns = ("site", "newest score", "best score", "newest loss", "best score, trained alone")
     return html_table(caption, columns, lines) if lines else "<p>No round is finished yet: the sites train.</p>"
 

@@ -32,6 +32,7 @@ def write_report(folder: Path | str, results: Results) -> Path:
           parameters_kept, train_slices, synthetic, unseen`` and ``volumes``, their number in ``train, validation,
           test``.
         - ``curves``: the rows of ``rounds.jsonl``.
+        - ``score_label``: what validation scores are, for axes; by default PSNR or residual.
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``personal_steps``: steps of the personal stage.
         - ``privacy``: ``delta``; ``sites``, per site ``patients, steps``, ``epsilon`` of these steps and ``planned`` of
@@ -39,10 +40,14 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``unlearning``, of a run that a ``site`` has left: ``rounds``, ``patients``; ``networks``, per network
           ``seconds``, ``sites`` (scores) and ``membership``; or ``left_out``, why there is no comparison.
         - ``error_bars``: per site, from :func:`recon.coverage_scores`.
+        - ``task``: per site with labels of a downstream task and arm, :func:`recon.task_scores`; and, as far as known,
+          ``difference``, ``{"to": arm, "classes": ...}`` from :func:`recon.task_differences`, and ``label_sets`` from
+          :func:`recon.label_set_scores`. The head on reference images is an arm of its own, without PSNR.
         - ``quality``: per CT site and arm, from :meth:`recon.Quality.to_json`.
         - ``pictures``: per site, a list of slices ``{"name": "median PSNR", "where": "scan.h5, slice 3 of 12",
           "images": {arm: image}}`` with an image ``(height, width)`` for every arm and ``"reference"``, and with
-          error bars ``"half_width"`` of the method.
+          error bars ``"half_width"`` of the method; with a segmentation ``"labels"``: ``"classes"``, and the label
+          map ``(height, width)`` of ``"reference"`` and as predicted on the image of every arm.
 
     Returns
     -------

@@ -16,6 +16,8 @@ from .losses import l1_loss as l1_loss
 from .losses import l1_ssim_loss as l1_ssim_loss
 from .losses import ssim_loss as ssim_loss
 from .objectives import OBJECTIVES as OBJECTIVES
+from .objectives import Downstream as Downstream
+from .objectives import HeadInput as HeadInput
 from .objectives import MutualDistillation as MutualDistillation
 from .objectives import SelfSupervised as SelfSupervised
 from .objectives import Supervised as Supervised

@@ -4,7 +4,7 @@ A task calls the network and returns a loss and an image; penalties add terms in
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,18 @@ from ..data import Sample, held_out_split, require_fraction
 from ..errors import DataError
 from ..method import apply
 from ..networks import TwinNetwork
+from ..tasks import TASK_LOSSES, TaskNetwork, head_input, predictions, require_label, task_input
 from .losses import LOSSES, mse_loss
+
+#: What the head of a downstream task reads in training.
+HeadInput = Literal["reference", "reconstruction", "end_to_end"]
 
 
 class TaskTerm(Protocol):
     """A task; its random numbers come from ``generator``.
 
-    ``needs_twin = True``: it trains a :class:`TwinNetwork`. ``holds_out = True``: it calls :func:`held_out_split`.
+    ``needs_twin = True``: it trains a :class:`TwinNetwork`. ``needs_head = True``: it trains a :class:`TaskNetwork`.
+    ``holds_out = True``: it calls :func:`held_out_split`.
     """
 
     def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -167,6 +172,64 @@ class MutualDistillation:
         return private_loss + shared_loss + self.distillation * mutual, private
 
 
+@dataclass(frozen=True)
+class Downstream:
+    """Train the head of a :class:`recon.TaskNetwork` on labels; how far the gradient reaches is decided by ``input``.
+
+    Parameters
+    ----------
+    loss
+        A name in :data:`recon.LOSSES`, distance of the image to the reference; used end to end alone.
+    task_loss
+        A name in :data:`recon.TASK_LOSSES`; None: the first one of the kind of task.
+    input
+        What the head reads. ``"reference"``: the reference image; the reconstruction network is not called.
+        ``"reconstruction"``: the image of the network, without gradient. ``"end_to_end"``: the same with gradient.
+    reconstruction_weight
+        Weight of ``loss`` end to end; 0: the task alone, which needs no reference.
+    """
+
+    loss: str = "l1"
+    task_loss: str | None = None
+    input: HeadInput = "end_to_end"
+    reconstruction_weight: float = 1.0
+    needs_head: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_loss("Downstream", self.loss)
+        if self.input not in get_args(HeadInput):
+            raise ValueError(f"Downstream: input is {self.input!r}, expected one of {', '.join(get_args(HeadInput))}")
+        if not 0 <= self.reconstruction_weight < float("inf"):
+            raise ValueError(f"Downstream: reconstruction_weight is {self.reconstruction_weight}, expected 0 or more")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether training files without a reference are refused."""
+        return self.input == "reference" or (self.input == "end_to_end" and self.reconstruction_weight > 0)
+
+    def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if not isinstance(network, TaskNetwork):
+            raise TypeError(f"Downstream: network is {type(network).__name__}, expected TaskNetwork")
+        if self.needs_reference and batch.reference is None:
+            raise DataError(f"{batch.meta[0].volume}: has no reference to train on; leave the file out")
+        label = require_label(batch)
+        kind = network.labels.kind
+        loss = TASK_LOSSES[kind][self.task_loss or next(iter(TASK_LOSSES[kind]))]
+        if self.input == "end_to_end":
+            image, logits = predictions(network, batch)
+            value = loss(logits, label)
+            if self.reconstruction_weight > 0:
+                distance = LOSSES[self.loss](batch.magnitude(image), batch.target())
+                value = value + self.reconstruction_weight * distance
+            return value, image
+        if self.input == "reference" and batch.reference is not None:
+            return loss(network.head(head_input(batch.target())), label), batch.reference
+        with torch.no_grad():
+            image = apply(network, batch)
+            seen = task_input(batch, image)
+        return loss(network.head(seen), label), image
+
+
 def _distance(found: Tensor, wanted: Tensor, n_axes: int) -> Tensor:
     """Normalized l1-l2 distance over the last axes, mean over the batch; an empty wanted slice counts 0."""
     axes = last_axes(n_axes)
@@ -194,10 +257,11 @@ def require_loss(who: str, loss: str) -> None:
 
 
 #: Tasks. The arguments ``loss``, ``fraction`` and ``distillation`` are ``training.loss``, ``objective.split`` and
-#: ``objective.distillation``; others are keys of ``[objective.options]``.
+#: ``objective.distillation``; those of ``downstream`` are keys of ``[task]``, others of ``[objective.options]``.
 OBJECTIVES: Registry[TaskTerm] = Registry("task", {
     "supervised": Supervised,
     "self_supervised": SelfSupervised,
     "two_views": TwoViews,
     "mutual": MutualDistillation,
+    "downstream": Downstream,
 })  # fmt: skip

@@ -6,6 +6,7 @@ Convolutions run in float32 proper here (``allow_tf32=False``), so that a differ
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ from recon import (
     Regularizer,
     Sample,
     SampleMeta,
+    TaskLabels,
+    TaskNetwork,
     TwinNetwork,
     UnrolledNetwork,
     collate,
@@ -33,6 +36,7 @@ from recon import (
     measure_moments,
     train_locally,
 )
+from recon.tasks import UNetHead
 from recon.training.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.cuda
@@ -115,14 +119,19 @@ def test_every_network(modality: str, consistency: str, regularizer: str) -> Non
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective(name: str, modality: str) -> None:
-    network = network_of(modality)
+    network, batch = network_of(modality), collate(samples_of(modality))
     if name == "mutual":
         network = TwinNetwork(network, network_of(modality, seed=1))
+    if name == "downstream":
+        if batch.target().ndim > 3:
+            pytest.skip("heads read 2-D images")
+        network = TaskNetwork(network, UNetHead(2, 4, 1), TaskLabels("segmentation", ("bright",)))
+        batch = replace(batch, label=(batch.target() > 0.5).long())
 
     def loss(net: nn.Module, batch: Sample) -> tuple[Tensor, Tensor]:
         return OBJECTIVES[name]()(net, batch, torch.Generator().manual_seed(5))
 
-    assert_same(loss, network, collate(samples_of(modality)))
+    assert_same(loss, network, batch)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

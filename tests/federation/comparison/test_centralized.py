@@ -17,7 +17,7 @@ from federation.experiment.task import ReconstructionTask
 from federation.methods.algorithm import derive_seed
 from federation.recipes.recipe import Recipe
 from federation.recipes.recipe_schema import NetworkSection
-from federation.sites.manifest import SiteManifest, load_federation
+from federation.sites import SiteManifest, load_federation
 from recon import DataError, Sample, apply, batches, cosine_learning_rate
 
 BUDGET = Budget(NetworkSection(cascades=2, regularizer="cnn", channels=3, depth=3), 2, 3, 5e-3, (1e-2,))

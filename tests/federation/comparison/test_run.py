@@ -35,7 +35,7 @@ from federation.methods import parameter_scope
 from federation.recipes.recipe import Recipe
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 from recon import DataError, ScoreRow, read_scores, write_scores
 
 NETWORK = NetworkSection(cascades=2, regularizer="cnn", channels=3, depth=3, consistency="gradient")

@@ -23,7 +23,7 @@ from federation.privacy import CONFIRM, MASKED, OFFER, REVEAL, Envelope
 from federation.recipes import PrivacySection, masked_sum_of
 from federation.rounds import QuorumError, SiteFailure
 from federation.serialization import MessageError, kind_of, load_newest
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 
 from .deployment import BUNDLE, NAMES, Deployed, deploy, with_sum
 

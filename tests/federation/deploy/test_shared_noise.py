@@ -13,7 +13,7 @@ from federation.experiment import ReconstructionTask
 from federation.methods import selected_state
 from federation.privacy import PrivateSteps, epsilon_of
 from federation.rounds import QuorumError, read_rows
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 
 from ..sharing import SHARED
 from .deployment import NAMES, Deployed, deploy, with_sum

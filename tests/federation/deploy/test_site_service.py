@@ -31,7 +31,7 @@ from federation.methods import selected_state
 from federation.recipes.frozen_base import attach_base, detach_base
 from federation.rounds.loop import QuorumError
 from federation.serialization import Broadcast, digest, load_checkpoint
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 from recon import DataError, base_name, evaluate
 
 from .deployment import NAMES, Deployed, deploy, interrupt

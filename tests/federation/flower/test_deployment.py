@@ -22,7 +22,7 @@ from federation.deploy.audit_log import read_log
 from federation.deploy.site_folder import SiteFolder
 from federation.flower.processes import free_port
 from federation.rounds.round_log import read_rows
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 from recon import DataError
 
 from .running import NAMES, RECIPE, HttpProxy, bits, deploy, make_site, overrides, processes

@@ -15,7 +15,7 @@ import pytest
 from federation import load_recipe, train_run
 from federation.cli.main import main
 from federation.rounds.round_log import read_rows
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 
 from .running import NAMES, RECIPE, approve_run, bits, deploy, overrides, processes
 

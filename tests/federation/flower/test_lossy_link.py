@@ -22,7 +22,7 @@ from federation.flower import supernode_process
 from federation.flower.processes import CHUNK_BYTES, environment
 from federation.flower.supernode_process import is_cut, kept_up, patient
 from federation.rounds.round_log import read_rows
-from federation.sites.manifest import load_federation
+from federation.sites import load_federation
 from recon import DataError
 
 from .running import RECIPE, HttpProxy, approve_run, bits, http_proxy, overrides, processes

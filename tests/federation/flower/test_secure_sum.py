@@ -17,8 +17,7 @@ from federation.deploy.site_folder import SiteFolder
 from federation.deploy.summed_site import roster_entry
 from federation.flower.processes import free_port
 from federation.rounds import read_rows
-from federation.sites import SimulatedSite
-from federation.sites.manifest import load_federation
+from federation.sites import SimulatedSite, load_federation
 from recon import Simulation
 
 from .running import RECIPE, deploy, make_site, overrides, processes

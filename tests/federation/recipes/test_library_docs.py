@@ -15,7 +15,7 @@ from federation.config.schema import Section
 from federation.methods import parameter_scope
 from federation.recipes import NetworkSection, ScopeSection
 from federation.recipes.recipe_library import LIBRARY
-from recon import DATA_CONSISTENCY, LOSSES, MODALITIES, REGULARIZERS
+from recon import DATA_CONSISTENCY, LOSSES, MODALITIES, REGULARIZERS, TASK_HEADS, TASK_LOSSES
 from recon.training.objectives import OBJECTIVES
 from recon.training.penalties import PENALTIES
 
@@ -86,6 +86,8 @@ def test_defaults_are_those_of_the_code_and_all_words_are_named(name: str) -> No
         ("network.consistency", DATA_CONSISTENCY),
         ("training.loss", LOSSES),
         ("objective.task", OBJECTIVES),
+        ("task.head", TASK_HEADS),
+        ("task.loss", [name for losses in TASK_LOSSES.values() for name in losses]),
         ("evaluation.arms", [name for modality in MODALITIES.values() for name in modality.methods]),
     ],
 )

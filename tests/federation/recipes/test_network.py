@@ -11,8 +11,7 @@ from federation.experiment import initial_state
 from federation.methods import parameter_scope, selected_state
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection
-from federation.sites import SimulatedSite
-from federation.sites.manifest import load_federation
+from federation.sites import SimulatedSite, load_federation
 from recon import MODALITIES, Simulation, TwinNetwork
 
 RECIPES = LIBRARY

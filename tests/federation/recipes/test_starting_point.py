@@ -9,8 +9,7 @@ from federation import ConfigError, build_network, load_recipe, make_demo_sites,
 from federation.experiment import RunFolder, initial_state, site_spec
 from federation.methods import selected_state
 from federation.recipes import NetworkSection, Recipe, attach_base, detach_base, weights_of
-from federation.sites import SimulatedSite
-from federation.sites.manifest import load_federation
+from federation.sites import SimulatedSite, load_federation
 from recon import MODALITIES, STARTER_WEIGHTS, DataError, NetworkSettings, Simulation, save_weights
 
 SETTINGS = NetworkSettings(

@@ -24,8 +24,7 @@ from federation.experiment.personal_stage import site_network
 from federation.experiment.run_folder import RunFolder
 from federation.recipes.network import consistency_at
 from federation.recipes.recipe_library import LIBRARY
-from federation.sites import CT_DEMO_SITES
-from federation.sites.manifest import read_federation
+from federation.sites import CT_DEMO_SITES, read_federation
 from federation.sites.simulated_ct import scan_of
 from federation.sites.simulated_mri import DEMO_SITES
 from physics import FanBeam, ImageGrid, RadonOperator, body_volume, hyperfed

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from physics import CartesianMRI, FanBeam, ImageGrid, LinearOperator, RadonOperator, Sampling, evenly_spaced
 from recon.data.hold_out import held_out_split
 from recon.data.sample import Sample, SampleMeta, collate
+from recon.data.task_labels import TaskLabels
 from recon.errors import DataError
 from recon.method import apply
 from recon.networks.data_consistency import GradientStep, NormalizedStep
 from recon.networks.regularizers import ConvRegularizer, UNetRegularizer
 from recon.networks.unrolled import UnrolledNetwork
 from recon.networks.wrappers import TwinNetwork
+from recon.tasks import TASK_LOSSES, TaskNetwork, UNetHead, head_input, task_input
 from recon.training.feature_moments import MomentAlignment, measure_moments, moment_layout, watching
 from recon.training.losses import LOSSES
-from recon.training.objectives import OBJECTIVES, MutualDistillation, SelfSupervised, Supervised, TwoViews
+from recon.training.objectives import OBJECTIVES, Downstream, MutualDistillation, SelfSupervised, Supervised, TwoViews
 from recon.training.penalties import ContrastiveRatio, Distillation, MeasurementResidual, Proximal
 from recon.training.penalty import Penalty, RoundStart, State
 
@@ -81,6 +83,15 @@ def twin_of(modality: str) -> TwinNetwork:
     return TwinNetwork(network_of(modality, 1), network_of(modality, 2))
 
 
+def labelled(batch: Sample) -> Sample:
+    return replace(batch, label=(batch.target() > 0.7).long())
+
+
+def with_head(modality: str) -> TaskNetwork:
+    reconstruction = network_of(modality)
+    return TaskNetwork(reconstruction, UNetHead(2, 4, 1), TaskLabels("segmentation", ("bright",)))
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -115,7 +126,9 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_task_trains_every_parameter_and_depends_on_its_generator_alone(name: str, modality: str) -> None:
     batch = batch_of(modality)
-    network = twin_of(modality) if name == "mutual" else network_of(modality)
+    network: nn.Module = twin_of(modality) if name == "mutual" else network_of(modality)
+    if name == "downstream":
+        batch, network = labelled(batch), with_head(modality)
     values = []
     for _ in range(2):
         torch.manual_seed(len(values))  # global state must not matter
@@ -259,6 +272,41 @@ def test_mutual_distillation_needs_twins() -> None:
     y, A = batch_of("mri").measurement, batch_of("mri").operator
     assert torch.equal(twin(y, A), twin.private(y, A))
     assert {name.split(".")[0] for name, _ in twin.named_parameters()} == {"private", "shared"}
+
+
+@pytest.mark.parametrize("modality", SAMPLES)
+def test_a_head_learns_from_what_its_input_says_and_from_there_the_gradient_comes(modality: str) -> None:
+    batch, network = labelled(batch_of(modality)), with_head(modality)
+    loss = TASK_LOSSES["segmentation"]["focal"]
+    seen = {
+        "reference": head_input(batch.target()),
+        "reconstruction": task_input(batch, apply(network, batch)),
+        "end_to_end": task_input(batch, apply(network, batch)),
+    }
+    for name, images in seen.items():
+        network.zero_grad()
+        task = Downstream(task_loss="focal", input=name, reconstruction_weight=0.0)  # type: ignore[arg-type]
+        value, image = task(network, batch, generator())
+        assert torch.allclose(value, loss(network.head(images), batch.label))  # type: ignore[arg-type]
+        assert torch.equal(image, batch.reference if name == "reference" else apply(network, batch))
+        value.backward()
+        trained = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+        assert trained == ({"head", "reconstruction"} if name == "end_to_end" else {"head"})
+        assert task.needs_reference == (name == "reference")
+    both = Downstream(task_loss="focal", reconstruction_weight=2.0)(network, batch, generator())[0]
+    distance = LOSSES["l1"](batch.magnitude(apply(network, batch)), batch.target())
+    assert torch.allclose(both, value + 2 * distance)
+
+
+def test_heads_refuse_scans_without_labels_or_references_and_networks_without_heads() -> None:
+    batch, network = labelled(batch_of("mri")), with_head("mri")
+    with pytest.raises(DataError, match="volume_0: has no label to train on"):
+        Downstream()(network, replace(batch, label=None), generator())
+    with pytest.raises(DataError, match="volume_0: has no reference to train on"):
+        Downstream()(network, replace(batch, reference=None), generator())
+    Downstream(input="reconstruction")(network, replace(batch, reference=None), generator())
+    with pytest.raises(TypeError, match="network is UnrolledNetwork, expected TaskNetwork"):
+        Downstream()(network_of("mri"), batch, generator())
 
 
 # --- penalties ---
