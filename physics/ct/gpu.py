@@ -35,6 +35,8 @@ _MOST_VALUES = 2**31
 _SAME = 1e-5
 #: Distance of the source from the focus of a curved detector, in radii, above which pixels are not placed.
 _OFF_FOCUS = 0.9
+#: Elements between which every ray of a view may pass a pixel.
+_ANYWHERE = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +147,7 @@ def pixel_beams(grid: ImageGrid, geometry: Geometry) -> tuple[int, Array, float]
         across, depth = across / R, depth / R
         margin += 1e-5 * float(gain.max())
         if np.hypot(off_u, off_n).max() > _OFF_FOCUS:
-            margin = float(geometry.detectors)
+            margin = _ANYWHERE
     return kind, np.stack((*across, *depth, gain, shift, off_u, off_n), axis=1), margin
 
 
