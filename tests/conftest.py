@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Kernels of Triton run in its interpreter, on the CPU. It is chosen when triton is imported.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lacks = {

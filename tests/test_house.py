@@ -101,7 +101,7 @@ def test_every_third_party_import_is_declared(settings):
         "dp-accounting": "dp_accounting",
     }
     extras = settings["options.extras_require"]
-    used = ("deploy", "completion", "deepinv", "mlflow", "privacy", "tensorboard", "twix")
+    used = ("deploy", "completion", "deepinv", "gpu", "mlflow", "privacy", "tensorboard", "twix")
     lines = (settings["options"]["install_requires"] + "".join(extras[name] for name in used)).split("\n")
     declared = [re.split(r"[<>=!~ ]", line)[0] for line in lines if line]
     known = {modules.get(name, name) for name in declared} | set(PACKAGES) | sys.stdlib_module_names

@@ -19,6 +19,7 @@ from .beams import FanBeam, ParallelBeam
 from .fbp_weights import redundancy_weights, scan_coverage, view_angles
 from .geometry import Geometry, hole_radius_mm, rays_of, require_scan
 from .grid import Array, ImageGrid
+from .places import Places, places_of
 from .rays import PAD, by_lanes
 from .vectors import FanVectors, ParallelVectors
 
@@ -173,42 +174,9 @@ class _Plan:
         return filtered
 
     @cached_property
-    def directions(self) -> Array:
-        """Cosine and sine of the views, ``(views, 2)``."""
-        geometry = self.geometry
-        angles = np.array(geometry.ray_angles_rad) if isinstance(geometry, ParallelVectors) else geometry.angles
-        return np.stack((np.cos(angles), np.sin(angles)), axis=1)
-
-    @cached_property
-    def detector(self) -> tuple[int, Array]:
-        """Kind of detector, and ``(R, lateral, gain, shift, off_u, off_n)`` of every view.
-
-        A pixel projects to element ``gain * place + shift``, where ``place`` is a position u, a ratio of u to depth or
-        an angle, for parallel, flat and curved detectors. The source is at ``lateral`` along u and R ahead of the axis;
-        ``off_u`` and ``off_n`` are its distances from the focus of a curved detector in radii of the detector.
-        """
-        geometry, shift = self.geometry, PAD + self.margins[0] - self.geometry.u_mm[0] / self.geometry.pitch_mm
-        if isinstance(geometry, ParallelBeam):
-            return 0, self._by_view(0.0, 0.0, 1 / geometry.pitch_mm, shift)
-        if isinstance(geometry, ParallelVectors):
-            # u starts at the middle of the detector, the place at the axis.
-            return 0, self._by_view(0.0, 0.0, geometry.gains, shift - geometry.distances_mm * geometry.gains)
-        kind = 1 if geometry.detector == "flat" else 2
-        if isinstance(geometry, FanBeam):
-            gain = geometry.source_to_detector_mm / geometry.pitch_mm
-            return kind, self._by_view(geometry.source_to_axis_mm, 0.0, gain, shift)
-        R, lateral = geometry.depths_mm, geometry.laterals_mm
-        if geometry.arc_radius_mm is not None:
-            gain = geometry.arc_radius_mm / geometry.pitch_mm
-            return kind, self._by_view(R, lateral, gain, shift, *geometry.off_focus)
-        shifts = shift + (lateral - geometry.middles_mm) / geometry.pitch_mm
-        return kind, self._by_view(R, lateral, geometry.distances_mm / geometry.pitch_mm, shifts)
-
-    def _by_view(self, *numbers: Any) -> Array:
-        table = np.zeros((len(self.directions), 6))
-        for column, number in enumerate(numbers):
-            table[:, column] = number
-        return table
+    def places(self) -> Places:
+        """Where pixels meet the filtered views; elements count from the padding."""
+        return places_of(self.geometry, first=PAD + self.margins[0])
 
     def backproject(self, views: Tensor) -> Tensor:
         """Back-project filtered views, ``(batch, views, elements) -> (batch, height, width)``."""
@@ -231,7 +199,7 @@ class _Plan:
 
     def transpose_reference(self, images: Tensor) -> Tensor:
         """:meth:`transpose` in plain torch."""
-        views = images.new_zeros(len(images), len(self.directions), self.elements)
+        views = images.new_zeros(len(images), len(self.places.beams), self.elements)
         for some, index, weight, scale in self._places(images):
             value = images.flatten(1).unsqueeze(1) * scale
             total = images.new_zeros(len(images), len(index) * (self.elements + 2 * PAD))
@@ -245,12 +213,12 @@ class _Plan:
 
         All but the views have shape ``(views, pixels)``.
         """
-        kind, beams = self.detector
+        kind, *tables = self.places
         # In double precision, on the device of the images: on a GPU these places are most of the work.
         x, y = (
             torch.from_numpy(part.reshape(-1)).to(like.device) for part in np.meshgrid(self.grid.x_mm, self.grid.y_mm)
         )
-        directions, table = (torch.from_numpy(part).to(like.device) for part in (self.directions, beams))
+        directions, table = (torch.from_numpy(part).to(like.device) for part in tables)
         at_once = max(1, _VALUES_AT_ONCE // (len(x) * len(like)))
         for first in range(0, len(directions), at_once):
             cos, sin = directions[first : first + at_once].T[..., None]
@@ -273,8 +241,8 @@ class _Plan:
         sinogram = _batch_last(torch.nn.functional.pad(views, (PAD, PAD)))
         xs = self._columns
         image = np.zeros(height * len(xs) * count, sinogram.dtype)
-        kind, beams = self.detector
-        common = (kind, sinogram, self.directions, beams, self.elements, image, xs, self.grid.y_mm)
+        kind, directions, beams = self.places
+        common = (kind, sinogram, directions, beams, self.elements, image, xs, self.grid.y_mm)
         jobs = [(*common, rows, (0.0,) * count) for rows in compiled.parts(height)]
         compiled.run_threads(pixel_kernels.backproject, jobs)
         return torch.from_numpy(image.reshape(height, len(xs), count)[:, :width]).movedim(-1, 0)
@@ -282,11 +250,11 @@ class _Plan:
     def _transpose_compiled(self, images: Tensor) -> Tensor:
         from .kernels import compiled, pixel_kernels
 
-        views, count, xs = len(self.directions), len(images), self._columns
+        views, count, xs = len(self.places.beams), len(images), self._columns
         image = _batch_last(torch.nn.functional.pad(images, (0, len(xs) - images.shape[-1])))
         sinogram = np.zeros(views * (self.elements + 2 * PAD) * count, image.dtype)
-        kind, beams = self.detector
-        common = (kind, sinogram, self.directions, beams, self.elements, image, xs, self.grid.y_mm)
+        kind, directions, beams = self.places
+        common = (kind, sinogram, directions, beams, self.elements, image, xs, self.grid.y_mm)
         jobs = [(*common, part, (0.0,) * count) for part in compiled.parts(views)]
         compiled.run_threads(pixel_kernels.transpose, jobs)
         return torch.from_numpy(sinogram.reshape(views, -1, count)[:, PAD:-PAD]).movedim(-1, 0)

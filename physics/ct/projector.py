@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .beams import FanBeam, ParallelBeam
 from .geometry import Geometry, rays_of
+from .gpu import GpuRays, runs_kernels
 from .grid import ImageGrid
 from .joseph import backproject, project
 from .rays import LANES, RayTable, backproject_reference, by_lanes, project_reference, trace
@@ -139,8 +140,20 @@ class Projector:
     def symmetry(self) -> Symmetry | None:
         return Symmetry.of(self.grid, self.geometry, self.table)
 
+    @cached_property
+    def _on_gpus(self) -> dict[torch.device, GpuRays]:
+        return {}
+
+    def on_gpu(self, device: torch.device) -> GpuRays:
+        """The rays in the memory of a GPU, about 30 bytes each."""
+        if device not in self._on_gpus:
+            self._on_gpus[device] = GpuRays.of(self.grid, self.geometry, self.table, device)
+        return self._on_gpus[device]
+
     def project(self, images: Tensor) -> Tensor:
         """Line integrals."""
+        if runs_kernels(images.device):
+            return self.on_gpu(images.device).project(images)
         if images.device.type != "cpu":
             return project_reference(self.table, images)
         if self.symmetry is None or len(images) % LANES[-1] == 0:
@@ -149,6 +162,8 @@ class Projector:
 
     def backproject(self, sinograms: Tensor) -> Tensor:
         """Transpose of :meth:`project`."""
+        if runs_kernels(sinograms.device):
+            return self.on_gpu(sinograms.device).backproject(sinograms)
         if sinograms.device.type != "cpu":
             return backproject_reference(self.table, sinograms)
         if self.symmetry is None or len(sinograms) % LANES[-1] == 0:

@@ -1,1 +1,1 @@
-"""Kernels compiled by numba."""
+"""Kernels compiled by numba for the CPU and by Triton for GPUs."""

@@ -1,0 +1,259 @@
+"""The GPU's projector: against the CPU's kernels, a dense matrix, plain torch; compiled for GPUs that are not here.
+
+Without a GPU, the kernels run in Triton's interpreter, on tensors of the CPU; see `conftest.py`.
+"""
+
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from physics import (
+    FanBeam,
+    FanVectors,
+    Geometry,
+    ImageGrid,
+    ParallelBeam,
+    ParallelVectors,
+    RadonOperator,
+    evenly_spaced,
+    moved_fan,
+)
+from physics.ct import gpu
+from physics.ct.gpu import GpuRays
+from physics.ct.projector import Projector
+
+triton = pytest.importorskip("triton", reason="the package triton is not installed: it comes with PyTorch for GPUs")
+
+# The interpreter is numpy, which warns of the places of pixels behind the source; the kernels do not use these.
+pytestmark = pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+WAVE = [[2 * math.sin(n), 2 * math.cos(2 * n)] for n in range(8)]
+BEAM = FanBeam(evenly_spaced(8, math.pi / 4, 0.1), 19, 1.5, 50, 80)
+ARC = FanBeam(evenly_spaced(8, 0.7, 0.1), 19, 4.0, 14, 80, "curved", 0.3)
+HALF_ARC = FanBeam(evenly_spaced(8, 0.7, 0.1), 12, 1.5, 60, 80, "curved", 6.0)
+WOBBLE = ParallelVectors((0.3, 2.9, 1.1, 0.31), 19, 1.0, (0.2, 2.95, 1.0, 0.3), ((0.5, 1.0),) * 4, 0.25)
+SCANS: dict[str, tuple[ImageGrid, Geometry]] = {
+    "parallel": (ImageGrid((12, 12), 1.3), ParallelBeam(evenly_spaced(8, math.pi / 8, math.pi / 16), 19, 1.0)),
+    "along the axes": (ImageGrid((12, 9), 1.3), ParallelBeam(evenly_spaced(4, math.pi / 2), 18, 1.0)),
+    "at 45 degrees": (ImageGrid((11, 12), 1.0), ParallelBeam(evenly_spaced(4, math.pi / 2, math.pi / 4), 19, 1.0)),
+    "offset": (ImageGrid((11, 12), 1.3), ParallelBeam((0.3, 2.9, 1.1, 0.31), 19, 1.0, 0.25)),
+    "coarse pitch": (ImageGrid((12, 12), 1.0), ParallelBeam(evenly_spaced(5, 0.6), 7, 3.0)),
+    "fine pitch": (ImageGrid((6, 7), 2.0), ParallelBeam(evenly_spaced(5, 0.6), 70, 0.3)),
+    "rays that miss": (ImageGrid((7, 6), 1.0), ParallelBeam(evenly_spaced(5, 0.6), 200, 1.0)),
+    "displaced": (ImageGrid((12, 11), 1.3), ParallelBeam(evenly_spaced(9, math.tau / 9), 12, 1.0, -5.0)),
+    "flat pixels": (ImageGrid((12, 9), (0.9, 2.1)), ParallelBeam(evenly_spaced(8, math.pi / 8), 19, 1.0)),
+    "off the axis": (ImageGrid((12, 12), 0.8, (2.0, -1.5)), ParallelBeam(evenly_spaced(8, math.pi / 8), 19, 1.0)),
+    "parallel vectors": (ImageGrid((12, 11), 1.3), WOBBLE),
+    "flat": (ImageGrid((12, 12), 1.3), BEAM),
+    "half fan": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(12, 0.5), 14, 1.5, 50, 80, offset_mm=9.0)),
+    "tall pixels off the axis": (ImageGrid((12, 12), (1.7, 1.1), (1.0, -2.0)), BEAM),
+    "flat vectors": (ImageGrid((12, 12), (1.3, 1.0)), moved_fan(BEAM, source_mm=WAVE, detector_mm=WAVE, tilt_rad=0.1)),
+    "curved": (ImageGrid((13, 14), 1.3), HALF_ARC),
+    "near source": (
+        ImageGrid((12, 12), 1.3),
+        FanBeam(evenly_spaced(8, 0.7, math.pi / 4), 19, 4.0, 11.1, 80, "curved", 0.3),
+    ),
+    "near flat source": (ImageGrid((12, 12), 1.3), FanBeam(evenly_spaced(8, 0.7, math.pi / 4), 19, 4.0, 11.1, 80)),
+    "curved vectors": (ImageGrid((12, 12), 1.3), moved_fan(ARC, source_mm=[[x / 2, y / 2] for x, y in WAVE])),
+    "far off the focus": (ImageGrid((12, 12), 1.3), moved_fan(ARC, source_mm=(0.0, 6.0), detector_mm=(0.0, 90.0))),
+    # Some rays of wide fans run at the side of the image nearest to the source, others meet their arc twice.
+    "beside a wide image": (ImageGrid((3, 20), 1.0), FanBeam((math.pi / 2, 0.4), 29, 3.0, 10.2, 11.0)),
+    "beside it, curved": (ImageGrid((3, 20), 1.0), FanBeam((math.pi / 2, 0.4), 29, 1.1, 10.2, 11.0, "curved")),
+    "beside the focus": (
+        ImageGrid((3, 4), 1.0),
+        FanVectors((0.0,), 30, 1.0, ((-9.0, -7.0),), ((21.0, 13.0),), 20.0, -16.0),
+    ),
+}
+
+
+def few_views(geometry: Geometry) -> Geometry:
+    """Three views: the interpreter takes a fifth of a millisecond per operation."""
+    views = geometry.shape[0]
+    return geometry.subset(sorted({0, views // 3, views - 1}))
+
+
+def both(grid: ImageGrid, geometry: Geometry) -> tuple[Projector, GpuRays]:
+    projector = Projector(grid, geometry)
+    return projector, GpuRays.of(grid, geometry, projector.table, DEVICE)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.cpu() - expected).norm() / expected.norm())
+
+
+def assert_like_the_cpu(grid: ImageGrid, geometry: Geometry, batch: int) -> None:
+    """Both directions equal the CPU's, and they are transposes."""
+    projector, rays = both(grid, geometry)
+    generator = torch.Generator().manual_seed(batch)
+    x = torch.randn(batch, *grid.shape, generator=generator)
+    y = torch.randn(batch, *geometry.shape, generator=generator)
+    Ax, ATy = rays.project(x.to(DEVICE)), rays.backproject(y.to(DEVICE))
+    assert Ax.shape == y.shape and ATy.shape == x.shape and Ax.is_contiguous() and ATy.is_contiguous()
+    assert relative(Ax, projector.project(x)) < 1e-5 and relative(ATy, projector.backproject(y)) < 1e-5
+    products = float((Ax.cpu().double() * y).sum()), float((x.double() * ATy.cpu()).sum())
+    assert abs(products[0] - products[1]) < 1e-6 * float(Ax.norm() * y.norm())
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_forward_and_adjoint_are_those_of_the_cpu(name: str) -> None:
+    grid, geometry = SCANS[name]
+    assert_like_the_cpu(grid, few_views(geometry), batch=(1, 3, 8)[list(SCANS).index(name) % 3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("name", SCANS)
+def test_forward_and_adjoint_are_those_of_the_cpu_for_all_views_and_batches(name: str, batch: int) -> None:
+    assert_like_the_cpu(*SCANS[name], batch)
+
+
+def test_programs_of_several_blocks_of_rays_and_tiles_of_pixels() -> None:
+    scan = FanBeam((0.4, 3.0), 150, 0.6, 60.0, 80.0)
+    assert scan.detectors > gpu._RAYS
+    assert_like_the_cpu(ImageGrid((gpu._ROWS + 3, 2 * gpu._COLUMNS + 1), 1.3), scan, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["flat vectors", "curved vectors", "near source", "at 45 degrees"])
+def test_adjoint_is_the_exact_transpose(name: str, dtype: torch.dtype) -> None:
+    """Every element of both matrices, bit for bit."""
+    _, geometry = SCANS[name]
+    grid = ImageGrid((4, 5), 2.0)
+    scan = geometry.subset([0])
+    projector, rays = both(grid, scan)
+    columns = rays.project(torch.eye(20, dtype=dtype, device=DEVICE).reshape(20, *grid.shape)).flatten(1)
+    elements = math.prod(scan.shape)
+    rows = rays.backproject(torch.eye(elements, dtype=dtype, device=DEVICE).reshape(elements, *scan.shape)).flatten(1)
+    assert torch.equal(columns.T, rows)
+    expected = projector.project(torch.eye(20, dtype=torch.float64).reshape(20, *grid.shape)).flatten(1)
+    assert relative(columns.double(), expected) < (1e-9 if dtype == torch.float64 else 1e-6)
+
+
+def test_derivatives_of_the_operator_run_in_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd, `torch.func` and graphs of `torch.compile`, as on the CPU."""
+    calls = []
+    for name in ("project", "backproject"):
+        inner = getattr(GpuRays, name)
+        monkeypatch.setattr(GpuRays, name, lambda rays, x, inner=inner, name=name: calls.append(name) or inner(rays, x))
+    monkeypatch.setattr("physics.ct.projector.runs_kernels", lambda device: device == DEVICE)
+    A = RadonOperator(ImageGrid((5, 4), 1.2), ParallelBeam((0.1, 1.2), 9, 1.0))
+    x = torch.randn(1, 5, 4, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    y = torch.randn(1, 2, 9, dtype=torch.float64, device=DEVICE)
+    loss = (A(x) ** 2 * y).sum()
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert calls == ["project", "backproject"]
+    torch.testing.assert_close(gradient, A.adjoint(2 * A(x.detach()) * y))
+    torch.testing.assert_close(torch.func.grad(lambda image: (A(image) ** 2 * y).sum())(x.detach()), gradient)
+    graph = torch.compile(lambda image: (A(image) ** 2 * y).sum(), backend="aot_eager", fullgraph=True)
+    calls.clear()
+    (compiled,) = torch.autograd.grad(graph(x), x)
+    assert calls == ["project", "backproject"]
+    torch.testing.assert_close(compiled, gradient)
+
+
+def test_kernels_agree_with_plain_torch_where_they_run(caplog: pytest.LogCaptureFixture) -> None:
+    gpu.trouble_on.cache_clear()
+    with caplog.at_level(logging.WARNING, "physics.ct.gpu"):
+        assert gpu.trouble_on(DEVICE) == "" and caplog.text == ""
+
+
+@pytest.mark.parametrize("fault", ["absent", "broken", "wrong"])
+def test_without_kernels_plain_torch_is_used_and_the_log_says_why(
+    fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(rays: GpuRays, images: Tensor) -> Tensor:
+        raise RuntimeError("Failed to find C compiler\nset CC")
+
+    wrong = torch.full((2, 5, 19), math.nan, device=DEVICE)
+    if fault == "absent":
+        monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setattr(GpuRays, "project", broken if fault == "broken" else lambda rays, images: wrong)
+    words = {"absent": "triton is not installed", "broken": "Failed to find C compiler", "wrong": "off by nan"}[fault]
+    gpu.trouble_on.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, "physics.ct.gpu"):
+            assert words in gpu.trouble_on(DEVICE)
+            assert words in gpu.trouble_on(DEVICE)
+    finally:
+        gpu.trouble_on.cache_clear()
+    assert len(caplog.records) == 1 and "run in plain torch" in caplog.text and words in caplog.text
+
+
+def test_the_cpu_keeps_its_own_kernels() -> None:
+    assert not gpu.runs_kernels(torch.device("cpu"))
+
+
+def test_scans_beyond_the_indices_of_the_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_MOST_VALUES", 1000)
+    with pytest.raises(ValueError, match=r"image of \(12, 12\) and a sinogram of \(8, 19\) have 1152 values"):
+        both(*SCANS["parallel"])
+
+
+_COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from physics.ct import gpu
+from physics.ct.kernels import gpu_kernels
+
+target = GPUTarget(TARGET)
+rays = {"bases": "*i64", "slopes": "*i64", "by_rows": "*i8", "rays": "i32", "height": "i32", "width": "i32"}
+for kind, number in enumerate(("*fp32", "*fp64", "*fp32")):
+    project = {"images": number, "lengths": number, "spans": "*i32", "sinogram": number}
+    backproject = {"sinogram": number, "beams": "*fp32", "image": number, "views": "i32", "margin": "fp32"}
+    tile = {"KIND": kind, "ROWS": gpu._ROWS, "COLUMNS": gpu._COLUMNS, "LANES": 4}
+    for kernel, types, constants in (
+        (gpu_kernels.project, rays | project, {"RAYS": gpu._RAYS, "LANES": 4}),
+        (gpu_kernels.backproject, rays | backproject, tile),
+    ):
+        given = types | dict.fromkeys(constants, "constexpr")
+        signature = {name: given[name] for name in kernel.arg_names}
+        binary = triton.compile(ASTSource(kernel, signature, constants), target=target)
+        print(*{"cubin", "hsaco"} & binary.asm.keys())
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ('"cuda", 90, 32', "cubin"),
+        pytest.param('"cuda", 75, 32', "cubin", marks=pytest.mark.slow),
+        pytest.param('"hip", "gfx90a", 64', "hsaco", marks=pytest.mark.slow),
+    ],
+)
+def test_kernels_compile_for_gpus_that_are_not_here(target: str, code: str, tmp_path: Path) -> None:
+    """In a process of its own, without the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+    ended = subprocess.run(
+        (sys.executable, "-c", _COMPILE.replace("TARGET", target)),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [code] * 6
+
+
+@pytest.mark.cuda
+def test_a_gpu_runs_the_kernels_and_repeats_itself_bit_for_bit() -> None:
+    assert gpu.runs_kernels(DEVICE)
+    grid = ImageGrid((362, 362), 0.72)
+    scan = FanBeam(evenly_spaced(500, math.tau / 500), 513, 1.0, 500.0, 800.0)
+    A = RadonOperator(grid, scan)
+    x, y = torch.rand(3, *grid.shape), torch.rand(3, *scan.shape)
+    there = A.to(DEVICE)
+    Ax, ATy = there(x.to(DEVICE)), there.adjoint(y.to(DEVICE))
+    assert torch.equal(Ax, there(x.to(DEVICE))) and torch.equal(ATy, there.adjoint(y.to(DEVICE)))
+    assert relative(Ax, A(x)) < 1e-5 and relative(ATy, A.adjoint(y)) < 1e-5
+    assert float((Ax.cpu().double() * y).sum()) == pytest.approx(float((x.double() * ATy.cpu()).sum()), rel=1e-6)
