@@ -65,6 +65,7 @@ from .data import ChosenSlices as ChosenSlices
 from .data import CineSimulation as CineSimulation
 from .data import CineSlices as CineSlices
 from .data import Conversion as Conversion
+from .data import HardenedDiscs as HardenedDiscs
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
 from .data import KSpaceSlices as KSpaceSlices
