@@ -5,9 +5,9 @@
     python benchmarks/starter_weights.py brain-mri --train 60   # minutes of one core
     python benchmarks/starter_weights.py body-ct --train 60
 
-`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; `body-ct`, not packaged yet, from scans
-(`recon.RandomCTScans`) of bodies of people and of discs. Training goes on where it was interrupted; its state and its
-scans lie in runs/starter.
+`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; `body-ct`, not packaged, from scans of bodies
+of people (`recon.RandomCTScans`) and of discs (`recon.HardenedDiscs`). Training goes on where it was interrupted; its
+state and its scans lie in runs/starter.
 """
 
 import argparse
@@ -33,8 +33,6 @@ from recon import (
     RandomScans,
     Sample,
     Samples,
-    Supervised,
-    TaskTerm,
     TotalVariation,
     apply,
     collate,
@@ -62,7 +60,6 @@ class Weights:
     scans: int
     #: Largest scans, in training and among the measured ones.
     limits: dict[str, float]
-    objective: TaskTerm = Supervised()
 
 
 def _noise_aware(cascades: int, depth: int) -> NetworkSettings:
@@ -77,13 +74,6 @@ def _noise_aware(cascades: int, depth: int) -> NetworkSettings:
     )
 
 
-def _root_mean_square(network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The error of the image: scans with many and with few views count alike, as in decibels."""
-    assert batch.reference is not None
-    image = apply(network, batch)
-    return (image - batch.reference).square().mean().sqrt(), image
-
-
 WEIGHTS = {
     "brain-mri": Weights(
         "mri",
@@ -95,17 +85,9 @@ WEIGHTS = {
     "body-ct": Weights(
         "ct",
         "CT of bodies and of discs with holes, fan or parallel beam, 24 to 240 views, 1e4 to 1e6 photons per ray",
-        NetworkSettings(
-            cascades=2,
-            regularizer="unet",
-            channels=8,
-            depth=3,
-            consistency="filtered",
-            noise_level=True,
-        ),
-        1500,
+        _noise_aware(cascades=8, depth=5),
+        2000,
         {"matrix": 256},
-        _root_mean_square,
     ),
 }
 
@@ -113,10 +95,9 @@ WEIGHTS = {
 def scans_of(name: str, data: Path, count: int, jobs: int) -> tuple[Samples, Samples]:
     """Scans for training and for validation, of different persons."""
     if name == "body-ct":
-        people = CachedScans(RandomCTScans(bodies(data, False), count // 8, discs=0.0))
-        discs = HardenedDiscs(count - len(people), discs=DISCS)
-        validation = CachedScans(RandomCTScans(bodies(data, True), 8, seed=1), HardenedDiscs(8, discs=8, seed=1))
-        return ConcatDataset([people, discs]), validation
+        people = CachedScans(RandomCTScans(bodies(data, False), count))
+        validation = CachedScans(RandomCTScans(bodies(data, True), 24, seed=1), HardenedDiscs(8, discs=8, seed=1))
+        return ConcatDataset([people, HardenedDiscs(count, discs=DISCS)]), validation
     return (
         StoredScans(FOLDER / "scans", RandomScans(heads(data, False), count), jobs),
         StoredScans(FOLDER / "validation", RandomScans(heads(data, True), 32, seed=1), jobs),
@@ -149,12 +130,11 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
             batch_size=1,
             learning_rate=rate,
             seed=chunk,
-            objective=what.objective,
             optimizer_state=moments,
         )
         moments, chunk = result.optimizer_state, chunk + 1
         spent += time.process_time() - begin
-        if chunk % 4 == 0 or spent >= 60 * minutes:
+        if chunk % 10 == 0 or spent >= 60 * minutes:
             state = {f"net.{k}": v for k, v in net.state_dict().items()} | {f"adam.{k}": v for k, v in moments.items()}
             save_file(state | {"spent": torch.tensor([spent, chunk], dtype=torch.float64)}, state_file)
             print(
@@ -177,7 +157,8 @@ def score(image: Tensor, batch: Sample) -> float:
     """PSNR in dB: of magnitudes inside the head in MRI, inside the inscribed circle in CT; range: the largest value.
 
     Beyond the circle, some views miss the image: the FBP of all views is wrong there. Of two references with
-    independent noise, the mean product of the differences to both is the squared error to an image without noise.
+    independent noise, the mean product of the differences to both is the squared error to an image without noise. Its
+    own uncertainty, the same for all methods, is 0.3 dB at 42 dB.
     """
     assert batch.reference is not None
     q = batch.reference[0]
