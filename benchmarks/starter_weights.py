@@ -7,7 +7,7 @@
 
 `brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; `body-ct`, not packaged, from scans of bodies
 of people (`recon.RandomCTScans`) and of discs (`recon.HardenedDiscs`). Training goes on where it was interrupted; its
-state and its scans lie in runs/starter.
+state and its scans lie in runs/starter. `disc-ct` is trained by `benchmarks/corrected_tv.py`.
 """
 
 import argparse
@@ -87,6 +87,13 @@ WEIGHTS = {
         "CT of bodies and of discs with holes, fan or parallel beam, 24 to 240 views, 1e4 to 1e6 photons per ray",
         _noise_aware(cascades=8, depth=5),
         2000,
+        {"matrix": 256},
+    ),
+    "disc-ct": Weights(
+        "ct",
+        "CT of discs of one material with holes, fan beam, 24 to 144 views over a turn, without weights of the rays",
+        NetworkSettings(architecture="corrected_tv", channels=8, depth=3),
+        0,
         {"matrix": 256},
     ),
 }
@@ -240,6 +247,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in [arguments.name] if arguments.name else list(STARTER_WEIGHTS):
         path = arguments.weights or STARTER_WEIGHTS.get(name)
+        if arguments.train is not None and name == "disc-ct":
+            parser.error("disc-ct: train it with benchmarks/corrected_tv.py")
         if arguments.train is not None:
             path = train(name, data, arguments.train, arguments.jobs, arguments.begin_at, arguments.learning_rate)
             print(f"weights: {path}")

@@ -65,6 +65,7 @@ from .data import ChosenSlices as ChosenSlices
 from .data import CineSimulation as CineSimulation
 from .data import CineSlices as CineSlices
 from .data import Conversion as Conversion
+from .data import FullScan as FullScan
 from .data import HardenedDiscs as HardenedDiscs
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
@@ -188,6 +189,7 @@ from .networks import REGULARIZERS as REGULARIZERS
 from .networks import AxisCorrection as AxisCorrection
 from .networks import ChebyshevStep as ChebyshevStep
 from .networks import ConvRegularizer as ConvRegularizer
+from .networks import CorrectedTV as CorrectedTV
 from .networks import DataConsistent as DataConsistent
 from .networks import DirectVarNet as DirectVarNet
 from .networks import DualStep as DualStep

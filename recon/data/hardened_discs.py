@@ -64,7 +64,7 @@ class HardenedDiscs:
     size: int = 256
     seed: int = 0
     site: str = "random"
-    _made: dict[int, "_FullScan"] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[int, "FullScan"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.discs < 1:
@@ -76,12 +76,15 @@ class HardenedDiscs:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(f"HardenedDiscs: index {index}, expected less than {self.count}")
-        disc = index % self.discs
+        return self._scan(self.full_scan(index % self.discs), index)
+
+    def full_scan(self, disc: int) -> "FullScan":
+        """All views of a disc; ten discs in a row have the same scanner."""
         if disc not in self._made:
             self._made[disc] = _full_scan(self.size, self.seed, disc)
-        return self._scan(self._made[disc], index)
+        return self._made[disc]
 
-    def _scan(self, full: "_FullScan", index: int) -> Sample:
+    def _scan(self, full: "FullScan", index: int) -> Sample:
         """Some views of a full scan, with noise."""
         generator = generator_for("scan of a hardened disc", self.seed, index)
         step = _FULL // _VIEWS[int(uniform(generator, 0, len(_VIEWS)))]
@@ -92,10 +95,8 @@ class HardenedDiscs:
             lines, reference, angles = lines.flip(-1), reference.flip(-1), -angles
         geometry = replace(full.geometry, angles_rad=tuple(angles.tolist()))
         photons = 10 ** uniform(generator, 4.3, 5.8)
-        model, part = Transmission(photons, electronic_noise=10.0), (-lines).exp()
-        # The lines are blurred already; the noise is blurred as they are.
-        noise = model.detected(part, generator) - photons * part
-        counts = photons * part + _blurred(noise, full.blur)
+        model = Transmission(photons, electronic_noise=10.0)
+        counts = full.counts(lines, model, generator)
         measurement, weights = model.line_integrals(counts) / CT_SCALE, None
         if uniform(generator, 0, 1) < 0.35:
             weights = model.ray_weights(counts)
@@ -115,8 +116,18 @@ class HardenedDiscs:
 
 
 @dataclass(frozen=True, eq=False)
-class _FullScan:
-    """All views of a disc without noise, as line integrals; how much the detector blurs, and the reference."""
+class FullScan:
+    """All views of a disc without noise.
+
+    Attributes
+    ----------
+    lines
+        Line integrals that the detector has blurred, ``(views, detectors)``.
+    reference
+        Their filtered back-projection, in units of water.
+    blur
+        Part of the signal of an element in each of its two neighbors.
+    """
 
     lines: Tensor
     reference: Tensor
@@ -124,8 +135,13 @@ class _FullScan:
     grid: ImageGrid
     geometry: FanBeam
 
+    def counts(self, lines: Tensor, model: Transmission, generator: torch.Generator) -> Tensor:
+        """Counts of some views; their noise is blurred as the lines are."""
+        mean = model.expected_counts(lines)
+        return mean + _blurred(model.counts(lines, generator) - mean, self.blur)
 
-def _full_scan(size: int, seed: int, disc: int) -> _FullScan:
+
+def _full_scan(size: int, seed: int, disc: int) -> FullScan:
     grid, geometry = _scanner(size, generator_for("geom", seed, disc // _PER_SCANNER))
     generator = generator_for("disc", seed, disc)
     # Most small objects are scanned at low voltages, where beams harden most.
@@ -140,7 +156,7 @@ def _full_scan(size: int, seed: int, disc: int) -> _FullScan:
     blur = uniform(generator, 0, 0.15)
     lines = -_blurred((-tube.line_integrals(density * material_mm)).exp(), blur).log()
     reference = filtered_backprojection(lines / CT_SCALE, geometry, grid) * inside_circle(size, 1.0)
-    return _FullScan(lines, reference, blur, grid, geometry)
+    return FullScan(lines, reference, blur, grid, geometry)
 
 
 def _scanner(size: int, generator: torch.Generator) -> tuple[ImageGrid, FanBeam]:
