@@ -34,6 +34,7 @@ class CorrectedTV(nn.Module):
     """
 
     uses_noise = True
+    only_for = "ct"
 
     def __init__(self, channels: int = 8, depth: int = 3, iterations: int = 200) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ def built() -> CorrectedTV:
 @pytest.mark.parametrize(("photons", "views"), [(1e4, 20), (3e5, 40)])
 def test_untrained_it_is_tv_of_about_the_best_weight(photons: float, views: int) -> None:
     y, A, truth = scan(photons, views)
-    found = float((built()(y, A) - truth).square().mean())
+    found = float((built()(y, A).detach() - truth).square().mean())
     best = min(float((PenalizedTV(w, 60)(y, A) - truth).square().mean()) for w in (3e-3, 1e-2, 3e-2, 0.1, 0.3))
     assert found < 1.5 * best
 
@@ -53,22 +53,22 @@ def test_the_noise_level_decides_and_zero_means_unknown() -> None:
     unknown, stated = net(y, A), A.estimate_noise_std(y)
     torch.testing.assert_close(net(y, A, noise_std=torch.zeros(1)), unknown)
     torch.testing.assert_close(net(y, A, noise_std=stated), unknown)
-    rough, smooth = (net(y, A, noise_std=stated * factor).diff(dim=-1).abs().sum() for factor in (0.1, 10.0))
+    rough, smooth = (net(y, A, noise_std=stated * factor).detach().diff(dim=-1).abs().sum() for factor in (0.1, 10.0))
     assert float(smooth) < 0.8 * float(rough)
 
 
 def test_training_corrects_tv_and_the_weights_return_from_their_file(tmp_path: Path) -> None:
     (y, A, truth), net = scan(1e4, 20), built()
-    inputs, optimizer = net.inputs(y, A), torch.optim.Adam(net.parameters(), 5e-3)
-    before = float((net.correct(inputs) - truth).square().mean())
-    for _ in range(40):
+    inputs, optimizer = net.inputs(y, A), torch.optim.Adam(net.parameters(), 1e-2)
+    before = float((net.correct(inputs).detach() - truth).square().mean())
+    for _ in range(150):
         optimizer.zero_grad()
         (net.correct(inputs) - truth).square().mean().backward()
         optimizer.step()
-    after = net(y, A)
-    assert float((after - truth).square().mean()) < 0.7 * before
+    after = net(y, A).detach()
+    assert float((after - truth).square().mean()) < 0.8 * before
     save_weights(net, tmp_path / "a.safetensors", SETTINGS, "ct", "Discs")
-    torch.testing.assert_close(load_weights(tmp_path / "a.safetensors")(y, A), after)
+    torch.testing.assert_close(load_weights(tmp_path / "a.safetensors")(y, A).detach(), after)
 
 
 def test_complex_measurements_and_keys_without_effect_are_refused() -> None:
