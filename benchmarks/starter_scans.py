@@ -210,21 +210,29 @@ def _sample(kspace: Tensor, mask: Tensor, reference: bool = True) -> Sample:
 
 
 def measured_discs(data: Path, views: Sequence[int] = (120, 60, 30)) -> Iterator[tuple[str, Sample]]:
-    """Discs of the Helsinki challenge with some of their 720 views; the reference is the FBP of all of them."""
+    """Discs of the Helsinki challenge with some of their 720 views.
+
+    They have two references, ``(2, height, width)``: the FBPs of two halves of the other views. Their noise is
+    independent of each other and of the scan.
+    """
     for disc in ("solid_disc", "ta", "tb"):
         path = data / "ct_projections" / "htc2022" / f"htc2022_{disc}_full.mat"
         full = SinogramSlices([path], "measured", format="htc2022", size=256)[0]
         A: Any = full.operator
-        reference = A.start(full.measurement)
         for count in views:
             chosen = np.arange(0, 720, 720 // count)
+            others = np.setdiff1d(np.arange(720), chosen)
+            halves = [
+                RadonOperator(A.grid, A.geometry.subset(part)).start(full.measurement[part])
+                for part in (others[::2], others[1::2])
+            ]
             yield (
                 f"{disc}, {count} views",
                 Sample(
                     measurement=full.measurement[chosen],
                     operator=RadonOperator(A.grid, A.geometry.subset(chosen)),
                     noise_std=full.noise_std,
-                    reference=reference,
+                    reference=torch.stack(halves),
                     scale=torch.tensor(CT_SCALE),
                     condition=None,
                     meta=(SampleMeta("measured", "scan", 0, 721 / count, "attenuation"),),

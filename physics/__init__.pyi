@@ -33,6 +33,7 @@ from .ct import hyperfed as hyperfed
 from .ct import lodopab as lodopab
 from .ct import lodopab_observation as lodopab_observation
 from .ct import moved_fan as moved_fan
+from .ct import penalized_tv as penalized_tv
 from .ct import ray_distances_mm as ray_distances_mm
 from .ct import rays_beside as rays_beside
 from .ct import redundancy_weights as redundancy_weights

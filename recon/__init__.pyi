@@ -69,6 +69,8 @@ from .data import CineSlices as CineSlices
 from .data import ClassTable as ClassTable
 from .data import Conversion as Conversion
 from .data import DisplayedGrid as DisplayedGrid
+from .data import FullScan as FullScan
+from .data import HardenedDiscs as HardenedDiscs
 from .data import Header as Header
 from .data import ImageHeader as ImageHeader
 from .data import KSpaceSlices as KSpaceSlices
@@ -199,6 +201,7 @@ from .networks import REGULARIZERS as REGULARIZERS
 from .networks import AxisCorrection as AxisCorrection
 from .networks import ChebyshevStep as ChebyshevStep
 from .networks import ConvRegularizer as ConvRegularizer
+from .networks import CorrectedTV as CorrectedTV
 from .networks import DataConsistent as DataConsistent
 from .networks import DirectVarNet as DirectVarNet
 from .networks import DualStep as DualStep

@@ -95,8 +95,8 @@ def _plain(section: NetworkSection, manifest: SiteManifest | None) -> nn.Module:
     modality = next(iter(MODALITIES.values())) if manifest is None else manifest.kind
     consistency = None if manifest is None else consistency_at(manifest, section)
     network = section.settings(consistency).build(modality.correction)
-    if (only := getattr(network, "only_for", "")) not in ("", modality.name):
-        found = f"{section.architecture!r} at the {modality.title} site {'' if manifest is None else manifest.name}"
+    if manifest is not None and (only := getattr(network, "only_for", "")) not in ("", modality.name):
+        found = f"{section.architecture!r} at the {modality.title} site {manifest.name}"
         raise ValueError(f"architecture: found {found}, expected sites of {MODALITIES[only].title}")
     return network
 

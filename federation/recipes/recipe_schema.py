@@ -43,7 +43,7 @@ Options = dict[str, Annotated[Any, AfterValidator(_option)]]
 class NetworkSection(Section):
     """The unrolled network; ``library/README.md`` describes every key."""
 
-    architecture: Literal["unrolled", "varnet", "direct_varnet"] = "unrolled"
+    architecture: Literal["unrolled", "varnet", "direct_varnet", "corrected_tv"] = "unrolled"
     architecture_options: Options = Field(default_factory=dict)
     cascades: int = Field(default=5, ge=1, le=100)
     regularizer: Annotated[str, AfterValidator(one_of(REGULARIZERS))] = "unet"

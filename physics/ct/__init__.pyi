@@ -28,6 +28,7 @@ from .spectrum import corrected as corrected
 from .spectrum import require_correction as require_correction
 from .spectrum import tube_spectrum as tube_spectrum
 from .spectrum import water_correction as water_correction
+from .total_variation import penalized_tv as penalized_tv
 from .transmission import LODOPAB_MU_MAX as LODOPAB_MU_MAX
 from .transmission import MU_AIR as MU_AIR
 from .transmission import MU_WATER as MU_WATER

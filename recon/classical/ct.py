@@ -1,6 +1,5 @@
 """Classical CT reconstruction."""
 
-import torch
 from torch import Tensor, nn
 
 from physics import (
@@ -10,8 +9,8 @@ from physics import (
     conjugate_gradient,
     filtered_backprojection,
     has_filtered_backprojection,
+    penalized_tv,
     per_sample,
-    reciprocal,
 )
 
 from ..method import image_scale, require_operator
@@ -101,8 +100,8 @@ class PenalizedTV(ClassicalMethod):
     r"""Penalized weighted least squares with isotropic total variation and :math:`x \ge 0`.
 
     Solves :math:`\min_x \tfrac12 \|A x - y\|^2 + w \frac{\|A\|^2}{n} \mathrm{TV}(x)`, n pixels along the longer side,
-    by accelerated proximal gradients with restart [BT]_, [OC]_; ``A`` and ``y`` contain the statistical weights. Images
-    are scaled to a robust maximum of 1: the same weight fits every scanner.
+    by :func:`physics.penalized_tv`; ``A`` and ``y`` contain the statistical weights. Images are scaled to a robust
+    maximum of 1: the same weight fits every scanner.
 
     Parameters
     ----------
@@ -110,12 +109,6 @@ class PenalizedTV(ClassicalMethod):
         ``w``.
     iterations
         200 suffice for full scans at the best weight; limited angles improve up to 1000.
-
-    References
-    ----------
-    .. [BT] Beck and Teboulle, Fast gradient-based algorithms for constrained total variation image denoising and
-       deblurring problems, IEEE Trans. Image Process. 18, 2009.
-    .. [OC] O'Donoghue and Candes, Adaptive restart for accelerated gradient schemes, Found. Comput. Math. 15, 2015.
     """
 
     candidates_key = "tv_weights_ct"
@@ -128,49 +121,8 @@ class PenalizedTV(ClassicalMethod):
 
     def forward(self, y: Tensor, A: LinearOperator) -> Tensor:
         start = require_operator("PenalizedTV", A, RadonOperator).start(y)
-        scale = image_scale(start)
-        y = y / per_sample(scale, 2)
-        step = reciprocal(per_sample(A.norm**2, 2))
-        weight = self.weight / max(A.domain_shape)
-        x = (start / per_sample(scale, 2)).clamp_min(0)
-        z, momentum, dual = x, 1.0, x.new_zeros(2, *x.shape)
-        for _ in range(self.iterations):
-            new, dual = _tv_step(z - step * A.adjoint(A(z) - y), weight, dual)
-            # Restart where the momentum points uphill.
-            if float(((z - new) * (new - x)).sum()) > 0:
-                momentum = 1.0
-            following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-            z = new + (momentum - 1) / following * (new - x)
-            x, momentum = new, following
-        return x * per_sample(scale, 2)
-
-
-def _tv_step(image: Tensor, weight: float, dual: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
-    r""":math:`\arg\min_x \tfrac12 \|x - b\|^2 + w \mathrm{TV}(x)`, :math:`x \ge 0`, from the last dual variable."""
-    for _ in range(iterations):
-        gradient = _differences((image - weight * _divergence(dual)).clamp_min(0))
-        dual = dual + gradient / (8 * weight)
-        dual = dual / dual.square().sum(0).sqrt().clamp_min(1)
-    return (image - weight * _divergence(dual)).clamp_min(0), dual
-
-
-def _differences(image: Tensor) -> Tensor:
-    """Forward differences along rows and columns, zero at the end, ``(2, *image.shape)``."""
-    down, right = torch.zeros_like(image), torch.zeros_like(image)
-    down[..., :-1, :] = image[..., 1:, :] - image[..., :-1, :]
-    right[..., :-1] = image[..., 1:] - image[..., :-1]
-    return torch.stack((down, right))
-
-
-def _divergence(dual: Tensor) -> Tensor:
-    """The transpose of :func:`_differences`."""
-    down, right = dual
-    image = torch.zeros_like(down)
-    image[..., :-1, :] -= down[..., :-1, :]
-    image[..., 1:, :] += down[..., :-1, :]
-    image[..., :-1] -= right[..., :-1]
-    image[..., 1:] += right[..., :-1]
-    return image
+        scale = per_sample(image_scale(start), 2)
+        return penalized_tv(y / scale, A, self.weight / max(A.domain_shape), start / scale, self.iterations) * scale
 
 
 #: Classical methods of CT by the name of their arm in a report.

@@ -18,6 +18,8 @@ from .ct_formats import open_sinograms as open_sinograms
 from .ct_slices import CT_SCALE as CT_SCALE
 from .ct_slices import ScanSimulation as ScanSimulation
 from .ct_slices import SinogramSlices as SinogramSlices
+from .hardened_discs import FullScan as FullScan
+from .hardened_discs import HardenedDiscs as HardenedDiscs
 from .hold_out import can_hold_out as can_hold_out
 from .hold_out import held_out_split as held_out_split
 from .hold_out import require_fraction as require_fraction

@@ -21,6 +21,7 @@ from physics import (
 )
 
 from .ct_slices import CT_SCALE
+from .disc_shapes import cells_of_disc, holes_of_disc, inside_circle
 from .random_scans import uniform
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
@@ -111,7 +112,7 @@ class RandomCTScans:
             hu = hu.mT
         image = hu_to_attenuation(hu.clamp(-1000, 3000)) / CT_SCALE
         resized = interpolate(image[None, None], size=(size, size), mode="bilinear", antialias=True)[0, 0]
-        return resized.clamp_min(0) * _inside(size, 0.98)
+        return resized.clamp_min(0) * inside_circle(size, 0.98)
 
 
 def _disc(size: int, generator: torch.Generator) -> Tensor:
@@ -123,43 +124,13 @@ def _disc(size: int, generator: torch.Generator) -> Tensor:
     distance = torch.hypot(x, y) / radius
     image = (distance < 1).float()
     cells = uniform(generator, 0, 1) < 0.4
-    for hole in [_cells(x, y, radius, generator)] if cells else _holes(x, y, radius, generator):
+    for hole in [cells_of_disc(x, y, radius, generator)] if cells else holes_of_disc(x, y, radius, generator):
         # Most holes hold air, some another material.
         image[hole] = 0.0 if uniform(generator, 0, 1) < 0.8 else uniform(generator, 0.2, 1.5)
     if uniform(generator, 0, 1) < 0.7:
         # Beams that harden leave a cup in images of dense materials.
         image = image * (1 - uniform(generator, 0, 0.35) * (1 - distance.square()).clamp_min(0))
-    return image * _inside(size, 0.98)
-
-
-def _holes(x: Tensor, y: Tensor, radius: float, generator: torch.Generator) -> list[Tensor]:
-    """Round and straight holes in a disc around (0, 0)."""
-    holes = []
-    for _ in range(int(uniform(generator, 0, 12))):
-        angle, distance = uniform(generator, 0, 2 * math.pi), radius * uniform(generator, 0, 0.85) ** 0.5
-        cx, cy = distance * math.cos(angle), distance * math.sin(angle)
-        turn = uniform(generator, 0, math.pi)
-        u = (x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)
-        v = (y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)
-        a, b = (radius * uniform(generator, 0.02, 0.3) for _ in range(2))
-        round_hole = uniform(generator, 0, 1) < 0.6
-        holes.append((u / a) ** 2 + (v / b) ** 2 < 1 if round_hole else (u.abs() < a) & (v.abs() < b))
-    return holes
-
-
-def _cells(x: Tensor, y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """Cells of a Voronoi diagram between bars of equal width, and within a ring."""
-    points = radius * (2 * torch.rand(int(uniform(generator, 5, 25)), 2, generator=generator) - 1)
-    nearest = ((x[..., None] - points[:, 0]).square() + (y[..., None] - points[:, 1]).square()).topk(2, largest=False)
-    gap = points[nearest.indices[..., 0]] - points[nearest.indices[..., 1]]
-    to_bar = (nearest.values[..., 1] - nearest.values[..., 0]) / (2 * gap.square().sum(-1).sqrt())
-    bar, ring = radius * uniform(generator, 0.015, 0.06), radius * uniform(generator, 0.7, 0.95)
-    return (to_bar > bar) & (torch.hypot(x, y) < ring)
-
-
-def _inside(size: int, radius: float) -> Tensor:
-    place = torch.linspace(-1, 1, size)
-    return (torch.hypot(place[:, None], place) < radius).float()
+    return image * inside_circle(size, 0.98)
 
 
 def _random_geometry(grid: ImageGrid, least_most: tuple[int, int], generator: torch.Generator) -> Geometry:

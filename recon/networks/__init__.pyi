@@ -6,6 +6,7 @@ from .adapters import freeze_base as freeze_base
 from .adapters import is_adapter as is_adapter
 from .conditioning import FiLM as FiLM
 from .conditioning import StepScale as StepScale
+from .corrected_tv import CorrectedTV as CorrectedTV
 from .data_consistency import ChebyshevStep as ChebyshevStep
 from .data_consistency import DualStep as DualStep
 from .data_consistency import FilteredStep as FilteredStep

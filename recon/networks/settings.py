@@ -10,6 +10,7 @@ from physics import Registry
 
 from ..data import CONDITION_DIM
 from .conditioning import StepScale
+from .corrected_tv import CorrectedTV
 from .direct_varnet import DirectVarNet
 from .operator_corrections import OperatorCorrection
 from .registries import DATA_CONSISTENCY, REGULARIZERS
@@ -17,24 +18,26 @@ from .unrolled import UnrolledNetwork
 from .varnet import VarNet
 
 #: Whatever a recipe or a file of weights describes.
-Network: TypeAlias = UnrolledNetwork | VarNet
+Network: TypeAlias = UnrolledNetwork | VarNet | CorrectedTV
 
-_VARNET: Registry[VarNet] = Registry("architecture", {"varnet": VarNet, "direct_varnet": DirectVarNet})
-_SIZE_OF_VARNET = ("cascades", "channels", "depth")
+_OTHERS: Registry[VarNet | CorrectedTV] = Registry(
+    "architecture", {"varnet": VarNet, "direct_varnet": DirectVarNet, "corrected_tv": CorrectedTV}
+)
+_SIZE = ("cascades", "channels", "depth")
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
     """Keys of ``[network]`` of a recipe that decide which parameters a network has, with the same defaults.
 
-    ``architecture`` is ``"unrolled"``, the network of all other keys, ``"varnet"``, :class:`VarNet`, or
-    ``"direct_varnet"``, :class:`DirectVarNet`. The size of the last two are ``cascades``, ``channels``, ``depth`` and
-    ``architecture_options``. The parts are named as in :data:`REGULARIZERS`
-    and :data:`DATA_CONSISTENCY`; ``condition`` names what reads the scan's features, and ``correct_operator`` adds the
-    correction of the modality. :class:`UnrolledNetwork` describes the others.
+    ``architecture`` is ``"unrolled"``, the network of all other keys, ``"varnet"``, :class:`VarNet`,
+    ``"direct_varnet"``, :class:`DirectVarNet`, or ``"corrected_tv"``, :class:`CorrectedTV`. The size of the last three
+    are ``channels``, ``depth``, ``architecture_options`` and, but for the last, ``cascades``. The parts are named as
+    in :data:`REGULARIZERS` and :data:`DATA_CONSISTENCY`; ``condition`` names what reads the scan's features, and
+    ``correct_operator`` adds the correction of the modality. :class:`UnrolledNetwork` describes the others.
     """
 
-    architecture: Literal["unrolled", "varnet", "direct_varnet"] = "unrolled"
+    architecture: Literal["unrolled", "varnet", "direct_varnet", "corrected_tv"] = "unrolled"
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     cascades: int = 5
     regularizer: str = "unet"
@@ -101,14 +104,18 @@ class NetworkSettings:
                 found = ", ".join(self.architecture_options)
                 raise ValueError(f"architecture_options: found {found}, expected none for the architecture 'unrolled'")
             return
-        if self.architecture not in _VARNET:
-            known = ", ".join(("unrolled", *_VARNET))
+        if self.architecture not in _OTHERS:
+            known = ", ".join(("unrolled", *_OTHERS))
             raise ValueError(f"architecture: found {self.architecture!r}, expected one of {known}")
-        _VARNET.check(self.architecture, self.architecture_options, "architecture_options")
+        _OTHERS.check(self.architecture, self.architecture_options, "architecture_options")
         for key, value in self.record().items():
-            if key not in ("architecture", "architecture_options", *_SIZE_OF_VARNET):
+            if key not in ("architecture", "architecture_options", *self._size()):
                 expected = f"the default, {self.defaults()[key]!r}: {self.architecture!r} has parts of its own"
                 raise ValueError(f"{key}: found {value!r}, expected {expected}; correct the recipe or the manifest")
+
+    def _size(self) -> dict[str, Any]:
+        """Keys of the size that another architecture than ``"unrolled"`` has."""
+        return _OTHERS.declared(self.architecture, {key: getattr(self, key) for key in _SIZE})
 
     def regularizer_arguments(self) -> dict[str, Any]:
         """Arguments of the regularizer: its size if it has one, its options, and what the other keys add."""
@@ -133,9 +140,9 @@ class NetworkSettings:
             If a part is unknown or refuses its options, or a key has no effect.
         """
         self.require_agreement()
-        if self.architecture in _VARNET:
-            size = {key: getattr(self, key) for key in _SIZE_OF_VARNET}
-            return _VARNET.make(self.architecture, size | dict(self.architecture_options), "architecture_options")
+        if self.architecture in _OTHERS:
+            options = self._size() | dict(self.architecture_options)
+            return _OTHERS.make(self.architecture, options, "architecture_options")
         for key, registry in (("regularizer", REGULARIZERS), ("consistency", DATA_CONSISTENCY)):
             if (name := getattr(self, key)) not in registry:
                 raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(registry)}")

@@ -17,6 +17,7 @@ from physics import (
     evenly_spaced,
     hu_to_attenuation,
 )
+from physics.ct.total_variation import _differences, _divergence, _tv_step
 from recon import (
     CT_SCALE,
     DATA_CONSISTENCY,
@@ -34,7 +35,6 @@ from recon import (
     UnrolledNetwork,
     WeightedStep,
 )
-from recon.classical.ct import _differences, _divergence, _tv_step
 
 GRID = ImageGrid((32, 32), 6.0)
 SCAN = FanBeam(evenly_spaced(30, 2 * torch.pi / 30), 46, 8.5, 400.0, 640.0)

@@ -1,0 +1,112 @@
+"""Train `recon.CorrectedTV` on simulated discs, and score it on measured ones against total variation.
+
+    export FEDRECON_DATA=... OMP_NUM_THREADS=1
+    python benchmarks/corrected_tv.py 4        # minutes of one core, after ten for simulation and total variation
+
+Total variation has no parameters: it is computed once per scan, and the U-Net is trained on parts of its images. The
+weights are written to runs/starter/disc-ct.safetensors; `benchmarks/starter_weights.py disc-ct` scores them alone.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from starter_scans import data_folder
+from starter_weights import DISCS, FOLDER, WEIGHTS, evaluate
+from torch import Tensor
+
+from physics import RadonOperator, Transmission, estimate_ray_noise
+from recon import CT_SCALE, CorrectedTV, HardenedDiscs, cosine_learning_rate, save_weights
+from recon.data.random_scans import uniform
+from recon.data.slices import generator_for
+
+#: Views of the scans of each scanner; the last one is for validation.
+VIEWS = (30, 60, 30, 120, 40, 24, 30)
+DISCS_PER_SCANNER, PARTS, EDGE, LEARNING_RATE = 8, 4, 128, 2e-3
+
+
+@dataclass
+class Scans:
+    """Inputs of the U-Net ``(scans, 3, height, width)`` and references ``(scans, height, width)``."""
+
+    inputs: Tensor
+    references: Tensor
+
+    def errors(self, images: Tensor) -> Tensor:
+        """Mean squared errors in units of the squared maximum."""
+        return ((images - self.references).square().mean((-2, -1))) / self.references.amax((-2, -1)) ** 2
+
+
+def simulate(net: CorrectedTV) -> list[Scans]:
+    """Scans of some discs with each scanner, which share the views and differ in noise."""
+    discs, found = HardenedDiscs(DISCS, discs=DISCS), []
+    for number, views in enumerate(VIEWS, start=1):
+        full = [discs.full_scan(10 * number + k) for k in range(DISCS_PER_SCANNER)]
+        generator, step = generator_for("pairs", 0, number), 720 // views
+        first = int(uniform(generator, 0, step))
+        measured = []
+        for one in full:
+            model = Transmission(10 ** uniform(generator, 4.3, 5.8), electronic_noise=10.0)
+            measured.append(model.line_integrals(one.counts(one.lines[first::step], model, generator)) / CT_SCALE)
+        y, A = torch.stack(measured), RadonOperator(full[0].grid, full[0].geometry.subset(np.arange(first, 720, step)))
+        found.append(Scans(net.inputs(y, A, estimate_ray_noise(y)), torch.stack([one.reference for one in full])))
+        print(f"{views} views: TV {_decibels(found[-1].errors(found[-1].inputs[:, 0])):.2f} dB", flush=True)
+    return found
+
+
+def _decibels(errors: Tensor) -> float:
+    return float(-10 * errors.log10().mean())
+
+
+def train(net: CorrectedTV, scans: list[Scans], minutes: float) -> int:
+    """Train on square parts, turned and mirrored at random; returns the number of steps."""
+    inputs, references = (torch.cat([getattr(s, name) for s in scans[:-1]]) for name in ("inputs", "references"))
+    training = Scans(inputs, references)
+    of_tv, peaks = training.errors(inputs[:, 0]), references.amax((-2, -1))
+    optimizer, generator = torch.optim.Adam(net.parameters(), LEARNING_RATE), torch.Generator().manual_seed(1)
+    spent, steps = 0.0, 0
+    while spent < 60 * minutes:
+        begin = time.process_time()
+        optimizer.param_groups[0]["lr"] = cosine_learning_rate(LEARNING_RATE, spent / (60 * minutes))
+        chosen = torch.randint(len(inputs), (PARTS,), generator=generator).tolist()
+        parts = torch.stack([_part(torch.cat((inputs[i], references[i][None])), generator) for i in chosen])
+        error = (net.correct(parts[:, :3]) - parts[:, 3]).square().mean((-2, -1)) / peaks[chosen] ** 2
+        # In units of the error of TV: scans with many and with few views count alike.
+        loss = ((error + 1e-7) / (of_tv[chosen] + 1e-7)).sqrt().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        spent, steps = spent + time.process_time() - begin, steps + 1
+        if steps % 200 == 0:
+            with torch.no_grad():
+                found = _decibels(scans[-1].errors(net.correct(scans[-1].inputs)))
+            print(f"{spent / 60:5.1f} minutes  {steps} steps  validation {found:.2f} dB", flush=True)
+    return steps
+
+
+def _part(image: Tensor, generator: torch.Generator) -> Tensor:
+    top, left = torch.randint(0, image.shape[-1] - EDGE + 1, (2,), generator=generator).tolist()
+    turns, mirror = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
+    part = image[:, top : top + EDGE, left : left + EDGE].rot90(turns, (-2, -1))
+    return part.flip(-1) if mirror else part
+
+
+def main() -> None:
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 4.0
+    if (data := data_folder()) is None:
+        return
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    what, path = WEIGHTS["disc-ct"], FOLDER / "disc-ct.safetensors"
+    net = what.settings.build()
+    assert isinstance(net, CorrectedTV)
+    print(f"{train(net, simulate(net), minutes)} steps")
+    save_weights(net, path, what.settings, what.modality, what.title, what.limits)
+    evaluate("disc-ct", data, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Total variation corrected by a U-Net."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from physics import ImageGrid, ParallelBeam, RadonOperator, Transmission, evenly_spaced, simulate_counts
+from recon import CorrectedTV, NetworkSettings, PenalizedTV, load_weights, save_weights
+
+SETTINGS = NetworkSettings(architecture="corrected_tv", channels=4, depth=1, architecture_options={"iterations": 60})
+
+
+def scan(photons: float, views: int) -> tuple[Tensor, RadonOperator, Tensor]:
+    """Line integrals of a disc with a hole in units of water, their operator and the disc."""
+    place = torch.linspace(-1, 1, 64)
+    disc = (torch.hypot(place[:, None], place) < 0.8).float()
+    disc[20:30, 16:40] = 0.0
+    grid, geometry = ImageGrid((32, 32), 3.0), ParallelBeam(evenly_spaced(views, math.pi / views), 46, 2.4)
+    model = Transmission(photons)
+    counts = simulate_counts(0.02 * disc, grid.refined(2), geometry, model, torch.Generator().manual_seed(0))
+    y = model.line_integrals(counts) / 0.02
+    return y[None], RadonOperator(grid, geometry), torch.nn.functional.avg_pool2d(disc[None], 2)
+
+
+def built() -> CorrectedTV:
+    torch.manual_seed(0)
+    net = SETTINGS.build()
+    assert isinstance(net, CorrectedTV)
+    return net
+
+
+@pytest.mark.parametrize(("photons", "views"), [(1e4, 20), (3e5, 40)])
+def test_untrained_it_is_tv_of_about_the_best_weight(photons: float, views: int) -> None:
+    y, A, truth = scan(photons, views)
+    found = float((built()(y, A).detach() - truth).square().mean())
+    best = min(float((PenalizedTV(w, 60)(y, A) - truth).square().mean()) for w in (3e-3, 1e-2, 3e-2, 0.1, 0.3))
+    assert found < 1.5 * best
+
+
+def test_it_scales_with_the_measurement_and_treats_samples_alone() -> None:
+    (y, A, _), net = scan(1e4, 20), built()
+    torch.testing.assert_close(net.inputs(3 * y, A)[:, :2], 3 * net.inputs(y, A)[:, :2], rtol=1e-3, atol=1e-3)
+    both = net(torch.cat((y, y)), A)
+    torch.testing.assert_close(both[0], both[1])
+    assert bool(net(torch.zeros_like(y), A).isfinite().all())
+
+
+def test_the_noise_level_decides_and_zero_means_unknown() -> None:
+    (y, A, _), net = scan(1e4, 20), built()
+    unknown, stated = net(y, A), A.estimate_noise_std(y)
+    torch.testing.assert_close(net(y, A, noise_std=torch.zeros(1)), unknown)
+    torch.testing.assert_close(net(y, A, noise_std=stated), unknown)
+    rough, smooth = (net(y, A, noise_std=stated * factor).detach().diff(dim=-1).abs().sum() for factor in (0.1, 10.0))
+    assert float(smooth) < 0.8 * float(rough)
+
+
+def test_training_corrects_tv_and_the_weights_return_from_their_file(tmp_path: Path) -> None:
+    (y, A, truth), net = scan(1e4, 20), built()
+    inputs, optimizer = net.inputs(y, A), torch.optim.Adam(net.parameters(), 1e-2)
+    before = float((net.correct(inputs).detach() - truth).square().mean())
+    for _ in range(150):
+        optimizer.zero_grad()
+        (net.correct(inputs) - truth).square().mean().backward()
+        optimizer.step()
+    after = net(y, A).detach()
+    assert float((after - truth).square().mean()) < 0.8 * before
+    save_weights(net, tmp_path / "a.safetensors", SETTINGS, "ct", "Discs")
+    torch.testing.assert_close(load_weights(tmp_path / "a.safetensors")(y, A).detach(), after)
+
+
+def test_complex_measurements_and_keys_without_effect_are_refused() -> None:
+    y, A, _ = scan(1e4, 20)
+    with pytest.raises(TypeError, match="complex, expected a sinogram"):
+        built()(y + 0j, A)
+    with pytest.raises(ValueError, match="cascades: found 3, expected the default"):
+        NetworkSettings(architecture="corrected_tv", cascades=3).build()
