@@ -16,6 +16,7 @@ from .ct import RadonOperator as RadonOperator
 from .ct import ScanPreset as ScanPreset
 from .ct import Spectrum as Spectrum
 from .ct import Transmission as Transmission
+from .ct import across_gaps as across_gaps
 from .ct import attenuation_of as attenuation_of
 from .ct import attenuation_to_hu as attenuation_to_hu
 from .ct import corrected as corrected

@@ -11,6 +11,7 @@ from .fbp_weights import goes_all_round as goes_all_round
 from .fbp_weights import redundancy_weights as redundancy_weights
 from .fbp_weights import scan_coverage as scan_coverage
 from .fbp_weights import view_angles as view_angles
+from .gaps import across_gaps as across_gaps
 from .geometry import Geometry as Geometry
 from .geometry import field_of_view_radius_mm as field_of_view_radius_mm
 from .geometry import ray_distances_mm as ray_distances_mm

@@ -15,8 +15,8 @@ from .ct_file import SinogramVolume as SinogramVolume
 from .ct_file import write_sinograms as write_sinograms
 from .ct_formats import CT_READERS as CT_READERS
 from .ct_formats import open_sinograms as open_sinograms
+from .ct_simulation import ScanSimulation as ScanSimulation
 from .ct_slices import CT_SCALE as CT_SCALE
-from .ct_slices import ScanSimulation as ScanSimulation
 from .ct_slices import SinogramSlices as SinogramSlices
 from .hold_out import can_hold_out as can_hold_out
 from .hold_out import held_out_split as held_out_split

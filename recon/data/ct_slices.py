@@ -1,14 +1,13 @@
 """Slices of CT files as samples: line integrals with their statistical weights, operator and reference."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from physics import (
@@ -17,6 +16,7 @@ from physics import (
     Geometry,
     ParallelBeam,
     Transmission,
+    across_gaps,
     corrected,
     estimate_ray_noise,
     require_correction,
@@ -28,72 +28,20 @@ from ..errors import DataError, data_error
 from .ct_axis import axis_warnings
 from .ct_checks import Comparison, evenly_chosen
 from .ct_coverage import geometry_warnings, object_warnings
+from .ct_dead import dead_rays, dead_warnings, require_alive, require_elements
 from .ct_elements import element_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
+from .ct_simulation import ScanSimulation
 from .image_header import ImageHeader
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
-from .slices import Seed, VolumeSlices, generator_for, make_operator
+from .slices import VolumeSlices, generator_for, make_operator
 
 #: Attenuation of water in 1/mm where neither file nor manifest state it: image value 1.
 CT_SCALE = MU_WATER
 #: Largest number of slices of a file whose rays beside the object are looked at.
 _SLICES_LOOKED_AT = 3
-
-
-@dataclass(frozen=True)
-class ScanSimulation:
-    """Retrospective degradation of a CT scan.
-
-    Parameters
-    ----------
-    views
-        Number of views, evenly chosen in the order of the acquisition; None: all.
-    arc_deg
-        Only the views of the first part of the rotation, in degrees, however the angles are stored; None: all.
-    photons
-        Photons per ray: line integrals receive noise, counts are thinned. None: the dose of the file.
-    electronic_noise
-        Standard deviation in counts; needs photons.
-    seed
-        Seed of the noise.
-    kvp
-        Voltage of an X-ray tube in kV whose beam hardens, :func:`physics.tube_spectrum`: line integrals become those of
-        as much water. None: one energy.
-    axis_error_mm
-        Error of the rotation axis in the operator, measured at the detector; the data stay right.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
-    """
-
-    views: Annotated[int, Ge(1)] | None = None
-    arc_deg: Annotated[float, Gt(0), Le(360)] | None = None
-    photons: Annotated[float, Gt(0)] | None = None
-    electronic_noise: Annotated[float, Ge(0)] = 0.0
-    seed: Seed = 0
-    kvp: Annotated[float, Ge(40), Le(150)] | None = None
-    axis_error_mm: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.axis_error_mm):
-            raise ValueError(f"ScanSimulation: axis_error_mm is {self.axis_error_mm}, expected a finite number")
-        if self.views is not None and self.views < 1:
-            raise ValueError(f"ScanSimulation: views is {self.views}, expected at least 1")
-        if self.arc_deg is not None and not 0 < self.arc_deg <= 360:
-            raise ValueError(f"ScanSimulation: arc_deg is {self.arc_deg}, expected more than 0 and at most 360")
-        if self.photons is not None and not 0 < self.photons < math.inf:
-            raise ValueError(f"ScanSimulation: photons is {self.photons}, expected more than 0")
-        if self.kvp is not None:
-            tube_spectrum(self.kvp)
-        if self.electronic_noise and (self.photons is None or not self.electronic_noise > 0):
-            raise ValueError(
-                f"ScanSimulation: electronic_noise is {self.electronic_noise} with photons {self.photons}, expected 0 "
-                "or more, and photons to go with it"
-            )
 
 
 class SinogramSlices(VolumeSlices):
@@ -105,7 +53,7 @@ class SinogramSlices(VolumeSlices):
     **Weights.** Where photons are known, operator and measurement are multiplied by one weight per ray, the inverse of
     its standard deviation, root mean square 1; ``noise_std`` is then equal for all rays. Raw counts give the weights
     up to the unknown gain. Where the noise of line integrals is unknown, ``noise_std`` is estimated from second
-    differences along the detector.
+    differences along the detector. Rays of dead elements have weight zero, also where no other ray has a weight.
 
     Parameters
     ----------
@@ -125,6 +73,8 @@ class SinogramSlices(VolumeSlices):
     water_correction
         Coefficients of p, p^2, ... of the line integrals p of a beam that hardens, :func:`physics.water_correction`;
         None: as measured.
+    dead_elements
+        Numbers of detector elements, from 0, that are dead or defective; those that :func:`dead_rays` finds are added.
     mu_water
         Attenuation of water in 1/mm at the energy of the scans; None: as the files say, else :data:`CT_SCALE`.
 
@@ -148,6 +98,7 @@ class SinogramSlices(VolumeSlices):
         mu_water: Annotated[float, Ge(0.005), Le(0.1)] | None = None,
         unbiased_log: bool = False,
         water_correction: list[float] | None = None,
+        dead_elements: list[int] | None = None,
         names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
@@ -160,13 +111,14 @@ class SinogramSlices(VolumeSlices):
             self.correction = None if water_correction is None else require_correction("[data]", water_correction)
         except ValueError as error:
             raise DataError(f"{self.volumes[0].path}: {error}") from None
-        self.unbiased_log = unbiased_log
+        self.unbiased_log, self.dead_elements = unbiased_log, tuple(dead_elements or ())
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
-        self._held: dict[tuple[int, int], Tensor] = {}  # slices that are read once while a file is checked
+        self._held: dict[tuple[int, int], _Stored] = {}  # slices that are read once while a file is checked
         for volume in self.volumes:
             self._require_dose(volume)
+            require_elements(volume.path, self.dead_elements, volume.shape[2])
 
     def acceleration(self, number: int) -> float:
         """Views of the file over views that are used."""
@@ -193,15 +145,23 @@ class SinogramSlices(VolumeSlices):
         """Also reads references and open beams, makes a sample, and compares some references with the measurement."""
         volume = self.volumes[number]
         comparison, kept = Comparison(volume, self.correction), {0, *self._looked_at(number)}
+        dead = {}
         try:
-            for index, stored in enumerate(self.measured_slices(number)):
+            for index, measured in enumerate(self.measured_slices(number)):
+                stored = self._stored(number, index, measured)
                 if index in kept:
                     self._held[number, index] = stored
-                flat = volume.read_flat(index) if volume.holds == "raw" else None
                 reference = volume.read_reference(index) if volume.has_reference else None
-                comparison.add(index, stored, flat, reference)
+                comparison.add(index, stored.rays, stored.flat, reference)
+                if stored.dead is not None:
+                    dead[index] = stored.dead.any(0)
             self[self.first(number)]
-            return volume.warnings() + comparison.warnings() + self.coverage_warnings(number)
+            return [
+                *volume.warnings(),
+                *dead_warnings(volume, dead, self.dead_elements),
+                *comparison.warnings(),
+                *self.coverage_warnings(number),
+            ]
         finally:
             self._held.clear()
 
@@ -264,13 +224,32 @@ class SinogramSlices(VolumeSlices):
 
     def _measured(self, number: int, i: int) -> tuple[Tensor, Tensor | None, float]:
         """Line integrals of one slice, weights of the rays, and the standard deviation of the weighted noise."""
+        found = self._held[number, i] if (number, i) in self._held else self._stored(number, i)
+        lines, weights, noise_std = self._line_integrals(number, i, found.rays[self._views[number]], found.flat)
+        if found.dead is not None:
+            alive = (~found.dead[self._views[number]]).to(lines)
+            weights = alive if weights is None else weights * alive
+        return lines, weights, noise_std
+
+    def _stored(self, number: int, i: int, measured: Tensor | None = None) -> "_Stored":
+        """A slice as stored, which may have been read before, without what dead elements measured."""
         volume = self.volumes[number]
-        stored = self._held[number, i] if (number, i) in self._held else volume.read_slice(i)
-        stored = stored[self._views[number]]
+        measured = volume.read_slice(i) if measured is None else measured
+        flat = volume.read_flat(i) if volume.holds == "raw" else None
+        dead = dead_rays(measured, volume.holds, flat)
+        dead[:, list(self.dead_elements)] = True
+        if not dead.any():
+            return _Stored(measured, flat, None)
+        require_alive(volume.path, i, dead)
+        return _Stored(across_gaps(measured, ~dead), None if flat is None else across_gaps(flat, flat > 0), dead)
+
+    def _line_integrals(
+        self, number: int, i: int, stored: Tensor, flat: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, float]:
+        """:meth:`_measured` of a slice as stored, of the views that are used and without its dead elements."""
         if self.simulate is not None and self.simulate.kvp is not None:
             stored = tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
-        if volume.holds == "raw":
-            flat = volume.read_flat(i)
+        if flat is not None:
             # The gain is unknown: with an open beam of 1 the weights are right up to a factor.
             model = Transmission(1.0, floor=1e-4)
             part = (stored / flat).clamp_min(model.floor)
@@ -350,6 +329,17 @@ class SinogramSlices(VolumeSlices):
             if volume.electronic_noise > 0:
                 found = "counts with electronic noise"
                 raise data_error(volume.path, "[simulate] photons", found, "counts of photons", "remove photons")
+
+
+class _Stored(NamedTuple):
+    """A slice as stored, ``(views, detectors)``, its open beam, and which rays are dead; None: there is none.
+
+    Rays of dead elements are interpolated from their neighbors.
+    """
+
+    rays: Tensor
+    flat: Tensor | None
+    dead: Tensor | None
 
 
 def _normalized(weights: Tensor) -> Tensor:
