@@ -7,21 +7,24 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from physics import (
     MU_WATER,
     OPERATORS,
+    RING_WINDOW,
     Geometry,
     ParallelBeam,
     Transmission,
     across_gaps,
     corrected,
     estimate_ray_noise,
+    estimated_scatter,
     require_correction,
     require_mu_water,
     tube_spectrum,
+    without_rings,
 )
 
 from ..errors import DataError, data_error
@@ -75,6 +78,12 @@ class SinogramSlices(VolumeSlices):
         None: as measured.
     dead_elements
         Numbers of detector elements, from 0, that are dead or defective; those that :func:`dead_rays` finds are added.
+    scatter_correction
+        Part of scatter in the counts of the darkest twentieth of the rays, which is estimated and subtracted,
+        :func:`physics.estimated_scatter`; None: as measured. Needs counts.
+    ring_correction
+        Whether errors of the gain of single detector elements are estimated and subtracted,
+        :func:`physics.without_rings`.
     mu_water
         Attenuation of water in 1/mm at the energy of the scans; None: as the files say, else :data:`CT_SCALE`.
 
@@ -99,6 +108,8 @@ class SinogramSlices(VolumeSlices):
         unbiased_log: bool = False,
         water_correction: list[float] | None = None,
         dead_elements: list[int] | None = None,
+        scatter_correction: Annotated[float, Gt(0), Lt(1)] | None = None,
+        ring_correction: bool = False,
         names: Sequence[str] | None = None,
         **reader_options: Any,
     ) -> None:
@@ -111,6 +122,7 @@ class SinogramSlices(VolumeSlices):
             self.correction = None if water_correction is None else require_correction("[data]", water_correction)
         except ValueError as error:
             raise DataError(f"{self.volumes[0].path}: {error}") from None
+        self.scatter_correction, self.ring_correction = scatter_correction, ring_correction
         self.unbiased_log, self.dead_elements = unbiased_log, tuple(dead_elements or ())
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
@@ -203,24 +215,19 @@ class SinogramSlices(VolumeSlices):
         weights = [w for sample in samples if (w := getattr(sample.operator, "ray_weights", None)) is not None]
         return arrays | ({"ray_weights": torch.stack(weights)} if weights else {})
 
-    def dose(self) -> Transmission | None:
-        """Counts model of the first volume; None where photons are unknown or differ between rays."""
-        photons, electronic_noise = self._dose(0)
-        if photons is None or torch.as_tensor(photons).numel() != 1:
+    def dose(self, i: int = 0) -> Transmission | None:
+        """Counts model of a slice of the first volume; None where photons or scatter are unknown."""
+        scattered = self.simulate is not None and self.simulate.scatter_fraction > 0
+        if self.volumes[0].holds == "raw" or scattered or self.scatter_correction is not None:
             return None
-        return Transmission(photons, electronic_noise)
-
-    def _dose(self, number: int) -> tuple[float | Tensor | None, float]:
-        """Photons per ray and electronic noise, of the simulation or the file."""
-        simulated, volume = self.simulate, self.volumes[number]
-        if simulated is not None and simulated.photons is not None:
-            return simulated.photons, simulated.electronic_noise
-        return volume.photons, volume.electronic_noise
+        return self._beam(0, self._hardened(0, self._stored(0, i).rays[self._views[0]]))
 
     def _photons(self, number: int) -> float | None:
-        """Mean photons per ray."""
-        photons, _ = self._dose(number)
-        return None if photons is None else float(torch.as_tensor(photons).mean())
+        """Mean photons per ray, of the simulation, before modulation and filter, or of the file."""
+        if self.simulate is not None and self.simulate.photons is not None:
+            return self.simulate.photons
+        photons = self.volumes[number].photons
+        return None if photons is None else float(photons.mean())
 
     def _measured(self, number: int, i: int) -> tuple[Tensor, Tensor | None, float]:
         """Line integrals of one slice, weights of the rays, and the standard deviation of the weighted noise."""
@@ -247,22 +254,20 @@ class SinogramSlices(VolumeSlices):
         self, number: int, i: int, stored: Tensor, flat: Tensor | None
     ) -> tuple[Tensor, Tensor | None, float]:
         """:meth:`_measured` of a slice as stored, of the views that are used and without its dead elements."""
-        if self.simulate is not None and self.simulate.kvp is not None:
-            stored = tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
+        stored, gains = self._hardened(number, stored), None
+        if self.simulate is not None:
+            gains = self.simulate.gains(self.site, stored.shape[-1])
         if flat is not None:
-            # The gain is unknown: with an open beam of 1 the weights are right up to a factor.
-            model = Transmission(1.0, floor=1e-4)
-            part = (stored / flat).clamp_min(model.floor)
-            lines, slope = self._corrected(model.line_integrals(part))
-            weights = (part / part.mean()).sqrt() if self.weighted else None
-            if weights is not None and slope is not None:
-                weights = _normalized(weights / slope)
-            return lines, weights, _ray_noise(lines if weights is None else weights * lines)
+            return self._from_raw(stored if gains is None else gains * stored, flat)
         found = self._counts(number, stored, i)
         if found is None:
-            lines = self._corrected(stored)[0]
+            lines = self._corrected(stored if gains is None else stored - gains.log())[0]
             return lines, None, _ray_noise(lines)
         counts, model = found
+        counts = counts if gains is None else gains * counts
+        if self.scatter_correction is not None:
+            photons = torch.as_tensor(model.photons).to(counts)
+            model = replace(model, scatter=estimated_scatter(counts, photons, self.scatter_correction))
         if self.unbiased_log:
             counts = model.without_log_bias(counts)
         lines, slope = self._corrected(model.line_integrals(counts))
@@ -272,29 +277,63 @@ class SinogramSlices(VolumeSlices):
         weights = model.ray_weights(counts) if slope is None else _normalized(1 / spread)
         return lines, weights, float((weights * spread).square().mean().sqrt())
 
+    def _from_raw(self, stored: Tensor, flat: Tensor) -> tuple[Tensor, Tensor | None, float]:
+        """:meth:`_line_integrals` of raw counts: their gain is unknown, the weights are right up to a factor."""
+        scatter: float | Tensor = 0.0
+        if self.scatter_correction is not None:
+            scatter = estimated_scatter(stored, flat, self.scatter_correction) / flat
+        model = Transmission(1.0, floor=1e-4, scatter=scatter)
+        part = (stored / flat).clamp_min(model.floor)
+        lines, slope = self._corrected(model.line_integrals(part))
+        if not self.weighted:
+            return lines, None, _ray_noise(lines)
+        weights = (part - scatter).clamp_min(model.floor) / part.sqrt()
+        weights = _normalized(weights if slope is None else weights / slope)
+        return lines, weights, _ray_noise(weights * lines)
+
+    def _hardened(self, number: int, stored: Tensor) -> Tensor:
+        """Line integrals of a slice after the hardening that is simulated."""
+        if self.simulate is None or self.simulate.kvp is None:
+            return stored
+        return tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
+
     def _corrected(self, lines: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Line integrals after the correction for water, and its derivative; None: there is no correction."""
+        """Line integrals after the corrections for rings and water, and the derivative of the latter; None: 1."""
+        lines = without_rings(lines) if self.ring_correction else lines
         return (lines, None) if self.correction is None else corrected(lines, self.correction)
 
     def _counts(self, number: int, stored: Tensor, i: int) -> tuple[Tensor, Transmission] | None:
         """Counts and their model; None for line integrals of unknown noise."""
-        volume, simulated = self.volumes[number], self.simulate
-        photons = volume.photons
-        if photons is not None and photons.ndim == 2 and photons.shape[0] > 1:
-            photons = photons[self._views[number]]
+        volume, simulated, model = self.volumes[number], self.simulate, self._beam(number, stored)
+        if model is None:
+            return None
         if simulated is None or simulated.photons is None:
-            if photons is None:
-                return None
-            model = Transmission(photons, volume.electronic_noise)
             return stored if volume.holds == "counts" else model.expected_counts(stored), model
         generator = generator_for("dose", simulated.seed, self.names[number], i)
-        model = Transmission(simulated.photons, simulated.electronic_noise)
-        if volume.holds != "counts" or photons is None:
-            return model.counts(stored, generator), model
-        part = (simulated.photons / photons).to(stored).expand(stored.shape)
-        thinned = torch.binomial(stored.clamp_min(0).round(), part, generator=generator)
-        noise = torch.randn(stored.shape, generator=generator)
-        return thinned + simulated.electronic_noise * noise, model
+        if volume.holds != "counts":
+            return simulated.counts_of(stored, model, generator), model
+        try:
+            return simulated.thinned(stored, self._file_photons(number), model, generator), model
+        except ValueError as error:
+            raise DataError(f"{volume.path}: [simulate]: {error}; lower photons") from None
+
+    def _beam(self, number: int, stored: Tensor) -> Transmission | None:
+        """Counts model of a slice as stored, without scatter; None where the photons are unknown."""
+        volume, simulated = self.volumes[number], self.simulate
+        if simulated is not None and simulated.photons is not None:
+            lines = stored
+            if volume.holds == "counts":
+                lines = Transmission(self._file_photons(number)).line_integrals(stored)
+            return simulated.beam(lines, volume.geometry, self.mu_water[number])
+        if volume.photons is None:
+            return None
+        return Transmission(self._file_photons(number), volume.electronic_noise)
+
+    def _file_photons(self, number: int) -> Tensor:
+        """Photons per ray of a file that states them, of the views that are used."""
+        photons = self.volumes[number].photons
+        assert photons is not None
+        return photons[self._views[number]] if photons.ndim == 2 and photons.shape[0] > 1 else photons
 
     def _scan(self, volume: SinogramVolume) -> tuple[Tensor, Geometry]:
         """Numbers of the views that are used, and the geometry that the operator gets."""
@@ -316,6 +355,13 @@ class SinogramSlices(VolumeSlices):
         if self.unbiased_log and volume.holds != "counts" and wanted is None:
             found, advice = f"{volume.holds}, whose photons are not counted", "remove unbiased_log"
             raise data_error(volume.path, "[data] unbiased_log", found, "counts of photons", advice)
+        known = volume.holds == "raw" or volume.photons is not None or wanted is not None
+        if self.scatter_correction is not None and not known:
+            found, advice = "line integrals, whose photons are not known", "remove scatter_correction"
+            raise data_error(volume.path, "[data] scatter_correction", found, "counts", advice)
+        if self.ring_correction and volume.shape[2] < RING_WINDOW:
+            found = f"{volume.shape[2]} detector elements"
+            raise data_error(volume.path, "[data] ring_correction", found, f"at least {RING_WINDOW}", "remove it")
         if wanted is None:
             return
         if volume.holds == "raw":
