@@ -90,7 +90,7 @@ class SinogramVolume:
         """What the file states of its images."""
         return read_image_header(
             self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=self.grid.spacing_mm,
-            patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water,
+            patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water, center_mm=self.grid.center_mm,
         )  # fmt: skip
 
     def warnings(self) -> list[str]:

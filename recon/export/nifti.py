@@ -18,7 +18,8 @@ def nifti_bytes(found: Reconstruction, *, compressed: bool, images: Images | Non
     """The displayed images, or others of their shape, as NIfTI-1, float32, in Hounsfield units or units of the scan.
 
     The array holds ``[column, row, slice]``. Without a placement in the file, rows run to posterior, columns to the
-    left and slices to the head, around the center of the volume.
+    left and slices to the head, around the center of the volume, which is beside the axis of the scanner by the
+    ``center_mm`` of a CT image.
 
     Raises
     ------
@@ -52,6 +53,7 @@ def _affine(header: ImageHeader, shape: tuple[int, ...], scan: str) -> npt.NDArr
     affine[:3, :3] = (directions * np.array([[columns_mm], [rows_mm], [thickness]])).T
     if placement is None:
         affine[:3, 3] = -affine[:3, :3] @ (np.array([width, height, slices]) - 1) / 2
+        affine[:2, 3] += header.center_mm[1], -header.center_mm[0]  # rows run to posterior, y of the scanner upwards
     else:
         affine[:3, 3] = placement.positions[0]
         if slices > 1:
