@@ -5,6 +5,7 @@ from .ct import LARGEST_DEPARTURE as LARGEST_DEPARTURE
 from .ct import LODOPAB_MU_MAX as LODOPAB_MU_MAX
 from .ct import MU_AIR as MU_AIR
 from .ct import MU_WATER as MU_WATER
+from .ct import RING_WINDOW as RING_WINDOW
 from .ct import WINDOWS as WINDOWS
 from .ct import FanBeam as FanBeam
 from .ct import FanVectors as FanVectors
@@ -16,13 +17,17 @@ from .ct import RadonOperator as RadonOperator
 from .ct import ScanPreset as ScanPreset
 from .ct import Spectrum as Spectrum
 from .ct import Transmission as Transmission
+from .ct import across_gaps as across_gaps
 from .ct import attenuation_of as attenuation_of
 from .ct import attenuation_to_hu as attenuation_to_hu
+from .ct import bowtie_profile as bowtie_profile
 from .ct import corrected as corrected
 from .ct import coverage_is_said as coverage_is_said
 from .ct import departure_of as departure_of
 from .ct import estimate_ray_noise as estimate_ray_noise
+from .ct import estimated_scatter as estimated_scatter
 from .ct import evenly_spaced as evenly_spaced
+from .ct import expected_scatter as expected_scatter
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm
 from .ct import filtered_backprojection as filtered_backprojection
 from .ct import goes_all_round as goes_all_round
@@ -42,9 +47,11 @@ from .ct import require_mu_water as require_mu_water
 from .ct import scan_coverage as scan_coverage
 from .ct import simulate_counts as simulate_counts
 from .ct import transmitted as transmitted
+from .ct import tube_current as tube_current
 from .ct import tube_spectrum as tube_spectrum
 from .ct import view_angles as view_angles
 from .ct import water_correction as water_correction
+from .ct import without_rings as without_rings
 from .exchange import from_deepinv as from_deepinv
 from .exchange import to_deepinv as to_deepinv
 from .mri import FRAME_SAMPLINGS as FRAME_SAMPLINGS

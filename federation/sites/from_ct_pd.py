@@ -127,7 +127,10 @@ def _write(one: ProjectionSeries, plan: SlicePlan, path: Path, *, reference: boo
 
 def _folders(root: Path, series: str | None, say: Callable[[str], None]) -> dict[str, Path]:
     """Folders of projections by name."""
-    described = series_folders(root) if root.is_dir() else {}
+    if not root.is_dir():
+        found = "a file" if root.exists() else "no such folder"
+        raise config_error(root, "", found, "a folder of DICOM-CT-PD projections", "correct the path")
+    described = series_folders(root)
     images = [_name(path, root) for path, text in described.items() if text is None]
     known = {path: text for path, text in described.items() if text is not None}
     chosen = [path for path, text in known.items() if series is None or series.lower() in text.lower()]

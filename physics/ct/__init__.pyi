@@ -1,6 +1,8 @@
 from .beams import FanBeam as FanBeam
 from .beams import ParallelBeam as ParallelBeam
 from .beams import evenly_spaced as evenly_spaced
+from .exposure import bowtie_profile as bowtie_profile
+from .exposure import tube_current as tube_current
 from .fbp import LARGEST_DEPARTURE as LARGEST_DEPARTURE
 from .fbp import WINDOWS as WINDOWS
 from .fbp import coverage_is_said as coverage_is_said
@@ -11,6 +13,7 @@ from .fbp_weights import goes_all_round as goes_all_round
 from .fbp_weights import redundancy_weights as redundancy_weights
 from .fbp_weights import scan_coverage as scan_coverage
 from .fbp_weights import view_angles as view_angles
+from .gaps import across_gaps as across_gaps
 from .geometry import Geometry as Geometry
 from .geometry import field_of_view_radius_mm as field_of_view_radius_mm
 from .geometry import ray_distances_mm as ray_distances_mm
@@ -18,10 +21,14 @@ from .geometry import rays_beside as rays_beside
 from .geometry import rays_of as rays_of
 from .grid import ImageGrid as ImageGrid
 from .radon import RadonOperator as RadonOperator
+from .rings import RING_WINDOW as RING_WINDOW
+from .rings import without_rings as without_rings
 from .scans import ScanPreset as ScanPreset
 from .scans import htc2022 as htc2022
 from .scans import hyperfed as hyperfed
 from .scans import lodopab as lodopab
+from .scatter import estimated_scatter as estimated_scatter
+from .scatter import expected_scatter as expected_scatter
 from .spectrum import Spectrum as Spectrum
 from .spectrum import attenuation_of as attenuation_of
 from .spectrum import corrected as corrected

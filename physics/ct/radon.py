@@ -14,6 +14,7 @@ from ..operator import LinearOperator, reciprocal, require_tensor
 from .beams import FanBeam, ParallelBeam, evenly_spaced
 from .fbp import filtered_backprojection, has_filtered_backprojection
 from .fbp_weights import goes_all_round
+from .gaps import across_gaps
 from .geometry import (
     Geometry,
     covered_radius_mm,
@@ -151,27 +152,45 @@ class RadonOperator(LinearOperator):
         return torch.minimum(*ratios).sqrt()
 
     def start(self, y: Tensor) -> Tensor:
-        """Filtered back-projection of the line integrals, without the views whose weights are all zero.
+        """Filtered back-projection, :meth:`backprojected`.
 
         Twenty iterations of SIRT where the scan has no filtered back-projection (:func:`has_filtered_backprojection`).
         """
-        if not has_filtered_backprojection(self.geometry):
-            x = self.normalized_adjoint(y)
-            for _ in range(_SIRT - 1):
-                x = x + self.normalized_adjoint(y - self._forward(x))
-            return x
+        if has_filtered_backprojection(self.geometry):
+            return self.backprojected(y)
+        x = self.normalized_adjoint(y)
+        for _ in range(_SIRT - 1):
+            x = x + self.normalized_adjoint(y - self._forward(x))
+        return x
+
+    def backprojected(self, y: Tensor, window: str = "ramp", cutoff: float = 1.0) -> Tensor:
+        """Filtered back-projection of the line integrals of a measurement.
+
+        Views whose weights are all zero are left out. Other rays of weight zero, such as those of dead elements, are
+        interpolated along the detector, see :func:`across_gaps`.
+
+        Parameters
+        ----------
+        window, cutoff
+            As of :func:`filtered_backprojection`.
+        """
         if self.ray_weights is None:
-            return filtered_backprojection(y, self.geometry, self.grid)
-        weights = self.ray_weights
+            return filtered_backprojection(y, self.geometry, self.grid, window, cutoff)
         with constants():
-            used = (values_of(weights) > 0).reshape(-1, *self.range_shape).any(-1).any(0).cpu().numpy()
-        lines = self.line_integrals(y)
-        if used.all():
-            return filtered_backprojection(lines, self.geometry, self.grid)
+            measured = values_of(self.ray_weights) > 0
+            used = measured.reshape(-1, *self.range_shape).any(-1).any(0).cpu().numpy()
+            complete = bool(measured.all())
+        lines, geometry = self.line_integrals(y), self.geometry
         if not used.any():
             return torch.zeros(*y.shape[:-2], *self.domain_shape, dtype=y.dtype, device=y.device)
-        views = torch.from_numpy(used.nonzero()[0]).to(lines.device)
-        return filtered_backprojection(lines.index_select(-2, views), self.geometry.subset(used), self.grid)
+        if not used.all():
+            views = torch.from_numpy(used.nonzero()[0]).to(lines.device)
+            lines, measured = lines.index_select(-2, views), measured.to(lines.device).index_select(-2, views)
+            geometry = geometry.subset(used)
+            complete = bool(measured.all())
+        if not complete:
+            lines = across_gaps(lines, measured.to(lines.device))
+        return filtered_backprojection(lines, geometry, self.grid, window, cutoff)
 
     def estimate_noise_std(self, y: Tensor) -> Tensor:
         """Noise of the measurement from :func:`estimate_ray_noise`; the weights change slowly along the detector."""

@@ -25,6 +25,8 @@ ENOUGH_COUNTS = 20.0
 _REACHES = (0, 1, 2, 4, 8, 16)
 #: Neighbors on each side whose mean says how many are needed.
 _PILOT = 4
+#: Least part of the counts that is primary photons.
+_LEAST_PRIMARY = 0.05
 #: Attenuation of water in 1/mm from 20 to 1000 keV, with a margin: other numbers are in another unit.
 LEAST_MU_WATER, LARGEST_MU_WATER = 0.005, 0.1
 
@@ -73,7 +75,7 @@ def _air(mu_water: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Transmission:
-    r"""Counts of a monochromatic beam, :math:`I \sim \mathrm{Poisson}(N e^{-p}) + \mathcal{N}(0, \sigma^2)`.
+    r"""Counts of a monochromatic beam, :math:`I \sim \mathrm{Poisson}(N e^{-p} + S) + \mathcal{N}(0, \sigma^2)`.
 
     Parameters
     ----------
@@ -84,16 +86,20 @@ class Transmission:
         Standard deviation :math:`\sigma` in counts.
     floor
         Lower bound of the counts in the logarithm; 0.1 as in LoDoPaB-CT.
+    scatter
+        S, mean counts of scattered photons per ray, broadcastable as `photons` or to the counts. They are subtracted
+        before the logarithm, down to a twentieth of the counts, and their noise stays.
 
     Raises
     ------
     ValueError
-        If photons or floor are not positive, or the noise is negative.
+        If photons or floor are not positive, or noise or scatter are negative.
     """
 
     photons: float | Tensor
     electronic_noise: float = 0.0
     floor: float = 0.1
+    scatter: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
         try:
@@ -107,6 +113,9 @@ class Transmission:
             raise ValueError(f"Transmission: electronic_noise is {self.electronic_noise}, expected 0 or more")
         if not 0 < self.floor < math.inf:
             raise ValueError(f"Transmission: floor is {self.floor}, expected more than 0")
+        scatter = torch.as_tensor(self.scatter)
+        if not bool(((scatter >= 0) & scatter.isfinite()).all()):
+            raise ValueError(f"Transmission: scatter reaches {float(scatter.min())}, expected finite numbers from 0")
 
     def counts(self, line_integrals: Tensor, generator: torch.Generator) -> Tensor:
         """Draw counts, shape of ``line_integrals``."""
@@ -116,20 +125,21 @@ class Transmission:
     def expected_counts(self, line_integrals: Tensor) -> Tensor:
         """Mean counts for these line integrals."""
         require_tensor("Transmission", line_integrals, "line_integrals")
-        return self._photons(line_integrals) * (-line_integrals).exp()
+        return self._photons(line_integrals) * (-line_integrals).exp() + self._scatter(line_integrals)
 
     def detected(self, transmitted: Tensor, generator: torch.Generator) -> Tensor:
         """Draw counts from the transmitted fraction of the beam."""
-        counts = torch.poisson(self._photons(transmitted) * transmitted, generator=generator)
+        mean = self._photons(transmitted) * transmitted + self._scatter(transmitted)
+        counts = torch.poisson(mean, generator=generator)
         if self.electronic_noise > 0:
             noise = torch.randn(counts.shape, dtype=counts.dtype, device=counts.device, generator=generator)
             counts = counts + self.electronic_noise * noise
         return counts
 
     def line_integrals(self, counts: Tensor) -> Tensor:
-        r""":math:`-\log(\max(I, \mathrm{floor}) / N)`; value and gradient are finite for any counts."""
+        r""":math:`-\log(\max(I - S, \mathrm{floor}) / N)`; value and gradient are finite for any counts."""
         self._require_counts(counts)
-        return (self._photons(counts) / counts.clamp_min(self.floor)).log()
+        return (self._photons(counts) / self._primary(counts).clamp_min(self.floor)).log()
 
     def without_log_bias(self, counts: Tensor) -> Tensor:
         r"""Counts whose logarithm is right on average, averaged along the detector where few photons arrive.
@@ -150,28 +160,28 @@ class Transmission:
            noise, Med. Phys. 25, 1998.
         """
         self._require_counts(counts)
-        photons, noise = self._photons(counts), self.electronic_noise**2
+        photons, noise, scatter = self._photons(counts), self.electronic_noise**2, self._scatter(counts)
         # Of the transmitted part, in which a bow-tie filter and a modulated current are no structure.
-        part = counts / photons
+        part = (counts - scatter) / photons
 
         def mean_of(reach: int) -> tuple[Tensor, Tensor]:
-            """Mean, and its bound from below by its own standard deviation, for denominators."""
-            mean, many = _running_means(part, reach) * photons, 2 * reach + 1
-            return mean, mean.maximum(((mean.clamp_min(1 / many) + noise) / many).sqrt())
+            """Mean without scatter, and its bound from below by its own standard deviation, for denominators."""
+            mean, many = running_means(part, reach) * photons, 2 * reach + 1
+            return mean, mean.maximum(((mean.clamp_min(1 / many) + scatter + noise) / many).sqrt())
 
         _, pilot = mean_of(_PILOT)
-        needed = ENOUGH_COUNTS * (pilot + noise) / pilot.square()
-        result = counts + (pilot + noise) / (2 * pilot)
+        needed = ENOUGH_COUNTS * (pilot + scatter + noise) / pilot.square()
+        result = counts + (pilot + scatter + noise) / (2 * pilot)
         for reach in _REACHES[1:]:
             mean, least = mean_of(reach)
-            unbiased = mean + (least + noise) / (2 * (2 * reach + 1) * least)
+            unbiased = mean + scatter + (least + scatter + noise) / (2 * (2 * reach + 1) * least)
             result = torch.where(needed > 2 * (reach // 2) + 1, unbiased, result)
         return result
 
     def ray_weights(self, counts: Tensor) -> Tensor:
         r"""Square roots of the statistical weights of the line integrals, with root mean square 1 per sinogram.
 
-        The variance of :math:`-\log(I/N)` is about :math:`(I + \sigma^2) / I^2` [TW]_.
+        The variance of :math:`-\log((I - S)/N)` is about :math:`(I + \sigma^2) / (I - S)^2` [TW]_.
 
         References
         ----------
@@ -184,11 +194,18 @@ class Transmission:
     def noise_std(self, counts: Tensor) -> Tensor:
         """Standard deviation of the line integrals for these counts."""
         self._require_counts(counts)
-        counted = counts.clamp_min(max(self.floor, 1.0))
-        return (counted + self.electronic_noise**2).sqrt() / counted
+        primary = self._primary(counts).clamp_min(max(self.floor, 1.0))
+        return (primary + self._scatter(counts) + self.electronic_noise**2).sqrt() / primary
 
     def _photons(self, like: Tensor) -> Tensor:
         return torch.as_tensor(self.photons, dtype=like.dtype, device=like.device)
+
+    def _primary(self, counts: Tensor) -> Tensor:
+        """Counts without scatter; as an estimate may be too large, at least a twentieth of the counts."""
+        return (counts - self._scatter(counts)).maximum(_LEAST_PRIMARY * counts)
+
+    def _scatter(self, like: Tensor) -> Tensor:
+        return torch.as_tensor(self.scatter, dtype=like.dtype, device=like.device)
 
     def _require_counts(self, counts: Tensor) -> None:
         require_tensor("Transmission", counts, "counts")
@@ -196,7 +213,7 @@ class Transmission:
             raise ValueError("Transmission: counts hold NaN, expected photon counts; give dead elements weight zero")
 
 
-def _running_means(rays: Tensor, reach: int) -> Tensor:
+def running_means(rays: Tensor, reach: int) -> Tensor:
     """Mean of every element and up to ``reach`` neighbors on each side, fewer at the ends of the detector."""
     total = torch.nn.functional.pad(rays.double().cumsum(-1), (1, 0))
     place = torch.arange(rays.shape[-1], device=rays.device)

@@ -7,7 +7,6 @@ from physics import (
     RadonOperator,
     Registry,
     conjugate_gradient,
-    filtered_backprojection,
     has_filtered_backprojection,
     penalized_tv,
     per_sample,
@@ -48,7 +47,7 @@ class FilteredBackprojection(ClassicalMethod):
         scan = require_operator("FilteredBackprojection", A, RadonOperator)
         if not has_filtered_backprojection(scan.geometry):
             return scan.start(y)
-        return filtered_backprojection(scan.line_integrals(y), scan.geometry, scan.grid, self.window, self.cutoff)
+        return scan.backprojected(y, self.window, self.cutoff)
 
 
 class SIRT(ClassicalMethod):

@@ -15,8 +15,8 @@ from .ct_file import SinogramVolume as SinogramVolume
 from .ct_file import write_sinograms as write_sinograms
 from .ct_formats import CT_READERS as CT_READERS
 from .ct_formats import open_sinograms as open_sinograms
+from .ct_simulation import ScanSimulation as ScanSimulation
 from .ct_slices import CT_SCALE as CT_SCALE
-from .ct_slices import ScanSimulation as ScanSimulation
 from .ct_slices import SinogramSlices as SinogramSlices
 from .hardened_discs import FullScan as FullScan
 from .hardened_discs import HardenedDiscs as HardenedDiscs

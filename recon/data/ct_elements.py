@@ -35,8 +35,8 @@ def element_warnings(path: Path, slices: Iterable[tuple[int, Tensor]]) -> list[s
             names = ", ".join(map(str, list(elements)[:_NAMED])) + (", ..." if len(elements) > _NAMED else "")
             found = f"elements {names}, {len(elements)} in all, up to {worst:.2g} off their neighbors in slice {index}"
             advice = (
-                "they draw rings: repair the flat and dark fields, from three images or more, or these elements; "
-                "a thin object on the rotation axis looks alike"
+                "they draw rings: repair the flat and dark fields, from three images or more, or name the elements in "
+                "[data] dead_elements; a thin object on the rotation axis looks alike"
             )
             return [str(data_error(path, "detector", found, "agreement in most views", advice))]
     return []

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import h5py
 import numpy as np
@@ -67,6 +67,8 @@ class SinogramVolume:
     patient_id: str | None = None
     simulated: str | None = None
     mu_water: float = MU_WATER
+    #: Whether the line of the slice crosses several elements per column, so that single rays may be without a value.
+    dead_by_ray: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checked(lambda: require_mu_water("mu_water of the file", self.mu_water), self.path)
@@ -88,7 +90,7 @@ class SinogramVolume:
         """What the file states of its images."""
         return read_image_header(
             self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=self.grid.spacing_mm,
-            patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water,
+            patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water, center_mm=self.grid.center_mm,
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
@@ -98,22 +100,25 @@ class SinogramVolume:
     def read_slice(self, index: int) -> Tensor:
         """Stored measurement of one slice, float32 ``(views, detectors)``; raw counts are less the dark field.
 
+        Elements without a finite value in any view are dead and stay as they are.
+
         Raises
         ------
         DataError
             If the slice cannot be read or holds impossible values.
         """
         array = torch.from_numpy(np.ascontiguousarray(self._measured(index), dtype=np.float32))
-        self._require_finite(array, self.holds)
+        lost = ~array.isfinite()
+        self._require_possible(array[~lost] if self.dead_by_ray else array[:, ~lost.all(0)], self.holds)
         return array
 
     def read_flat(self, index: int) -> Tensor:
-        """Raw counts of the open beam for one slice, less the dark field, float32 ``(detectors,)``.
+        """Raw counts of the open beam for one slice, less the dark field, float32 ``(detectors,)``; NaN: none.
 
         Raises
         ------
         DataError
-            If there is no open beam, or a detector element receives none of it.
+            If there is no open beam, or many detector elements receive none of it.
         """
         raise data_error(self.path, "flat field", "nothing", "raw counts with an open beam", "use another format")
 
@@ -122,7 +127,7 @@ class SinogramVolume:
         if not self.has_reference:
             raise data_error(self.path, "reference", "nothing", "a ground truth", "score held-out views instead")
         array = torch.from_numpy(np.ascontiguousarray(self._reference(index), dtype=np.float32))
-        self._require_finite(array, "reference")
+        self._require_possible(array, "reference")
         return array
 
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
@@ -138,7 +143,9 @@ class SinogramVolume:
             values: np.ndarray[Any, Any] = dataset_of(file, self.path, key)[index]
         return values
 
-    def _require_finite(self, array: Tensor, key: str) -> None:
+    def _require_possible(self, array: Tensor, key: str) -> None:
+        if array.numel() == 0:
+            raise data_error(self.path, key, "no finite value", "finite values", "repair the file")
         if not bool(array.isfinite().all()):
             raise data_error(self.path, key, "NaN or infinite values", "finite values", "repair the file")
         if key == "counts" and float(array.min()) < 0 and self.electronic_noise == 0:

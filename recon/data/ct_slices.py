@@ -1,100 +1,51 @@
 """Slices of CT files as samples: line integrals with their statistical weights, operator and reference."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from physics import (
     MU_WATER,
     OPERATORS,
+    RING_WINDOW,
     Geometry,
     ParallelBeam,
     Transmission,
+    across_gaps,
     corrected,
     estimate_ray_noise,
+    estimated_scatter,
     require_correction,
     require_mu_water,
     tube_spectrum,
+    without_rings,
 )
 
 from ..errors import DataError, data_error
 from .ct_axis import axis_warnings
 from .ct_checks import Comparison, evenly_chosen
 from .ct_coverage import geometry_warnings, object_warnings
+from .ct_dead import dead_rays, dead_warnings, require_alive, require_elements
 from .ct_elements import element_warnings
 from .ct_file import SinogramVolume, chosen_views
 from .ct_formats import CT_READERS
+from .ct_simulation import ScanSimulation
 from .image_header import ImageHeader
 from .label_files import ScanLabels
 from .sample import Sample, SampleMeta
 from .scan_features import condition_vector, ct_features
-from .slices import Seed, VolumeSlices, generator_for, make_operator
+from .slices import VolumeSlices, generator_for, make_operator
 
 #: Attenuation of water in 1/mm where neither file nor manifest state it: image value 1.
 CT_SCALE = MU_WATER
 #: Largest number of slices of a file whose rays beside the object are looked at.
 _SLICES_LOOKED_AT = 3
-
-
-@dataclass(frozen=True)
-class ScanSimulation:
-    """Retrospective degradation of a CT scan.
-
-    Parameters
-    ----------
-    views
-        Number of views, evenly chosen in the order of the acquisition; None: all.
-    arc_deg
-        Only the views of the first part of the rotation, in degrees, however the angles are stored; None: all.
-    photons
-        Photons per ray: line integrals receive noise, counts are thinned. None: the dose of the file.
-    electronic_noise
-        Standard deviation in counts; needs photons.
-    seed
-        Seed of the noise.
-    kvp
-        Voltage of an X-ray tube in kV whose beam hardens, :func:`physics.tube_spectrum`: line integrals become those of
-        as much water. None: one energy.
-    axis_error_mm
-        Error of the rotation axis in the operator, measured at the detector; the data stay right.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
-    """
-
-    views: Annotated[int, Ge(1)] | None = None
-    arc_deg: Annotated[float, Gt(0), Le(360)] | None = None
-    photons: Annotated[float, Gt(0)] | None = None
-    electronic_noise: Annotated[float, Ge(0)] = 0.0
-    seed: Seed = 0
-    kvp: Annotated[float, Ge(40), Le(150)] | None = None
-    axis_error_mm: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.axis_error_mm):
-            raise ValueError(f"ScanSimulation: axis_error_mm is {self.axis_error_mm}, expected a finite number")
-        if self.views is not None and self.views < 1:
-            raise ValueError(f"ScanSimulation: views is {self.views}, expected at least 1")
-        if self.arc_deg is not None and not 0 < self.arc_deg <= 360:
-            raise ValueError(f"ScanSimulation: arc_deg is {self.arc_deg}, expected more than 0 and at most 360")
-        if self.photons is not None and not 0 < self.photons < math.inf:
-            raise ValueError(f"ScanSimulation: photons is {self.photons}, expected more than 0")
-        if self.kvp is not None:
-            tube_spectrum(self.kvp)
-        if self.electronic_noise and (self.photons is None or not self.electronic_noise > 0):
-            raise ValueError(
-                f"ScanSimulation: electronic_noise is {self.electronic_noise} with photons {self.photons}, expected 0 "
-                "or more, and photons to go with it"
-            )
 
 
 class SinogramSlices(VolumeSlices):
@@ -106,7 +57,7 @@ class SinogramSlices(VolumeSlices):
     **Weights.** Where photons are known, operator and measurement are multiplied by one weight per ray, the inverse of
     its standard deviation, root mean square 1; ``noise_std`` is then equal for all rays. Raw counts give the weights
     up to the unknown gain. Where the noise of line integrals is unknown, ``noise_std`` is estimated from second
-    differences along the detector.
+    differences along the detector. Rays of dead elements have weight zero, also where no other ray has a weight.
 
     Parameters
     ----------
@@ -126,6 +77,14 @@ class SinogramSlices(VolumeSlices):
     water_correction
         Coefficients of p, p^2, ... of the line integrals p of a beam that hardens, :func:`physics.water_correction`;
         None: as measured.
+    dead_elements
+        Numbers of detector elements, from 0, that are dead or defective; those that :func:`dead_rays` finds are added.
+    scatter_correction
+        Part of scatter in the counts of the darkest twentieth of the rays, which is estimated and subtracted,
+        :func:`physics.estimated_scatter`; None: as measured. Needs counts.
+    ring_correction
+        Whether errors of the gain of single detector elements are estimated and subtracted,
+        :func:`physics.without_rings`.
     mu_water
         Attenuation of water in 1/mm at the energy of the scans; None: as the files say, else :data:`CT_SCALE`.
 
@@ -149,6 +108,9 @@ class SinogramSlices(VolumeSlices):
         mu_water: Annotated[float, Ge(0.005), Le(0.1)] | None = None,
         unbiased_log: bool = False,
         water_correction: list[float] | None = None,
+        dead_elements: list[int] | None = None,
+        scatter_correction: Annotated[float, Gt(0), Lt(1)] | None = None,
+        ring_correction: bool = False,
         names: Sequence[str] | None = None,
         labels: ScanLabels | None = None,
         **reader_options: Any,
@@ -162,13 +124,15 @@ class SinogramSlices(VolumeSlices):
             self.correction = None if water_correction is None else require_correction("[data]", water_correction)
         except ValueError as error:
             raise DataError(f"{self.volumes[0].path}: {error}") from None
-        self.unbiased_log = unbiased_log
+        self.scatter_correction, self.ring_correction = scatter_correction, ring_correction
+        self.unbiased_log, self.dead_elements = unbiased_log, tuple(dead_elements or ())
         scans = [self._scan(volume) for volume in self.volumes]
         self._views, self.geometries = [views for views, _ in scans], [scan for _, scan in scans]
         self.reference_kinds = tuple("attenuation" if v.has_reference else "none" for v in self.volumes)
-        self._held: dict[tuple[int, int], Tensor] = {}  # slices that are read once while a file is checked
+        self._held: dict[tuple[int, int], _Stored] = {}  # slices that are read once while a file is checked
         for volume in self.volumes:
             self._require_dose(volume)
+            require_elements(volume.path, self.dead_elements, volume.shape[2])
 
     def acceleration(self, number: int) -> float:
         """Views of the file over views that are used."""
@@ -200,15 +164,23 @@ class SinogramSlices(VolumeSlices):
         """Also reads references and open beams, makes a sample, and compares some references with the measurement."""
         volume = self.volumes[number]
         comparison, kept = Comparison(volume, self.correction), {0, *self._looked_at(number)}
+        dead = {}
         try:
-            for index, stored in enumerate(self.measured_slices(number)):
+            for index, measured in enumerate(self.measured_slices(number)):
+                stored = self._stored(number, index, measured)
                 if index in kept:
                     self._held[number, index] = stored
-                flat = volume.read_flat(index) if volume.holds == "raw" else None
                 reference = volume.read_reference(index) if volume.has_reference else None
-                comparison.add(index, stored, flat, reference)
+                comparison.add(index, stored.rays, stored.flat, reference)
+                if stored.dead is not None:
+                    dead[index] = stored.dead.any(0)
             self[self.first(number)]
-            return volume.warnings() + comparison.warnings() + self.coverage_warnings(number)
+            return [
+                *volume.warnings(),
+                *dead_warnings(volume, dead, self.dead_elements),
+                *comparison.warnings(),
+                *self.coverage_warnings(number),
+            ]
         finally:
             self._held.clear()
 
@@ -250,47 +222,59 @@ class SinogramSlices(VolumeSlices):
         weights = [w for sample in samples if (w := getattr(sample.operator, "ray_weights", None)) is not None]
         return arrays | ({"ray_weights": torch.stack(weights)} if weights else {})
 
-    def dose(self) -> Transmission | None:
-        """Counts model of the first volume; None where photons are unknown or differ between rays."""
-        photons, electronic_noise = self._dose(0)
-        if photons is None or torch.as_tensor(photons).numel() != 1:
+    def dose(self, i: int = 0) -> Transmission | None:
+        """Counts model of a slice of the first volume; None where photons or scatter are unknown."""
+        scattered = self.simulate is not None and self.simulate.scatter_fraction > 0
+        if self.volumes[0].holds == "raw" or scattered or self.scatter_correction is not None:
             return None
-        return Transmission(photons, electronic_noise)
-
-    def _dose(self, number: int) -> tuple[float | Tensor | None, float]:
-        """Photons per ray and electronic noise, of the simulation or the file."""
-        simulated, volume = self.simulate, self.volumes[number]
-        if simulated is not None and simulated.photons is not None:
-            return simulated.photons, simulated.electronic_noise
-        return volume.photons, volume.electronic_noise
+        return self._beam(0, self._hardened(0, self._stored(0, i).rays[self._views[0]]))
 
     def _photons(self, number: int) -> float | None:
-        """Mean photons per ray."""
-        photons, _ = self._dose(number)
-        return None if photons is None else float(torch.as_tensor(photons).mean())
+        """Mean photons per ray, of the simulation, before modulation and filter, or of the file."""
+        if self.simulate is not None and self.simulate.photons is not None:
+            return self.simulate.photons
+        photons = self.volumes[number].photons
+        return None if photons is None else float(photons.mean())
 
     def _measured(self, number: int, i: int) -> tuple[Tensor, Tensor | None, float]:
         """Line integrals of one slice, weights of the rays, and the standard deviation of the weighted noise."""
+        found = self._held[number, i] if (number, i) in self._held else self._stored(number, i)
+        lines, weights, noise_std = self._line_integrals(number, i, found.rays[self._views[number]], found.flat)
+        if found.dead is not None:
+            alive = (~found.dead[self._views[number]]).to(lines)
+            weights = alive if weights is None else weights * alive
+        return lines, weights, noise_std
+
+    def _stored(self, number: int, i: int, measured: Tensor | None = None) -> "_Stored":
+        """A slice as stored, which may have been read before, without what dead elements measured."""
         volume = self.volumes[number]
-        stored = self._held[number, i] if (number, i) in self._held else volume.read_slice(i)
-        stored = stored[self._views[number]]
-        if self.simulate is not None and self.simulate.kvp is not None:
-            stored = tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
-        if volume.holds == "raw":
-            flat = volume.read_flat(i)
-            # The gain is unknown: with an open beam of 1 the weights are right up to a factor.
-            model = Transmission(1.0, floor=1e-4)
-            part = (stored / flat).clamp_min(model.floor)
-            lines, slope = self._corrected(model.line_integrals(part))
-            weights = (part / part.mean()).sqrt() if self.weighted else None
-            if weights is not None and slope is not None:
-                weights = _normalized(weights / slope)
-            return lines, weights, _ray_noise(lines if weights is None else weights * lines)
+        measured = volume.read_slice(i) if measured is None else measured
+        flat = volume.read_flat(i) if volume.holds == "raw" else None
+        dead = dead_rays(measured, volume.holds, flat)
+        dead[:, list(self.dead_elements)] = True
+        if not dead.any():
+            return _Stored(measured, flat, None)
+        require_alive(volume.path, i, dead)
+        return _Stored(across_gaps(measured, ~dead), None if flat is None else across_gaps(flat, flat > 0), dead)
+
+    def _line_integrals(
+        self, number: int, i: int, stored: Tensor, flat: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, float]:
+        """:meth:`_measured` of a slice as stored, of the views that are used and without its dead elements."""
+        stored, gains = self._hardened(number, stored), None
+        if self.simulate is not None:
+            gains = self.simulate.gains(self.site, stored.shape[-1])
+        if flat is not None:
+            return self._from_raw(stored if gains is None else gains * stored, flat)
         found = self._counts(number, stored, i)
         if found is None:
-            lines = self._corrected(stored)[0]
+            lines = self._corrected(stored if gains is None else stored - gains.log())[0]
             return lines, None, _ray_noise(lines)
         counts, model = found
+        counts = counts if gains is None else gains * counts
+        if self.scatter_correction is not None:
+            photons = torch.as_tensor(model.photons).to(counts)
+            model = replace(model, scatter=estimated_scatter(counts, photons, self.scatter_correction))
         if self.unbiased_log:
             counts = model.without_log_bias(counts)
         lines, slope = self._corrected(model.line_integrals(counts))
@@ -300,29 +284,63 @@ class SinogramSlices(VolumeSlices):
         weights = model.ray_weights(counts) if slope is None else _normalized(1 / spread)
         return lines, weights, float((weights * spread).square().mean().sqrt())
 
+    def _from_raw(self, stored: Tensor, flat: Tensor) -> tuple[Tensor, Tensor | None, float]:
+        """:meth:`_line_integrals` of raw counts: their gain is unknown, the weights are right up to a factor."""
+        scatter: float | Tensor = 0.0
+        if self.scatter_correction is not None:
+            scatter = estimated_scatter(stored, flat, self.scatter_correction) / flat
+        model = Transmission(1.0, floor=1e-4, scatter=scatter)
+        part = (stored / flat).clamp_min(model.floor)
+        lines, slope = self._corrected(model.line_integrals(part))
+        if not self.weighted:
+            return lines, None, _ray_noise(lines)
+        weights = (part - scatter).clamp_min(model.floor) / part.sqrt()
+        weights = _normalized(weights if slope is None else weights / slope)
+        return lines, weights, _ray_noise(weights * lines)
+
+    def _hardened(self, number: int, stored: Tensor) -> Tensor:
+        """Line integrals of a slice after the hardening that is simulated."""
+        if self.simulate is None or self.simulate.kvp is None:
+            return stored
+        return tube_spectrum(self.simulate.kvp).line_integrals(stored / self.mu_water[number])
+
     def _corrected(self, lines: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Line integrals after the correction for water, and its derivative; None: there is no correction."""
+        """Line integrals after the corrections for rings and water, and the derivative of the latter; None: 1."""
+        lines = without_rings(lines) if self.ring_correction else lines
         return (lines, None) if self.correction is None else corrected(lines, self.correction)
 
     def _counts(self, number: int, stored: Tensor, i: int) -> tuple[Tensor, Transmission] | None:
         """Counts and their model; None for line integrals of unknown noise."""
-        volume, simulated = self.volumes[number], self.simulate
-        photons = volume.photons
-        if photons is not None and photons.ndim == 2 and photons.shape[0] > 1:
-            photons = photons[self._views[number]]
+        volume, simulated, model = self.volumes[number], self.simulate, self._beam(number, stored)
+        if model is None:
+            return None
         if simulated is None or simulated.photons is None:
-            if photons is None:
-                return None
-            model = Transmission(photons, volume.electronic_noise)
             return stored if volume.holds == "counts" else model.expected_counts(stored), model
         generator = generator_for("dose", simulated.seed, self.names[number], i)
-        model = Transmission(simulated.photons, simulated.electronic_noise)
-        if volume.holds != "counts" or photons is None:
-            return model.counts(stored, generator), model
-        part = (simulated.photons / photons).to(stored).expand(stored.shape)
-        thinned = torch.binomial(stored.clamp_min(0).round(), part, generator=generator)
-        noise = torch.randn(stored.shape, generator=generator)
-        return thinned + simulated.electronic_noise * noise, model
+        if volume.holds != "counts":
+            return simulated.counts_of(stored, model, generator), model
+        try:
+            return simulated.thinned(stored, self._file_photons(number), model, generator), model
+        except ValueError as error:
+            raise DataError(f"{volume.path}: [simulate]: {error}; lower photons") from None
+
+    def _beam(self, number: int, stored: Tensor) -> Transmission | None:
+        """Counts model of a slice as stored, without scatter; None where the photons are unknown."""
+        volume, simulated = self.volumes[number], self.simulate
+        if simulated is not None and simulated.photons is not None:
+            lines = stored
+            if volume.holds == "counts":
+                lines = Transmission(self._file_photons(number)).line_integrals(stored)
+            return simulated.beam(lines, volume.geometry, self.mu_water[number])
+        if volume.photons is None:
+            return None
+        return Transmission(self._file_photons(number), volume.electronic_noise)
+
+    def _file_photons(self, number: int) -> Tensor:
+        """Photons per ray of a file that states them, of the views that are used."""
+        photons = self.volumes[number].photons
+        assert photons is not None
+        return photons[self._views[number]] if photons.ndim == 2 and photons.shape[0] > 1 else photons
 
     def _scan(self, volume: SinogramVolume) -> tuple[Tensor, Geometry]:
         """Numbers of the views that are used, and the geometry that the operator gets."""
@@ -344,6 +362,13 @@ class SinogramSlices(VolumeSlices):
         if self.unbiased_log and volume.holds != "counts" and wanted is None:
             found, advice = f"{volume.holds}, whose photons are not counted", "remove unbiased_log"
             raise data_error(volume.path, "[data] unbiased_log", found, "counts of photons", advice)
+        known = volume.holds == "raw" or volume.photons is not None or wanted is not None
+        if self.scatter_correction is not None and not known:
+            found, advice = "line integrals, whose photons are not known", "remove scatter_correction"
+            raise data_error(volume.path, "[data] scatter_correction", found, "counts", advice)
+        if self.ring_correction and volume.shape[2] < RING_WINDOW:
+            found = f"{volume.shape[2]} detector elements"
+            raise data_error(volume.path, "[data] ring_correction", found, f"at least {RING_WINDOW}", "remove it")
         if wanted is None:
             return
         if volume.holds == "raw":
@@ -357,6 +382,17 @@ class SinogramSlices(VolumeSlices):
             if volume.electronic_noise > 0:
                 found = "counts with electronic noise"
                 raise data_error(volume.path, "[simulate] photons", found, "counts of photons", "remove photons")
+
+
+class _Stored(NamedTuple):
+    """A slice as stored, ``(views, detectors)``, its open beam, and which rays are dead; None: there is none.
+
+    Rays of dead elements are interpolated from their neighbors.
+    """
+
+    rays: Tensor
+    flat: Tensor | None
+    dead: Tensor | None
 
 
 def _normalized(weights: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ ORIENTATION, POSITION = "ImageOrientationPatient", "ImagePositionPatient"
 #: Attributes of a file that go along with its images.
 _ATTRIBUTES = ("acquisition", "patient_id", "simulated", ORIENTATION, POSITION)
 #: Datasets that go along with its images.
-_DATASETS = ("ismrmrd_header", "grid/shape", "grid/pixel_mm", POSITION)
+_DATASETS = ("ismrmrd_header", "grid/shape", "grid/pixel_mm", "grid/center_mm", POSITION)
 
 _TEXT, _NAME, _UID, _DATE = r"(.{1,64})", r"(.{1,64})", r"([0-9][0-9.]{0,63})", r"(\d{4})-?(\d\d)-?(\d\d)"
 _NUMBER = r"(\d{1,15}\.?\d{0,15}|\.\d{1,15})"
@@ -97,6 +97,9 @@ class ImageHeader:
         Whether values are attenuation in 1/mm, which is shown in Hounsfield units.
     mu_water
         Attenuation of water in 1/mm, at 0 HU.
+    center_mm
+        Middle of the image ``(y, x)``, upwards and to the right from the axis of the scanner. Places in the patient
+        that a file states contain it.
     """
 
     modality: str = "OT"
@@ -108,6 +111,7 @@ class ImageHeader:
     carried: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
     is_attenuation: bool = False
     mu_water: float = MU_WATER
+    center_mm: tuple[float, float] = (0.0, 0.0)
 
     def cropped(self, shape: tuple[int, int]) -> "ImageHeader":
         """The header of images cut out of the center, see :func:`recon.center_crop`.
@@ -116,17 +120,21 @@ class ImageHeader:
         """
         if shape == self.shape:
             return self
-        placement = None
-        if self.placement is not None and self.pixel_mm is not None and self.shape is not None:
-            along_row, along_column = self.placement.orientation
-            top, left = ((full - kept) // 2 for full, kept in zip(self.shape, shape, strict=True))
-            shift = top * self.pixel_mm[0] * along_column + left * self.pixel_mm[1] * along_row
-            placement = Placement(self.placement.orientation, self.placement.positions + shift)
-        gone = {POSITION, ORIENTATION, "grid/shape"}
+        placement, center = None, self.center_mm
+        if self.pixel_mm is not None and self.shape is not None:
+            sizes = list(zip(self.shape, shape, strict=True))
+            top, left = (((full - kept) // 2) for full, kept in sizes)
+            down, right = (((full - kept) // 2 - (full - kept) / 2) for full, kept in sizes)
+            center = center[0] - down * self.pixel_mm[0], center[1] + right * self.pixel_mm[1]
+            if self.placement is not None:
+                along_row, along_column = self.placement.orientation
+                shift = top * self.pixel_mm[0] * along_column + left * self.pixel_mm[1] * along_row
+                placement = Placement(self.placement.orientation, self.placement.positions + shift)
+        gone = {POSITION, ORIENTATION, "grid/shape", "grid/center_mm"}
         arrays, attributes = ({key: value for key, value in kept.items() if key not in gone} for kept in self.carried)
         if placement is not None:
             attributes[ORIENTATION], arrays[POSITION] = placement.orientation, placement.positions
-        return replace(self, shape=shape, placement=placement, carried=(arrays, attributes))
+        return replace(self, shape=shape, placement=placement, carried=(arrays, attributes), center_mm=center)
 
     def affine(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
         """Affine of the displayed images as NIfTI; None: the slices are not evenly spaced.
@@ -149,6 +157,8 @@ class ImageHeader:
         affine[:3, :3] = (directions * np.array([[columns_mm], [rows_mm], [thickness]])).T
         if self.placement is None:
             affine[:3, 3] = -affine[:3, :3] @ (np.array([width, height, slices]) - 1) / 2
+            # Rows run to posterior, y of the scanner upwards.
+            affine[:2, 3] += self.center_mm[1], -self.center_mm[0]
         else:
             affine[:3, 3] = self.placement.positions[0]
             if slices > 1:
@@ -169,6 +179,7 @@ def read_image_header(
     patient_id: str | None,
     is_attenuation: bool = False,
     mu_water: float = MU_WATER,
+    center_mm: tuple[float, float] = (0.0, 0.0),
 ) -> ImageHeader:
     """Read what a file states of its images, beside what its reader knows.
 
@@ -176,7 +187,7 @@ def read_image_header(
     ----------
     slices
         Number of images.
-    modality, shape, pixel_mm, patient_id, is_attenuation, mu_water
+    modality, shape, pixel_mm, patient_id, is_attenuation, mu_water, center_mm
         Known from the reader.
 
     Raises
@@ -195,7 +206,9 @@ def read_image_header(
             placement = _placement(file, path, slices)
     if patient_id is not None:
         stated["PatientID"] = patient_id[:64]
-    return ImageHeader(modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation, mu_water)
+    return ImageHeader(
+        modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation, mu_water, center_mm
+    )
 
 
 def _carried(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,12 +1,13 @@
-"""Image quality of CT: bias and noise in Hounsfield units, noise texture, sharpness, contrast of a small disc.
+"""Image quality of CT: bias and noise in Hounsfield units, noise texture, sharpness, contrast and detectability.
 
 A network is not linear, so its resolution and noise depend on the object. They are measured around one slice, which is
-simulated three times: with two draws of noise, and with a small disc added at the first draw. The differences of the
-reconstructions are the noise and the image of the disc.
+simulated with a few draws of noise: as it is, with a faint disc at every draw, and with a disc of more contrast at the
+first draw. The differences of the reconstructions are the noise and the images of the discs; anatomy cancels.
 """
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from physics import MU_AIR, MU_WATER, ImageGrid, RadonOperator, Transmission, at
 
 from ..data import CT_SCALE, Sample, collate
 from ..method import apply, require_operator, to_device_of
+from .detectability import dog_channels, hotelling_detectability
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -30,6 +32,9 @@ REGIONS: dict[str, tuple[float, float]] = {
 }
 #: Contrast of the disc in Hounsfield units, and its radius in pixels.
 DISC_HU, DISC_PIXELS = 100.0, 6.0
+#: Contrast of the disc to be detected, and draws of noise. Noise around the disc is taken in steps of its radius, from
+#: twice the radius on one side to as much on the other.
+FAINT_HU, _DRAWS, _STEPS = 10.0, 4, (-2, -1, 0, 1, 2)
 #: Refinement of the grid on which the probe is simulated, and rays per detector element.
 _REFINED, _RAYS = 2, 3
 
@@ -41,7 +46,8 @@ class Quality:
     ``bias`` and ``noise`` are mean and standard deviation of the error by region, for the regions in the images.
     ``nps`` is the radial noise power spectrum as pairs ``(frequency, power in HU^2 mm^2)``, ``mtf`` the modulation
     transfer function at the edge of the disc as pairs ``(frequency, value)``, ``mtf50`` the frequency at which it falls
-    to one half, ``cnr`` the contrast of the disc divided by the noise.
+    to one half, ``cnr`` the contrast of the disc divided by the noise. ``detectability`` is that of a disc of
+    :data:`FAINT_HU`, :math:`d'` of the channelized Hotelling observer; from four draws of noise it is known to a tenth.
     """
 
     bias: dict[str, float]
@@ -51,6 +57,7 @@ class Quality:
     mtf50: float | None
     contrast_hu: float | None
     cnr: float | None
+    detectability: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The values as plain numbers."""
@@ -63,17 +70,38 @@ class Quality:
             "mtf50_lp_per_cm": self.mtf50,
             "disc_contrast_hu": self.contrast_hu,
             "disc_cnr": self.cnr,
+            "disc_detectability": self.detectability,
         }
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One slice simulated three times: plain, with another draw of noise, and with a disc at the first draw."""
+    """One slice simulated with several draws of noise.
 
-    plain: Sample
-    again: Sample
+    Attributes
+    ----------
+    absent, faint
+        The slice, and the slice with a disc of :data:`FAINT_HU`, at every draw.
+    disc
+        The slice with a disc of :data:`DISC_HU` at the first draw.
+    center
+        Row and column of the discs.
+    """
+
+    absent: tuple[Sample, ...]
+    faint: tuple[Sample, ...]
     disc: Sample
     center: tuple[float, float]
+
+    @property
+    def plain(self) -> Sample:
+        """The slice at the first draw."""
+        return self.absent[0]
+
+    @property
+    def again(self) -> Sample:
+        """The slice at the second draw."""
+        return self.absent[1]
 
     @classmethod
     def of(cls, sample: Sample, transmission: Transmission) -> "Probe | None":
@@ -89,22 +117,27 @@ class Probe:
         fine = torch.nn.functional.interpolate(
             reference[None, None] * mu_water, scale_factor=float(_REFINED), mode="bilinear", align_corners=False
         )[0, 0]
-        height = DISC_HU / 1000 * (mu_water - MU_AIR / MU_WATER * mu_water)
-        disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * max(grid.spacing_mm)) * height
+        unit = (mu_water - MU_AIR / MU_WATER * mu_water) / 1000
+        disc = _disc(fine_grid, _position_mm(grid, center), DISC_PIXELS * max(grid.spacing_mm)) * unit
         generator = torch.Generator().manual_seed(0)
-        drawn = [torch.randn(operator.range_shape, generator=generator) for _ in range(2)]
-        samples = []
-        for image, noise in ((fine, drawn[0]), (fine, drawn[1]), (fine + disc, drawn[0])):
+        drawn = [torch.randn(operator.range_shape, generator=generator) for _ in range(_DRAWS)]
+
+        def simulated(hu: float, draws: list[Tensor]) -> tuple[Sample, ...]:
+            """The slice with a disc, at some draws of noise."""
+            samples = []
             photons = torch.as_tensor(transmission.photons, dtype=torch.float32)
-            mean = photons * transmitted(image, fine_grid, operator.geometry, _RAYS)
-            # Gaussian noise with the variance of the counts: Poisson noise cannot be equal for two objects.
-            counts = mean + (mean + transmission.electronic_noise**2).sqrt() * noise
-            lines = transmission.line_integrals(counts) / mu_water
-            weights = None if operator.ray_weights is None else transmission.ray_weights(counts)
-            measurement = lines if weights is None else weights * lines
-            scan = RadonOperator(grid, operator.geometry, weights)
-            samples.append(replace(sample, measurement=measurement, operator=scan))
-        return cls(samples[0], samples[1], samples[2], center)
+            mean = photons * transmitted(fine + hu * disc, fine_grid, operator.geometry, _RAYS)
+            for noise in draws:
+                # Gaussian noise with the variance of the counts: Poisson noise cannot be equal for two objects.
+                counts = mean + (mean + transmission.electronic_noise**2).sqrt() * noise
+                lines = transmission.line_integrals(counts) / mu_water
+                weights = None if operator.ray_weights is None else transmission.ray_weights(counts)
+                measurement = lines if weights is None else weights * lines
+                scan = RadonOperator(grid, operator.geometry, weights)
+                samples.append(replace(sample, measurement=measurement, operator=scan))
+            return tuple(samples)
+
+        return cls(simulated(0.0, drawn), simulated(FAINT_HU, drawn), simulated(DISC_HU, drawn[:1])[0], center)
 
 
 def measure_quality(
@@ -135,10 +168,8 @@ def measure_quality(
         return Quality(bias, noise, (), (), None, None, None)
     method.eval()
     with torch.no_grad():
-        batch = to_device_of(method, collate([probe.plain, probe.again, probe.disc]))
-        plain, again, disc = (
-            attenuation_to_hu(image * CT_SCALE).cpu().numpy().astype(np.float64) for image in apply(method, batch)
-        )
+        plain, again, disc = _images_hu(method, [probe.plain, probe.again, probe.disc])
+        more, faint = _images_hu(method, probe.absent[2:]), _images_hu(method, probe.faint)
     nps = _noise_power((plain - again) / math.sqrt(2), spacing)
     added = disc - plain
     radius = _radius(added.shape, probe.center, _relative(spacing))
@@ -146,7 +177,39 @@ def measure_quality(
     inside, around = radius < DISC_PIXELS - 2, (radius > DISC_PIXELS + 2) & (radius < 2 * DISC_PIXELS)
     contrast = float(added[inside].mean() - added[around].mean())
     spread = float(((plain - again) / math.sqrt(2))[radius < 2 * DISC_PIXELS].std())
-    return Quality(bias, noise, nps, mtf, _half(mtf), contrast, contrast / spread if spread > 0 else None)
+    found = detectability(np.stack((plain, again, *more)), faint, probe.center, _relative(spacing))
+    return Quality(bias, noise, nps, mtf, _half(mtf), contrast, contrast / spread if spread > 0 else None, found)
+
+
+def _images_hu(method: nn.Module, samples: Sequence[Sample]) -> Array:
+    """Reconstructions in HU, ``(samples, height, width)``."""
+    images = apply(method, to_device_of(method, collate(samples)))
+    return attenuation_to_hu(images * CT_SCALE).cpu().numpy().astype(np.float64)
+
+
+def detectability(
+    absent: Array, present: Array, center: tuple[float, float], edges: tuple[float, float]
+) -> float | None:
+    """Detectability of the difference of images at equal noise, in the noise around it.
+
+    Parameters
+    ----------
+    absent, present
+        Images without and with the signal at several draws of noise, ``(draws, height, width)``.
+    center
+        Row and column of the signal.
+    edges
+        Edges of a pixel in units of the longer one.
+    """
+    noise = absent - absent.mean(0)
+    signal, samples = (present - absent).mean(0), []
+    for down, right in itertools.product(_STEPS, _STEPS):
+        place = center[0] + down * DISC_PIXELS / edges[0], center[1] + right * DISC_PIXELS / edges[1]
+        channels = dog_channels(_radius(signal.shape, place, edges)).reshape(-1, signal.size)
+        samples.append(noise.reshape(len(noise), -1) @ channels.T)
+        if down == right == 0:
+            known = channels @ signal.ravel()
+    return hotelling_detectability(known, np.concatenate(samples), len(samples) * (len(noise) - 1))
 
 
 def _relative(spacing: tuple[float, float]) -> tuple[float, float]:

@@ -25,8 +25,9 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 def _quality(samples: SinogramSlices, references: np.ndarray[Any, Any]) -> MeasureQuality:
     """Bias and noise in Hounsfield units; noise texture and resolution where the dose is known."""
-    volume, dose = samples.volumes[0], samples.dose()
-    probe = None if dose is None else Probe.of(samples[volume.shape[0] // 2], dose)
+    volume, middle = samples.volumes[0], samples.volumes[0].shape[0] // 2
+    dose = samples.dose(middle)
+    probe = None if dose is None else Probe.of(samples[middle], dose)
 
     def measure(method: nn.Module, images: np.ndarray[Any, Any]) -> dict[str, Any]:
         return measure_quality(method, probe, images, references, volume.grid.spacing_mm).to_json()

@@ -13,7 +13,7 @@ References
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ _STORED = {"f": "<f4", "H": "<u2"}
 _OLD_WATER = Tag(0x00180061)
 _TAGS = [*_PUBLIC, _OLD_WATER, *(Tag(tag) for tag, _ in ELEMENTS.values())]
 _FORMAT = "a DICOM-CT-PD projection"
+#: Bytes of a file before its first element, and the tag of the pixels as it is stored.
+_PREAMBLE, _PIXELS = 132, bytes.fromhex("e07f1000")
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,11 @@ def read_header(path: Path) -> ViewHeader:
     DataError
         If it is no readable DICOM-CT-PD file.
     """
-    dataset = _read(path, stop_before_pixels=True, specific_tags=_TAGS)
+    dataset = _read(path, whole=True, stop_before_pixels=True, specific_tags=_TAGS)
     values = {name: _decoded(dataset, tag, kind) for name, (tag, kind) in ELEMENTS.items() if name != _PER_COLUMN}
     if values["DetectorFocalCenterAngularPosition"] is None:
         found = "no private element (7031,1001), the angle of a view"
-        raise data_error(path, "file", found, _FORMAT, "leave images out, and copy a file that ends early again")
+        raise data_error(path, "file", found, _FORMAT, "leave images out")
     instance = dataset.get("InstanceNumber")
     if instance is None:
         raise data_error(path, "InstanceNumber", "nothing", "the number of the view", "repair the file")
@@ -205,17 +207,43 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def _read(path: Path, **options: Any) -> pydicom.FileDataset:
+def _read(path: Path, *, whole: bool = False, **options: Any) -> pydicom.FileDataset:
+    """Read a file; ``whole``: without its pixels, which must be there."""
     try:
-        dataset = pydicom.dcmread(path, **options)
-        syntax = dataset.file_meta.TransferSyntaxUID
-        readable = syntax.is_little_endian and not syntax.is_compressed
+        with path.open("rb") as file:
+            dataset = pydicom.dcmread(file, **options)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            if syntax is None:
+                raise _truncated(path, "within its header")
+            readable = syntax.is_little_endian and not syntax.is_compressed
+            if readable and whole:
+                _require_pixels(path, file, explicit=not syntax.is_implicit_VR)
+    except DataError:
+        raise
     except Exception as error:  # pydicom raises many kinds for damaged files
+        if path.stat().st_size < _PREAMBLE:
+            raise _truncated(path, "within its header") from None
         raise data_error(path, "file", f"no readable DICOM file ({error})", _FORMAT, "copy it again") from None
     if not readable:
         found, advice = f"the transfer syntax {syntax.name}", "decompress it, for example with gdcmconv --raw"
         raise data_error(path, "file", found, "uncompressed values, little endian", advice)
     return dataset
+
+
+def _require_pixels(path: Path, file: BinaryIO, *, explicit: bool) -> None:
+    """Refuse a file, read up to its pixels, that ends before the last of them: rebinning would find it hours later."""
+    # Explicit elements state their kind and two bytes more.
+    head = file.read(12 if explicit else 8)
+    end, size = file.tell() + int.from_bytes(head[-4:], "little"), path.stat().st_size
+    if head[:4] != _PIXELS:
+        raise _truncated(path, "before its pixels")
+    if size < end:
+        raise _truncated(path, f"{end - size} bytes before the last of its pixels")
+
+
+def _truncated(path: Path, where: str) -> DataError:
+    found = f"a truncated file, which ends after {path.stat().st_size} bytes, {where}"
+    return data_error(path, "file", found, _FORMAT, "copy the file again")
 
 
 def _decoded(dataset: pydicom.Dataset, tag: BaseTag | int, kind: str) -> Any:

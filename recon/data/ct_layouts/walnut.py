@@ -50,6 +50,7 @@ class WalnutVolume(SinogramVolume):
         The two slices of the authors' volume around the slice, and the part of the second.
     """
 
+    dead_by_ray = True
     rows: Any = None
     columns: Any = None
     truth: tuple[Path, Path, float] | None = None
@@ -58,7 +59,7 @@ class WalnutVolume(SinogramVolume):
         dark, *flats = (_upright(read_tiff(self.path.with_name(name))) for name in (_DARK, *_FLATS))
         used = slice(int(self.rows.min()), int(np.ceil(self.rows.max())) + 1)
         dark, beam = dark[used], np.mean(flats, axis=0)[used] - dark[used]
-        open_beam(beam, self.path.with_name(_FLATS[0]), "file", index)
+        beam = open_beam(beam, self.path.with_name(_FLATS[0]), "file", index).numpy()  # NaN: no ray near it has a value
         lines = np.empty(self.shape[1:], np.float32)
         for view in range(len(lines)):
             # Projections are in reverse order; the one beyond the last, number 0, repeats the first view.

@@ -154,5 +154,9 @@ def test_wrong_options_get_one_line(projections, tmp_path, capsys, words, error)
 
 
 def test_a_folder_without_projections_is_named(tmp_path, capsys):
-    assert main(["sites", "make", "dicom-ct-pd", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
-    assert "found no DICOM file, expected a folder of DICOM-CT-PD projections" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for name, found in (("empty", "no DICOM file"), ("none", "no such folder"), ("file", "a file")):
+        assert main(["sites", "make", "dicom-ct-pd", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        expected = f"{name}: found {found}, expected a folder of DICOM-CT-PD projections; correct the path"
+        assert expected in capsys.readouterr().err

@@ -172,9 +172,9 @@ def rewritten(folder, number, **changed):
     return path
 
 
-def truncated(folder):
+def truncated(folder, keep=400):
     path = folder / "view_007919.dcm"
-    path.write_bytes(path.read_bytes()[:400])
+    path.write_bytes(path.read_bytes()[:keep])
 
 
 def foreign(folder):
@@ -189,7 +189,19 @@ def missing(folder):
 FAULTS = {
     "truncated": (
         truncated,
-        r"view_007919\.dcm: file: found no private element .*, and copy a file that ends",
+        r"view_007919\.dcm: file: found a truncated file, which ends after 400 bytes, before its pixels, .*copy",
+    ),
+    "truncated in the first bytes": (
+        lambda f: truncated(f, 50),
+        r"a truncated file, which ends after 50 bytes, within",
+    ),
+    "truncated header": (
+        lambda f: truncated(f, 140),
+        r"a truncated file, which ends after 140 bytes, within its header",
+    ),
+    "truncated pixels": (
+        lambda f: truncated(f, -1),
+        r"found a truncated file, .* 1 bytes before the last of its pixels",
     ),
     "no DICOM": (foreign, r"view_007919\.dcm: file: found no readable DICOM file"),
     "missing views": (missing, r"found 24 of the views 1 to 26, without 2, 3, expected all of them; copy"),

@@ -14,8 +14,18 @@ from PIL import Image
 from pydicom import config
 from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
 
-from physics import attenuation_to_hu, hu_to_attenuation
-from recon import DataError, ImageHeader, Placement, Reconstruction, read_images, require_export, write_reconstruction
+from physics import ImageGrid, ParallelBeam, attenuation_to_hu, evenly_spaced, hu_to_attenuation
+from recon import (
+    DataError,
+    ImageHeader,
+    Placement,
+    Reconstruction,
+    SinogramSlices,
+    read_images,
+    require_export,
+    write_reconstruction,
+    write_sinograms,
+)
 
 SHAPE = (3, 10, 8)
 #: Type 1 attributes of every image, and of one kind of image (DICOM PS3.3 A.4, A.3, A.8).
@@ -91,6 +101,26 @@ def test_nifti_holds_the_values_and_the_pixel_size(tmp_path: Path, name: str, ki
         "not known",
     ]
     assert b"not for diagnosis" in bytes(image.header["descrip"])
+
+
+def test_the_middle_of_a_ct_image_is_where_its_grid_is(tmp_path: Path) -> None:
+    grid, scan_ = ImageGrid((10, 8), (0.5, 0.75), (12.0, -7.0)), ParallelBeam(evenly_spaced(9, 0.3), 64, 1.0)
+    write_sinograms(tmp_path / "a.h5", grid, scan_, line_integrals=torch.zeros(3, 9, 64))
+    header = SinogramSlices([tmp_path / "a.h5"], "s").image_header(0)
+    assert header.center_mm == (12.0, -7.0)
+    found = replace(scan("CT"), header=header)
+    write_reconstruction(found, tmp_path / "a.nii")
+    affine = nibabel.load(tmp_path / "a.nii").affine
+    for row, column in ((0, 0), (9, 3)):
+        # y of the scanner is to anterior, x to the left, as the image is seen from the table.
+        expected = (-grid.x_mm[column], grid.y_mm[row])
+        np.testing.assert_allclose((affine @ (column, row, 1, 1))[:2], expected, atol=1e-5)
+    write_reconstruction(found, tmp_path / "b.h5")
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert file["grid/center_mm"][()].tolist() == [12.0, -7.0]
+    cropped = header.cropped((5, 4))  # rows 2 to 6, columns 2 to 5
+    assert cropped.center_mm == pytest.approx((float(grid.y_mm[4]), float(grid.x_mm[3:5].mean())))
+    assert "grid/center_mm" not in cropped.carried[0]
 
 
 def test_an_image_written_as_nifti_or_dicom_is_read_as_the_same_picture(tmp_path: Path) -> None:

@@ -134,8 +134,21 @@ def _png(folder: Path) -> None:
 def _dead(folder: Path) -> None:
     for name in ("flat1.tif", "flat2.tif"):
         values = np.array(Image.open(folder / name))
-        values[0, 600:602] = 0
+        values[0, 600:1200] = 0
         save(folder / name, values)
+
+
+def test_columns_without_an_open_beam_are_a_dead_element(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "slice00042" / "mode1")
+    dark = np.array(Image.open(copy / "dark.tif"))
+    for name in ("flat1.tif", "flat2.tif", "sinogram.tif"):
+        values = np.array(Image.open(copy / name))
+        values[:, 600:602] = dark[0, 600:602]
+        save(copy / name, values)
+    simulate = ScanSimulation(views=90)
+    sample = SinogramSlices([copy / "sinogram.tif"], "s", size=256, format="2detect", simulate=simulate)[0]
+    weights = sample.operator.ray_weights
+    assert isinstance(weights, torch.Tensor) and (weights == 0).any(0).nonzero().flatten().tolist() == [300]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +158,7 @@ def _dead(folder: Path) -> None:
         (_short, r"sinogram.tif: file: found shape \(1801, 1912\), expected \(3601, 1912\)"),
         (_picture, "dark.tif: file: found a picture of mode L, expected a TIFF image of 16-bit"),
         (_png, "dark.tif: file: found a PNG picture"),
-        (_dead, "flat1.tif: file: found 1 elements without counts above the dark field"),
+        (_dead, "flat1.tif: file: found 300 of 956 elements without counts above the dark field"),
         (_cut, "sinogram.tif: file: found no readable TIFF"),
     ],
 )

@@ -108,6 +108,23 @@ def test_the_section_is_where_and_what_it_is(scan: Path) -> None:
     assert float(image[inside].mean()) == pytest.approx(MU, rel=0.02)
 
 
+def test_rays_beside_a_dead_pixel_have_weight_zero_in_their_views(scan: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(scan.parent, tmp_path / "tubeV2")
+    for path in folder.glob("*.tif"):
+        image = np.array(Image.open(path))  # a column lies along the first axis
+        image[70, :] = 100 if path.name.startswith("di") else 90
+        Image.fromarray(image).save(path)
+    slices = SinogramSlices([folder / scan.name], "s", format="walnut", size=100)
+    sample = slices[0]
+    weights = sample.operator.ray_weights
+    assert isinstance(weights, torch.Tensor) and bool(sample.measurement.isfinite().all())
+    part = float((weights == 0).float().mean())
+    assert 0.5 / COLUMNS < part < 4 / COLUMNS
+    whole = SinogramSlices([scan], "s", format="walnut", size=100)[0]
+    images = [s.operator.start(s.measurement) * float(s.scale) for s in (sample, whole)]  # type: ignore[attr-defined]
+    assert float((images[0] - images[1]).abs().max()) < 0.1 * MU
+
+
 @pytest.mark.parametrize("size", [None, 100, 700])
 def test_the_authors_volume_is_the_reference(scan: Path, tmp_path: Path, size: int | None) -> None:
     path = shutil.copytree(scan.parent, tmp_path / "Walnut7" / "Projections" / "tubeV2") / scan.name
