@@ -28,6 +28,8 @@ from .recipes import load_recipe as load_recipe
 from .rounds import Site as Site
 from .rounds import run_rounds as run_rounds
 from .serialization import SiteUpdate as SiteUpdate
+from .sites import ImageLabels as ImageLabels
+from .sites import MadeSite as MadeSite
 from .sites import SiteManifest as SiteManifest
 from .sites import check_sites as check_sites
 from .sites import load_federation as load_federation

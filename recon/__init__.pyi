@@ -133,9 +133,11 @@ from .data import read_class_table as read_class_table
 from .data import read_header as read_header
 from .data import read_images as read_images
 from .data import receiving_steps as receiving_steps
+from .data import reduce_labels as reduce_labels
 from .data import reduce_matrix as reduce_matrix
 from .data import require_hold_out as require_hold_out
 from .data import require_maps_cache as require_maps_cache
+from .data import resize_labels as resize_labels
 from .data import said_warnings as said_warnings
 from .data import say_no_more as say_no_more
 from .data import seed_from as seed_from

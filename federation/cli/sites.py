@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .arguments import Commands, add_jobs, add_output, add_plugins, display, positive_count, say
 
 if TYPE_CHECKING:
-    from ..sites import MadeSite, PersonImage, SiteFacts
+    from ..sites import ImageLabels, MadeSite, PersonImage, SiteFacts
 
 #: Names in `GROUPINGS`, which loads PyTorch.
 GROUPING_NAMES = ("vendor", "model", "field", "contrast", "coils")
@@ -75,6 +75,11 @@ def _add_images(kinds: Commands) -> tuple[argparse.ArgumentParser, argparse.Argu
         )
         kind.add_argument("--persons", type=Path, metavar="CSV", help="table of files and persons instead")
         kind.add_argument("--scanners", type=Path, metavar="TOML", help="the scanners to simulate")
+        pattern = "label images beside the images, as in '{stem}_seg.nii.gz' or '{person}_lesions.nii.gz'"
+        kind.add_argument("--labels", metavar="PATTERN", help=pattern)
+        values = "what their values mean, as in lesion=1 ventricles=4,11,49-52; all others are background"
+        kind.add_argument("--classes", nargs="+", default=[], metavar="NAME=VALUES", help=values)
+        _add_task(kind)
     return images, ct_images
 
 
@@ -119,13 +124,16 @@ def _add_demos(kinds: Commands) -> tuple[argparse.ArgumentParser, ...]:
 
     demo_task = kinds.add_parser("demo-task", help="simulated heads with lesions and their labels")
     demo_task.add_argument("--size", type=int, default=96, help="pixels per side (default: %(default)s)")
-    demo_task.add_argument(
-        "--task", choices=TASK_KINDS, default="segmentation", help="labels in the manifests (default: %(default)s)"
-    )
+    _add_task(demo_task)
     demo_task.add_argument("--people", type=positive_count, default=6, help="for training at a site (default: 6)")
     demo_task.set_defaults(run=_make_demo_task)
     add_jobs(demo_task)
     return demo, demo_ct, demo_cine, demo_task
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    text = "labels in the manifests: maps, or which slice shows what (default: %(default)s)"
+    parser.add_argument("--task", choices=TASK_KINDS, default=TASK_KINDS[0], help=text)
 
 
 def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
@@ -168,8 +176,22 @@ def _make_images(arguments: argparse.Namespace) -> None:
             source=source,
             overwrite=arguments.overwrite,
             skip_bad=arguments.skip_bad,
+            labels=_labels(arguments),
         )
     _print_made(made, arguments.out)
+
+
+def _labels(arguments: argparse.Namespace) -> "ImageLabels | None":
+    """Label images of the command line; None: no labels."""
+    from ..config import config_error
+    from ..sites import ImageLabels, parse_classes
+
+    if (arguments.labels is None) != (not arguments.classes):
+        found = "--labels without --classes" if arguments.labels else "--classes without --labels"
+        raise config_error("sites make", "labels", found, "both or none", "name the label images and their classes")
+    if arguments.labels is None:
+        return None
+    return ImageLabels(arguments.labels, parse_classes(arguments.classes), arguments.task)
 
 
 def _given(arguments: argparse.Namespace) -> Sequence["Path | PersonImage"]:
@@ -216,6 +238,7 @@ def _make_ct_images(arguments: argparse.Namespace) -> None:
             source=arguments.persons or "sites make",
             overwrite=arguments.overwrite,
             skip_bad=arguments.skip_bad,
+            labels=_labels(arguments),
         )
     _print_made(made, arguments.out)
 

@@ -12,6 +12,8 @@ from .from_ct_pd import make_ct_pd_sites as make_ct_pd_sites
 from .from_fastmri import FASTMRI_4X as FASTMRI_4X
 from .from_fastmri import GROUPINGS as GROUPINGS
 from .from_fastmri import make_fastmri_sites as make_fastmri_sites
+from .image_labels import ImageLabels as ImageLabels
+from .image_labels import parse_classes as parse_classes
 from .image_sites import IMAGE_SITES as IMAGE_SITES
 from .image_sites import make_image_sites as make_image_sites
 from .lock_file import lock_path as lock_path

@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recon import largest_matrix
+from recon import largest_matrix, open_sinograms, resize_labels
 
 from ..config import config_error
+from .image_labels import ImageLabels, Slices, write_labels
+from .labeled_sites import write_labeled_sites
 from .manifest_schema import SPLITS, Split
 from .patient_table import AIR_HU, BODY_HU, with_table, without_table
 from .people import PersonImage, deal_persons, named_apart, one_person_per_file
@@ -20,7 +23,7 @@ from .simulated_ct import REFINED, scan_of, write_counts
 from .splits import split_counts
 from .subjects import unnamed_people
 from .unusable import usable
-from .writing import MadeSite, require_different, write_simulated_sites
+from .writing import MadeSite, require_different
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ def make_ct_image_sites(
     source: Path | str = "sites make",
     overwrite: bool = False,
     skip_bad: bool = False,
+    labels: ImageLabels | None = None,
 ) -> list[MadeSite]:
     """Write counts simulated from CT images, and the manifests.
 
@@ -64,14 +68,14 @@ def make_ct_image_sites(
         Height and width of the reconstructed images where the scanner has no ``matrix``.
     sites
         Scanners to simulate. None: a site per volume, or HyperFed's five for persons.
-    split, seed, source, overwrite, skip_bad
+    split, seed, source, overwrite, skip_bad, labels
         As for :func:`make_image_sites`, with slices instead of blocks. Its errors are raised here, too.
     """
     given = [image for image in images if isinstance(image, PersonImage)]
     unnamed = one_person_per_file([Path(image) for image in images if not isinstance(image, PersonImage)])
-    persons, out = list(usable(given + unnamed, _require_hounsfield, skip_bad=skip_bad)), Path(out)
+    persons, out = list(usable(given + unnamed, partial(_hounsfield, labels=labels), skip_bad=skip_bad)), Path(out)
     if sites is None and not given:
-        return _one_site_per_volume(persons, out, size, split, seed, overwrite)
+        return _one_site_per_volume(persons, out, size, split, seed, overwrite, labels)
     for warning in unnamed_people("sites make", [str(image.file) for image in unnamed if image in persons], ""):
         logger.warning(warning)
     persons = named_apart(persons)
@@ -79,27 +83,40 @@ def make_ct_image_sites(
     sites = CT_IMAGE_SITES if sites is None else sites
     require_different_names(sites, source)
     dealt = deal_persons(persons, {site.name: site.wish for site in sites}, split, seed, source)
-    volumes: dict[str, tuple[PersonImage, Tensor]] = {}
+    volumes: dict[str, tuple[str, Slices]] = {}
     files: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
     for site in sites:
         _require_views(site, size)
         for _, image in dealt[site.name]:
             _require_fine(site, size, image)
-        read = [(part, image, _hounsfield(image)) for part, image in dealt[site.name]]
+        read = [(part, image, _hounsfield(image, labels)) for part, image in dealt[site.name]]
         for part, image, volume in chosen_slices(site, read):
             file = f"{site.name}_{image.name}.h5"
             files[site.name].append((part, file))
-            volumes[file] = (image, volume)
+            volumes[file] = (image.person, _with_classes(volume, site, site.matrix or size))
 
     def write(job: tuple[CTScanner, str]) -> None:
         site, file = job
-        image, hu = volumes[file]
-        path = out / "data" / site.name / file
-        hu = scanned(hu, site, site.matrix or size)
-        write_counts(path, site.protocol, site.photons, hu, seed, patient_id=image.person, acquisition="from_images")
+        person, block = volumes[file]
+        _write(out / "data" / site.name / file, site, person, block, site.matrix or size, seed)
 
     origins = {name: origin_of("the CT images", own) for name, own in dealt.items()}
-    return write_simulated_sites(out, sites, files, write, origins, synthetic=False, overwrite=overwrite)
+    kept = {file: block.classes for file, (_, block) in volumes.items()}
+    return write_labeled_sites(out, sites, files, write, origins, labels, kept, overwrite=overwrite)
+
+
+def _with_classes(block: Slices, site: CTScanner, size: int) -> Slices:
+    """The images as they are, and their classes on the reconstructed image."""
+    if block.classes is None:
+        return block
+    return Slices(block.images, resize_labels(_square(block.classes, site.field_of_view, 0), (size, size)))
+
+
+def _write(path: Path, site: CTScanner, person: str, block: Slices, size: int, seed: int) -> None:
+    how: dict[str, Any] = {"patient_id": person, "acquisition": "from_images"}
+    write_counts(path, site.protocol, site.photons, scanned(block.images, site, size), seed, **how)
+    if block.classes is not None:
+        write_labels(path, block.classes, open_sinograms(path).image_header())
 
 
 def scanned(hu: Tensor, site: CTScanner, size: int) -> Tensor:
@@ -127,9 +144,9 @@ def _require_fine(site: CTScanner, size: int, image: PersonImage) -> None:
         raise config_error(image.file, f"matrix of site {site.name}", found, expected, "use a smaller matrix")
 
 
-def _hounsfield(image: PersonImage) -> Tensor:
+def _hounsfield(image: PersonImage, labels: ImageLabels | None) -> Slices:
     """Slices with anatomy, air at -1000."""
-    hu = read_person(image, "CT")
+    hu, classes = read_person(image, "CT"), None if labels is None else labels.read(image)
     shown, expected = hu[hu > _PADDING_HU], "Hounsfield units, air at -1000"
     if len(shown) == 0 or float(shown.min()) > -500 or float(shown.max()) < 50:
         found = f"{float(shown.min()):g} to {float(shown.max()):g}" if len(shown) else "padding alone"
@@ -139,14 +156,10 @@ def _hounsfield(image: PersonImage) -> Tensor:
     if fault := _gray_scale_fault(shown):
         raise config_error(image.file, "values", fault, expected, "use the original CT images, not a picture of them")
     hu = hu.clamp_min(AIR_HU)
-    hu = hu[(hu > BODY_HU).float().mean((-2, -1)) > 0.02]
-    if len(hu) == 0:
+    block = Slices(hu, classes)[(hu > BODY_HU).float().mean((-2, -1)) > 0.02]
+    if len(block) == 0:
         raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
-    return hu
-
-
-def _require_hounsfield(image: PersonImage) -> None:
-    _hounsfield(image)
+    return block
 
 
 def _bright_padding(hu: Tensor) -> str | None:
@@ -173,7 +186,13 @@ def _gray_scale_fault(hu: Tensor) -> str | None:
 
 
 def _one_site_per_volume(
-    images: Sequence[PersonImage], out: Path, size: int, split: tuple[float, float, float], seed: int, overwrite: bool
+    images: Sequence[PersonImage],
+    out: Path,
+    size: int,
+    split: tuple[float, float, float],
+    seed: int,
+    overwrite: bool,
+    labels: ImageLabels | None,
 ) -> list[MadeSite]:
     names = [_site_name(image) for image in images]
     require_different(names)
@@ -181,10 +200,11 @@ def _one_site_per_volume(
         f"sites make: {len(images)} files, a site each: the splits of a site show one person, and its scores are not "
         "those of new people; to deal whole persons, name them with --subject or --persons"
     )
-    blocks: dict[str, Tensor] = {}
+    sites = [CTScanner(name=name, protocol=n % 5 + 1) for n, name in enumerate(names)]
+    blocks: dict[str, Slices] = {}
     files: dict[str, list[tuple[Split, str]]] = {}
-    for name, image in zip(names, images, strict=True):
-        hu = _hounsfield(image)
+    for name, image, site in zip(names, images, sites, strict=True):
+        hu = _with_classes(_hounsfield(image, labels), site, size)
         if len(hu) < len(SPLITS):
             raise config_error(image.file, "slices", f"{len(hu)} with anatomy", "at least 3", "use a longer series")
         files[name] = [(part, f"{name}_{part}.h5") for part in SPLITS]
@@ -192,32 +212,30 @@ def _one_site_per_volume(
 
     def write(job: tuple[CTScanner, str]) -> None:
         site, file = job
-        hu, name = scanned(blocks[file], site, size), file.removesuffix(".h5")
-        path = out / "data" / site.name / file
-        write_counts(path, site.protocol, site.photons, hu, seed, patient_id=name, acquisition="from_images")
+        _write(out / "data" / site.name / file, site, file.removesuffix(".h5"), blocks[file], size, seed)
 
-    sites = [CTScanner(name=name, protocol=n % 5 + 1) for n, name in enumerate(names)]
-    origin = f"simulated from the images {', '.join(image.file.name for image in images)}"
-    return write_simulated_sites(out, sites, files, write, origin, synthetic=False, overwrite=overwrite)
+    origins = dict.fromkeys(names, f"simulated from the images {', '.join(image.file.name for image in images)}")
+    kept = {file: block.classes for file, block in blocks.items()}
+    return write_labeled_sites(out, sites, files, write, origins, labels, kept, overwrite=overwrite)
 
 
 def _site_name(image: PersonImage) -> str:
     return "".join(c if c.isalnum() else "-" for c in image.person.lower()).strip("-") or "site"
 
 
-def _cut(volume: Tensor, split: tuple[float, float, float]) -> tuple[Tensor, Tensor, Tensor]:
+def _cut(volume: Slices, split: tuple[float, float, float]) -> tuple[Slices, Slices, Slices]:
     gap = 1 if len(volume) >= 10 else 0
     train, validation, test = split_counts(len(volume) - 2 * gap, split)
     first, second = train + gap, train + validation + 2 * gap
     return volume[:train], volume[first : first + validation], volume[second : second + test]
 
 
-def _square(volume: Tensor, field_of_view: float) -> Tensor:
-    """Square slices, air around, the side relative to the longer one."""
+def _square(volume: Tensor, field_of_view: float, around: float = AIR_HU) -> Tensor:
+    """Square slices, air or another value around, the side relative to the longer one."""
     height, width = volume.shape[-2:]
     side = round(max(height, width) * field_of_view)
     top, left = (side - height) // 2, (side - width) // 2
-    square = torch.full((len(volume), side, side), AIR_HU)
+    square = volume.new_full((len(volume), side, side), around)
     square[:, top : top + height, left : left + width] = volume
     return square
 

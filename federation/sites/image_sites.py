@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from recon import (
     coil_covariance,
     draw_from_labels,
     largest_matrix,
+    open_volume,
+    reduce_labels,
     reduce_matrix,
     simulate_volume,
     simulated_header,
@@ -22,13 +25,15 @@ from recon import (
 )
 
 from ..config import config_error
+from .image_labels import ImageLabels, Slices, write_labels
+from .labeled_sites import write_labeled_sites
 from .manifest_schema import SPLITS, Split
 from .people import PersonImage, deal_persons, named_apart, one_person_per_file
 from .person_slices import chosen_slices, origin_of, read_person
 from .scanner_files import MRIScanner, require_different_names
 from .subjects import unnamed_people
 from .unusable import usable
-from .writing import MadeSite, require_different, seed_of, write_simulated_sites
+from .writing import MadeSite, require_different, seed_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ def make_image_sites(
     source: Path | str = "sites make",
     overwrite: bool = False,
     skip_bad: bool = False,
+    labels: ImageLabels | None = None,
 ) -> list[MadeSite]:
     """Write k-space simulated from magnitude images, with the phase and coils of a scan, and the manifests.
 
@@ -84,35 +90,41 @@ def make_image_sites(
         Replace files that exist.
     skip_bad
         Leave out images that cannot be used, with a warning for each.
+    labels
+        Label images beside the images, which the sites then have; None: none.
 
     Raises
     ------
     ConfigError
-        If there are too few persons or slices, a matrix is too large, or a file to be written exists.
+        If there are too few persons or slices, a matrix is too large, no label image shows a class, or a file to be
+        written exists.
     DataError
         If images cannot be read, one line for each, or a file cannot be written.
     """
-    out, persons = Path(out), named_apart(_persons(images, sites, skip_bad))
+    out, persons = Path(out), named_apart(_persons(images, sites, skip_bad, labels))
     require_different([image.name for image in persons])
     require_different_names(sites, source)
     dealt = deal_persons(persons, {site.name: site.wish for site in sites}, split, seed, source)
-    volumes: dict[str, tuple[str, Tensor]] = {}
+    volumes: dict[str, tuple[str, Slices]] = {}
     files: dict[str, list[tuple[Split, str]]] = {site.name: [] for site in sites}
     for site in sites:
-        prepared = [(part, image, _prepared(site, image, seed)) for part, image in dealt[site.name]]
+        prepared = [(part, image, _prepared(site, image, seed, labels)) for part, image in dealt[site.name]]
         for part, image, volume in chosen_slices(site, prepared):
-            for number, block in enumerate(volume.chunk(math.ceil(len(volume) / BLOCK))):
+            for number, block in enumerate(volume.blocks(BLOCK)):
                 file = f"{site.name}_{image.name}_{number:02d}.h5"
                 files[site.name].append((part, file))
                 volumes[file] = (image.person, block)
 
     def write(job: tuple[MRIScanner, str]) -> None:
         site, file = job
-        person, magnitude = volumes[file]
-        _write(out / "data" / site.name / file, site, magnitude, person, seed)
+        (person, block), path = volumes[file], out / "data" / site.name / file
+        _write(path, site, block.images, person, seed)
+        if block.classes is not None:
+            write_labels(path, block.classes, open_volume(path).image_header())
 
     origins = {name: _origin(own) for name, own in dealt.items()}
-    return write_simulated_sites(out, sites, files, write, origins, synthetic=False, overwrite=overwrite)
+    kept = {file: block.classes for file, (_, block) in volumes.items()}
+    return write_labeled_sites(out, sites, files, write, origins, labels, kept, overwrite=overwrite)
 
 
 def _origin(dealt: Sequence[tuple[Split, PersonImage]]) -> str:
@@ -123,12 +135,12 @@ def _origin(dealt: Sequence[tuple[Split, PersonImage]]) -> str:
 
 
 def _persons(
-    images: Sequence[Path | str | PersonImage], sites: Sequence[MRIScanner], skip_bad: bool
+    images: Sequence[Path | str | PersonImage], sites: Sequence[MRIScanner], skip_bad: bool, labels: ImageLabels | None
 ) -> list[PersonImage]:
     """Persons as given; a path is a person, or, where there are few paths, every block of slices."""
     given = [image for image in images if isinstance(image, PersonImage)]
     files = one_person_per_file([Path(image) for image in images if not isinstance(image, PersonImage)])
-    persons = list(usable(given + files, _require_anatomy, skip_bad=skip_bad))
+    persons = list(usable(given + files, partial(_require_anatomy, labels=labels), skip_bad=skip_bad))
     files = [image for image in files if image in persons]
     if given or len(files) >= len(SPLITS) * len(sites):
         for warning in unnamed_people("sites make", [str(image.file) for image in files], ""):
@@ -147,8 +159,10 @@ def _persons(
     return blocks
 
 
-def _require_anatomy(image: PersonImage) -> None:
+def _require_anatomy(image: PersonImage, labels: ImageLabels | None) -> None:
     volume = read_person(image, "MR")
+    if labels is not None:
+        labels.read(image)
     if image.kind == "image" and not _with_anatomy(_unit(volume)).any():
         raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
 
@@ -163,27 +177,28 @@ def _blocks(image: PersonImage) -> Iterator[PersonImage]:
         yield PersonImage(image.file, f"{image.person}_{start:04d}", slices=(start, start + length - 1))
 
 
-def _prepared(site: MRIScanner, image: PersonImage, seed: int) -> Tensor:
+def _prepared(site: MRIScanner, image: PersonImage, seed: int, labels: ImageLabels | None) -> Slices:
     """All slices with anatomy of one volume at the scanner's contrast and matrix, bright tissue at about 1."""
+    classes = None if labels is None else labels.read(image)
     volume = read_person(image, "MR")
     name = f"{site.name} {image.name}"
     if image.kind == "labels":
         contrast = seed_of(seed, site.name, "contrast")
         volume = draw_from_labels(volume.round().int(), seed_of(seed, name, "drawing"), contrast_seed=contrast)
     volume = _unit(volume)
-    volume = volume[_with_anatomy(volume)]
+    shown = _with_anatomy(volume)
+    volume, classes = volume[shown], None if classes is None else classes[shown]
     if len(volume) == 0:
         raise config_error(image.file, "slices", "none with anatomy", "at least one", "leave the file out")
     if site.gray_scale != "as_is":
         inversion = float(site.gray_scale == "inverted")
         volume = vary_contrast(volume, seed_of(seed, name, "gray scale"), inversion=inversion)
     height, width = volume.shape[-2:]
-    if site.matrix is None:
-        return reduce_matrix(volume, (height // 2, width // 2))
-    if site.matrix > (most := largest_matrix((height, width))):
+    shape = (height // 2, width // 2) if site.matrix is None else (site.matrix, site.matrix)
+    if site.matrix is not None and site.matrix > (most := largest_matrix((height, width))):
         found, expected = f"{site.matrix} for images of {height}x{width}", f"about half the source, at most {most}"
         raise config_error(image.file, f"matrix of site {site.name}", found, expected, "use a smaller matrix")
-    return reduce_matrix(volume, (site.matrix, site.matrix))
+    return Slices(reduce_matrix(volume, shape), None if classes is None else reduce_labels(classes, shape))
 
 
 def _unit(volume: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from recon import read_images
 
 from ..config import ConfigError, config_error
+from .image_labels import Slices
 from .manifest_schema import Split
 from .people import PersonImage, share
 from .scanner_files import Scanner
@@ -52,8 +53,8 @@ def origin_of(what: str, dealt: Sequence[tuple[Split, PersonImage]]) -> str:
 
 
 def chosen_slices(
-    site: Scanner, prepared: Sequence[tuple[Split, PersonImage, Tensor]]
-) -> Iterator[tuple[Split, PersonImage, Tensor]]:
+    site: Scanner, prepared: Sequence[tuple[Split, PersonImage, Slices]]
+) -> Iterator[tuple[Split, PersonImage, Slices]]:
     """Evenly spaced slices, as many as the scanner's keys ``slices`` and ``train_slices`` say.
 
     Raises

@@ -1,16 +1,17 @@
 """MRI sites of simulated heads whose lesions are known, for downstream tasks."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from torch import Tensor
+
 from physics import lesion_volume
-from recon import Simulation, TaskKind, open_volume, write_atomically, write_label_map
+from recon import Simulation, TaskKind, open_volume
 
 from ..config import config_error
+from .image_labels import TABLE, task_section, write_labels, write_table
 from .simulated_mri import SimulatedSite, write_scan
 from .writing import MadeSite, phantom_files, require_absent, seed_of, write_manifests, write_scans
 
@@ -23,10 +24,6 @@ TASK_DEMO_SITES = (
 )
 #: The class that is segmented, or present in a slice or not.
 LESION = "lesion"
-#: Fewest pixels of a slice in which a lesion counts as present.
-LEAST_PIXELS = 4
-#: Labels below the folder of a site's data.
-MAPS, TABLE = "labels/{stem}.nii.gz", "labels.csv"
 
 
 def make_task_demo_sites(
@@ -46,7 +43,7 @@ def make_task_demo_sites(
     """Write scans of heads with lesions, their labels, and the manifests of a federation.
 
     Every volume is another person, see :func:`physics.lesion_volume`. Scans and labels of both kinds are the same, only
-    the manifests differ. A lesion is present in a slice with at least `LEAST_PIXELS` pixels of it.
+    the manifests differ. A lesion is present in a slice with at least four pixels of it.
 
     Parameters
     ----------
@@ -71,28 +68,21 @@ def make_task_demo_sites(
     if not overwrite:
         require_absent(*(out / "data" / site.name / TABLE for site in sites))
     write = partial(_write_lesions, out, size, seed, slices)
-    pixels = write_scans(out, sites, files, write, overwrite=overwrite, jobs=jobs)
+    lesions = write_scans(out, sites, files, write, overwrite=overwrite, jobs=jobs)
     for site in sites:
-        table = out / "data" / site.name / TABLE
-        _write_table(table, {name: pixels[site.name, name] for _, name in files[site.name]})
-    task = {"kind": kind, "classes": [LESION], "labels": MAPS if kind == "segmentation" else TABLE}
+        write_table(
+            out / "data" / site.name, [LESION], {name: lesions[site.name, name] for _, name in files[site.name]}
+        )
+    task = task_section(kind, [LESION])
     origin = "simulated from phantoms with lesions"
     return write_manifests(out, sites, files, origin, synthetic=True, overwrite=overwrite, task=task)
 
 
-def _write_lesions(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedSite, str]) -> list[int]:
-    """Write the scan and the label map of a person; returns the pixels of lesions in every slice."""
+def _write_lesions(out: Path, size: int, seed: int, slices: int, job: tuple[SimulatedSite, str]) -> Tensor:
+    """Write the scan and the label map of a person; returns the labels."""
     site, file = job
     path = out / "data" / site.name / file
     anatomy, lesions = lesion_volume(slices, (size, size), seed_of(seed, file, "anatomy"), site.family)
     write_scan(path, anatomy, site, seed)
-    write_label_map(path.parent / MAPS.format(stem=path.stem), lesions, open_volume(path).image_header())
-    pixels: list[int] = lesions.sum((-2, -1)).tolist()
-    return pixels
-
-
-def _write_table(path: Path, pixels: Mapping[str, Sequence[int]]) -> None:
-    text = io.StringIO()
-    rows = [(name, i, int(n >= LEAST_PIXELS)) for name, counts in pixels.items() for i, n in enumerate(counts)]
-    csv.writer(text, lineterminator="\n").writerows([("file", "slice", LESION), *rows])
-    write_atomically(path, text.getvalue().encode())
+    write_labels(path, lesions, open_volume(path).image_header())
+    return lesions

@@ -29,7 +29,9 @@ from .image_files import read_images as read_images
 from .image_header import ImageHeader as ImageHeader
 from .image_header import Placement as Placement
 from .image_matrix import largest_matrix as largest_matrix
+from .image_matrix import reduce_labels as reduce_labels
 from .image_matrix import reduce_matrix as reduce_matrix
+from .image_matrix import resize_labels as resize_labels
 from .image_phase import with_realistic_phase as with_realistic_phase
 from .image_phase import with_smooth_phase as with_smooth_phase
 from .label_files import ClassTable as ClassTable

@@ -10,7 +10,7 @@ from .results import Results, shown_arms
 from .tables import card, html_table
 from .text import NO_VALUE, aligned, number
 
-#: Column and decimals of every score; those of parts are percentages in no table, as in the literature.
+#: Column and decimals of every score.
 _SHOWN: Mapping[str, tuple[str, int]] = {
     "dice": ("Dice", 3),
     "surface_mm": ("surface distance (mm)", 2),
@@ -51,7 +51,9 @@ def task_section(results: Results) -> str:
     parts = [f"<h2>Downstream task: {escape(first['kind'])} of {escape(', '.join(first['classes']))}</h2>"]
     parts += [
         f"<h3>{escape(site)}</h3>"
-        + html_table(_caption(site, by_arm), ["arm", "PSNR (dB)", *_columns(metrics, by_arm)], _rows(results, site))
+        + html_table(
+            _caption(site, by_arm), ["arm", "PSNR (dB)", *_columns(metrics, by_arm)], _rows(results, site, metrics)
+        )
         for site, by_arm in found.items()
     ]
     parts.append("<h3>How these numbers were computed</h3>" + card(_definitions(metrics)))
@@ -65,7 +67,7 @@ def task_text(results: Results) -> str:
     if not found:
         return ""
     first = _first(found)
-    main = next(iter(TASK_METRICS[first["kind"]]))
+    main = TASK_METRICS[first["kind"]][0]
     rows = [("site", "arm", "PSNR (dB)", _SHOWN[main][0], "95 % interval", "people")]
     for site, by_arm in found.items():
         for arm, name, entry in _entries(by_arm):
@@ -117,7 +119,7 @@ def _columns(metrics: Sequence[str], by_arm: Mapping[str, Any]) -> list[str]:
 
 def _caption(site: str, by_arm: Mapping[str, Any]) -> str:
     scores = next(iter(by_arm.values()))
-    main = next(iter(TASK_METRICS[scores["kind"]]))
+    main = TASK_METRICS[scores["kind"]][0]
     scored = [f"{entry['scores'][main]['people']} for {name}" for name, entry in scores["classes"].items()]
     return (
         f"{site}: {scores['people']} people of the test scans, {scores['slices']} slices. People with "
@@ -125,23 +127,18 @@ def _caption(site: str, by_arm: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(results: Results, site: str) -> list[tuple[str, list[str]]]:
+def _rows(results: Results, site: str, metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
     by_arm = results["task"][site]
     compared = _compared(by_arm)
     several = len(next(iter(by_arm.values()))["classes"]) > 1
     rows = []
     for arm, name, entry in _entries(by_arm):
-        cells = [_score(entry["scores"].get(metric), metric) for metric in _ordered(entry)]
+        cells = [_score(entry["scores"].get(metric), metric) for metric in metrics]
         if compared is not None:
             change = by_arm[arm].get("difference", {"classes": {}})["classes"].get(name, {})
-            main = next(iter(entry["scores"]))
-            cells.insert(1, _score(change.get(main), main, sign=True))
+            cells.insert(1, _score(change.get(metrics[0]), metrics[0], sign=True))
         rows.append((f"{arm}, {name}" if several else arm, [number(_psnr(results, site, arm), 2), *cells]))
     return rows
-
-
-def _ordered(entry: Mapping[str, Any]) -> list[str]:
-    return [name for name in _SHOWN if name in entry["scores"]]
 
 
 def _score(score: Mapping[str, Any] | None, metric: str, *, sign: bool = False) -> str:
@@ -168,7 +165,7 @@ def _quality(results: Results, arms: Sequence[str]) -> str:
     """The score of the task against PSNR, one panel per site and class."""
     panels = []
     for site, by_arm in results["task"].items():
-        main = next(iter(TASK_METRICS[_first(results["task"])["kind"]]))
+        main = TASK_METRICS[_first(results["task"])["kind"]][0]
         for name in next(iter(by_arm.values()))["classes"]:
             points = []
             for arm, scores in by_arm.items():

@@ -110,8 +110,9 @@ def control_label_sets(curves: Mapping[str, LossCurve], wanted: float) -> dict[s
 
     People of other sites have the weight :math:`\min(1, \sigma^2 / (\tau^2 N))` each: :math:`\sigma^2` is the variance
     between people of a site, :math:`\tau^2` that between sites beyond it, and N the number of those people. Together
-    they count as many people as the mean of all sites is worth. With them the guarantee is weaker by the differences
-    between sites, weighted likewise [B]_: it is exact where sites are alike, and where own people alone count.
+    they weigh as much as :math:`\sigma^2 / \tau^2` people: so much the mean of all sites is worth as a guess of one.
+    With them the guarantee is weaker by the differences between sites, weighted likewise [B]_: it is exact where sites
+    are alike, and where own people alone count.
 
     Parameters
     ----------

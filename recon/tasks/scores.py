@@ -21,12 +21,11 @@ from .metrics import (
 )
 from .people import PersonPrediction, Values, check_predictions
 
-#: Scores of both kinds of tasks: +1 if more is better, -1 if less is. The first of a kind is the one of charts.
-TASK_METRICS: Mapping[TaskKind, Mapping[str, int]] = {
-    "segmentation": {"dice": 1, "surface_mm": -1, "hausdorff95_mm": -1, "detected": 1, "false_marks": -1,
-                     "calibration_error": -1},
-    "classification": {"auc": 1, "sensitivity": 1, "calibration_error": -1},
-}  # fmt: skip
+#: Scores of both kinds of tasks; the first of a kind is the one of charts.
+TASK_METRICS: Mapping[TaskKind, tuple[str, ...]] = {
+    "segmentation": ("dice", "surface_mm", "hausdorff95_mm", "detected", "false_marks", "calibration_error"),
+    "classification": ("auc", "sensitivity", "calibration_error"),
+}
 #: Pixels with a smaller probability of the class do not count in its calibration: the empty background would hide it.
 _LEAST = 0.01
 _UNBOUNDED = ("surface_mm", "hausdorff95_mm", "false_marks")
@@ -40,7 +39,7 @@ def task_scores(
     predictions: Sequence[PersonPrediction],
     spacing_mm: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Scores of one arm at one site, as JSON values; nothing in them is of a single person.
+    """Scores of one arm at one site, as JSON values: means and curves over people.
 
     Dice, distances and marks are computed for every person from all of its slices, and the score is the mean over the
     people for whom it is defined. AUC, sensitivity and calibration are of all slices together, as most people have too
@@ -181,10 +180,13 @@ def _of_people(
 def _of_all(kind: TaskKind, number: int, predictions: Sequence[PersonPrediction]) -> dict[str, _Statistic]:
     """Scores of the slices of all people together, as statistics of how often every person counts."""
     if not predictions:
-        names = ("calibration_error",) if kind == "segmentation" else tuple(TASK_METRICS[kind])
+        names = ("calibration_error",) if kind == "segmentation" else TASK_METRICS[kind]
         return dict.fromkeys(names, lambda counts: np.full(len(counts), math.nan))
     sums = np.stack(_sums(predictions, number))
-    calibration: _Statistic = lambda counts: calibration_error(np.tensordot(counts, sums, 1))  # noqa: E731
+
+    def calibration(counts: Values) -> Values:
+        return calibration_error(np.tensordot(counts, sums, 1))
+
     if kind == "segmentation":
         return {"calibration_error": calibration}
     entries = [one.labelled(number) for one in predictions]

@@ -112,6 +112,16 @@ def test_scores_that_are_undefined_are_dashes() -> None:
     assert f'<td class="number">{NO_VALUE}</td>' in task_section(given) and NO_VALUE in task_text(given)
 
 
+def test_a_site_without_the_size_of_a_pixel_has_no_distances() -> None:
+    given = results("segmentation")
+    scores = task_scores("segmentation", ["lesion"], people("segmentation", 1.0))
+    given["task"]["clinic"] = {"fedavg": scores}
+    tables = task_section(given).split("<h3>How")[0].split("<h3>")[1:]
+    columns = [table.count('<th scope="col"') - table.count("to fedavg") for table in tables]
+    row = re.findall(r'<td class="number">(.*?)</td>', tables[1])
+    assert columns == [8, 8] and len(row) == 7 and row[2:4] == [NO_VALUE, NO_VALUE] and row[4] != NO_VALUE
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_are_escaped(kind: str) -> None:
     given = results(kind)

@@ -139,7 +139,7 @@ def test_scores_of_people_without_the_class_are_left_out_and_counted() -> None:
     ]
     found = task_scores("segmentation", ["lesion"], people, (1, 1))
     scores = found["classes"]["lesion"]["scores"]
-    assert list(scores) == list(TASK_METRICS["segmentation"]) and (found["people"], found["slices"]) == (5, 5)
+    assert tuple(scores) == TASK_METRICS["segmentation"] and (found["people"], found["slices"]) == (5, 5)
     assert (scores["dice"]["value"], scores["dice"]["people"], scores["dice"]["left_out"]) == (0.5, 2, 3)
     assert (scores["detected"]["value"], scores["detected"]["left_out"]) == (0.5, 3)
     assert (scores["false_marks"]["value"], scores["false_marks"]["people"]) == (0.5, 4)
@@ -172,7 +172,7 @@ def test_classification_and_unknown_labels() -> None:
     people = [classified(str(i), t, np.clip(0.4 * t + 0.6 * rng.random(6), 0, 1)) for i, t in enumerate(truth)]
     found = task_scores("classification", ["lesion"], people)
     scores = found["classes"]["lesion"]["scores"]
-    assert list(scores) == list(TASK_METRICS["classification"]) and found["slices"] == 48
+    assert tuple(scores) == TASK_METRICS["classification"] and found["slices"] == 48
     low, high = scores["auc"]["interval"]
     assert 0.5 < low < scores["auc"]["value"] < high <= 1
     curve = found["classes"]["lesion"]["reliability"]
