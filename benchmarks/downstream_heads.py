@@ -1,6 +1,6 @@
 """What reconstruction does to a downstream task, on real anatomy: ventricles and deep gray nuclei in heads.
 
-    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/downstream_heads.py OUT [--rounds 12] [--head-rounds 20]
+    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/downstream_heads.py OUT [--head-rounds 20] [--steps 16]
 
 Three simulated MRI scanners measure T1 images of IXI, each with another contrast, mask, noise and number of coils, and
 eleven people: four for training, two for validation, five for the test, nobody at two sites. The labels are automatic
@@ -58,7 +58,7 @@ SPLIT = (4 / 11, 2 / 11, 5 / 11)
 PEOPLE, SLICES = 11, 8
 #: Small enough for one core.
 NETWORK = ("network.cascades=4", "network.depth=3", "network.consistency='gradient'")
-STEPS, BATCH, RATE, HEAD = 16, 4, 4e-3, {"channels": 8, "depth": 3}
+BATCH, RATE, HEAD = 4, 4e-3, {"channels": 8, "depth": 3}
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", help="folder of sites and runs")
     parser.add_argument("--rounds", type=int, default=12, help="of the reconstruction (default: %(default)s)")
     parser.add_argument("--head-rounds", type=int, default=20, help="of every head (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=16, help="of a site in a round of a head (default: %(default)s)")
     parser.add_argument("--matrix", type=int, default=64)
     arguments = parser.parse_args()
     if "FEDRECON_DATA" not in os.environ or arguments.out is None:
@@ -89,9 +90,9 @@ def main() -> None:
     train_run(recipe, read_federation(folder), base, jobs=1, resume=base.exists(), say=print)
     sites = load_sites(RunFolder.open(base))
     report_images(sites)
-    rounds, more = arguments.head_rounds, max(1, arguments.head_rounds // 4)
-    references = train(sites, rounds, "reference")
-    alone = train(sites, rounds, "reference", federated=False)
+    rounds, steps, more = arguments.head_rounds, arguments.steps, max(1, arguments.head_rounds // 4)
+    references = train(sites, rounds, steps, "reference")
+    alone = train(sites, rounds, steps, "reference", federated=False)
     for method in ("reference", "zero_filled", "tv", "network"):
         report(f"head of references, on {method}", sites, predictions(sites, references, method))
     report("local head of references, on network", sites, predictions(sites, alone, "network"))
@@ -101,13 +102,13 @@ def main() -> None:
     for method in ("reference", "network"):
         pairs = (predictions(sites, heads, method) for heads in (references, alone))
         difference(f"head of references, on {method}: federated - local", *pairs)
-    stages = train(sites, rounds, "reconstruction")
+    stages = train(sites, rounds, steps, "reconstruction")
     report("two stages", sites, predictions(sites, stages))
     pairs = predictions(sites, stages), predictions(sites, references, "network")
     difference("two stages - head of references, on network", *pairs)
-    longer = train(sites, more, "reconstruction", start=stages)
+    longer = train(sites, more, steps, "reconstruction", start=stages)
     report("two stages, further", sites, predictions(sites, longer))
-    end = train(sites, more, "end_to_end", start=stages)
+    end = train(sites, more, steps, "end_to_end", start=stages)
     report("end to end, further", sites, predictions(sites, end))
     difference("end to end - two stages, both further", predictions(sites, end), predictions(sites, longer))
 
@@ -163,6 +164,7 @@ def shown(method: torch.nn.Module, samples: Sequence[Sample]) -> Tensor:
 def train(
     sites: Mapping[str, Site],
     rounds: int,
+    steps: int,
     reads: str,
     *,
     start: Mapping[str, TaskNetwork] | None = None,
@@ -183,7 +185,7 @@ def train(
             result = train_locally(
                 network.train(),
                 samples[name],
-                steps=STEPS,
+                steps=steps,
                 batch_size=BATCH,
                 learning_rate=cosine_learning_rate(RATE, number / rounds),
                 seed=number,

@@ -119,6 +119,7 @@ from .data import forget_volumes as forget_volumes
 from .data import format_of as format_of
 from .data import header_xml as header_xml
 from .data import held_out_split as held_out_split
+from .data import label_warnings as label_warnings
 from .data import largest_matrix as largest_matrix
 from .data import made as made
 from .data import maps_cache as maps_cache

@@ -121,7 +121,7 @@ def check_task_head(name: str, **options: Any) -> None:
     for _ in range(20):
         optimizer.zero_grad()
         value = loss(head(images), label)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         losses.append(float(value.detach()))
     _require(min(losses[-5:]) < 0.7 * losses[0], "learns two images")

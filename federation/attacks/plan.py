@@ -70,6 +70,9 @@ class AttackPlan:
             If the site does not take part, lacks training or test data, the run has fewer sites, or a site lacks
             references that can be attacked.
         """
+        if run.recipe.task is not None:
+            advice = "attack the run that trained the network; these attacks search for images, not for labels"
+            raise data_error(run.path, "recipe.task", "a head", "a run of a reconstruction network alone", advice)
         if 0 < options.size < SMALLEST:
             raise data_error(run.path, "--size", str(options.size), f"at least {SMALLEST}, for SSIM", "raise it")
         trained = [m.name for m in run.participants]

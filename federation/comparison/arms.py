@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from recon import DATA_CONSISTENCY, MODALITIES
 
+from ..config import config_error
 from ..recipes import LIBRARY, NetworkSection, Recipe, load_recipe, recipe_path
 from .hospitals import COMPARED
 
@@ -143,6 +144,9 @@ def arm_of(path: Path | str) -> Arm:
     """
     path = recipe_path(path)
     recipe = load_recipe(path)
+    if recipe.task is not None:
+        expected, advice = "a recipe of a reconstruction network", "compare heads by `fedrecon evaluate` of their runs"
+        raise config_error(path, "task", f"a head, {recipe.task.head}", expected, advice)
     only = getattr(DATA_CONSISTENCY[recipe.network.consistency], "only_for", "")
     return Arm(recipe.name, str(path), modalities=(only,) if only else COMPARED)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recon import DataError, doing, naming_file, write_atomically
+from recon import DataError, doing, label_warnings, naming_file, write_atomically
 
 from .label_counts import LabelFacts, count_labels, labels_of_split, missing_classes
 from .lock_file import LockedFile, read_lock, write_lock
@@ -247,6 +247,7 @@ def _check_file(manifest: SiteManifest, split: Split, name: str, locked: LockedF
         samples = manifest.samples([file])
         warnings, acceleration = tuple(samples.check(0)), samples.acceleration(0)
         calibration, labels = samples.calibration(0), count_labels(samples)
+        warnings += tuple(label_warnings(samples))
     marks = {"checked": _conditions(manifest), "labels": manifest.label_digest(file)}
     locked, what = (locked or locked_file(manifest, name)).model_copy(update=marks), samples.volumes[0].description
     return _CheckedFile(locked, len(samples), what, acceleration, calibration, warnings, labels)

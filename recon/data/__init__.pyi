@@ -42,6 +42,7 @@ from .label_files import LabelMaps as LabelMaps
 from .label_files import ScanLabels as ScanLabels
 from .label_files import read_class_table as read_class_table
 from .label_files import write_label_map as write_label_map
+from .label_fit import label_warnings as label_warnings
 from .layouts.ismrmrd_stream import LINE_HEAD as LINE_HEAD
 from .layouts.ismrmrd_stream import SliceCollector as SliceCollector
 from .layouts.ismrmrd_stream import StreamedSlice as StreamedSlice

@@ -130,6 +130,10 @@ class SinogramVolume:
         self._require_possible(array, "reference")
         return array
 
+    def plain_image(self, index: int, shape: tuple[int, int]) -> Tensor | None:
+        """Ground truth of one slice, if the file has it."""
+        return self.read_reference(index) if self.has_reference else None
+
     def _measured(self, index: int) -> np.ndarray[Any, Any]:
         """Stored measurement of one slice."""
         return self._read(self.holds, index)

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physics import ifft2c, root_sum_of_squares
+
 from ..errors import data_error
 from .complex_values import as_complex
 from .hdf5_file import dataset_of, opened, read_part
 from .image_header import ImageHeader, read_image_header
 from .mri_header import Header
+from .sample import center_crop
 
 #: Largest value of k-space, maps and reconstructions: sums of squares stay finite in single precision.
 LARGEST = 1e15
@@ -152,6 +155,10 @@ class KSpaceVolume:
         if self.rss_shape is None:
             raise data_error(self.path, self.rss_key, "nothing", "a reconstruction", "use another reference")
         return torch.from_numpy(self._checked(self.rss_key, index, np.float32))
+
+    def plain_image(self, index: int, shape: tuple[int, int]) -> Tensor | None:
+        """Root sum of squares of the coil images of one slice, cropped to a shape; None: the file shows no image."""
+        return center_crop(root_sum_of_squares(ifft2c(self.read_slice(index) * self.available)), shape)
 
     def read_maps(self, index: int) -> Tensor:
         """True coil maps of one simulated slice, complex64 ``(coils, height, width)``."""

@@ -81,6 +81,9 @@ class TrajectoryVolume(KSpaceVolume):
             raise data_error(self.path, key, f"shape {positions.shape}", f"{shape}, as of kspace", "write it again")
         return torch.from_numpy(checked_positions(self.path, key, positions))
 
+    def plain_image(self, index: int, shape: tuple[int, int]) -> None:
+        return None
+
     def _stored_positions(self, index: int) -> Array:
         with opened(self.path) as file:
             dataset = dataset_of(file, self.path, "trajectory")

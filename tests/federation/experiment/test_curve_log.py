@@ -161,7 +161,7 @@ def test_a_residual_is_a_curve_of_its_own_and_what_a_site_does_not_tell_is_left_
     from federation.experiment.curve_log import _points
 
     row = {"round": 3, "site": "north", "score_before": -1.25, "loss": None, "bytes_up": 7, "bytes_down": 9}
-    points = list(_points("federated", row | {"seconds": 2.0, "n_steps": 4}))
+    points = list(_points("federated", row | {"seconds": 2.0, "n_steps": 4}, load_recipe("fedavg")))
     assert Point("federated", "north", "validation/held-out residual", 3, 1.25) in points
     assert {point.curve for point in points} == {
         "validation/held-out residual", "messages/bytes up", "messages/bytes down", "time/seconds"

@@ -184,3 +184,12 @@ def test_weights_of_a_run_with_a_head_are_not_exported_as_a_plain_network(
 ) -> None:
     with pytest.raises(ConfigError, match="found a TaskNetwork"):
         export_weights(runs["reference"].path, tmp_path / "out")
+
+
+def test_attacks_and_comparisons_of_heads_are_refused(
+    runs: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["privacy", str(runs["reference"].path)]) == 2
+    assert "recipe.task: found a head, expected a run of a reconstruction network alone" in capsys.readouterr().err
+    assert main(["compare", "downstream/two_stage", "--out", str(tmp_path)]) == 2
+    assert "task: found a head, unet, expected a recipe of a reconstruction network" in capsys.readouterr().err

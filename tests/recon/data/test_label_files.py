@@ -31,6 +31,7 @@ from recon import (
     TaskLabels,
     TrajectorySimulation,
     batches,
+    label_warnings,
     read_class_table,
     read_images,
     simulate_volume,
@@ -324,6 +325,39 @@ def test_flips_of_labels_are_exact(tmp_path: Path) -> None:
             seen.add(turns[0])
             assert torch.equal(sample.target() > 0.6 * sample.target().max(), sample.label > 0)
     assert len(seen) == 4
+
+
+TURNS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("left-right mirrored", lambda labels: labels.flip(-1)),
+    ("upside down", lambda labels: labels.flip(-2)),
+    ("rotated by 180 degrees", lambda labels: labels.flip(-1, -2)),
+    ("transposed", lambda labels: labels.mT),
+    ("in reverse order", lambda labels: labels.flip(0)),
+    ("upside down, in reverse order", lambda labels: labels.flip(0, -2)),
+]
+
+
+@pytest.mark.parametrize(("name", "turn"), TURNS, ids=[name for name, _ in TURNS])
+def test_labels_that_fit_better_when_turned_are_a_warning(
+    tmp_path: Path, name: str, turn: Callable[[Tensor], Tensor]
+) -> None:
+    labels = drawn((3, 24, 24))
+    np.savez(tmp_path / "a.npz", labels=labels.numpy())
+    file, maps = scan(tmp_path / "a.h5", object_of(labels)), LabelMaps(SEGMENTATION, (tmp_path / "a.npz",))
+    assert label_warnings(KSpaceSlices([file], "north", labels=maps)) == []
+    np.savez(tmp_path / "a.npz", labels=turn(labels).numpy())
+    (line,) = label_warnings(KSpaceSlices([file], "north", labels=maps))
+    assert line.startswith(f"{file}: labels: found labels that explain") and f"when {name}, expected" in line
+
+
+def test_labels_of_which_the_image_says_nothing_bring_no_warning(tmp_path: Path) -> None:
+    noise = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "a.npz", labels=drawn().numpy())
+    file, maps = scan(tmp_path / "a.h5", noise), LabelMaps(SEGMENTATION, (tmp_path / "a.npz",))
+    assert label_warnings(KSpaceSlices([file], "north", labels=maps)) == []
+    assert label_warnings(KSpaceSlices([file], "north")) == []
+    np.savez(tmp_path / "a.npz", labels=torch.full(SHAPE, UNLABELLED).numpy())
+    assert label_warnings(KSpaceSlices([file], "north", labels=maps)) == []
 
 
 def table(folder: Path, text: str) -> Path:
