@@ -40,10 +40,13 @@ class EllipsoidPhantom:
             total += e.value * 2 * np.sqrt(np.clip(b * b - a * c, 0, None)) / a
         return total
 
-    def slice(self, z_mm: float, x_mm: Array, y_mm: Array) -> Array:
-        """Attenuation at the points of a grid in the plane ``z``, ``(len(y), len(x))``."""
+    def slice(self, z_mm: float, x_mm: Array, y_mm: Array, slope: tuple[float, float] = (0.0, 0.0)) -> Array:
+        """Attenuation above the points of a grid in a plane, ``(len(y), len(x))``.
+
+        The plane is at ``z_mm`` on the z axis; ``slope`` is its rise per mm along x and y.
+        """
         x, y = np.meshgrid(x_mm, y_mm)
-        points = np.stack((x, y, np.full_like(x, z_mm)), axis=-1)
+        points = np.stack((x, y, z_mm + slope[0] * x + slope[1] * y), axis=-1)
         image: Array = np.zeros(x.shape)
         for e in self.ellipsoids:
             image += e.value * ((_scaled(points - np.array(e.center), e) ** 2).sum(-1) <= 1)

@@ -52,20 +52,22 @@ def _collect(
 @kernel
 def _weigh(
     n: int, k: int, samples: Any, part: Any, z: Any, spot_z: Any, near: Any, far: Any, row_mm: float, row_zero: float,
-    rows: int, planes: Any, reach: float, row_at: Any, weights: Any,
+    rows: int, planes: Any, lift: float, along: float, reach: float, row_at: Any, weights: Any,
 ) -> int:  # fmt: skip
     """Rows and weights of samples in every plane; returns the number of planes that no row meets.
 
-    Nearer sources count more, so that rays are as flat as they can be.
+    Sources nearer to the plane count more, so that rays are in it as well as they can be. The plane is ``lift`` higher
+    than at the axis where the ray is nearest to it, and rises by ``along`` per mm of the ray.
     """
     faults = 0
     for q in range(len(planes)):
         total, nearest = 0.0, math.inf
         for s in range(n):
             view, spot, sense = samples[s, 0], samples[s, 2], samples[s, 3]
-            rise = (planes[q] - z[view] - spot_z[spot]) * far[spot, sense, k] / near[spot, sense, k]
+            height = planes[q] + lift - z[view] - spot_z[spot]
+            rise = height * far[spot, sense, k] / near[spot, sense, k]
             row = (spot_z[spot] + rise) / row_mm + row_zero
-            distance = abs(planes[q] - z[view] - spot_z[spot])
+            distance = abs(height + (along if sense == 1 else -along) * near[spot, sense, k])
             edge = min(max(min(row + 0.5, rows - 0.5 - row), 0.0), 1.0)
             row_at[s, q] = min(max(row, 0.0), rows - 1.0)
             weights[s, q] = part[s] * max(1 - distance / reach, 0.0) * edge
@@ -75,7 +77,9 @@ def _weigh(
             faults += 1
             total = 0.0
             for s in range(n):
-                distance = abs(planes[q] - z[samples[s, 0]] - spot_z[samples[s, 2]])
+                spot, sense = samples[s, 2], samples[s, 3]
+                height = planes[q] + lift - z[samples[s, 0]] - spot_z[spot]
+                distance = abs(height + (along if sense == 1 else -along) * near[spot, sense, k])
                 weights[s, q] = part[s] if distance <= nearest + 0.05 * reach else 0.0
                 total += weights[s, q]
         for s in range(n):
@@ -87,7 +91,8 @@ def _weigh(
 def rebin(
     first: int, last: int, data: Any, slots: Any, scale: Any, photons: Any, angle: Any, z: Any, rotations: Any,
     targets: Any, column: Any, base: Any, near: Any, far: Any, shares: Any, spot_z: Any, row_mm: float, row_zero: float,
-    planes: Any, reach: float, lines: Any, variance: Any, faults: Any,
+    planes: Any, fan: Any, radius: float, slope_x: float, slope_y: float, within: float, reach: float, lines: Any,
+    variance: Any, faults: Any,
 ) -> None:  # fmt: skip
     """Fill the views ``first`` to ``last`` of a slice, the mean of some planes.
 
@@ -105,8 +110,13 @@ def rebin(
         column of the detector before the ray, -1 if none measures it; angle from the view of the slice to that of the
         sample; distances from the source to the point nearest to the axis and to the detector; weights of this column
         and the next one, with a last axis of two.
-    reach
-        Distance in z at which the weight of a source is zero.
+    fan, radius
+        Fan angles of the columns of the slice ``(columns,)``, and distance of its source from the axis.
+    slope_x, slope_y
+        Rise of the planes per mm along x and y.
+    within, reach
+        Distances in z: of sources that are looked at, from the planes at the axis in parts of 1.25; and from the plane
+        at the source, at which the weight of a source is zero.
     lines, variance, faults
         ``(views, columns)``: line integrals, sums of squared weights over photons, planes that no row meets.
     """
@@ -114,16 +124,19 @@ def rebin(
     samples, part = np.empty((MOST_SAMPLES, 4), np.int64), np.empty(MOST_SAMPLES)
     row_at, weights = np.empty((MOST_SAMPLES, MOST_PLANES)), np.empty((MOST_SAMPLES, MOST_PLANES))
     by_row = np.empty(rows + 1)
-    low, high = planes[0] - 1.25 * reach, planes[count - 1] + 1.25 * reach
+    low, high = planes[0] - 1.25 * within, planes[count - 1] + 1.25 * within
     for j in range(first, last):
         for k in range(column.shape[2]):
             n = _collect(targets[j], k, angle, z, rotations, column, base, shares, low, high, samples, part)
             if n == 0:
                 lines[j, k], variance[j, k], faults[j, k] = 0.0, 0.0, NO_SAMPLE
                 continue
+            across, cos, sin = radius * math.sin(fan[k]), math.cos(targets[j] - fan[k]), math.sin(targets[j] - fan[k])
+            lift, along = across * (slope_x * cos + slope_y * sin), slope_y * cos - slope_x * sin
             fault = _weigh(
-                n, k, samples, part, z, spot_z, near, far, row_mm, row_zero, rows, planes, reach, row_at, weights
-            )
+                n, k, samples, part, z, spot_z, near, far, row_mm, row_zero, rows, planes, lift, along, reach, row_at,
+                weights,
+            )  # fmt: skip
             value, noise = 0.0, 0.0
             for s in range(n):
                 view, c, spot, sense = samples[s, 0], samples[s, 1], samples[s, 2], samples[s, 3]

@@ -1,4 +1,4 @@
-"""Single-slice rebinning of helical and axial cone-beam scans to fan-beam slices."""
+"""Single-slice rebinning of helical and axial cone-beam scans to fan-beam slices, upright or tilted with the helix."""
 
 import math
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from .tables import RayTables, ViewOrder, ray_tables, view_order
 
 #: Distance in z at which a source has no weight in a slice, relative to the farthest that is needed or measured.
 _BEYOND = 1.2
+#: Angle from the middle of a tilted plane, in rad, at which it meets the helix: half of the sources between are on
+#: either side.
+_MEETS = math.pi / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +24,14 @@ class Rebinned:
     """One slice.
 
     ``lines`` are its line integrals and ``photons`` the number per ray with the same noise, float32
-    ``(views, columns)``; ``extrapolated`` is the part of the rays that no row of the detector met.
+    ``(views, columns)``; ``extrapolated`` is the part of the rays that no row of the detector met. ``slope`` is the
+    rise of the plane of the slice per mm along x and y.
     """
 
     lines: npt.NDArray[np.float32]
     photons: npt.NDArray[np.float32]
     extrapolated: float
+    slope: tuple[float, float] = (0.0, 0.0)
 
 
 class SliceRebinning:
@@ -41,6 +46,11 @@ class SliceRebinning:
     is wrong on the axis and for objects that do not change along z; elsewhere rays of sources on both sides of the
     slice blur it along z.
 
+    **Tilted planes.** The plane of a slice may be tilted, so that it follows the helix over half a turn (advanced
+    single-slice rebinning [K]_). Sources are then nearer to the plane, and the weights fall with that distance. The
+    image is that of the tilted plane, in the coordinates x and y of its points; every slice is tilted in another
+    direction.
+
     With a flying focal spot the true source of every view is used. If it moves along the detector, slices have twice as
     many columns.
 
@@ -52,20 +62,27 @@ class SliceRebinning:
         Radius of the object, or of the image; rays beyond it may be extrapolated.
     views
         Views of a slice; None: as many as a turn of one focal spot has, at their angles.
+    tilted
+        Whether planes are tilted; for helical scans.
 
     Raises
     ------
     ValueError
-        If views are too few for a turn, the pitch is too high for the radius, or no part of the scan is complete.
+        If views are too few for a turn, the pitch is too high for the radius, no part of the scan is complete, or
+        planes of an axial scan are to be tilted.
 
     References
     ----------
+    .. [K] Kachelriess, Schaller and Kalender, Advanced single-slice rebinning in cone-beam spiral CT, Med. Phys. 27,
+       2000.
     .. [N] Noo, Defrise and Clackdoyle, Single-slice rebinning method for helical cone-beam CT, Phys. Med. Biol. 44,
        1999.
     """
 
-    def __init__(self, scan: ConeScan, radius_mm: float, views: int | None = None) -> None:
-        self.scan, self.radius_mm = scan, radius_mm
+    def __init__(self, scan: ConeScan, radius_mm: float, views: int | None = None, *, tilted: bool = False) -> None:
+        self.scan, self.radius_mm, self.tilted = scan, radius_mm, tilted
+        if tilted and scan.feed_mm == 0:
+            raise ValueError("SliceRebinning: planes of an axial scan cannot be tilted, expected a helical scan")
         self.fine = scan.flies_in_plane
         covered = scan.source_to_axis_mm * math.sin(min(-scan.fan_angles[0], scan.fan_angles[-1], math.pi / 2))
         if not 0 < radius_mm < scan.source_to_axis_mm:
@@ -101,6 +118,24 @@ class SliceRebinning:
         if self.scan.feed_mm > 0:
             return _BEYOND * max(self.half_gap_mm, self._height_mm)
         return 4 * self.scan.rows * self.scan.row_at_axis_mm
+
+    @property
+    def plane_reach_mm(self) -> float:
+        """Distance in z from the plane of a slice at which a source has no weight."""
+        if not self.tilted:
+            return self.reach_mm
+        last = math.pi / 2 + self._fan
+        return _BEYOND * self.scan.feed_mm / (2 * math.pi) * (last - _MEETS / math.sin(_MEETS) * math.sin(last))
+
+    def slope_at(self, z_mm: float) -> tuple[float, float]:
+        """Rise of the plane of a slice per mm along x and y: it meets the helix sixty degrees before and after."""
+        if not self.tilted:
+            return 0.0, 0.0
+        scan, order = self.scan, np.argsort(self.scan.z_mm)
+        angle = float(np.interp(z_mm, scan.z_mm[order], scan.angles_rad[order]))
+        sense = math.copysign(1.0, float((scan.z_mm[-1] - scan.z_mm[0]) * (scan.angles_rad[-1] - scan.angles_rad[0])))
+        slope = sense * scan.feed_mm / (2 * math.pi * scan.source_to_axis_mm) * _MEETS / math.sin(_MEETS)
+        return slope * math.cos(angle), slope * math.sin(angle)
 
     @property
     def usable_radius_mm(self) -> float:
@@ -178,19 +213,20 @@ class SliceRebinning:
         shape = self.geometry.shape
         lines, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         faults = np.zeros(shape, np.uint8)
-        targets = self.geometry.angles
+        targets, slope = self.geometry.angles, self.slope_at(z_mm)
         window = order.view[of_window]
         arguments = (
             data, slots[window], scale[window], photons, order.angle[of_window], order.z[of_window], rotations, targets,
             tables.column, tables.base, tables.near, tables.far, tables.shares, self.scan.spots[:, 2].copy(),
             self.scan.row_mm, (self.scan.rows - 1) / 2 - self.scan.row_offset_mm / self.scan.row_mm, planes,
-            self.reach_mm, lines, variance, faults,
+            self.geometry.fan_angles, self.scan.source_to_axis_mm, *slope, self.reach_mm, self.plane_reach_mm, lines,
+            variance, faults,
         )  # fmt: skip
         run_threads(rebin, [(first, last, *arguments) for first, last in parts(shape[0])])
         inside = np.abs(self.geometry.fan_angles) <= self._fan
         missing = np.where(faults == NO_SAMPLE, count, faults)[:, inside]
         equivalent = np.divide(1, variance, out=np.full(shape, np.float32(1)), where=variance > 0)
-        return Rebinned(lines, equivalent, float(missing.mean() / count) if inside.any() else 0.0)
+        return Rebinned(lines, equivalent, float(missing.mean() / count) if inside.any() else 0.0, slope)
 
     @cached_property
     def _tables(self) -> RayTables:
