@@ -4,8 +4,8 @@ First a complete round of a site at 320x320 with files and validation, against o
 
     python benchmarks/gpu.py
 
-Projections are compiled kernels on the CPU and the same formula in plain torch on the GPU. A ratio above 1 means that
-the GPU is slower. The images of both are compared in the same run.
+Projections are compiled kernels on both. A ratio above 1 means that the GPU is slower. The images of both are compared
+in the same run. Then the GPU's projections run against those of other packages, see `gpu_projectors.py`.
 """
 
 import copy
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from gpu_projectors import compare_projectors
 from timing import paired_medians, print_ratios
 from torch import Tensor, nn
 
@@ -50,6 +51,7 @@ def main() -> None:
         "CT 362x362, 1000 views, batch 4: filtered back-projection", lambda: R.start(sinogram), lambda: moved.start(y)
     )
     compare_step("CT 362x362, 1000 views, batch 1: forward and backward", NormalizedStep, 4, R, image[:1])
+    compare_projectors()
 
 
 def compare_step(title: str, consistency: type, cascades: int, A: LinearOperator, x: Tensor) -> None:

@@ -145,7 +145,7 @@ class Projector:
         return {}
 
     def on_gpu(self, device: torch.device) -> GpuRays:
-        """The rays in the memory of a GPU, about 30 bytes each."""
+        """The rays in the memory of a GPU, 33 bytes each."""
         if device not in self._on_gpus:
             self._on_gpus[device] = GpuRays.of(self.grid, self.geometry, self.table, device)
         return self._on_gpus[device]

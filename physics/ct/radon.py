@@ -61,7 +61,9 @@ class RadonOperator(LinearOperator):
     Notes
     -----
     Data are float32 or float64, positions along the rays are computed in double precision. Compiled kernels on as many
-    threads as torch uses on the CPU, the same formula in plain torch on other devices.
+    threads as torch uses on the CPU, and kernels of Triton on GPUs, where positions are rounded to 2**-40 pixels. Plain
+    torch, which is much slower, on a GPU where Triton is missing or its kernels do not run, which is logged as a
+    warning, and on other devices.
     """
 
     ray_weights: Tensor | None
