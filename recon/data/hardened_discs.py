@@ -152,7 +152,7 @@ def _full_scan(size: int, seed: int, disc: int) -> FullScan:
     attenuation = CT_SCALE * uniform(generator, 0.7, 3.2)
     material_mm = -transmitted(CT_SCALE * image, grid.refined(2), geometry).log() / CT_SCALE
     # Density relative to water. Dense discs are small: a line integral of 5 leaves one photon in 150.
-    density = min(attenuation / tube.mu_water, 5 / (tube.mu_water * size * grid.pixel_mm))
+    density = min(attenuation / tube.mu_water, 5 / (tube.mu_water * 2 * grid.inscribed_radius_mm))
     blur = uniform(generator, 0, 0.15)
     lines = -_blurred((-tube.line_integrals(density * material_mm)).exp(), blur).log()
     reference = filtered_backprojection(lines / CT_SCALE, geometry, grid) * inside_circle(size, 1.0)
