@@ -111,10 +111,9 @@ def test_forward_and_adjoint_are_those_of_the_cpu(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("name", SCANS)
-def test_forward_and_adjoint_are_those_of_the_cpu_for_all_views_and_batches(name: str, batch: int) -> None:
-    assert_like_the_cpu(*SCANS[name], batch)
+def test_forward_and_adjoint_are_those_of_the_cpu_for_all_views(name: str) -> None:
+    assert_like_the_cpu(*SCANS[name], batch=(3, 8, 1)[list(SCANS).index(name) % 3])
 
 
 def test_programs_of_several_blocks_of_rays_and_tiles_of_pixels() -> None:
