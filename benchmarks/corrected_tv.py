@@ -1,7 +1,7 @@
 """Train `recon.CorrectedTV` on simulated discs, and score it on measured ones against total variation.
 
     export FEDRECON_DATA=... OMP_NUM_THREADS=1
-    python benchmarks/corrected_tv.py 4        # minutes of one core, after ten for simulation and total variation
+    python benchmarks/corrected_tv.py 4        # minutes of one core, after about four for simulation and TV
 
 Total variation has no parameters: it is computed once per scan, and the U-Net is trained on parts of its images. The
 weights are written to runs/starter/disc-ct.safetensors; `benchmarks/starter_weights.py disc-ct` scores them alone.

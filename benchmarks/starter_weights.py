@@ -91,7 +91,7 @@ WEIGHTS = {
     ),
     "disc-ct": Weights(
         "ct",
-        "CT of discs of one material with holes, fan beam, 24 to 144 views over a turn, without weights of the rays",
+        "CT of discs of one material with holes, fan beam, 24 to 120 views over a turn, without weights of the rays",
         NetworkSettings(architecture="corrected_tv", channels=8, depth=3),
         0,
         {"matrix": 256},
