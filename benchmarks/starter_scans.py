@@ -212,27 +212,33 @@ def _sample(kspace: Tensor, mask: Tensor, reference: bool = True) -> Sample:
 def measured_discs(data: Path, views: Sequence[int] = (120, 60, 30)) -> Iterator[tuple[str, Sample]]:
     """Discs of the Helsinki challenge with some of their 720 views.
 
-    They have two references, ``(2, height, width)``: the FBPs of two halves of the other views. Their noise is
-    independent of each other and of the scan.
+    They have references ``(3, height, width)``: the FBPs of two halves of the other views, and an upper bound of the
+    squared aliases. The noise of the halves is independent of each other and of the scan. As the halves lie between
+    each other, the aliases of one are those of the other with opposite sign. The bound has the aliases that projections
+    of the FBP of all views show, whose noise counts as structure.
     """
     for disc in ("solid_disc", "ta", "tb"):
         path = data / "ct_projections" / "htc2022" / f"htc2022_{disc}_full.mat"
         full = SinogramSlices([path], "measured", format="htc2022", size=256)[0]
         A: Any = full.operator
+        place = torch.linspace(-1, 1, A.grid.shape[0])
+        seen = A.start(full.measurement) * (torch.hypot(place[:, None], place) < 1)
+        projected = A(seen)
         for count in views:
             chosen = np.arange(0, 720, 720 // count)
             others = np.setdiff1d(np.arange(720), chosen)
-            halves = [
-                RadonOperator(A.grid, A.geometry.subset(part)).start(full.measurement[part])
-                for part in (others[::2], others[1::2])
-            ]
+            halves, aliases = [], []
+            for part in (others[::2], others[1::2]):
+                of_half = RadonOperator(A.grid, A.geometry.subset(part))
+                halves.append(of_half.start(full.measurement[part]))
+                aliases.append(of_half.start(projected[part]) - A.start(projected))
             yield (
                 f"{disc}, {count} views",
                 Sample(
                     measurement=full.measurement[chosen],
                     operator=RadonOperator(A.grid, A.geometry.subset(chosen)),
                     noise_std=full.noise_std,
-                    reference=torch.stack(halves),
+                    reference=torch.stack([*halves, -aliases[0] * aliases[1]]),
                     scale=torch.tensor(CT_SCALE),
                     condition=None,
                     meta=(SampleMeta("measured", "scan", 0, 721 / count, "attenuation"),),
