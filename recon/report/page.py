@@ -106,14 +106,26 @@ def line_panel(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], y
     return legend(list(lines), lines=True) + f'<div class="panels">{chart}</div>' if chart else ""
 
 
+def _parts(results: Results) -> tuple[str, str, str]:
+    """What the sites trained, kept and shared, in words."""
+    kept = "their raw data, their forward operators and their data-consistency parameters"
+    if (reads := results.get("head_reads")) is None:
+        return "one unrolled network", kept, "the regularizer was shared"
+    if reads == "end_to_end":
+        trained, shared = "one unrolled network and a head", "the regularizer and the head were shared"
+        return trained, f"{kept}, and their labels", shared
+    images = "reference images" if reads == "reference" else "images of a network that stayed as it was"
+    return f"one head on {images}", "their raw data and their labels", "the head was shared"
+
+
 def _what_was_run(results: Results) -> str:
     took_part, unseen = sites_by_role(results)
     rounds = rounds_made(results)
+    trained, kept, shared = _parts(results)
     sentences = [
-        f"{_count(len(took_part), 'site')} trained one unrolled network together"
+        f"{_count(len(took_part), 'site')} trained {trained} together"
         + (f" for {_count(rounds, 'round')}" if rounds else "")
-        + " and kept their raw data, their forward operators and their data-consistency parameters; "
-        "the regularizer was shared."
+        + f" and kept {kept}; {shared}."
     ]
     if (steps := results.get("personal_steps")) is not None:
         sentences.append(f"Then every site trained all parameters on its own data for {steps} more steps.")

@@ -34,6 +34,7 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``curves``: the rows of ``rounds.jsonl``.
         - ``score_label``: what validation scores are, for axes; by default PSNR or residual.
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
+        - ``head_reads``: ``task.input`` of the recipe; None: it trains no head.
         - ``personal_steps``: steps of the personal stage.
         - ``privacy``: ``delta``; ``sites``, per site ``patients, steps``, ``epsilon`` of these steps and ``planned`` of
           all rounds; ``note``, what is not private.

@@ -100,6 +100,7 @@ def test_evaluate_scores_the_head_on_every_image(
         control = controls_of(run, site)
         assert control is not None and control["bright"].people == 1
     page = (run.path / "report.html").read_text()
+    assert "trained one head on images of a network" in page
     assert "Downstream task: segmentation of bright" in page and 'class="outlines"' in page
     assert "best Dice" in page or "validation Dice" in page
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,3 +203,17 @@ def test_the_section_fits_and_outlines_follow_the_zoom(width: int, tmp_path) -> 
       if (document.querySelector(".view .outlines").getBoundingClientRect().width) throw new Error("still shown");
     """
     assert math.isfinite(in_browser(page, width, zoom + check)["width"])
+
+
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        ("reference", "trained one head on reference images together"),
+        ("reconstruction", "trained one head on images of a network that stayed as it was together"),
+        ("end_to_end", "trained one unrolled network and a head together"),
+    ],
+)
+def test_the_page_says_what_was_trained(tmp_path: Path, reads: str, said: str) -> None:
+    page = write_report(tmp_path, example_results() | {"head_reads": reads}).read_text()
+    assert said in page and ("the regularizer" in page) == (reads == "end_to_end")
+    assert "trained one unrolled network together" in write_report(tmp_path, example_results()).read_text()
