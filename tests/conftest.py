@@ -1,5 +1,6 @@
 """Skips for what a machine may lack, a GPU (`cuda`) or measured data (`real_data`); coil maps; a table of faults."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
         if fault := item.get_closest_marker("fault"):
             item.user_properties.append(("fault", fault.args[0]))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and the modules they import live until the end: the garbage collector need not visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

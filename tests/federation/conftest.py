@@ -1,4 +1,4 @@
-"""Commands that fail with one line; plugins that are forgotten after a test, as if its process had ended."""
+"""Commands that fail with one line; plugins that are forgotten after a test; runs with one thread."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +11,12 @@ from federation.config import plugins
 from recon import MRI_READERS, PENALTIES, REGULARIZERS
 
 REGISTRIES = (REGULARIZERS, PENALTIES, SERVER_RULES, MRI_READERS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs take one thread: one with a single site would take all cores, which the tests beside it use, too."""
+    monkeypatch.setattr("federation.cli.runs.threads_of_each", lambda processes: 1)
 
 
 @pytest.fixture

@@ -46,7 +46,9 @@ def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor,
     return torch.autograd.grad(function(*leaves).abs().square().sum(), leaves)
 
 
-@pytest.mark.parametrize("part", ["forward", "adjoint", "gram"])
+@pytest.mark.parametrize(
+    "part", [pytest.param("forward", marks=pytest.mark.slow), pytest.param("adjoint", marks=pytest.mark.slow), "gram"]
+)
 @pytest.mark.parametrize("kind", list(OPERATORS.values()), ids=list(OPERATORS))
 def test_every_operator_is_one_graph(kind: type[LinearOperator], part: str) -> None:
     example = kind.example(torch.Generator().manual_seed(0))

@@ -172,8 +172,15 @@ def learned_and_input(name: str, part: str) -> tuple[Tensor, Tensor]:
     return learned, torch.randn(2, *(A.domain_shape if of_image else A.range_shape), dtype=dtype, generator=draw)
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("name", LEARNED)
+#: A solve takes long under every transform: two operators suffice for quick tests.
+LEARNED_PARTS = [
+    pytest.param(name, part, marks=[pytest.mark.slow] * (part == "implicit" and name not in ("cartesian", "fan beam")))
+    for name in LEARNED
+    for part in PARTS
+]
+
+
+@pytest.mark.parametrize(("name", "part"), LEARNED_PARTS)
 def test_transforms_of_learned_maps_and_weights(name: str, part: str) -> None:
     def loss(tensor: Tensor, v: Tensor) -> Tensor:
         return PARTS[part](LEARNED[name](tensor), v).abs().square().sum()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation import load_federation, load_recipe, train_run
+from federation import load_federation, load_recipe, machine, train_run
 from federation.cli.runs import _counts
 from federation.experiment import ReconstructionTask, RunFolder, evaluate_run, recorded_threads
 from federation.rounds import read_rows
@@ -124,6 +124,7 @@ def test_a_run_from_before_threads_were_recorded_goes_on_with_one(sites: Path, t
 def test_by_default_three_sites_keep_all_cores_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, given: dict[str, int], expected: dict[str, int]
 ) -> None:
+    monkeypatch.setattr("federation.cli.runs.threads_of_each", machine.threads_of_each)
     for module in ("machine", "cli.runs"):
         monkeypatch.setattr(f"federation.{module}.cores", lambda: cores)
     for name in ("a", "b", "c"):
