@@ -24,14 +24,23 @@ from starter_weights import FOLDER
 from torch import Tensor, nn
 
 from physics import RadonOperator, Transmission, attenuation_to_hu, penalized_tv
-from recon import CT_SCALE, STARTER_WEIGHTS, FilteredBackprojection, PenalizedTV, Sample, SampleMeta, load_weights
+from recon import (
+    CT_SCALE,
+    STARTER_WEIGHTS,
+    CorrectedTV,
+    FilteredBackprojection,
+    PenalizedTV,
+    Sample,
+    SampleMeta,
+    load_weights,
+)
 from recon.data.disc_shapes import inside_circle
 from recon.evaluation.ct_quality import Probe, measure_quality
 from recon.method import image_scale
 
 CLASSES = [(views, photons) for views in (60, 120, 360) for photons in (1e4, 1e5, 1e6)]
 #: Weights of TV in units of the mean noise of the back-projected measurement, cut-offs, iterations of TV.
-FACTORS, CUTOFFS, ITERATIONS = (0.3, 0.5, 0.8, 1.3, 2.1), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0), 150
+FACTORS, CUTOFFS, ITERATIONS = (0.35, 0.6, 1.0, 1.7), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0), 150
 #: Student's factor of a 95 % interval for five persons.
 T95 = 2.776
 #: Window of soft tissue in Hounsfield units.
@@ -117,30 +126,36 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=Path, default=STARTER_WEIGHTS.get("body-ct"), help="default: the packaged ones"
     )
-    parser.add_argument("--pictures", type=Path, help="write pictures here: reference, FBP, TV, network")
+    parser.add_argument("--pictures", type=Path, help="write pictures here: reference, FBP, TV, untrained, network")
     parser.add_argument("--probe", action="store_true")
     arguments = parser.parse_args()
     if (data := data_folder()) is None:
         return
     torch.set_num_threads(1)
     net, people = load_weights(arguments.weights), persons(data, "test")
-    print(f"{'views, photons':>16s}{'FBP':>8s}{'TV':>8s}{'network':>9s}{'- TV':>7s}  95 % of the mean, worst person")
+    assert isinstance(net, CorrectedTV)
+    print(
+        f"{'views, photons':>16s}{'FBP':>8s}{'TV':>8s}{'untrained':>11s}{'network':>9s}{'- TV':>7s}"
+        "  95 % of the mean, worst person"
+    )
     for views, photons in CLASSES:
         name, scans = f"{views}, {photons:.0e}", test_scans(people, views, photons)
         found = kept(f"{views}_{photons:.0e}", scans)
         with torch.no_grad():
-            image = net(scans.y, scans.A, noise_std=scans.noise_std)
-        fbp, tv, ours = (scores(x, scans.references) for x in (found["fbp"], found["tv"], image))
+            inputs = net.inputs(scans.y, scans.A, scans.noise_std)
+            image = net.correct(inputs)
+        shown = (found["fbp"], found["tv"], inputs[:, 0], image)
+        fbp, tv, untrained, ours = (scores(x, scans.references) for x in shown)
         gain, half = ours - tv, T95 * float((ours - tv).std()) / math.sqrt(len(people))
         print(
-            f"{name:>16s}{float(fbp.mean()):8.2f}{float(tv.mean()):8.2f}{float(ours.mean()):9.2f}"
+            f"{name:>16s}{float(fbp.mean()):8.2f}{float(tv.mean()):8.2f}{float(untrained.mean()):11.2f}{float(ours.mean()):9.2f}"
             f"{float(gain.mean()):+7.2f}  {float(gain.mean()) - half:+.2f} to {float(gain.mean()) + half:+.2f}, "
             f"{float(gain.min()):+.2f}",
             flush=True,
         )
         if arguments.pictures is not None:
-            shown = zip(scans.references, found["fbp"], found["tv"], image, strict=True)
-            picture(arguments.pictures / f"{name.replace(', ', '_')}.png", [list(row) for row in shown])
+            rows = [list(row) for row in zip(scans.references, *shown, strict=True)]
+            picture(arguments.pictures / f"{name.replace(', ', '_')}.png", rows)
         if arguments.probe and (views, photons) in ((360, 1e4), (120, 1e5), (60, 1e6)):
             probes(net, scans, found["weights"], photons, name)
 
