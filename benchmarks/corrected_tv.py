@@ -1,20 +1,24 @@
-"""Train `recon.CorrectedTV` on simulated discs, and score it on measured ones against total variation.
+"""Train the weights of `recon.CorrectedTV` on simulated scans: `disc-ct` on discs, `body-ct` on people and phantoms.
 
     export FEDRECON_DATA=... OMP_NUM_THREADS=1
-    python benchmarks/corrected_tv.py 4        # minutes of one core, after about four for simulation and TV
+    python benchmarks/corrected_tv.py disc-ct 18        # minutes of one core, after those for simulation and TV
+    python benchmarks/corrected_tv.py body-ct 12
 
 Total variation has no parameters: it is computed once per scan, and the U-Net is trained on parts of its images. The
-weights are written to runs/starter/disc-ct.safetensors; `benchmarks/starter_weights.py disc-ct` scores them alone.
+weights are written to runs/starter. `benchmarks/starter_weights.py disc-ct` scores those of discs on measured ones,
+`benchmarks/body_ct.py` those of people on people that no training has seen.
 """
 
-import sys
+import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from body_scans import JointScans, persons, random_body, random_scanner, scan_jointly
 from starter_scans import data_folder
-from starter_weights import DISCS, FOLDER, WEIGHTS, evaluate
+from starter_weights import DISCS, FOLDER, WEIGHTS
 from torch import Tensor
 
 from physics import RadonOperator, Transmission, estimate_ray_noise
@@ -22,9 +26,11 @@ from recon import CT_SCALE, CorrectedTV, HardenedDiscs, cosine_learning_rate, sa
 from recon.data.random_scans import uniform
 from recon.data.slices import generator_for
 
-#: Views of the scans of each scanner; the last one is for validation.
+#: Views of the scans of each scanner of discs; the last one is for validation.
 VIEWS = (30, 60, 30, 120, 40, 24, 30)
-DISCS_PER_SCANNER, PARTS, EDGE, LEARNING_RATE = 8, 4, 128, 2e-3
+PER_SCANNER, PARTS, EDGE, LEARNING_RATE = 8, 4, 128, 2e-3
+#: Scanners of people, the last one for validation with 60 views, and the least and most views of the others.
+BODY_SCANNERS, BODY_VIEWS = (*range(1, 11), 0), (48, 360)
 
 
 @dataclass
@@ -39,11 +45,11 @@ class Scans:
         return ((images - self.references).square().mean((-2, -1))) / self.references.amax((-2, -1)) ** 2
 
 
-def simulate(net: CorrectedTV) -> list[Scans]:
+def discs() -> Iterator[JointScans]:
     """Scans of some discs with each scanner, which share the views and differ in noise."""
-    discs, found = HardenedDiscs(DISCS, discs=DISCS), []
+    made = HardenedDiscs(DISCS, discs=DISCS)
     for number, views in enumerate(VIEWS, start=1):
-        full = [discs.full_scan(10 * number + k) for k in range(DISCS_PER_SCANNER)]
+        full = [made.full_scan(10 * number + k) for k in range(PER_SCANNER)]
         generator, step = generator_for("pairs", 0, number), 720 // views
         first = int(uniform(generator, 0, step))
         measured = []
@@ -51,8 +57,32 @@ def simulate(net: CorrectedTV) -> list[Scans]:
             model = Transmission(10 ** uniform(generator, 4.3, 5.8), electronic_noise=10.0)
             measured.append(model.line_integrals(one.counts(one.lines[first::step], model, generator)) / CT_SCALE)
         y, A = torch.stack(measured), RadonOperator(full[0].grid, full[0].geometry.subset(np.arange(first, 720, step)))
-        found.append(Scans(net.inputs(y, A, estimate_ray_noise(y)), torch.stack([one.reference for one in full])))
-        print(f"{views} views: TV {_decibels(found[-1].errors(found[-1].inputs[:, 0])):.2f} dB", flush=True)
+        yield JointScans(y, A, estimate_ray_noise(y), torch.stack([one.reference for one in full]))
+
+
+def bodies() -> Iterator[JointScans]:
+    """Scans of some bodies with each scanner, ten thousand to a million photons per ray."""
+    data = data_folder()
+    assert data is not None
+    least, most = BODY_VIEWS
+    for number in BODY_SCANNERS:
+        people = persons(data, "train" if number else "validation")
+        generator = generator_for("body scans", 0, number)
+        drawn = round(least * (most / least) ** uniform(generator, 0, 1))
+        views = drawn if number else 60
+        grid, geometry = random_scanner(views, generator)
+        chosen = [random_body(people, 2 * grid.shape[0], generator) for _ in range(PER_SCANNER)]
+        photons = [10 ** uniform(generator, 3.9, 6.1) for _ in range(PER_SCANNER)]
+        yield scan_jointly(chosen, photons, grid, geometry, generator)
+
+
+def prepare(net: CorrectedTV, scans: Iterator[JointScans]) -> list[Scans]:
+    """Inputs of the U-Net of the scans of each scanner."""
+    found = []
+    for joint in scans:
+        found.append(Scans(net.inputs(joint.y, joint.A, joint.noise_std), joint.references))
+        of_tv = _decibels(found[-1].errors(found[-1].inputs[:, 0]))
+        print(f"{joint.A.range_shape[0]} views: TV {of_tv:.2f} dB", flush=True)
     return found
 
 
@@ -94,18 +124,22 @@ def _part(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def main() -> None:
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 4.0
-    if (data := data_folder()) is None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=("disc-ct", "body-ct"))
+    parser.add_argument("minutes", type=float, help="processor time of the training")
+    arguments = parser.parse_args()
+    if data_folder() is None:
         return
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    what, path = WEIGHTS["disc-ct"], FOLDER / "disc-ct.safetensors"
+    what, path = WEIGHTS[arguments.name], FOLDER / f"{arguments.name}.safetensors"
     net = what.settings.build()
     assert isinstance(net, CorrectedTV)
-    print(f"{train(net, simulate(net), minutes)} steps")
+    scans = prepare(net, discs() if arguments.name == "disc-ct" else bodies())
+    print(f"{train(net, scans, arguments.minutes)} steps")
     save_weights(net, path, what.settings, what.modality, what.title, what.limits)
-    evaluate("disc-ct", data, path)
+    print(f"weights: {path}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
     export FEDRECON_DATA=... OMP_NUM_THREADS=1
     python benchmarks/starter_weights.py                        # scores of the packaged weights
     python benchmarks/starter_weights.py brain-mri --train 60   # minutes of one core
-    python benchmarks/starter_weights.py body-ct --train 60
 
-`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; `body-ct`, not packaged, from scans of bodies
-of people (`recon.RandomCTScans`) and of discs (`recon.HardenedDiscs`). Training goes on where it was interrupted; its
-state and its scans lie in runs/starter. `disc-ct` is trained by `benchmarks/corrected_tv.py`.
+`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads. Training goes on where it was interrupted; its
+state and its scans lie in runs/starter. `benchmarks/corrected_tv.py` trains `disc-ct` and `body-ct`, and
+`benchmarks/body_ct.py` scores `body-ct`, as there is no measured scan of a body.
 """
 
 import argparse
@@ -19,17 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from starter_scans import CachedScans, StoredScans, bodies, data_folder, heads, measured_discs, measured_heads
+from starter_scans import StoredScans, data_folder, heads, measured_discs, measured_heads
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset
 
 from recon import (
     STARTER_WEIGHTS,
     CGSense,
-    HardenedDiscs,
     NetworkSettings,
     PenalizedTV,
-    RandomCTScans,
     RandomScans,
     Sample,
     Samples,
@@ -84,9 +80,9 @@ WEIGHTS = {
     ),
     "body-ct": Weights(
         "ct",
-        "CT of bodies and of discs with holes, fan or parallel beam, 24 to 240 views, 1e4 to 1e6 photons per ray",
-        _noise_aware(cascades=8, depth=5),
-        2000,
+        "CT of people, fan beam over a turn, 48 to 360 views, 1e4 to 1e6 photons per ray, with weights of the rays",
+        NetworkSettings(architecture="corrected_tv", channels=8, depth=3, architecture_options={"iterations": 100}),
+        0,
         {"matrix": 256},
     ),
     "disc-ct": Weights(
@@ -99,23 +95,12 @@ WEIGHTS = {
 }
 
 
-def scans_of(name: str, data: Path, count: int, jobs: int) -> tuple[Samples, Samples]:
-    """Scans for training and for validation, of different persons."""
-    if name == "body-ct":
-        people = CachedScans(RandomCTScans(bodies(data, False), count))
-        validation = CachedScans(RandomCTScans(bodies(data, True), 24, seed=1), HardenedDiscs(8, discs=8, seed=1))
-        return ConcatDataset([people, HardenedDiscs(count, discs=DISCS)]), validation
-    return (
-        StoredScans(FOLDER / "scans", RandomScans(heads(data, False), count), jobs),
-        StoredScans(FOLDER / "validation", RandomScans(heads(data, True), 32, seed=1), jobs),
-    )
-
-
 def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | None, learning_rate: float) -> Path:
     """Train for some minutes of processor time, in chunks; the state is kept for the next call."""
     what = WEIGHTS[name]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    training, validation = scans_of(name, data, what.scans, jobs)
+    training = StoredScans(FOLDER / "scans", RandomScans(heads(data, False), what.scans), jobs)
+    validation = StoredScans(FOLDER / "validation", RandomScans(heads(data, True), 32, seed=1), jobs)
     torch.manual_seed(0)
     net, state_file = what.settings.build(), FOLDER / f"{name}.state"
     spent, chunk, moments = 0.0, 0, {}
@@ -235,7 +220,7 @@ def _residuals(title: str, sample: Sample, net: nn.Module, methods: dict[str, li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", choices=WEIGHTS, help="default: all packaged weights")
+    parser.add_argument("name", nargs="?", choices=WEIGHTS, help="default: all packaged weights but body-ct")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="processor time of the training")
     parser.add_argument("--begin-at", type=Path, metavar="FILE", help="weights at the begin of the training")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
@@ -245,10 +230,12 @@ def main() -> None:
     if (data := data_folder()) is None:
         return
     torch.set_num_threads(1)
-    for name in [arguments.name] if arguments.name else list(STARTER_WEIGHTS):
+    for name in [arguments.name] if arguments.name else [name for name in STARTER_WEIGHTS if name != "body-ct"]:
         path = arguments.weights or STARTER_WEIGHTS.get(name)
-        if arguments.train is not None and name == "disc-ct":
-            parser.error("disc-ct: train it with benchmarks/corrected_tv.py")
+        if arguments.train is not None and name != "brain-mri":
+            parser.error(f"{name}: train it with benchmarks/corrected_tv.py")
+        if name == "body-ct":
+            parser.error("body-ct: score it with benchmarks/body_ct.py")
         if arguments.train is not None:
             path = train(name, data, arguments.train, arguments.jobs, arguments.begin_at, arguments.learning_rate)
             print(f"weights: {path}")

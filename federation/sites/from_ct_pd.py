@@ -12,7 +12,7 @@ from .from_fastmri import slug
 from .lock_file import lock_path
 from .manifest import expand_variables, names_person, subject
 from .manifest_schema import SPLITS, Split
-from .splits import assign_splits
+from .splits import deal_files
 from .subjects import persons_by_pattern, unnamed_people
 from .unusable import usable
 from .writing import MadeSite, require_absent, simulated, write_sites
@@ -93,8 +93,8 @@ def make_ct_pd_sites(
     told = {} if subject_pattern is None else persons_by_pattern(found, subject_pattern)
     persons = {name: subject(name, told.get(name) or one.patient_id) for name, (one, _) in found.items()}
     groups = _by_scanner({name: one for name, (one, _) in found.items()})
-    splits = assign_splits({site: [persons[name] for name in names] for site, names in groups.items()}, split, seed)
-    files = {site: [(splits[site][persons[name]], _file(name)) for name in names] for site, names in groups.items()}
+    dealt = deal_files(groups, persons, split, seed)
+    files = {site: [(of, _file(name)) for name, of in named.items()] for site, named in dealt.items()}
     if not overwrite:
         for site, named in files.items():
             manifest = out / f"{site}.toml"

@@ -23,7 +23,7 @@ from recon import (
 from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, names_person, subject
 from .manifest_schema import SPLITS
-from .splits import assign_splits
+from .splits import deal_files
 from .subjects import persons_by_pattern, persons_by_table, require_one_source, unnamed_people
 from .unusable import usable
 from .writing import MadeSite, simulated, write_sites
@@ -120,15 +120,11 @@ def make_fastmri_sites(
     told = _told_persons({name: files[name] for name in volumes}, subject_pattern, persons)
     names = volume_names(list(volumes))
     subjects = {file: subject(names[file], told.get(file) or volume.patient_id) for file, volume in volumes.items()}
-    splits = assign_splits(
-        {name: [subjects[file] for file in group] for name, group in groups.items()},
-        split,
-        seed,
-        test_only=[name for name, group in groups.items() if _is_for_test(volumes[group[0]])],
-    )
+    for_test = [name for name, group in groups.items() if _is_for_test(volumes[group[0]])]
+    splits = deal_files(groups, subjects, split, seed, for_test)
     manifests = []
     for name, group in groups.items():
-        of = {file: splits[name][subjects[file]] for file in group}
+        of = splits[name]
         data: dict[str, Any] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
         data |= _reading(formats[group[0]], [files[file] for file in group], calibrations)
         data["persons"] = {file: told[file] for file in group if file in told}

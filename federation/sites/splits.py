@@ -41,6 +41,29 @@ def assign_splits(
     return {group: {name: assigned[name] for name in names} for group, names in groups.items()}
 
 
+def deal_files(
+    groups: Mapping[str, Sequence[str]],
+    persons: Mapping[str, str],
+    fractions: tuple[float, float, float],
+    seed: int,
+    test_only: Sequence[str] = (),
+) -> dict[str, dict[str, Split]]:
+    """Split of every file of every group: all files of a person are in one, in all groups.
+
+    Parameters
+    ----------
+    groups
+        Files by group.
+    persons
+        Person of every file.
+    fractions, seed, test_only
+        As for :func:`assign_splits`.
+    """
+    people = {group: [persons[file] for file in files] for group, files in groups.items()}
+    splits = assign_splits(people, fractions, seed, test_only)
+    return {group: {file: splits[group][persons[file]] for file in files} for group, files in groups.items()}
+
+
 def split_counts(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
     """Numbers of subjects, ``n`` in total, for training, validation and test.
 

@@ -10,7 +10,8 @@ from .noise_level import noise_map
 from .regularizers import UNetRegularizer
 
 #: Weight of total variation in units of the noise of the back-projected measurement: less takes noise for edges.
-_NOISES = 2.8
+#: The second is for rays with weights, whose noise is that of each pixel.
+_NOISES, _NOISES_OF_A_PIXEL = 2.8, 1.2
 #: Its least threshold, for scans without noise.
 _LEAST = 1e-8
 
@@ -19,6 +20,7 @@ class CorrectedTV(nn.Module):
     r"""Total variation T, and a U-Net that corrects it, :math:`x = T + U(T, S (y - A T), \sigma)`.
 
     T is the image of :func:`physics.penalized_tv`, whose weight follows from the noise of the scan: it needs no tuning.
+    Where rays have weights, each pixel has the weight of its own noise: more at the rim of a body than in the middle.
     S is ``A.start``, filtered back-projection: its image of the residual holds what total variation has removed from
     the measurement, as edges and noise. A network that sees T alone cannot tell them. The third input of the U-Net is
     the noise of a filtered back-projection per pixel, see :func:`noise_map`. The correction is zero at the start.
@@ -66,8 +68,7 @@ class CorrectedTV(nn.Module):
                 sigma = torch.where(noise_std > 0, noise_std, sigma)
             start = A.start(y)
             scale = per_sample(image_scale(start), 2)
-            weight = _NOISES * _backprojected_noise(A, sigma) / scale
-            weight = _NOISES * _backprojected_noise(A, sigma) / scale
+            weight = _noise_weight(A, sigma) / scale
             threshold = (weight * reciprocal(per_sample(A.norm**2, 2))).clamp_min(_LEAST)
             image = penalized_tv(y / scale, A, threshold, start / scale, self.iterations) * scale
             level = noise_map(A, sigma)
@@ -79,10 +80,27 @@ class CorrectedTV(nn.Module):
         return refined.reshape(*inputs.shape[:-3], *inputs.shape[-2:])
 
 
+def _noise_weight(A: LinearOperator, noise_std: Tensor) -> Tensor:
+    """Weight of total variation, ``(*batch, 1, 1)``; for rays with weights that of each pixel, ``(*batch, *image)``."""
+    noise = _backprojected_noise(A, noise_std)
+    weights = getattr(A, "ray_weights", None)
+    if weights is None:
+        return _NOISES * noise
+    # The variance of the adjoint of white noise is a sum over squared weights, up to a factor that hardly changes.
+    spread = A.adjoint(weights.expand(*noise_std.shape, *A.range_shape).contiguous()).clamp_min(0).sqrt()
+    inside = _inside(A, spread.device)
+    mean_square = spread[..., inside].square().mean(-1)
+    return _NOISES_OF_A_PIXEL * noise * spread * per_sample(reciprocal(mean_square.sqrt()), 2)
+
+
 def _backprojected_noise(A: LinearOperator, noise_std: Tensor) -> Tensor:
     """Standard deviation of the noise of ``A.adjoint(y)`` in the middle of the image, ``(*batch, 1, 1)``."""
     replica = torch.randn(A.range_shape, generator=torch.Generator().manual_seed(0)).to(noise_std.device)
     image = A.adjoint((replica * A.sampled).expand(*noise_std.shape, *A.range_shape).contiguous())
-    height, width = (torch.linspace(-1, 1, n, device=image.device) for n in A.domain_shape)
-    inside = torch.hypot(height[:, None], width) < 0.9
-    return per_sample(noise_std * image[..., inside].std(-1), 2)
+    return per_sample(noise_std * image[..., _inside(A, image.device)].std(-1), 2)
+
+
+def _inside(A: LinearOperator, device: torch.device) -> Tensor:
+    """Pixels less than 0.9 of the half width from the middle."""
+    height, width = (torch.linspace(-1, 1, n, device=device) for n in A.domain_shape)
+    return torch.hypot(height[:, None], width) < 0.9

@@ -9,20 +9,24 @@ from torch import Tensor
 
 from physics import ImageGrid, ParallelBeam, RadonOperator, Transmission, evenly_spaced, simulate_counts
 from recon import CorrectedTV, NetworkSettings, PenalizedTV, load_weights, save_weights
+from recon.networks.corrected_tv import _noise_weight
 
 SETTINGS = NetworkSettings(architecture="corrected_tv", channels=4, depth=1, architecture_options={"iterations": 60})
 
 
-def scan(photons: float, views: int) -> tuple[Tensor, RadonOperator, Tensor]:
+def scan(photons: float, views: int, weighted: bool = False) -> tuple[Tensor, RadonOperator, Tensor]:
     """Line integrals of a disc with a hole in units of water, their operator and the disc."""
     place = torch.linspace(-1, 1, 64)
     disc = (torch.hypot(place[:, None], place) < 0.8).float()
     disc[20:30, 16:40] = 0.0
-    grid, geometry = ImageGrid((32, 32), 3.0), ParallelBeam(evenly_spaced(views, math.pi / views), 46, 2.4)
+    # The dose of rays through 290 mm of water differs three hundredfold from that of rays beside it.
+    pixel = 10.0 if weighted else 3.0
+    grid, geometry = ImageGrid((32, 32), pixel), ParallelBeam(evenly_spaced(views, math.pi / views), 46, 0.8 * pixel)
     model = Transmission(photons)
     counts = simulate_counts(0.02 * disc, grid.refined(2), geometry, model, torch.Generator().manual_seed(0))
-    y = model.line_integrals(counts) / 0.02
-    return y[None], RadonOperator(grid, geometry), torch.nn.functional.avg_pool2d(disc[None], 2)
+    weights = model.ray_weights(counts)[None] if weighted else None
+    y = model.line_integrals(counts)[None] / 0.02 * (1 if weights is None else weights)
+    return y, RadonOperator(grid, geometry, weights), torch.nn.functional.avg_pool2d(disc[None], 2)
 
 
 def built() -> CorrectedTV:
@@ -38,6 +42,18 @@ def test_untrained_it_is_tv_of_about_the_best_weight(photons: float, views: int)
     found = float((built()(y, A).detach() - truth).square().mean())
     best = min(float((PenalizedTV(w, 60)(y, A) - truth).square().mean()) for w in (3e-3, 1e-2, 3e-2, 0.1, 0.3))
     assert found < 1.5 * best
+
+
+def test_with_weights_of_the_rays_each_pixel_has_the_weight_of_its_noise() -> None:
+    _, A, _ = scan(1e5, 20, weighted=True)
+    noise = torch.randn(400, *A.range_shape, generator=torch.Generator().manual_seed(1))
+    weight, spread = _noise_weight(A, torch.tensor([0.3]))[0], 0.3 * A.adjoint(noise).std(0)
+    place = torch.linspace(-1, 1, 32)
+    inside = torch.hypot(place[:, None], place) < 0.9
+    ratio = (weight / spread)[inside]
+    assert float(spread[inside].max() / spread[inside].min()) > 3
+    assert float(ratio.std() / ratio.mean()) < 0.15
+    assert 1.0 < float(ratio.mean()) < 1.4
 
 
 def test_it_scales_with_the_measurement_and_treats_samples_alone() -> None:
