@@ -16,6 +16,7 @@ from recon import (
     ChosenSlices,
     DataError,
     Penalty,
+    Proximal,
     RoundStart,
     TaskNetwork,
     VolumeSlices,
@@ -189,17 +190,25 @@ class ReconstructionTask:
         aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in self.aux(network, shared).items()}
         return _penalties_of_round(self.recipe.objective, network, RoundContext(shared, aux, shared, None, {}), 1)
 
-    def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
-        """Train all parameters that are not frozen, in place and with a new optimizer."""
+    def fine_tune(self, network: nn.Module, shared: State) -> None:
+        """The steps of the personal stage on all parameters that are not frozen, in place and with a new optimizer.
+
+        Parameters
+        ----------
+        shared
+            The selected shared parameters, to which ``personal.proximal`` pulls those of the site.
+        """
+        stage = self.recipe.personal
         training, seed = self.recipe.training, self.recipe.federation.seed
         with self.at_work(network):
             train_locally(
                 network,
                 self.dataset("train"),
-                steps=steps,
+                steps=stage.steps,
                 batch_size=training.batch_size,
-                learning_rate=learning_rate,
+                learning_rate=stage.learning_rate,
                 objective=self.recipe.build_objective(),
+                penalties=[Proximal(stage.proximal, shared)] if stage.proximal else (),
                 optimizer=training.optimizer,
                 momentum=training.momentum,
                 seed=derive_seed(seed, "personal", self.manifest.name),

@@ -330,6 +330,7 @@ class PersonalSection(Section):
 
     steps: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    proximal: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     nearest_code: bool = False
     test_time: int = Field(default=0, ge=0)
     test_time_weight: float = Field(default=0.1, gt=0)
@@ -339,6 +340,8 @@ class PersonalSection(Section):
         if self.nearest_code and self.steps:
             expected = "one of the two: a site that trains has a code of its own"
             raise ValueError(f"nearest_code: found true with steps, expected {expected}")
+        if self.proximal and not self.steps:
+            raise ValueError(f"proximal: found {self.proximal:g} with steps = 0, expected steps, on which it acts")
         return self
 
 

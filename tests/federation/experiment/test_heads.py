@@ -158,7 +158,7 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
 
 
-OTHERS = ("finetune", "classification", "classification_fedprox", "classification_scaffold")
+OTHERS = ("finetune", "classification", "classification_ditto", "classification_fedprox", "classification_scaffold")
 
 
 @pytest.mark.parametrize("name", OTHERS)
