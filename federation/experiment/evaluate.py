@@ -133,6 +133,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "curves": rows,
         "score_label": score_label(run.recipe),
         "head_reads": None if run.recipe.task is None else run.recipe.task.input,
+        "head_learns": "labels" if run.recipe.task is None or run.recipe.task.learns_labels else "hidden patches",
         "training": {arm: [curve.to_json() for curve in curves] for arm, curves in curves_of(run).items()},
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},

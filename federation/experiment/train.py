@@ -16,7 +16,7 @@ from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of, require_nothing_kept
 from ..privacy import SecureSum
 from ..progress import Part, advanced, begin_parts, log_into, refresh_with
-from ..recipes import LOCAL, Recipe, network_of, require_base, secure_sum_of
+from ..recipes import LOCAL, Recipe, made_head, network_of, require_base, secure_sum_of, source_of_head
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest, refuse
@@ -276,6 +276,8 @@ def _train_together(
     followers: Sequence[Follower],
 ) -> None:
     names = ", ".join(manifest.name for manifest in run.participants)
+    if run.recipe.task is not None and (begun := made_head(run.recipe.task)[1]) is not None:
+        say(f"head: of {source_of_head(run.recipe.task)} {begun}")
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
     if secure is not None:
         say(f"secure sum: {_sum_text(secure)}")

@@ -9,7 +9,7 @@ from recon import MODALITIES, STARTER_WEIGHTS, DataError, read_weights
 
 from ..config import config_error, nearest
 from ..methods import selected_state
-from ..serialization import MessageError, State, pack, unpack
+from ..serialization import MessageError, State, below, pack, unpack
 from ..sites import SiteManifest
 from .recipe import Recipe
 from .starting_point import require_same_network, weights_of
@@ -20,7 +20,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def read_base(path: Path) -> State:
-    """Shared parameters of a run, or those in the file of :func:`detach_base`.
+    """Shared parameters of the network of a run, or those in the file of :func:`detach_base`.
 
     Raises
     ------
@@ -36,7 +36,14 @@ def read_base(path: Path) -> State:
         expected = "the folder of a trained run, or starter weights"
         advice = f"train one first, or see `fedrecon weights`{nearest(str(path), STARTER_WEIGHTS)}"
         raise config_error("recipe", "network.base", str(path), expected, advice)
-    return selected_state(path).shared
+    shared = selected_state(path).shared
+    if not any(name.startswith("head.") for name in shared):
+        return shared
+    network = below("reconstruction.", shared)
+    if not network:
+        found, expected = f"{path}, a run that trained a head alone", "a run of the network; name the base of that run"
+        raise config_error("recipe", "network.base", found, expected, f"see {path / 'recipe.toml'}")
+    return network
 
 
 def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
@@ -48,6 +55,11 @@ def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
         If adapters or a head have no base, a base trains, or it cannot be read.
     """
     require_base(recipe)
+    if recipe.task is not None and recipe.task.head_weights is not None:
+        advice = "train it on one machine, or leave the key out"
+        raise config_error(
+            "recipe", "task.head_weights", recipe.task.head_weights, "none in a deployed federation", advice
+        )
     if recipe.network.base is None:
         return recipe, None
     _require_frozen(recipe)
@@ -129,6 +141,14 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
             f"none with task.input {recipe.task.input!r}",
             "the reconstruction network, which this recipe does not train",
             "train one first, then --start-from <its run>, or name starter weights (`fedrecon weights`)",
+        )
+    if recipe.task is not None and recipe.task.adapter != "none" and recipe.task.head_weights is None:
+        raise config_error(
+            "recipe",
+            "task.head_weights",
+            f"none with the adapter {recipe.task.adapter!r}",
+            "the trained head that it changes: a safetensors file or the folder of a run",
+            "train one first, then --start-from <its run>",
         )
     if network.adapter != "none" and network.base is None:
         raise config_error(

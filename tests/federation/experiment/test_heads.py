@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from federation import ConfigError, RunFolder, SiteManifest, load_manifest, load_recipe, train_run
 from federation.cli import main
-from federation.experiment import evaluate_run, export_weights, site_network
+from federation.experiment import ReconstructionTask, evaluate_run, export_weights, initial_state, site_network
 from federation.experiment.head_scores import REFERENCE, controls_of
 from federation.methods import selected_state
+from federation.recipes import made_head, network_of, require_base
+from federation.serialization import saved_rounds
 from recon import TaskNetwork, apply, collate, head_input
 
 from ..labelled_sites import BASE, TINY, add_labels, make_labelled_sites
@@ -120,6 +123,107 @@ def test_validation_scores_are_told_as_dice(folder: Path, sites: list[SiteManife
     assert any(line.startswith("personal") and "Dice" in line for line in said)
     rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
     assert all(0 <= row["score_before"] < 100 and math.isfinite(row["score_before"]) for row in rows)
+
+
+def test_a_head_starts_from_that_of_a_run(runs: dict[str, RunFolder], folder: Path) -> None:
+    """With the same classes all of it; the network that a run trained end to end goes on as every site had it."""
+    joint = runs["end_to_end"]
+    recipe = load_recipe("downstream/two_stage", TINY, start_from=joint.path)
+    begun, trained = initial_state(recipe)[0], selected_state(joint.path).shared
+    assert begun and all(torch.equal(tensor, trained[name]) for name, tensor in begun.items())
+    for manifest in joint.manifests:
+        network, before = (
+            dict(net.named_parameters())
+            for net in (ReconstructionTask(manifest, recipe, folder / "maps").network(), site_network(joint, manifest))
+        )
+        assert all(torch.equal(network[name], before[name]) for name in before)
+    own = load_recipe("downstream/two_stage", TINY, start_from=runs["reference"].path)
+    assert own.network == runs["reference"].recipe.network  # a frozen network is still that of the base
+    with pytest.raises(ConfigError, match="a run that trained a head alone, expected a run of the network"):
+        initial_state(load_recipe("fedavg", BASE, start_from=folder / "base").model_copy(
+            update={"network": own.network.model_copy(update={"base": str(runs["reference"].path)})}
+        ))  # fmt: skip
+
+
+def test_low_rank_changes_and_the_last_layer_of_a_trained_head_travel(runs: dict[str, RunFolder]) -> None:
+    how = ("task.classes=['bright']", "task.head_options={channels=4, depth=1}")
+    recipe = load_recipe("downstream/classification_lora", how, start_from=runs["reference"].path)
+    shared, trained = initial_state(recipe)[0], selected_state(runs["reference"].path).shared
+    assert {name.rpartition(".")[2] for name in shared if "last" not in name} == {"lora_down", "lora_up"}
+    assert {name for name in shared if "last" in name} == {"head.last.weight", "head.last.bias"}
+    network = network_of(recipe)
+    assert torch.equal(network.get_parameter("head.first.0.base.weight"), trained["head.first.0.weight"])
+    assert {name for name, p in network.head.named_parameters() if p.requires_grad} == {  # type: ignore[union-attr]
+        name.removeprefix("head.") for name in shared
+    }
+    assert sum(t.numel() for t in shared.values()) < 0.5 * sum(p.numel() for p in network.head.parameters())  # type: ignore
+    without = load_recipe("downstream/classification_lora", how)
+    with pytest.raises(
+        ConfigError, match=r"task.head_weights: found none with the adapter 'lora', expected the tr"
+    ):
+        require_base(without.model_copy(update={"network": recipe.network}))
+
+
+def test_the_file_of_a_head_is_pinned_and_kept_in_the_run(
+    runs: dict[str, RunFolder], sites: list[SiteManifest], tmp_path: Path
+) -> None:
+    state = {n.removeprefix("head."): t for n, t in selected_state(runs["reference"].path).shared.items()}
+    safetensors.torch.save_file(state, tmp_path / "head.safetensors")
+    named = f"task.head_weights={str(tmp_path / 'head.safetensors')!r}"
+    recipe = load_recipe("downstream/reference", [*TINY, named], start_from=runs["reference"].recipe.network.base)
+    begun = initial_state(recipe)[0]
+    assert torch.equal(begun["head.first.0.weight"], state["first.0.weight"])
+    assert not torch.equal(begun["head.last.weight"], state["last.weight"])  # a file states no classes
+    RunFolder.create(tmp_path / "run", recipe, sites, resume=False)
+    safetensors.torch.save_file({n: 2 * t for n, t in state.items()}, tmp_path / "head.safetensors")
+    with pytest.raises(ConfigError, match=r"SHA-256: found [0-9a-f]{12}, expected [0-9a-f]{12}, as task.head_weights"):
+        initial_state(recipe)
+    opened = RunFolder.open(tmp_path / "run").recipe
+    assert opened.digest() == recipe.digest() and torch.equal(
+        initial_state(opened)[0]["head.first.0.weight"], begun["head.first.0.weight"]
+    )
+    with pytest.raises(ConfigError, match="'nothing', expected a safetensors file, or the folder of a run"):
+        load_recipe("downstream/reference", [*TINY, "task.head_weights=nothing"])
+
+
+def test_a_run_whose_base_was_changed_is_refused(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
+    shutil.copytree(folder / "base", tmp_path / "base")
+    recipe = load_recipe("downstream/reference", TINY, start_from=tmp_path / "base")
+    RunFolder.create(tmp_path / "run", recipe, sites, resume=False)
+    RunFolder.open(tmp_path / "run")
+    checkpoints = tmp_path / "base" / "checkpoints"
+    for path in checkpoints.glob(f"*{max(saved_rounds(checkpoints))}*"):
+        path.unlink()  # the round before counts now
+    message = (
+        r"base: network.base: found parameters with the digest .*, expected .*, with which .*run began; the run"
+    )
+    for again in (
+        lambda: RunFolder.open(tmp_path / "run"),
+        lambda: RunFolder.create(tmp_path / "run", recipe, sites, resume=True),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            again()
+
+
+def test_pretraining_needs_no_labels_and_starts_a_head_of_any_labels(
+    folder: Path, sites: list[SiteManifest], tmp_path: Path
+) -> None:
+    bare = [m.model_copy(update={"task": None}) for m in sites]
+    for manifest, original in zip(bare, sites, strict=True):
+        manifest._path = original.path
+    tiny = [*TINY[:-1], "evaluation.arms=[]", "federation.rounds=1"]
+    recipe = load_recipe("downstream/pretrain", tiny, start_from=folder / "base")
+    said: list[str] = []
+    run = train_run(recipe, bare, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
+    assert any("explained variance" in line for line in said)
+    start = made_head(load_recipe("downstream/classification", TINY[-1:], start_from=run.path).task)[1]  # type: ignore
+    assert start is not None and start.new == ("last.weight", "last.bias")
+    for wrong, message in (
+        ("task.classes=['bright']", "kind: found 'pretraining' with classes"),
+        ("objective.task=downstream", "objective.task: found 'downstream' with task.kind 'pretraining'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_recipe("downstream/pretrain", [wrong, "objective.options={}"])
 
 
 def refused(folder: Path, sites: list[SiteManifest], *overrides: str, base: bool = True) -> str:
