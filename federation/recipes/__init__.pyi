@@ -21,8 +21,10 @@ from .recipe_library import LIBRARY as LIBRARY
 from .recipe_library import library_entries as library_entries
 from .recipe_library import recipe_names as recipe_names
 from .recipe_library import recipe_path as recipe_path
+from .recipe_schema import CENTRALIZED as CENTRALIZED
 from .recipe_schema import LOCAL as LOCAL
 from .recipe_schema import SHARED as SHARED
+from .recipe_schema import START as START
 from .recipe_schema import AugmentSection as AugmentSection
 from .recipe_schema import EvaluationSection as EvaluationSection
 from .recipe_schema import FederationSection as FederationSection

@@ -12,6 +12,7 @@ from ..methods import selected_state
 from ..serialization import MessageError, State, below, pack, unpack
 from ..sites import SiteManifest
 from .recipe import Recipe
+from .recipe_schema import CENTRALIZED, START
 from .starting_point import require_same_network, weights_of
 
 _KIND = "base"
@@ -52,14 +53,10 @@ def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
     Raises
     ------
     DataError
-        If adapters or a head have no base, a base trains, or it cannot be read.
+        If adapters or a head have no base, a base trains, or it cannot be read; or the recipe cannot be deployed.
     """
     require_base(recipe)
-    if recipe.task is not None and recipe.task.head_weights is not None:
-        advice = "train it on one machine, or leave the key out"
-        raise config_error(
-            "recipe", "task.head_weights", recipe.task.head_weights, "none in a deployed federation", advice
-        )
+    _require_deployable(recipe)
     if recipe.network.base is None:
         return recipe, None
     _require_frozen(recipe)
@@ -81,8 +78,9 @@ def attach_base(recipe: Recipe, path: Path) -> Recipe:
     ------
     DataError
         If the file is missing or has another digest, or the recipe names its base by a path or trains it: parameters
-        that train are drawn at the site, never sent.
+        that train are drawn at the site, never sent. If the recipe cannot be deployed.
     """
+    _require_deployable(recipe)
     if recipe.network.base is None:
         return recipe
     _require_frozen(recipe)
@@ -150,6 +148,10 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
             "the trained head that it changes: a safetensors file or the folder of a run",
             "train one first, then --start-from <its run>",
         )
+    if START in recipe.evaluation.arms and (network.base if recipe.task is None else recipe.task.head_weights) is None:
+        key = "network.base" if recipe.task is None else "task.head_weights"
+        found = f"{START!r} without {key}"
+        raise config_error("recipe", "evaluation.arms", found, "both: trained parameters to compare", "leave it out")
     if network.adapter != "none" and network.base is None:
         raise config_error(
             "recipe",
@@ -158,6 +160,16 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
             f"the folder of a run of the network without it ({network.cascades} cascades, {network.regularizer})",
             "train one on other sites, then --set network.base=<folder>",
         )
+
+
+def _require_deployable(recipe: Recipe) -> None:
+    """Refuse what needs files that do not travel, or the data of all sites."""
+    if recipe.task is not None and recipe.task.head_weights is not None:
+        found, advice = recipe.task.head_weights, "train it on one machine, or leave the key out"
+        raise config_error("recipe", "task.head_weights", found, "none in a deployed federation", advice)
+    if CENTRALIZED in recipe.evaluation.arms:
+        found, expected = repr(CENTRALIZED), "none in a deployed federation, whose data are in no single place"
+        raise config_error("recipe", "evaluation.arms", found, expected, "leave it out, or simulate the federation")
 
 
 def _require_frozen(recipe: Recipe) -> None:

@@ -31,8 +31,8 @@ from .privacy_section import PrivacySection
 from .private_methods import require_private
 from .recipe_library import recipe_path
 from .recipe_schema import (
-    LOCAL,
-    SHARED,
+    CENTRALIZED,
+    OWN_ARMS,
     EvaluationSection,
     FederationSection,
     NetworkSection,
@@ -76,7 +76,7 @@ _METHOD_NETWORK = (
 
 
 def _own_arm(name: str) -> str:
-    if name in {*classical_arms(), LOCAL, SHARED}:
+    if name in {*classical_arms(), *OWN_ARMS}:
         raise ValueError("a name of no other arm of the report")
     return name
 
@@ -129,6 +129,9 @@ class Recipe(Section):
             require_summable(self.federation, self.transform)
         if self.privacy.noise() is not None:
             require_private(self.federation, self.objective, self.personal)
+        if CENTRALIZED in self.evaluation.arms and self.privacy.noise() is not None:
+            found = f"{CENTRALIZED!r} with privacy.noise_multiplier"
+            raise ValueError(f"evaluation.arms: found {found}, expected one of them: that arm trains without noise")
         if self.privacy.shared_noise:
             require_sharing(self.privacy, self.training, self.federation, self.objective, self.scope, self.transform)
         return self

@@ -27,6 +27,8 @@ from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, S
 
 #: Arm of every site alone, and arm of the shared network before the personal stage.
 LOCAL, SHARED = "local", "shared"
+#: Arm of the parameters before the first round, and arm of training with the data of all sites in one place.
+START, CENTRALIZED = "start", "centralized"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -367,12 +369,16 @@ def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     return arms
 
 
+#: Arms that are no classical methods.
+OWN_ARMS = (LOCAL, SHARED, START, CENTRALIZED)
+
+
 def classical_arms() -> set[str]:
     """Names of the classical methods of all modalities."""
     return {name for modality in MODALITIES.values() for name in modality.methods}
 
 
-Arm = Annotated[str, AfterValidator(one_of(lambda: {*classical_arms(), LOCAL, SHARED}))]
+Arm = Annotated[str, AfterValidator(one_of(lambda: {*classical_arms(), *OWN_ARMS}))]
 Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
 
 

@@ -158,9 +158,7 @@ def test_low_rank_changes_and_the_last_layer_of_a_trained_head_travel(runs: dict
     }
     assert sum(t.numel() for t in shared.values()) < 0.5 * sum(p.numel() for p in network.head.parameters())  # type: ignore
     without = load_recipe("downstream/classification_lora", how)
-    with pytest.raises(
-        ConfigError, match=r"task.head_weights: found none with the adapter 'lora', expected the tr"
-    ):
+    with pytest.raises(ConfigError, match=r"task.head_weights: found none with the adapter 'lora', expected the tr"):
         require_base(without.model_copy(update={"network": recipe.network}))
 
 
@@ -194,9 +192,7 @@ def test_a_run_whose_base_was_changed_is_refused(folder: Path, sites: list[SiteM
     checkpoints = tmp_path / "base" / "checkpoints"
     for path in checkpoints.glob(f"*{max(saved_rounds(checkpoints))}*"):
         path.unlink()  # the round before counts now
-    message = (
-        r"base: network.base: found parameters with the digest .*, expected .*, with which .*run began; the run"
-    )
+    message = r"base: network.base: found parameters with the digest .*, expected .*, with which .*run began; the run"
     for again in (
         lambda: RunFolder.open(tmp_path / "run"),
         lambda: RunFolder.create(tmp_path / "run", recipe, sites, resume=True),

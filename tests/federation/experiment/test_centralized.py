@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from federation import ConfigError, load_recipe, make_demo_sites
 from federation.comparison.arms import Arm, Budget
-from federation.comparison.centralized import CentralArm, Updates
 from federation.comparison.hospitals import HOSPITALS
+from federation.experiment.centralized import CentralArm, Updates
 from federation.experiment.task import ReconstructionTask
 from federation.methods.algorithm import derive_seed
 from federation.recipes.recipe import Recipe
