@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from federation import ConfigError, RunFolder, SiteManifest, load_manifest, load
 from federation.cli import main
 from federation.experiment import ReconstructionTask, evaluate_run, export_weights, initial_state, site_network
 from federation.experiment.head_scores import REFERENCE, controls_of
+from federation.experiment.score_site import _methods
 from federation.methods import selected_state
-from federation.recipes import made_head, network_of, require_base
+from federation.recipes import CENTRALIZED, START, attach_base, detach_base, made_head, network_of, require_base
 from federation.serialization import saved_rounds
 from recon import TaskNetwork, apply, collate, head_input
 
@@ -46,7 +48,8 @@ def train(folder: Path, recipe: str, sites: list[SiteManifest], overrides: tuple
 
 @pytest.fixture(scope="module")
 def runs(folder: Path, sites: list[SiteManifest]) -> dict[str, RunFolder]:
-    return {way: train(folder, f"downstream/{way}", sites, TINY, way) for way in WAYS}
+    arms = {"two_stage": ("evaluation.arms=['zero_filled', 'local', 'centralized']",)}
+    return {way: train(folder, f"downstream/{way}", sites, (*TINY, *arms.get(way, ())), way) for way in WAYS}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -84,7 +87,7 @@ def test_evaluate_scores_the_head_on_every_image(
     report = json.loads((run.path / "report.json").read_text())
     assert set(report["task"]) == {"east", "north"}
     for site, by_arm in report["task"].items():
-        assert set(by_arm) == {"zero_filled", "local", run.recipe.name, REFERENCE}
+        assert set(by_arm) == {"zero_filled", "local", CENTRALIZED, run.recipe.name, REFERENCE}
         own = by_arm[run.recipe.name]
         assert own["people"] == 2 and "bright" in own["label_sets"] and "difference" not in own
         assert by_arm["local"]["difference"]["to"] == run.recipe.name
@@ -119,7 +122,7 @@ def test_validation_scores_are_told_as_dice(folder: Path, sites: list[SiteManife
     recipe = load_recipe("downstream/reference", [*TINY, "personal.steps=1"], start_from=folder / "base")
     run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
     rounds = [line for line in said if line.startswith("round")]
-    assert len(rounds) == 3 and all("Dice 0." in line and " dB" not in line for line in rounds)
+    assert len(rounds) == 2 and all("Dice 0." in line and " dB" not in line for line in rounds)
     assert any(line.startswith("personal") and "Dice" in line for line in said)
     rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
     assert all(0 <= row["score_before"] < 100 and math.isfinite(row["score_before"]) for row in rows)
@@ -143,6 +146,41 @@ def test_a_head_starts_from_that_of_a_run(runs: dict[str, RunFolder], folder: Pa
         initial_state(load_recipe("fedavg", BASE, start_from=folder / "base").model_copy(
             update={"network": own.network.model_copy(update={"base": str(runs["reference"].path)})}
         ))  # fmt: skip
+
+
+def test_the_arm_start_is_the_head_that_a_run_began_with(runs: dict[str, RunFolder], folder: Path) -> None:
+    """For continual updating: the head before the update and after it, on the same people."""
+    run = runs["end_to_end"]
+    arms = run.recipe.evaluation.model_copy(update={"arms": (START,)})
+    again = replace(run, recipe=run.recipe.model_copy(update={"evaluation": arms}))
+    for manifest in run.manifests:
+        task = ReconstructionTask(manifest, again.recipe, folder / "maps")
+        methods, _ = _methods(again, manifest, task, run.selected())
+        assert list(methods) == [START, run.recipe.name]
+        begun, after = (dict(methods[arm].named_parameters()) for arm in methods)
+        base = dict(site_network(RunFolder.open(folder / "base"), manifest).named_parameters())
+        assert all(torch.equal(begun[f"reconstruction.{name}"], base[name]) for name in base)
+        assert any(not torch.equal(begun[name], after[name]) for name in begun)
+    with pytest.raises(ConfigError, match=r"arms: found 'start' without task.head_weights, expected both"):
+        require_base(again.recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.arms=['centralized']", "arms: found 'centralized', expected none in a deployed federation"),
+        ("task.head_weights={run}", "task.head_weights: found .*, expected none in a deployed federation"),
+    ],
+)
+def test_what_needs_all_data_or_a_file_is_not_deployed(
+    override: str, message: str, runs: dict[str, RunFolder], tmp_path: Path
+) -> None:
+    named = override.replace("{run}", repr(str(runs["reference"].path)))
+    recipe = load_recipe("downstream/end_to_end", [*TINY, named])
+    with pytest.raises(ConfigError, match=message):
+        detach_base(recipe)
+    with pytest.raises(ConfigError, match=message):
+        attach_base(recipe, tmp_path / "base")  # a site does not trust the server
 
 
 def test_low_rank_changes_and_the_last_layer_of_a_trained_head_travel(runs: dict[str, RunFolder]) -> None:
@@ -258,26 +296,38 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
 
 
-OTHERS = ("finetune", "classification", "classification_ditto", "classification_fedprox", "classification_scaffold")
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_the_other_recipes_of_heads_train_and_are_scored(name: str, folder: Path, tmp_path: Path) -> None:
-    kind = "segmentation" if name == "finetune" else "classification"
-    shutil.copytree(folder / "sites", tmp_path / "sites")
-    for path in (tmp_path / "sites").glob("*.toml"):
-        path.write_text(path.read_text().split("[task]")[0])
-    sites = add_labels(tmp_path / "sites", kind)
-    recipe = load_recipe(f"downstream/{name}", [*TINY, "evaluation.arms=['zero_filled']", "personal.steps=2"],
-                         start_from=folder / "base")  # fmt: skip
+def test_a_head_fine_tuned_at_its_site_is_scored(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
+    recipe = load_recipe("downstream/finetune", [*TINY, "personal.steps=2"], start_from=folder / "base")
     said: list[str] = []
     run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
-    assert any(("Dice" if name == "finetune" else "likelihood") in line for line in said)
+    assert any(line.startswith("personal") and "Dice" in line for line in said)
     results = evaluate_run(run.path, jobs=1, say=said.append)
-    main_score = "dice" if name == "finetune" else "auc"
-    for by_arm in results["task"].values():
-        assert main_score in by_arm[recipe.name]["classes"]["bright"]["scores"]
+    assert all("dice" in by_arm[recipe.name]["classes"]["bright"]["scores"] for by_arm in results["task"].values())
+
+
+@pytest.fixture(scope="module")
+def classified(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[SiteManifest]:
+    """The same sites with classes of slices."""
+    place = tmp_path_factory.mktemp("classified")
+    shutil.copytree(folder / "sites", place / "sites")
+    for path in (place / "sites").glob("*.toml"):
+        path.write_text(path.read_text().split("[task]")[0])
+    return add_labels(place / "sites", "classification")
+
+
+@pytest.mark.parametrize("name", ["", "_ditto", "_fedprox", "_scaffold"])
+def test_classification_heads_train(
+    name: str, folder: Path, classified: list[SiteManifest], tmp_path: Path, runs: dict[str, RunFolder]
+) -> None:
+    how = [*TINY, *["personal.steps=2"] * (name == "_ditto")]
+    recipe = load_recipe(f"downstream/classification{name}", how, start_from=folder / "base")
+    said: list[str] = []
+    run = train_run(recipe, classified, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
+    assert any("likelihood" in line for line in said)
     assert {name.split(".")[0] for name in selected_state(run.path).shared} == {"head"}
+    if not name:
+        results = evaluate_run(run.path, jobs=1, say=said.append)
+        assert all("auc" in by_arm[recipe.name]["classes"]["bright"]["scores"] for by_arm in results["task"].values())
 
 
 def test_weights_of_a_run_with_a_head_are_not_exported_as_a_plain_network(
