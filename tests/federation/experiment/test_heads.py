@@ -165,6 +165,19 @@ def test_the_arm_start_is_the_head_that_a_run_began_with(runs: dict[str, RunFold
         require_base(again.recipe)
 
 
+def test_an_updated_head_is_scored_beside_the_one_before_on_earlier_people(
+    runs: dict[str, RunFolder], folder: Path, sites: list[SiteManifest], tmp_path: Path
+) -> None:
+    how = ["federation.rounds=1", "training.steps_per_round=3", "task.classes=['bright']"]
+    recipe = load_recipe("downstream/update", how, start_from=runs["two_stage"].path)
+    said: list[str] = []
+    run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
+    assert any(line.startswith("head: of") and "28 tensors are taken over" in line for line in said)
+    assert main(["evaluate", str(run.path), "--jobs", "1", "--sites", str(folder / "sites")]) == 0
+    for by_arm in json.loads((run.path / "report.json").read_text())["task"].values():
+        assert by_arm[START]["difference"]["to"] == "downstream_update"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
