@@ -86,6 +86,8 @@ def test_evaluate_scores_the_head_on_every_image(
     assert "downstream task: segmentation of bright" in said and "Dice" in said
     report = json.loads((run.path / "report.json").read_text())
     assert set(report["task"]) == {"east", "north"}
+    (central,) = report["training"][CENTRALIZED]
+    assert central["steps"] == central["selected"] * 2 * run.recipe.training.steps_per_round  # those of both sites
     for site, by_arm in report["task"].items():
         assert set(by_arm) == {"zero_filled", "local", CENTRALIZED, run.recipe.name, REFERENCE}
         own = by_arm[run.recipe.name]
