@@ -189,12 +189,15 @@ def updates(bench: Bench, arguments: argparse.Namespace) -> None:
     kind = SEGMENTATION
     old = bench.head("old", kind, bench.sites(kind, OLD))
     new = bench.head("updated", kind, bench.sites(kind, NEW), start="old")
+    short = ("federation.rounds=4", "training.learning_rate=1e-3")  # those of downstream/update
+    gently = bench.head("updated_gently", kind, bench.sites(kind, NEW), *short, start="old")
     both = bench.head("updated_at_all", kind, bench.sites(kind), start="old")
     at_once = bench.head("at_once", kind, bench.sites(kind))
     for names, where in ((OLD, "old sites"), (NEW, "new sites")):
         before = bench.told(old, kind, names)
         say(f"{where}: before", kind, before)
-        for title, run in (("new sites alone", new), ("all four", both), ("all four from the start", at_once)):
+        runs = {"new sites": new, "new sites, gently": gently, "all four": both, "all four from the start": at_once}
+        for title, run in runs.items():
             say(f"{where}: after {title}", kind, bench.told(run, kind, names), before)
 
 

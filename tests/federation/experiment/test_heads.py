@@ -119,17 +119,6 @@ def test_a_site_with_a_head_reconstructs_as_before(runs: dict[str, RunFolder], t
     assert main(["reconstruct", str(run.path), "--site", "east", str(scan), "--out", str(tmp_path / "x.h5")]) == 0
 
 
-def test_validation_scores_are_told_as_dice(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
-    said: list[str] = []
-    recipe = load_recipe("downstream/reference", [*TINY, "personal.steps=1"], start_from=folder / "base")
-    run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
-    rounds = [line for line in said if line.startswith("round")]
-    assert len(rounds) == 2 and all("Dice 0." in line and " dB" not in line for line in rounds)
-    assert any(line.startswith("personal") and "Dice" in line for line in said)
-    rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
-    assert all(0 <= row["score_before"] < 100 and math.isfinite(row["score_before"]) for row in rows)
-
-
 def test_a_head_starts_from_that_of_a_run(runs: dict[str, RunFolder], folder: Path) -> None:
     """With the same classes all of it; the network that a run trained end to end goes on as every site had it."""
     joint = runs["end_to_end"]
@@ -311,11 +300,17 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
 
 
-def test_a_head_fine_tuned_at_its_site_is_scored(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
+def test_a_head_fine_tuned_at_its_site_is_scored_and_scores_are_told_as_dice(
+    folder: Path, sites: list[SiteManifest], tmp_path: Path
+) -> None:
     recipe = load_recipe("downstream/finetune", [*TINY, "personal.steps=2"], start_from=folder / "base")
     said: list[str] = []
     run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
+    rounds = [line for line in said if line.startswith("round")]
+    assert len(rounds) == 2 and all("Dice 0." in line and " dB" not in line for line in rounds)
     assert any(line.startswith("personal") and "Dice" in line for line in said)
+    rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
+    assert all(0 <= row["score_before"] < 100 and math.isfinite(row["score_before"]) for row in rows)
     results = evaluate_run(run.path, jobs=1, say=said.append)
     assert all("dice" in by_arm[recipe.name]["classes"]["bright"]["scores"] for by_arm in results["task"].values())
 
