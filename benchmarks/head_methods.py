@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/head_methods.py OUT [--only arms] [--seeds 3] [--labeled 1]
 
 Heads learn on reference images and are scored on them, so the reconstruction network is not read; it is not trained.
-Printed are Dice or AUC over the test people of all sites with 95 % intervals over people, and paired differences.
+Printed are Dice or AUC over the test people of the FLAIR sites, the T2 sites, and all, with 95 % intervals over people,
+and paired differences.
 
 - **pretraining**: a U-Net fills hidden patches of the images of all training people, without labels. Then a head learns
   the labels of ``--labeled`` people a site, from the start and from the pretrained encoder, with the same steps.
@@ -30,6 +31,7 @@ from federation.sites import load_federation, make_task_demo_sites
 from recon import PersonPrediction, TaskKind, head_input, probabilities, task_differences, task_network_of, task_scores
 
 OLD, NEW = ("north", "south"), ("east", "west")
+PLACES = {OLD: "FLAIR", NEW: "T2", OLD + NEW: "all"}
 SEGMENTATION, CLASSIFICATION = "segmentation", "classification"
 #: Recipe of a head that reads reference images, by kind of task.
 RECIPES = {
@@ -135,7 +137,7 @@ def say(title: str, kind: TaskKind, told: Told, than: Told | None = None) -> Non
     """Score of all people, and the difference to another head, paired by person."""
     name = SCORE[kind]
     found = task_scores(kind, ("lesion",), told)["classes"]["lesion"]["scores"][name]
-    text = f"{title:44s} {name} {found['value']:.3f} {_interval(found)}"
+    text = f"{title:56s} {name} {found['value']:.3f} {_interval(found)}"
     if than is not None:
         less = task_differences(kind, ("lesion",), told, than)["lesion"][name]
         text += f"   less the first: {less['value']:+.3f} {_interval(less)}"
@@ -157,7 +159,7 @@ def pretraining(bench: Bench, arguments: argparse.Namespace) -> None:
             few = bench.sites(kind, people=labeled)
             plain = bench.head(f"{kind}{seed}_{labeled}", kind, few, seed=seed)
             begun = bench.head(f"{kind}{seed}_{labeled}_pre", kind, few, start=f"pretrained{seed}", seed=seed)
-            for names, where in ((OLD, "FLAIR"), (NEW, "T2"), (OLD + NEW, "all")):
+            for names, where in PLACES.items():
                 first = bench.told(plain, kind, names)
                 say(f"{kind}, {labeled} a site, seed {seed}, {where}: plain", kind, first)
                 say(
@@ -173,16 +175,17 @@ def arms(bench: Bench, arguments: argparse.Namespace) -> None:
     sites = bench.sites(kind)
     bench.head("pretrained0", "downstream/pretrain", bench.sites(SEGMENTATION))
     plain = bench.head("fedavg", kind, sites, "evaluation.arms=['local', 'centralized']")
-    first = bench.told(plain, kind)
-    say("fedavg", kind, first)
-    for arm in ("local", "centralized"):
-        say(arm, kind, bench.told(plain, kind, arm=arm), first)
-    for method in ("_fedprox", "_scaffold", "_ditto"):
-        say(method[1:], kind, bench.told(bench.head(method[1:], kind, sites, method=method), kind), first)
+    heads: dict[str, tuple[RunFolder, str]] = {"fedavg": (plain, "")}
+    heads |= {arm: (plain, arm) for arm in ("local", "centralized")}
+    heads |= {name: (bench.head(name, kind, sites, method=f"_{name}"), "") for name in ("fedprox", "scaffold", "ditto")}
     for method, title in (("", "fedavg from the pretrained encoder"), ("_lora", "lora on the pretrained encoder")):
         run = bench.head(f"from_pretrained{method}", kind, sites, method=method, start="pretrained0")
         size = sum(tensor.numel() for tensor in run.selected().shared.values())
-        say(f"{title}, {size} numbers travel", kind, bench.told(run, kind), first)
+        heads[f"{title}, {size} numbers"] = run, ""
+    for names, where in PLACES.items():
+        first = bench.told(plain, kind, names)
+        for title, (run, arm) in heads.items():
+            say(f"{where}: {title}", kind, bench.told(run, kind, names, arm), first)
 
 
 def updates(bench: Bench, arguments: argparse.Namespace) -> None:
