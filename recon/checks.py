@@ -75,18 +75,23 @@ def check_task(task: TaskTerm) -> None:
     """Check that it gives a finite loss with its image, by its generator alone, and trains the network."""
     for modality in MODALITIES.values():
         batch, network = modality.batch(), _network()
-        trained: nn.Module = TwinNetwork(network, _network()) if getattr(task, "needs_twin", False) else network
+        trained: Any = TwinNetwork(network, _network()) if getattr(task, "needs_twin", False) else network
         if getattr(task, "needs_head", False):
             if batch.target().ndim > 3:
                 continue  # heads read 2-D images
-            batch, trained = _labelled(batch), TaskNetwork(network, UNetHead(2, 4, 1), _LABELS)
+            labels = TaskLabels("segmentation", ()) if _trains_head_alone(task) else _LABELS
+            batch, trained = _labelled(batch), TaskNetwork(network, UNetHead(labels.outputs, 4, 1), labels)
         (loss, image), (again, _) = (task(trained, batch, torch.Generator().manual_seed(1)) for _ in range(2))
         _require(loss.ndim == 0 and bool(loss.isfinite()), "returns a finite loss")
         _require(
             tuple(image.shape) == (len(batch.meta), *batch.operator.domain_shape), "returns the image of the batch"
         )
         _require(torch.equal(loss, again), "draws from its generator alone")
-        _check_gradients(trained, loss, every=True)
+        _check_gradients(trained.head if _trains_head_alone(task) else trained, loss, every=True)
+
+
+def _trains_head_alone(task: TaskTerm) -> bool:
+    return bool(getattr(task, "trains_head_alone", False))
 
 
 def check_task_head(name: str, **options: Any) -> None:

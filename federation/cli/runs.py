@@ -107,7 +107,8 @@ def add_evaluate(commands: Commands) -> None:
 def _add_start(parser: argparse.ArgumentParser) -> None:
     text = (
         "trained weights to start from (see `fedrecon weights`), or a run folder, also one of other sites: its shared "
-        "parameters of the best round; kept parameters and optimizers begin anew. They replace [network] of the recipe"
+        "parameters of the best round; kept parameters and optimizers begin anew. They replace [network] of the "
+        "recipe; the head of a run starts that of the recipe"
     )
     parser.add_argument("--start-from", metavar="NAME", help=text)
 

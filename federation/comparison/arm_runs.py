@@ -17,8 +17,10 @@ from recon import MODALITIES, DataError, LearningCurve, ScoreRow, data_error, wr
 
 from ..experiment import (
     DEVICE_FAILED,
+    CentralArm,
     ReconstructionTask,
     RunFolder,
+    Updates,
     classical_method,
     curves_of,
     local_curves,
@@ -30,14 +32,13 @@ from ..experiment import (
     training_slices,
 )
 from ..machine import peak_memory, reset_peak_memory
-from ..methods import load_parameters, parameter_scope, parameters_of
+from ..methods import parameter_scope
 from ..progress import within
 from ..recipes import Recipe, TuningSection
 from ..rounds import initial_network, read_rows
 from ..sites import SiteManifest, load_federation
 from .arm_result import ArmResult
 from .arms import Arm
-from .centralized import CentralArm, Updates
 
 #: Training seed of the trials; seeds of the tables count from 0.
 TRIAL_SEED = 900
@@ -299,14 +300,7 @@ def _centralized(job: ArmJob, folder: Path, manifests: tuple[SiteManifest, ...])
         label="all data in one place",
         seconds=seconds,
     )
-    first = next(iter(networks.values()))
-    shared = parameters_of(first, parameter_scope(first, job.recipe.scope.rules()).shared)
-    for manifest in manifests:
-        if manifest.name not in networks:
-            task = ReconstructionTask(manifest, job.recipe, job.maps / manifest.name)
-            networks[manifest.name] = initial_network(task.network, job.recipe.federation.seed)
-            load_parameters(networks[manifest.name], shared)
-    return _Trained(networks, cost)
+    return _Trained({m.name: arm.network_at(m, networks) for m in manifests}, cost)
 
 
 def _learning(curves: Sequence[LearningCurve], personal: int = 0) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+from .centralized import CentralArm as CentralArm
+from .centralized import Updates as Updates
 from .classical_arms import classical_method as classical_method
 from .curve_log import CURVE_WRITERS as CURVE_WRITERS
 from .curve_log import require_curve_writers as require_curve_writers

@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from recon import MODALITIES, DataError, metric_card, summarize, write_report, write_site_report
+from recon import MODALITIES, DataError, LearningCurve, metric_card, summarize, write_report, write_site_report
 
 from ..machine import cores, memory_available
 from ..progress import log_into
-from ..recipes import LOCAL
+from ..recipes import CENTRALIZED, LOCAL
 from ..rounds import Row, read_rows
 from ..worker_pool import run_jobs
+from .centralized import central_arm
 from .error_bars import calibrate_run
 from .head_scores import calibrate_heads
 from .learning import curves_of
@@ -133,12 +134,19 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "curves": rows,
         "score_label": score_label(run.recipe),
         "head_reads": None if run.recipe.task is None else run.recipe.task.input,
-        "training": {arm: [curve.to_json() for curve in curves] for arm, curves in curves_of(run).items()},
+        "head_learns": "labels" if run.recipe.task is None or run.recipe.task.learns_labels else "hidden patches",
+        "training": {arm: [curve.to_json() for curve in curves] for arm, curves in _curves(run).items()},
         "pictures": {name: result.pictures for name, result in found.items()},
         "quality": {name: result.quality for name, result in found.items() if result.quality},
         "error_bars": {name: result.error_bars for name, result in found.items() if result.error_bars},
         "task": {name: result.task for name, result in found.items() if result.task},
     }
+
+
+def _curves(run: RunFolder) -> dict[str, list[LearningCurve]]:
+    """Learning curves of all trained arms."""
+    central = CENTRALIZED in run.recipe.evaluation.arms and not run.is_exported
+    return curves_of(run) | ({CENTRALIZED: central_arm(run).curves} if central else {})
 
 
 def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ def require_labels(recipe: Recipe, manifests: Sequence[SiteManifest]) -> None:
     ConfigError
         At the first site that has no labels, or those of another task.
     """
-    for manifest in manifests if recipe.task is not None else ():
+    for manifest in manifests if recipe.task is not None and recipe.task.learns_labels else ():
         if not has_labels(recipe, manifest):
             expected = f"{_text(recipe.task.labels)}, on which {recipe.name} trains a head"  # type: ignore[union-attr]
             raise config_error(manifest.path, "task", "no labels", expected, "add [task], or leave the site out")
@@ -32,7 +32,7 @@ def has_labels(recipe: Recipe, manifest: SiteManifest) -> bool:
         If it has labels of another task: their numbers would mean other classes.
     """
     found = manifest.task_labels()
-    if recipe.task is None or found is None:
+    if recipe.task is None or found is None or not recipe.task.learns_labels:
         return False
     if found != recipe.task.labels:
         expected = f"{_text(recipe.task.labels)}, as in the recipe"

@@ -35,7 +35,7 @@ def personalize(job: tuple[RunFolder, str, bool]) -> tuple[float | None, float |
 
 
 def _personalize(run: RunFolder, name: str, local: bool) -> tuple[float | None, float | None]:
-    manifest, stage = run.manifest(name), run.recipe.personal
+    manifest = run.manifest(name)
     state = run.selected(local=name if local else None)
     folder = run.personal_folder(name, local=local)
     if state.round in saved_rounds(folder):
@@ -45,7 +45,7 @@ def _personalize(run: RunFolder, name: str, local: bool) -> tuple[float | None, 
     network = run.spec(manifest, local=local).build().network_at(state.shared, state.round)
     before = task.validate(network)
     tuned = copy.deepcopy(network)
-    task.fine_tune(tuned, steps=stage.steps, learning_rate=stage.learning_rate)
+    task.fine_tune(tuned, state.shared)
     after = task.validate(tuned)
     chosen = tuned if before is None or after is None or after >= before else network
     parameters = parameters_of(chosen, [parameter for parameter, _ in chosen.named_parameters()])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..config import ConfigError
 from ..progress import duration
-from ..recipes import LOCAL, Recipe
+from ..recipes import CENTRALIZED, LOCAL, Recipe
 from .site_cost import SiteCost
 
 #: Runs that are shorter are not announced.
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by part of the training: ``rounds``, ``local arm``, ``personal stage``."""
+        """Seconds by part of the training: ``rounds``, ``local arm``, ``centralized arm``, ``personal stage``."""
         recipe, together = self.recipe, [cost for cost in self.costs if cost.site in self.participants]
         left = {name: recipe.federation.rounds - self.rounds_done.get(name, 0) for name in ("", *self._names)}
         found = {"rounds": self._in_rounds(together, left[""]) + self._at_once([self._maps(cost) for cost in together])}
@@ -56,6 +56,10 @@ class Plan:
                 maps = 0.0 if cost in together else self._maps(cost)
                 alone.append(left[cost.site] * self._round(cost, 1) + self._scores(cost) + maps)
             found["local arm"] = self._at_once(alone)
+        if CENTRALIZED in recipe.evaluation.arms:
+            steps = recipe.training.steps_per_round
+            each_round = sum(steps * cost.step + self._scores(cost) for cost in together)
+            found["centralized arm"] = recipe.federation.rounds * each_round + sum(map(self._scores, together))
         if steps := recipe.personal.steps:
             each = [2 * cost.build + 2 * self._scores(cost) + steps * cost.step for cost in self.costs]
             found["personal stage"] = self._at_once(each * (2 if LOCAL in recipe.evaluation.arms else 1))

@@ -98,11 +98,14 @@ def unprotected_arms(recipe: Recipe, *, deployed: bool = False) -> list[str]:
 
 def base_note(recipe: Recipe) -> str:
     """A sentence on the trained parameters that a run begins with; an empty text if it begins with random ones."""
-    if recipe.network.base is None:
+    head = None if recipe.task is None else recipe.task.head_weights
+    begins = {"network.base": recipe.network.base, "task.head_weights": head}
+    keys = [key for key, found in begins.items() if found is not None]
+    if not keys:
         return ""
     return (
-        "epsilon covers the steps of this run alone, not its base (network.base): of a base that was trained on the "
-        "same patients the epsilon adds up, and if it was trained without noise there is none"
+        f"epsilon covers the steps of this run alone, not its base ({', '.join(keys)}): of a base that was trained on "
+        "the same patients the epsilon adds up, and if it was trained without noise there is none"
     )
 
 

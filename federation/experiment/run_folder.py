@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recon import DataError, data_error, nearest_code, require_maps_cache, write_atomically
 
-from ..config import read_json, read_toml, store_plugins
+from ..config import config_error, read_json, read_toml, store_plugins
 from ..methods import ServerState, selected_state
 from ..recipes import (
     LOCAL,
@@ -23,8 +23,13 @@ from ..recipes import (
     as_copy,
     attach_base,
     digest_of_base,
+    digest_of_head,
     digest_of_weights,
+    file_of_head,
+    head_as_copy,
     load_recipe,
+    run_of_base,
+    run_of_head,
     weights_of,
 )
 from ..rounds import SiteSpec
@@ -34,6 +39,8 @@ from .task import site_spec
 Say = Callable[[str], None]
 #: The base of a run that came from a deployment, whose recipe names it by a digest; or a copy of its weights.
 BASE = "base.safetensors"
+#: Copy of the file that its head starts from.
+HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class RunFolder:
     ``recipe.toml`` (with all defaults) · ``plugins/`` of the recipe · ``run.json`` (sites, digest of the recipe,
     seconds) · ``rounds.jsonl`` · ``checkpoints/`` of the server · ``sites/<name>/``: kept state, personal network,
     report of measured data · ``local/<name>/``: the same for the local arm · ``test/<name>.h5`` of simulated
-    sites · ``report.html``, ``report.json`` · ``base.safetensors``.
+    sites · ``report.html``, ``report.json`` · ``base.safetensors`` · ``head.safetensors``.
     """
 
     path: Path
@@ -78,7 +85,7 @@ class RunFolder:
         ------
         DataError
             If it holds a run and ``resume`` is not set, or a run of another recipe, other sites or another number of
-            threads. With ``resume`` the recipe may have more rounds.
+            threads, or one whose base has changed since. With ``resume`` the recipe may have more rounds.
         """
         path = Path(path)
         facts: dict[str, Any] = {
@@ -102,9 +109,13 @@ class RunFolder:
                 expected = f"{begun}, with which the run began: the last bits of its results depend on it"
                 raise data_error(path, "--threads", str(threads), expected, "leave it out")
             kept |= {"threads": begun} | {key: found[key] for key in ("seconds", "memory") if key in found}
+            _require_unchanged(path, recipe, found)
+        kept |= {"begins_with": _digests_of_runs(recipe)}
         store_plugins(recipe.plugins, path)
         if recipe.network.base is not None and (weights := weights_of(recipe.network.base)) is not None:
             write_atomically(path / BASE, weights.path.read_bytes())
+        if recipe.task is not None and digest_of_head(recipe.task.head_weights) is not None:
+            write_atomically(path / HEAD, file_of_head(recipe.task.head_weights or "").read_bytes())
         # First: with its digest the recipe of an interrupted extension is written again.
         write_atomically(path / "run.json", json.dumps({**facts, **kept}, indent=1).encode())
         write_atomically(path / "recipe.toml", recipe.to_toml().encode())
@@ -124,7 +135,8 @@ class RunFolder:
         Raises
         ------
         DataError
-            If it is none, its recipe or a manifest cannot be read, or a site of the run has no manifest.
+            If it is none, its recipe or a manifest cannot be read, a site of the run has no manifest, or a run that it
+            begins with was changed since.
         """
         path = Path(path)
         if not (path / "run.json").is_file():
@@ -145,7 +157,9 @@ class RunFolder:
             if missing := sorted(trained.keys() - {manifest.name for manifest in manifests}):
                 expected = f"all sites of {path}"
                 raise data_error(sites, "manifests", f"none of {', '.join(missing)}", expected, "correct --sites")
-        return cls(path, _with_base(recipe, path / BASE), manifests)
+        recipe = _with_head(_with_base(recipe, path / BASE), path / HEAD)
+        _require_unchanged(path, recipe, record)
+        return cls(path, recipe, manifests)
 
     @property
     def participants(self) -> tuple[SiteManifest, ...]:
@@ -279,6 +293,38 @@ def _with_base(recipe: Recipe, copy: Path) -> Recipe:
     if network.base is None or digest_of_weights(network.base) is None:
         return recipe
     return recipe.model_copy(update={"network": network.model_copy(update={"base": as_copy(network.base, copy)})})
+
+
+def _with_head(recipe: Recipe, copy: Path) -> Recipe:
+    """The recipe with the file that its head starts from in the run folder, if that holds one."""
+    task = recipe.task
+    if task is None or task.head_weights is None or digest_of_head(task.head_weights) is None or not copy.is_file():
+        return recipe
+    return recipe.model_copy(
+        update={"task": task.model_copy(update={"head_weights": head_as_copy(task.head_weights, copy)})}
+    )
+
+
+def _digests_of_runs(recipe: Recipe) -> dict[str, str]:
+    """Digest of the selected parameters of every run that a recipe begins with, by the key that names it."""
+    runs = {"network.base": run_of_base(recipe), "task.head_weights": run_of_head(recipe.task)}
+    return {key: selected_state(run).digest for key, run in runs.items() if run is not None}
+
+
+def _require_unchanged(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> None:
+    """Refuse a run whose base was trained further, or anew, since it began; its parameters would have another meaning.
+
+    A run from before this was recorded is not checked.
+    """
+    wanted = record.get("begins_with")
+    if not isinstance(wanted, dict):
+        return
+    for key, found in _digests_of_runs(recipe).items():
+        if found != (expected := wanted.get(key, found)):
+            run = run_of_base(recipe) if key == "network.base" else run_of_head(recipe.task)
+            begun = f"{expected[:12]}, with which {path} began"
+            advice = "the run was trained further or anew: put it back as it was, or train anew in another --out"
+            raise config_error(str(run), key, f"parameters with the digest {found[:12]}", begun, advice)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from recon import PREPARING, LabelSetControl, VolumeImages, VolumeSlices, doing,
 
 from ..methods import ServerState, parameter_scope
 from ..progress import within
-from ..recipes import LOCAL, SHARED, consistency_at, network_of
+from ..recipes import CENTRALIZED, LOCAL, SHARED, START, consistency_at, network_of
+from ..rounds import initial_network
 from ..sites import SiteManifest
+from .centralized import central_arm
 from .classical_arms import classical_method
 from .error_bars import calibration_of, score_error_bars, with_half_widths
 from .head_scores import controls_of, score_heads
@@ -130,6 +132,11 @@ def _methods(
             methods[arm] = site_network(run, manifest, local=True)
         elif arm == SHARED:
             methods[arm] = run.spec(manifest).build().network_at(state.shared, state.round)
+        elif arm == START:
+            methods[arm] = initial_network(task.network, run.recipe.federation.seed)
+        elif arm == CENTRALIZED and not run.is_exported:
+            central = central_arm(run)
+            methods[arm] = central.network_at(manifest, central.train())
     methods[run.recipe.name] = site_network(run, manifest)
     return methods, tuned
 

@@ -5,7 +5,7 @@ from recon import MOST_DB, task_accuracy
 from ..recipes import Recipe
 
 #: What the validation of a head measures, by kind of task.
-MEASURES = {"segmentation": "Dice", "classification": "likelihood"}
+MEASURES = {"segmentation": "Dice", "classification": "likelihood", "pretraining": "explained variance"}
 
 
 def score_text(score: float | None, recipe: Recipe) -> str:

@@ -15,7 +15,9 @@ from recon import (
     Augmentation,
     ChosenSlices,
     DataError,
+    MaskedImages,
     Penalty,
+    Proximal,
     RoundStart,
     TaskNetwork,
     VolumeSlices,
@@ -23,6 +25,7 @@ from recon import (
     error_bar_misfit,
     error_bars_of,
     evaluate,
+    explained_variance,
     require_hold_out,
     task_score_in_db,
     train_locally,
@@ -82,6 +85,8 @@ class ReconstructionTask:
         state, recipe = selected_state(base), load_recipe(base / "recipe.toml")
         site = site_spec(self.manifest, recipe, kept_folder(base, self.manifest.name), self.maps_folder).build()
         network = site.network_at(state.shared, state.round)
+        if isinstance(network, TaskNetwork):  # trained end to end
+            network = network.reconstruction
         return parameters_of(network, [name for name, _ in network.named_parameters()])
 
     @property
@@ -189,17 +194,25 @@ class ReconstructionTask:
         aux = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in self.aux(network, shared).items()}
         return _penalties_of_round(self.recipe.objective, network, RoundContext(shared, aux, shared, None, {}), 1)
 
-    def fine_tune(self, network: nn.Module, *, steps: int, learning_rate: float) -> None:
-        """Train all parameters that are not frozen, in place and with a new optimizer."""
+    def fine_tune(self, network: nn.Module, shared: State) -> None:
+        """The steps of the personal stage on all parameters that are not frozen, in place and with a new optimizer.
+
+        Parameters
+        ----------
+        shared
+            The selected shared parameters, to which ``personal.proximal`` pulls those of the site.
+        """
+        stage = self.recipe.personal
         training, seed = self.recipe.training, self.recipe.federation.seed
         with self.at_work(network):
             train_locally(
                 network,
                 self.dataset("train"),
-                steps=steps,
+                steps=stage.steps,
                 batch_size=training.batch_size,
-                learning_rate=learning_rate,
+                learning_rate=stage.learning_rate,
                 objective=self.recipe.build_objective(),
+                penalties=[Proximal(stage.proximal, shared)] if stage.proximal else (),
                 optimizer=training.optimizer,
                 momentum=training.momentum,
                 seed=derive_seed(seed, "personal", self.manifest.name),
@@ -219,6 +232,11 @@ class ReconstructionTask:
             return score - _SHARE_OF_ERROR_BARS * (error_bar_misfit(network, samples, _SLICES_OF_ERROR_BARS) or 0.0)
 
     def _score_of_head(self, network: TaskNetwork, samples: ChosenSlices) -> float | None:
+        objective = self.recipe.build_objective()
+        if isinstance(objective, MaskedImages):
+            on_reference, patch, part = not self.reads_images, objective.patch, objective.part
+            explained = explained_variance(network, samples, on_reference=on_reference, patch=patch, part=part)
+            return None if explained is None else task_score_in_db(explained)
         if not has_labels(self.recipe, self.manifest):
             return None
         accuracy = validation_accuracy(network, samples, on_reference=not self.reads_images)

@@ -16,11 +16,12 @@ from ..machine import memory_available
 from ..methods import FederatedAlgorithm, parameter_scope, parameters_of, require_nothing_kept
 from ..privacy import SecureSum
 from ..progress import Part, advanced, begin_parts, log_into, refresh_with
-from ..recipes import LOCAL, Recipe, network_of, require_base, secure_sum_of
+from ..recipes import CENTRALIZED, LOCAL, Recipe, made_head, network_of, require_base, secure_sum_of, source_of_head
 from ..rounds import InProcessRuntime, Row, initial_network, run_rounds
 from ..serialization import State
 from ..sites import SiteManifest, refuse
 from ..worker_pool import run_jobs
+from .centralized import train_centrally
 from .curve_log import CurveLog, require_curve_writers
 from .follower import Follower
 from .head_labels import require_labels
@@ -93,6 +94,8 @@ def train_run(
         stages = {"federated": partial(_train_together, run, runtime, shared, aux, secure, resume, say, followers)}
         if LOCAL in recipe.evaluation.arms:
             stages["local"] = partial(_train_at_each, run, jobs, say)
+        if CENTRALIZED in recipe.evaluation.arms:
+            stages["centralized"] = partial(_train_in_one_place, run, say)
         if recipe.personal.steps:
             stages["personal"] = partial(_train_personally, run, jobs, say)
         parts = _parts(run, [None] * len(stages) if plan is None else list(plan.seconds.values()))
@@ -167,6 +170,7 @@ def _planned(
 _NOW = {
     "federated": "The sites train together.",
     "local": "Every site trains on its own, the local arm.",
+    "centralized": "One network trains on the data of all sites, the centralized arm.",
     "personal": "Every site trains a little further on its own data.",
 }
 
@@ -178,6 +182,8 @@ def _parts(run: RunFolder, seconds: Sequence[float | None]) -> list[Part]:
     parts = [Part([manifest.name for manifest in run.participants], done[""] / rounds)]
     if LOCAL in recipe.evaluation.arms:
         parts.append(Part(learners, sum(done[name] for name in learners) / rounds / len(learners)))
+    if CENTRALIZED in recipe.evaluation.arms:
+        parts.append(Part([CENTRALIZED]))
     if recipe.personal.steps:
         parts.append(Part([f"{name} {local}" for name, local in _personal_jobs(run)]))
     return [replace(part, seconds=each) for part, each in zip(parts, seconds, strict=True)]
@@ -189,6 +195,13 @@ def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
     for manifest, (score, ended) in zip(run.learners, done, strict=True):
         advanced([manifest.name], 1.0)
         say(f"local   {manifest.name:20s} {score_text(score, run.recipe)}  {ended}")
+
+
+def _train_in_one_place(run: RunFolder, say: Say) -> None:
+    say(f"training on the data of {len(run.participants)} sites in one place, the centralized arm ...")
+    (best,) = run_jobs(train_centrally, [run], 1, threads=run.threads())
+    advanced([CENTRALIZED], 1.0)
+    say(f"centralized {score_text(None if best is None else best.mean, run.recipe)}")
 
 
 def _say_more_rounds(run: RunFolder, say: Say) -> None:
@@ -276,6 +289,8 @@ def _train_together(
     followers: Sequence[Follower],
 ) -> None:
     names = ", ".join(manifest.name for manifest in run.participants)
+    if run.recipe.task is not None and (begun := made_head(run.recipe.task)[1]) is not None:
+        say(f"head: of {source_of_head(run.recipe.task)} {begun}")
     say(f"training {run.recipe.name} at {len(run.participants)} sites: {names}")
     if secure is not None:
         say(f"secure sum: {_sum_text(secure)}")

@@ -17,7 +17,7 @@ from recon import PREPARING, DataError, data_error, doing, evaluate, infer_membe
 from ..config import config_error, read_json
 from ..methods import CHECKPOINTS, ServerState, load_parameters, state_of_checkpoint
 from ..progress import Part, advanced, begin_parts, duration, within
-from ..recipes import LOCAL, Recipe, digest_of_weights
+from ..recipes import LOCAL, Recipe
 from ..rounds import InProcessRuntime, Row, initial_network, read_rows, run_rounds
 from ..serialization import load_newest, saved_rounds
 from ..sites import SiteManifest
@@ -155,11 +155,12 @@ def _others(run: RunFolder, site: str) -> list[SiteManifest]:
 
 def _require_unseen(run: RunFolder, site: str, say: Say) -> None:
     """Refuse a run that began with another run in which the site took part, however far back."""
-    below, base = run.path, run.recipe.network.base
-    while base is not None:
-        if digest_of_weights(base) is not None or not (Path(base) / "run.json").is_file():
+    begun = _begins_with(run)
+    while begun:
+        below, key, base = begun.pop()
+        if not (Path(base) / "run.json").is_file():
             say(f"note: {below} began with {base}: if {site} has a part in these weights, it stays in them")
-            return
+            continue
         earlier = RunFolder.open(base)
         if any(manifest.name == site and manifest.trains for manifest in earlier.manifests):
             found = f"{base}, in which {site} took part"
@@ -167,8 +168,15 @@ def _require_unseen(run: RunFolder, site: str, say: Say) -> None:
                 f"first `fedrecon train --without {site} --start-from {base} --out NEW`, then train "
                 f"{below / 'recipe.toml'} with --start-from NEW"
             )
-            raise config_error(str(below), "network.base", found, "a base that has not seen the site", advice)
-        below, base = earlier.path, earlier.recipe.network.base
+            raise config_error(str(below), key, found, "a base that has not seen the site", advice)
+        begun += _begins_with(earlier)
+
+
+def _begins_with(run: RunFolder) -> list[tuple[Path, str, str]]:
+    """The run, the key that names what it begins with, and this, for network and head."""
+    task = run.recipe.task
+    begun = {"network.base": run.recipe.network.base, "task.head_weights": None if task is None else task.head_weights}
+    return [(run.path, key, base) for key, base in begun.items() if base is not None]
 
 
 def _require_same(out: Path, departure: Departure) -> None:

@@ -5,6 +5,12 @@ from .frozen_base import require_base as require_base
 from .frozen_base import run_of_base as run_of_base
 from .frozen_base import without_base as without_base
 from .head_section import HeadSection as HeadSection
+from .head_start import digest_of_head as digest_of_head
+from .head_start import file_of_head as file_of_head
+from .head_start import head_as_copy as head_as_copy
+from .head_start import made_head as made_head
+from .head_start import run_of_head as run_of_head
+from .head_start import source_of_head as source_of_head
 from .network import build_network as build_network
 from .network import consistency_at as consistency_at
 from .network import network_of as network_of
@@ -15,8 +21,10 @@ from .recipe_library import LIBRARY as LIBRARY
 from .recipe_library import library_entries as library_entries
 from .recipe_library import recipe_names as recipe_names
 from .recipe_library import recipe_path as recipe_path
+from .recipe_schema import CENTRALIZED as CENTRALIZED
 from .recipe_schema import LOCAL as LOCAL
 from .recipe_schema import SHARED as SHARED
+from .recipe_schema import START as START
 from .recipe_schema import AugmentSection as AugmentSection
 from .recipe_schema import EvaluationSection as EvaluationSection
 from .recipe_schema import FederationSection as FederationSection

@@ -9,9 +9,10 @@ from recon import MODALITIES, STARTER_WEIGHTS, DataError, read_weights
 
 from ..config import config_error, nearest
 from ..methods import selected_state
-from ..serialization import MessageError, State, pack, unpack
+from ..serialization import MessageError, State, below, pack, unpack
 from ..sites import SiteManifest
 from .recipe import Recipe
+from .recipe_schema import CENTRALIZED, START
 from .starting_point import require_same_network, weights_of
 
 _KIND = "base"
@@ -20,7 +21,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def read_base(path: Path) -> State:
-    """Shared parameters of a run, or those in the file of :func:`detach_base`.
+    """Shared parameters of the network of a run, or those in the file of :func:`detach_base`.
 
     Raises
     ------
@@ -36,7 +37,14 @@ def read_base(path: Path) -> State:
         expected = "the folder of a trained run, or starter weights"
         advice = f"train one first, or see `fedrecon weights`{nearest(str(path), STARTER_WEIGHTS)}"
         raise config_error("recipe", "network.base", str(path), expected, advice)
-    return selected_state(path).shared
+    shared = selected_state(path).shared
+    if not any(name.startswith("head.") for name in shared):
+        return shared
+    network = below("reconstruction.", shared)
+    if not network:
+        found, expected = f"{path}, a run that trained a head alone", "a run of the network; name the base of that run"
+        raise config_error("recipe", "network.base", found, expected, f"see {path / 'recipe.toml'}")
+    return network
 
 
 def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
@@ -45,9 +53,10 @@ def detach_base(recipe: Recipe) -> tuple[Recipe, bytes | None]:
     Raises
     ------
     DataError
-        If adapters or a head have no base, a base trains, or it cannot be read.
+        If adapters or a head have no base, a base trains, or it cannot be read; or the recipe cannot be deployed.
     """
     require_base(recipe)
+    _require_deployable(recipe)
     if recipe.network.base is None:
         return recipe, None
     _require_frozen(recipe)
@@ -69,8 +78,9 @@ def attach_base(recipe: Recipe, path: Path) -> Recipe:
     ------
     DataError
         If the file is missing or has another digest, or the recipe names its base by a path or trains it: parameters
-        that train are drawn at the site, never sent.
+        that train are drawn at the site, never sent. If the recipe cannot be deployed.
     """
+    _require_deployable(recipe)
     if recipe.network.base is None:
         return recipe
     _require_frozen(recipe)
@@ -130,6 +140,18 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
             "the reconstruction network, which this recipe does not train",
             "train one first, then --start-from <its run>, or name starter weights (`fedrecon weights`)",
         )
+    if recipe.task is not None and recipe.task.adapter != "none" and recipe.task.head_weights is None:
+        raise config_error(
+            "recipe",
+            "task.head_weights",
+            f"none with the adapter {recipe.task.adapter!r}",
+            "the trained head that it changes: a safetensors file or the folder of a run",
+            "train one first, then --start-from <its run>",
+        )
+    if START in recipe.evaluation.arms and (network.base if recipe.task is None else recipe.task.head_weights) is None:
+        key = "network.base" if recipe.task is None else "task.head_weights"
+        found = f"{START!r} without {key}"
+        raise config_error("recipe", "evaluation.arms", found, "both: trained parameters to compare", "leave it out")
     if network.adapter != "none" and network.base is None:
         raise config_error(
             "recipe",
@@ -138,6 +160,16 @@ def require_base(recipe: Recipe, manifests: Sequence[SiteManifest] = ()) -> None
             f"the folder of a run of the network without it ({network.cascades} cascades, {network.regularizer})",
             "train one on other sites, then --set network.base=<folder>",
         )
+
+
+def _require_deployable(recipe: Recipe) -> None:
+    """Refuse what needs files that do not travel, or the data of all sites."""
+    if recipe.task is not None and recipe.task.head_weights is not None:
+        found, advice = recipe.task.head_weights, "train it on one machine, or leave the key out"
+        raise config_error("recipe", "task.head_weights", found, "none in a deployed federation", advice)
+    if CENTRALIZED in recipe.evaluation.arms:
+        found, expected = repr(CENTRALIZED), "none in a deployed federation, whose data are in no single place"
+        raise config_error("recipe", "evaluation.arms", found, expected, "leave it out, or simulate the federation")
 
 
 def _require_frozen(recipe: Recipe) -> None:

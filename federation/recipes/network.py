@@ -15,8 +15,8 @@ from recon import (
     add_prompts,
     add_scales,
     base_name,
+    class_parameters,
     is_adapter,
-    make_head,
     read_weights,
 )
 
@@ -24,6 +24,7 @@ from ..config import ConfigError, config_error
 from ..serialization import State
 from ..sites import SiteManifest
 from .frozen_base import read_base
+from .head_start import made_head
 from .recipe import Recipe
 from .recipe_schema import NetworkSection
 from .starting_point import require_same_network, weights_of
@@ -82,12 +83,15 @@ def network_of(recipe: Recipe, manifest: SiteManifest | None = None) -> nn.Modul
     """
     if recipe.task is None:
         return build_network(recipe.network, manifest)
-    labels = recipe.task.labels
-    try:
-        # First: its initial values depend on no part that a site has of its own.
-        head = make_head(recipe.task.head, labels, recipe.task.head_options)
-    except ValueError as error:
-        raise ConfigError(f"recipe: task.{' '.join(str(error).split())}") from error
+    task, labels = recipe.task, recipe.task.labels
+    # First: its initial values depend on no part that a site has of its own.
+    head, _ = made_head(task)
+    if task.adapter == "lora":
+        # The last layers, of the classes, train whole.
+        try:
+            add_lora(head, task.adapter_size, below="", but=class_parameters(task.head, labels, task.head_options))
+        except ValueError as error:
+            raise ConfigError(f"recipe: task.adapter: {error}; choose another task.head") from None
     return TaskNetwork(build_network(recipe.network, manifest), head, labels)
 
 

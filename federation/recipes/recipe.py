@@ -26,12 +26,13 @@ from ..config import (
     resolve_plugins,
 )
 from .head_section import HeadSection, require_head
+from .head_start import digest_of_head, pinned_head, with_head_of
 from .privacy_section import PrivacySection
 from .private_methods import require_private
 from .recipe_library import recipe_path
 from .recipe_schema import (
-    LOCAL,
-    SHARED,
+    CENTRALIZED,
+    OWN_ARMS,
     EvaluationSection,
     FederationSection,
     NetworkSection,
@@ -75,7 +76,7 @@ _METHOD_NETWORK = (
 
 
 def _own_arm(name: str) -> str:
-    if name in {*classical_arms(), LOCAL, SHARED}:
+    if name in {*classical_arms(), *OWN_ARMS}:
         raise ValueError("a name of no other arm of the report")
     return name
 
@@ -128,6 +129,9 @@ class Recipe(Section):
             require_summable(self.federation, self.transform)
         if self.privacy.noise() is not None:
             require_private(self.federation, self.objective, self.personal)
+        if CENTRALIZED in self.evaluation.arms and self.privacy.noise() is not None:
+            found = f"{CENTRALIZED!r} with privacy.noise_multiplier"
+            raise ValueError(f"evaluation.arms: found {found}, expected one of them: that arm trains without noise")
         if self.privacy.shared_noise:
             require_sharing(self.privacy, self.training, self.federation, self.objective, self.scope, self.transform)
         return self
@@ -177,6 +181,8 @@ class Recipe(Section):
         table = self._table({"tuning"})
         if (weights := digest_of_weights(self.network.base)) is not None:
             table["network"]["base"] = weights
+        if self.task is not None and (weights := digest_of_head(self.task.head_weights)) is not None:
+            table["task"]["head_weights"] = weights
         return _digest(table)
 
     def method_digest(self) -> str:
@@ -185,7 +191,7 @@ class Recipe(Section):
         Defaults do not count, so a key that is added later does not change it.
         """
         table = self._table({"tuning", "paper", "left_out", "evidence"})
-        for part, key in (("federation", "seed"), ("network", "base")):
+        for part, key in (("federation", "seed"), ("network", "base"), ("task", "head_weights")):
             table.get(part, {}).pop(key, None)
         return _digest({name: value for name, value in table.items() if value != {}})
 
@@ -231,7 +237,7 @@ def load_recipe(
         Further plugins, see :func:`load_plugin`.
     start_from
         Name of starter weights, a file of weights, or the folder of a run: they replace ``[network]``, except the
-        adapters of the method, and are its ``base``.
+        adapters of the method, and are its ``base``. The head of a run starts that of the recipe, and sets its options.
 
     Raises
     ------
@@ -243,6 +249,8 @@ def load_recipe(
     table = _read_extended(path, (), trained or network)
     if trained is not None and isinstance(section := table.get("network"), dict):
         table["network"] = with_sizes_of(trained, section)
+    if start_from is not None and isinstance(section := table.get("task"), dict):
+        table["task"] = with_head_of(start_from, section)
     sources: dict[KeyPath, str] = {}
     for override in overrides:
         keys, value = parse_override(override)
@@ -256,6 +264,9 @@ def load_recipe(
     section = table.get("network")
     if isinstance(section, dict) and isinstance(base := section.get("base"), str):
         table["network"] = section | {"base": pinned(base)}
+    section = table.get("task")
+    if isinstance(section, dict) and isinstance(weights := section.get("head_weights"), str):
+        table["task"] = section | {"head_weights": pinned_head(weights)}
     return parse_section(Recipe, table, path, sources)
 
 

@@ -27,6 +27,8 @@ from ..methods import SERVER_RULES, TRANSFORMS, WEIGHTINGS, Chain, ScopeRules, S
 
 #: Arm of every site alone, and arm of the shared network before the personal stage.
 LOCAL, SHARED = "local", "shared"
+#: Arm of the parameters before the first round, and arm of training with the data of all sites in one place.
+START, CENTRALIZED = "start", "centralized"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -330,6 +332,7 @@ class PersonalSection(Section):
 
     steps: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    proximal: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     nearest_code: bool = False
     test_time: int = Field(default=0, ge=0)
     test_time_weight: float = Field(default=0.1, gt=0)
@@ -339,6 +342,8 @@ class PersonalSection(Section):
         if self.nearest_code and self.steps:
             expected = "one of the two: a site that trains has a code of its own"
             raise ValueError(f"nearest_code: found true with steps, expected {expected}")
+        if self.proximal and not self.steps:
+            raise ValueError(f"proximal: found {self.proximal:g} with steps = 0, expected steps, on which it acts")
         return self
 
 
@@ -364,12 +369,16 @@ def _once(arms: tuple[str, ...]) -> tuple[str, ...]:
     return arms
 
 
+#: Arms that are no classical methods.
+OWN_ARMS = (LOCAL, SHARED, START, CENTRALIZED)
+
+
 def classical_arms() -> set[str]:
     """Names of the classical methods of all modalities."""
     return {name for modality in MODALITIES.values() for name in modality.methods}
 
 
-Arm = Annotated[str, AfterValidator(one_of(lambda: {*classical_arms(), LOCAL, SHARED}))]
+Arm = Annotated[str, AfterValidator(one_of(lambda: {*classical_arms(), *OWN_ARMS}))]
 Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
 
 

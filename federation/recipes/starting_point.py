@@ -78,7 +78,10 @@ def trained_network(source: Path | str) -> NetworkSection:
         advice = f"see `fedrecon weights`{nearest(str(source), STARTER_WEIGHTS)}"
         raise config_error("--start-from", "", repr(str(source)), "starter weights, their file, or a run", advice)
     recipe = Path(source) / "recipe.toml"
-    section = parse_section(NetworkSection, read_toml(recipe).get("network", {}), f"{recipe}: network")
+    table = read_toml(recipe)
+    section = parse_section(NetworkSection, table.get("network", {}), f"{recipe}: network")
+    if "task" in table and table["task"].get("input") != "end_to_end":
+        return section  # its network did not train: the base is that of the run
     if section.adapter != "none" or section.twin:
         what = "twins" if section.twin else "adapters"
         raise config_error(source, "", f"a run with {what}", "a run of one plain network", "start from another run")

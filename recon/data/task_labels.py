@@ -15,14 +15,14 @@ class TaskLabels:
 
     :attr:`Sample.label` of a segmentation is a label map: 0 is the background, ``classes[k - 1]`` has the value k, and
     :data:`UNLABELLED` marks pixels without a label. That of a classification has a number per class: 1 present, 0
-    absent, NaN unknown.
+    absent, NaN unknown. A segmentation of no class is the task of a head that learns no labels: it has one output.
     """
 
     kind: TaskKind
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.classes or len(set(self.classes)) != len(self.classes):
+        if len(set(self.classes)) != len(self.classes) or (self.kind == "classification" and not self.classes):
             raise ValueError(f"TaskLabels: classes are {self.classes}, expected at least one, each once")
 
     @property

@@ -5,7 +5,7 @@ before or after the base is loaded. Before training, the adapted network gives e
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,9 @@ class PromptedActivation(nn.Module):
         return features + (scores.softmax(dim=-1) @ self.prompt).movedim(-1, 1)
 
 
-def add_lora(network: nn.Module, rank: int, *, dual: bool = False) -> list[str]:
+def add_lora(
+    network: nn.Module, rank: int, *, dual: bool = False, below: str = "regularizers.", but: Collection[str] = ()
+) -> list[str]:
     """Give all convolutions of the regularizers a low-rank update, see :class:`LoRAConv2d`, and freeze the base.
 
     Parameters
@@ -165,6 +167,10 @@ def add_lora(network: nn.Module, rank: int, *, dual: bool = False) -> list[str]:
         Changed in place: ``<name>.weight`` becomes ``<name>.base.weight``, see :func:`base_name`.
     rank, dual
         As for :class:`LoRAConv2d`.
+    below
+        Beginning of the names of the convolutions; empty: all.
+    but
+        Names of parameters that stay as they are and are not frozen.
 
     Returns
     -------
@@ -175,7 +181,7 @@ def add_lora(network: nn.Module, rank: int, *, dual: bool = False) -> list[str]:
     ValueError
         If the regularizers have no convolution, or one is adapted already.
     """
-    return _adapt_convolutions("add_lora", network, lambda base: LoRAConv2d(base, rank, dual=dual))
+    return _adapt_convolutions("add_lora", network, lambda base: LoRAConv2d(base, rank, dual=dual), below, but)
 
 
 def add_scales(network: nn.Module) -> list[str]:
@@ -217,16 +223,17 @@ def add_prompts(network: nn.Module, tokens: int = 20) -> list[str]:
             elif channels and isinstance(child, nn.ReLU | nn.LeakyReLU | PromptedActivation):
                 place = f"{name}.{key}" if name else key
                 found[place], widths[place] = child, channels
-    chosen = _of_regularizers("add_prompts", "activation behind a convolution", found)
+    chosen = _chosen("add_prompts", "activation behind a convolution", found)
     for name, activation in chosen.items():
         _replace(network, name, PromptedActivation(activation, widths[name], tokens))
     freeze_base(network)
     return [f"{name}.prompt" for name in chosen]
 
 
-def freeze_base(network: nn.Module) -> None:
-    """Freeze all parameters except adapters and site parts."""
+def freeze_base(network: nn.Module, but: Collection[str] = ()) -> None:
+    """Freeze all parameters except adapters, site parts and those named in ``but``."""
     kept = {id(p) for module in network.modules() if isinstance(module, SitePart) for p in module.parameters()}
+    kept |= {id(network.get_parameter(name)) for name in but}
     for name, parameter in network.named_parameters():
         if not is_adapter(name) and id(parameter) not in kept:
             parameter.requires_grad_(False)
@@ -254,28 +261,35 @@ def _product(up: Tensor, down: Tensor) -> Tensor:
     return (up[:, :, None] * down[None]).sum(dim=1)
 
 
-def _adapt_convolutions(who: str, network: nn.Module, adapt: Callable[[nn.Conv2d], AdaptedConv]) -> list[str]:
+def _adapt_convolutions(
+    who: str,
+    network: nn.Module,
+    adapt: Callable[[nn.Conv2d], AdaptedConv],
+    below: str = "regularizers.",
+    but: Collection[str] = (),
+) -> list[str]:
     inside = {id(module.base) for module in network.modules() if isinstance(module, AdaptedConv)}
     found = {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | AdaptedConv) and id(module) not in inside
+        if isinstance(module, nn.Conv2d | AdaptedConv) and id(module) not in inside and f"{name}.weight" not in but
     }
     added: list[str] = []
-    for name, module in _of_regularizers(who, "convolution", found).items():
+    for name, module in _chosen(who, "convolution", found, below).items():
         assert isinstance(module, nn.Conv2d)
         adapted = adapt(module)
         _replace(network, name, adapted)
         added += [f"{name}.{parameter}" for parameter, _ in adapted.named_parameters() if is_adapter(parameter)]
-    freeze_base(network)
+    freeze_base(network, but)
     return added
 
 
-def _of_regularizers(who: str, what: str, found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """The modules below ``regularizers``, none of which may be adapted already."""
-    chosen = {name: module for name, module in found.items() if name.startswith("regularizers.")}
+def _chosen(who: str, what: str, found: Mapping[str, nn.Module], below: str = "regularizers.") -> dict[str, nn.Module]:
+    """The modules whose names begin with ``below``, none of which may be adapted already."""
+    chosen = {name: module for name, module in found.items() if name.startswith(below)}
     if not chosen:
-        raise ValueError(f"{who}: found no {what} below 'regularizers' of the network, expected at least one")
+        place = f"below {below.rstrip('.')!r} " if below else ""
+        raise ValueError(f"{who}: found no {what} {place}of the network, expected at least one")
     taken = [name for name, module in chosen.items() if isinstance(module, AdaptedConv | PromptedActivation)]
     if taken:
         raise ValueError(f"{who}: {taken[0]} is adapted already; use one such adapter")

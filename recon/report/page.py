@@ -114,8 +114,9 @@ def _parts(results: Results) -> tuple[str, str, str]:
     if reads == "end_to_end":
         trained, shared = "one unrolled network and a head", "the regularizer and the head were shared"
         return trained, f"{kept}, and their labels", shared
+    task = "one head to fill hidden patches of" if results.get("head_learns") == "hidden patches" else "one head on"
     images = "reference images" if reads == "reference" else "images of a network that stayed as it was"
-    return f"one head on {images}", "their raw data and their labels", "the head was shared"
+    return f"{task} {images}", "their raw data and their labels", "the head was shared"
 
 
 def _what_was_run(results: Results) -> str:

@@ -35,6 +35,7 @@ def write_report(folder: Path | str, results: Results) -> Path:
         - ``score_label``: what validation scores are, for axes; by default PSNR or residual.
         - ``training``: per trained arm, a list of :meth:`LearningCurve.to_json`.
         - ``head_reads``: ``task.input`` of the recipe; None: it trains no head.
+        - ``head_learns``: ``"labels"``, or ``"hidden patches"`` of the images without labels.
         - ``personal_steps``: steps of the personal stage.
         - ``privacy``: ``delta``; ``sites``, per site ``patients, steps``, ``epsilon`` of these steps and ``planned`` of
           all rounds; ``note``, what is not private.

@@ -1,6 +1,9 @@
+from .head_weights import HeadStart as HeadStart
+from .head_weights import class_parameters as class_parameters
+from .head_weights import read_head_file as read_head_file
+from .head_weights import start_head as start_head
 from .heads import TASK_HEADS as TASK_HEADS
 from .heads import ConvClassifier as ConvClassifier
-from .heads import TorchvisionHead as TorchvisionHead
 from .heads import UNetHead as UNetHead
 from .heads import make_head as make_head
 from .label_sets import LabelSetControl as LabelSetControl
@@ -10,6 +13,9 @@ from .label_sets import label_set_scores as label_set_scores
 from .label_sets import loss_curves as loss_curves
 from .losses import TASK_LOSSES as TASK_LOSSES
 from .losses import TaskLoss as TaskLoss
+from .masked_images import explained_variance as explained_variance
+from .masked_images import filling_loss as filling_loss
+from .masked_images import hide_patches as hide_patches
 from .metrics import SPECIFICITY as SPECIFICITY
 from .network import TaskNetwork as TaskNetwork
 from .network import head_input as head_input
@@ -22,6 +28,7 @@ from .people import PersonPrediction as PersonPrediction
 from .scores import TASK_METRICS as TASK_METRICS
 from .scores import task_differences as task_differences
 from .scores import task_scores as task_scores
+from .torchvision_head import TorchvisionHead as TorchvisionHead
 from .validation import task_accuracy as task_accuracy
 from .validation import task_score_in_db as task_score_in_db
 from .validation import validation_accuracy as validation_accuracy

@@ -1,7 +1,6 @@
 """Heads of downstream tasks: an image in, logits of a label map or of classes out."""
 
 import itertools
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -13,6 +12,8 @@ from torch.nn import functional as F
 from physics import Registry
 
 from ..data import TaskKind, TaskLabels
+from .norms import group_norm
+from .torchvision_head import TorchvisionHead
 
 
 class UNetHead(nn.Module):
@@ -77,47 +78,19 @@ class ConvClassifier(nn.Module):
     def __init__(self, outputs: int, channels: int = 16, depth: int = 3) -> None:
         super().__init__()
         _require_size("ConvClassifier", channels, depth)
-        widths = [1] + [channels * 2**level for level in range(depth + 1)]
-        self.blocks = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise(widths))
+        widths = [channels * 2**level for level in range(depth + 1)]
+        # Names of the encoder as in `UNetHead`: its weights start this one.
+        self.first = _block(1, channels)
+        self.down = nn.ModuleList(_block(a, b) for a, b in itertools.pairwise(widths))
         self.last = nn.Linear(2 * widths[-1], outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(batch, outputs)`` of images ``(batch, 1, height, width)``."""
-        x = images
-        for level, block in enumerate(self.blocks):
-            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
+        x = self.first(images)
+        for block in self.down:
+            x = block(F.max_pool2d(x, 2, ceil_mode=True))
         out: Tensor = self.last(torch.cat((x.mean((-2, -1)), x.amax((-2, -1))), dim=1))
         return out
-
-
-class TorchvisionHead(nn.Module):
-    """A network of torchvision for gray images, without pretrained weights; batch normalization is replaced.
-
-    Every ``BatchNorm2d`` becomes a ``GroupNorm``: averaged running statistics of sites that differ fit none of them.
-
-    Parameters
-    ----------
-    name
-        Name in :mod:`torchvision.models` or :mod:`torchvision.models.segmentation`.
-    outputs
-        Number or channels of the logits.
-    """
-
-    def __init__(self, name: str, kind: TaskKind, outputs: int) -> None:
-        super().__init__()
-        from torchvision.models import get_model  # takes a second to import
-
-        self.kind = kind
-        # A backbone would be loaded from the network by default.
-        backbone = {"weights_backbone": None} if kind == "segmentation" else {}
-        self.network = get_model(name, weights=None, num_classes=outputs, **backbone)
-        _without_batch_norm(self.network)
-        _with_one_channel(self.network)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of images ``(batch, 1, height, width)``."""
-        found: Tensor | Mapping[str, Tensor] = self.network(images)
-        return found if isinstance(found, Tensor) else found["out"]
 
 
 def _torchvision(name: str, kind: TaskKind) -> Any:
@@ -165,27 +138,5 @@ def _block(n_in: int, n_out: int) -> nn.Sequential:
     """Two 3x3 convolutions, each with group normalization and ReLU."""
     layers: list[nn.Module] = []
     for width in (n_in, n_out):
-        layers += [nn.Conv2d(width, n_out, 3, padding=1), _group_norm(n_out), nn.ReLU()]
+        layers += [nn.Conv2d(width, n_out, 3, padding=1), group_norm(n_out), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(channels, 8), channels)
-
-
-def _without_batch_norm(network: nn.Module) -> None:
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, _group_norm(child.num_features))
-
-
-def _with_one_channel(network: nn.Module) -> None:
-    """Replace the first convolution, of three colors, by one of gray values."""
-    name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    parent, _, leaf = name.rpartition(".")
-    padding: Any = first.padding
-    kernel: Any = first.kernel_size
-    stride: Any = first.stride
-    gray = nn.Conv2d(1, first.out_channels, kernel, stride, padding, bias=first.bias is not None)
-    setattr(network.get_submodule(parent), leaf, gray)

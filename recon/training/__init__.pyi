@@ -18,6 +18,7 @@ from .losses import ssim_loss as ssim_loss
 from .objectives import OBJECTIVES as OBJECTIVES
 from .objectives import Downstream as Downstream
 from .objectives import HeadInput as HeadInput
+from .objectives import MaskedImages as MaskedImages
 from .objectives import MutualDistillation as MutualDistillation
 from .objectives import SelfSupervised as SelfSupervised
 from .objectives import Supervised as Supervised

@@ -15,7 +15,16 @@ from ..data import Sample, held_out_split, require_fraction
 from ..errors import DataError
 from ..method import apply
 from ..networks import TwinNetwork
-from ..tasks import TASK_LOSSES, TaskNetwork, head_input, predictions, require_label, task_input
+from ..tasks import (
+    TASK_LOSSES,
+    TaskNetwork,
+    filling_loss,
+    head_input,
+    hide_patches,
+    predictions,
+    require_label,
+    task_input,
+)
 from .losses import LOSSES, mse_loss
 
 #: What the head of a downstream task reads in training.
@@ -25,7 +34,8 @@ HeadInput = Literal["reference", "reconstruction", "end_to_end"]
 class TaskTerm(Protocol):
     """A task; its random numbers come from ``generator``.
 
-    ``needs_twin = True``: it trains a :class:`TwinNetwork`. ``needs_head = True``: it trains a :class:`TaskNetwork`.
+    ``needs_twin = True``: it trains a :class:`TwinNetwork`. ``needs_head = True``: it trains a :class:`TaskNetwork`;
+    with ``trains_head_alone = True`` only its head, which has one output and learns no labels.
     ``holds_out = True``: it calls :func:`held_out_split`.
     """
 
@@ -230,6 +240,61 @@ class Downstream:
         return loss(network.head(seen), label), image
 
 
+@dataclass(frozen=True)
+class MaskedImages:
+    """Train the head of a :class:`recon.TaskNetwork` to fill hidden patches of its images, without labels [H]_.
+
+    The loss is the mean squared error on the hidden pixels. The paper does so with transformers that read the visible
+    patches alone; here the hidden ones are zero.
+
+    Parameters
+    ----------
+    input
+        ``"reference"`` or ``"reconstruction"``, as for :class:`Downstream`; the reconstruction network does not train.
+    patch
+        Pixels per side of a patch.
+    part
+        Share of the patches that is hidden.
+
+    References
+    ----------
+    .. [H] He et al., Masked autoencoders are scalable vision learners, CVPR 2022.
+    """
+
+    input: HeadInput = "reference"
+    patch: int = 8
+    part: float = 0.5
+    needs_head: ClassVar[bool] = True
+    trains_head_alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.input not in ("reference", "reconstruction"):
+            raise ValueError(f"MaskedImages: input is {self.input!r}, expected 'reference' or 'reconstruction'")
+        if self.patch < 1 or not 0 < self.part < 1:
+            found = f"patch is {self.patch}, part {self.part}"
+            raise ValueError(f"MaskedImages: {found}, expected at least 1 pixel, and 0 < part < 1")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether training files without a reference are refused."""
+        return self.input == "reference"
+
+    def __call__(self, network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if not isinstance(network, TaskNetwork):
+            raise TypeError(f"MaskedImages: network is {type(network).__name__}, expected TaskNetwork")
+        if self.needs_reference:
+            if batch.reference is None:
+                raise DataError(f"{batch.meta[0].volume}: has no reference to train on; leave the file out")
+            image = batch.reference
+            seen = head_input(batch.target())
+        else:
+            with torch.no_grad():
+                image = apply(network, batch)
+                seen = task_input(batch, image)
+        _, hidden = hide_patches(seen, self.patch, self.part, generator)
+        return filling_loss(network, seen, hidden), image
+
+
 def _distance(found: Tensor, wanted: Tensor, n_axes: int) -> Tensor:
     """Normalized l1-l2 distance over the last axes, mean over the batch; an empty wanted slice counts 0."""
     axes = last_axes(n_axes)
@@ -257,11 +322,13 @@ def require_loss(who: str, loss: str) -> None:
 
 
 #: Tasks. The arguments ``loss``, ``fraction`` and ``distillation`` are ``training.loss``, ``objective.split`` and
-#: ``objective.distillation``; those of ``downstream`` are keys of ``[task]``, others of ``[objective.options]``.
+#: ``objective.distillation``; ``input`` and those of ``downstream`` are keys of ``[task]``, others of
+#: ``[objective.options]``.
 OBJECTIVES: Registry[TaskTerm] = Registry("task", {
     "supervised": Supervised,
     "self_supervised": SelfSupervised,
     "two_views": TwoViews,
     "mutual": MutualDistillation,
     "downstream": Downstream,
+    "masked_images": MaskedImages,
 })  # fmt: skip

@@ -9,21 +9,21 @@ from federation.sites import DEMO_SITES, SPLITS
 
 #: A head and a network that train in a second.
 TINY = (
-    "network.cascades=1", "network.channels=4", "task.head_options={channels=4, depth=1}", "federation.rounds=2",
-    "training.steps_per_round=3", "training.batch_size=2", "evaluation.arms=['zero_filled', 'local']",
+    "network.cascades=1", "network.channels=4", "task.head_options={channels=4, depth=1}", "federation.rounds=1",
+    "training.steps_per_round=3", "training.batch_size=2", "evaluation.arms=[]",
     "task.classes=['bright']",
 )  # fmt: skip
 
 #: The network of `TINY`, to be trained first; sites take turns, so the last round counts and what they keep differs.
 BASE = (
     "network.cascades=1", "network.channels=4", "federation.rounds=2", "federation.schedule=cyclic",
-    "training.steps_per_round=3", "evaluation.arms=[]",
+    "training.steps_per_round=1", "evaluation.arms=[]",
 )  # fmt: skip
 
 
 def make_labelled_sites(folder: Path, count: int = 2) -> list[SiteManifest]:
     """Demo hospitals with labels."""
-    make_demo_sites(folder, size=32, train=2, validation=1, test=2, slices=2, sites=DEMO_SITES[:count])
+    make_demo_sites(folder, size=32, train=1, validation=1, test=2, slices=2, sites=DEMO_SITES[:count])
     return add_labels(folder)
 
 

@@ -15,7 +15,8 @@ from recon import DataError, Simulation
 from ..labelled_sites import add_labels
 from .deployment import NAMES, deploy
 
-HEAD = ("task.classes=['bright']", "task.head_options={channels=4, depth=1}")
+SHORT = ("network.cascades=1", "federation.rounds=1", "training.steps_per_round=4")
+HEAD = ("task.classes=['bright']", "task.head_options={channels=4, depth=1}", *SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_head_and_its_network_trained_end_to_end_have_the_bits_of_the_run_in_p
 
 
 def test_the_base_of_a_head_travels_once_with_the_bundle_and_only_as_weights(labelled: Path, tmp_path: Path) -> None:
-    first = deploy(tmp_path / "base", labelled, "training.steps_per_round=2").recipe
+    first = deploy(tmp_path / "base", labelled, *SHORT).recipe
     sites = load_federation(labelled)
     train_run(first, sites, tmp_path / "trained", jobs=1, resume=False, say=str)
     weights = export_weights(tmp_path / "trained", tmp_path / "weights")

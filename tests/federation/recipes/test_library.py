@@ -432,7 +432,7 @@ def averages(play: Play, round: int, weights: Mapping[str, float]) -> None:
 
 def personal_stage(play: Play) -> None:
     """Every site trains its network on, unseen ones too, and nothing is written but in the folders of the sites."""
-    run, stage, selected = play.run, play.recipe.personal, play.run.selected()
+    run, selected = play.run, play.run.selected()
 
     def files() -> dict[Path, bytes]:
         return {path.relative_to(run.path): path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
@@ -442,7 +442,7 @@ def personal_stage(play: Play) -> None:
         shared = run.spec(manifest).build().network_at(selected.shared, selected.round)
         tuned = deepcopy(shared)
         task = Task(manifest, play.recipe, run.maps_folder(manifest.name))
-        task.fine_tune(tuned, steps=stage.steps, learning_rate=stage.learning_rate)
+        task.fine_tune(tuned, selected.shared)
         assert not same(everything(shared), everything(tuned))
         score, personal_score = personalize((run, manifest.name, False))
         assert (score, personal_score) == (task.validate(shared), task.validate(tuned))
@@ -728,6 +728,26 @@ def fedavg_private(play: Play) -> None:
 def fedavg_finetune(play: Play) -> None:
     shares_all_but(play)
     personal_stage(play)
+
+
+def ditto(play: Play) -> None:
+    """The second plain step of a site ends nearer to the shared parameters, by rate times weight times distance."""
+    shares_all_but(play)
+    personal_stage(play)
+    run, state, manifest = play.run, play.run.selected(), play.run.participants[0]
+    rate, pull = 0.1, 0.5
+
+    def tuned(steps: int, proximal: float) -> dict[str, Tensor]:
+        stage = (f"personal.steps={steps}", f"personal.learning_rate={rate}", f"personal.proximal={proximal}")
+        recipe = load_recipe(path_of("ditto"), (*play.overrides, *DESCENT, *stage))
+        network = run.spec(manifest).build().network_at(state.shared, state.round)
+        Task(manifest, recipe, run.maps_folder(manifest.name)).fine_tune(network, state.shared)
+        return everything(network)
+
+    first, free, held = tuned(1, pull), tuned(2, 0.0), tuned(2, pull)
+    for name, begun in state.shared.items():
+        assert torch.allclose(free[name] - held[name], rate * pull * (first[name] - begun), atol=1e-6)
+    assert not same(free, held)
 
 
 def fedftn(play: Play) -> None:
@@ -1043,6 +1063,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
     "fedavg_private": (("federation.rounds=1",), 3),
     "fedavg_secure": (("federation.rounds=1",), 3),
     "fedavg_finetune": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
+    "ditto": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
     "fedftn": (("personal.steps=4", "personal.learning_rate=3e-4"), 2),
     "fednova": (("training.steps_per_round=4",), 3),
     "gautomri": (("federation.rounds=3",), 3),
@@ -1071,6 +1092,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
 
 PROPERTIES: dict[str, Callable[[Play], None]] = {
     "acm_fedmri": acm_fedmri,
+    "ditto": ditto,
     "fed_crfd": aligned("regularizers.*.last.*"),
     "fed_scales": fed_scales,
     "fedadagrad": adaptive(lambda v, squared: v + squared, beta1=0.0),
@@ -1177,6 +1199,7 @@ METHODS = {
     "FedM2CT": ["fedm2ct"],
     "icP2P-FL": ["icp2p"],
     "FTL / FedFTN": ["fedavg_finetune", "fedftn"],
+    "Ditto": ["ditto"],
     "Fed-MedLoRA / Med-DualLoRA": ["med_lora", "med_dual_lora"],
     # Server rules and transforms of the five choices that no row names.
     "FedNova": ["fednova"],

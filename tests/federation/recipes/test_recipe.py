@@ -120,6 +120,7 @@ def test_the_last_override_wins(recipe: Path) -> None:
         ("objective.proximal=nan", ["objective.proximal: found nan, expected a weight of 0 or more"]),
         ("objective.proximal=true", ["objective.proximal: found True, expected a weight of 0 or more"]),
         ("objective.proximal={mu=1}", ["objective.proximal: found {'mu': 1}, expected a weight of 0 or more"]),
+        ("personal.proximal=1", ["personal.proximal: found 1 with steps = 0, expected steps, on which it acts"]),
         ("objective.proxmal=1", ["objective.proxmal: unknown key; did you mean 'proximal'?"]),
         ("objective.options={proximal={mu=1}}", ["objective.options: found proximal, expected the task or a penalty"]),
         ("objective={proximal=1, options={proximal={mu=1}}}", ["found 'mu', expected one of none"]),

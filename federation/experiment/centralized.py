@@ -9,15 +9,29 @@ from typing import Literal
 import torch
 from torch import nn
 
-from recon import MEAN_OF_SITES, DataError, Learner, LearningCurve, Stepper, Supervised, train_in_turns
+from recon import (
+    MEAN_OF_SITES,
+    PREPARING,
+    DataError,
+    Learner,
+    LearningCurve,
+    Stepper,
+    Supervised,
+    TaskTerm,
+    doing,
+    train_in_turns,
+)
 
 from ..config import config_error
-from ..experiment import ReconstructionTask, curve, trained_parameters, training_slices
 from ..methods import RoundScore, best_of, derive_seed, load_parameters, parameter_scope, parameters_of
-from ..recipes import Recipe
+from ..progress import within
+from ..recipes import CENTRALIZED, Recipe
 from ..rounds import Stopping, initial_network
 from ..serialization import load_newest, save_checkpoint
 from ..sites import SiteManifest
+from .learning import curve, trained_parameters, training_slices
+from .run_folder import RunFolder
+from .task import ReconstructionTask
 
 #: ``joint``: a step uses a batch of every site; as many steps as a site makes in the federation. ``sequential``: a step
 #: uses a batch of one site, and sites take turns; as many steps as all sites make together.
@@ -34,10 +48,12 @@ class CentralArm:
     Parameters
     ----------
     recipe
-        Network, scope, loss, optimizer, learning rate, rounds, steps and patience are used; objective, transform and
+        Network, scope, loss, optimizer, learning rate, rounds, steps and patience are used; penalties, transform and
         personal stage are not. Differential privacy is refused.
     maps
         Folder of the estimated coil maps by site.
+    task
+        What a step minimizes; None: the distance to the reference.
     """
 
     recipe: Recipe
@@ -45,6 +61,7 @@ class CentralArm:
     folder: Path
     maps: Mapping[str, Path]
     updates: Updates
+    task: TaskTerm | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.privacy.noise() is not None:
@@ -65,7 +82,7 @@ class CentralArm:
         tasks = {m.name: ReconstructionTask(m, self.recipe, self.maps[m.name]) for m in self.manifests}
         networks = self._networks(tasks)
         done = load_newest(self.folder)
-        if done is None:
+        if done is None or done.round != self.recipe.federation.rounds:  # of a run that goes on with more rounds
             best, history = self._best(tasks, networks)
             numbers = {"history": [list(score) for score in history]}
             save_checkpoint(self.folder, self.recipe.federation.rounds, best, numbers)
@@ -74,6 +91,23 @@ class CentralArm:
         for site, network in networks.items():
             load_parameters(network, {name: best[f"{site}/{name}"] for name, _ in network.named_parameters()})
         return {site: copy.deepcopy(network) for site, network in networks.items()}
+
+    def network_at(self, manifest: SiteManifest, networks: Mapping[str, nn.Module]) -> nn.Module:
+        """The network of a site of :meth:`train`; at an unseen one with the shared parameters, others as initialized.
+
+        Parameters
+        ----------
+        networks
+            Those of :meth:`train`.
+        """
+        if manifest.name in networks:
+            return networks[manifest.name]
+        first = next(iter(networks.values()))
+        shared = parameters_of(first, parameter_scope(first, self.recipe.scope.rules()).shared)
+        task = ReconstructionTask(manifest, self.recipe, self.maps[manifest.name])
+        network = initial_network(task.network, self.recipe.federation.seed)
+        load_parameters(network, shared)
+        return network
 
     @property
     def history(self) -> tuple[RoundScore, ...]:
@@ -130,7 +164,7 @@ class CentralArm:
                 task.dataset("train"),
                 batch_size=training.batch_size,
                 seed=derive_seed(seed, "central", site),
-                objective=Supervised(training.loss),
+                objective=self.task or Supervised(training.loss),
             )
             for site, task in tasks.items()
         ]
@@ -158,6 +192,21 @@ class CentralArm:
                     train_in_turns(stepper, turns * training.steps_per_round)
             except DataError as error:
                 raise DataError(f"{self.updates} arm: {error}") from None
+
+
+def central_arm(run: RunFolder) -> CentralArm:
+    """The centralized arm of a run: as many steps as all sites make together, on what the recipe minimizes."""
+    maps = {manifest.name: run.maps_folder(manifest.name) for manifest in run.manifests}
+    task = run.recipe.build_objective()
+    return CentralArm(run.recipe, run.participants, run.path / CENTRALIZED, maps, "sequential", task)
+
+
+def train_centrally(run: RunFolder) -> RoundScore | None:
+    """Train the centralized arm of a run; if it is interrupted, it begins anew. Returns its best score, None: none."""
+    arm = central_arm(run)
+    with within(site=CENTRALIZED, part="centralized arm"), doing(PREPARING):
+        arm.train()
+    return best_of(arm.history)
 
 
 def _state(networks: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:

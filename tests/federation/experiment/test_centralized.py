@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from federation import ConfigError, load_recipe, make_demo_sites
 from federation.comparison.arms import Arm, Budget
-from federation.comparison.centralized import CentralArm, Updates
 from federation.comparison.hospitals import HOSPITALS
+from federation.experiment.centralized import CentralArm, Updates
 from federation.experiment.task import ReconstructionTask
 from federation.methods.algorithm import derive_seed
 from federation.recipes.recipe import Recipe
@@ -148,6 +148,10 @@ def test_the_regularizer_is_shared_and_what_was_trained_is_read_again(
     assert all(state[name].equal(states[0][name]) for state in states for name in states[0] if "regul" in name)
     again = parameters(arm.train())
     assert all(tensor.equal(again[name]) for name, tensor in parameters(networks).items())
+    longer = arm.recipe.federation.model_copy(update={"rounds": BUDGET.rounds + 1})
+    more = replace(arm, recipe=arm.recipe.model_copy(update={"federation": longer}))
+    more.train()  # a run that goes on with more rounds trains this arm anew
+    assert more.history[-1].round == BUDGET.rounds + 1
 
 
 def test_frozen_parameters_stay_as_they_are(
@@ -194,3 +198,5 @@ def test_training_that_diverges_is_one_line(manifests: tuple[SiteManifest, ...],
 def test_differential_privacy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"noise_multiplier: found noise, expected none in a centralized arm"):
         CentralArm(load_recipe("fedavg_private"), (), tmp_path, {}, "joint")
+    with pytest.raises(ConfigError, match=r"arms: found 'centralized' with privacy.noise_multiplier, expected one of"):
+        load_recipe("fedavg_private", ["evaluation.arms=['centralized']"])
