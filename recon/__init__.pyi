@@ -259,9 +259,11 @@ from .report import write_training_report as write_training_report
 from .tasks import TASK_HEADS as TASK_HEADS
 from .tasks import TASK_LOSSES as TASK_LOSSES
 from .tasks import TASK_METRICS as TASK_METRICS
+from .tasks import ImageStore as ImageStore
 from .tasks import LabelSetControl as LabelSetControl
 from .tasks import LossCurve as LossCurve
 from .tasks import PersonPrediction as PersonPrediction
+from .tasks import SeenSlices as SeenSlices
 from .tasks import TaskNetwork as TaskNetwork
 from .tasks import control_label_sets as control_label_sets
 from .tasks import head_input as head_input

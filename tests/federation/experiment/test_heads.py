@@ -11,10 +11,10 @@ import torch
 
 from federation import ConfigError, RunFolder, SiteManifest, load_manifest, load_recipe, train_run
 from federation.cli import main
-from federation.experiment import evaluate_run, export_weights, site_network
+from federation.experiment import evaluate_run, export_weights, head_slices, site_network
 from federation.experiment.head_scores import REFERENCE, controls_of
 from federation.methods import selected_state
-from recon import TaskNetwork, apply, collate, head_input
+from recon import ImageStore, TaskNetwork, apply, collate, head_input
 
 from ..labelled_sites import BASE, TINY, add_labels, make_labelled_sites
 
@@ -194,3 +194,40 @@ def test_attacks_and_comparisons_of_heads_are_refused(
     assert "recipe.task: found a head, expected a run of a reconstruction network alone" in capsys.readouterr().err
     assert main(["compare", "downstream/two_stage", "--out", str(tmp_path)]) == 2
     assert "task: found a head, unet, expected a recipe of a reconstruction network" in capsys.readouterr().err
+
+
+def test_images_kept_in_memory_change_no_bit(
+    runs: dict[str, RunFolder], folder: Path, sites: list[SiteManifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image is made again where none fits into the store."""
+    monkeypatch.setattr(head_slices, "_STORE", ImageStore(most_bytes=0))
+    again = train(folder, "downstream/two_stage", sites, TINY, "made_again")
+    assert selected_state(again.path).digest == selected_state(runs["two_stage"].path).digest
+
+
+def test_images_are_kept_only_where_they_stay_the_same(
+    runs: dict[str, RunFolder], folder: Path, sites: list[SiteManifest]
+) -> None:
+    def kept(way: str, *overrides: str) -> bool:
+        recipe = load_recipe(f"downstream/{way}", (*TINY, *overrides), start_from=folder / "base")
+        return head_slices.keeps_images(recipe, runs[way].spec(sites[0]).build().network)
+
+    assert kept("reference") and kept("two_stage") and kept("two_stage", "objective.proximal=0.1")
+    assert not kept("end_to_end")  # the network trains
+    assert not kept("two_stage", "training.augment=true")
+
+
+def test_images_of_a_file_that_was_replaced_are_made_again(
+    runs: dict[str, RunFolder], sites: list[SiteManifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore()
+    monkeypatch.setattr(head_slices, "_STORE", store)
+    run, manifest = runs["two_stage"], sites[0]
+    network, samples = site_network(run, manifest), manifest.dataset("train", run.maps)
+    made = []
+    for _ in range(3):
+        head_slices.seen_slices(run.recipe, manifest, network, samples)[0]
+        made.append(store.n_bytes)
+    samples.volumes[0].path.touch()
+    head_slices.seen_slices(run.recipe, manifest, network, samples)[0]
+    assert made == [made[0]] * 3 and store.n_bytes == 2 * made[0] > 0

@@ -1,0 +1,271 @@
+"""Whether a federated head is better than the head of a site alone, where every site has four labeled people.
+
+    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/federated_heads.py OUT [--seeds 3]
+
+The four sites of `downstream.py`: T1 images of IXI by four scanners that differ in mask, noise, coils and gray scale,
+with the ventricles, the deep gray nuclei and the white matter as classes. Four people of a site train, two validate and
+the others of the 34 test; every seed deals them anew. The heads read images of the starter weights `brain-mri`, each
+computed once. Three arms start from the same head and make the same steps per round:
+
+- local: every site trains its own head;
+- federated: after every round the heads of all sites are replaced by their mean;
+- fine-tuned: every site trains the best federated head for itself, by the rule of the local head.
+
+Every arm is validated after every fifth round and ends when its score has not risen for `--patience` rounds; its best
+state counts: of the local arm and the fine-tuning by the score of the site, of the federated arm by the mean over the
+sites. Printed are rounds, Dice by seed and site, and the differences in Dice on test people. The values of a person who
+tests in several seeds are averaged before the interval, Student's t over people.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from downstream import CLASSES, make_downstream_sites
+from scipy.stats import t as student
+from torch import Tensor
+
+from federation.sites import SPLITS, parse_classes, patients_of, read_federation
+from recon import (
+    Downstream,
+    PersonPrediction,
+    Sample,
+    TaskLabels,
+    TaskNetwork,
+    apply,
+    collate,
+    cosine_learning_rate,
+    head_input,
+    load_weights,
+    make_head,
+    probabilities,
+    psnr,
+    task_scores,
+    train_locally,
+    validation_accuracy,
+)
+
+TASK = TaskLabels("segmentation", tuple(parse_classes(CLASSES)))
+HEAD, BATCH, VALIDATED = {"channels": 8, "depth": 3}, 4, 5
+ARMS = ("local", "federated", "fine-tuned")
+#: Dice by (seed, site, person, class), of an arm.
+Dice = dict[tuple[int, str, str, str], float]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Rounds at most, steps of a site in a round, rounds without improvement, and the first learning rate."""
+
+    rounds: int
+    steps: int
+    patience: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Site:
+    """Slices in memory, the image that the head reads in place of the reference; test slices by person."""
+
+    train: Sequence[Sample]
+    validation: Sequence[Sample]
+    people: Mapping[str, Sequence[Sample]]
+
+
+@dataclass
+class Best:
+    """Best state of some networks, and the round in which it was."""
+
+    score: float = -1.0
+    round: int = -1
+    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def offer(self, score: float, round_: int, networks: Mapping[str, TaskNetwork]) -> None:
+        """Keep the networks if they are better."""
+        if score > self.score:
+            self.score, self.round = score, round_
+            self.states = {name: deepcopy(network.head.state_dict()) for name, network in networks.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, nargs="?", help="folder of the sites and of scores.json")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=160, help="at most, of every arm (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4, help="of a site in a round (default: %(default)s)")
+    parser.add_argument("--patience", type=int, default=40, help="in rounds (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=4e-3, help="first learning rate (default: %(default)s)")
+    arguments = parser.parse_args()
+    if "FEDRECON_DATA" not in os.environ or arguments.out is None:
+        print("left out: needs FEDRECON_DATA, the folder of images of people, and a folder for the run")
+        return
+    budget = Budget(arguments.rounds, arguments.steps, arguments.patience, arguments.rate)
+    reconstruction = load_weights("brain-mri").eval()
+    scores: dict[str, Dice] = {arm: {} for arm in ARMS}
+    for seed in range(arguments.seeds):
+        folder = arguments.out / f"seed{seed}"
+        if not folder.exists():
+            make_downstream_sites(folder, persons=4, validation=2, seed=seed)
+        sites = load_sites(folder, reconstruction)
+        for arm, networks in train_arms(sites, reconstruction, budget, seed).items():
+            scores[arm] |= test(sites, networks, seed)
+        report(scores, seed)
+        rows = [[*key, arm, value] for arm, found in scores.items() for key, value in found.items()]
+        (arguments.out / "scores.json").write_text(json.dumps(rows))
+    for other in ARMS[1:]:
+        differences(f"{other} - local", scores[other], scores["local"])
+
+
+def load_sites(folder: Path, reconstruction: torch.nn.Module) -> dict[str, Site]:
+    """All sites; prints the PSNR of the images that the heads read."""
+    sites = {}
+    for manifest in read_federation(folder):
+        dataset = {split: manifest.dataset(split, folder / "maps", None, 0) for split in SPLITS}
+        parts = {split: [seen(reconstruction, own[i]) for i in range(len(own))] for split, own in dataset.items()}
+        quality = np.mean([value for part in parts.values() for _, value in part])
+        print(f"{manifest.name}: {quality:.1f} dB, {len(parts['train'])} slices train", flush=True)
+        tested = patients_of(manifest, dataset["test"], "test").slices
+        people = {person: [parts["test"][i][0] for i in slices] for person, slices in tested.items()}
+        train, validation = ([sample for sample, _ in parts[split]] for split in ("train", "validation"))
+        sites[manifest.name] = Site(train, validation, people)
+    return sites
+
+
+def seen(reconstruction: torch.nn.Module, sample: Sample) -> tuple[Sample, float]:
+    """A slice with the image of the network in place of the reference, and its PSNR."""
+    batch = collate([sample])
+    with torch.no_grad():
+        image = batch.magnitude(apply(reconstruction, batch))
+    return replace(sample, reference=image[0] + 0j), psnr(batch.target(), image)
+
+
+def train_arms(
+    sites: Mapping[str, Site], reconstruction: torch.nn.Module, budget: Budget, seed: int
+) -> dict[str, dict[str, TaskNetwork]]:
+    """Networks of all arms by site."""
+    torch.manual_seed(seed)
+    start = TaskNetwork(reconstruction.requires_grad_(False), make_head("unet", TASK, HEAD), TASK)
+
+    def alone(name: str, begin: TaskNetwork, rate: float) -> TaskNetwork:
+        return train({name: sites[name]}, {name: begin}, replace(budget, rate=rate), seed, name)[name]
+
+    federated = train(sites, dict.fromkeys(sites, start), budget, seed, "federated")
+    return {
+        "local": {name: alone(name, start, budget.rate) for name in sites},
+        "federated": federated,
+        "fine-tuned": {name: alone(name, federated[name], budget.rate / 4) for name in sites},
+    }
+
+
+def train(
+    sites: Mapping[str, Site], start: Mapping[str, TaskNetwork], budget: Budget, seed: int, title: str
+) -> dict[str, TaskNetwork]:
+    """Rounds of local steps and means over the given sites; the networks of the best round."""
+    networks = {name: with_own_head(start[name]) for name in sites}
+    moments: dict[str, Mapping[str, Tensor]] = {}
+    best = Best()
+    for number in range(budget.rounds + 1):
+        if number % VALIDATED == 0:
+            score = np.mean([accuracy(networks[name], site) for name, site in sites.items()])
+            best.offer(float(score), number, networks)
+            if number >= min(budget.rounds, best.round + budget.patience):
+                break
+        for name, network in networks.items():
+            moments[name] = train_locally(
+                network,
+                sites[name].train,
+                steps=budget.steps,
+                batch_size=BATCH,
+                learning_rate=cosine_learning_rate(budget.rate, number / budget.rounds),
+                seed=1000 * seed + number,
+                optimizer_state=moments.get(name),
+                objective=Downstream(input="reference"),
+            ).optimizer_state
+        average([network.head for network in networks.values()])
+    for name, network in networks.items():
+        network.head.load_state_dict(best.states[name])
+    print(
+        f"seed {seed}, {title}: best of {number} rounds is round {best.round}, validation {best.score:.3f}", flush=True
+    )
+    return networks
+
+
+def with_own_head(network: TaskNetwork) -> TaskNetwork:
+    """The network with a copy of its head."""
+    return TaskNetwork(network.reconstruction, deepcopy(network.head), network.labels)
+
+
+def accuracy(network: TaskNetwork, site: Site) -> float:
+    """Validation score of a site."""
+    return validation_accuracy(network, site.validation, on_reference=True) or 0.0
+
+
+def average(heads: Sequence[torch.nn.Module]) -> None:
+    """Replace the parameters of all heads by their mean."""
+    parameters = [list(head.parameters()) for head in heads]
+    with torch.no_grad():
+        for own in zip(*parameters, strict=True):
+            mean = torch.stack(own).mean(0)
+            for parameter in own:
+                parameter.copy_(mean)
+
+
+def test(sites: Mapping[str, Site], networks: Mapping[str, TaskNetwork], seed: int) -> Dice:
+    """Dice of the test people of all sites."""
+    found: Dice = {}
+    for name, site in sites.items():
+        network = networks[name].eval()
+        for person, samples in site.people.items():
+            batch = collate(list(samples))
+            with torch.no_grad():
+                told = probabilities(TASK, network.head(head_input(batch.target())))
+            assert batch.label is not None
+            one = PersonPrediction(person, batch.label.numpy(), told.numpy())
+            scores = task_scores(TASK.kind, TASK.classes, [one])["classes"]
+            found |= {(seed, name, person, label): scores[label]["scores"]["dice"]["value"] for label in TASK.classes}
+    return found
+
+
+def report(scores: Mapping[str, Dice], seed: int) -> None:
+    """Dice of a seed by arm, class and site, mean over people."""
+    for arm, found in scores.items():
+        for label in TASK.classes:
+            by_site = of_sites({key: value for key, value in found.items() if key[0] == seed and key[3] == label})
+            print(f"seed {seed}, {arm}, {label}:", *(f"{site} {np.mean(own):.3f}" for site, own in by_site.items()))
+
+
+def of_sites(found: Dice) -> dict[str, list[float]]:
+    """Values by site."""
+    return {site: [v for key, v in found.items() if key[1] == site] for site in sorted({key[1] for key in found})}
+
+
+def differences(title: str, first: Dice, second: Dice) -> None:
+    """Differences in Dice with their interval over people: by class, of the mean of all classes, and by site."""
+    paired = {key: value - second[key] for key, value in first.items()}
+    for label in (*TASK.classes, "mean of classes"):
+        own = {key: value for key, value in paired.items() if label in (key[3], "mean of classes")}
+        print(f"{title}, {label}: {interval(own)}; by seed", *by(own, 0), "; by site", *by(own, 1), flush=True)
+
+
+def by(paired: Dice, part: int) -> list[str]:
+    """Means by one part of the key."""
+    groups = sorted({key[part] for key in paired}, key=str)
+    return [f"{group} {np.mean([v for key, v in paired.items() if key[part] == group]):+.3f}" for group in groups]
+
+
+def interval(paired: Dice) -> str:
+    """Mean over people with its 95 % interval, and how many of them gain."""
+    people = sorted({key[2] for key in paired})
+    means = np.array([np.mean([value for key, value in paired.items() if key[2] == person]) for person in people])
+    reach = student.ppf(0.975, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5
+    low, high = means.mean() - reach, means.mean() + reach
+    return f"{means.mean():+.3f} ({low:+.3f} to {high:+.3f}; {(means > 0).sum()} of {len(means)} people gain)"
+
+
+if __name__ == "__main__":
+    main()
