@@ -15,12 +15,12 @@ from .image_labels import TABLE, task_section, write_labels, write_table
 from .simulated_mri import SimulatedSite, write_scan
 from .writing import MadeSite, phantom_files, require_absent, seed_of, write_manifests, write_scans
 
-#: The hospitals of `fedrecon sites make demo-task`: contrasts on which lesions can be seen.
+#: The hospitals of `fedrecon sites make demo-task`: contrasts in which lesions are brighter than fluid.
 TASK_DEMO_SITES = (
     SimulatedSite("north", 4, "flair", Simulation("random", 4, 0.08, noise_std=0.01)),
-    SimulatedSite("east", 6, "t2", Simulation("equispaced", 3, 0.08, noise_std=0.03)),
+    SimulatedSite("east", 6, "t1_contrast", Simulation("equispaced", 3, 0.08, noise_std=0.03)),
     SimulatedSite("south", 8, "flair", Simulation("partial_fourier", 3, 0.08, noise_std=0.02)),
-    SimulatedSite("west", 8, "t2", Simulation("equispaced", 4, 0.08, noise_std=0.02)),
+    SimulatedSite("west", 8, "dwi", Simulation("equispaced", 4, 0.08, noise_std=0.02)),
 )
 #: The class that is segmented, or present in a slice or not.
 LESION = "lesion"
@@ -33,7 +33,7 @@ def make_task_demo_sites(
     size: int = 96,
     seed: int = 0,
     train: int = 6,
-    validation: int = 2,
+    validation: int = 4,
     test: int = 6,
     slices: int = 6,
     sites: Sequence[SimulatedSite] = TASK_DEMO_SITES,

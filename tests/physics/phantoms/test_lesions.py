@@ -19,9 +19,12 @@ def test_labels_are_where_the_image_differs_from_a_head_without_lesions(
     monkeypatch.setattr(head, "LESION_RADIUS", (1e-6, 1e-6))
     plain, none = lesion_volume(4, SHAPE, 7, family)
     assert int(labels.sum()) > 40 and int(none.sum()) == 0 and labels.unique().tolist() == [0, 1]
-    changed = (images.abs() / images.abs().amax() - plain.abs() / plain.abs().amax()).abs() > 0.02
     near = torch.nn.functional.max_pool2d(labels[:, None].float(), 5, 1, 2)[:, 0] > 0
-    assert int((changed & ~near).sum()) <= 0.02 * int(labels.sum())  # lesions of less than half a pixel
+    # Where a lesion is the brightest pixel, all others are darker by one factor.
+    bright = ~near & (plain.abs() > 0.1)
+    factor = (plain[bright].abs() / images[bright].abs()).median()
+    changed = (images.abs() * factor - plain.abs()).abs() > 0.02
+    assert int((changed & ~near).sum()) <= 0.025 * int(labels.sum())  # lesions of less than half a pixel
     assert float(changed[labels == 1].float().mean()) > 0.8
 
 
