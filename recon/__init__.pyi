@@ -249,6 +249,7 @@ from .report import line_panel as line_panel
 from .report import privacy_text as privacy_text
 from .report import slices_text as slices_text
 from .report import summarize as summarize
+from .report import task_runs_text as task_runs_text
 from .report import task_text as task_text
 from .report import text_table as text_table
 from .report import unlearning_text as unlearning_text
