@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ..progress import Display
     from ..sites import SiteManifest
 
-#: Ways of training, in `downstream/` of the library, and the arms beside each; TV and the heads of sites alone cost time: once.
+#: Ways of training, in `downstream/` of the library, and their arms; TV and heads of sites alone cost time: once.
 WAYS: Mapping[str, tuple[str, ...]] = {
     "reference": ("zero_filled",),
     "two_stage": ("zero_filled", "tv", "local"),
