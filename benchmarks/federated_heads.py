@@ -9,11 +9,12 @@ computed once. Three arms start from the same head and make the same steps per r
 
 - local: every site trains its own head;
 - federated: after every round the heads of all sites are replaced by their mean;
-- fine-tuned: every site trains the best federated head for itself, by the rule of the local head.
+- first block kept: the same but for the first block of the head, which every site keeps, as in LG-FedAvg. One site
+  (south) has an inverted gray scale.
 
 Every arm is validated after every fifth round and ends when its score has not risen for `--patience` rounds; its best
-state counts: of the local arm and the fine-tuning by the score of the site, of the federated arm by the mean over the
-sites. Printed are rounds, Dice by seed and site, and the differences in Dice on test people. The values of a person who
+state counts: of a local head by the score of its site, of the others by the mean over the sites. Printed are rounds,
+Dice by seed and site, and the differences in Dice on test people. The values of a person who
 tests in several seeds are averaged before the interval, Student's t over people.
 """
 
@@ -54,7 +55,10 @@ from recon import (
 #: The first two classes of the sites; the third is background here.
 TASK = TaskLabels("segmentation", tuple(parse_classes(CLASSES))[:2])
 HEAD, BATCH, VALIDATED = {"channels": 8, "depth": 3}, 4, 5
-ARMS = ("local", "federated", "fine-tuned")
+ARMS = ("local", "federated", "first block kept")
+#: Parameters of the head that a site keeps, by arm; of the others it keeps none.
+KEPT = {"first block kept": "first."}
+MEAN = "mean of classes"
 #: Dice by (seed, site, person, class), of an arm.
 Dice = dict[tuple[int, str, str, str], float]
 
@@ -107,19 +111,28 @@ def main() -> None:
         return
     budget = Budget(arguments.rounds, arguments.steps, arguments.patience, arguments.rate)
     reconstruction = load_weights("brain-mri").eval()
-    scores: dict[str, Dice] = {arm: {} for arm in ARMS}
+    scores = read_scores(arguments.out / "scores.json")
     for seed in range(arguments.seeds):
         folder = arguments.out / f"seed{seed}"
         if not folder.exists():
             make_downstream_sites(folder, persons=4, validation=2, seed=seed)
-        sites = load_sites(folder, reconstruction)
-        for arm, networks in train_arms(sites, reconstruction, budget, seed).items():
-            scores[arm] |= test(sites, networks, seed)
+        missing = [arm for arm in ARMS if not any(key[0] == seed for key in scores[arm])]
+        sites = load_sites(folder, reconstruction) if missing else {}
+        for arm in missing:
+            scores[arm] |= test(sites, train_arm(arm, sites, reconstruction, budget, seed), seed)
+            rows = [[*key, name, value] for name, found in scores.items() for key, value in found.items()]
+            (arguments.out / "scores.json").write_text(json.dumps(rows))
         report(scores, seed)
-        rows = [[*key, arm, value] for arm, found in scores.items() for key, value in found.items()]
-        (arguments.out / "scores.json").write_text(json.dumps(rows))
     for other in ARMS[1:]:
         differences(f"{other} - local", scores[other], scores["local"])
+
+
+def read_scores(path: Path) -> dict[str, Dice]:
+    """Dice by arm from an earlier call."""
+    scores: dict[str, Dice] = {arm: {} for arm in ARMS}
+    for seed, site, person, label, arm, value in json.loads(path.read_text()) if path.exists() else []:
+        scores[arm][seed, site, person, label] = value
+    return scores
 
 
 def load_sites(folder: Path, reconstruction: torch.nn.Module) -> dict[str, Site]:
@@ -147,29 +160,22 @@ def seen(reconstruction: torch.nn.Module, sample: Sample) -> tuple[Sample, float
     return replace(sample, reference=image[0] + 0j, label=label), psnr(batch.target(), image)
 
 
-def train_arms(
-    sites: Mapping[str, Site], reconstruction: torch.nn.Module, budget: Budget, seed: int
-) -> dict[str, dict[str, TaskNetwork]]:
-    """Networks of all arms by site."""
+def train_arm(
+    arm: str, sites: Mapping[str, Site], reconstruction: torch.nn.Module, budget: Budget, seed: int
+) -> dict[str, TaskNetwork]:
+    """Networks of an arm by site."""
     torch.manual_seed(seed)
     start = TaskNetwork(reconstruction.requires_grad_(False), make_head("unet", TASK, HEAD), TASK)
-
-    def alone(name: str, begin: TaskNetwork, rate: float) -> TaskNetwork:
-        return train({name: sites[name]}, {name: begin}, replace(budget, rate=rate), seed, name)[name]
-
-    federated = train(sites, dict.fromkeys(sites, start), budget, seed, "federated")
-    return {
-        "local": {name: alone(name, start, budget.rate) for name in sites},
-        "federated": federated,
-        "fine-tuned": {name: alone(name, federated[name], budget.rate / 4) for name in sites},
-    }
+    if arm != "local":
+        return train(sites, start, budget, seed, arm)
+    return {name: train({name: site}, start, budget, seed, f"{arm}, {name}")[name] for name, site in sites.items()}
 
 
 def train(
-    sites: Mapping[str, Site], start: Mapping[str, TaskNetwork], budget: Budget, seed: int, title: str
+    sites: Mapping[str, Site], start: TaskNetwork, budget: Budget, seed: int, title: str
 ) -> dict[str, TaskNetwork]:
     """Rounds of local steps and means over the given sites; the networks of the best round."""
-    networks = {name: with_own_head(start[name]) for name in sites}
+    networks = {name: TaskNetwork(start.reconstruction, deepcopy(start.head), TASK) for name in sites}
     moments: dict[str, Mapping[str, Tensor]] = {}
     best = Best()
     for number in range(budget.rounds + 1):
@@ -189,7 +195,7 @@ def train(
                 optimizer_state=moments.get(name),
                 objective=Downstream(input="reference"),
             ).optimizer_state
-        average([network.head for network in networks.values()])
+        average([network.head for network in networks.values()], KEPT.get(title))
     for name, network in networks.items():
         network.head.load_state_dict(best.states[name])
     print(
@@ -198,24 +204,20 @@ def train(
     return networks
 
 
-def with_own_head(network: TaskNetwork) -> TaskNetwork:
-    """The network with a copy of its head."""
-    return TaskNetwork(network.reconstruction, deepcopy(network.head), network.labels)
-
-
 def accuracy(network: TaskNetwork, site: Site) -> float:
     """Validation score of a site."""
     return validation_accuracy(network, site.validation, on_reference=True) or 0.0
 
 
-def average(heads: Sequence[torch.nn.Module]) -> None:
-    """Replace the parameters of all heads by their mean."""
-    parameters = [list(head.parameters()) for head in heads]
+def average(heads: Sequence[torch.nn.Module], kept: str | None) -> None:
+    """Replace the parameters of all heads by their mean, but for those whose names begin with ``kept``."""
+    parameters = [dict(head.named_parameters()) for head in heads]
     with torch.no_grad():
-        for own in zip(*parameters, strict=True):
-            mean = torch.stack(own).mean(0)
-            for parameter in own:
-                parameter.copy_(mean)
+        for name in parameters[0]:
+            if kept is None or not name.startswith(kept):
+                mean = torch.stack([own[name] for own in parameters]).mean(0)
+                for own in parameters:
+                    own[name].copy_(mean)
 
 
 def test(sites: Mapping[str, Site], networks: Mapping[str, TaskNetwork], seed: int) -> Dice:
@@ -248,17 +250,17 @@ def of_sites(found: Dice) -> dict[str, list[float]]:
 
 
 def differences(title: str, first: Dice, second: Dice) -> None:
-    """Differences in Dice with their interval over people: by class, of the mean of all classes, and by site."""
+    """Differences in Dice with their interval over people: by class and of their mean, by site and seed."""
     paired = {key: value - second[key] for key, value in first.items()}
-    for label in (*TASK.classes, "mean of classes"):
-        own = {key: value for key, value in paired.items() if label in (key[3], "mean of classes")}
-        print(f"{title}, {label}: {interval(own)}; by seed", *by(own, 0), "; by site", *by(own, 1), flush=True)
-
-
-def by(paired: Dice, part: int) -> list[str]:
-    """Means by one part of the key."""
-    groups = sorted({key[part] for key in paired}, key=str)
-    return [f"{group} {np.mean([v for key, v in paired.items() if key[part] == group]):+.3f}" for group in groups]
+    for label in (*TASK.classes, MEAN):
+        print(f"{title}, {label}:")
+        own = {key: value for key, value in paired.items() if label in (key[3], MEAN)}
+        groups = {"all": own}
+        for part, name in ((1, "site"), (0, "seed")):
+            for group in sorted({key[part] for key in own}, key=str):
+                groups[f"{name} {group}"] = {key: value for key, value in own.items() if key[part] == group}
+        for name, values in groups.items():
+            print(f"  {name:12s} {interval(values)}", flush=True)
 
 
 def interval(paired: Dice) -> str:
