@@ -10,13 +10,16 @@ the object and in the whole image, at equal coverage of 0.9 on these people:
   error bar that tells the error from a neighborhood of this size can be narrower but by chance;
 - learned: a network per pixel with two hidden layers, fitted to the errors of the training people of all sites by the
   loss of `recon.training.ErrorBarFit`. It sees local means of the image and of its difference to the start image, the
-  noise (`recon.noise_map`) and, as *edges*, gradients at two scales, the local spread and the pixel itself.
+  noise (`recon.noise_map`) and, as *edges*, gradients at two scales, the local spread and the pixel itself;
+- spread: the standard deviation of six further reconstructions, of the measurement with noise of its level added
+  (noisier) or with a quarter of the lines held out (fewer), over squares of 3 pixels, plus a constant: the best of five
+  *for these people*.
 """
 
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,21 +28,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federation.sites import SiteManifest, read_federation
-from recon import apply, collate, load_weights, noise_map
+from physics import complex_noise
+from recon import Sample, apply, collate, held_out_split, load_weights, noise_map
 from recon.method import image_scale
 from recon.uncertainty.errors import object_of
 
-COVERAGE, WINDOWS, LEAST = 0.9, (3, 5, 9, 15), 1e-4
+COVERAGE, WINDOWS, LEAST, REPEATS = 0.9, (3, 5, 9, 15), 1e-4, 6
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Images, start images, noise and errors of slices in units of their robust maximum, ``(slices, h, w)``."""
+    """Images, start images, noise, errors and spreads of slices, ``(slices, h, w)``, in units of a robust maximum."""
 
     image: Tensor
     start: Tensor
     noise: Tensor
     error: Tensor
+    noisier: Tensor
+    fewer: Tensor
 
     def features(self, *, edges: bool) -> Tensor:
         """What a half-width is told from, ``(slices, h, w, features)``."""
@@ -69,6 +75,8 @@ def main() -> None:
     for window in WINDOWS:
         widths = {name: mean(found.error**2, window).sqrt() + 1e-6 for name, found in test.items()}
         report(f"limit, squares of {window} pixels", test, widths)
+    for spread in ("noisier", "fewer"):
+        report(f"spread, {spread}", test, {name: around(found, spread) for name, found in test.items()})
     for edges in (False, True):
         half_width = fitted(train, edges=edges)
         with torch.no_grad():
@@ -87,8 +95,29 @@ def fields(network: nn.Module, manifest: SiteManifest, split: str, out: Path) ->
         shown, scale = batch.magnitude(image), image_scale(batch.magnitude(image))[:, None, None]
         noise = noise_map(batch.operator, batch.noise_std)
         error = (shown - batch.target()).abs()
-        rows.append(torch.cat([values / scale for values in (shown, batch.magnitude(start), noise, error)]))
+        spread = spreads(network, batch) if split == "test" else (shown, shown)
+        rows.append(torch.cat([values / scale for values in (shown, batch.magnitude(start), noise, error, *spread)]))
     return Fields(*torch.stack(rows, dim=1))
+
+
+def spreads(network: nn.Module, batch: Sample) -> tuple[Tensor, Tensor]:
+    """Standard deviation of reconstructions with added noise, and with a quarter of the lines held out."""
+    generator = torch.Generator().manual_seed(0)
+    noisier, fewer = [], []
+    with torch.no_grad():
+        for _ in range(REPEATS):
+            noise = complex_noise(tuple(batch.measurement.shape), float(batch.noise_std), generator)
+            added = replace(batch, measurement=batch.measurement + noise * batch.operator.sampled)
+            noisier.append(batch.magnitude(apply(network, added)))
+            fewer.append(batch.magnitude(apply(network, held_out_split(batch, 0.25, generator)[0])))
+    return torch.stack(noisier).std(0), torch.stack(fewer).std(0)
+
+
+def around(found: Fields, spread: str) -> Tensor:
+    """The spread plus the constant that is best in the object of these people."""
+    smooth, inside = mean(getattr(found, spread) ** 2, 3).sqrt(), object_of(found.image)
+    widths = [smooth + part * smooth[inside].mean() for part in (0.1, 0.3, 1, 3, 10)]
+    return min(widths, key=lambda width: ratio(found.error[inside], width[inside]))
 
 
 def fitted(train: list[Fields], *, edges: bool) -> nn.Module:

@@ -102,6 +102,7 @@ def test_evaluate_scores_the_head_on_every_image(
     page = (run.path / "report.html").read_text()
     assert "trained one head on images of a network" in page
     assert "Downstream task: segmentation of bright" in page and 'class="outlines"' in page
+    assert "largest label" in page and "tuning" not in report["metric_card"]
     assert "best Dice" in page or "validation Dice" in page
 
 
