@@ -24,13 +24,7 @@ demo-ct: $(VENV)/installed  ## Train seven simulated CT scanners together; write
 	$(BIN)/fedrecon demo --kind ct --out runs/demo_ct --resume
 
 demo-task: $(VENV)/installed  ## Train heads on labels three ways and score them; writes runs/demo_task/*/report.html
-	test -d runs/demo_task/sites || $(BIN)/fedrecon sites make demo-task --out runs/demo_task/sites --jobs $(JOBS)
-	$(BIN)/fedrecon train demos/fedavg_task --sites runs/demo_task/sites --out runs/demo_task/base --resume
-	set -e; for way in reference two_stage end_to_end; do \
-		arms='["zero_filled", "tv"]'; test $$way != two_stage || arms='["zero_filled", "tv", "local"]'; \
-		$(BIN)/fedrecon train downstream/$$way --sites runs/demo_task/sites --start-from runs/demo_task/base \
-			--out runs/demo_task/$$way --set "evaluation.arms=$$arms" --resume; \
-		$(BIN)/fedrecon evaluate runs/demo_task/$$way; done
+	$(BIN)/fedrecon demo --kind task --out runs/demo_task --resume
 
 test: lint  ## Check style, types, the import rule, and run the quick tests
 	$(BIN)/python -m pytest -q -n $(JOBS)

@@ -44,16 +44,22 @@ SCANNERS: tuple[dict[str, Any], ...] = (
 
 
 def make_downstream_sites(
-    out: Path, *, kind: TaskKind = "segmentation", persons: int = 4, seed: int = 0, overwrite: bool = False
+    out: Path,
+    *,
+    kind: TaskKind = "segmentation",
+    persons: int = 4,
+    validation: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> list[MadeSite]:
-    """Write the sites; ``persons`` train at each, 1 to 6, and ``seed`` deals them."""
+    """Write the sites; ``persons`` train and ``validation`` validate at each, 7 together at most; ``seed`` deals."""
     labels = ImageLabels(LABELS, parse_classes(CLASSES), kind)
     scanners = [MRIScanner(matrix=MATRIX, slices=SLICES, **scanner) for scanner in SCANNERS]
-    images = _dealt(labels, [scanner.name for scanner in scanners], persons, seed)
+    images = _dealt(labels, [scanner.name for scanner in scanners], persons, seed, validation)
     return make_image_sites(images, out, sites=scanners, seed=seed, labels=labels, overwrite=overwrite)
 
 
-def _dealt(labels: ImageLabels, sites: list[str], persons: int, seed: int) -> list[PersonImage]:
+def _dealt(labels: ImageLabels, sites: list[str], persons: int, seed: int, validation: int = 1) -> list[PersonImage]:
     """Images of all persons with their sites and splits, and the slices at the height of the ventricles."""
     images = []
     for file in sorted((data_folder() / IXI).glob("*_T1.nii.gz")):
@@ -61,7 +67,7 @@ def _dealt(labels: ImageLabels, sites: list[str], persons: int, seed: int) -> li
         shown = (labels.read(image) == 1).any(-1).any(-1).nonzero().flatten()
         images.append((image.file, image.person, (int(shown[0]), int(shown[-1]))))
     random.Random(seed).shuffle(images)
-    places = [(site, part) for part in ("train",) * persons + ("validation",) for site in sites]
+    places = [(site, part) for part in ("train",) * persons + ("validation",) * validation for site in sites]
     places += [(sites[number % len(sites)], "test") for number in range(len(images) - len(places))]
     return [
         PersonImage(file, person, slices=slices, site=site, split=part)  # type: ignore[arg-type]

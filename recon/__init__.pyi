@@ -249,6 +249,7 @@ from .report import line_panel as line_panel
 from .report import privacy_text as privacy_text
 from .report import slices_text as slices_text
 from .report import summarize as summarize
+from .report import task_runs_text as task_runs_text
 from .report import task_text as task_text
 from .report import text_table as text_table
 from .report import unlearning_text as unlearning_text
@@ -260,9 +261,11 @@ from .tasks import TASK_HEADS as TASK_HEADS
 from .tasks import TASK_LOSSES as TASK_LOSSES
 from .tasks import TASK_METRICS as TASK_METRICS
 from .tasks import HeadStart as HeadStart
+from .tasks import ImageStore as ImageStore
 from .tasks import LabelSetControl as LabelSetControl
 from .tasks import LossCurve as LossCurve
 from .tasks import PersonPrediction as PersonPrediction
+from .tasks import SeenSlices as SeenSlices
 from .tasks import TaskNetwork as TaskNetwork
 from .tasks import class_parameters as class_parameters
 from .tasks import control_label_sets as control_label_sets

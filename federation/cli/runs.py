@@ -26,19 +26,21 @@ if TYPE_CHECKING:
     from ..sites import SiteManifest
 
 #: Names in `DEMOS`, which loads PyTorch.
-DEMO_NAMES = ("mri", "ct", "mixed")
+DEMO_NAMES = ("mri", "ct", "mixed", "task")
 #: Names in `CURVE_WRITERS`, which loads PyTorch.
 CURVE_WRITER_NAMES = ("tensorboard", "mlflow")
 
 
 def add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="simulate hospitals, train them together, write a report")
-    demo.add_argument(
-        "--kind", choices=DEMO_NAMES, default="mri", help="modalities of the hospitals (default: %(default)s)"
-    )
-    demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo_ct, runs/demo_mixed)")
-    demo.add_argument("--recipe", help=f"{RECIPE} (default: the recipe of the kind)")
-    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe")
+    text = "modalities of the hospitals; task: MRI with labels, heads are trained in three ways (default: %(default)s)"
+    demo.add_argument("--kind", choices=DEMO_NAMES, default="mri", help=text)
+    text = "run folder, with --kind task of several runs (default: runs/demo, and runs/demo_KIND of other kinds)"
+    demo.add_argument("--out", type=Path, help=text)
+    text = f"{RECIPE}; with --kind task that of the network before the heads (default: the recipe of the kind)"
+    demo.add_argument("--recipe", help=text)
+    text = "override a value of the recipe, with --kind task of the recipes of the heads"
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
     _add_start(demo)
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     _add_log(demo)
@@ -125,16 +127,21 @@ def _demo(arguments: argparse.Namespace) -> None:
         from ..experiment import Planning, evaluate_run, require_curve_writers, train_run
         from ..recipes import load_recipe
         from ..sites import DEMOS, load_checked
+        from .task_demo import train_heads
 
         require_curve_writers(arguments.log)
         planning = Planning(fixed_jobs=arguments.jobs is not None)
         begin = time.monotonic()
         demo = DEMOS[arguments.kind]
+        has_heads = arguments.kind == "task"
         recipe = load_recipe(
-            arguments.recipe or demo.recipe, arguments.set, plugins=arguments.plugin, start_from=arguments.start_from
+            arguments.recipe or demo.recipe,
+            () if has_heads else arguments.set,
+            plugins=arguments.plugin,
+            start_from=None if has_heads else arguments.start_from,
         )
         out: Path = arguments.out or demo.out
-        sites = out / "sites_data"
+        sites, run = out / "sites_data", out / "base" if has_heads else out
         resumed = arguments.resume and any(sites.glob("*.toml"))
         if not resumed and out.exists() and any(out.iterdir()) and not arguments.resume:
             raise DataError(f"{out}: is not empty; remove it, choose another --out, or add --resume")
@@ -142,17 +149,17 @@ def _demo(arguments: argparse.Namespace) -> None:
             shown.say("simulating the hospitals ...")
             demo.make(sites, arguments.jobs or cores())
         manifests = load_checked(sites, shown.say)
-        counts = _counts(arguments, manifests, out)
-        train_run(
-            recipe,
-            manifests,
-            out,
-            resume=arguments.resume,
-            say=shown.say,
-            planning=planning,
-            logs=arguments.log,
-            **counts,
-        )
+        how = {"resume": arguments.resume, "planning": planning, "logs": arguments.log}
+        how |= _counts(arguments, manifests, run)
+        if arguments.start_from is None or not has_heads:
+            train_run(recipe, manifests, run, say=shown.say, **how)
+        if has_heads:
+            train_heads(
+                arguments.start_from or run, manifests, out, shown,
+                overrides=arguments.set, plugins=arguments.plugin, evaluating=arguments.jobs, **how,
+            )  # fmt: skip
+            shown.result(f"({time.monotonic() - begin:.0f} s)")
+            return
         results = evaluate_run(out, jobs=arguments.jobs, say=shown.say, begin=None if resumed else begin)
         shown.result("\n" + text_table(results))
         if text := task_text(results):

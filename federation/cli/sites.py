@@ -122,7 +122,8 @@ def _add_demos(kinds: Commands) -> tuple[argparse.ArgumentParser, ...]:
     demo_cine.set_defaults(run=_make_demo_cine)
     add_jobs(demo_cine)
 
-    demo_task = kinds.add_parser("demo-task", help="simulated heads with lesions and their labels")
+    demo_task = kinds.add_parser("demo-task", help="simulated heads, or abdomens in CT, with lesions and their labels")
+    demo_task.add_argument("--modality", choices=("mri", "ct"), default="mri", help="(default: %(default)s)")
     demo_task.add_argument("--size", type=int, default=96, help="pixels per side (default: %(default)s)")
     _add_task(demo_task)
     demo_task.add_argument("--people", type=positive_count, default=6, help="for training at a site (default: 6)")
@@ -303,7 +304,7 @@ def _make_demo_cine(arguments: argparse.Namespace) -> None:
 
 def _make_demo_task(arguments: argparse.Namespace) -> None:
     with display(arguments):
-        from ..sites import make_task_demo_sites
+        from ..sites import TASK_DEMOS, make_task_demo_sites
 
         _require_least(arguments, size=8)
         made = make_task_demo_sites(
@@ -311,6 +312,7 @@ def _make_demo_task(arguments: argparse.Namespace) -> None:
             kind=arguments.task,
             size=arguments.size,
             train=arguments.people,
+            sites=TASK_DEMOS[arguments.modality],
             jobs=arguments.jobs,
             overwrite=arguments.overwrite,
         )

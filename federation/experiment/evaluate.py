@@ -154,10 +154,12 @@ def _card(run: RunFolder, found: dict[str, SiteResult], selected: int) -> dict[s
     crops = [crop for result in found.values() for crop in result.crops]
     card = metric_card(references, crops, [result.facts["maps"] for result in found.values() if "maps" in result.facts])
     evaluation = run.recipe.evaluation
+    tuned = f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site"
+    has_tuned = any("tuned_weight" in scores for result in found.values() for scores in result.arms.values())
     return card | {
         "measurement": measurement_text({name: result.facts for name, result in found.items()}),
         "selection": _selection(run, selected),
-        "tuning": f"TV over {len(evaluation.tv_weights)} weights on {evaluation.tv_slices} validation slices per site",
+        **({"tuning": tuned} if has_tuned else {}),
         "mean_and_worst": "over the sites that took part; unseen sites apart",
         "seeds": f"1 (seed {run.recipe.federation.seed})",
         "personal_stage": _personal(run),

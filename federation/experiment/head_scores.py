@@ -110,6 +110,14 @@ class HeadScores:
             found[self._own]["label_sets"] = label_set_scores(kind, classes, own, controls)
         return found
 
+    def most_labelled(self) -> dict[str, tuple[int, int]]:
+        """Volume and slice with the most labelled pixels, for :func:`pictured_slices`; empty where no map has any."""
+        if self._labels.kind != "segmentation":
+            return {}
+        counts = {(v, i): int((one > 0).sum()) for v, own in enumerate(self._truth) for i, one in enumerate(own)}
+        most = max(counts, key=counts.__getitem__)
+        return {"largest label": most} if counts[most] else {}
+
     def outlined(self, pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Pictured slices with ``labels``, the label maps of reference and arms; as they are for classes of slices."""
         if self._labels.kind == "classification":

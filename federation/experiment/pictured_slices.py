@@ -16,6 +16,7 @@ def pictured_slices(
     references: Sequence[_Images | None],
     method: str,
     frames: Sequence[int] = (),
+    first: Mapping[str, tuple[int, int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Slices for the report, as :func:`recon.write_report` takes them.
 
@@ -34,12 +35,15 @@ def pictured_slices(
         The arm whose PSNR counts.
     frames
         Frames of each volume, which follow each other within its slices; empty: none has any.
+    first
+        Slices to show before them, by name: numbers of volume and slice.
     """
     chosen = _by_score(images[method], references)
     if not chosen:
         middle, last = len(volumes) // 2, len(volumes) - 1
         found = {"first volume": 0, "middle volume": middle, "last volume": last}
         chosen = {name: (volume, len(images[method][volume]) // 2) for name, volume in found.items()}
+    chosen = {**(first or {}), **chosen}
     slices, seen = [], set()
     for name, (volume, number) in chosen.items():
         if (volume, number) in seen:

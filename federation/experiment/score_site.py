@@ -104,7 +104,10 @@ def score_methods(
     if keep_in is not None:
         collected.write_test_set(keep_in, manifest.name, samples)
     last = list(methods)[-1]
-    pictures = pictured_slices(collected.volumes, collected.images, collected.references, last, collected.frames)
+    pictures = pictured_slices(
+        collected.volumes, collected.images, collected.references, last, collected.frames,
+        {} if heads is None else heads.most_labelled(),
+    )  # fmt: skip
     return SiteResult(
         arms,
         pictures if heads is None else heads.outlined(pictures),

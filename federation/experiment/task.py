@@ -41,6 +41,7 @@ from ..rounds import LocalResult, RoundContext, SiteSpec
 from ..serialization import Layout, State, below, layout, under
 from ..sites import Patients, SiteManifest, Split, patients_of
 from .head_labels import has_labels, require_labels
+from .head_slices import head_slices, keeps_images, seen_slices
 
 #: Prefix of SCAFFOLD's control variates among the tensors beside the parameters; a penalty's prefix is its name.
 CONTROL = "control."
@@ -142,6 +143,7 @@ class ReconstructionTask:
         objective = self.recipe.build_objective()
         if round == 0 and getattr(objective, "holds_out", False):
             require_hold_out(dataset)
+        samples, objective = head_slices(self.recipe, self.manifest, network, dataset, objective)
         how: dict[str, Any] = {
             "steps": steps,
             "batch_size": training.batch_size,
@@ -157,7 +159,7 @@ class ReconstructionTask:
         if noise is not None:
             sharing, patients = self.recipe.privacy.shared_noise, self.patients(dataset).slices
             part = noise.part_of(self.recipe.privacy.shared_by)
-            private = train_privately(network, dataset, patients, part, collect_gradients=sharing, **how)
+            private = train_privately(network, samples, patients, part, collect_gradients=sharing, **how)
             # One plain step, which float32 would round at each site before the noises of all are in it.
             change = {name: -how["learning_rate"] * g for name, g in private.mean_gradient.items()} if sharing else {}
             # Without the losses, which have no noise.
@@ -166,7 +168,7 @@ class ReconstructionTask:
         server = below(CONTROL, context.aux)
         own = {name: context.memory.get(CONTROL + name, torch.zeros_like(c)) for name, c in server.items()}
         correction = {name: server[name] - own[name] for name in server}
-        result = train_locally(network, dataset, correction=correction, collect_gradients=bool(server), **how)
+        result = train_locally(network, samples, correction=correction, collect_gradients=bool(server), **how)
         # The site adds to its control variate the change that it sends, rounded as the server receives it.
         sent = {CONTROL + name: result.mean_gradient[name].cpu() - own[name] for name in server}
         memory = under(CONTROL, {name: own[name] + sent[CONTROL + name] for name in server})
@@ -205,13 +207,16 @@ class ReconstructionTask:
         stage = self.recipe.personal
         training, seed = self.recipe.training, self.recipe.federation.seed
         with self.at_work(network):
+            samples, objective = head_slices(
+                self.recipe, self.manifest, network, self.dataset("train"), self.recipe.build_objective()
+            )
             train_locally(
                 network,
-                self.dataset("train"),
+                samples,
                 steps=stage.steps,
                 batch_size=training.batch_size,
                 learning_rate=stage.learning_rate,
-                objective=self.recipe.build_objective(),
+                objective=objective,
                 penalties=[Proximal(stage.proximal, shared)] if stage.proximal else (),
                 optimizer=training.optimizer,
                 momentum=training.momentum,
@@ -239,7 +244,11 @@ class ReconstructionTask:
             return None if explained is None else task_score_in_db(explained)
         if not has_labels(self.recipe, self.manifest):
             return None
-        accuracy = validation_accuracy(network, samples, on_reference=not self.reads_images)
+        if keeps_images(self.recipe, network):
+            seen = seen_slices(self.recipe, self.manifest, network, samples.slices)
+            accuracy = validation_accuracy(network, [seen[index] for index in samples.indices], on_reference=True)
+        else:
+            accuracy = validation_accuracy(network, samples, on_reference=not self.reads_images)
         return None if accuracy is None else task_score_in_db(accuracy)
 
     def validation_slices(self) -> ChosenSlices:

@@ -44,6 +44,7 @@ from .simulated_mri import DEMO_SITES as DEMO_SITES
 from .simulated_mri import SimulatedSite as SimulatedSite
 from .simulated_mri import make_demo_sites as make_demo_sites
 from .simulated_task import TASK_DEMO_SITES as TASK_DEMO_SITES
+from .simulated_task import TASK_DEMOS as TASK_DEMOS
 from .simulated_task import make_task_demo_sites as make_task_demo_sites
 from .subjects import images_of_persons as images_of_persons
 from .subjects import require_one_source as require_one_source

@@ -89,7 +89,7 @@ def make_ct_demo_sites(
     ``seed`` draws anatomies and noise; the other parameters and errors are those of :func:`make_demo_sites`. A site
     of few views keeps at most half of those of its scan: small images have few.
     """
-    sites = [_with_few_views(site, size) for site in sites]
+    sites = [with_few_views(site, size) for site in sites]
     write = partial(_write_phantom, Path(out), size, seed, slices)
     files = phantom_files(sites, train, validation, test)
     return write_simulated_sites(
@@ -97,7 +97,8 @@ def make_ct_demo_sites(
     )
 
 
-def _with_few_views(site: SimulatedScanner, size: int) -> SimulatedScanner:
+def with_few_views(site: SimulatedScanner, size: int) -> SimulatedScanner:
+    """The scanner, whose views are at most half of those of its scan: small images have few."""
     if site.simulate is None or site.simulate.views is None:
         return site
     most = max(1, len(scan_of(site.protocol, size)[1].angles_rad) // 2)

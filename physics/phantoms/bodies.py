@@ -8,6 +8,10 @@ from torch import Tensor
 from .painting import Canvas, Field, coverage, ellipse, pixel_centers, resolved
 
 AIR_HU = -1000.0
+#: Smallest and largest radius of the lesions of :func:`liver_lesion_volume`, in halves of the field of view.
+TUMOR_RADIUS = (0.04, 0.13)
+#: Their half height, in parts of the volume.
+_TUMOR_HEIGHT = 0.35
 #: Mean and standard deviation of the texture of each tissue, in Hounsfield units.
 _TISSUES: dict[str, tuple[float, float]] = {
     "air": (AIR_HU, 0.0),
@@ -19,6 +23,7 @@ _TISSUES: dict[str, tuple[float, float]] = {
     "kidney": (140.0, 22.0),
     "blood": (165.0, 8.0),
     "lesion": (35.0, 10.0),
+    "tumor": (15.0, 10.0),
     "fluid": (8.0, 4.0),
     "gray": (40.0, 6.0),
     "white": (27.0, 5.0),
@@ -66,6 +71,36 @@ def body_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str = 
     return torch.stack([body.slice(position, shape, family) for position in positions])
 
 
+def liver_lesion_volume(n_slices: int, shape: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
+    """Neighboring slices of an abdomen with lesions of the liver that are known, for segmentation.
+
+    The body is that of :func:`body_volume` with other lesions: two to six, darker than the liver, of log-uniform size.
+    Fluid and fat beside the liver are as dark: no threshold separates them.
+
+    Parameters
+    ----------
+    n_slices, shape, seed
+        As for :func:`body_volume`.
+
+    Returns
+    -------
+        Hounsfield units as those of :func:`body_volume`, and int64 labels of the same shape: 1 where a lesion covers at
+        least half a pixel, else 0.
+
+    Raises
+    ------
+    ValueError
+        As :func:`body_volume`.
+    """
+    if n_slices < 1:
+        raise ValueError(f"liver_lesion_volume: n_slices is {n_slices}, expected at least 1")
+    body = _Body(seed)
+    body.draw_tumors(torch.Generator().manual_seed(seed))
+    positions = [-0.5 + (index + 0.5) / n_slices for index in range(n_slices)]
+    images, lesions = zip(*(body.labeled_slice(position, shape, "abdomen") for position in positions), strict=True)
+    return torch.stack(images), torch.stack(lesions)
+
+
 class _Body:
     """Random anatomy of a seed; coordinates run from -1 to 1, x right, y down."""
 
@@ -79,16 +114,42 @@ class _Body:
         self.warp, self.bend = Field(generator, 1.4, 0.6), Field(generator, 3.0, 1.2)
         self.folds, self.branches = Field(generator, 7.0, 2.0), Field(generator, 11.0, 3.5)
         self.grain = Field(generator, 26.0, 11.0)
+        #: Lesions of :func:`liver_lesion_volume`: x and y in parts of the liver, z, radius; None: those of the body.
+        self.tumors: list[list[float]] | None = None
+
+    def draw_tumors(self, generator: torch.Generator) -> None:
+        """Replace the lesions of the liver by others: two to six."""
+        count = int(torch.randint(2, 7, (), generator=generator))
+        draws = torch.rand(count, 4, generator=generator)
+        angle, distance = 2 * math.pi * draws[:, 0], 0.8 * draws[:, 1].sqrt()
+        radius = TUMOR_RADIUS[0] * (TUMOR_RADIUS[1] / TUMOR_RADIUS[0]) ** draws[:, 2]
+        self.tumors = torch.stack(
+            (distance * angle.cos(), distance * angle.sin(), draws[:, 3] - 0.5, radius), dim=-1
+        ).tolist()
 
     def slice(self, z: float, shape: tuple[int, int], family: str) -> Tensor:
         """Hounsfield units of the plane at height z."""
+        return self._image(self._scene(z, shape, family), z, shape)
+
+    def labeled_slice(self, z: float, shape: tuple[int, int], family: str) -> tuple[Tensor, Tensor]:
+        """Hounsfield units of the plane at height z, and where its lesions are."""
+        scene = self._scene(z, shape, family)
+        lesions = torch.nn.functional.avg_pool2d(scene.canvas.covered["tumor"][None], 2)[0] >= 0.5
+        return self._image(scene, z, shape), lesions.long()
+
+    def _scene(self, z: float, shape: tuple[int, int], family: str) -> "_Scene":
+        """All tissues of the plane at height z, at twice the size of the image."""
         if family not in BODY_FAMILIES:
             raise ValueError(f"body phantom: no family {family!r}, expected one of {', '.join(BODY_FAMILIES)}")
         if min(shape) < 1:
             raise ValueError(f"body phantom: shape is {tuple(shape)}, expected at least one pixel along each axis")
-        fine = (2 * shape[0], 2 * shape[1])
-        scene = _Scene(self, z, fine)
+        scene = _Scene(self, z, (2 * shape[0], 2 * shape[1]))
+        scene.canvas.watch("tumor")
         BODY_FAMILIES[family](scene)
+        return scene
+
+    def _image(self, scene: "_Scene", z: float, shape: tuple[int, int]) -> Tensor:
+        """Hounsfield units of what was painted."""
         inside = coverage(scene.outline, 0.008)
         value, texture, cover = resolved(scene.canvas.layers - torch.tensor([AIR_HU, 0.0])[:, None, None], inside)
         mid, small = self.grain.at(z, shape)
@@ -158,6 +219,18 @@ class _Scene:
             )
             self.canvas.paint(tissue, torch.minimum(spot, inside - 0.01))
 
+    def tumors(
+        self, tumors: list[list[float]], inside: Tensor, center: tuple[float, float], axes: tuple[float, float]
+    ) -> None:
+        """Paint lesions within an organ of the given center and semi-axes."""
+        for x, y, z, radius in tumors:
+            height = 1 - ((self.z - z) / _TUMOR_HEIGHT) ** 2
+            if height > 0:
+                here = radius * math.sqrt(height)
+                place = center[0] + axes[0] * x, center[1] + axes[1] * y
+                spot = ellipse(self.x, self.y, *place, here, 0.85 * here, 9 * radius) + 0.006 * self.wave
+                self.canvas.paint("tumor", torch.minimum(spot, inside - 0.01))
+
 
 def _chest(scene: _Scene) -> None:
     body, (a, b, c, *_) = scene.body, scene.body.draws
@@ -207,7 +280,10 @@ def _abdomen(scene: _Scene) -> None:
     scene.canvas.paint("organ", liver)
     for tree, strength in ((scene.branches, 0.17), (scene.septa, 0.12)):
         scene.canvas.paint("blood", torch.minimum((strength - tree.abs()) / 60 - 0.0006, liver - 0.02))
-    scene.lesions("lesion", liver, 9, 0.026)
+    if body.tumors is None:
+        scene.lesions("lesion", liver, 9, 0.026)
+    else:
+        scene.tumors(body.tumors, liver, (-0.42 * width, -0.12 * height), (0.40 * width, 0.56 * height))
     spleen = scene.blob("organ", 0.58 * width, 0.10 * height, 0.13 * width, 0.30 * height, -0.3 - 0.2 * b, 0.006)
     scene.canvas.paint("blood", torch.minimum((0.10 - scene.twigs.abs()) / 70, spleen - 0.02))
     for side in (-1, 1):

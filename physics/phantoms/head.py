@@ -1,4 +1,4 @@
-"""Random MRI phantoms: textured slices of fictitious heads in four contrasts."""
+"""Random MRI phantoms: textured slices of fictitious heads in six contrasts."""
 
 import math
 from collections.abc import Mapping
@@ -30,6 +30,10 @@ PHANTOM_FAMILIES: dict[str, dict[str, float]] = {
         "t2": (0.14, 0.22, 0.05, 0.16, 0.92, 0.44, 0.25, 0.31, 0.30, 0.08, 0.12, 0.62),
         "flair": (0.20, 0.33, 0.05, 0.17, 0.09, 0.47, 0.32, 0.39, 0.37, 0.14, 1.00, 0.85),
         "pd": (0.23, 0.36, 0.06, 0.25, 0.30, 0.62, 0.40, 0.51, 0.46, 0.14, 1.00, 0.66),
+        # After a contrast agent, which vessels and lesions take up.
+        "t1_contrast": (0.22, 0.39, 0.05, 0.21, 0.11, 0.32, 0.52, 0.40, 0.45, 0.85, 1.00, 0.90),
+        # Diffusion-weighted, fat suppressed: fresh lesions are bright.
+        "dwi": (0.06, 0.05, 0.03, 0.05, 0.08, 0.40, 0.30, 0.33, 0.34, 0.10, 0.12, 0.95),
     }.items()
 }
 #: Relative standard deviation of the texture of each tissue.

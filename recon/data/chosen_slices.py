@@ -40,16 +40,16 @@ class ChosenSlices:
     """Samples of :func:`spread_over`, in the order of their volumes."""
 
     def __init__(self, slices: VolumeSlices, most: int) -> None:
-        self._slices = slices
+        self.slices = slices
         self.indices = spread_over([slices.n_slices(number) for number in range(len(slices.volumes))], most)
 
     def counts(self) -> list[int]:
         """Number of these slices in every volume."""
-        volumes = [self._slices.locate(index)[0] for index in self.indices]
-        return [volumes.count(volume) for volume in range(len(self._slices.volumes))]
+        volumes = [self.slices.locate(index)[0] for index in self.indices]
+        return [volumes.count(volume) for volume in range(len(self.slices.volumes))]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._slices[self.indices[index]]
+        return self.slices[self.indices[index]]

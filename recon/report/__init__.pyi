@@ -10,6 +10,7 @@ from .privacy_page import privacy_text as privacy_text
 from .privacy_page import write_privacy_report as write_privacy_report
 from .results import summarize as summarize
 from .tables import html_table as html_table
+from .tasks import task_runs_text as task_runs_text
 from .tasks import task_text as task_text
 from .text import text_table as text_table
 from .unlearning import unlearning_text as unlearning_text

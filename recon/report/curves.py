@@ -47,6 +47,7 @@ def _panels(
     method = method_of(results)
     together = next((curve for curve in trained.get(method, ()) if curve.name == MEAN_OF_SITES), None)
     alone = {curve.name: curve for arm, curves in trained.items() if arm != method for curve in curves}
+    style = {name: number for number, name in enumerate(_names(rows, trained))}
     panels = []
     if together is not None:
         title = f"{MEAN_OF_SITES}, {method}: round {together.selected} selected"
@@ -60,7 +61,7 @@ def _panels(
         ]
         title = site
         if site in alone:
-            series.append(alone[site].series(2, _ALONE))
+            series.append(alone[site].series(style[_ALONE], _ALONE))
             title += f"; alone: round {alone[site].selected}"
         panels.append(panel(title, line_chart(f"Validation score of {title}", series, _score_label(results, site))))
     return panels

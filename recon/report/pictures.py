@@ -71,7 +71,7 @@ def site_pictures(
     window_hu
         Black and white in Hounsfield units, for images of attenuation relative to water.
     method
-        The arm from which the ``compared`` arms are subtracted.
+        The arm from which the ``compared`` arms are subtracted, unless their image is the same.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def site_pictures(
         if reference is not None:
             error = gray_png(np.abs(image - reference), reach)
             score = psnr(reference[None], image[None]) if reference.min() < reference.max() else None
-        if method in magnitudes and name in compared and name != method:
+        if method in magnitudes and name in compared and not np.array_equal(magnitudes[method], image):
             difference = signed_png(magnitudes[method] - image, reach)
         pictures.append(Picture(name, gray_png(image, white, black), error, difference, score))
     return pictures

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..tasks import SPECIFICITY, TASK_METRICS
 from .charts import Point, Series, legend, line_chart, panel, point_chart
-from .results import Results, shown_arms
+from .results import Results, method_of, shown_arms
 from .tables import card, html_table
 from .text import NO_VALUE, aligned, number
 
@@ -76,6 +76,31 @@ def task_text(results: Results) -> str:
             rows.append((site, label, number(_psnr(results, site, arm), 2), number(score["value"], 3),
                          _interval(score, 3), str(score["people"])))  # fmt: skip
     return "\n".join([f"downstream task: {first['kind']} of {', '.join(first['classes'])}", *aligned(rows)])
+
+
+def task_runs_text(results: Mapping[str, Results]) -> str:
+    """The first score of every class by run, arm and site, of runs at the same sites with the same labels.
+
+    Arms are that of the recipe and the local one.
+
+    Parameters
+    ----------
+    results
+        Contents of ``report.json`` by name of the run.
+    """
+    task = {run: found["task"] for run, found in results.items()}
+    first = _first(next(iter(task.values())))
+    main, sites = TASK_METRICS[first["kind"]][0], list(next(iter(task.values())))
+    rows = [("run", "arm", *sites)]
+    for run, found in task.items():
+        for arm in (method_of(results[run]), "local"):
+            for name in first["classes"]:
+                scores = [found[site].get(arm, {}).get("classes", {}).get(name, {}).get("scores") for site in sites]
+                if any(scores):
+                    label = arm if len(first["classes"]) == 1 else f"{arm}, {name}"
+                    rows.append((run, label, *(_score(one and one[main], main) for one in scores)))
+    title = f"{first['kind']} of {', '.join(first['classes'])}: {_SHOWN[main][0]}, in brackets its 95 % interval"
+    return "\n".join([title, *aligned(rows)])
 
 
 def _first(found: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -28,6 +28,8 @@ from .people import PersonPrediction as PersonPrediction
 from .scores import TASK_METRICS as TASK_METRICS
 from .scores import task_differences as task_differences
 from .scores import task_scores as task_scores
+from .seen_slices import ImageStore as ImageStore
+from .seen_slices import SeenSlices as SeenSlices
 from .torchvision_head import TorchvisionHead as TorchvisionHead
 from .validation import task_accuracy as task_accuracy
 from .validation import task_score_in_db as task_score_in_db

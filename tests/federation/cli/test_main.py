@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import federation.rounds
-from federation import make_demo_sites
+from federation import make_demo_sites, make_task_demo_sites
 from federation.cli.main import main
 from federation.recipes import LIBRARY, library_entries
+from federation.sites import TASK_DEMO_SITES
 from physics import CartesianMRI
 from recon import nmse, psnr, ssim
 
@@ -332,6 +333,38 @@ def test_the_demo_writes_its_report_and_resumes(
     assert main([*command, "--resume"]) == 0
     again = json.loads((out / "report.json").read_text())
     assert again["arms"] == report["arms"]
+
+
+@pytest.mark.slow
+def test_the_demo_of_heads_trains_three_ways_on_one_network_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = partial(
+        make_task_demo_sites, size=32, train=1, validation=1, test=2, slices=2, sites=TASK_DEMO_SITES[:2], seed=2
+    )
+    monkeypatch.setattr("federation.sites.demos.make_task_demo_sites", small)
+    base, out = tmp_path / "base.toml", tmp_path / "demo"
+    base.write_text(
+        'extends = "demos/fedavg_task"\nname = "base"\n[network]\ncascades = 1\n[training]\nsteps_per_round = 1\n'
+        "[federation]\nrounds = 1\n"
+    )
+    heads = ["federation.rounds=1", "training.steps_per_round=2", "task.head_options={channels=4, depth=1}"]
+    options = [word for one in (*heads, "evaluation.tv_weights=[1e-2]") for word in ("--set", one)]
+    command = ["demo", "--kind", "task", "--recipe", str(base), "--out", str(out), "--jobs", "1", *options]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    table = told[told.index("segmentation of lesion: Dice") :].splitlines()
+    rows = [tuple(line.split()[:2]) for line in table[2:6]]
+    assert table[1].split() == ["run", "arm", "east", "north"]
+    assert rows == [
+        ("reference", "downstream_reference"), ("two_stage", "downstream_two_stage"), ("two_stage", "local"),
+        ("end_to_end", "downstream_end_to_end"),
+    ]  # fmt: skip
+    trained = (out / "base" / "rounds.jsonl").read_bytes()
+    assert main(command) == 2 and "is not empty" in capsys.readouterr().err
+    (out / "end_to_end" / "report.html").unlink()
+    assert main([*command, "--resume"]) == 0
+    assert (out / "end_to_end" / "report.html").exists() and (out / "base" / "rounds.jsonl").read_bytes() == trained
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--jobs"])

@@ -13,13 +13,20 @@ import torch
 
 from federation import ConfigError, RunFolder, SiteManifest, load_manifest, load_recipe, train_run
 from federation.cli import main
-from federation.experiment import ReconstructionTask, evaluate_run, export_weights, initial_state, site_network
+from federation.experiment import (
+    ReconstructionTask,
+    evaluate_run,
+    export_weights,
+    head_slices,
+    initial_state,
+    site_network,
+)
 from federation.experiment.head_scores import REFERENCE, controls_of
 from federation.experiment.score_site import _methods
 from federation.methods import selected_state
 from federation.recipes import CENTRALIZED, START, attach_base, detach_base, made_head, network_of, require_base
 from federation.serialization import saved_rounds
-from recon import TaskNetwork, apply, collate, head_input
+from recon import ImageStore, TaskNetwork, apply, collate, head_input
 
 from ..labelled_sites import BASE, TINY, add_labels, make_labelled_sites
 
@@ -110,6 +117,7 @@ def test_evaluate_scores_the_head_on_every_image(
     page = (run.path / "report.html").read_text()
     assert "trained one head on images of a network" in page
     assert "Downstream task: segmentation of bright" in page and 'class="outlines"' in page
+    assert "largest label" in page and "tuning" not in report["metric_card"]
     assert "best Dice" in page or "validation Dice" in page
 
 
@@ -117,6 +125,17 @@ def test_a_site_with_a_head_reconstructs_as_before(runs: dict[str, RunFolder], t
     run = runs["reference"]
     scan = next((run.manifests[0].root).rglob("*test*.h5"))
     assert main(["reconstruct", str(run.path), "--site", "east", str(scan), "--out", str(tmp_path / "x.h5")]) == 0
+
+
+def test_validation_scores_are_told_as_dice(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = load_recipe("downstream/reference", [*TINY, "personal.steps=1"], start_from=folder / "base")
+    run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
+    rounds = [line for line in said if line.startswith("round")]
+    assert len(rounds) == 2 and all("Dice 0." in line and " dB" not in line for line in rounds)
+    assert any(line.startswith("personal") and "Dice" in line for line in said)
+    rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
+    assert all(0 <= row["score_before"] < 100 and math.isfinite(row["score_before"]) for row in rows)
 
 
 def test_a_head_starts_from_that_of_a_run(runs: dict[str, RunFolder], folder: Path) -> None:
@@ -300,17 +319,11 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
 
 
-def test_a_head_fine_tuned_at_its_site_is_scored_and_scores_are_told_as_dice(
-    folder: Path, sites: list[SiteManifest], tmp_path: Path
-) -> None:
+def test_a_head_fine_tuned_at_its_site_is_scored(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
     recipe = load_recipe("downstream/finetune", [*TINY, "personal.steps=2"], start_from=folder / "base")
     said: list[str] = []
     run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
-    rounds = [line for line in said if line.startswith("round")]
-    assert len(rounds) == 2 and all("Dice 0." in line and " dB" not in line for line in rounds)
     assert any(line.startswith("personal") and "Dice" in line for line in said)
-    rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
-    assert all(0 <= row["score_before"] < 100 and math.isfinite(row["score_before"]) for row in rows)
     results = evaluate_run(run.path, jobs=1, say=said.append)
     assert all("dice" in by_arm[recipe.name]["classes"]["bright"]["scores"] for by_arm in results["task"].values())
 
@@ -354,3 +367,40 @@ def test_attacks_and_comparisons_of_heads_are_refused(
     assert "recipe.task: found a head, expected a run of a reconstruction network alone" in capsys.readouterr().err
     assert main(["compare", "downstream/two_stage", "--out", str(tmp_path)]) == 2
     assert "task: found a head, unet, expected a recipe of a reconstruction network" in capsys.readouterr().err
+
+
+def test_images_kept_in_memory_change_no_bit(
+    runs: dict[str, RunFolder], folder: Path, sites: list[SiteManifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image is made again where none fits into the store."""
+    monkeypatch.setattr(head_slices, "_STORE", ImageStore(most_bytes=0))
+    again = train(folder, "downstream/two_stage", sites, TINY, "made_again")
+    assert selected_state(again.path).digest == selected_state(runs["two_stage"].path).digest
+
+
+def test_images_are_kept_only_where_they_stay_the_same(
+    runs: dict[str, RunFolder], folder: Path, sites: list[SiteManifest]
+) -> None:
+    def kept(way: str, *overrides: str) -> bool:
+        recipe = load_recipe(f"downstream/{way}", (*TINY, *overrides), start_from=folder / "base")
+        return head_slices.keeps_images(recipe, runs[way].spec(sites[0]).build().network)
+
+    assert kept("reference") and kept("two_stage") and kept("two_stage", "objective.proximal=0.1")
+    assert not kept("end_to_end")  # the network trains
+    assert not kept("two_stage", "training.augment=true")
+
+
+def test_images_of_a_file_that_was_replaced_are_made_again(
+    runs: dict[str, RunFolder], sites: list[SiteManifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore()
+    monkeypatch.setattr(head_slices, "_STORE", store)
+    run, manifest = runs["two_stage"], sites[0]
+    network, samples = site_network(run, manifest), manifest.dataset("train", run.maps)
+    made = []
+    for _ in range(3):
+        head_slices.seen_slices(run.recipe, manifest, network, samples)[0]
+        made.append(store.n_bytes)
+    samples.volumes[0].path.touch()
+    head_slices.seen_slices(run.recipe, manifest, network, samples)[0]
+    assert made == [made[0]] * 3 and store.n_bytes == 2 * made[0] > 0

@@ -33,6 +33,8 @@ def test_no_slice_is_shown_twice() -> None:
     references, images = volumes_with_errors((0.3, 0.1))
     found = pictured_slices(["a"], {"tv": images}, references, "tv")
     assert [one["name"] for one in found] == ["median PSNR", "best PSNR"]
+    found = pictured_slices(["a"], {"tv": images}, references, "tv", first={"largest label": (0, 1)})
+    assert [one["name"] for one in found] == ["largest label", "median PSNR"]
 
 
 def test_only_slices_with_a_reference_are_ranked() -> None:

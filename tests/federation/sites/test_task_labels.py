@@ -11,9 +11,10 @@ import torch
 
 from federation import ConfigError, check_sites, load_federation, load_manifest, make_task_demo_sites
 from federation.cli import main
-from federation.sites import TASK_DEMO_SITES, check_new
+from federation.sites import TASK_DEMO_SITES, TASK_DEMOS, check_new
 from federation.sites.lock_file import lock_path, read_lock
 from federation.sites.manifest_files import without_files
+from physics import hu_to_attenuation
 from recon import UNLABELLED, Augmentation, DataError, TaskLabels
 
 from ..fake_sites import write_file, write_manifest, write_site
@@ -227,6 +228,18 @@ def test_the_demo_has_both_kinds_of_labels_on_the_same_scans(tmp_path: Path) -> 
                 assert not (a.label == UNLABELLED).any()
     with pytest.raises(ConfigError, match="from before"):
         make_task_demo_sites(maps, **common)  # type: ignore[arg-type]
+
+
+def test_ct_sites_have_labels_on_the_grid_of_their_images(tmp_path: Path) -> None:
+    made = make_task_demo_sites(
+        tmp_path, size=48, train=1, validation=1, test=1, slices=2, sites=TASK_DEMOS["ct"][3:], seed=1
+    )
+    assert len(made) == 1 and not any(site.warnings for site in check_sites(tmp_path))
+    lesions, water = [], hu_to_attenuation(torch.tensor(0.0))
+    for sample in (one for manifest in load_federation(tmp_path) for one in manifest.dataset("train")):
+        assert sample.label is not None and sample.label.shape == sample.target().shape
+        lesions.append(sample.target()[sample.label == 1] * sample.scale / water)
+    assert float(torch.cat(lesions).median()) == pytest.approx(1.015, abs=0.02)  # 15 HU
 
 
 def test_the_command_makes_sites_that_pass(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from recon import MEAN_OF_SITES, LearningCurve, text_table, write_report
 from recon.report.charts import Series, line_chart
+from recon.report.curves import curves_section
 from recon.report.learning_curve import slices_text
 
 from .example_results import site_scores
@@ -56,6 +57,17 @@ def test_curves_of_every_trained_arm_are_drawn_with_their_selected_round(results
     # A ring in the panel of the mean, and in each site's panel one of the broadcast and one of the local arm.
     assert html.count('r="6"') == 5
     assert json.loads((tmp_path / "report.json").read_text())["training"] == results["training"]
+
+
+def test_the_legend_shows_the_lines_of_the_panels(results):
+    """Without scores after training the line of the local arm is the second."""
+    for row in results["curves"]:
+        del row["score_after"]
+    html = curves_section(results)
+    legend, panels = html.split('<div class="panels">', 1)
+    panels = panels.split("<h3>Training loss</h3>")[0]
+    styles = [set(re.findall(r'class="(s\d)"', part)) for part in (legend, panels)]
+    assert styles == [{"s0", "s1"}] * 2
 
 
 def test_a_run_without_local_arm_has_no_line_of_it(results, tmp_path):

@@ -385,6 +385,8 @@ def test_differences_are_those_of_the_method_on_the_scale_of_the_errors():
     images["reference"][0, 0] = 0
     pictures = {p.name: p for p in site_pictures(images, method="fedavg", compared=["reference", "tv", "fedavg"])}
     assert [name for name, picture in pictures.items() if picture.difference] == ["tv"]
+    same = site_pictures({"local": np.eye(3), "fedavg": np.eye(3)}, method="fedavg", compared=["local"])
+    assert not any(picture.difference for picture in same)
     assert (np.asarray(Image.open(io.BytesIO(pictures["tv"].difference))) == round(127 + 127 * 0.3 / 0.4)).all()
     assert pictures["tv"].error[:4] == b"\x89PNG" and pictures["reference"].error is None
 
