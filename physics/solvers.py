@@ -161,10 +161,10 @@ class _Damped(LinearOperator):
         return self._forward(y)
 
     def derivable(self, x: Tensor) -> Tensor:
-        """The part of the image of a constant x that has a derivative: without the Gram if its tensors are constants."""
+        """The part of the image of a constant x that has a derivative: no Gram if its tensors are constants."""
         if all(is_constant(tensor) for tensor in (*self.base.buffers(), *self.base.parameters())):
             return self.w * x
-        return self(x)
+        return self._forward(x)
 
     @property
     def norm(self) -> Tensor:

@@ -90,8 +90,13 @@ def test_the_implicit_gradient_converges_to_the_unrolled_one() -> None:
 
 def test_the_implicit_gradient_of_a_constant_operator_costs_one_solve_more(monkeypatch: pytest.MonkeyPatch) -> None:
     A, b = problem()
-    calls, apply = [], CartesianGram._forward
-    monkeypatch.setattr(CartesianGram, "_forward", lambda gram, x: calls.append(x) or apply(gram, x))
+    calls, apply = list[CartesianGram](), CartesianGram._forward
+
+    def counted(gram: CartesianGram, x: torch.Tensor) -> torch.Tensor:
+        calls.append(gram)
+        return apply(gram, x)
+
+    monkeypatch.setattr(CartesianGram, "_forward", counted)
     weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     solution = solve_normal(A, b, weight, max_iterations=3)
     assert len(calls) == 3
