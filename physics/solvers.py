@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .autograd.constants import values_of
+from .autograd.constants import is_constant, values_of
 from .autograd.differentiable import Differentiable
 from .operator import LinearOperator, per_sample, reciprocal
 
@@ -52,27 +52,30 @@ def conjugate_gradient(
     axes = tuple(range(b.ndim - n_axes, b.ndim))
 
     def inner(u: Tensor, v: Tensor) -> Tensor:
-        product = torch.view_as_real(u) * torch.view_as_real(v) if u.is_complex() else u * v
-        each = product.sum(-1) if u.is_complex() else product
-        return each.sum(axes, keepdim=True) if axes else each
+        if not u.is_complex():
+            return (u * v).sum(axes, keepdim=True) if axes else u * v
+        # One sum over all axes: a sum over pairs of numbers alone takes five times as long.
+        product = torch.view_as_real(u) * torch.view_as_real(v)
+        return product.sum((*axes, -1), keepdim=True).squeeze(-1)
 
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - apply(x0)
-    p = r
-    energy = inner(r, r)
+    p, previous = r, None
     # Below rounding the residual is noise, and the reciprocal of its square may be infinite.
     target = max(tolerance, torch.finfo(b.dtype).eps) ** 2 * inner(b, b)
     for _ in range(max_iterations):
+        energy = inner(r, r)
         active = energy > target
         if tolerance > 0 and not bool(values_of(active).any()):
             break
+        if previous is not None:
+            p = r + _quotient(energy, previous, active) * p
         Mp = apply(p)
         # A converged sample takes steps of size zero: no division by zero, no drift.
         alpha = _quotient(energy, inner(p, Mp), active)
         x = x + alpha * p
         r = r - alpha * Mp
-        previous, energy = energy, inner(r, r)
-        p = r + _quotient(energy, previous, active) * p
+        previous = energy
     return x
 
 
@@ -135,7 +138,7 @@ def _solve_implicitly(
     if order > 1 and system.is_learned:
         return _FirstDerivative.of(solution, b)
     again = partial(_solve_implicitly, system, max_iterations, tolerance, order=order + 1)
-    return _ImplicitSolve.of(b - system(solution), solution, again)
+    return _ImplicitSolve.of(b - system.derivable(solution), solution, again)
 
 
 class _Damped(LinearOperator):
@@ -156,6 +159,12 @@ class _Damped(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._forward(y)
+
+    def derivable(self, x: Tensor) -> Tensor:
+        """The part of the image of a constant x that has a derivative: no Gram if its tensors are constants."""
+        if all(is_constant(tensor) for tensor in (*self.base.buffers(), *self.base.parameters())):
+            return self.w * x
+        return self._forward(x)
 
     @property
     def norm(self) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from physics import CartesianMRI, conjugate_gradient, power_iteration, solve_normal
+from physics.mri.cartesian import CartesianGram
 
 
 def positive_definite(n: int, seed: int = 0) -> torch.Tensor:
@@ -85,6 +86,22 @@ def test_the_implicit_gradient_converges_to_the_unrolled_one() -> None:
     errors = [float((gradient("implicit", n) - exact).abs() / exact.abs()) for n in (2, 4, 8, 20)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-10 < errors[0]
+
+
+def test_the_implicit_gradient_of_a_constant_operator_costs_one_solve_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    A, b = problem()
+    calls, apply = list[CartesianGram](), CartesianGram._forward
+
+    def counted(gram: CartesianGram, x: torch.Tensor) -> torch.Tensor:
+        calls.append(gram)
+        return apply(gram, x)
+
+    monkeypatch.setattr(CartesianGram, "_forward", counted)
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    solution = solve_normal(A, b, weight, max_iterations=3)
+    assert len(calls) == 3
+    solution.abs().sum().backward()
+    assert len(calls) == 6
 
 
 def test_unknown_gradient_is_named() -> None:
