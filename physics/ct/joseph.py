@@ -23,29 +23,31 @@ def project(table: RayTable, images: Tensor) -> Tensor:
     array = images.detach().numpy()
     sinogram = np.zeros((*table.base.shape, len(images)), array.dtype)
     rays, like = table.arrays(array.dtype), (0.0,) * len(images)
+    shears = ray_kernels.tables(array.dtype, table.base.shape[1])
     jobs = []
-    for segments, axes in zip(table.segments, ((1, 2, 0), (2, 1, 0)), strict=True):
+    for segments, image in zip(table.segments, (np.ascontiguousarray(array), np.ascontiguousarray(array.transpose(0, 2, 1))), strict=True):
         if len(segments):
-            image, width = ray_kernels.padded(array.transpose(axes)), array.shape[axes[1]]
-            for first, after in compiled.parts(len(segments), multiple=ray_kernels.VIEWS):
-                jobs.append((image, width, segments[first:after], *rays, sinogram.reshape(-1), like))
+            for first, after in compiled.parts(len(segments)):
+                jobs.append((image, segments[first:after], *rays, shears, sinogram.reshape(-1), like))
     compiled.run_threads(ray_kernels.project, jobs)
     return torch.from_numpy(sinogram).movedim(-1, 0)
 
 
 def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
     """Transpose of :func:`project`, ``(batch, views, rays) -> (batch, height, width)``."""
-    from .kernels import compiled, lanes, ray_kernels
+    from .kernels import compiled, ray_kernels
+    from .kernels.ray_lanes import ROWS, strips_of
 
     count = len(sinograms)
     array = sinograms.detach().movedim(0, -1).contiguous().numpy().reshape(-1)
     rays, like = table.arrays(array.dtype), (0.0,) * count
-    jobs, images = [], []
-    for segments, shape in zip(table.segments, (table.shape, table.shape[::-1]), strict=True):
-        image = ray_kernels.blank((*shape, count), array.dtype)
-        images.append(torch.from_numpy(ray_kernels.unpadded(image, (*shape, count))).movedim(-1, 0))
+    shears = ray_kernels.tables(array.dtype, table.base.shape[1])
+    height, width = table.shape
+    images = [np.zeros((count, *shape), array.dtype) for shape in (table.shape, table.shape[::-1])]
+    jobs = []
+    for segments, image in zip(table.segments, images, strict=True):
         if len(segments):
-            for blocks in compiled.parts(-(-shape[0] // lanes.rows_of(count))):
-                jobs.append((image, shape[1], blocks, segments, *rays, array, like))
+            for blocks in compiled.parts(-(-image.shape[1] // (strips_of(count) * ROWS))):
+                jobs.append((image, blocks, segments, *rays, shears, array, like))
     compiled.run_threads(ray_kernels.backproject, jobs)
-    return images[0] + images[1].transpose(-2, -1)
+    return torch.from_numpy(images[0]) + torch.from_numpy(images[1]).transpose(-2, -1)

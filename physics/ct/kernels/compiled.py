@@ -16,7 +16,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 #: Source files of the kernels. numba alone notices changes only in the file of the function itself.
-_SOURCES = ("lanes.py", "ray_kernels.py", "pixel_kernels.py")
+_SOURCES = ("lanes.py", "ray_lanes.py", "ray_kernels.py", "pixel_kernels.py")
 
 
 def _cache_folder() -> Path | None:
