@@ -31,7 +31,7 @@ def rays_at_once(count: int) -> int:
 @register_jitable
 def strips_of(count: int) -> int:
     """Strips of `ROWS` rows that a block has for a batch of ``count`` images."""
-    return 4 if count == 1 else 1
+    return 4 if count <= 4 else 2
 
 
 @intrinsic
