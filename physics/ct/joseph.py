@@ -22,13 +22,11 @@ def project(table: RayTable, images: Tensor) -> Tensor:
 
     array = images.detach().numpy()
     sinogram = np.zeros((*table.base.shape, len(images)), array.dtype)
-    rays, like = table.arrays(array.dtype), (0.0,) * len(images)
-    shears = ray_kernels.tables(array.dtype, table.base.shape[1])
+    rest = (*table.arrays(array.dtype), ray_kernels.Shears.of(array.dtype), sinogram.reshape(-1), (0.0,) * len(images))
     jobs = []
-    for segments, image in zip(table.segments, (np.ascontiguousarray(array), np.ascontiguousarray(array.transpose(0, 2, 1))), strict=True):
-        if len(segments):
-            for first, after in compiled.parts(len(segments)):
-                jobs.append((image, segments[first:after], *rays, shears, sinogram.reshape(-1), like))
+    for segments, image in zip(table.segments, (array, array.transpose(0, 2, 1)), strict=True):
+        rows = np.ascontiguousarray(image)
+        jobs += [(rows, segments[first:after], *rest) for first, after in compiled.parts(len(segments))]
     compiled.run_threads(ray_kernels.project, jobs)
     return torch.from_numpy(sinogram).movedim(-1, 0)
 
@@ -36,18 +34,15 @@ def project(table: RayTable, images: Tensor) -> Tensor:
 def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
     """Transpose of :func:`project`, ``(batch, views, rays) -> (batch, height, width)``."""
     from .kernels import compiled, ray_kernels
-    from .kernels.ray_lanes import ROWS, strips_of
 
     count = len(sinograms)
     array = sinograms.detach().movedim(0, -1).contiguous().numpy().reshape(-1)
-    rays, like = table.arrays(array.dtype), (0.0,) * count
-    shears = ray_kernels.tables(array.dtype, table.base.shape[1])
-    height, width = table.shape
-    images = [np.zeros((count, *shape), array.dtype) for shape in (table.shape, table.shape[::-1])]
-    jobs = []
-    for segments, image in zip(table.segments, images, strict=True):
-        if len(segments):
-            for blocks in compiled.parts(-(-image.shape[1] // (strips_of(count) * ROWS))):
-                jobs.append((image, blocks, segments, *rays, shears, array, like))
+    rest = (*table.arrays(array.dtype), ray_kernels.Shears.of(array.dtype), array, (0.0,) * count)
+    jobs, images = [], []
+    for segments, shape in zip(table.segments, (table.shape, table.shape[::-1]), strict=True):
+        images.append(np.zeros((count, *shape), array.dtype))
+        blocks = compiled.parts(ray_kernels.blocks_of(shape[0], count)) if len(segments) else []
+        jobs += [(images[-1], block, segments, *rest) for block in blocks]
     compiled.run_threads(ray_kernels.backproject, jobs)
-    return torch.from_numpy(images[0]) + torch.from_numpy(images[1]).transpose(-2, -1)
+    by_rows, by_columns = (torch.from_numpy(image) for image in images)
+    return by_rows + by_columns.transpose(-2, -1)

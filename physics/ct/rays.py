@@ -61,13 +61,13 @@ class RayTable:
         return runs[driven], runs[~driven]
 
     def arrays(self, dtype: npt.DTypeLike) -> tuple[Any, ...]:
-        """Arguments of a kernel: flat ``base``, ``slope`` and ``length`` cast to ``dtype``; ``ordered``.
+        """Arguments of a kernel: ``base``, ``slope``, ``length`` cast to ``dtype``, ``ordered``, rays of a view.
 
-        They are longer by some rays, because kernels read several rays at a time.
+        The arrays are flat, and longer by some rays, because kernels read several rays at a time.
         """
         if dtype not in self._cast:
             self._cast[dtype] = _longer(self.length.astype(dtype))
-        return *self._flat, self._cast[dtype], self.ordered
+        return *self._flat, self._cast[dtype], self.ordered, self.base.shape[1]
 
     @cached_property
     def _cast(self) -> dict[Any, npt.NDArray[Any]]:

@@ -4,7 +4,7 @@ numba has no vector type, and LLVM's automatic vectorization of a loop over the 
 vector instructions that these functions emit. The instructions are generic LLVM, for any processor. Used only by the
 kernels.
 
-All arrays are flat; offsets count elements. A block is `rows_of` neighboring rows of one image.
+All arrays are flat; offsets count elements. A block is `ROWS` neighboring pixels.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from numba.extending import intrinsic, models, register_model
 #: Pixels per call: enough to hide the latency of the additions, few enough for the registers.
 ROWS = 16
 
-I32, _I64 = ir.IntType(32), ir.IntType(64)
+I32, I64 = ir.IntType(32), ir.IntType(64)
 # Products may be fused with sums; the order of summation never changes.
 FLAGS = ("contract", "nsz")
 
@@ -128,10 +128,10 @@ class _Block:
     def row(self, r: int) -> tuple[Any, Any, Any]:
         """Weight of the right pixel, pointers to the left and the right pixel."""
         builder = self.builder
-        offset = builder.zext(builder.load(builder.gep(self.offsets, [_I64(r)])), _I64)
-        weight = splat(builder, builder.load(builder.gep(self.weights, [_I64(r)])), self.vector)
+        offset = builder.zext(builder.load(builder.gep(self.offsets, [I64(r)])), I64)
+        weight = splat(builder, builder.load(builder.gep(self.weights, [I64(r)])), self.vector)
         left = builder.gep(self.image, [offset])
-        right = builder.gep(left, [_I64(self.lanes)])
+        right = builder.gep(left, [I64(self.lanes)])
         pointer = self.vector.as_pointer()
         return weight, builder.bitcast(left, pointer), builder.bitcast(right, pointer)
 
@@ -178,6 +178,6 @@ def _pixels(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, lane
     scales = data(context, builder, signature, args, 4)
     for r in range(ROWS):
         weight, left, right = block.row(r)
-        scale = splat(builder, builder.load(builder.gep(scales, [_I64(r)])), block.vector)
-        pixel = builder.bitcast(builder.gep(image, [_I64(r * lanes)]), block.vector.as_pointer())
+        scale = splat(builder, builder.load(builder.gep(scales, [I64(r)])), block.vector)
+        pixel = builder.bitcast(builder.gep(image, [I64(r * lanes)]), block.vector.as_pointer())
         yield weight, scale, left, right, pixel, block

@@ -1,25 +1,58 @@
 """Forward and adjoint of a table of rays on the CPU; used only by :mod:`physics.ct.joseph`.
 
-Both directions work on blocks of `ROWS` rows, sheared to the slope of the rays, see :mod:`.ray_lanes`. Rays come in the
-order of their slopes; from one slope to the next, a block is sheared further in place, by a column at most. In the
-adjoint, so are the sums. Threads share the forward by rays and the adjoint by blocks, so that no two threads write to
-the same values.
+Both directions work on blocks of rows, sheared to the slopes of the rays, see :mod:`.ray_lanes`. Rays come in the order
+of their shears. From one shear to the next, a block is sheared in place, by a column at most. So are the sums of the
+adjoint. Threads share the forward by rays and the adjoint by blocks, so that no two threads write to the same values.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .compiled import kernel
-from .ray_lanes import MARGIN, PLACED, ROWS, add_scaled, gather, load_scaled, place, rays_at_once, scatter, shear_column, strips_of
+from .ray_lanes import (
+    MARGIN,
+    PLACED,
+    ROWS,
+    add_scaled,
+    gather,
+    load_scaled,
+    move_rows,
+    place,
+    rays_at_once,
+    scatter,
+    strips_of,
+)
 
-_EXACT = np.arange(-ROWS, ROWS + 1)[:, None, None] * np.arange(ROWS) / ROWS + np.array([[0.0], [0.5]])
-#: Columns by which the rows of a block are moved, ``(shears, phases, rows)``; and what is missing to the slope.
-_MOVED = np.floor(_EXACT).astype(np.int64)
-_FRACTIONS = _EXACT - _MOVED
-#: Rows that are moved by one more column in the next shear, and in the second phase.
-_NEXT, _SECOND = np.diff(_MOVED, axis=0).astype(np.int8), (_MOVED[:, 1] - _MOVED[:, 0]).astype(np.int8)
+
+class Shears(NamedTuple):
+    """What the shears from ``-ROWS`` to `ROWS` do to the rows of a strip, in both phases.
+
+    Parameters
+    ----------
+    moved
+        Columns by which a row is moved, ``(shears, phases, rows)``.
+    fractions
+        What the shear lacks to whole columns, flat, with the dtype of the images.
+    to_next, to_second
+        1 where a row is moved by one more column in the next shear, ``(shears - 1, phases, rows)``, and in the second
+        phase, ``(shears, rows)``; flat.
+    """
+
+    moved: npt.NDArray[np.int64]
+    fractions: npt.NDArray[Any]
+    to_next: npt.NDArray[np.int8]
+    to_second: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, dtype: npt.DTypeLike) -> "Shears":
+        slopes = np.arange(-ROWS, ROWS + 1)[:, None, None] / ROWS
+        exact = slopes * np.arange(ROWS) + np.array([[0.0], [0.5]])
+        moved = np.floor(exact).astype(np.int64)
+        to_next, to_second = np.diff(moved, axis=0), np.diff(moved, axis=1)
+        flat = (to_next.astype(np.int8).reshape(-1), to_second.astype(np.int8).reshape(-1))
+        return cls(moved, (exact - moved).astype(dtype).reshape(-1), *flat)
 
 
 @kernel
@@ -28,8 +61,8 @@ def _first(
 ) -> int:
     """Ray in ``range(start, stop)`` at which the test of a limit changes its result, by bisection.
 
-    The test is whether the ray's largest column in the ``rows`` rows is above the limit; with ``leaving``, whether its
-    smallest column is below. ``growing``: columns increase with the index of the ray.
+    The test is whether the ray's largest column in some rows from ``row`` on is above the limit; with ``leaving``,
+    whether its smallest column is below. ``growing``: columns increase with the index of the ray.
     """
     while start < stop:
         middle = (start + stop) // 2
@@ -44,7 +77,9 @@ def _first(
 
 
 @kernel
-def _covered(base: Any, slope: Any, start: int, stop: int, row: int, rows: int, width: int, ordered: bool) -> tuple[int, int]:
+def _covered(
+    base: Any, slope: Any, start: int, stop: int, row: int, rows: int, width: int, ordered: bool
+) -> tuple[int, int]:
     """Range of the rays of a segment that meet a block; the whole segment if rays may cross."""
     if not ordered:
         return start, stop
@@ -56,150 +91,161 @@ def _covered(base: Any, slope: Any, start: int, stop: int, row: int, rows: int, 
 
 
 @kernel
-def _aligned(size: int, dtype: Any) -> Any:
-    """Uninitialized array that begins at a cache line: a column that lies in two of them takes twice as long to read."""
-    array = np.empty(size + 64, dtype)
+def _aligned(size: int, like: Any) -> Any:
+    """Array of zeros that begins at a cache line: a vector that lies in two of them takes twice as long to read."""
+    array = np.zeros(size + 64, like.dtype)
     start = -array.ctypes.data % 64 // array.itemsize
     return array[start : start + size]
 
 
 @kernel
-def _shear(block: Any, columns: int, stride: int, moves: Any, table: int) -> None:
-    """Move rows of one phase of a block by one column; ``moves`` as in :func:`shear_column`."""
-    for start in range(0, (columns - 1) * stride, ROWS):
-        shear_column(block, start, stride, moves, table)
+def _scratch(width: int, like: Any, images: Any) -> Any:
+    """A block for images of some width, and the arrays of `place`: offsets, phases, shifts, steps."""
+    count = len(like)
+    strips = strips_of(count)
+    block = _aligned(strips * 2 * (width + 2 * MARGIN) * count * ROWS, images)
+    whole = np.empty(2 * strips * PLACED, np.int32)
+    real = np.empty((strips + 1) * PLACED, images.dtype)
+    return (
+        block,
+        whole[: strips * PLACED],
+        whole[strips * PLACED :],
+        real[: strips * PLACED],
+        real[strips * PLACED :],
+    )
 
 
 @kernel
-def _next(block: Any, columns: int, stride: int, shear: int, wanted: int, moves: Any) -> None:
-    """Shear both phases of a block from ``shear`` to ``wanted``."""
+def _move(strip: Any, stride: int, moves: Any, first: int) -> None:
+    """Move rows of one phase of a strip by one column, see `move_rows`."""
+    for start in range(0, len(strip) - stride, ROWS):
+        move_rows(strip, start, stride, moves, first)
+
+
+@kernel
+def _shear(block: Any, size: int, stride: int, shear: int, wanted: int, to_next: Any) -> None:
+    """Shear a block from one shear to another; ``size`` is that of a phase of a strip."""
     for k in range(shear, wanted):
-        for part in range(len(block) // (columns * stride)):
-            _shear(block[part * columns * stride :], columns, stride, moves, ((k + ROWS) * 2 + part % 2) * ROWS)
+        for part in range(len(block) // size):
+            first = ((k + ROWS) * 2 + part % 2) * ROWS
+            _move(block[part * size : (part + 1) * size], stride, to_next, first)
 
 
 @kernel
-def _fill(
-    image: Any, row: int, shear: int, block: Any, columns: int, stride: int, moved: Any, second: Any
-) -> None:
-    """Fill both phases of a block with the rows of an image ``(batch, height, width)``."""
+def _fill(image: Any, row: int, shear: int, block: Any, size: int, stride: int, shears: Any) -> None:
+    """Fill a block with the rows of images ``(batch, height, width)`` from ``row`` on."""
     count, height, width = image.shape
-    half = columns * stride
     block[:] = 0
-    for strip in range(len(block) // (2 * half)):
-        part, top = block[strip * 2 * half : (strip + 1) * 2 * half], row + strip * ROWS
+    for strip in range(len(block) // (2 * size)):
+        first, second = block[2 * strip * size : (2 * strip + 1) * size], block[(2 * strip + 1) * size :][:size]
+        top = row + strip * ROWS
         for b in range(count):
             for r in range(min(ROWS, height - top)):
-                to = (MARGIN - moved[shear + ROWS, 0, r]) * stride + b * ROWS + r
+                start = (MARGIN - shears.moved[shear + ROWS, 0, r]) * stride + b * ROWS + r
                 for column in range(width):
-                    part[to + column * stride] = image[b, top + r, column]
-        part[half:] = part[:half]
-        _shear(part[half:], columns, stride, second, (shear + ROWS) * ROWS)
+                    first[start + column * stride] = image[b, top + r, column]
+        second[:] = first
+        _move(second, stride, shears.to_second, (shear + ROWS) * ROWS)
 
 
 @kernel
-def _collect(
-    image: Any, row: int, shear: int, block: Any, columns: int, stride: int, moved: Any
-) -> None:
-    """Transpose of :func:`_fill`, into an image of zeros."""
+def _collect(image: Any, row: int, shear: int, block: Any, size: int, stride: int, shears: Any) -> None:
+    """Transpose of :func:`_fill`: add a block to images."""
     count, height, width = image.shape
-    for part in range(len(block) // (columns * stride)):
-        phase, top = part % 2, row + part // 2 * ROWS
+    for part in range(len(block) // size):
+        top = row + part // 2 * ROWS
         for b in range(count):
             for r in range(min(ROWS, height - top)):
-                start = (part * columns + MARGIN - moved[shear + ROWS, phase, r]) * stride + b * ROWS + r
+                start = part * size + (MARGIN - shears.moved[shear + ROWS, part % 2, r]) * stride + b * ROWS + r
                 for column in range(width):
                     image[b, top + r, column] += block[start + column * stride]
 
 
 @kernel
 def project(
-    image: Any, segments: Any, base: Any, slope: Any, length: Any, ordered: bool, tables: Any, sinogram: Any, like: Any
-) -> None:
+    image: Any, segments: Any, base: Any, slope: Any, length: Any, ordered: bool, n_rays: int, shears: Any,
+    sinogram: Any, like: Any,
+) -> None:  # fmt: skip
     """Add the integrals of the rays in ``segments`` to ``sinogram``.
 
     Parameters
     ----------
     image
-        ``(batch, height, width)``, with any strides.
+        ``(batch, height, width)``.
     segments
         Rows ``(shear, view, first ray, ray after the last)``, the shears in ascending order.
     base, slope, length, ordered
-        The rays, see :class:`physics.ct.rays.RayTable`; flat, ``length`` has the dtype of the image.
+        The rays, flat, see :meth:`physics.ct.rays.RayTable.arrays`; ``length`` has the dtype of the image.
+    n_rays
+        Rays of a view.
+    shears
+        See :class:`Shears`.
     sinogram
         Flat, ``(views, rays, batch)``.
     like
         A tuple of the length of the batch.
     """
-    count, rays = len(like), rays_at_once(len(like))
+    count, rays, rows = len(like), rays_at_once(len(like)), strips_of(len(like)) * ROWS
     _, height, width = image.shape
-    moved, fractions, moves, second, n_rays = tables
     columns, stride = width + 2 * MARGIN, count * ROWS
-    strips = strips_of(count)
-    block, rest = _aligned(strips * 2 * columns * stride, image.dtype), np.empty(rays * count, image.dtype)
-    offsets, at = np.empty(strips * PLACED, np.int32), np.empty(strips * PLACED, np.int32)
-    shifts, steps = np.empty(strips * PLACED, image.dtype), np.empty(PLACED, image.dtype)
-    for row in range(0, height, strips * ROWS):
+    size = columns * stride
+    block, offsets, phases, shifts, steps = _scratch(width, like, image)
+    rest = np.empty(rays * count, image.dtype)
+    for row in range(0, height, rows):
         shear = segments[0, 0]
-        _fill(image, row, shear, block, columns, stride, moved, second)
+        _fill(image, row, shear, block, size, stride, shears)
         for s in range(len(segments)):
-            _next(block, columns, stride, shear, segments[s, 0], moves)
-            shear, begin = segments[s, 0], segments[s, 1] * n_rays
-            start, stop = _covered(
-                base[begin:], slope[begin:], segments[s, 2], segments[s, 3], row, strips * ROWS, width, ordered
-            )
-            for ray in range(begin + start, begin + stop, PLACED):
-                place(base, slope, ray, row, shear, columns - 3, stride, columns * stride, offsets, at, shifts, steps, like)
-                for first in range(0, min(PLACED, begin + stop - ray), rays):
-                    value = gather(block, offsets, at, shifts, steps, first, fractions, like)
+            _shear(block, size, stride, shear, segments[s, 0], shears.to_next)
+            shear, view = segments[s, 0], segments[s, 1] * n_rays
+            start, stop = _covered(base[view:], slope[view:], segments[s, 2], segments[s, 3], row, rows, width, ordered)
+            for ray in range(view + start, view + stop, PLACED):
+                place(base, slope, ray, row, shear, columns, offsets, phases, shifts, steps, like)
+                for first in range(0, min(PLACED, view + stop - ray), rays):
                     number = ray + first
-                    if number + rays <= begin + stop:
-                        add_scaled(sinogram, number * count, length, number, value, like)
+                    values = gather(block, offsets, phases, shifts, steps, first, shears.fractions, like)
+                    if number + rays <= view + stop:
+                        add_scaled(sinogram, number * count, length, number, like, values)
                     else:
                         rest[:] = 0
-                        add_scaled(rest, 0, length, number, value, like)
-                        for i in range((begin + stop - number) * count):
+                        add_scaled(rest, 0, length, number, like, values)
+                        for i in range((view + stop - number) * count):
                             sinogram[number * count + i] += rest[i]
 
 
 @kernel
 def backproject(
-    image: Any, blocks: Any, segments: Any, base: Any, slope: Any, length: Any, ordered: bool, tables: Any,
+    image: Any, blocks: Any, segments: Any, base: Any, slope: Any, length: Any, ordered: bool, n_rays: int, shears: Any,
     sinogram: Any, like: Any,
 ) -> None:  # fmt: skip
     """Add the sinogram to blocks ``range(*blocks)`` of ``image`` with the transpose of :func:`project`."""
-    count, rays = len(like), rays_at_once(len(like))
+    count, rays, rows = len(like), rays_at_once(len(like)), strips_of(len(like)) * ROWS
     _, height, width = image.shape
-    moved, fractions, moves, second, n_rays = tables
     columns, stride = width + 2 * MARGIN, count * ROWS
-    strips = strips_of(count)
-    block, rest = _aligned(strips * 2 * columns * stride, image.dtype), np.empty(rays * count, image.dtype)
-    offsets, at = np.empty(strips * PLACED, np.int32), np.empty(strips * PLACED, np.int32)
-    shifts, steps = np.empty(strips * PLACED, image.dtype), np.empty(PLACED, image.dtype)
-    for row in range(blocks[0] * strips * ROWS, min(blocks[1] * strips * ROWS, height), strips * ROWS):
+    size = columns * stride
+    block, offsets, phases, shifts, steps = _scratch(width, like, image)
+    rest = np.empty(rays * count, image.dtype)
+    for row in range(blocks[0] * rows, min(blocks[1] * rows, height), rows):
         shear = segments[0, 0]
         block[:] = 0
         for s in range(len(segments)):
-            _next(block, columns, stride, shear, segments[s, 0], moves)
-            shear, begin = segments[s, 0], segments[s, 1] * n_rays
-            start, stop = _covered(
-                base[begin:], slope[begin:], segments[s, 2], segments[s, 3], row, strips * ROWS, width, ordered
-            )
-            for ray in range(begin + start, begin + stop, PLACED):
-                place(base, slope, ray, row, shear, columns - 3, stride, columns * stride, offsets, at, shifts, steps, like)
-                for first in range(0, min(PLACED, begin + stop - ray), rays):
+            _shear(block, size, stride, shear, segments[s, 0], shears.to_next)
+            shear, view = segments[s, 0], segments[s, 1] * n_rays
+            start, stop = _covered(base[view:], slope[view:], segments[s, 2], segments[s, 3], row, rows, width, ordered)
+            for ray in range(view + start, view + stop, PLACED):
+                place(base, slope, ray, row, shear, columns, offsets, phases, shifts, steps, like)
+                for first in range(0, min(PLACED, view + stop - ray), rays):
                     number = ray + first
-                    if number + rays <= begin + stop:
-                        value = load_scaled(sinogram, number * count, length, number, like)
+                    if number + rays <= view + stop:
+                        values = load_scaled(sinogram, number * count, length, number, like)
                     else:
                         rest[:] = 0
-                        for i in range((begin + stop - number) * count):
+                        for i in range((view + stop - number) * count):
                             rest[i] = sinogram[number * count + i]
-                        value = load_scaled(rest, 0, length, number, like)
-                    scatter(block, offsets, at, shifts, steps, first, fractions, value, like)
-        _collect(image, row, shear, block, columns, stride, moved)
+                        values = load_scaled(rest, 0, length, number, like)
+                    scatter(block, offsets, phases, shifts, steps, first, shears.fractions, like, values)
+        _collect(image, row, shear, block, size, stride, shears)
 
 
-def tables(dtype: npt.DTypeLike, n_rays: int) -> tuple[Any, ...]:
-    """Numbers of the shears, and the rays of a view, as the kernels take them."""
-    return _MOVED, _FRACTIONS.astype(dtype).reshape(-1), _NEXT.reshape(-1), _SECOND.reshape(-1), n_rays
+def blocks_of(height: int, count: int) -> int:
+    """Blocks of images of some height, for a batch of ``count``."""
+    return -(-height // (strips_of(count) * ROWS))
