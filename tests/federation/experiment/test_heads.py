@@ -159,12 +159,12 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
 
 
-OTHERS = ("finetune", "classification", "classification_fedprox", "classification_scaffold")
+OTHERS = ("finetune", "own_first_block", "classification", "classification_fedprox", "classification_scaffold")
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_recipes_of_heads_train_and_are_scored(name: str, folder: Path, tmp_path: Path) -> None:
-    kind = "segmentation" if name == "finetune" else "classification"
+    kind = "classification" if name.startswith("classification") else "segmentation"
     shutil.copytree(folder / "sites", tmp_path / "sites")
     for path in (tmp_path / "sites").glob("*.toml"):
         path.write_text(path.read_text().split("[task]")[0])
@@ -173,12 +173,14 @@ def test_the_other_recipes_of_heads_train_and_are_scored(name: str, folder: Path
                          start_from=folder / "base")  # fmt: skip
     said: list[str] = []
     run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
-    assert any(("Dice" if name == "finetune" else "likelihood") in line for line in said)
+    assert any(("Dice" if kind == "segmentation" else "likelihood") in line for line in said)
     results = evaluate_run(run.path, jobs=1, say=said.append)
-    main_score = "dice" if name == "finetune" else "auc"
+    main_score = "dice" if kind == "segmentation" else "auc"
     for by_arm in results["task"].values():
         assert main_score in by_arm[recipe.name]["classes"]["bright"]["scores"]
-    assert {name.split(".")[0] for name in selected_state(run.path).shared} == {"head"}
+    shared = selected_state(run.path).shared
+    assert {part.split(".")[0] for part in shared} == {"head"}
+    assert any(part.startswith("head.first.") for part in shared) == (name != "own_first_block")
 
 
 def test_weights_of_a_run_with_a_head_are_not_exported_as_a_plain_network(
