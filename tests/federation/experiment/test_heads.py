@@ -319,13 +319,18 @@ def test_a_head_without_a_base_or_without_labels_is_refused(folder: Path, sites:
     assert "task: found no labels, expected segmentation of bright" in refused(folder, bare)
 
 
-def test_a_head_fine_tuned_at_its_site_is_scored(folder: Path, sites: list[SiteManifest], tmp_path: Path) -> None:
-    recipe = load_recipe("downstream/finetune", [*TINY, "personal.steps=2"], start_from=folder / "base")
+@pytest.mark.parametrize("name", ["finetune", "own_first_block"])
+def test_a_head_that_a_site_changes_for_itself_is_scored(
+    name: str, folder: Path, sites: list[SiteManifest], tmp_path: Path
+) -> None:
+    recipe = load_recipe(f"downstream/{name}", [*TINY, "personal.steps=2"], start_from=folder / "base")
     said: list[str] = []
     run = train_run(recipe, sites, tmp_path / "run", jobs=1, resume=False, say=said.append, maps=folder / "maps")
     assert any(line.startswith("personal") and "Dice" in line for line in said)
     results = evaluate_run(run.path, jobs=1, say=said.append)
     assert all("dice" in by_arm[recipe.name]["classes"]["bright"]["scores"] for by_arm in results["task"].values())
+    shared = selected_state(run.path).shared
+    assert any(part.startswith("head.first.") for part in shared) == (name == "finetune")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from recon import (
     PersonPrediction,
     label_set_scores,
     task_differences,
+    task_runs_text,
     task_scores,
     task_text,
     write_report,
@@ -94,6 +95,17 @@ def test_text_of_the_terminal() -> None:
     assert " ".join(lines[1].split()) == "site arm PSNR (dB) Dice 95 % interval people"
     assert len(lines) == 2 + 2 * len(ARMS) and lines[2].split()[:3] == ["north", "reference", NO_VALUE]
     assert task_text(example_results()) == "" and task_section(example_results()) == ""
+
+
+def test_runs_are_compared_in_one_table() -> None:
+    found = results("segmentation")
+    lines = task_runs_text({"first": found, "second": found | {"method": "reference"}}).splitlines()
+    assert lines[0] == "segmentation of lesion: Dice, in brackets its 95 % interval"
+    assert lines[1].split() == ["run", "arm", "north", "clinic"]
+    own = found["task"]["north"]["fedavg"]["classes"]["lesion"]["scores"]["dice"]
+    low, high = own["interval"]
+    assert [line.split()[:2] for line in lines[2:]] == [["first", "fedavg"], ["second", "reference"]]
+    assert " ".join(lines[2].split()[2:6]) == f"{own['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def test_too_few_people_for_a_set_are_told() -> None:
