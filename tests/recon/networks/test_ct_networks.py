@@ -237,7 +237,7 @@ def test_penalized_tv_lowers_its_cost_until_it_has_converged(weighted: bool) -> 
 
     costs = [cost(image) for image in images]
     assert costs[0] > costs[1] > costs[2] - 1e-3 * costs[2]
-    assert costs[1] < 1.02 * costs[2]
+    assert costs[1] < 1.05 * costs[2]
     with pytest.raises(ValueError, match="weight is 0"):
         PenalizedTV(0.0)
 
