@@ -65,7 +65,8 @@ class HalfResolution(ConvRegularizer):
         super().__init__(channels, depth)
         self.hidden[0] = nn.Conv2d(8, channels, 3, padding=1)
         self.last = nn.Conv2d(channels, 8, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         return F.pixel_shuffle(super().residual(F.pixel_unshuffle(channels, 2), condition), 2)
