@@ -61,11 +61,7 @@ def main() -> None:
 
 def time_a_step(size: int, name: str, peer: nn.Module) -> None:
     """Print the ratio of a step of the default network to one of the other network."""
-    generator = torch.Generator().manual_seed(0)
-    maps, mask = birdcage_maps(8, (size, size)), random_mask(size, 4, 0.08, 0).mask
-    image = torch.randn(size, size, dtype=torch.complex64, generator=generator)
-    A = CartesianMRI.collate([CartesianMRI(maps, mask)])
-    y, target = (fft2c(maps * image) * mask)[None].contiguous(), image.abs()[None]
+    A, y, target = problem_of_size(size)
     ours = build_network(RECIPE.network)
 
     def step(network: nn.Module) -> None:
@@ -76,6 +72,15 @@ def time_a_step(size: int, name: str, peer: nn.Module) -> None:
     medians = paired_medians({name: lambda: step(peer), "default network": lambda: step(ours)}, repeats=7)
     print(f"{size}x{size}; parameters: default network {sizes[0]}, {name} {sizes[1]}")
     print_ratios("forward and backward, one slice", medians, name, {"default network": 0.6})
+
+
+def problem_of_size(size: int) -> tuple[CartesianMRI, Tensor, Tensor]:
+    """Operator, measurement and target of a batch of one slice: 8 coils, 4 times undersampled."""
+    generator = torch.Generator().manual_seed(0)
+    maps, mask = birdcage_maps(8, (size, size)), random_mask(size, 4, 0.08, 0).mask
+    image = torch.randn(size, size, dtype=torch.complex64, generator=generator)
+    A = CartesianMRI.collate([CartesianMRI(maps, mask)])
+    return A, (fft2c(maps * image) * mask)[None].contiguous(), image.abs()[None]
 
 
 def compare_after(seconds: float) -> None:

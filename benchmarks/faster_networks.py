@@ -1,0 +1,170 @@
+"""Networks with a shorter training step than the default: time of a step, and PSNR after equal training time.
+
+    OMP_NUM_THREADS=1 python benchmarks/faster_networks.py                              # the ratios of the steps
+    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/faster_networks.py --steps 400 [--seed 0]
+
+The default trains for this number of steps, every other network for so many more as its step is shorter. Data are all
+training slices of the demo sites together, scored on their test slices (mean of the sites); and 130 simulated scans of
+people, scored on 20 scans of other people and on the measured T2 head at 128x128 (inside the head). Without
+FEDRECON_DATA the demo sites alone. About an hour of one core.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from noise_ablation import mean_score
+from starter_scans import data_folder, heads, measured_heads
+from timing import paired_medians
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training_step import BEFORE, RECIPE, problem_of_size
+
+from federation import build_network, load_federation, make_demo_sites
+from physics import LinearOperator, per_sample, reciprocal
+from recon import (
+    LOSSES,
+    ConvRegularizer,
+    ProximalStep,
+    RandomScans,
+    Sample,
+    SiteDataConsistency,
+    UnrolledNetwork,
+    apply,
+    batches,
+    cosine_learning_rate,
+    evaluate,
+)
+
+Scores = Callable[[nn.Module], str]
+
+
+class GradientSteps(SiteDataConsistency):
+    """Two gradient steps of learned sizes, at the start those of Chebyshev for eigenvalues of 0.1 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_steps = nn.Parameter(torch.tensor([0.232, 0.868]).reciprocal().log())
+
+    def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
+        b = A.adjoint(y) if backprojection is None else backprojection
+        unit, gram = reciprocal(A.norm**2), A.gram
+        for step in self.log_steps.exp():
+            x = x - per_sample(step * unit, len(A.domain_shape)) * (gram(x) - b)
+        return x
+
+
+class HalfResolution(ConvRegularizer):
+    """The plain CNN on squares of 2x2 pixels, each one position with eight channels."""
+
+    def __init__(self, channels: int, depth: int) -> None:
+        super().__init__(channels, depth)
+        self.hidden[0] = nn.Conv2d(8, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, 8, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+        return F.pixel_shuffle(super().residual(F.pixel_unshuffle(channels, 2), condition), 2)
+
+
+def _network(
+    cascades: int, consistency: Callable[[], SiteDataConsistency], cnn: Callable[..., ConvRegularizer] = ConvRegularizer
+) -> UnrolledNetwork:
+    return UnrolledNetwork(cascades, consistency, lambda: cnn(16, 4))
+
+
+def _unrolled(iterations: int) -> Callable[[], ProximalStep]:
+    return partial(ProximalStep, iterations=iterations, gradient="unrolled")
+
+
+DEFAULT = "default: 5 cascades, 6 CG iterations"
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    DEFAULT: lambda: build_network(RECIPE.network),
+    "default before November 29": lambda: build_network(BEFORE),
+    "5 cascades, 3 CG iterations": lambda: _network(5, partial(ProximalStep, iterations=3)),
+    "5 cascades, 2 CG iterations, unrolled": lambda: _network(5, _unrolled(2)),
+    "4 cascades, 2 CG iterations, unrolled": lambda: _network(4, _unrolled(2)),
+    "3 cascades, 3 CG iterations, unrolled": lambda: _network(3, _unrolled(3)),
+    "4 cascades, 2 learned gradient steps": lambda: _network(4, GradientSteps),
+    "5 cascades, half resolution, 6 CG iterations": lambda: _network(5, ProximalStep, HalfResolution),
+    "5 cascades, half resolution, 2 CG iterations": lambda: _network(5, _unrolled(2), HalfResolution),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=0, help="training steps of the default network; 0: none")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    ratios = _step_ratios()
+    sets = {"demo sites": _demo_sites, "anatomy": _anatomy} if arguments.steps else {}
+    for name, make in sets.items():
+        if (data := make()) is None:
+            continue
+        samples, scores = data
+        for network, ratio in ratios.items():
+            steps = round(arguments.steps / ratio)
+            trained = _trained(NETWORKS[network], samples, steps, arguments.seed)
+            print(f"{name:12s} {network:46s} {steps:6d} steps   {scores(trained)}", flush=True)
+
+
+def _step_ratios() -> dict[str, float]:
+    """Processor time of forward and backward of a slice of 128x128 with 8 coils, against the default."""
+    networks = {name: make() for name, make in NETWORKS.items()}
+    A, y, target = problem_of_size(128)
+
+    def step(network: nn.Module) -> None:
+        network.zero_grad(set_to_none=True)
+        (network(y, A).abs() - target).abs().mean().backward()
+
+    runs = {name: partial(step, network) for name, network in networks.items()}
+    medians = paired_medians(runs, repeats=9, clock=time.process_time)
+    for name, seconds in medians.items():
+        size = sum(p.numel() for p in networks[name].parameters())
+        print(f"{name:46s} {size:7d} parameters   step {seconds / medians[DEFAULT]:.2f}")
+    return {name: seconds / medians[DEFAULT] for name, seconds in medians.items()}
+
+
+def _demo_sites() -> tuple[list[Sample], Scores]:
+    with tempfile.TemporaryDirectory() as folder:
+        make_demo_sites(folder, train=2)
+        sites = load_federation(folder)
+        samples = [sample for site in sites if not site.unseen for sample in site.dataset("train")]
+        tests = [[*site.dataset("test")] for site in sites]
+    return samples, lambda net: f"{sum(evaluate(net, test).mean('psnr') for test in tests) / len(tests):.2f} dB"
+
+
+def _anatomy() -> tuple[list[Sample], Scores] | None:
+    if (data := data_folder()) is None:
+        return None
+    images, others = ([image for image in heads(data, held) if max(image.shape) <= 128] for held in (False, True))
+    training, other = RandomScans(images, 600, phase="realistic"), RandomScans(others, 24, seed=1)
+    tests = [other[index] for index in range(20)]
+    measured = [sample for name, sample in measured_heads(data) if "128" in name]
+    return [
+        training[index] for index in range(130)
+    ], lambda net: f"simulated {mean_score(net, tests):.2f} dB, measured {mean_score(net, measured):.2f} dB"
+
+
+def _trained(make: Callable[[], nn.Module], samples: list[Sample], steps: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    network, generator, base = make(), torch.Generator().manual_seed(seed), RECIPE.training.learning_rate
+    optimizer = torch.optim.Adam(network.parameters(), lr=base)
+    endless = itertools.chain.from_iterable(batches(samples, 1, generator) for _ in itertools.count())
+    for number, batch in enumerate(itertools.islice(endless, steps)):
+        optimizer.param_groups[0]["lr"] = cosine_learning_rate(base, number / steps)
+        optimizer.zero_grad(set_to_none=True)
+        image = apply(network, batch)
+        LOSSES[RECIPE.training.loss](batch.magnitude(image), batch.target()).backward()
+        optimizer.step()
+    return network.eval()
+
+
+if __name__ == "__main__":
+    main()
