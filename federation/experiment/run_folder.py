@@ -308,7 +308,9 @@ def _with_head(recipe: Recipe, copy: Path) -> Recipe:
 def _digests_of_runs(recipe: Recipe) -> dict[str, str]:
     """Digest of the selected parameters of every run that a recipe begins with, by the key that names it."""
     runs = {"network.base": run_of_base(recipe), "task.head_weights": run_of_head(recipe.task)}
-    return {key: selected_state(run).digest for key, run in runs.items() if run is not None}
+    # A run that is gone is refused with a line of its own where its parameters are read.
+    there = {key: run for key, run in runs.items() if run is not None and (run / "run.json").is_file()}
+    return {key: selected_state(run).digest for key, run in there.items()}
 
 
 def _require_unchanged(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> None:
