@@ -12,10 +12,11 @@ computed once. Three arms start from the same head and make the same steps per r
 - first block kept: the same but for the first block of the head, which every site keeps, as in LG-FedAvg. One site
   (south) has an inverted gray scale.
 
-Every arm is validated after every fifth round and ends when its score has not risen for `--patience` rounds; its best
-state counts: of a local head by the score of its site, of the others by the mean over the sites. Printed are rounds,
-Dice by seed and site, and the differences in Dice on test people. The values of a person who
-tests in several seeds are averaged before the interval, Student's t over people.
+Every arm is validated after every fifth round and ends when its score has not risen for `--patience` rounds, none
+before round 60 counted, as heads mark nothing at first; its best state counts: of a local head by the score of its
+site, of the others by the mean over the sites. Printed are rounds, Dice by seed and site, and the differences in Dice
+on test people. The values of a person who tests in several seeds are averaged before the interval, Student's t over
+people.
 """
 
 import argparse
@@ -54,7 +55,9 @@ from recon import (
 
 #: The first two classes of the sites; the third is background here.
 TASK = TaskLabels("segmentation", tuple(parse_classes(CLASSES))[:2])
-HEAD, BATCH, VALIDATED = {"channels": 8, "depth": 3}, 4, 5
+HEAD, BATCH = {"channels": 8, "depth": 3}, 4
+#: Rounds between two validations, and the first from which rounds without improvement count.
+VALIDATED, EARLIEST = 5, 60
 ARMS = ("local", "federated", "first block kept")
 #: Parameters of the head that a site keeps, by arm; of the others it keeps none.
 KEPT = {"first block kept": "first."}
@@ -182,7 +185,7 @@ def train(
         if number % VALIDATED == 0:
             score = np.mean([accuracy(networks[name], site) for name, site in sites.items()])
             best.offer(float(score), number, networks)
-            if number >= min(budget.rounds, best.round + budget.patience):
+            if number >= min(budget.rounds, max(best.round, EARLIEST) + budget.patience):
                 break
         for name, network in networks.items():
             moments[name] = train_locally(

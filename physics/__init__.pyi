@@ -130,7 +130,7 @@ from .phantoms import body_phantom as body_phantom
 from .phantoms import body_volume as body_volume
 from .phantoms import brain_phantom as brain_phantom
 from .phantoms import lesion_volume as lesion_volume
-from .phantoms import liver_lesion_volume as liver_lesion_volume
+from .phantoms import lung_lesion_volume as lung_lesion_volume
 from .phantoms import phantom_volume as phantom_volume
 from .phantoms import shepp_logan as shepp_logan
 from .rebinning import ConeScan as ConeScan

@@ -122,7 +122,7 @@ def _add_demos(kinds: Commands) -> tuple[argparse.ArgumentParser, ...]:
     demo_cine.set_defaults(run=_make_demo_cine)
     add_jobs(demo_cine)
 
-    demo_task = kinds.add_parser("demo-task", help="simulated heads, or abdomens in CT, with lesions and their labels")
+    demo_task = kinds.add_parser("demo-task", help="simulated heads, or chests in CT, with lesions and their labels")
     demo_task.add_argument("--modality", choices=("mri", "ct"), default="mri", help="(default: %(default)s)")
     demo_task.add_argument("--size", type=int, default=96, help="pixels per side (default: %(default)s)")
     _add_task(demo_task)

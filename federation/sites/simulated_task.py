@@ -1,4 +1,4 @@
-"""Sites of simulated scans whose lesions are known, for downstream tasks: heads in MRI, livers in CT."""
+"""Sites of simulated scans whose lesions are known, for downstream tasks: heads in MRI, lungs in CT."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from physics import lesion_volume, liver_lesion_volume
+from physics import lesion_volume, lung_lesion_volume
 from recon import ScanSimulation, Simulation, TaskKind, open_sinograms, open_volume
 
 from ..config import config_error
@@ -24,12 +24,12 @@ TASK_DEMO_SITES = (
     SimulatedSite("south", 8, "flair", Simulation("partial_fourier", 3, 0.08, noise_std=0.02)),
     SimulatedSite("west", 8, "dwi", Simulation("equispaced", 4, 0.08, noise_std=0.02)),
 )
-#: Those in CT, abdomens with lesions of the liver; they differ in geometry, dose and views.
+#: Those in CT, chests with lesions of the lungs; they differ in geometry, dose and views.
 CT_TASK_DEMO_SITES = (
-    SimulatedScanner("protocol1", 1, "abdomen"),
-    SimulatedScanner("protocol2", 2, "abdomen"),
-    SimulatedScanner("lowdose", 4, "abdomen", photons=3e4),
-    SimulatedScanner("sparse", 2, "abdomen", ScanSimulation(views=48)),
+    SimulatedScanner("protocol1", 1, "chest"),
+    SimulatedScanner("protocol2", 2, "chest"),
+    SimulatedScanner("lowdose", 4, "chest", photons=3e4),
+    SimulatedScanner("sparse", 2, "chest", ScanSimulation(views=48)),
 )
 #: Sites by modality.
 TASK_DEMOS: dict[str, Sequence[SimulatedSite | SimulatedScanner]] = {
@@ -54,9 +54,9 @@ def make_task_demo_sites(
     jobs: int = 1,
     overwrite: bool = False,
 ) -> list[MadeSite]:
-    """Write scans of heads, or of abdomens, with lesions, their labels, and the manifests of a federation.
+    """Write scans of heads, or of chests, with lesions, their labels, and the manifests of a federation.
 
-    Every volume is another person, see :func:`physics.lesion_volume` and :func:`physics.liver_lesion_volume`. Scans and
+    Every volume is another person, see :func:`physics.lesion_volume` and :func:`physics.lung_lesion_volume`. Scans and
     labels of both kinds are the same, only the manifests differ. A lesion is present in a slice with at least four
     pixels of it.
 
@@ -105,9 +105,9 @@ def _write_lesions(
         write_scan(path, anatomy, site, seed)
         write_labels(path, lesions, open_volume(path).image_header())
         return lesions
-    hu, finer = liver_lesion_volume(slices, (REFINED * size, REFINED * size), drawn)
+    hu, finer = lung_lesion_volume(slices, (REFINED * size, REFINED * size), drawn)
     lesions = (torch.nn.functional.avg_pool2d(finer[None].float(), REFINED)[0] >= 0.5).long()
-    how = {"patient_id": path.stem, "acquisition": "phantom_liver"}
+    how = {"patient_id": path.stem, "acquisition": "phantom_lung"}
     write_counts(path, site.protocol, site.photons, hu, seed, **how)
     write_labels(path, lesions, open_sinograms(path).image_header())
     return lesions

@@ -1,7 +1,7 @@
 from .bodies import BODY_FAMILIES as BODY_FAMILIES
 from .bodies import body_phantom as body_phantom
 from .bodies import body_volume as body_volume
-from .bodies import liver_lesion_volume as liver_lesion_volume
+from .bodies import lung_lesion_volume as lung_lesion_volume
 from .ellipses import EllipsePhantom as EllipsePhantom
 from .ellipses import shepp_logan as shepp_logan
 from .ellipsoids import Ellipsoid as Ellipsoid

@@ -8,7 +8,7 @@ from torch import Tensor
 from .painting import Canvas, Field, coverage, ellipse, pixel_centers, resolved
 
 AIR_HU = -1000.0
-#: Smallest and largest radius of the lesions of :func:`liver_lesion_volume`, in halves of the field of view.
+#: Smallest and largest radius of the lesions of :func:`lung_lesion_volume`, in halves of the field of view.
 TUMOR_RADIUS = (0.04, 0.13)
 #: Their half height, in parts of the volume.
 _TUMOR_HEIGHT = 0.35
@@ -23,7 +23,7 @@ _TISSUES: dict[str, tuple[float, float]] = {
     "kidney": (140.0, 22.0),
     "blood": (165.0, 8.0),
     "lesion": (35.0, 10.0),
-    "tumor": (15.0, 10.0),
+    "tumor": (40.0, 12.0),
     "fluid": (8.0, 4.0),
     "gray": (40.0, 6.0),
     "white": (27.0, 5.0),
@@ -71,11 +71,11 @@ def body_volume(n_slices: int, shape: tuple[int, int], seed: int, family: str = 
     return torch.stack([body.slice(position, shape, family) for position in positions])
 
 
-def liver_lesion_volume(n_slices: int, shape: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
-    """Neighboring slices of an abdomen with lesions of the liver that are known, for segmentation.
+def lung_lesion_volume(n_slices: int, shape: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
+    """Neighboring slices of a chest with lesions of the lungs that are known, for segmentation.
 
-    The body is that of :func:`body_volume` with other lesions: two to six, darker than the liver, of log-uniform size.
-    Fluid and fat beside the liver are as dark: no threshold separates them.
+    The body is that of :func:`body_volume` with other lesions: two to six, of log-uniform size. Vessels, the heart and
+    the chest wall beside the lungs are as dense: no threshold separates them.
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ def liver_lesion_volume(n_slices: int, shape: tuple[int, int], seed: int) -> tup
         As :func:`body_volume`.
     """
     if n_slices < 1:
-        raise ValueError(f"liver_lesion_volume: n_slices is {n_slices}, expected at least 1")
+        raise ValueError(f"lung_lesion_volume: n_slices is {n_slices}, expected at least 1")
     body = _Body(seed)
     body.draw_tumors(torch.Generator().manual_seed(seed))
     positions = [-0.5 + (index + 0.5) / n_slices for index in range(n_slices)]
-    images, lesions = zip(*(body.labeled_slice(position, shape, "abdomen") for position in positions), strict=True)
+    images, lesions = zip(*(body.labeled_slice(position, shape, "chest") for position in positions), strict=True)
     return torch.stack(images), torch.stack(lesions)
 
 
@@ -114,11 +114,12 @@ class _Body:
         self.warp, self.bend = Field(generator, 1.4, 0.6), Field(generator, 3.0, 1.2)
         self.folds, self.branches = Field(generator, 7.0, 2.0), Field(generator, 11.0, 3.5)
         self.grain = Field(generator, 26.0, 11.0)
-        #: Lesions of :func:`liver_lesion_volume`: x and y in parts of the liver, z, radius; None: those of the body.
+        #: Lesions of :func:`lung_lesion_volume`: x and y in parts of a lung, z, radius; None: those of the body. Every
+        #: other one is in the right lung.
         self.tumors: list[list[float]] | None = None
 
     def draw_tumors(self, generator: torch.Generator) -> None:
-        """Replace the lesions of the liver by others: two to six."""
+        """Replace the lesions of the lungs by others: two to six."""
         count = int(torch.randint(2, 7, (), generator=generator))
         draws = torch.rand(count, 4, generator=generator)
         angle, distance = 2 * math.pi * draws[:, 0], 0.8 * draws[:, 1].sqrt()
@@ -252,7 +253,12 @@ def _chest(scene: _Scene) -> None:
         for tree, strength in ((scene.branches, 0.20), (scene.folds, 0.13), (scene.twigs, 0.09)):
             scene.canvas.paint("blood", torch.minimum((strength - tree.abs()) / 70 - 0.0006, lung - 0.012))
         scene.canvas.paint("lung", torch.minimum((0.05 - scene.septa.abs()) / 55, lung - 0.02))
-        scene.lesions("muscle", lung, 8, 0.016)
+        if body.tumors is None:
+            scene.lesions("muscle", lung, 8, 0.016)
+        else:
+            scene.tumors(
+                body.tumors[max(side, 0) :: 2], lung, (side * 0.46 * width, -0.02), (0.33 * width, 0.64 * height)
+            )
     heart = scene.blob("muscle", 0.10 * width, -0.12 * height, 0.30 * width, 0.34 * height, 0.5 + 0.3 * b, 0.008)
     scene.blob("blood", 0.16 * width, -0.14 * height, 0.13 * width, 0.19 * height, 0.6)
     scene.blob("blood", -0.02 * width, -0.18 * height, 0.11 * width, 0.15 * height, 0.2)
@@ -280,10 +286,7 @@ def _abdomen(scene: _Scene) -> None:
     scene.canvas.paint("organ", liver)
     for tree, strength in ((scene.branches, 0.17), (scene.septa, 0.12)):
         scene.canvas.paint("blood", torch.minimum((strength - tree.abs()) / 60 - 0.0006, liver - 0.02))
-    if body.tumors is None:
-        scene.lesions("lesion", liver, 9, 0.026)
-    else:
-        scene.tumors(body.tumors, liver, (-0.42 * width, -0.12 * height), (0.40 * width, 0.56 * height))
+    scene.lesions("lesion", liver, 9, 0.026)
     spleen = scene.blob("organ", 0.58 * width, 0.10 * height, 0.13 * width, 0.30 * height, -0.3 - 0.2 * b, 0.006)
     scene.canvas.paint("blood", torch.minimum((0.10 - scene.twigs.abs()) / 70, spleen - 0.02))
     for side in (-1, 1):

@@ -239,7 +239,7 @@ def test_ct_sites_have_labels_on_the_grid_of_their_images(tmp_path: Path) -> Non
     for sample in (one for manifest in load_federation(tmp_path) for one in manifest.dataset("train")):
         assert sample.label is not None and sample.label.shape == sample.target().shape
         lesions.append(sample.target()[sample.label == 1] * sample.scale / water)
-    assert float(torch.cat(lesions).median()) == pytest.approx(1.015, abs=0.02)  # 15 HU
+    assert 0.6 < float(torch.cat(lesions).median()) < 1.06  # 40 HU, blurred; lungs have 0.16
 
 
 def test_the_command_makes_sites_that_pass(tmp_path: Path) -> None:

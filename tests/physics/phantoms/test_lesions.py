@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from physics import PHANTOM_FAMILIES, body_volume, lesion_volume, liver_lesion_volume, phantom_volume
+from physics import PHANTOM_FAMILIES, body_volume, lesion_volume, lung_lesion_volume, phantom_volume
 
 SHAPE = (64, 60)
 
@@ -52,13 +52,13 @@ def test_a_seed_is_one_head_at_every_size() -> None:
     assert phantom_volume(3, (48, 48), 5).shape == small.shape
 
 
-def test_lesions_of_the_liver_are_darker_than_the_liver_and_the_body_stays() -> None:
-    images, labels = liver_lesion_volume(3, (64, 64), 1)
-    body = body_volume(3, (64, 64), 1, "abdomen")
+def test_lesions_of_the_lungs_are_denser_than_the_lungs_and_the_body_stays() -> None:
+    images, labels = lung_lesion_volume(3, (64, 64), 1)
+    body = body_volume(3, (64, 64), 1, "chest")
     assert labels.unique().tolist() == [0, 1] and 20 < int(labels.sum()) < 600
     near = torch.nn.functional.max_pool2d(labels[:, None].float(), 5, 1, 2)[:, 0] > 0
     same = ((images - body).abs() < 1.0)[~near]
     assert float(same.float().mean()) > 0.98  # but for the lesions of the body that are not drawn
-    assert float(images[labels == 1].median()) < 45 < float(body[labels == 1].median())
+    assert float(images[labels == 1].median()) > -100 > float(body[labels == 1].median())
     with pytest.raises(ValueError, match="n_slices is 0"):
-        liver_lesion_volume(0, SHAPE, 0)
+        lung_lesion_volume(0, SHAPE, 0)
