@@ -22,30 +22,27 @@ def project(table: RayTable, images: Tensor) -> Tensor:
 
     array = images.detach().numpy()
     sinogram = np.zeros((*table.base.shape, len(images)), array.dtype)
-    rays, like = table.arrays(array.dtype), (0.0,) * len(images)
+    rest = (*table.arrays(array.dtype), ray_kernels.Shears.of(array.dtype), sinogram.reshape(-1), (0.0,) * len(images))
     jobs = []
-    for segments, axes in zip(table.segments, ((1, 2, 0), (2, 1, 0)), strict=True):
-        if len(segments):
-            image, width = ray_kernels.padded(array.transpose(axes)), array.shape[axes[1]]
-            for first, after in compiled.parts(len(segments), multiple=ray_kernels.VIEWS):
-                jobs.append((image, width, segments[first:after], *rays, sinogram.reshape(-1), like))
+    for segments, image in zip(table.segments, (array, array.transpose(0, 2, 1)), strict=True):
+        rows = np.ascontiguousarray(image)
+        jobs += [(rows, segments[first:after], *rest) for first, after in compiled.parts(len(segments))]
     compiled.run_threads(ray_kernels.project, jobs)
     return torch.from_numpy(sinogram).movedim(-1, 0)
 
 
 def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
     """Transpose of :func:`project`, ``(batch, views, rays) -> (batch, height, width)``."""
-    from .kernels import compiled, lanes, ray_kernels
+    from .kernels import compiled, ray_kernels
 
     count = len(sinograms)
     array = sinograms.detach().movedim(0, -1).contiguous().numpy().reshape(-1)
-    rays, like = table.arrays(array.dtype), (0.0,) * count
+    rest = (*table.arrays(array.dtype), ray_kernels.Shears.of(array.dtype), array, (0.0,) * count)
     jobs, images = [], []
     for segments, shape in zip(table.segments, (table.shape, table.shape[::-1]), strict=True):
-        image = ray_kernels.blank((*shape, count), array.dtype)
-        images.append(torch.from_numpy(ray_kernels.unpadded(image, (*shape, count))).movedim(-1, 0))
-        if len(segments):
-            for blocks in compiled.parts(-(-shape[0] // lanes.rows_of(count))):
-                jobs.append((image, shape[1], blocks, segments, *rays, array, like))
+        images.append(np.zeros((count, *shape), array.dtype))
+        blocks = compiled.parts(ray_kernels.blocks_of(shape[0], count)) if len(segments) else []
+        jobs += [(images[-1], block, segments, *rest) for block in blocks]
     compiled.run_threads(ray_kernels.backproject, jobs)
-    return images[0] + images[1].transpose(-2, -1)
+    by_rows, by_columns = (torch.from_numpy(image) for image in images)
+    return by_rows + by_columns.transpose(-2, -1)

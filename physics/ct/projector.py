@@ -20,9 +20,9 @@ from .vectors import ParallelVectors
 
 Indices = npt.NDArray[np.intp]
 
-#: Pixels between source and image with which rays are ordered: in 16 rows, those of `kernels.lanes.ROWS`, a ray that is
-#: driven by rows gets at most sqrt(2) * 16 away from a source beside them, so it does not reach the image there.
-CLEAR_PIXELS = 32
+#: Pixels between source and image with which rays are ordered: in the 64 rows of a block of the kernels, a ray that is
+#: driven by rows gets at most sqrt(2) * 64 away from a source beside them, so it does not reach the image there.
+CLEAR_PIXELS = 96
 #: Angles that differ by less are equal up to rounding.
 _SAME_ANGLE_RAD = 1e-13
 

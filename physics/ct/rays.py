@@ -17,6 +17,8 @@ Indices = npt.NDArray[np.intp]
 
 #: Columns of zeros at either end of a row, for the rays that leave the image.
 PAD = 2
+#: Shears of the kernels per unit of slope, and the rows of their blocks.
+SHEARS = 16
 #: Batch sizes for which kernels are compiled.
 LANES = (1, 2, 4, 8)
 #: Largest number of pixels that the torch reference interpolates at a time.
@@ -41,34 +43,48 @@ class RayTable:
 
     @cached_property
     def segments(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Runs ``(view, first ray, ray after the last)`` of rays by rows, and of rays by columns."""
+        """Runs ``(shear, view, first ray, ray after the last)`` of rays by rows, and of rays by columns.
+
+        A run has one shear, the slope in sixteenths; runs come in the order of their shears and slopes.
+        """
         views, rays = self.by_rows.shape
+        shears = np.rint(self.slope * SHEARS).astype(np.int32)
         change = np.ones((views, rays + 1), dtype=bool)
-        change[:, 1:-1] = self.by_rows[:, 1:] != self.by_rows[:, :-1]
+        change[:, 1:-1] = (self.by_rows[:, 1:] != self.by_rows[:, :-1]) | (shears[:, 1:] != shears[:, :-1])
         view, edge = np.nonzero(change)
         same = view[1:] == view[:-1]
-        runs = np.stack((view[:-1], edge[:-1], edge[1:]), axis=1)[same].astype(np.int32)
-        driven = self.by_rows[runs[:, 0], runs[:, 1]]
+        view, start, stop = view[:-1][same], edge[:-1][same], edge[1:][same]
+        runs = np.stack((shears[view, start], view, start, stop), axis=1).astype(np.int32)
+        runs = runs[np.argsort(self.slope[view, start], kind="stable")]
+        runs = runs[np.argsort(runs[:, 0], kind="stable")]
+        driven = self.by_rows[runs[:, 1], runs[:, 2]]
         return runs[driven], runs[~driven]
 
     def arrays(self, dtype: npt.DTypeLike) -> tuple[Any, ...]:
-        """Arguments of a kernel: padded ``base``, ``slope``, ``length`` cast to ``dtype``, ``ordered``."""
+        """Arguments of a kernel: ``base``, ``slope``, ``length`` cast to ``dtype``, ``ordered``, rays of a view.
+
+        The arrays are flat, and longer by some rays, because kernels read several rays at a time.
+        """
         if dtype not in self._cast:
-            self._cast[dtype] = self.length.astype(dtype)
-        return self._shifted, self.slope, self._cast[dtype], self.ordered
+            self._cast[dtype] = _longer(self.length.astype(dtype))
+        return *self._flat, self._cast[dtype], self.ordered, self.base.shape[1]
 
     @cached_property
     def _cast(self) -> dict[Any, npt.NDArray[Any]]:
         return {}
 
     @cached_property
-    def _shifted(self) -> npt.NDArray[np.float64]:
-        return self.base + PAD
+    def _flat(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return _longer(self.base), _longer(self.slope)
 
     def select(self, views: Indices, rays: slice) -> "RayTable":
         """Table of some of the views and rays."""
         base, slope, length = (np.ascontiguousarray(a[views, rays]) for a in (self.base, self.slope, self.length))
         return RayTable(self.shape, base, slope, length, self.by_rows[views, rays], self.ordered)
+
+
+def _longer(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.concatenate((array.reshape(-1), np.zeros(SHEARS, array.dtype)))
 
 
 def trace(grid: ImageGrid, rays: Rays, *, ordered: bool) -> RayTable:

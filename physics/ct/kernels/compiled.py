@@ -16,7 +16,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 #: Source files of the kernels. numba alone notices changes only in the file of the function itself.
-_SOURCES = ("lanes.py", "ray_kernels.py", "pixel_kernels.py")
+_SOURCES = ("lanes.py", "ray_lanes.py", "ray_kernels.py", "pixel_kernels.py")
 
 
 def _cache_folder() -> Path | None:
@@ -61,13 +61,10 @@ def run_threads(function: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) 
         future.result()
 
 
-def parts(count: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Split ``range(count)`` into several parts per thread, because parts differ in work.
-
-    Parts begin at multiples of ``multiple``.
-    """
+def parts(count: int) -> list[tuple[int, int]]:
+    """Split ``range(count)`` into several parts per thread, because parts differ in work."""
     wanted = 4 * torch.get_num_threads() if torch.get_num_threads() > 1 else 1
-    size = -(-count // (wanted * multiple)) * multiple
+    size = max(1, -(-count // wanted))
     return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 

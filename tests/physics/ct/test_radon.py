@@ -24,7 +24,7 @@ from physics import (
 )
 from physics.ct.geometry import rays_of
 from physics.ct.projector import CLEAR_PIXELS, Projector
-from physics.ct.rays import backproject_reference, project_reference
+from physics.ct.rays import LANES, backproject_reference, project_reference
 
 HALF_TURN, TURN = math.pi, 2 * math.pi
 WAVE = 2 * np.stack((np.sin(np.arange(8)), np.cos(2 * np.arange(8))), 1)
@@ -83,9 +83,9 @@ def test_kernels_and_symmetry_agree_with_plain_torch(name: str, dtype: torch.dty
 
 
 def test_rays_from_near_sources_are_found_in_blocks_of_any_height() -> None:
-    from physics.ct.kernels.lanes import ROWS, SINGLE_ROWS
+    from physics.ct.kernels.ray_lanes import ROWS, strips_of
 
-    assert math.sqrt(2) * ROWS <= CLEAR_PIXELS and SINGLE_ROWS % ROWS == 0
+    assert max(math.sqrt(2) * strips_of(count) * ROWS for count in LANES) <= CLEAR_PIXELS
     grid = ImageGrid((150, 160), 1.0)
     for distance in (grid.corner_radius_mm + 1, grid.corner_radius_mm + 1.01 * CLEAR_PIXELS):
         scan = FanBeam(evenly_spaced(9, 0.7, 0.1), 90, 4.0, distance, 2 * distance, offset_mm=3.0)
