@@ -31,10 +31,12 @@ from .ct import expected_scatter as expected_scatter
 from .ct import field_of_view_radius_mm as field_of_view_radius_mm
 from .ct import filtered_backprojection as filtered_backprojection
 from .ct import goes_all_round as goes_all_round
+from .ct import gpu_memory as gpu_memory
 from .ct import has_filtered_backprojection as has_filtered_backprojection
 from .ct import htc2022 as htc2022
 from .ct import hu_to_attenuation as hu_to_attenuation
 from .ct import hyperfed as hyperfed
+from .ct import kernels_on as kernels_on
 from .ct import lodopab as lodopab
 from .ct import lodopab_observation as lodopab_observation
 from .ct import moved_fan as moved_fan

@@ -122,6 +122,7 @@ def _machine(problems: list[str]) -> Iterator[str]:
     if disk < _DISK:
         problems.append(f"disk: found {disk:.1f} GB free here, expected at least {_DISK:g} GB; free space")
     yield _gpu()
+    yield from _ct_on_gpus()
 
 
 def _gigabytes(count: int | None) -> str:
@@ -136,6 +137,19 @@ def _gpu() -> str:
         return f"GPU: PyTorch sees none ({built})"
     devices = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
     return "GPU: " + ", ".join(f"{device.name} {device.total_memory / 1e9:.0f} GB" for device in devices)
+
+
+def _ct_on_gpus() -> Iterator[str]:
+    """Whether CT runs in kernels on every GPU; without one, whether Triton is there."""
+    import torch
+
+    if torch.cuda.is_available():
+        from physics import kernels_on
+
+        yield from (kernels_on(torch.device("cuda", index)) for index in range(torch.cuda.device_count()))
+    else:
+        triton = _version("triton")
+        yield f"CT kernels for GPUs: {f'Triton {triton}, but no GPU to run them' if triton else 'no Triton, no GPU'}"
 
 
 def _operator(modality: str) -> str:

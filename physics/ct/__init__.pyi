@@ -19,6 +19,8 @@ from .geometry import field_of_view_radius_mm as field_of_view_radius_mm
 from .geometry import ray_distances_mm as ray_distances_mm
 from .geometry import rays_beside as rays_beside
 from .geometry import rays_of as rays_of
+from .gpu import gpu_memory as gpu_memory
+from .gpu import kernels_on as kernels_on
 from .grid import ImageGrid as ImageGrid
 from .radon import RadonOperator as RadonOperator
 from .rings import RING_WINDOW as RING_WINDOW

@@ -7,6 +7,7 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Self
 
@@ -151,6 +152,30 @@ def pixel_beams(grid: ImageGrid, geometry: Geometry) -> tuple[int, Array, float]
     return kind, np.stack((*across, *depth, gain, shift, off_u, off_n), axis=1), margin
 
 
+def gpu_memory(grid: ImageGrid, geometry: Geometry, batch: int = 1, dtype: torch.dtype = torch.float32) -> int:
+    """Most bytes of GPU memory of a projection of a batch or of its adjoint, without its argument.
+
+    They hold the rays of the scan, which stay, the result, and what is freed with the call: copies of images and
+    sinograms for the kernels. Plain torch needs more.
+    """
+    views, rays = geometry.shape
+    lanes = _lanes_for(batch)
+    filled = -(-batch // lanes) * lanes
+    image, sinogram = filled * grid.shape[0] * grid.shape[1], filled * views * rays
+    # Forward: lanes innermost, the same by columns, both of them; then both, and two sinograms. Adjoint: the product
+    # with the lengths, filled, lanes innermost; then that and two images.
+    values = max(4 * image, 3 * image + 2 * sinogram, 3 * sinogram, 2 * sinogram + 2 * image) + views * rays
+    return 33 * views * rays + 40 * views + values * dtype.itemsize
+
+
+def kernels_on(device: torch.device) -> str:
+    """One line that says whether CT runs in the kernels on a GPU, and if not, why; it tries them."""
+    reason = trouble_on(device)
+    if reason:
+        return f"CT on {device}: plain torch, more slowly than in kernels: {reason}"
+    return f"CT on {device}: kernels of Triton {version('triton')}"
+
+
 def runs_kernels(device: torch.device) -> bool:
     """Whether projections of tensors on a device run in these kernels; on other devices but the CPU in plain torch."""
     return device.type == "cuda" and not trouble_on(device)
@@ -207,9 +232,13 @@ def _spans(table: RayTable) -> npt.NDArray[np.int32]:
     return spans.astype(np.int32)
 
 
+def _lanes_for(count: int) -> int:
+    return next((lanes for lanes in _LANES if lanes >= count), _LANES[-1])
+
+
 def _lanes_innermost(batch: Tensor) -> Tensor:
     """``(batch, rows, columns) -> (parts, rows, columns, lanes)``, filled with zeros."""
-    lanes = next((lanes for lanes in _LANES if lanes >= len(batch)), _LANES[-1])
+    lanes = _lanes_for(len(batch))
     missing = -len(batch) % lanes
     filled = torch.cat((batch, batch.new_zeros(missing, *batch.shape[1:]))) if missing else batch
     return filled.detach().reshape(-1, lanes, *batch.shape[1:]).movedim(1, -1).contiguous()

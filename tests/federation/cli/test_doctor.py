@@ -24,11 +24,27 @@ def test_a_sound_installation_is_well_and_no_file_or_user_is_named(capsys: pytes
         "cores, ",
         "OMP_NUM_THREADS",
         "GPU: ",
+        "CT ",
         "memory ",
         "disk ",
     ):
         assert words in printed, words
     assert str(Path.home()) not in printed and str(ROOT) not in printed
+
+
+def test_it_says_whether_ct_runs_in_kernels_on_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from physics.ct import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(gpu, "trouble_on", lambda device: "it is too old" if device.index else "")
+    monkeypatch.setattr(gpu, "version", lambda name: "3.8.0")
+    assert list(doctor._ct_on_gpus()) == [
+        "CT on cuda:0: kernels of Triton 3.8.0",
+        "CT on cuda:1: plain torch, more slowly than in kernels: it is too old",
+    ]
 
 
 def test_what_is_broken_is_named_and_sets_the_exit_code(

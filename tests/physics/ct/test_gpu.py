@@ -9,10 +9,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from physics import (
     FanBeam,
@@ -243,6 +246,38 @@ def test_scans_beyond_the_indices_of_the_kernels_are_refused(monkeypatch: pytest
     monkeypatch.setattr(gpu, "_MOST_VALUES", 1000)
     with pytest.raises(ValueError, match=r"image of \(12, 12\) and a sinogram of \(8, 19\) have 1152 values"):
         both(*SCANS["parallel"])
+
+
+class _Peak(TorchDispatchMode):
+    """Most bytes of the tensors that are made in the context and alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, Tensor)}
+        for tensor in [out] if isinstance(out, Tensor) else []:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in given:
+                self.made[storage.data_ptr()] = storage
+        self.most = max(self.most, sum(storage.nbytes() for storage in self.made.values()))
+        return out
+
+
+@pytest.mark.usefixtures("one_tile")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_memory_is_known_before(batch: int) -> None:
+    grid, geometry = SCANS["flat"]
+    scan = geometry.subset([0])
+    _, rays = both(grid, scan)
+    tables = sum(tensor.nbytes for tensor in vars(rays).values() if isinstance(tensor, Tensor))
+    needed = gpu.gpu_memory(grid, scan, batch)
+    with _Peak() as forward:
+        rays.project(torch.rand(batch, *grid.shape, device=DEVICE))
+    assert 0.6 * needed < tables + forward.most <= needed + 4 * batch * math.prod(grid.shape)
 
 
 _COMPILE = """
