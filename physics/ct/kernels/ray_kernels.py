@@ -248,4 +248,5 @@ def backproject(
 
 def blocks_of(height: int, count: int) -> int:
     """Blocks of images of some height, for a batch of ``count``."""
-    return -(-height // (strips_of(count) * ROWS))
+    rows: int = strips_of(count) * ROWS
+    return -(-height // rows)

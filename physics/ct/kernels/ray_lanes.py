@@ -219,8 +219,8 @@ def _sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     """
 
     def fold(a: Any, b: Any, lanes: list[int], distance: int) -> Any:
-        parts = (shuffle(builder, a, b, [lane + shift for lane in lanes]) for shift in (0, distance))
-        return builder.fadd(*parts, flags=FLAGS)
+        later = shuffle(builder, a, b, [lane + distance for lane in lanes])
+        return builder.fadd(shuffle(builder, a, b, lanes), later, flags=FLAGS)
 
     quads = range(0, ROWS, 4)
     for lanes in (
@@ -231,7 +231,7 @@ def _sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     if len(vectors) == 1:
         half = fold(vectors[0], vectors[0], list(range(8)), 8)
         return fold(half, half, list(range(4)), 4)
-    half = fold(*vectors, [*range(8), *range(ROWS, ROWS + 8)], 8)
+    half = fold(vectors[0], vectors[1], [*range(8), *range(ROWS, ROWS + 8)], 8)
     return fold(half, half, [*range(4), *range(8, 12)], 4)
 
 
