@@ -40,7 +40,7 @@ from recon.method import image_scale
 
 CLASSES = [(views, photons) for views in (60, 120, 360) for photons in (1e4, 1e5, 1e6)]
 #: Weights of TV in units of the mean noise of the back-projected measurement, cut-offs, iterations of TV.
-FACTORS, CUTOFFS, ITERATIONS = (0.35, 0.6, 1.0, 1.7), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0), 150
+FACTORS, CUTOFFS, ITERATIONS = (0.35, 0.6, 1.0, 1.7), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0), 100
 #: Student's factor of a 95 % interval for five persons.
 T95 = 2.776
 #: Window of soft tissue in Hounsfield units.

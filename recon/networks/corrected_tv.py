@@ -21,6 +21,7 @@ class CorrectedTV(nn.Module):
 
     T is the image of :func:`physics.penalized_tv`, whose weight follows from the noise of the scan: it needs no tuning.
     Where rays have weights, each pixel has the weight of its own noise: more at the rim of a body than in the middle.
+    With 1e4 photons per ray and few views, that leaves spots of noise in the middle.
     S is ``A.start``, filtered back-projection: its image of the residual holds what total variation has removed from
     the measurement, as edges and noise. A network that sees T alone cannot tell them. The third input of the U-Net is
     the noise of a filtered back-projection per pixel, see :func:`noise_map`. The correction is zero at the start.
