@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/head_methods.py OUT [--only arms] [--seeds 3] [--labeled 1]
 
 Heads learn on reference images and are scored on them, so the reconstruction network is not read; it is not trained.
-Printed are Dice or AUC over the test people of the FLAIR sites, the T2 sites, and all, with 95 % intervals over people,
+Printed are Dice or AUC over the test people of the FLAIR sites, the other sites, and all, with 95 % intervals over people,
 and paired differences.
 
 - **pretraining**: a U-Net fills hidden patches of the images of all training people, without labels. Then a head learns
@@ -31,7 +31,7 @@ from federation.sites import load_federation, make_task_demo_sites
 from recon import PersonPrediction, TaskKind, head_input, probabilities, task_differences, task_network_of, task_scores
 
 OLD, NEW = ("north", "south"), ("east", "west")
-PLACES = {OLD: "FLAIR", NEW: "T2", OLD + NEW: "all"}
+PLACES = {OLD: "FLAIR", NEW: "T1c, DWI", OLD + NEW: "all"}
 SEGMENTATION, CLASSIFICATION = "segmentation", "classification"
 #: Recipe of a head that reads reference images, by kind of task.
 RECIPES = {
