@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/head_methods.py OUT [--only arms] [--seeds 3] [--labeled 1]
 
 Heads learn on reference images and are scored on them, so the reconstruction network is not read; it is not trained.
-Printed are Dice or AUC over the test people of the FLAIR sites, the other sites, and all, with 95 % intervals over people,
-and paired differences.
+Printed are Dice or AUC over the test people of the FLAIR sites, the other sites, and all, with 95 % intervals over
+people, and paired differences.
 
 - **pretraining**: a U-Net fills hidden patches of the images of all training people, without labels. Then a head learns
   the labels of ``--labeled`` people a site, from the start and from the pretrained encoder, with the same steps.
