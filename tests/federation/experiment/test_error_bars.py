@@ -85,6 +85,7 @@ def test_a_damaged_calibration_is_named(run: Path, tmp_path: Path, fails: Callab
     place.unlink()
 
 
+@pytest.mark.slow
 def test_validation_without_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sites = tmp_path / "sites"
     write_site(sites)
@@ -112,6 +113,7 @@ def test_a_wrong_coverage_is_named(run: Path, capsys: pytest.CaptureFixture[str]
     assert "expected a number between 0 and 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_trained_weights_get_error_bars(tmp_path: Path) -> None:
     """A run without error bars is the base of one with them, whose other parameters are frozen: its image stays."""
     write_site(tmp_path / "sites")

@@ -111,7 +111,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("..") / "mine" / "mine.toml"
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_plugin_serves_every_command_and_outlives_its_file(
     recipe: Path, tmp_path: Path, forget_plugins: Callable[[], None], capsys: pytest.CaptureFixture[str], jobs: int
 ) -> None:

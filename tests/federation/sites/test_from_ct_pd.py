@@ -33,6 +33,7 @@ def projections(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_command_makes_sites_that_are_checked_trained_and_reconstructed(projections, tmp_path, capsys):
     sites, run = tmp_path / "sites", tmp_path / "run"
     command = ["sites", "make", "dicom-ct-pd", str(projections), "--out", str(sites), "--slices", "4mm", "--size", "32"]
