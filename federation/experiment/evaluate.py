@@ -128,7 +128,7 @@ def _results(run: RunFolder, found: dict[str, SiteResult], selected: int, second
         "versions": _versions(),
         "method": run.recipe.name,
         "sites": {name: result.facts for name, result in found.items()},
-        "claims": _claims(run, by_arm, arms),
+        "claims": _claims(run.recipe.name, by_arm, arms, unseen=len(took_part) < len(found)),
         "recipe": run.recipe.to_toml(),
         "personal_steps": run.recipe.personal.steps or None,
         "curves": rows,
@@ -243,9 +243,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _claims(run: RunFolder, by_arm: dict[str, Any], arms: list[str]) -> list[str]:
-    """One line per other arm: mean difference to the method, and the sites where the method is worse."""
-    method = run.recipe.name
+def _claims(method: str, by_arm: dict[str, Any], arms: list[str], *, unseen: bool) -> list[str]:
+    """One line per other arm: mean difference to the method, and the sites where the method is worse.
+
+    ``unseen`` says whether some of the sites did not take part.
+    """
+    everywhere = "at every site, unseen ones included" if unseen else "at every site"
     lines = []
     for arm in arms:
         if arm == method or "psnr" not in by_arm[arm]["mean"] or "psnr" not in by_arm[method]["mean"]:
@@ -259,8 +262,6 @@ def _claims(run: RunFolder, by_arm: dict[str, Any], arms: list[str]) -> list[str
         }
         worse = [f"{name} ({difference:+.2f} dB)" for name, difference in gains.items() if difference < 0]
         level = "" if all(gains.values()) else "level with it or "
-        lost = (
-            f"; below it at {', '.join(worse)}" if worse else f"; {level}above it at every site, unseen ones included"
-        )
+        lost = f"; below it at {', '.join(worse)}" if worse else f"; {level}above it {everywhere}"
         lines.append(f"{method} against {arm}: {gain:+.2f} dB in the mean{lost}")
     return lines

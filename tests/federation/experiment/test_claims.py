@@ -1,7 +1,6 @@
 """Sentences of the report on the method against every other arm."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -21,6 +20,8 @@ def test_a_site_where_both_are_level_is_no_gain(other: tuple[float, float], said
         sites = {"north": {"psnr": north}, "south": {"psnr": south}, "unscored": {"residual": 1.0}}
         return {"sites": sites, "mean": {"psnr": (north + south) / 2}}
 
-    run = cast(Any, SimpleNamespace(recipe=SimpleNamespace(name="fedavg")))
-    (line,) = _claims(run, {"shared": arm(*other), "fedavg": arm(30.0, 32.0)}, ["shared", "fedavg"])
-    assert line.startswith(f"fedavg against shared: {said}")
+    by_arm = {"shared": arm(*other), "fedavg": arm(30.0, 32.0)}
+    for unseen in (True, False):
+        (line,) = _claims("fedavg", by_arm, ["shared", "fedavg"], unseen=unseen)
+        everywhere = ", unseen ones included" if unseen and said.endswith("every site") else ""
+        assert line == f"fedavg against shared: {said}{everywhere}"
