@@ -67,7 +67,8 @@ def _tv_step(image: Tensor, bound: Tensor, metric: Tensor, dual: Tensor, iterati
     for _ in range(iterations):
         dual = dual + step * _differences((image - _divergence(dual) / metric).clamp_min(0))
         length = dual.square().sum(0).sqrt()
-        dual = dual * (bound / torch.maximum(length, bound))
+        # A weight of zero leaves a dual of zero.
+        dual = dual * (bound / torch.maximum(length, bound).clamp_min(torch.finfo(length.dtype).tiny))
     return (image - _divergence(dual) / metric).clamp_min(0), dual
 
 

@@ -16,6 +16,7 @@ from physics import (
     body_phantom,
     evenly_spaced,
     hu_to_attenuation,
+    penalized_tv,
 )
 from physics.ct.total_variation import _differences, _divergence, _tv_step
 from recon import (
@@ -240,6 +241,14 @@ def test_penalized_tv_lowers_its_cost_until_it_has_converged(weighted: bool) -> 
     assert costs[1] < 1.05 * costs[2]
     with pytest.raises(ValueError, match="weight is 0"):
         PenalizedTV(0.0)
+
+
+def test_penalized_tv_without_a_weight_is_finite() -> None:
+    """Of the whole image, or of pixels: in uniform parts no difference and no weight meet."""
+    y, A, _ = problem(1, weighted=False)
+    none = torch.zeros(*A.domain_shape)
+    for threshold in (0.0, none, torch.where(torch.arange(none.shape[-1]) < 9, 1e-3, none)):
+        assert penalized_tv(y, A, threshold, torch.zeros(len(y), *none.shape), 5).isfinite().all()
 
 
 def test_site_strength_starts_as_nothing_and_scales_the_change() -> None:
