@@ -134,6 +134,9 @@ def _demo(arguments: argparse.Namespace) -> None:
         begin = time.monotonic()
         demo = DEMOS[arguments.kind]
         has_heads = arguments.kind == "task"
+        if has_heads and arguments.recipe and arguments.start_from:
+            found = f"--recipe {arguments.recipe} and --start-from {arguments.start_from}"
+            raise DataError(f"{found}: both name the network before the heads; leave one out")
         recipe = load_recipe(
             arguments.recipe or demo.recipe,
             () if has_heads else arguments.set,

@@ -335,6 +335,13 @@ def test_the_demo_writes_its_report_and_resumes(
     assert again["arms"] == report["arms"]
 
 
+def test_the_network_before_the_heads_of_the_demo_is_named_once(tmp_path: Path, fails: Callable[..., str]) -> None:
+    both = ("--recipe", "fedavg", "--start-from", "brain-mri")
+    error = fails("demo", "--kind", "task", "--out", tmp_path / "demo", *both)
+    assert "--recipe fedavg and --start-from brain-mri: both name the network before the heads" in error
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.slow
 def test_the_demo_of_heads_trains_three_ways_on_one_network_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
