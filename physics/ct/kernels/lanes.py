@@ -59,9 +59,8 @@ def place_pixels(
         nearness = builder.fdiv(ir.Constant(doubles, [1.0] * ROWS), along)
         place = builder.fadd(builder.fmul(gain, builder.fmul(across, nearness)), shift)
         nowhere = ir.Constant(doubles, [0.0] * ROWS)
-        place = builder.select(builder.fcmp_ordered(">", place, nowhere), place, nowhere)
         highest = splat(builder, builder.sitofp(args[6], ir.DoubleType()), doubles)
-        place = builder.select(builder.fcmp_ordered("<", place, highest), place, highest)
+        place = smaller(builder, larger(builder, place, nowhere), highest)
         left = builder.fptosi(place, whole)
         weight = builder.fsub(place, builder.sitofp(left, doubles))
         offset = builder.mul(left, splat(builder, builder.trunc(args[7], I32), whole))
@@ -150,6 +149,14 @@ def splat(builder: ir.IRBuilder, scalar: Any, vector: ir.VectorType) -> Any:
     nothing = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(nothing, scalar, I32(0))
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
+
+
+def smaller(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+def larger(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 def shuffle(builder: ir.IRBuilder, first: Any, second: Any, places: Any) -> Any:

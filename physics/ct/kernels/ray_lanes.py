@@ -14,10 +14,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
-from .lanes import FLAGS, I32, I64, Lanes, at, data, load, scalar_of, shuffle, splat
+from ..rays import SHEARS
+from .lanes import FLAGS, I32, I64, Lanes, at, data, larger, load, scalar_of, shuffle, smaller, splat
 
-#: Rows of a strip, and shears per unit of slope.
-ROWS = 16
+#: Rows of a strip, as many as shears per unit of slope: from one shear to the next no row moves by two columns.
+ROWS = SHEARS
 #: Rays that :func:`place` places at once.
 PLACED = 8
 #: Columns at either side of a strip: a row is moved by less than `ROWS`, and a ray crosses three columns.
@@ -59,7 +60,7 @@ def place(
         highest = builder.sitofp(_splat_int(builder, builder.sub(args[5], I64(3)), numbers), doubles)
         step = builder.fsub(slopes, builder.fmul(builder.sitofp(shear, doubles), _constant(doubles, 1 / ROWS)))
         # The smallest difference from a ray that has the slope of the shear.
-        drift = _smaller(builder, builder.fmul(step, _constant(doubles, ROWS - 1.0)), _constant(doubles, 0.0))
+        drift = smaller(builder, builder.fmul(step, _constant(doubles, ROWS - 1.0)), _constant(doubles, 0.0))
         _put(context, builder, signature, args, 9, 0, step)
         table = builder.mul(builder.add(shear, _constant(numbers, ROWS)), _constant(numbers, 2 * ROWS))
         for strip in range(strips_of(count)):
@@ -67,7 +68,7 @@ def place(
             column = builder.fadd(begin, builder.fmul(row, slopes))
             column = builder.fadd(builder.fadd(column, drift), _constant(doubles, float(MARGIN)))
             # A ray beside the image crosses columns of zeros.
-            column = _smaller(builder, _larger(builder, column, _constant(doubles, 0.0)), highest)
+            column = smaller(builder, larger(builder, column, _constant(doubles, 0.0)), highest)
             halves = builder.fptosi(builder.fmul(column, _constant(doubles, 2.0)), numbers)
             beyond = builder.fsub(column, builder.fmul(builder.sitofp(halves, doubles), _constant(doubles, 0.5)))
             phase = builder.and_(halves, _constant(numbers, 1))
@@ -201,7 +202,7 @@ def _crossing(
     # No product is fused with a sum: both directions have the same weights bit for bit.
     column = builder.fmul(numbers, splat(builder, step, rows))
     column = builder.fadd(builder.fadd(splat(builder, shift, rows), fraction), column)
-    right = _larger(builder, column, _constant(rows, 0.0))
+    right = larger(builder, column, _constant(rows, 0.0))
     left = builder.fsub(right, column)
     middle = builder.fsub(_constant(rows, 1.0), builder.fadd(left, right))
     start = _from(context, builder, signature, args, 0, builder.zext(offset, I64))
@@ -270,11 +271,3 @@ def _constant(vector: ir.VectorType, value: float) -> Any:
 
 def _splat_int(builder: ir.IRBuilder, value: Any, numbers: ir.VectorType) -> Any:
     return splat(builder, builder.trunc(value, I32), numbers)
-
-
-def _smaller(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
-    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
-
-
-def _larger(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
