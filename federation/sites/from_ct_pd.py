@@ -96,9 +96,7 @@ def make_ct_pd_sites(
     dealt = deal_files(groups, persons, split, seed)
     files = {site: [(of, _file(name)) for name, of in named.items()] for site, named in dealt.items()}
     if not overwrite:
-        for site, named in files.items():
-            manifest = out / f"{site}.toml"
-            require_absent(manifest, lock_path(manifest), *(out / "data" / site / file for _, file in named))
+        _require_new(out, files)
     say(_cost([plan for _, plan in found.values()], sum(one.n_bytes for one, _ in found.values())))
     for site, names in groups.items():
         for name, (_, file) in zip(names, files[site], strict=True):
@@ -108,6 +106,13 @@ def make_ct_pd_sites(
         logger.warning(warning)
     tables = [_table(site, [found[name] for name in names], files[site], measured) for site, names in groups.items()]
     return write_sites(out, tables, overwrite=overwrite)
+
+
+def _require_new(out: Path, files: Mapping[str, Sequence[tuple[Split, str]]]) -> None:
+    """Refuse to replace manifests, lock files or slices of the sites."""
+    for site, named in files.items():
+        manifest = out / f"{site}.toml"
+        require_absent(manifest, lock_path(manifest), *(out / "data" / site / file for _, file in named))
 
 
 def _by_scanner(series: Mapping[str, ProjectionSeries]) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from recon import (
 
 from ..config import ConfigError, config_error, nearest
 from .manifest import expand_variables, names_person, subject
-from .manifest_schema import SPLITS
+from .manifest_schema import SPLITS, Split
 from .splits import deal_files
 from .subjects import persons_by_pattern, persons_by_table, require_one_source, unnamed_people
 from .unusable import usable
@@ -124,14 +124,20 @@ def make_fastmri_sites(
     splits = deal_files(groups, subjects, split, seed, for_test)
     manifests = []
     for name, group in groups.items():
-        of = splits[name]
-        data: dict[str, Any] = {"root": root, **{s: [file for file in group if of[file] == s] for s in SPLITS}}
-        data |= _reading(formats[group[0]], [files[file] for file in group], calibrations)
-        data["persons"] = {file: told[file] for file in group if file in told}
-        manifests.append(_table(name, [volumes[file] for file in group], simulate) | {"data": data})
+        reading = _reading(formats[group[0]], [files[file] for file in group], calibrations)
+        data = {"data": _data(root, splits[name], told, reading)}
+        manifests.append(_table(name, [volumes[file] for file in group], simulate) | data)
     for warning in unnamed_people(expanded, [file for file in volumes if not names_person(subjects[file])]):
         logger.warning(warning)
     return write_sites(out, manifests, overwrite=overwrite)
+
+
+def _data(
+    root: str, splits: Mapping[str, Split], told: Mapping[str, str], reading: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Section ``[data]`` of a manifest: files of a site by split, how they are read, and the persons that were told."""
+    by_split: dict[str, list[str]] = {split: [file for file, of in splits.items() if of == split] for split in SPLITS}
+    return {"root": root, **by_split, **reading, "persons": {file: told[file] for file in splits if file in told}}
 
 
 def _table(
