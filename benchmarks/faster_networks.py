@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/faster_networks.py                              # the ratios of the steps
     FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/faster_networks.py --steps 400 [--seed 0]
+    ... --steps 400 --seed 1 --only "5 cascades, 6 CG iterations" "5 cascades, 3 CG iterations=0.77" --data anatomy
 
-The default trains for this number of steps, every other network for so many more as its step is shorter. Data are all
-training slices of the demo sites together, scored on their test slices (mean of the sites); and 130 simulated scans of
-people, scored on 20 scans of other people and on the measured T2 head at 128x128 (inside the head). Without
-FEDRECON_DATA the demo sites alone. About an hour of one core.
+The first network trains for this number of steps, every other one for so many more as its step is shorter. ``--only``
+chooses networks by a part of their names, and may state the ratio of the step, so that runs on a busy machine have the
+same numbers of steps. Data are all training slices of the demo sites together, scored on their test slices (mean of the
+sites); and 130 simulated scans of people, scored on 20 scans of other people and on the measured T2 head at 128x128
+(inside the head). Without FEDRECON_DATA the demo sites alone. About an hour of one core.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from noise_ablation import mean_score
@@ -29,6 +32,7 @@ from physics import LinearOperator, per_sample, reciprocal
 from recon import (
     LOSSES,
     ConvRegularizer,
+    NoStep,
     ProximalStep,
     RandomScans,
     Sample,
@@ -73,20 +77,34 @@ class HalfResolution(ConvRegularizer):
 
 
 def _network(
-    cascades: int, consistency: Callable[[], SiteDataConsistency], cnn: Callable[..., ConvRegularizer] = ConvRegularizer
+    cascades: int,
+    consistency: Callable[[], SiteDataConsistency],
+    cnn: Callable[..., ConvRegularizer] = ConvRegularizer,
+    start: Literal["operator", "adjoint"] = "operator",
 ) -> UnrolledNetwork:
-    return UnrolledNetwork(cascades, consistency, lambda: cnn(16, 4))
+    return UnrolledNetwork(cascades, consistency, lambda: cnn(16, 4), start=start)
+
+
+def _but_first(iterations: int) -> Callable[[], SiteDataConsistency]:
+    """Data consistency of all cascades but the first, which gets the start image: a solution already."""
+    cascade = itertools.count()
+    return lambda: ProximalStep(iterations=iterations) if next(cascade) else NoStep()
 
 
 def _unrolled(iterations: int) -> Callable[[], ProximalStep]:
     return partial(ProximalStep, iterations=iterations, gradient="unrolled")
 
 
-DEFAULT = "default: 5 cascades, 6 CG iterations"
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    DEFAULT: lambda: build_network(RECIPE.network),
+    "5 cascades, 6 CG iterations": lambda: _network(5, ProximalStep),
+    "5 cascades, 4 CG iterations": lambda: _network(5, partial(ProximalStep, iterations=4)),
     "default before November 29": lambda: build_network(BEFORE),
     "5 cascades, 3 CG iterations": lambda: _network(5, partial(ProximalStep, iterations=3)),
+    "5 cascades, 3 CG iterations, none in the first": lambda: _network(5, _but_first(3)),
+    "5 cascades, 2 CG iterations, none in the first": lambda: _network(5, _but_first(2)),
+    "5 cascades, 3 CG iterations from the adjoint": lambda: _network(
+        5, partial(ProximalStep, iterations=3), start="adjoint"
+    ),
     "5 cascades, 2 CG iterations, unrolled": lambda: _network(5, _unrolled(2)),
     "4 cascades, 2 CG iterations, unrolled": lambda: _network(4, _unrolled(2)),
     "3 cascades, 3 CG iterations, unrolled": lambda: _network(3, _unrolled(3)),
@@ -98,25 +116,47 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=0, help="training steps of the default network; 0: none")
+    parser.add_argument("--steps", type=int, default=0, help="training steps of the first network; 0: none")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=list(NETWORKS), metavar="NAME[=RATIO]")
+    parser.add_argument("--then", type=int, nargs="+", default=[], help="score with these CG iterations, too")
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ratios = _step_ratios()
-    sets = {"demo sites": _demo_sites, "anatomy": _anatomy} if arguments.steps else {}
-    for name, make in sets.items():
-        if (data := make()) is None:
+    chosen, stated = _chosen(parser, arguments.only)
+    ratios = stated if len(stated) == len(chosen) else _step_ratios(chosen) | stated
+    for name in arguments.data if arguments.steps else []:
+        if (data := DATA[name]()) is None:
             continue
         samples, scores = data
-        for network, ratio in ratios.items():
-            steps = round(arguments.steps / ratio)
+        for network in chosen:
+            steps = round(arguments.steps / ratios[network])
             trained = _trained(NETWORKS[network], samples, steps, arguments.seed)
-            print(f"{name:12s} {network:46s} {steps:6d} steps   {scores(trained)}", flush=True)
+            print(f"{name:12s} {network:48s} {steps:6d} steps   {scores(trained)}", flush=True)
+            for iterations in arguments.then:
+                for layer in trained.modules():
+                    if isinstance(layer, ProximalStep):
+                        layer.iterations = iterations
+                print(f"{'':12s} the same with {iterations} CG iterations   {scores(trained)}", flush=True)
 
 
-def _step_ratios() -> dict[str, float]:
-    """Processor time of forward and backward of a slice of 128x128 with 8 coils, against the default."""
-    networks = {name: make() for name, make in NETWORKS.items()}
+def _chosen(parser: argparse.ArgumentParser, parts: list[str]) -> tuple[list[str], dict[str, float]]:
+    """Names of networks, and the ratios of their steps where they are stated."""
+    chosen, stated = [], {}
+    for part in parts:
+        begin, _, ratio = part.partition("=")
+        found = [begin] if begin in NETWORKS else [name for name in NETWORKS if begin in name]
+        if len(found) != 1:
+            parser.error(f"--only: found {part!r}, a part of {len(found)} names, expected one of {', '.join(NETWORKS)}")
+        chosen += found
+        if ratio:
+            stated[found[0]] = float(ratio)
+    return chosen, stated
+
+
+def _step_ratios(chosen: list[str]) -> dict[str, float]:
+    """Processor time of forward and backward of a slice of 128x128 with 8 coils, against the first network."""
+    networks = {name: NETWORKS[name]() for name in chosen}
     A, y, target = problem_of_size(128)
 
     def step(network: nn.Module) -> None:
@@ -125,10 +165,11 @@ def _step_ratios() -> dict[str, float]:
 
     runs = {name: partial(step, network) for name, network in networks.items()}
     medians = paired_medians(runs, repeats=9, clock=time.process_time)
+    first = medians[chosen[0]]
     for name, seconds in medians.items():
         size = sum(p.numel() for p in networks[name].parameters())
-        print(f"{name:46s} {size:7d} parameters   step {seconds / medians[DEFAULT]:.2f}")
-    return {name: seconds / medians[DEFAULT] for name, seconds in medians.items()}
+        print(f"{name:48s} {size:7d} parameters   step {seconds / first:.2f}, {1e3 * seconds:.1f} ms", flush=True)
+    return {name: seconds / first for name, seconds in medians.items()}
 
 
 def _demo_sites() -> tuple[list[Sample], Scores]:
@@ -164,6 +205,9 @@ def _trained(make: Callable[[], nn.Module], samples: list[Sample], steps: int, s
         LOSSES[RECIPE.training.loss](batch.magnitude(image), batch.target()).backward()
         optimizer.step()
     return network.eval()
+
+
+DATA = {"demo": _demo_sites, "anatomy": _anatomy}
 
 
 if __name__ == "__main__":

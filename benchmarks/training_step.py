@@ -28,7 +28,9 @@ from recon import LOSSES, Sample, batches, cosine_learning_rate, evaluate
 RECIPE = load_recipe(LIBRARY / "fedavg.toml")
 VARNET_LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 #: The default before November 29, 2026, and its learning rate.
-BEFORE = RECIPE.network.model_copy(update={"cascades": 12, "channels": 12, "depth": 3, "consistency": "gradient"})
+BEFORE = RECIPE.network.model_copy(
+    update={"cascades": 12, "channels": 12, "depth": 3, "consistency": "gradient", "consistency_options": {}}
+)
 LEARNING_RATE_BEFORE = 6e-3
 
 

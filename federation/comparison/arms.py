@@ -1,6 +1,7 @@
 """Arms of a comparison: a recipe with the network and steps of the comparison, or training without a federation."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -178,17 +179,26 @@ def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
         parts |= {"adapter": "prompt", "adapter_size": network.adapter_size}
     if not parts or network.twin:
         return None
-    overrides = [f"network.{key}={str(value).lower()}" for key, value in parts.items()]
+    overrides = [f"network.{key}={_written(value)}" for key, value in parts.items()]
     if parts.keys() & {"consistency", "consistency_ct"}:
         overrides.append("scope.share=['consistency.*']")
     alike = Arm(_named_by(parts), overrides=tuple(overrides), modalities=(modality,))
     return None if budget.recipe(alike, modality, 0).choices() == own.choices() else alike
 
 
+def _written(value: Any) -> str:
+    """A value of a recipe as in ``--set``; options are an inline table."""
+    if not isinstance(value, Mapping):
+        return str(value).lower()
+    return "{" + ", ".join(f"{key} = {json.dumps(option)}" for key, option in value.items()) + "}"
+
+
 def _named_by(parts: Mapping[str, Any]) -> str:
-    """``fedavg`` followed by the parts, or by a digest of them if that is longer than 64 characters."""
-    name = "_".join(("fedavg", *(key if value is True else f"{key}_{value}" for key, value in parts.items()))).lower()
-    return name if len(name) <= 64 else f"fedavg_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    """``fedavg`` followed by the parts, or by their digest if they hold options or are longer than 64 characters."""
+    written = {key: _written(value) if isinstance(value, Mapping) else value for key, value in parts.items()}
+    name = "_".join(("fedavg", *(key if value is True else f"{key}_{value}" for key, value in written.items()))).lower()
+    short = len(name) <= 64 and written == parts
+    return name if short else f"fedavg_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def every_recipe() -> list[Arm]:

@@ -252,8 +252,10 @@ def load_recipe(
     if start_from is not None and isinstance(section := table.get("task"), dict):
         table["task"] = with_head_of(start_from, section)
     sources: dict[KeyPath, str] = {}
-    for override in overrides:
-        keys, value = parse_override(override)
+    parsed = [parse_override(override) for override in overrides]
+    chosen = [value for keys, value in parsed if keys == ("network", "consistency")]
+    table = _without_options_of_another(table, {"network": {"consistency": chosen[-1]}} if chosen else {})
+    for override, (keys, value) in zip(overrides, parsed, strict=True):
         assign(table, keys, value, f"--set {override}", path)
         sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
         sources[keys] = f"--set {override}"
@@ -293,7 +295,7 @@ def _read_extended(path: Path, below: tuple[Path, ...], network: NetworkSection 
         table["plugins"] = both
     if isinstance(tuning := table.get("tuning"), dict) and "key" in tuning:
         extended_table.pop("tuning", None)  # its values belong to another key
-    return _merged(extended_table, table)
+    return _merged(_without_options_of_another(extended_table, table), table)
 
 
 def _replaced(section: Any, network: NetworkSection) -> Any:
@@ -302,6 +304,17 @@ def _replaced(section: Any, network: NetworkSection) -> Any:
         return section  # the check of the recipe refuses it
     own = {key: value for key, value in section.items() if key in _METHOD_PARTS}
     return network.model_dump(mode="json", exclude_none=True) | own
+
+
+def _without_options_of_another(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` without its ``consistency_options``, where ``over`` chooses another data consistency."""
+    below, above = base.get("network"), over.get("network")
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return base  # the check of the recipe refuses what is no section
+    before = below.get("consistency", NetworkSection().consistency)
+    if above.get("consistency", before) == before:
+        return base
+    return base | {"network": {key: value for key, value in below.items() if key != "consistency_options"}}
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

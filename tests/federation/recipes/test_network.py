@@ -44,6 +44,30 @@ def test_an_adapted_network_starts_as_its_base(base: Path, name: str) -> None:
     assert len(scope.frozen) == len(parameter_scope(build_network(plain.network)).shared)
 
 
+def iterations(network: NetworkSection) -> list[int]:
+    return [layer.iterations for layer in build_network(network).consistency]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("fedavg", 4), ("fedprox", 4), ("modl", 6), ("demos/fedavg_mri", 6), ("downstream/end_to_end", 4)],
+)
+def test_recipes_state_the_iterations_of_conjugate_gradients(name: str, expected: int, tmp_path: Path) -> None:
+    recipe, stored = load_recipe(name), tmp_path / "recipe.toml"
+    stored.write_text(recipe.to_toml())
+    for network in (recipe.network, load_recipe(stored).network):
+        assert iterations(network) == [expected] * network.cascades
+
+
+def test_a_run_from_before_recipes_stated_the_iterations_has_six(tmp_path: Path) -> None:
+    stored = tmp_path / "recipe.toml"
+    stored.write_text('name = "fedavg"\n[network]\ncascades = 2\nregularizer = "cnn"\nconsistency = "proximal"\n')
+    assert iterations(load_recipe(stored).network) == [6, 6]
+    stored.write_text(load_recipe(stored).to_toml())
+    assert "[network.consistency_options]" in stored.read_text()
+    assert iterations(load_recipe(stored).network) == [6, 6]
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(modality: str) -> None:
     table = NetworkSection(cascades=1, regularizer="cnn", channels=3, depth=2, correct_operator=True)

@@ -206,6 +206,36 @@ def test_the_network_of_a_comparison_does_not_hide_a_wrong_one(recipe: Path) -> 
         load_recipe(recipe, network=network)
 
 
+@pytest.mark.parametrize(
+    ("own", "overrides", "expected"),
+    [
+        ("", (), ("proximal", {"iterations": 2})),
+        ('consistency = "proximal"', (), ("proximal", {"iterations": 2})),
+        ("consistency_options = {weight = 0.1}", (), ("proximal", {"iterations": 2, "weight": 0.1})),
+        ('consistency = "gradient"', (), ("gradient", {})),
+        ('consistency = "gradient"\nconsistency_options = {step = 0.5}', (), ("gradient", {"step": 0.5})),
+        ("", ("network.consistency=gradient",), ("gradient", {})),
+        ("", ("network.consistency=proximal",), ("proximal", {"iterations": 2})),
+        ("", ("network.consistency_options.step=0.5", "network.consistency=gradient"), ("gradient", {"step": 0.5})),
+        ("", ("network.consistency_options.weight=0.1",), ("proximal", {"iterations": 2, "weight": 0.1})),
+    ],
+)
+def test_another_data_consistency_inherits_no_options(
+    recipe: Path, tmp_path: Path, own: str, overrides: tuple[str, ...], expected: tuple[str, dict[str, float]]
+) -> None:
+    recipe.write_text('name = "mine"\n[network]\nconsistency = "proximal"\nconsistency_options = {iterations = 2}\n')
+    changed = tmp_path / "changed.toml"
+    changed.write_text(f'extends = "{recipe.name}"\nname = "changed"\n[network]\n{own}\n')
+    network = load_recipe(changed, overrides).network
+    assert (network.consistency, dict(network.consistency_options)) == expected
+
+
+def test_the_default_data_consistency_keeps_its_options_where_it_is_named(recipe: Path) -> None:
+    recipe.write_text('name = "mine"\n[network]\nconsistency_options = {step = 0.5}\n')
+    network = load_recipe(recipe, ["network.consistency=gradient"]).network
+    assert network.consistency_options == {"step": 0.5}
+
+
 def test_two_mistakes_are_two_lines(recipe: Path) -> None:
     recipe.write_text('name = "mine"\n[training]\nbatchsize = 2\nloss = 3\n')
     with pytest.raises(ConfigError) as error:

@@ -43,6 +43,18 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("options", "expected"), [({}, 6), ({"iterations": 4}, 4), ({"iterations": 2}, 2)])
+def test_weights_keep_their_iterations_of_conjugate_gradients(
+    tmp_path: Path, options: dict[str, int], expected: int
+) -> None:
+    settings = NetworkSettings(
+        cascades=2, regularizer="cnn", channels=3, depth=2, consistency="proximal", consistency_options=options
+    )
+    path = write_weights(tmp_path / "heads.safetensors", settings)
+    network = build_network(load_recipe("fedavg", start_from=path).network)
+    assert [layer.iterations for layer in network.consistency] == [expected] * 2  # type: ignore[union-attr]
+
+
 def state_of(path: Path) -> dict[str, torch.Tensor]:
     import safetensors.torch
 
