@@ -1,6 +1,6 @@
 """Does PSNR move if only the regularizers compute in bfloat16? MRI and CT networks, trained with and without.
 
-    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/bfloat16_regularizers.py [--steps 200] [--seeds 3] [--only ct]
+    FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/bfloat16_regularizers.py [--steps 150] [--seeds 3] [--only ct]
 
 Data consistency, FFTs, projections, losses, weights and the optimizer stay in single precision, and the regularizer's
 residual is added to its image in single precision. Every seed trains three networks with equal steps on equal batches:
@@ -64,7 +64,7 @@ def _in_bfloat16(refine: Callable[..., Tensor], channels: Tensor, condition: Ten
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=RECIPES)
     arguments = parser.parse_args()
