@@ -1,4 +1,4 @@
-"""Cores and memory of this machine that a command may use, and memory of its processes."""
+"""Cores, memory and memory of GPUs of this machine that a command may use, and memory of its processes."""
 
 import contextlib
 import os
@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+
+#: Bytes of GPU memory of a process that uses CUDA, beside its tensors. About 300 MB since kernels are loaded when they
+#: are needed (CUDA 11.7), https://github.com/pytorch/pytorch/issues/107667; libraries of FFTs and of convolutions add.
+CUDA_CONTEXT = 500 * 10**6
 
 
 def cores() -> int:
@@ -37,6 +41,19 @@ def memory_total() -> int | None:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return _least([total, *_cgroup_memory(free=False)])
+
+
+def gpu_memory_free(device: str) -> int:
+    """Bytes of a GPU that are free for this process, such as those of ``cuda:0``; it holds a context there from now on.
+
+    Raises
+    ------
+    RuntimeError
+        If the driver or the GPU fails.
+    """
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def peak_memory() -> int:

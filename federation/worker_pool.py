@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.forkserver import ensure_running
@@ -49,6 +50,33 @@ class WorkerDied(Exception):
 
 
 @dataclass(frozen=True)
+class Queue:
+    """Jobs that share places with little room, such as GPUs; other jobs wait for a process alone.
+
+    Parameters
+    ----------
+    places
+        Place of a job, by its key; a job that is absent has none.
+    most
+        Jobs at a time in a place, at least 1; a place that is absent has room for all.
+    """
+
+    places: Mapping[Any, str] = field(default_factory=dict)
+    most: Mapping[str, int] = field(default_factory=dict)
+
+    def in_order(self, keys: Sequence[Any]) -> "Queue":
+        """The queue of jobs by their numbers from 0, with the places of these keys."""
+        return Queue({n: self.places[key] for n, key in enumerate(keys) if key in self.places}, self.most)
+
+    def has_room(self, key: Any, running: Iterable[Any]) -> bool:
+        """Whether the job of a key may begin beside those of the running keys."""
+        place = self.places.get(key)
+        if place is None or place not in self.most:
+            return True
+        return sum(self.places.get(other) == place for other in running) < max(1, self.most[place])
+
+
+@dataclass(frozen=True)
 class Answer(Generic[Result]):
     """Outcome of a call in a worker."""
 
@@ -70,6 +98,7 @@ def run_jobs(
     threads: int = 1,
     what: str = "",
     unit: str = "jobs",
+    queue: Queue | None = None,
 ) -> Iterator[Result]:
     """Yield ``function(job)`` in the order of the jobs.
 
@@ -83,6 +112,8 @@ def run_jobs(
         Threads of PyTorch in every job, wherever it runs.
     what, unit
         Name of the work and of a job in the progress; empty: the jobs tell their own.
+    queue
+        Places of the jobs, by their numbers from 0; None: they have none.
 
     Raises
     ------
@@ -90,15 +121,17 @@ def run_jobs(
         If a process ends, for example because the memory is full.
     """
     if not what:
-        yield from _results(function, jobs, processes, threads)
+        yield from _results(function, jobs, processes, threads, queue)
         return
     with doing(what, len(jobs), unit):
-        for number, result in enumerate(_results(function, jobs, processes, threads), 1):
+        for number, result in enumerate(_results(function, jobs, processes, threads, queue), 1):
             made(number)
             yield result
 
 
-def _results(function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, threads: int) -> Iterator[Result]:
+def _results(
+    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, threads: int, queue: Queue | None
+) -> Iterator[Result]:
     if min(processes, len(jobs)) <= 1:
         with computing_with(threads):
             yield from map(function, jobs)
@@ -106,7 +139,7 @@ def _results(function: Callable[[Job], Result], jobs: Sequence[Job], processes: 
     with Workers(min(processes, len(jobs)), threads) as workers:
         early: dict[int, Answer[Result]] = {}
         wanted = 0
-        for number, answer in workers.call(function, enumerate(jobs)):
+        for number, answer in workers.call(function, enumerate(jobs), queue):
             early[number] = answer
             while wanted in early:
                 try:
@@ -155,27 +188,27 @@ class Workers:
         _stop_all(self.workers)
 
     def call(
-        self, function: Callable[[Any], Result], jobs: Iterable[tuple[Any, Any]]
+        self, function: Callable[[Any], Result], jobs: Iterable[tuple[Any, Any]], queue: Queue | None = None
     ) -> Iterator[tuple[Any, Answer[Result]]]:
         """Call a function with the argument of every ``(key, argument)``; yields keys with answers as they arrive.
 
-        An argument is read from ``jobs`` right before it is sent. Closing the iterator ends the processes.
+        An argument is read from ``jobs`` right before it is sent; those of jobs that wait for room in their place are
+        kept. A process serves one place alone: it keeps some memory of a GPU until it ends. Closing the iterator ends
+        the processes.
         """
-        waiting = iter(jobs)
+        queue, waiting, held = queue or Queue(), iter(jobs), deque[tuple[Any, Any]]()
         busy: dict[Connection, tuple[_Worker, Any]] = {}
-        more = True
         try:
-            while more or busy:
-                while more and len(busy) < self.most:
-                    job = next(waiting, None)
-                    if job is None:
-                        more = False
-                        break
-                    worker = self._idle(busy)
+            while True:
+                running = [key for _, key in busy.values()]
+                while len(busy) < self.most and (job := _next_job(held, waiting, queue, running)) is not None:
+                    worker = self._idle(busy, queue.places.get(job[0]))
                     busy[worker.connection] = (worker, job[0])
+                    running.append(job[0])
                     worker.send(function, job[1])
-                # If the last answers came together none is left, and `wait` for nothing would never end.
-                for connection in wait(list(busy)) if busy else ():
+                if not busy:
+                    return
+                for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
                     worker, key = busy.pop(connection)
                     answer = worker.receive()
@@ -188,17 +221,37 @@ class Workers:
             self.close()
             raise
 
-    def _idle(self, busy: Mapping[Connection, "tuple[_Worker, Any]"]) -> "_Worker":
-        for worker in self.workers:
-            if worker.connection not in busy and worker.process.is_alive():
+    def _idle(self, busy: Mapping[Connection, "tuple[_Worker, Any]"], place: str | None) -> "_Worker":
+        """An idle process of a place; a new one where there is none, instead of an idle one of another place."""
+        idle = [worker for worker in self.workers if worker.connection not in busy and worker.process.is_alive()]
+        for worker in idle:
+            if worker.place == place:
                 return worker
+        if idle and len(idle) + len(busy) >= self.most:
+            self.workers.discard(idle[0])
+            idle[0].stop()
         try:
-            worker = _Worker(_context(), self.threads)
+            worker = _Worker(_context(), self.threads, place)
         except (OSError, EOFError) as error:  # the socket of the process to fork was removed, or that process has died
             logger.debug("a worker is not forked: %s", error)
-            worker = _Worker(multiprocessing.get_context("spawn"), self.threads)
+            worker = _Worker(multiprocessing.get_context("spawn"), self.threads, place)
         self.workers.add(worker)
         return worker
+
+
+def _next_job(
+    held: deque[tuple[Any, Any]], waiting: Iterator[tuple[Any, Any]], queue: Queue, running: Sequence[Any]
+) -> tuple[Any, Any] | None:
+    """The first job whose place has room, taken out of those held back or of those to come; None: there is none."""
+    for index, job in enumerate(held):
+        if queue.has_room(job[0], running):
+            del held[index]
+            return job
+    for job in waiting:
+        if queue.has_room(job[0], running):
+            return job
+        held.append(job)
+    return None
 
 
 def _context() -> BaseContext:
@@ -230,9 +283,10 @@ def _context() -> BaseContext:
 
 
 class _Worker:
-    """A process of its own that answers calls in turn."""
+    """A process of its own that answers calls in turn, all in one place of a :class:`Queue` or in none."""
 
-    def __init__(self, context: BaseContext, threads: int) -> None:
+    def __init__(self, context: BaseContext, threads: int, place: str | None = None) -> None:
+        self.place = place
         self.connection, theirs = context.Pipe()
         # Ends the worker when it is closed, also one that cannot be reached by signals.
         lifeline, self._lifeline = context.Pipe(duplex=False)

@@ -122,6 +122,15 @@ class LinearOperator(nn.Module, ABC):
                 return buffer.dtype
         return torch.complex128
 
+    def gpu_memory(self, batch: int = 1) -> int:
+        """Bytes of GPU memory that applying the operator to a batch may need beside what a step keeps, with a margin.
+
+        A bound for planning: eight copies of image and measurement unless overridden, for results, copies and the
+        workspace of FFTs.
+        """
+        itemsize = torch.empty((), dtype=self.dtype).element_size()
+        return 8 * batch * (math.prod(self.domain_shape) + math.prod(self.range_shape)) * itemsize
+
     def start(self, y: Tensor) -> Tensor:
         """Start image of an iterative method, ``(..., *domain_shape)``: the scaled adjoint unless overridden."""
         return LinearOperator.normalized_adjoint(self, y)

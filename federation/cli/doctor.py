@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from ..machine import cores, disk_free, memory_available, memory_total
+from ..machine import cores, disk_free, gpu_memory_free, memory_available, memory_total
 from .arguments import Commands, say
 
 #: Exit code if something is wrong.
@@ -121,7 +121,7 @@ def _machine(problems: list[str]) -> Iterator[str]:
         problems.append(f"memory: found {_gigabytes(total)}, expected at least {_MEMORY:g} GB; use smaller images")
     if disk < _DISK:
         problems.append(f"disk: found {disk:.1f} GB free here, expected at least {_DISK:g} GB; free space")
-    yield _gpu()
+    yield from _gpus()
     yield from _ct_on_gpus()
 
 
@@ -129,14 +129,21 @@ def _gigabytes(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 1e9:.1f} GB"
 
 
-def _gpu() -> str:
+def _gpus() -> Iterator[str]:
+    """Name, memory and free memory of every GPU, of which a context of this process is a part from now on."""
     import torch
 
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs alone"
-        return f"GPU: PyTorch sees none ({built})"
-    devices = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
-    return "GPU: " + ", ".join(f"{device.name} {device.total_memory / 1e9:.0f} GB" for device in devices)
+        yield f"GPU: PyTorch sees none ({built})"
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        try:
+            free = _gigabytes(gpu_memory_free(f"cuda:{index}"))
+        except RuntimeError as error:  # as of a GPU without memory for a context
+            free = f"unknown ({_reason(error)})"
+        yield f"GPU cuda:{index}: {device.name}, memory {_gigabytes(device.total_memory)}, {free} free"
 
 
 def _ct_on_gpus() -> Iterator[str]:

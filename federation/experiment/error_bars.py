@@ -50,7 +50,8 @@ def calibrate_run(run: RunFolder, coverage: float, jobs: int, say: Say) -> dict[
         return {}
     sites = [manifest.name for manifest in run.manifests if manifest.data.validation]
     say(f"calibrating the error bars of {len(sites)} sites on their validation scans ...")
-    told = run_jobs(_curves_of_site, [(run, name, coverage) for name in sites], jobs, threads=run.threads())
+    work, queue = [(run, name, coverage) for name in sites], run.queue(sites).in_order(sites)
+    told = run_jobs(_curves_of_site, work, jobs, threads=run.threads(), queue=queue)
     curves = {name: found for name, found in zip(sites, told, strict=True) if found is not None}
     if left := [name for name in sites if name not in curves]:
         say(f"without error bars, as their validation scans have no references: {', '.join(left)}")

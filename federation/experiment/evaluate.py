@@ -84,11 +84,15 @@ def evaluate_run(
         jobs = fitting(max(1, cores() // run.threads()), run.memory() or 0, memory_available())
     log_into(run.path)
     say_fewer_cores(run, say)
+    names = [manifest.name for manifest in tested]
+    if jobs > 1:
+        run.renew_queue(names)
     calibrate_run(run, coverage, jobs, say)
     calibrate_heads(run, coverage, jobs, say)
     say(f"scoring {len(tested)} sites with the parameters of round {state.round} ...")
     found: dict[str, SiteResult] = {}
-    scored = run_jobs(score_site, [(run, manifest.name, state) for manifest in tested], jobs, threads=run.threads())
+    work, queue = [(run, name, state) for name in names], run.queue(names).in_order(names)
+    scored = run_jobs(score_site, work, jobs, threads=run.threads(), queue=queue)
     for manifest, result in zip(tested, scored, strict=True):
         found[manifest.name] = result
         say(f"scored  {manifest.name}")

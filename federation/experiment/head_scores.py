@@ -156,7 +156,8 @@ def calibrate_heads(run: RunFolder, wanted: float, jobs: int, say: Say) -> None:
     if not sites:
         return
     say(f"calibrating the label sets of {len(sites)} sites on their validation scans ...")
-    curves = run_jobs(_curves, [(run, name) for name in sites], jobs, threads=run.threads())
+    work, queue = [(run, name) for name in sites], run.queue(sites).in_order(sites)
+    curves = run_jobs(_curves, work, jobs, threads=run.threads(), queue=queue)
     told = dict(zip(sites, curves, strict=True))
     shared = run.recipe.privacy.noise() is None
     found: dict[str, dict[str, Any]] = {site: {} for site in sites}

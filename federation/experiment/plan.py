@@ -1,11 +1,13 @@
 """What a run will cost: time, memory, disk and cores, from what was measured at its sites; pure arithmetic and text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import ConfigError
 from ..progress import duration
 from ..recipes import CENTRALIZED, LOCAL, Recipe
+from ..worker_pool import Queue
+from .gpu_share import GpuShare
 from .site_cost import SiteCost
 
 #: Runs that are shorter are not announced.
@@ -31,6 +33,8 @@ class Plan:
         the coil maps; None: unknown.
     threads
         Threads of each process.
+    gpus
+        What the sites need of GPUs; None: all compute on the CPU.
     """
 
     recipe: Recipe
@@ -43,26 +47,28 @@ class Plan:
     disk: int | None = None
     maps_disk: int | None = None
     threads: int = 1
+    gpus: GpuShare | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by part of the training: ``rounds``, ``local arm``, ``centralized arm``, ``personal stage``."""
         recipe, together = self.recipe, [cost for cost in self.costs if cost.site in self.participants]
         left = {name: recipe.federation.rounds - self.rounds_done.get(name, 0) for name in ("", *self._names)}
-        found = {"rounds": self._in_rounds(together, left[""]) + self._at_once([self._maps(cost) for cost in together])}
+        found = {"rounds": self._in_rounds(together, left[""]) + self._at_once(map(self._maps, together), together)}
         if LOCAL in recipe.evaluation.arms:
             alone = []
             for cost in self.costs:
                 maps = 0.0 if cost in together else self._maps(cost)
                 alone.append(left[cost.site] * self._round(cost, 1) + self._scores(cost) + maps)
-            found["local arm"] = self._at_once(alone)
+            found["local arm"] = self._at_once(alone, self.costs)
         if CENTRALIZED in recipe.evaluation.arms:
             steps = recipe.training.steps_per_round
             each_round = sum(steps * cost.step + self._scores(cost) for cost in together)
             found["centralized arm"] = recipe.federation.rounds * each_round + sum(map(self._scores, together))
         if steps := recipe.personal.steps:
             each = [2 * cost.build + 2 * self._scores(cost) + steps * cost.step for cost in self.costs]
-            found["personal stage"] = self._at_once(each * (2 if LOCAL in recipe.evaluation.arms else 1))
+            times = 2 if LOCAL in recipe.evaluation.arms else 1
+            found["personal stage"] = self._at_once(each * times, self.costs * times)
         return found
 
     @property
@@ -96,13 +102,13 @@ class Plan:
         federation = self.recipe.federation
         passes = 2 if federation.uses_score_after else 1
         each = [self._round(cost, passes, None if cost.private is None else cost.private.step) for cost in costs]
-        one = self._at_once(each)
+        one = self._at_once(each, costs)
         if federation.schedule == "cyclic":
             one = sum(each) / len(each)
         elif federation.participation < 1:
             taking_part = max(1, round(federation.participation * len(each)))
-            one = self._at_once([sum(each) / len(each)] * taking_part)
-        return rounds * one + self._at_once([self._scores(cost) for cost in costs])
+            one = self._at_once([sum(each) / len(each)] * taking_part, costs)
+        return rounds * one + self._at_once(map(self._scores, costs), costs)
 
     def _round(self, cost: SiteCost, passes: int, step: float | None = None) -> float:
         """Seconds of one training round at a site that validates ``passes`` times; ``step``: of a step with noise."""
@@ -124,12 +130,22 @@ class Plan:
         drawn = min(training.steps_per_round * of_a_step / slices, 1.0)
         return slices * (1 - (1 - drawn) ** self.recipe.federation.rounds) + cost.slices.get("validation", 0)
 
-    def _at_once(self, seconds: Sequence[float]) -> float:
-        """Seconds of jobs in this order, ``jobs`` at a time."""
-        ends = [0.0] * self.jobs
-        for each in seconds:
-            ends[ends.index(min(ends))] += each
-        return max(ends)
+    def _at_once(self, seconds: Iterable[float], costs: Iterable[SiteCost]) -> float:
+        """Seconds of jobs of sites in this order, ``jobs`` at a time, on a GPU as many as it has room for."""
+        queue = Queue() if self.gpus is None else self.gpus.queue
+        waiting = list(zip(seconds, (cost.site for cost in costs), strict=False))
+        running: list[tuple[float, str]] = []
+        now = 0.0
+        while waiting or running:
+            sites = [site for _, site in running]
+            begin = next((job for job in waiting if queue.has_room(job[1], sites)), None)
+            if begin is not None and len(running) < self.jobs:
+                waiting.remove(begin)
+                running.append((now + begin[0], begin[1]))
+            else:
+                now, _ = first = min(running)
+                running.remove(first)
+        return now
 
     def lines(self, cores: int) -> list[str]:
         """What the run will cost, and what changes it."""
@@ -148,7 +164,7 @@ class Plan:
             memory += f", {_gigabytes(self.available)} free"
         disk = f"  disk: {_gigabytes(self.checkpoint_bytes)}" + _free(self.disk)
         disk += f"; {_gigabytes(self.map_bytes)} of coil maps{_free(self.maps_disk)}" if self.map_bytes else ""
-        lines += [memory + "; --jobs changes it", disk]
+        lines += [memory + "; --jobs changes it", *([] if self.gpus is None else self.gpus.lines()), disk]
         used, each = min(self.jobs * self.threads, cores), f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines.append(f"  cores: {used} of {cores}, {each} for each process; --threads changes it in a new run")
         keys = {

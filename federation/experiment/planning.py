@@ -14,6 +14,8 @@ from ..recipes import LOCAL, Recipe
 from ..rounds import InProcessRuntime
 from ..serialization import saved_rounds
 from ..sites import SiteManifest
+from .gpu_need import gpu_need
+from .gpu_share import GpuShare, cards_of, free_memory
 from .plan import SECONDS_WORTH_A_WORD, Plan, fitting, require_room
 from .private_run import say_privacy
 from .run_folder import RunFolder, Say
@@ -32,17 +34,26 @@ class Planning:
 def plan_run(run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Planning, say: Say) -> Plan | None:
     """Measure the sites in the processes in which they will train, and say the cost of a run of more than a minute.
 
-    Afterwards the runtime has as many processes as the memory allows. None if a site cannot be measured.
+    Afterwards the runtime has as many processes as the memory allows, and on a GPU as many as its memory allows. None
+    if a site cannot be measured.
 
     Raises
     ------
     ConfigError
-        If the run cannot fit into memory or onto the disk.
+        If the run cannot fit into memory or onto the disk, or a site on its GPU.
+    DataError
+        If a GPU fails.
     """
     if rounds_done(run)[""] >= run.recipe.federation.rounds:
         return None  # a run that is trained
     available, total = memory_available(), memory_total()
     tasks = {m.name: ReconstructionTask(m, run.recipe, run.maps_folder(m.name)) for m in run.learners}
+    gpus: GpuShare | None = None
+    if cards := cards_of(run.learners):
+        # Before any of them is used: a step that does not fit would fail.
+        if (gpus := _gpu_share(run, runtime, cards, tasks, say)) is None:
+            return None
+        runtime.queue = gpus.queue
     if jobs > 1 and not planning.fixed_jobs:
         # One process first: several at a time may be more than the memory holds.
         largest = max(run.learners, key=_values_of_a_slice)
@@ -68,6 +79,7 @@ def plan_run(run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Pla
         disk=disk_free(run.path),
         maps_disk=disk_free(run.maps_folder(next(iter(tasks)))),
         threads=runtime.threads,
+        gpus=gpus,
     )
     warnings = require_room(plan)
     if planning.always or plan.total_seconds >= SECONDS_WORTH_A_WORD:
@@ -76,6 +88,26 @@ def plan_run(run: RunFolder, runtime: InProcessRuntime, jobs: int, planning: Pla
     for warning in warnings:
         say(warning)
     return plan
+
+
+def _gpu_share(
+    run: RunFolder,
+    runtime: InProcessRuntime,
+    cards: Mapping[str, str],
+    tasks: Mapping[str, ReconstructionTask],
+    say: Say,
+) -> GpuShare | None:
+    """What the sites need of their GPUs; None, with a line, if a site cannot be measured."""
+    needs = {}
+    for site in sorted(cards):  # one at a time: a step on the CPU takes memory, too
+        need = runtime.call(gpu_need, {site: tasks[site]})[site]
+        if isinstance(need, str):
+            say(f"note: site {site}: the GPU memory that it needs cannot be told ({need})")
+            return None
+        needs[site] = need
+    share = GpuShare(cards, needs, free_memory(cards.values()))
+    share.require_room(run.learners)
+    return share
 
 
 def rounds_done(run: RunFolder) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from ..recipes import (
 )
 from ..rounds import SiteSpec
 from ..sites import SiteManifest, Split, load_manifest, read_federation
+from ..worker_pool import Queue
+from .gpu_share import GpuShare, cards_of, free_memory, queue_of
 from .task import site_spec
 
 Say = Callable[[str], None]
@@ -41,6 +43,8 @@ Say = Callable[[str], None]
 BASE = "base.safetensors"
 #: Copy of the file that its head starts from.
 HEAD = "head.safetensors"
+#: Keys of ``run.json`` that a resumed run keeps.
+_MEASURED = ("seconds", "memory", "gpu_memory", "gpu_at_once")
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class RunFolder:
             if threads not in (None, begun := found.get("threads", 1)):
                 expected = f"{begun}, with which the run began: the last bits of its results depend on it"
                 raise data_error(path, "--threads", str(threads), expected, "leave it out")
-            kept |= {"threads": begun} | {key: found[key] for key in ("seconds", "memory") if key in found}
+            kept |= {"threads": begun} | {key: found[key] for key in _MEASURED if key in found}
             _require_unchanged(path, recipe, found)
         kept |= {"begins_with": _digests_of_runs(recipe)}
         store_plugins(recipe.plugins, path)
@@ -244,6 +248,34 @@ class RunFolder:
     def record_memory(self, memory: int) -> None:
         """Record the bytes of a site's process."""
         write_atomically(self.path / "run.json", json.dumps(_record(self.path) | {"memory": memory}, indent=1).encode())
+
+    def record_gpus(self, gpus: GpuShare) -> None:
+        """Record what the sites need of their GPUs, and how many compute on each at a time."""
+        facts = _record(self.path) | {"gpu_memory": dict(gpus.needs), "gpu_at_once": gpus.at_once}
+        write_atomically(self.path / "run.json", json.dumps(facts, indent=1).encode())
+
+    def queue(self, sites: Sequence[str]) -> Queue:
+        """Queue of these sites by name: on a GPU as many at a time as were recorded, or one."""
+        places = cards_of(manifest for manifest in self.manifests if manifest.name in sites)
+        return queue_of(places, _record(self.path).get("gpu_at_once", {}))
+
+    def renew_queue(self, sites: Sequence[str]) -> None:
+        """Record how many of these sites compute on a GPU at a time, from the memory that is free now.
+
+        Nothing is recorded where the needs of no site are known.
+
+        Raises
+        ------
+        DataError
+            If a GPU fails.
+        """
+        places = cards_of(manifest for manifest in self.manifests if manifest.name in sites)
+        needs: dict[str, int] = _record(self.path).get("gpu_memory", {})
+        if places and needs:
+            # A site that was not measured, such as an unseen one, counts as the largest.
+            known = {site: needs.get(site, max(needs.values())) for site in places}
+            share = GpuShare(places, known, free_memory(places.values()))
+            self.record_gpus(replace(share, needs=needs | known))
 
     def seconds(self) -> dict[str, float]:
         """Wall time of the parts of the run, by name."""

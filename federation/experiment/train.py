@@ -82,6 +82,7 @@ def train_run(
     say_fewer_cores(run, say)
     specs = [replace(run.spec(manifest), secure=secure) for manifest in run.participants]
     with InProcessRuntime(specs, jobs, run.threads()) as runtime:
+        runtime.queue = run.queue(runtime.sites())
         try:
             plan, jobs = (None, jobs) if planning is None else _planned(run, runtime, jobs, planning, say)
             followers: list[Follower] = [CurveLog(run, logs, say)] if logs else []
@@ -159,6 +160,8 @@ def _planned(
     plan = plan_run(run, runtime, jobs, planning, say)
     if plan is not None:
         run.record_memory(plan.memory)
+        if plan.gpus is not None:
+            run.record_gpus(plan.gpus)
         return plan, plan.jobs
     if not planning.fixed_jobs:
         jobs = fitting(jobs, run.memory() or 0, memory_available())
@@ -191,7 +194,9 @@ def _parts(run: RunFolder, seconds: Sequence[float | None]) -> list[Part]:
 
 def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:
     say(f"training {len(run.learners)} sites on their own, the local arm ...")
-    done = run_jobs(train_alone, [(run, m.name) for m in run.learners], jobs, threads=run.threads())
+    names = [manifest.name for manifest in run.learners]
+    queue = run.queue(names).in_order(names)
+    done = run_jobs(train_alone, [(run, name) for name in names], jobs, threads=run.threads(), queue=queue)
     for manifest, (score, ended) in zip(run.learners, done, strict=True):
         advanced([manifest.name], 1.0)
         say(f"local   {manifest.name:20s} {score_text(score, run.recipe)}  {ended}")
@@ -232,7 +237,8 @@ def _require_references(recipe: Recipe, manifests: Sequence[SiteManifest]) -> No
 def _train_personally(run: RunFolder, jobs: int, say: Say) -> None:
     work = [(run, name, local) for name, local in _personal_jobs(run)]
     say(f"{run.recipe.personal.steps} personal steps at every site ...")
-    done = run_jobs(personalize, work, jobs, threads=run.threads())
+    names = [name for _, name, _ in work]
+    done = run_jobs(personalize, work, jobs, threads=run.threads(), queue=run.queue(names).in_order(names))
     for (_, name, local), (before, after) in zip(work, done, strict=True):
         advanced([f"{name} {local}"], 1.0)
         scores = f"{score_text(before, run.recipe)} -> {score_text(after, run.recipe)}"

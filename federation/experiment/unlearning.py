@@ -211,6 +211,7 @@ def _forget(run: RunFolder, departure: Departure, jobs: int, say: Say) -> None:
 
     begin, resumed = time.monotonic(), bool(saved_rounds(folder / CHECKPOINTS))
     with InProcessRuntime(specs, jobs, run.threads()) as runtime:
+        runtime.queue = run.queue(runtime.sites())
         run_rounds(
             algorithm_of(recipe),
             runtime,
@@ -259,7 +260,9 @@ def compare_unlearning(run: RunFolder, jobs: int, say: Say, sites: Path | str | 
         say(f"comparing {' and '.join(states)}, with and without {name} ...")
         tested = [manifest for manifest in run.participants if manifest.data.test]
         work = [(run, departure, manifest.name) for manifest in tested]
-        scores = dict(zip((m.name for m in tested), run_jobs(_scores, work, jobs, threads=run.threads()), strict=True))
+        names = [manifest.name for manifest in tested]
+        queue = run.queue(names).in_order(names)
+        scores = dict(zip(names, run_jobs(_scores, work, jobs, threads=run.threads(), queue=queue), strict=True))
         (losses,) = run_jobs(_departed, [(run, departure)], 1, threads=run.threads())
     except DataError as error:
         say(f"no comparison with the run with {name}: {error}")

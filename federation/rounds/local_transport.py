@@ -10,7 +10,7 @@ from recon import PREPARING, DataError, doing, os_error_line
 from ..config.plugin_errors import line_in_plugin
 from ..progress import within
 from ..serialization import MessageError
-from ..worker_pool import Answer, WorkerDied, Workers, computing_with
+from ..worker_pool import Answer, Queue, WorkerDied, Workers, computing_with
 from .site import SiteSpec
 from .transport import ReplyStream, SiteFailure
 
@@ -45,6 +45,8 @@ class InProcessRuntime:
                 raise ValueError(f"InProcessRuntime: {name} is {number}, expected at least 1")
         self.jobs = min(jobs, len(specs))
         self.threads, self.workers = threads, Workers(self.jobs, threads)
+        #: Places of the sites, by name: those that share a GPU with little room wait for each other.
+        self.queue = Queue()
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +99,7 @@ class InProcessRuntime:
         self, function: Callable[[Any], Result], work: Iterator[tuple[str, Any]]
     ) -> Iterator[tuple[str, Answer[Result]]]:
         if self.jobs > 1:
-            yield from self.workers.call(function, work)
+            yield from self.workers.call(function, work, self.queue)
             return
         with computing_with(self.threads):
             for site, argument in work:

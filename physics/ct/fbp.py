@@ -41,6 +41,20 @@ _SAID: set[tuple[Geometry, ImageGrid]] = set()
 _VALUES_AT_ONCE = 2**22
 
 
+#: Bytes of a position that the images of a batch share: double precision, index, weight and scale.
+_BYTES_OF_A_POSITION = 80
+
+
+def plain_backprojection_memory(geometry: Geometry, grid: ImageGrid, batch: int, itemsize: int) -> int:
+    """Most bytes of filtered back-projection of a batch in plain torch, as on a GPU."""
+    (views, rays), pixels = geometry.shape, grid.shape[0] * grid.shape[1]
+    positions = min(max(_VALUES_AT_ONCE // batch, pixels), pixels * views)
+    # The filter pads views to a power of two above twice the detectors with margins, and has a complex spectrum.
+    filtering = 3 * batch * views * (1 << math.ceil(math.log2(4 * rays))) * itemsize
+    images = batch * (views * (rays + 2 * PAD) + 2 * pixels) * itemsize
+    return max(positions * (_BYTES_OF_A_POSITION + 5 * batch * itemsize), filtering) + images
+
+
 def filtered_backprojection(
     sinogram: Tensor, geometry: Geometry, grid: ImageGrid, window: str = "ramp", cutoff: float = 1.0
 ) -> Tensor:

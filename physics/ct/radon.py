@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..autograd.constants import constants, is_constant, values_of
 from ..autograd.transpose_pair import TransposePair
 from ..operator import LinearOperator, reciprocal, require_tensor
 from .beams import FanBeam, ParallelBeam, evenly_spaced
-from .fbp import filtered_backprojection, has_filtered_backprojection
+from .fbp import filtered_backprojection, has_filtered_backprojection, plain_backprojection_memory
 from .fbp_weights import goes_all_round
 from .gaps import across_gaps
 from .geometry import (
@@ -23,8 +24,10 @@ from .geometry import (
     is_displaced,
     require_scan,
 )
+from .gpu import gpu_memory
 from .grid import ImageGrid
 from .projector import Projector, projector_of
+from .rays import plain_memory
 from .transmission import estimate_ray_noise
 from .vectors import ParallelVectors
 
@@ -89,6 +92,20 @@ class RadonOperator(LinearOperator):
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.ray_weights is None else self.ray_weights.dtype
+
+    def gpu_memory(self, batch: int = 1) -> int:
+        """See :meth:`LinearOperator.gpu_memory`: the larger of a projection and of filtered back-projection.
+
+        Projections are those of the kernels (:func:`physics.gpu_memory`) where Triton is installed, otherwise those of
+        plain torch.
+        """
+        itemsize = torch.empty((), dtype=self.dtype).element_size()
+        start = plain_backprojection_memory(self.geometry, self.grid, batch, itemsize)
+        if find_spec("triton") is None:
+            n_rays = math.prod(self.range_shape)
+            return max(start, plain_memory(self.grid.shape, n_rays, batch, itemsize))
+        rays = gpu_memory(self.grid, self.geometry, batch, self.dtype)
+        return rays + start  # the tables of the rays stay
 
     @property
     def projector(self) -> Projector:

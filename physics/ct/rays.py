@@ -23,6 +23,8 @@ SHEARS = 16
 LANES = (1, 2, 4, 8)
 #: Largest number of pixels that the torch reference interpolates at a time.
 _PIXELS_AT_ONCE = 2**24
+#: Bytes of a position that the images of a batch share: double precision, index and weight.
+_BYTES_OF_A_POSITION = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,15 @@ def trace(grid: ImageGrid, rays: Rays, *, ordered: bool) -> RayTable:
     base = np.where(by_rows, (x - center_x) / dx + (width - 1) / 2, (height - 1) / 2 - (y - center_y) / dy)
     slope = -tangent * np.where(by_rows, dy / dx, dx / dy)
     return RayTable(grid.shape, base, slope, np.where(by_rows, dy, dx) / np.abs(along), by_rows, ordered)
+
+
+def plain_memory(shape: tuple[int, int], n_rays: int, batch: int, itemsize: int) -> int:
+    """Most bytes of :func:`project_reference` or :func:`backproject_reference` of a batch, without the argument."""
+    longest = max(shape)
+    # Parts are rounded to whole rays.
+    crossed = min(2 * max(_PIXELS_AT_ONCE // batch, longest), longest * n_rays)
+    images = batch * (shape[0] + 2 * PAD) * (shape[1] + 2 * PAD)
+    return crossed * (_BYTES_OF_A_POSITION + 4 * batch * itemsize) + (4 * images + 3 * batch * n_rays) * itemsize
 
 
 def project_reference(table: RayTable, images: Tensor) -> Tensor:

@@ -57,6 +57,15 @@ class MultiCoilMRI(LinearOperator):
                 f"the maps, {tuple(mine)}"
             ) from None
 
+    def gpu_memory(self, batch: int = 1) -> int:
+        """See :meth:`LinearOperator.gpu_memory`: on a GPU all coils are transformed at once, as eight of their images.
+
+        Four spectra of the size of the image are those of non-Cartesian scans.
+        """
+        coils, (height, width) = self.maps.shape[-3], self.domain_shape
+        itemsize = torch.empty((), dtype=self.maps.dtype).element_size()
+        return super().gpu_memory(batch) + (8 * coils + 4) * batch * height * width * itemsize
+
     @property
     def rss(self) -> Tensor:
         """Root sum of squares of the maps, real, shape ``(*batch, height, width)``."""

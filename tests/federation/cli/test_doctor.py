@@ -76,3 +76,24 @@ def test_a_shell_completes_commands(line: str, expected: set[str], tmp_path: Pat
     code = "from federation.cli import main; main([])"
     subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True)
     assert {word.strip() for word in answer.read_text().splitlines()} == expected
+
+
+def test_it_says_the_free_memory_of_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    class Card:
+        name, total_memory = "H100", 85 * 10**9
+
+    def free(device: str) -> tuple[int, int]:
+        if device == "cuda:1":
+            raise RuntimeError("CUDA error: out of memory\nof a user")
+        return 12 * 10**9, Card.total_memory
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    assert list(doctor._gpus()) == [
+        "GPU cuda:0: H100, memory 85.0 GB, 12.0 GB free",
+        "GPU cuda:1: H100, memory 85.0 GB, unknown (RuntimeError: CUDA error: out of memory of a user) free",
+    ]

@@ -13,7 +13,7 @@ import torch
 from federation import worker_pool
 from federation.rounds import InProcessRuntime, SiteFailure, SiteSpec
 from federation.serialization import Broadcast, SiteUpdate, digest
-from federation.worker_pool import Workers, computing_with, run_jobs
+from federation.worker_pool import Queue, Workers, computing_with, run_jobs
 from recon import said_warnings
 from recon.data import said_once
 
@@ -231,3 +231,46 @@ def test_a_call_ends_when_the_last_answers_come_together(monkeypatch):
 
     monkeypatch.setattr(worker_pool, "wait", all_of)
     assert sorted(run_jobs(_same, [1, 2, 3, 4], 2)) == [1, 2, 3, 4]
+
+
+def _watched(job: tuple[Path, str]) -> tuple[str, int, float, float]:
+    """Site, process, begin and end of a job that waits until another has begun, at most for a while."""
+    folder, site = job
+    begin = time.monotonic()
+    (folder / site).touch()
+    while time.monotonic() < begin + 0.3 and len(list(folder.iterdir())) < 2:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    return site, os.getpid(), begin, time.monotonic()
+
+
+def at_a_time(found: list[tuple[str, int, float, float]]) -> int:
+    return max(sum(other[2] <= each[2] < other[3] for other in found) for each in found)
+
+
+@pytest.mark.slow
+def test_jobs_of_one_place_wait_for_room_and_others_go_on(tmp_path):
+    sites = ["a0", "a1", "a2", "cpu0", "cpu1", "b0", "b1"]
+    queue = Queue({site: site[0] for site in sites if site[0] != "c"}, {"a": 1, "b": 2})
+    work = [(tmp_path, site) for site in sites]
+    found = list(run_jobs(_watched, work, 3, queue=queue.in_order(sites)))
+    assert [each[0] for each in found] == sites
+    of = {place: [each for each in found if each[0].startswith(place)] for place in ("a", "b", "cpu")}
+    assert at_a_time(of["a"]) == 1 and 2 <= at_a_time(found) <= 3
+    # A process serves one place: memory of a GPU stays with it.
+    pids = {place: {each[1] for each in jobs} for place, jobs in of.items()}
+    assert len(set.union(*pids.values())) == sum(map(len, pids.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "expected"), [(1, 1), (2, 2), (0, 1)])
+def test_sites_on_one_gpu_compute_as_many_at_a_time_as_it_has_room_for_and_at_least_one(tmp_path, most, expected):
+    specs = toy_specs(tmp_path, 3)
+    with InProcessRuntime(specs, 3) as runtime:
+        runtime.queue = Queue(dict.fromkeys(runtime.sites(), "cuda:0"), {"cuda:0": most})
+        (tmp_path / "seen").mkdir()
+        found = list(runtime.call(_watched, {site: (tmp_path / "seen", site) for site in runtime.sites()}).values())
+        replies = dict(runtime.exchange(requests(specs)))
+        assert len(runtime.workers.workers) == expected
+    assert at_a_time(found) == expected
+    assert all(isinstance(reply, bytes) for reply in replies.values()) and len(replies) == 3
