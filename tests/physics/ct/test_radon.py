@@ -116,6 +116,29 @@ def test_adjoint_is_the_exact_transpose(name: str) -> None:
     assert torch.equal(torch.stack(columns, 1), torch.stack(rows))
 
 
+@pytest.mark.parametrize(("views", "rays"), [(400, 60), (2, 9000), (100, 60)])
+def test_many_rays_of_one_shear_are_listed(views: int, rays: int) -> None:
+    """More rays than the adjoint lists at a time, more elements than that, and long lists that fit."""
+    from physics.ct.kernels.ray_kernels import LONG, RECORDS
+    from physics.ct.kernels.ray_lanes import MARGIN
+
+    grid = ImageGrid((20, 18), 1.0)
+    projector = Projector(grid, ParallelBeam(tuple(np.linspace(0.001, 0.025, views)), rays, 24 / rays, 0.01))
+    assert not projector.table.segments[0][:, 0].any() and projector.symmetry is None
+    assert views == 100 or views * rays > 2 * RECORDS
+    assert views * rays > 1.5 * LONG * (18 + 2 * MARGIN)
+    generator = torch.Generator().manual_seed(0)
+    for batch, dtype, bound in ((1, torch.float64, 1e-13), (8, torch.float32, 3e-6)):
+        y = torch.randn(batch, views, rays, dtype=dtype, generator=generator)
+        assert relative(projector.backproject(y), backproject_reference(projector.table, y)) < bound
+    columns = torch.stack([projector.project(e.reshape(1, 20, 18))[0] for e in torch.eye(360, dtype=torch.float64)])
+    for view, ray in ((0, rays // 2), (views // 2, rays // 2 + 1), (views - 1, rays // 3), (1, 7)):
+        y = torch.zeros(1, views, rays, dtype=torch.float64)
+        y[0, view, ray] = 1.0
+        assert columns[:, view, ray].any() or ray == 7
+        assert torch.equal(projector.backproject(y).flatten(), columns[:, view, ray])
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (65, 60)])
 @pytest.mark.parametrize("pitch", [0.5, 1.0, 3.0])
 def test_adjoint_on_white_noise_in_single_precision(shape: tuple[int, int], pitch: float) -> None:
