@@ -33,14 +33,14 @@ def project(table: RayTable, images: Tensor) -> Tensor:
 
 def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
     """Transpose of :func:`project`, ``(batch, views, rays) -> (batch, height, width)``."""
-    from .kernels import compiled, ray_kernels
+    from .kernels import compiled, ray_kernels, ray_lanes
 
     count = len(sinograms)
     given = sinograms.detach().flatten(1).numpy()
     # The kernel reads several rays at a time.
-    array = np.zeros((given.shape[1] + ray_kernels.PLACED, count), given.dtype)
-    array[: given.shape[1]] = given.T
-    array = array.reshape(-1)
+    padded = np.zeros((given.shape[1] + ray_lanes.PLACED, count), given.dtype)
+    padded[: given.shape[1]] = given.T
+    array = padded.reshape(-1)
     rest = (*table.arrays(array.dtype), ray_kernels.Shears.of(array.dtype), array, (0.0,) * count)
     jobs, images = [], []
     for segments, shape in zip(table.segments, (table.shape, table.shape[::-1]), strict=True):

@@ -259,7 +259,7 @@ def backproject(
                 run += 1
             many = record > LONG * columns
             for number in range(2 * columns):
-                record = np.int64(lists[number])
+                record = int(lists[number])
                 lists[number] = 0
                 phase = ((shear + ROWS) * 2 + (number >= columns)) * ROWS
                 while record and many:
