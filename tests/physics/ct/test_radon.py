@@ -23,7 +23,7 @@ from physics import (
     moved_fan,
 )
 from physics.ct.geometry import rays_of
-from physics.ct.projector import CLEAR_PIXELS, Projector
+from physics.ct.projector import CLEAR_PIXELS, Projector, Symmetry
 from physics.ct.rays import LANES, backproject_reference, project_reference
 
 HALF_TURN, TURN = math.pi, 2 * math.pi
@@ -103,6 +103,17 @@ def test_symmetric_scans_use_their_symmetry() -> None:
     assert moves["midpoint"] == moves["flat"] == 8 and moves["not square"] == 4 and moves["no symmetry"] == 1
     lodo = Projector(lodopab().grid, lodopab().geometry).symmetry
     assert lodo is not None and lodo.table.base.size * 8 < 1.1 * 1000 * 513
+
+
+def test_symmetries_serve_single_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are faster without them."""
+    projector, used = Projector(*SCANS["midpoint"]), []
+    for name in ("project", "backproject"):
+        original = getattr(Symmetry, name)
+        monkeypatch.setattr(Symmetry, name, lambda self, x, original=original: used.append(len(x)) or original(self, x))
+    for batch in (1, 2, 4, 9):
+        projector.backproject(projector.project(torch.rand(batch, 12, 12)))
+    assert used == [1, 1]
 
 
 @pytest.mark.parametrize("name", SCANS)
