@@ -153,7 +153,9 @@ def _fill(image: Any, row: int, shear: int, block: Any, size: int, stride: int, 
                 start = (MARGIN - shears.moved[shear + ROWS, 0, r]) * stride + b * ROWS + r
                 for column in range(width):
                     first[start + column * stride] = image[b, top + r, column]
-        second[:] = first
+        # Not by slices: numba would compile the message of an error of shapes, which takes seconds.
+        for i in range(size):
+            second[i] = first[i]
         _move(second, stride, shears.to_second, (shear + ROWS) * ROWS)
 
 
