@@ -33,15 +33,19 @@ def project(table: RayTable, images: Tensor) -> Tensor:
 
 def backproject(table: RayTable, sinograms: Tensor) -> Tensor:
     """Transpose of :func:`project`, ``(batch, views, rays) -> (batch, height, width)``."""
-    from .kernels import compiled, ray_kernels
+    from .kernels import compiled, ray_kernels, ray_lanes
 
     count = len(sinograms)
-    array = sinograms.detach().movedim(0, -1).contiguous().numpy().reshape(-1)
+    given = sinograms.detach().flatten(1).numpy()
+    # The kernel reads several rays at a time.
+    padded = np.zeros((given.shape[1] + ray_lanes.PLACED, count), given.dtype)
+    padded[: given.shape[1]] = given.T
+    array = padded.reshape(-1)
     rest = (*table.arrays(array.dtype), ray_kernels.Shears.of(array.dtype), array, (0.0,) * count)
     jobs, images = [], []
     for segments, shape in zip(table.segments, (table.shape, table.shape[::-1]), strict=True):
         images.append(np.zeros((count, *shape), array.dtype))
-        blocks = compiled.parts(ray_kernels.blocks_of(shape[0], count)) if len(segments) else []
+        blocks = compiled.parts(ray_kernels.blocks_of(shape[0])) if len(segments) else []
         jobs += [(images[-1], block, segments, *rest) for block in blocks]
     compiled.run_threads(ray_kernels.backproject, jobs)
     by_rows, by_columns = (torch.from_numpy(image) for image in images)

@@ -1,4 +1,4 @@
-"""The projection matrix of a scan for batches of any size; symmetries of the scan make small batches fast."""
+"""The projection matrix of a scan for batches of any size; symmetries of the scan make single images fast."""
 
 import itertools
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .geometry import Geometry, rays_of
 from .gpu import GpuRays, runs_kernels
 from .grid import ImageGrid
 from .joseph import backproject, project
-from .rays import LANES, RayTable, backproject_reference, by_lanes, project_reference, trace
+from .rays import RayTable, backproject_reference, by_lanes, project_reference, trace
 from .vectors import ParallelVectors
 
 Indices = npt.NDArray[np.intp]
@@ -138,6 +138,7 @@ class Projector:
 
     @cached_property
     def symmetry(self) -> Symmetry | None:
+        """Symmetries of the scan, used for single images: batches fill the kernels' vectors without them."""
         return Symmetry.of(self.grid, self.geometry, self.table)
 
     @cached_property
@@ -156,7 +157,7 @@ class Projector:
             return self.on_gpu(images.device).project(images)
         if images.device.type != "cpu":
             return project_reference(self.table, images)
-        if self.symmetry is None or len(images) % LANES[-1] == 0:
+        if len(images) > 1 or self.symmetry is None:
             return by_lanes(lambda some: project(self.table, some), images)
         return self.symmetry.project(images).reshape(len(images), *self.geometry.shape)
 
@@ -166,7 +167,7 @@ class Projector:
             return self.on_gpu(sinograms.device).backproject(sinograms)
         if sinograms.device.type != "cpu":
             return backproject_reference(self.table, sinograms)
-        if self.symmetry is None or len(sinograms) % LANES[-1] == 0:
+        if len(sinograms) > 1 or self.symmetry is None:
             return by_lanes(lambda some: backproject(self.table, some), sinograms)
         return self.symmetry.backproject(sinograms.flatten(1))
 

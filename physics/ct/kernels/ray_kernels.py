@@ -2,7 +2,9 @@
 
 Both directions work on blocks of rows, sheared to the slopes of the rays, see :mod:`.ray_lanes`. Rays come in the order
 of their shears. From one shear to the next, a block is sheared in place, by a column at most. So are the sums of the
-adjoint. Threads share the forward by rays and the adjoint by blocks, so that no two threads write to the same values.
+adjoint. Threads share the forward by rays and the adjoint by strips, so that no two threads write to the same values.
+
+The adjoint lists the rays of all views that have the shear by the columns that they cross, see :mod:`.ray_lanes`.
 """
 
 from typing import Any, NamedTuple
@@ -16,14 +18,21 @@ from .ray_lanes import (
     PLACED,
     ROWS,
     add_scaled,
+    copy_scaled,
+    enlist,
     gather,
-    load_scaled,
     move_rows,
     place,
     rays_at_once,
-    scatter,
+    scatter_few,
+    scatter_many,
     strips_of,
 )
+
+#: Records of rays in lists: about as many rays as twenty views have in a strip, and fewer than fit the second cache.
+RECORDS = 8192
+#: Records per column from which lists are long: two per list, because a strip has two phases.
+LONG = 4
 
 
 class Shears(NamedTuple):
@@ -144,7 +153,9 @@ def _fill(image: Any, row: int, shear: int, block: Any, size: int, stride: int, 
                 start = (MARGIN - shears.moved[shear + ROWS, 0, r]) * stride + b * ROWS + r
                 for column in range(width):
                     first[start + column * stride] = image[b, top + r, column]
-        second[:] = first
+        # Not by slices: numba would compile the message of an error of shapes, which takes seconds.
+        for i in range(size):
+            second[i] = first[i]
         _move(second, stride, shears.to_second, (shear + ROWS) * ROWS)
 
 
@@ -154,11 +165,13 @@ def _collect(image: Any, row: int, shear: int, block: Any, size: int, stride: in
     count, height, width = image.shape
     for part in range(len(block) // size):
         top = row + part // 2 * ROWS
-        for b in range(count):
-            for r in range(min(ROWS, height - top)):
-                start = part * size + (MARGIN - shears.moved[shear + ROWS, part % 2, r]) * stride + b * ROWS + r
-                for column in range(width):
-                    image[b, top + r, column] += block[start + column * stride]
+        # Some columns at a time, which fit the first cache.
+        for left in range(0, width, ROWS):
+            for b in range(count):
+                for r in range(min(ROWS, height - top)):
+                    start = part * size + (MARGIN - shears.moved[shear + ROWS, part % 2, r]) * stride + b * ROWS + r
+                    for column in range(left, min(left + ROWS, width)):
+                        image[b, top + r, column] += block[start + column * stride]
 
 
 @kernel
@@ -217,36 +230,51 @@ def backproject(
     image: Any, blocks: Any, segments: Any, base: Any, slope: Any, length: Any, ordered: bool, n_rays: int, shears: Any,
     sinogram: Any, like: Any,
 ) -> None:  # fmt: skip
-    """Add the sinogram to blocks ``range(*blocks)`` of ``image`` with the transpose of :func:`project`."""
-    count, rays, rows = len(like), rays_at_once(len(like)), strips_of(len(like)) * ROWS
+    """Add the sinogram to strips ``range(*blocks)`` of ``image`` with the transpose of :func:`project`.
+
+    ``sinogram`` has `PLACED` rays more at its end, which are not used.
+    """
+    count, last = len(like), len(segments)
     _, height, width = image.shape
     columns, stride = width + 2 * MARGIN, count * ROWS
     size = columns * stride
-    block, offsets, phases, shifts, steps = _scratch(width, like, image)
-    rest = np.empty(rays * count, image.dtype)
-    for row in range(blocks[0] * rows, min(blocks[1] * rows, height), rows):
-        shear = segments[0, 0]
-        block[:] = 0
-        for s in range(len(segments)):
-            _shear(block, size, stride, shear, segments[s, 0], shears.to_next)
-            shear, view = segments[s, 0], segments[s, 1] * n_rays
-            start, stop = _covered(base[view:], slope[view:], segments[s, 2], segments[s, 3], row, rows, width, ordered)
-            for ray in range(view + start, view + stop, PLACED):
-                place(base, slope, ray, row, shear, columns, offsets, phases, shifts, steps, like)
-                for first in range(0, min(PLACED, view + stop - ray), rays):
-                    number = ray + first
-                    if number + rays <= view + stop:
-                        values = load_scaled(sinogram, number * count, length, number, like)
-                    else:
-                        rest[:] = 0
-                        for i in range((view + stop - number) * count):
-                            rest[i] = sinogram[number * count + i]
-                        values = load_scaled(rest, 0, length, number, like)
-                    scatter(block, offsets, phases, shifts, steps, first, shears.fractions, like, values)
-        _collect(image, row, shear, block, size, stride, shears)
+    strip, lists = _aligned(2 * size, image), np.zeros(2 * columns + 1, np.int32)
+    records = max(RECORDS, n_rays + PLACED) + PLACED
+    nexts, shifts, steps = np.zeros(records, np.int32), np.zeros(records, image.dtype), np.zeros(records, image.dtype)
+    values = np.zeros(records * count, image.dtype)
+    for row in range(blocks[0] * ROWS, min(blocks[1] * ROWS, height), ROWS):
+        shear, run = segments[0, 0], 0
+        strip[:] = 0
+        while run < last:
+            _shear(strip, size, stride, shear, segments[run, 0], shears.to_next)
+            shear, record = segments[run, 0], PLACED
+            while run < last and segments[run, 0] == shear:
+                view, first, after = segments[run, 1] * n_rays, segments[run, 2], segments[run, 3]
+                start, stop = _covered(base[view:], slope[view:], first, after, row, ROWS, width, ordered)
+                if record + stop - start + PLACED > records:
+                    break
+                for ray in range(view + start, view + stop, PLACED):
+                    valid = view + stop - ray
+                    enlist(base, slope, ray, valid, row, shear, columns, record, lists, nexts, shifts, steps)
+                    copy_scaled(values, record, sinogram, length, ray, like)
+                    record += PLACED
+                run += 1
+            many = record > LONG * columns
+            for number in range(2 * columns):
+                record = int(lists[number])
+                lists[number] = 0
+                phase = ((shear + ROWS) * 2 + (number >= columns)) * ROWS
+                while record and many:
+                    record = scatter_many(
+                        strip, number * stride, record, nexts, shifts, steps, shears.fractions, phase, values, like
+                    )
+                while record:
+                    record = scatter_few(
+                        strip, number * stride, record, nexts, shifts, steps, shears.fractions, phase, values, like
+                    )
+        _collect(image, row, shear, strip, size, stride, shears)
 
 
-def blocks_of(height: int, count: int) -> int:
-    """Blocks of images of some height, for a batch of ``count``."""
-    rows: int = strips_of(count) * ROWS
-    return -(-height // rows)
+def blocks_of(height: int) -> int:
+    """Blocks of `backproject` in images of some height."""
+    return -(-height // ROWS)

@@ -5,6 +5,10 @@ shear k and the phase, 0 or 1, are chosen for the ray: in all rows, the ray is t
 sheared column. So it crosses three columns of the strip, and the `ROWS` values of a column are adjacent in memory. A
 block is some strips, one below the other: flat, ``(strips, phases, columns, batch, rows)``.
 
+The adjoint works on one strip. It collects rays of many views in a list per phase and column, so that a chunk of rays
+that cross the same three columns reads and writes them once. Rays are numbered by records. Record 0 is a ray of zeros:
+a list ends with it, and it fills chunks.
+
 Offsets count elements. The instructions are generic LLVM, for any processor.
 """
 
@@ -21,6 +25,8 @@ from .lanes import FLAGS, I32, I64, Lanes, at, data, larger, load, scalar_of, sh
 ROWS = SHEARS
 #: Rays that :func:`place` places at once.
 PLACED = 8
+#: Rays of a chunk where lists are short, and where they are long.
+FEW, MANY = 2, 4
 #: Columns at either side of a strip: a row is moved by less than `ROWS`, and a ray crosses three columns.
 MARGIN = ROWS + 3
 
@@ -53,33 +59,21 @@ def place(
     count = like.count
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        doubles, numbers = ir.VectorType(ir.DoubleType(), PLACED), ir.VectorType(I32, PLACED)
+        numbers = ir.VectorType(I32, PLACED)
         begin, slopes = (_placed(context, builder, signature, args, index) for index in (0, 1))
         shear = _splat_int(builder, args[4], numbers)
         stride, half = count * ROWS, builder.mul(args[5], I64(count * ROWS))
-        highest = builder.sitofp(_splat_int(builder, builder.sub(args[5], I64(3)), numbers), doubles)
-        step = builder.fsub(slopes, builder.fmul(builder.sitofp(shear, doubles), _constant(doubles, 1 / ROWS)))
-        # The smallest difference from a ray that has the slope of the shear.
-        drift = smaller(builder, builder.fmul(step, _constant(doubles, ROWS - 1.0)), _constant(doubles, 0.0))
-        _put(context, builder, signature, args, 9, 0, step)
+        _put(context, builder, signature, args, 9, I64(0), _step(builder, slopes, shear))
         table = builder.mul(builder.add(shear, _constant(numbers, ROWS)), _constant(numbers, 2 * ROWS))
         for strip in range(strips_of(count)):
-            row = builder.sitofp(_splat_int(builder, builder.add(args[3], I64(strip * ROWS)), numbers), doubles)
-            column = builder.fadd(begin, builder.fmul(row, slopes))
-            column = builder.fadd(builder.fadd(column, drift), _constant(doubles, float(MARGIN)))
-            # A ray beside the image crosses columns of zeros.
-            column = smaller(builder, larger(builder, column, _constant(doubles, 0.0)), highest)
-            halves = builder.fptosi(builder.fmul(column, _constant(doubles, 2.0)), numbers)
-            beyond = builder.fsub(column, builder.fmul(builder.sitofp(halves, doubles), _constant(doubles, 0.5)))
-            phase = builder.and_(halves, _constant(numbers, 1))
-            offset = builder.mul(builder.ashr(halves, _constant(numbers, 1)), _constant(numbers, stride))
+            row = builder.add(args[3], I64(strip * ROWS))
+            column, phase, shift = _crossed(builder, begin, slopes, shear, row, args[5])
+            offset = builder.mul(column, _constant(numbers, stride))
             offset = builder.add(offset, builder.mul(phase, _splat_int(builder, half, numbers)))
             offset = builder.add(offset, _splat_int(builder, builder.mul(half, I64(2 * strip)), numbers))
-            _put(context, builder, signature, args, 6, strip, offset)
             phase = builder.add(table, builder.mul(phase, _constant(numbers, ROWS)))
-            _put(context, builder, signature, args, 7, strip, phase)
-            shift = builder.fsub(builder.fsub(beyond, drift), _constant(doubles, 1.0))
-            _put(context, builder, signature, args, 8, strip, shift)
+            for index, values in ((6, offset), (7, phase), (8, shift)):
+                _put(context, builder, signature, args, index, I64(strip * PLACED), values)
         return context.get_dummy_value()
 
     return signature, generate
@@ -113,40 +107,117 @@ def gather(
 
 
 @intrinsic
-def scatter(
-    typing: Any, block: Any, offsets: Any, phases: Any, shifts: Any, steps: Any, first: Any, fractions: Any, like: Any,
-    values: Any,
+def enlist(
+    typing: Any, base: Any, slope: Any, ray: Any, valid: Any, row: Any, shear: Any, columns: Any, record: Any,
+    heads: Any, nexts: Any, shifts: Any, steps: Any,
 ) -> Any:  # fmt: skip
-    """Transpose of :func:`gather`: add ``values`` to the block with the same weights."""
-    count = like.count
-    signature = types.void(block, offsets, phases, shifts, steps, types.int64, fractions, like, values)
+    """Put `PLACED` rays from number ``ray`` on, of which ``valid`` are rays of the run, in the lists of a strip.
+
+    ``heads`` holds the first record of each list, ``(phases, columns)`` and one list for rays that are not valid;
+    ``nexts`` the next record of a list; ``shifts`` and ``steps`` are as in :func:`place`. The rays get `PLACED` records
+    from ``record`` on.
+    """
+    whole = types.int64
+    signature = types.void(base, slope, *(whole,) * 6, heads, nexts, shifts, steps)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        for ray in range(rays_at_once(count)):
-            for strip in range(strips_of(count)):
-                for image, weight, pointer in _crossing(context, builder, signature, args, ray, strip, count):
-                    value = splat(builder, builder.extract_element(args[8], I32(ray * count + image)), weight.type)
-                    part = builder.fmul(weight, value, flags=FLAGS)
-                    total = builder.fadd(load(builder, pointer, block.dtype), part, flags=FLAGS)
-                    builder.store(total, pointer, align=block.dtype.bitwidth // 8)
+        numbers = ir.VectorType(I32, PLACED)
+        begin, slopes = (_placed(context, builder, signature, args, index) for index in (0, 1))
+        shear = _splat_int(builder, args[5], numbers)
+        column, phase, shift = _crossed(builder, begin, slopes, shear, args[4], args[6])
+        _put(context, builder, signature, args, 10, args[7], shift)
+        _put(context, builder, signature, args, 11, args[7], _step(builder, slopes, shear))
+        columns = _splat_int(builder, args[6], numbers)
+        places = ir.Constant(numbers, list(range(PLACED)))
+        inside = builder.icmp_signed("<", places, _splat_int(builder, args[3], numbers))
+        list_number = builder.add(column, builder.mul(phase, columns))
+        list_number = builder.select(inside, list_number, builder.mul(columns, _constant(numbers, 2)))
+        record = builder.trunc(args[7], I32)
+        for place in range(PLACED):
+            number = builder.zext(builder.extract_element(list_number, I32(place)), I64)
+            head = _from(context, builder, signature, args, 8, number)
+            following = _from(context, builder, signature, args, 9, builder.add(args[7], I64(place)))
+            builder.store(builder.load(head), following)
+            builder.store(builder.add(record, I32(place)), head)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def load_scaled(typing: Any, array: Any, offset: Any, lengths: Any, ray: Any, like: Any) -> Any:
-    """Values of `rays_at_once` rays from ``array[offset]`` on, times ``lengths[ray:]``."""
+def copy_scaled(
+    typing: Any, values: Any, record: Any, sinogram: Any, lengths: Any, ray: Any, like: Any
+) -> Any:  # fmt: skip
+    """Copy the values of `PLACED` rays from number ``ray`` on, times ``lengths``, to records from ``record`` on."""
     count = like.count
-    lanes = Lanes(array.dtype, rays_at_once(count) * count)
-    signature = lanes(array, types.int64, lengths, types.int64, like)
+    signature = types.void(values, types.int64, sinogram, lengths, types.int64, like)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(scalar_of(array.dtype), lanes.count)
-        value = load(builder, at(context, builder, signature, args, vector), array.dtype)
-        return builder.fmul(value, _lengths(context, builder, signature, args, count))
+        scalar = scalar_of(sinogram.dtype)
+        rays, numbers = ir.VectorType(scalar, PLACED), ir.VectorType(scalar, PLACED * count)
+        length = builder.bitcast(_from(context, builder, signature, args, 3, args[4]), rays.as_pointer())
+        length = load(builder, length, sinogram.dtype)
+        length = shuffle(builder, length, length, [ray for ray in range(PLACED) for _ in range(count)])
+        source, target = (
+            builder.bitcast(
+                _from(context, builder, signature, args, index, builder.mul(number, I64(count))), numbers.as_pointer()
+            )
+            for index, number in ((2, args[4]), (0, args[1]))
+        )
+        scaled = builder.fmul(load(builder, source, sinogram.dtype), length)
+        builder.store(scaled, target, align=sinogram.dtype.bitwidth // 8)
+        return context.get_dummy_value()
 
     return signature, generate
+
+
+def _scatter(chunk: int) -> Any:
+    """Intrinsic that adds the values of ``chunk`` rays of a list to a strip."""
+
+    @intrinsic
+    def scatter(
+        typing: Any, strip: Any, offset: Any, record: Any, nexts: Any, shifts: Any, steps: Any, fractions: Any,
+        phase: Any, values: Any, like: Any,
+    ) -> Any:  # fmt: skip
+        """Transpose of :func:`gather` for rays of a list, from ``record`` on; the first record that is left.
+
+        The rays cross the three columns from ``offset`` on; ``phase`` is the offset of their ``fractions``. ``values``
+        is flat, ``(records, batch)``.
+        """
+        count, dtype, whole = like.count, strip.dtype, types.int64
+        signature = whole(strip, whole, whole, nexts, shifts, steps, fractions, whole, values, like)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            rows = ir.VectorType(scalar_of(dtype), ROWS)
+
+            def vector(index: int, offset: Any) -> Any:
+                return builder.bitcast(_from(context, builder, signature, args, index, offset), rows.as_pointer())
+
+            fraction, record = load(builder, vector(6, args[7]), dtype), args[2]
+            rays = []
+            for _ in range(chunk):
+                shift, step, following = (
+                    builder.load(_from(context, builder, signature, args, index, record)) for index in (4, 5, 3)
+                )
+                value = _from(context, builder, signature, args, 8, builder.mul(record, I64(count)))
+                rays.append((value, _weights(builder, shift, step, fraction)))
+                record = builder.zext(following, I64)
+            for image in range(count):
+                values = [splat(builder, builder.load(builder.gep(value, [I64(image)])), rows) for value, _ in rays]
+                for k in range(3):
+                    pointer = vector(0, builder.add(args[1], I64((k * count + image) * ROWS)))
+                    total = load(builder, pointer, dtype)
+                    for value, (_, weights) in zip(values, rays, strict=True):
+                        total = builder.fadd(total, builder.fmul(weights[k], value, flags=FLAGS), flags=FLAGS)
+                    builder.store(total, pointer, align=dtype.bitwidth // 8)
+            return record
+
+        return signature, generate
+
+    return scatter
+
+
+scatter_few, scatter_many = _scatter(FEW), _scatter(MANY)
 
 
 @intrinsic
@@ -198,6 +269,44 @@ def _crossing(
     )
     fractions = _from(context, builder, signature, args, 6, builder.zext(phase, I64))
     fraction = load(builder, builder.bitcast(fractions, rows.as_pointer()), dtype)
+    weights = _weights(builder, shift, step, fraction)
+    start = _from(context, builder, signature, args, 0, builder.zext(offset, I64))
+    return [
+        (image, weight, builder.bitcast(builder.gep(start, [I64((k * count + image) * ROWS)]), rows.as_pointer()))
+        for image in range(count)
+        for k, weight in enumerate(weights)
+    ]
+
+
+def _step(builder: ir.IRBuilder, slopes: Any, shear: Any) -> Any:
+    """Columns by which rays move from row to row of a strip."""
+    doubles = slopes.type
+    return builder.fsub(slopes, builder.fmul(builder.sitofp(shear, doubles), _constant(doubles, 1 / ROWS)))
+
+
+def _crossed(
+    builder: ir.IRBuilder, begin: Any, slopes: Any, shear: Any, row: Any, columns: Any
+) -> tuple[Any, Any, Any]:
+    """First column of the three that rays cross in a strip from ``row`` on, phase, and shift, see :func:`place`."""
+    doubles, numbers = begin.type, shear.type
+    highest = builder.sitofp(_splat_int(builder, builder.sub(columns, I64(3)), numbers), doubles)
+    # The smallest difference from a ray that has the slope of the shear.
+    drift = builder.fmul(_step(builder, slopes, shear), _constant(doubles, ROWS - 1.0))
+    drift = smaller(builder, drift, _constant(doubles, 0.0))
+    row = builder.sitofp(_splat_int(builder, row, numbers), doubles)
+    column = builder.fadd(begin, builder.fmul(row, slopes))
+    column = builder.fadd(builder.fadd(column, drift), _constant(doubles, float(MARGIN)))
+    # A ray beside the image crosses columns of zeros.
+    column = smaller(builder, larger(builder, column, _constant(doubles, 0.0)), highest)
+    halves = builder.fptosi(builder.fmul(column, _constant(doubles, 2.0)), numbers)
+    beyond = builder.fsub(column, builder.fmul(builder.sitofp(halves, doubles), _constant(doubles, 0.5)))
+    shift = builder.fsub(builder.fsub(beyond, drift), _constant(doubles, 1.0))
+    return builder.ashr(halves, _constant(numbers, 1)), builder.and_(halves, _constant(numbers, 1)), shift
+
+
+def _weights(builder: ir.IRBuilder, shift: Any, step: Any, fraction: Any) -> tuple[Any, Any, Any]:
+    """Weights of `ROWS` rows in the three columns that a ray crosses."""
+    rows = fraction.type
     numbers = ir.Constant(rows, [float(r) for r in range(ROWS)])
     # No product is fused with a sum: both directions have the same weights bit for bit.
     column = builder.fmul(numbers, splat(builder, step, rows))
@@ -205,12 +314,7 @@ def _crossing(
     right = larger(builder, column, _constant(rows, 0.0))
     left = builder.fsub(right, column)
     middle = builder.fsub(_constant(rows, 1.0), builder.fadd(left, right))
-    start = _from(context, builder, signature, args, 0, builder.zext(offset, I64))
-    return [
-        (image, weight, builder.bitcast(builder.gep(start, [I64((k * count + image) * ROWS)]), rows.as_pointer()))
-        for image in range(count)
-        for k, weight in enumerate((left, middle, right))
-    ]
+    return left, middle, right
 
 
 def _sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
@@ -256,12 +360,12 @@ def _placed(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, inde
     return builder.load(builder.bitcast(pointer, ir.VectorType(ir.DoubleType(), PLACED).as_pointer()), align=8)
 
 
-def _put(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, index: int, strip: int, values: Any) -> None:
-    """Store `PLACED` values of a strip in the array that is an argument, in its precision."""
+def _put(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, index: int, offset: Any, values: Any) -> None:
+    """Store `PLACED` values in the array that is an argument, in its precision, from an element on."""
     dtype = signature.args[index].dtype
     if dtype == types.float32:
         values = builder.fptrunc(values, ir.VectorType(ir.FloatType(), PLACED))
-    pointer = _from(context, builder, signature, args, index, I64(strip * PLACED))
+    pointer = _from(context, builder, signature, args, index, offset)
     builder.store(values, builder.bitcast(pointer, values.type.as_pointer()), align=dtype.bitwidth // 8)
 
 

@@ -23,7 +23,7 @@ from physics import (
     moved_fan,
 )
 from physics.ct.geometry import rays_of
-from physics.ct.projector import CLEAR_PIXELS, Projector
+from physics.ct.projector import CLEAR_PIXELS, Projector, Symmetry
 from physics.ct.rays import LANES, backproject_reference, project_reference
 
 HALF_TURN, TURN = math.pi, 2 * math.pi
@@ -105,6 +105,17 @@ def test_symmetric_scans_use_their_symmetry() -> None:
     assert lodo is not None and lodo.table.base.size * 8 < 1.1 * 1000 * 513
 
 
+def test_symmetries_serve_single_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are faster without them."""
+    projector, used = Projector(*SCANS["midpoint"]), []
+    for name in ("project", "backproject"):
+        original = getattr(Symmetry, name)
+        monkeypatch.setattr(Symmetry, name, lambda self, x, original=original: used.append(len(x)) or original(self, x))
+    for batch in (1, 2, 4, 9):
+        projector.backproject(projector.project(torch.rand(batch, 12, 12)))
+    assert used == [1, 1]
+
+
 @pytest.mark.parametrize("name", SCANS)
 def test_adjoint_is_the_exact_transpose(name: str) -> None:
     grid, geometry = SCANS[name]
@@ -114,6 +125,29 @@ def test_adjoint_is_the_exact_transpose(name: str) -> None:
     columns = [A(e.reshape(1, *grid.shape)).flatten() for e in torch.eye(pixels, dtype=torch.float64)]
     rows = [A.adjoint(e.reshape(1, *geometry.shape)).flatten() for e in torch.eye(rays, dtype=torch.float64)]
     assert torch.equal(torch.stack(columns, 1), torch.stack(rows))
+
+
+@pytest.mark.parametrize(("views", "rays"), [(400, 60), (2, 9000), (100, 60)])
+def test_many_rays_of_one_shear_are_listed(views: int, rays: int) -> None:
+    """More rays than the adjoint lists at a time, more elements than that, and long lists that fit."""
+    from physics.ct.kernels.ray_kernels import LONG, RECORDS
+    from physics.ct.kernels.ray_lanes import MARGIN
+
+    grid = ImageGrid((20, 18), 1.0)
+    projector = Projector(grid, ParallelBeam(tuple(np.linspace(0.001, 0.025, views)), rays, 24 / rays, 0.01))
+    assert not projector.table.segments[0][:, 0].any() and projector.symmetry is None
+    assert views == 100 or views * rays > 2 * RECORDS
+    assert views * rays > 1.5 * LONG * (18 + 2 * MARGIN)
+    generator = torch.Generator().manual_seed(0)
+    for batch, dtype, bound in ((1, torch.float64, 1e-13), (8, torch.float32, 3e-6)):
+        y = torch.randn(batch, views, rays, dtype=dtype, generator=generator)
+        assert relative(projector.backproject(y), backproject_reference(projector.table, y)) < bound
+    columns = torch.stack([projector.project(e.reshape(1, 20, 18))[0] for e in torch.eye(360, dtype=torch.float64)])
+    for view, ray in ((0, rays // 2), (views // 2, rays // 2 + 1), (views - 1, rays // 3), (1, 7)):
+        y = torch.zeros(1, views, rays, dtype=torch.float64)
+        y[0, view, ray] = 1.0
+        assert columns[:, view, ray].any() or ray == 7
+        assert torch.equal(projector.backproject(y).flatten(), columns[:, view, ray])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (65, 60)])
