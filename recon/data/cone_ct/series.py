@@ -206,7 +206,9 @@ def _require_one_series(folder: Path, headers: Sequence[ViewHeader]) -> None:
         found = ", ".join(
             f"{count} files of {text or name or 'no series'}" for (name, text), count in counts.most_common(3)
         )
-        advice = "put every series into a folder of its own"
+        rarest = min(counts, key=lambda key: counts[key])
+        example = next(header.path.name for header in headers if (header.series, header.description) == rarest)
+        advice = f"put every series into a folder of its own; of the smaller one is {example}"
         raise data_error(folder, "SeriesInstanceUID", f"{len(counts)} series ({found})", "one series", advice)
     for name in _SHARED:
         common = Counter(str(header.values.get(name)) for header in headers).most_common()
