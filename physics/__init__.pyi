@@ -137,6 +137,7 @@ from .rebinning import ConeScan as ConeScan
 from .rebinning import ConeViews as ConeViews
 from .rebinning import Rebinned as Rebinned
 from .rebinning import SliceRebinning as SliceRebinning
+from .rebinning import TiltedPlanes as TiltedPlanes
 from .rebinning import helical_scan as helical_scan
 from .registry import Registry as Registry
 from .registry import options_of as options_of

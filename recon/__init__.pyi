@@ -182,6 +182,7 @@ from .evaluation import ssim as ssim
 from .export import SUFFIXES as SUFFIXES
 from .export import PngSlices as PngSlices
 from .export import Reconstruction as Reconstruction
+from .export import axial_reconstruction as axial_reconstruction
 from .export import fedrecon_version as fedrecon_version
 from .export import require_export as require_export
 from .export import require_png as require_png

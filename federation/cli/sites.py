@@ -101,6 +101,19 @@ def _add_ct_pd(kinds: Commands) -> argparse.ArgumentParser:
         "--series", metavar="TEXT", help="only series with this text in their description, as 'full dose'"
     )
     ct_pd.add_argument("--water", type=float, metavar="PER_MM", help="attenuation of water, if files state none")
+    ct_pd.add_argument(
+        "--planes",
+        choices=("axial", "tilted"),
+        default="axial",
+        help="tilted: planes follow the helix, for large cone angles; images are reconstructed axial (default: axial)",
+    )
+    ct_pd.add_argument(
+        "--dead",
+        nargs="+",
+        default=(),
+        metavar="COLUMN:ROW",
+        help="dead elements from 1, as 12:3 or 12:all, beside those that are found",
+    )
     ct_pd.set_defaults(run=_make_ct_pd)
     return ct_pd
 
@@ -256,6 +269,8 @@ def _make_ct_pd(arguments: argparse.Namespace) -> None:
             views=arguments.views,
             measured=arguments.measured,
             water_per_mm=arguments.water,
+            tilted=arguments.planes == "tilted",
+            dead_elements=arguments.dead,
             series=arguments.series,
             subject_pattern=arguments.subject,
             overwrite=arguments.overwrite,

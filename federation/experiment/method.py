@@ -32,6 +32,7 @@ from recon import (
     VolumeSlices,
     WeightsFile,
     apply,
+    axial_reconstruction,
     data_error,
     doing,
     load_weights,
@@ -370,7 +371,7 @@ def method_of_weights(weights: Path | str, format: str | None = None) -> Weights
 
 
 def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> Reconstruction:
-    """Images of all slices of one file.
+    """Images of all slices of one file; of tilted planes, the axial images between them.
 
     Parameters
     ----------
@@ -380,7 +381,7 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
     Raises
     ------
     DataError
-        If an image is not finite.
+        If an image is not finite, or tilted planes cover no axial image.
     """
     magnitudes, images, half_widths = [], [], []
     network.eval()
@@ -411,7 +412,9 @@ def reconstructed(method: Method, network: nn.Module, samples: VolumeSlices) -> 
         if calibration is None
         else (samples.as_stored(torch.stack(half_widths)).numpy(), calibration.coverage)
     )
-    return Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes, *bars)
+    return axial_reconstruction(
+        Reconstruction(magnitude, complex_images, header, path.name, method.name, method.attributes, *bars)
+    )
 
 
 def _classical(name: str, modality: str | None, format: str | None, options: dict[str, Any]) -> Method:

@@ -123,6 +123,8 @@ def reconstruct_scan(
         network, adapted = _adapted(method.network, samples, options.adapt_steps, say)
         found = reconstructed(method, network, samples)
         found = replace(found, attributes={**found.attributes, **adapted})
+        if samples.image_header(0).planes is not None:
+            say(f"note: {scan.name} has tilted planes: {found.attributes['planes']}")
         for line in write_reconstruction(found, out, slices=options.slices):
             say(f"note: {line}")
         shape: tuple[int, ...] = found.magnitude.shape

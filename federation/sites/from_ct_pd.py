@@ -32,6 +32,8 @@ def make_ct_pd_sites(
     views: int | None = None,
     measured: bool = False,
     water_per_mm: float | None = None,
+    tilted: bool = False,
+    dead_elements: Sequence[str] = (),
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
     series: str | None = None,
@@ -59,6 +61,11 @@ def make_ct_pd_sites(
         Use all views, without references: for self-supervised methods.
     water_per_mm
         Attenuation of water; None: as the files state it.
+    tilted
+        Tilt the planes of slices with the helix, see :func:`recon.plan_slices`; images of such a site become axial
+        when they are reconstructed.
+    dead_elements
+        Dead elements of the detector beside those that are found, see :func:`recon.open_series`.
     series
         Use only series whose description contains this text, such as ``"full dose"``, in any case; None: all.
     split, seed, overwrite, skip_bad
@@ -86,8 +93,8 @@ def make_ct_pd_sites(
         require_absent(*(file for name in folders for file in (out / "data").glob(f"*/{_file(name)}")))
 
     def opened(name: str) -> tuple[ProjectionSeries, SlicePlan]:
-        one = open_series(folders[name], water_per_mm=water_per_mm)
-        return one, plan_slices(one, thickness_mm=thickness_mm, size=size, views=views)
+        one = open_series(folders[name], water_per_mm=water_per_mm, dead_elements=dead_elements)
+        return one, plan_slices(one, thickness_mm=thickness_mm, size=size, views=views, tilted=tilted)
 
     found = usable(folders, opened, skip_bad=skip_bad)
     told = {} if subject_pattern is None else persons_by_pattern(found, subject_pattern)
@@ -180,7 +187,8 @@ def _table(
         "vendor": first.vendor,
         "model": first.model,
         "anatomy": anatomies.pop() if len(anatomies) == 1 else None,
-        "origin": "rebinned from DICOM-CT-PD projections",
+        "origin": "rebinned from DICOM-CT-PD projections"
+        + (" to tilted planes" if found[0][1].rebinning.tilted else ""),
     }
     views = min(plan.geometry.shape[0] for _, plan in found)
     table = {

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cone_scan import Array, ConeScan
+from .dead_elements import AcrossDead
 
 
 class ConeViews:
@@ -21,6 +22,14 @@ class ConeViews:
         ``(columns,)``; None: 1, as they are not known.
     scale
         Slope and intercept that make line integrals of stored values, ``(views, 2)``; None: 1 and 0.
+    dead
+        Which elements of the detector are dead, ``(columns, rows)``: their values are interpolated, see
+        :class:`AcrossDead`. None: none is.
+
+    Raises
+    ------
+    ValueError
+        If `dead` has another shape, or all elements are dead.
     """
 
     def __init__(
@@ -28,10 +37,15 @@ class ConeViews:
         scan: ConeScan,
         read: Callable[[int], tuple[npt.NDArray[Any], npt.NDArray[Any] | None]],
         scale: Array | None = None,
+        dead: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.scan, self._read = scan, read
         views = scan.shape[0]
         self._scale = np.tile([1.0, 0.0], (views, 1)) if scale is None else np.asarray(scale, dtype=np.float64)
+        self.dead = dead if dead is not None and dead.any() else None
+        if dead is not None and dead.shape != scan.shape[1:]:
+            raise ValueError(f"ConeViews: dead has shape {dead.shape}, expected {scan.shape[1:]}, (columns, rows)")
+        self._patch = None if self.dead is None else AcrossDead(self.dead, scan.pitch_mm, scan.row_mm)
         self._slots = np.zeros(views, dtype=np.intp)
         self._held: dict[int, int] = {}
         self._data: npt.NDArray[Any] = np.zeros((0, scan.columns, scan.rows), dtype=np.uint16)
@@ -50,7 +64,7 @@ class ConeViews:
             if slot >= len(self._data):
                 self._grow(len(wanted), values.dtype)
             self._slots[view] = self._held[view] = slot
-            self._data[slot] = values
+            self._data[slot] = values if self._patch is None else self._patch(values)
             if photons is not None:
                 self._photons[slot] = photons
         return self._data, self._photons, self._slots, self._scale

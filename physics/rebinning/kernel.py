@@ -91,8 +91,8 @@ def _weigh(
 def rebin(
     first: int, last: int, data: Any, slots: Any, scale: Any, photons: Any, angle: Any, z: Any, rotations: Any,
     targets: Any, column: Any, base: Any, near: Any, far: Any, shares: Any, spot_z: Any, row_mm: float, row_zero: float,
-    planes: Any, fan: Any, radius: float, slope_x: float, slope_y: float, within: float, reach: float, lines: Any,
-    variance: Any, faults: Any,
+    planes: Any, fan: Any, radius: float, slope_x: float, slope_y: float, within: float, reach: float, dead: Any,
+    lines: Any, variance: Any, faults: Any, live: Any,
 ) -> None:  # fmt: skip
     """Fill the views ``first`` to ``last`` of a slice, the mean of some planes.
 
@@ -117,8 +117,11 @@ def rebin(
     within, reach
         Distances in z: of sources that are looked at, from the planes at the axis in parts of 1.25; and from the plane
         at the source, at which the weight of a source is zero.
-    lines, variance, faults
-        ``(views, columns)``: line integrals, sums of squared weights over photons, planes that no row meets.
+    dead
+        Which elements are dead, ``(columns, rows)``; ``(0, 0)``: none.
+    lines, variance, faults, live
+        ``(views, columns)``: line integrals, sums of squared weights over photons, planes that no row meets, and the
+        part of the weights that live elements have.
     """
     rows, count = data.shape[2], len(planes)
     samples, part = np.empty((MOST_SAMPLES, 4), np.int64), np.empty(MOST_SAMPLES)
@@ -137,7 +140,7 @@ def rebin(
                 n, k, samples, part, z, spot_z, near, far, row_mm, row_zero, rows, planes, lift, along, reach, row_at,
                 weights,
             )  # fmt: skip
-            value, noise = 0.0, 0.0
+            value, noise, total, lost = 0.0, 0.0, 0.0, 0.0
             for s in range(n):
                 view, c, spot, sense = samples[s, 0], samples[s, 1], samples[s, 2], samples[s, 3]
                 by_row[:] = 0.0
@@ -157,5 +160,10 @@ def rebin(
                 for r in range(bottom, min(top, rows - 1) + 1):
                     value += by_row[r] * (scale[view, 0] * data[slot, c, r] + scale[view, 1])
                     squares += by_row[r] * by_row[r]
+                    if len(dead) > 0:
+                        total += by_row[r]
+                        lost += by_row[r] * dead[c, r]
                 noise += squares / photons[slot, c]
             lines[j, k], variance[j, k], faults[j, k] = value, noise, fault
+            # Weights that sum to one differ from it by rounding.
+            live[j, k] = 0.0 if lost > (1 - 1e-6) * total > 0 else 1 - lost / max(total, 1e-12)

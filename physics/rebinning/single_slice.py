@@ -25,13 +25,15 @@ class Rebinned:
 
     ``lines`` are its line integrals and ``photons`` the number per ray with the same noise, float32
     ``(views, columns)``; ``extrapolated`` is the part of the rays that no row of the detector met. ``slope`` is the
-    rise of the plane of the slice per mm along x and y.
+    rise of the plane of the slice per mm along x and y. ``live`` ``(views, columns)`` is the part of every ray that
+    live elements measured, 0 to 1: the rest was interpolated. None: no element is dead.
     """
 
     lines: npt.NDArray[np.float32]
     photons: npt.NDArray[np.float32]
     extrapolated: float
     slope: tuple[float, float] = (0.0, 0.0)
+    live: npt.NDArray[np.float32] | None = None
 
 
 class SliceRebinning:
@@ -175,8 +177,15 @@ class SliceRebinning:
                     found[i - 1 : i + 1] = [(found[i - 1][0], found[i][1])]
         return [part for part in found if part[1] > part[0]]
 
-    def slices_mm(self, thickness_mm: float) -> Array:
-        """Centers of slices of this thickness, one beside the other, from the middle of the complete parts.
+    def slices_mm(self, thickness_mm: float, spacing_mm: float | None = None) -> Array:
+        """Centers of slices of this thickness, from the middle of the complete parts.
+
+        Parameters
+        ----------
+        thickness_mm
+            Thickness of a slice.
+        spacing_mm
+            Distance between two; None: one beside the other.
 
         Raises
         ------
@@ -184,9 +193,11 @@ class SliceRebinning:
             If no slice fits.
         """
         centers: list[float] = []
+        step = thickness_mm if spacing_mm is None else spacing_mm
         for low, high in self.ranges_mm():
-            count = int((high - low) / thickness_mm + 1e-6)
-            centers += ((np.arange(count) - (count - 1) / 2) * thickness_mm + (low + high) / 2).tolist()
+            room = high - low - thickness_mm
+            count = int(room / step + 1e-6) + 1 if room > -1e-6 * thickness_mm else 0
+            centers += ((np.arange(count) - (count - 1) / 2) * step + (low + high) / 2).tolist()
         if not centers:
             found = ", ".join(f"{high - low:.3g} mm" for low, high in self.ranges_mm()) or "nothing"
             raise ValueError(f"SliceRebinning: {found} is covered along z, expected {thickness_mm:g} mm for one slice")
@@ -212,21 +223,23 @@ class SliceRebinning:
         rotations, of_window = order.cut(low, high)
         shape = self.geometry.shape
         lines, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        faults = np.zeros(shape, np.uint8)
+        faults, live = np.zeros(shape, np.uint8), np.ones(shape, np.float32)
+        dead = np.zeros((0, 0), np.bool_) if views.dead is None else views.dead
         targets, slope = self.geometry.angles, self.slope_at(z_mm)
         window = order.view[of_window]
         arguments = (
             data, slots[window], scale[window], photons, order.angle[of_window], order.z[of_window], rotations, targets,
             tables.column, tables.base, tables.near, tables.far, tables.shares, self.scan.spots[:, 2].copy(),
             self.scan.row_mm, (self.scan.rows - 1) / 2 - self.scan.row_offset_mm / self.scan.row_mm, planes,
-            self.geometry.fan_angles, self.scan.source_to_axis_mm, *slope, self.reach_mm, self.plane_reach_mm, lines,
-            variance, faults,
+            self.geometry.fan_angles, self.scan.source_to_axis_mm, *slope, self.reach_mm, self.plane_reach_mm, dead,
+            lines, variance, faults, live,
         )  # fmt: skip
         run_threads(rebin, [(first, last, *arguments) for first, last in parts(shape[0])])
         inside = np.abs(self.geometry.fan_angles) <= self._fan
         missing = np.where(faults == NO_SAMPLE, count, faults)[:, inside]
         equivalent = np.divide(1, variance, out=np.full(shape, np.float32(1)), where=variance > 0)
-        return Rebinned(lines, equivalent, float(missing.mean() / count) if inside.any() else 0.0, slope)
+        extrapolated = float(missing.mean() / count) if inside.any() else 0.0
+        return Rebinned(lines, equivalent, extrapolated, slope, None if views.dead is None else live)
 
     @cached_property
     def _tables(self) -> RayTables:

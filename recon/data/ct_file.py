@@ -7,6 +7,11 @@ the others, those of every view as ``(views,)`` or ``(views, 2)``; the group ``g
 number or ``(dy, dx)``, and, for images whose middle is not on the axis, ``center_mm`` ``(y, x)``. Attributes of the
 file: ``patient_id``, ``acquisition``, ``electronic_noise``, ``simulated``, and ``mu_water``, the attenuation of water
 in 1/mm at the energy of the scan (0.02 if it is not there).
+
+Slices of cone-beam scans (:func:`recon.write_slices`) also have ``z_mm`` ``(slices,)``, their places along the axis of
+the scanner, and the attribute ``thickness_mm``; tilted ones ``slopes`` ``(slices, 2)``, the rise of their planes per mm
+along x and y. ``live`` ``(slices, views, detectors)`` is the part of every ray that live elements of the detector
+measured, 0 to 1, where some elements are dead: the weights of the rays are multiplied by its square root.
 """
 
 import math
@@ -21,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physics import MU_WATER, Geometry, ImageGrid, ParallelBeam, require_mu_water
+from physics import MU_WATER, Geometry, ImageGrid, ParallelBeam, TiltedPlanes, require_mu_water
 
 from ..errors import DataError, data_error
 from ..files import write_hdf5
@@ -49,6 +54,12 @@ class SinogramVolume:
         How the file was simulated; None: measured.
     mu_water
         Attenuation of water in 1/mm at the energy of the scan.
+    z_mm, thickness_mm
+        Places of the slices along the axis of the scanner, and their thickness; None: not stated.
+    planes
+        Planes of the slices, if they are tilted; None: the slices are axial.
+    has_live
+        Whether the file states which part of a ray live elements measured, see :meth:`read_live`.
 
     Raises
     ------
@@ -67,6 +78,10 @@ class SinogramVolume:
     patient_id: str | None = None
     simulated: str | None = None
     mu_water: float = MU_WATER
+    z_mm: npt.NDArray[np.float64] | None = None
+    thickness_mm: float | None = None
+    planes: TiltedPlanes | None = None
+    has_live: bool = False
     #: Whether the line of the slice crosses several elements per column, so that single rays may be without a value.
     dead_by_ray: ClassVar[bool] = False
 
@@ -84,18 +99,43 @@ class SinogramVolume:
     def description(self) -> str:
         height, width = self.grid.shape
         beam = "parallel" if isinstance(self.geometry.nominal, ParallelBeam) else "fan"
-        return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}"
+        tilt = "" if self.planes is None else f", planes tilted by {math.degrees(self.planes.tilt_rad):.2f} degrees"
+        return f"{beam} beam {self.shape[1]} views x {self.shape[2]} elements, {height}x{width}{tilt}"
 
     def image_header(self) -> ImageHeader:
         """What the file states of its images."""
         return read_image_header(
             self.path, self.shape[0], modality="CT", shape=self.grid.shape, pixel_mm=self.grid.spacing_mm,
             patient_id=self.patient_id, is_attenuation=True, mu_water=self.mu_water, center_mm=self.grid.center_mm,
+            z_mm=self.z_mm, thickness_mm=self.thickness_mm, planes=self.planes,
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
         """What the file lacks, such as its ground truth, one line each, with its path."""
-        return []
+        if not self.has_live:
+            return []
+        lives = [live.double() for live in map(self.read_live, range(self.shape[0])) if live is not None]
+        some = np.mean([float(((live > 0) & (live < 1)).double().mean()) for live in lives])
+        alone = np.mean([float((live == 0).double().mean()) for live in lives])
+        found = f"{some:.2%} of the rays measured by dead elements in part, {alone:.2%} by nothing else"
+        advice = "the former have less weight, the latter none"
+        return [str(data_error(self.path, "live", found, "rays of live elements", advice))]
+
+    def read_live(self, index: int) -> Tensor | None:
+        """Part of every ray of a slice that live elements measured, float32 ``(views, detectors)``; None: all of it.
+
+        Raises
+        ------
+        DataError
+            If a value is not between 0 and 1.
+        """
+        if not self.has_live:
+            return None
+        live = torch.from_numpy(np.ascontiguousarray(self._read("live", index), dtype=np.float32))
+        if not bool(((live >= 0) & (live <= 1)).all()):
+            found = f"{float(live.min()):g} to {float(live.max()):g}"
+            raise data_error(self.path, "live", found, "parts from 0 to 1", "write the file again")
+        return live
 
     def read_slice(self, index: int) -> Tensor:
         """Stored measurement of one slice, float32 ``(views, detectors)``; raw counts are less the dark field.
@@ -297,6 +337,13 @@ def open_sinogram_file(path: Path) -> SinogramVolume:
         has_reference, expected = "reference" in file, (shape[0], *grid.shape)
         if has_reference and (found := numbers_of(file, path, "reference").shape) != expected:
             raise data_error(path, "reference", f"shape {found}", f"{expected}", "correct grid or reference")
+        has_live = "live" in file
+        if has_live and (found := numbers_of(file, path, "live").shape) != shape:
+            raise data_error(path, "live", f"shape {found}", f"{shape}", "write the file again")
+        z_mm, planes = _read_planes(file, path, shape[0])
+        thickness = None
+        if "thickness_mm" in file.attrs:
+            thickness = _number(file.attrs["thickness_mm"], "thickness_mm", path)
         return SinogramVolume(
             path, shape, grid, geometry, holds, photons,
             electronic_noise=_number(file.attrs.get("electronic_noise", 0.0), "electronic_noise", path),
@@ -304,6 +351,10 @@ def open_sinogram_file(path: Path) -> SinogramVolume:
             patient_id=text_of(file.attrs.get("patient_id")),
             simulated=text_of(file.attrs.get("simulated")),
             mu_water=_number(file.attrs.get("mu_water", MU_WATER), "mu_water", path),
+            z_mm=z_mm,
+            thickness_mm=thickness,
+            planes=planes,
+            has_live=has_live,
         )  # fmt: skip
 
 
@@ -344,6 +395,23 @@ def _read_geometry(file: h5py.File, path: Path) -> Geometry:
         values["angles_rad"] = checked(lambda: tuple(map(float, np.atleast_1d(values["angles_rad"]))), path)
     geometry: Geometry = checked(lambda: kinds[kind](**values), path)
     return geometry
+
+
+def _read_planes(
+    file: h5py.File, path: Path, slices: int
+) -> tuple[npt.NDArray[np.float64] | None, TiltedPlanes | None]:
+    """Places of the slices along the axis, and their planes if they are tilted; None: not stated."""
+    if "z_mm" not in file:
+        if "slopes" in file:
+            raise data_error(path, "z_mm", "nothing", "the places of the tilted planes", "write the file again")
+        return None, None
+    z_mm = np.asarray(numbers_of(file, path, "z_mm")[()], dtype=np.float64)
+    if z_mm.shape != (slices,) or not np.isfinite(z_mm).all():
+        raise data_error(path, "z_mm", f"shape {z_mm.shape}", f"({slices},) finite numbers", "write the file again")
+    if "slopes" not in file:
+        return z_mm, None
+    slopes = np.asarray(numbers_of(file, path, "slopes")[()], dtype=np.float64)
+    return z_mm, checked(lambda: TiltedPlanes(z_mm, slopes), path)
 
 
 def _read_grid(file: h5py.File, path: Path) -> ImageGrid:

@@ -172,8 +172,8 @@ class SinogramSlices(VolumeSlices):
                     self._held[number, index] = stored
                 reference = volume.read_reference(index) if volume.has_reference else None
                 comparison.add(index, stored.rays, stored.flat, reference)
-                if stored.dead is not None:
-                    dead[index] = stored.dead.any(0)
+                if stored.dead_elements is not None:
+                    dead[index] = stored.dead_elements
             self[self.first(number)]
             return [
                 *volume.warnings(),
@@ -191,6 +191,7 @@ class SinogramSlices(VolumeSlices):
         volume, geometry = self.volumes[0], self.geometries[0]
         beam = geometry.nominal
         kind = "parallel beam" if isinstance(beam, ParallelBeam) else f"fan beam, {beam.detector} detector"
+        kind = kind if volume.planes is None else f"{kind}, tilted planes"
         arc = np.rad2deg(geometry.travel_rad.max()) * (1 + 1 / max(geometry.shape[0] - 1, 1))
         return {
             "sampling": f"{kind}, {geometry.shape[0]} views over {arc:.0f} degrees",
@@ -242,6 +243,8 @@ class SinogramSlices(VolumeSlices):
         lines, weights, noise_std = self._line_integrals(number, i, found.rays[self._views[number]], found.flat)
         if found.dead is not None:
             alive = (~found.dead[self._views[number]]).to(lines)
+            if found.live is not None:
+                alive *= found.live[self._views[number]].sqrt()
             weights = alive if weights is None else weights * alive
         return lines, weights, noise_std
 
@@ -252,10 +255,14 @@ class SinogramSlices(VolumeSlices):
         flat = volume.read_flat(i) if volume.holds == "raw" else None
         dead = dead_rays(measured, volume.holds, flat)
         dead[:, list(self.dead_elements)] = True
-        if not dead.any():
+        elements, live = dead.any(0), volume.read_live(i)
+        if live is not None:
+            dead |= live == 0
+        elif not dead.any():
             return _Stored(measured, flat, None)
         require_alive(volume.path, i, dead)
-        return _Stored(across_gaps(measured, ~dead), None if flat is None else across_gaps(flat, flat > 0), dead)
+        rays, known = across_gaps(measured, ~dead), None if flat is None else across_gaps(flat, flat > 0)
+        return _Stored(rays, known, dead, elements if elements.any() else None, live)
 
     def _line_integrals(
         self, number: int, i: int, stored: Tensor, flat: Tensor | None
@@ -387,12 +394,16 @@ class SinogramSlices(VolumeSlices):
 class _Stored(NamedTuple):
     """A slice as stored, ``(views, detectors)``, its open beam, and which rays are dead; None: there is none.
 
-    Rays of dead elements are interpolated from their neighbors.
+    Rays of dead elements are interpolated from their neighbors. ``dead_elements`` ``(detectors,)`` are those of the
+    detector of the slice; ``live`` is the part of every ray that live elements measured, where the slice was made of
+    the samples of another detector.
     """
 
     rays: Tensor
     flat: Tensor | None
     dead: Tensor | None
+    dead_elements: Tensor | None = None
+    live: Tensor | None = None
 
 
 def _normalized(weights: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from physics import MU_WATER
+from physics import MU_WATER, ImageGrid, TiltedPlanes
 
 from ..errors import data_error
 from .hdf5_file import dataset_of, opened, text_of
@@ -100,6 +100,11 @@ class ImageHeader:
     center_mm
         Middle of the image ``(y, x)``, upwards and to the right from the axis of the scanner. Places in the patient
         that a file states contain it.
+    z_mm
+        Places of the images along the axis of the scanner, ``(slices,)``.
+    planes
+        Planes of the images, if they are tilted; None: they are axial, or along ``placement``. Tilted images become
+        axial ones by :func:`recon.axial_reconstruction`.
     """
 
     modality: str = "OT"
@@ -112,6 +117,20 @@ class ImageHeader:
     is_attenuation: bool = False
     mu_water: float = MU_WATER
     center_mm: tuple[float, float] = (0.0, 0.0)
+    z_mm: npt.NDArray[np.float64] | None = None
+    planes: TiltedPlanes | None = None
+
+    def at_heights(self, z_mm: npt.NDArray[np.float64]) -> "ImageHeader":
+        """The header of axial images at these places along the axis of the scanner."""
+        arrays, attributes = self.carried
+        return replace(self, z_mm=z_mm, planes=None, carried=({**arrays, "z_mm": z_mm}, attributes))
+
+    @property
+    def grid(self) -> ImageGrid | None:
+        """Grid of the displayed images; None where no pixel size is stated."""
+        if self.shape is None or self.pixel_mm is None:
+            return None
+        return ImageGrid(self.shape, self.pixel_mm, self.center_mm)
 
     def cropped(self, shape: tuple[int, int]) -> "ImageHeader":
         """The header of images cut out of the center, see :func:`recon.center_crop`.
@@ -146,7 +165,14 @@ class ImageHeader:
         ----------
         shape
             ``(slices, height, width)``.
+
+        Raises
+        ------
+        ValueError
+            If the images are of tilted planes, which no affine describes.
         """
+        if self.planes is not None:
+            raise ValueError("ImageHeader: images of tilted planes have no affine, expected axial images")
         slices, height, width = shape
         rows_mm, columns_mm = self.pixel_mm or (1.0, 1.0)
         thickness = self.thickness_mm or (1.0 if self.pixel_mm is None else columns_mm)
@@ -156,6 +182,11 @@ class ImageHeader:
         affine = np.eye(4)
         affine[:3, :3] = (directions * np.array([[columns_mm], [rows_mm], [thickness]])).T
         if self.placement is None:
+            if self.z_mm is not None and slices > 1:
+                steps = np.diff(self.z_mm)
+                if np.abs(steps - steps.mean()).max() > 1e-2 * abs(steps.mean()):
+                    return None
+                affine[:3, 2] = directions[2] * steps.mean()
             affine[:3, 3] = -affine[:3, :3] @ (np.array([width, height, slices]) - 1) / 2
             # Rows run to posterior, y of the scanner upwards.
             affine[:2, 3] += self.center_mm[1], -self.center_mm[0]
@@ -180,6 +211,9 @@ def read_image_header(
     is_attenuation: bool = False,
     mu_water: float = MU_WATER,
     center_mm: tuple[float, float] = (0.0, 0.0),
+    z_mm: npt.NDArray[np.float64] | None = None,
+    thickness_mm: float | None = None,
+    planes: TiltedPlanes | None = None,
 ) -> ImageHeader:
     """Read what a file states of its images, beside what its reader knows.
 
@@ -187,13 +221,13 @@ def read_image_header(
     ----------
     slices
         Number of images.
-    modality, shape, pixel_mm, patient_id, is_attenuation, mu_water, center_mm
+    modality, shape, pixel_mm, patient_id, is_attenuation, mu_water, center_mm, z_mm, thickness_mm, planes
         Known from the reader.
 
     Raises
     ------
     DataError
-        If the orientation or the positions in the file are impossible.
+        If the orientation or the positions in the file are impossible, or stated for tilted planes.
     """
     stated: dict[str, str] = {}
     carried: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
@@ -206,9 +240,17 @@ def read_image_header(
             placement = _placement(file, path, slices)
     if patient_id is not None:
         stated["PatientID"] = patient_id[:64]
+    if planes is not None and placement is not None:
+        found, advice = "one orientation of tilted planes", "remove it: every plane has another one"
+        raise data_error(path, ORIENTATION, found, "none", advice)
+    if thickness_mm is not None:
+        thickness = carried[1]["thickness_mm"] = thickness_mm
+    if z_mm is not None:
+        carried[0]["z_mm"] = z_mm
     return ImageHeader(
-        modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation, mu_water, center_mm
-    )
+        modality, shape, pixel_mm, thickness, placement, stated, carried, is_attenuation, mu_water, center_mm, z_mm,
+        planes,
+    )  # fmt: skip
 
 
 def _carried(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -318,6 +318,9 @@ class VolumeSlices(Dataset[Sample], ABC):
             shape = self.displayed_shape(number)
             header, size = self.image_header(number).cropped(shape), (self.n_slices(number), *shape)
             path, is_placed = self.volumes[number].path, header.placement is not None
+            if header.planes is not None:
+                advice = "make the sites with axial planes"
+                raise data_error(path, "labels", "slices of tilted planes", "axial slices", advice)
             self._grids[number] = DisplayedGrid(path, size, header.affine(size), is_placed)
         return self._grids[number]
 

@@ -1,3 +1,4 @@
+from .axial import axial_reconstruction as axial_reconstruction
 from .formats import SUFFIXES as SUFFIXES
 from .formats import require_export as require_export
 from .formats import require_png as require_png

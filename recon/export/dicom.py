@@ -169,6 +169,8 @@ def _file(
     data.SOPInstanceUID = _uid(key, f"image {index}")
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
     data.InstanceNumber = index + 1
+    if (z_mm := found.header.z_mm) is not None:
+        data.SliceLocation = format_number_as_ds(float(z_mm[index]))
     if is_placed(found) and found.header.placement is not None:
         position = found.header.placement.positions[index]
         data.ImagePositionPatient = [format_number_as_ds(float(v)) for v in position]

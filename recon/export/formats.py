@@ -99,11 +99,16 @@ def write_reconstruction(found: Reconstruction, out: Path | str, *, slices: PngS
         If the file cannot be written.
     """
     require_export(out := Path(out), overwrite=True)
+    if found.header.planes is not None and suffix_of(out) not in (".h5", ".hdf5"):
+        advice = "call recon.axial_reconstruction before, or write HDF5"
+        raise data_error(out, "--out", "images of tilted planes", "axial images", advice)
     return _WRITERS[suffix_of(out)](found, out, slices)
 
 
 def _write_hdf5(found: Reconstruction, out: Path, slices: PngSlices) -> list[str]:
     arrays, attributes = found.header.carried
+    if found.header.planes is not None:
+        arrays = {**arrays, "slopes": found.header.planes.slopes}
     images = {"reconstruction": found.magnitude, "image": found.image}
     method: dict[str, Any] = {"derivation": found.derivation, "scan": found.scan}
     if found.half_width is not None:
@@ -218,7 +223,7 @@ def _unstated(found: Reconstruction) -> list[str]:
         lines.append(f"{found.scan} states no pixel size: distances in the image are not known")
     if header.thickness_mm is None and (header.placement is None or header.placement.step() is None):
         lines.append(f"{found.scan} states no slice thickness: distances across slices are not known")
-    elif header.placement is None and len(found.displayed) > 1:
+    elif header.placement is None and header.z_mm is None and len(found.displayed) > 1:
         lines.append(f"{found.scan} states no positions of its slices: they are taken as adjacent")
     if header.placement is None:
         reason = "states no orientation, or no pixel size of an image that is cropped"

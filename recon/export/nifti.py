@@ -20,7 +20,7 @@ def nifti_bytes(found: Reconstruction, *, compressed: bool, images: Images | Non
     Raises
     ------
     DataError
-        If the positions of the slices are not evenly spaced, which no affine describes.
+        If the slices are not evenly spaced, which no affine describes.
     """
     import nibabel  # late: slow to import
 
@@ -28,7 +28,8 @@ def nifti_bytes(found: Reconstruction, *, compressed: bool, images: Images | Non
     affine = header.affine(images.shape)
     if affine is None:
         advice = "write DICOM or HDF5 (--out NAME.dcm, NAME.h5)"
-        raise data_error(found.scan, "ImagePositionPatient", "uneven steps", "evenly spaced slices", advice)
+        key = "ImagePositionPatient" if header.placement is not None else "z_mm"
+        raise data_error(found.scan, key, "uneven steps", "evenly spaced slices", advice)
     image: Any = nibabel.Nifti1Image(np.ascontiguousarray(images.transpose(2, 1, 0)), affine)  # type: ignore[no-untyped-call]
     code = _ALIGNED if header.placement is None else _SCANNER
     image.set_sform(affine, code)

@@ -15,6 +15,7 @@ from physics import MU_WATER, ConeScan, ConeViews
 from ...errors import DataError, data_error
 from ...files import shown_files
 from ..progress import doing, made
+from .dead import constant_elements, dead_line, named_elements, require_live
 from .header import ViewHeader, is_dicom, is_projection, read_header, read_projection
 
 #: Elements that all views of a series share.
@@ -44,7 +45,8 @@ class ProjectionSeries:
 
     ``scale`` is slope and intercept of every view that make line integrals of stored values, for water of
     ``water_per_mm``. ``field_mm`` is the diameter of the field of view. ``photons`` says whether the files state the
-    number of photons.
+    number of photons. ``dead`` are the dead elements ``(columns, rows)``, named or found; ``dead_found`` those that
+    nobody named.
     """
 
     folder: Path
@@ -61,16 +63,21 @@ class ProjectionSeries:
     description: str | None
     anatomy: str | None
     stated_pitch: float | None = None
+    dead: npt.NDArray[np.bool_] | None = None
+    dead_found: npt.NDArray[np.bool_] | None = None
 
     def warnings(self) -> list[str]:
-        """What makes the geometry of the files doubtful, one line each."""
-        stated, found = self.stated_pitch, self.scan.pitch
-        if not self.helical or stated is None or stated <= 0 or abs(found / stated - 1) < _SAME_PITCH:
-            return []
-        return [
-            f"{self.folder}: SpiralPitchFactor is {stated:g}, but positions, angles and rows have a pitch of "
-            f"{found:.3g}: compare the images with those of the scanner"
-        ]
+        """What makes geometry or values of the files doubtful, one line each."""
+        stated, pitch = self.stated_pitch, self.scan.pitch
+        found = []
+        if self.dead_found is not None and self.dead_found.any():
+            found.append(dead_line(self.folder, self.dead_found))
+        if self.helical and stated is not None and stated > 0 and abs(pitch / stated - 1) >= _SAME_PITCH:
+            found.append(
+                f"{self.folder}: SpiralPitchFactor is {stated:g}, but positions, angles and rows have a pitch of "
+                f"{pitch:.3g}: compare the images with those of the scanner"
+            )
+        return found
 
     @property
     def water_scale(self) -> float:
@@ -89,7 +96,7 @@ class ProjectionSeries:
         def read(view: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float64] | None]:
             return read_projection(self.files[view], columns, rows, photons=self.photons)
 
-        return ConeViews(self.scan, read, self.scale * self.water_scale)
+        return ConeViews(self.scan, read, self.scale * self.water_scale, self.dead)
 
 
 def series_folders(folder: Path) -> dict[Path, str | None]:
@@ -111,19 +118,26 @@ def _description(file: Path) -> str:
         return ""
 
 
-def open_series(folder: Path, *, water_per_mm: float | None = None) -> ProjectionSeries:
+def open_series(
+    folder: Path, *, water_per_mm: float | None = None, dead_elements: Sequence[str] = ()
+) -> ProjectionSeries:
     """Read the headers of a folder of DICOM-CT-PD files and check that they are one complete series.
+
+    Elements that are equal in all of 64 evenly chosen views, while others change, are dead.
 
     Parameters
     ----------
     water_per_mm
         Attenuation of water; None: as the files state it.
+    dead_elements
+        Further dead elements, ``COLUMN:ROW`` from 1 as in the manual, or ``COLUMN:all``, ``all:ROW``.
 
     Raises
     ------
     DataError
         If a file is damaged, files are of several series or differ in what a series shares, views are missing or
-        double, or the scan is of a kind that is not read.
+        double, the scan is of a kind that is not read, more than a quarter of the elements are dead, or an element is
+        named that is not there.
     """
     files = [file for file in shown_files(folder) if is_dicom(file)]
     if not files:
@@ -137,7 +151,10 @@ def open_series(folder: Path, *, water_per_mm: float | None = None) -> Projectio
     headers.sort(key=lambda header: header.instance)
     _require_all_views(folder, headers)
     first, scan = headers[0], _scan(headers)
-    water = _require_readable(first, scan, water_per_mm)
+    water, scale = _require_readable(first, scan, water_per_mm), _scale(headers)
+    named = named_elements(dead_elements, scan.columns, scan.rows, folder)
+    constant = constant_elements(lambda view: read_projection(headers[view].path, *scan.shape[1:])[0], scale)
+    require_live(folder, dead := named | constant)
 
     def text(name: str) -> str | None:
         return str(first.public[name] or "").strip() or None
@@ -148,7 +165,7 @@ def open_series(folder: Path, *, water_per_mm: float | None = None) -> Projectio
         folder,
         tuple(header.path for header in headers),
         scan,
-        _scale(headers),
+        scale,
         water_per_mm=water,
         field_mm=covered if field is None or not 0 < field <= covered else field,
         photons=all(header.has_photons for header in headers),
@@ -159,6 +176,8 @@ def open_series(folder: Path, *, water_per_mm: float | None = None) -> Projectio
         description=text("SeriesDescription"),
         anatomy=text("BodyPartExamined"),
         stated_pitch=_number(first.public["SpiralPitchFactor"]),
+        dead=dead,
+        dead_found=constant & ~named,
     )
 
 
@@ -187,7 +206,9 @@ def _require_one_series(folder: Path, headers: Sequence[ViewHeader]) -> None:
         found = ", ".join(
             f"{count} files of {text or name or 'no series'}" for (name, text), count in counts.most_common(3)
         )
-        advice = "put every series into a folder of its own"
+        rarest = min(counts, key=lambda key: counts[key])
+        example = next(header.path.name for header in headers if (header.series, header.description) == rarest)
+        advice = f"put every series into a folder of its own; of the smaller one is {example}"
         raise data_error(folder, "SeriesInstanceUID", f"{len(counts)} series ({found})", "one series", advice)
     for name in _SHARED:
         common = Counter(str(header.values.get(name)) for header in headers).most_common()

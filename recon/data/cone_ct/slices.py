@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from physics import FanBeam, ImageGrid, SliceRebinning, filtered_backprojection
+from physics import FanBeam, ImageGrid, SliceRebinning, TiltedPlanes, filtered_backprojection
 
 from ...errors import DataError, data_error
 from ...files import written_hdf5
@@ -16,8 +17,9 @@ from ..ct_file import scan_arrays
 from ..progress import doing, made
 from .series import ProjectionSeries
 
-#: Half the cone angle in degrees up to which the accuracy of rebinned slices was measured.
-MEASURED_CONE_DEG = 1.5
+#: Half the cone angle in degrees up to which rebinned slices were measured to have streaks of at most 5 HU, with axial
+#: and with tilted planes.
+MEASURED_CONE_DEG, TILTED_CONE_DEG = 1.5, 6.2
 #: Part of the rays within the field of view without a row of the detector that is said.
 _EXTRAPOLATED = 0.01
 
@@ -41,16 +43,22 @@ class SlicePlan:
         """Size of the file, about."""
         return 4 * len(self.centers_mm) * (math.prod(self.geometry.shape) + math.prod(self.grid.shape))
 
+    @property
+    def spacing_mm(self) -> float:
+        """Distance between the slices along the axis."""
+        return _spacing(self.rebinning, self.thickness_mm)
+
     def warnings(self, series: ProjectionSeries) -> list[str]:
         """What makes the slices less accurate, one line each."""
         cone, tilt = math.degrees(series.scan.cone_angle_rad), math.degrees(self.rebinning.tilt_rad)
         usable, radius = self.rebinning.usable_radius_mm, self.rebinning.radius_mm
-        found = []
-        if cone > MEASURED_CONE_DEG + 0.005:
+        tilted, found = self.rebinning.tilted, []
+        if cone > (limit := TILTED_CONE_DEG if tilted else MEASURED_CONE_DEG) + 0.005:
+            rays = "" if tilted else f" (rays are tilted by up to {tilt:.2f} degrees against a slice)"
+            advice = "; --planes tilted has fewer" if series.helical and not tilted else ""
             found.append(
                 f"{series.folder}: half the cone angle is {cone:.2f} degrees; slices were measured to "
-                f"{MEASURED_CONE_DEG:g} (rays are tilted by up to {tilt:.2f} degrees against a slice): expect streaks "
-                "and blurred edges where anatomy changes along z"
+                f"{limit:g}{rays}: expect streaks and blurred edges where anatomy changes along z{advice}"
             )
         if usable < 0.98 * radius:
             found.append(
@@ -61,30 +69,55 @@ class SlicePlan:
 
 
 def plan_slices(
-    series: ProjectionSeries, *, thickness_mm: float = 5.0, size: int = 512, views: int | None = None
+    series: ProjectionSeries,
+    *,
+    thickness_mm: float = 5.0,
+    size: int = 512,
+    views: int | None = None,
+    tilted: bool = False,
 ) -> SlicePlan:
-    """Plan the slices of a series: all that are complete, one beside the other.
+    """Plan the slices of a series: all that are complete.
 
     Parameters
     ----------
     thickness_mm
-        Thickness of a slice, and distance between two.
+        Thickness of a slice, and distance between two axial slices. Tilted ones are half of it apart: axial images are
+        interpolated between them.
     size
         Pixels per side of the image, which covers the field of view.
     views
         Views per slice; None: as many as one focal spot has in a turn.
+    tilted
+        Whether the planes of the slices follow the helix, see :class:`physics.SliceRebinning`; for helical scans.
 
     Raises
     ------
     DataError
-        If the scan is too short for a slice, or its pitch is too high.
+        If the scan is too short for a slice, or for an axial image of tilted ones, its pitch is too high, or planes of
+        an axial scan are to be tilted.
     """
+    grid = ImageGrid((size, size), series.field_mm / size)
+    if tilted and not series.helical:
+        raise data_error(
+            series.folder, "--planes", "tilted planes of an axial scan", "a helix", "choose --planes axial"
+        )
     try:
-        rebinning = SliceRebinning(series.scan, series.field_mm / 2, views)
-        centers = rebinning.slices_mm(thickness_mm)
+        rebinning = SliceRebinning(series.scan, series.field_mm / 2, views, tilted=tilted)
+        centers = rebinning.slices_mm(thickness_mm, _spacing(rebinning, thickness_mm))
+        if tilted:
+            _planes(rebinning, centers).axial_mm(grid, thickness_mm)
     except ValueError as error:
         raise DataError(" ".join(f"{series.folder}: {error}".split())) from None
-    return SlicePlan(rebinning, tuple(centers.tolist()), thickness_mm, ImageGrid((size, size), series.field_mm / size))
+    return SlicePlan(rebinning, tuple(centers.tolist()), thickness_mm, grid)
+
+
+def _spacing(rebinning: SliceRebinning, thickness_mm: float) -> float:
+    return thickness_mm / 2 if rebinning.tilted else thickness_mm
+
+
+def _planes(rebinning: SliceRebinning, centers: npt.ArrayLike) -> TiltedPlanes:
+    heights = np.asarray(centers, dtype=np.float64)
+    return TiltedPlanes(heights, np.array([rebinning.slope_at(z) for z in heights]))
 
 
 def write_slices(
@@ -94,7 +127,8 @@ def write_slices(
 
     Line integrals are scaled so that water has the attenuation :data:`physics.MU_WATER`. The photons per ray are those
     with the noise of the averaged samples, the mean over all slices; that averages of neighboring rays share samples is
-    not in them.
+    not in them. Values of dead elements are interpolated; the dataset ``live`` then has the part of every ray that live
+    elements measured, by which its weight falls.
 
     Parameters
     ----------
@@ -119,6 +153,9 @@ def write_slices(
     with written_hdf5(path, plan.n_bytes) as file, doing(f"rebinning {series.folder.name}", count):
         lines = file.create_dataset("line_integrals", (count, *geometry.shape), "f4", chunks=(1, *geometry.shape))
         truth = file.create_dataset("reference", (count, *grid.shape), "f4") if reference else None
+        live = None
+        if series.dead is not None and series.dead.any():
+            live = file.create_dataset("live", lines.shape, "f4", chunks=lines.chunks, compression="gzip")
         for number, z in enumerate(plan.centers_mm):
             slab = plan.rebinning.rebin(views, z, plan.thickness_mm)
             if not np.isfinite(slab.lines).all():
@@ -130,6 +167,8 @@ def write_slices(
                     "repair the files",
                 )
             lines[number] = slab.lines
+            if live is not None:
+                live[number] = slab.live
             extrapolated = max(extrapolated, slab.extrapolated)
             # The noise of scaled lines, as that of counts of the scaled lines: the attenuation itself is not scaled.
             inverse += scale**2 / slab.photons * np.exp(slab.lines * (1 / scale - 1)) / count
@@ -138,6 +177,8 @@ def write_slices(
             made(number + 1)
         datasets: dict[str, Any] = scan_arrays(grid, geometry)
         datasets["z_mm"] = np.array(plan.centers_mm)
+        if plan.rebinning.tilted:
+            datasets["slopes"] = _planes(plan.rebinning, plan.centers_mm).slopes
         if series.photons:
             datasets["photons"] = 1 / inverse
         for key, values in datasets.items():
@@ -148,6 +189,7 @@ def write_slices(
                 "acquisition": series.description or "",
                 "electronic_noise": 0.0,
                 "simulated": "",
+                "thickness_mm": plan.thickness_mm,
             }
         )
     if extrapolated > _EXTRAPOLATED:

@@ -6,8 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from federation import ConfigError, check_sites, load_manifest, make_ct_pd_sites
+from federation import ConfigError, check_sites, load, load_manifest, make_ct_pd_sites
 from federation.cli.main import main
+from federation.experiment.reconstruction import ReconstructOptions, reconstruct_scan
 from physics import Ellipsoid, EllipsoidPhantom, attenuation_to_hu
 from recon import DataError, open_sinograms
 
@@ -73,6 +74,24 @@ def test_measured_sites_have_all_views_and_no_reference(projections, tmp_path):
     assert manifest.simulation() is None
     volume = manifest.open(manifest.root / "C001_full.h5")
     assert not volume.has_reference and volume.shape[1] == 24 and volume.patient_id == "C"
+
+
+def test_tilted_planes_and_dead_elements_are_options_of_the_command(projections, tmp_path):
+    sites = tmp_path / "sites"
+    command = ["sites", "make", "dicom-ct-pd", str(projections / "C001"), "--out", str(sites), "--slices", "4mm"]
+    options = ["--size", "16", "--planes", "tilted", "--dead", "3:4", "1:all", "--measured"]
+    assert main([*command, *options]) == 0
+    assert load_manifest(sites / "maker_scanner-1.toml").acquisition.origin.endswith("projections to tilted planes")
+    scan = sites / "data" / "maker_scanner-1" / "full.h5"
+    volume = open_sinograms(scan)
+    assert volume.planes is not None and volume.has_live and float(volume.read_live(0)[:, -1].min()) < 1
+    said = []
+    reconstruct_scan(load("fbp"), scan, tmp_path / "dicom", ReconstructOptions(), said.append)
+    images = sorted((tmp_path / "dicom").iterdir())
+    counts = f"{len(images)} axial images interpolated from {volume.shape[0]} tilted planes"
+    assert f"note: full.h5 has tilted planes: {counts}" in said
+    places = [float(pydicom.dcmread(file).SliceLocation) for file in images]
+    assert np.diff(places) == pytest.approx(4.0) and volume.z_mm[0] < places[0] < places[-1] < volume.z_mm[-1]
 
 
 def test_existing_output_is_refused_before_anything_is_read(projections, tmp_path, monkeypatch):
@@ -143,6 +162,12 @@ def test_a_failure_leaves_no_part_of_a_file(projections, tmp_path):
         (["--slices", "5 cm"], "found '5 cm', expected millimeters"),
         (["--water", "0.19"], "WaterAttenuationCoefficient: found 0.19, expected 0.012 to 0.04 per mm"),
         (["--slices", "80mm"], "is covered along z, expected 80 mm for one slice"),
+        (["--planes", "titled"], "invalid choice: 'titled' (choose from"),
+        (
+            ["--dead", "3"],
+            "--dead: found '3', expected COLUMN:ROW of 24 columns and 16 rows, from 1, as 12:3 or 12:all",
+        ),
+        (["--dead", "3:17"], "--dead: found '3:17', expected COLUMN:ROW"),
     ],
 )
 def test_wrong_options_get_one_line(projections, tmp_path, capsys, words, error):

@@ -208,7 +208,8 @@ FAULTS = {
     "double view": (lambda f: rewritten(f, 3, InstanceNumber=2), r"found two files of view 2, expected one file per"),
     "two series": (
         lambda f: rewritten(f, 3, series="9.9", SeriesDescription="Low dose projections"),
-        r"found 2 series \(25 files of Full dose projections, 1 files of Low dose projections\), expected one series",
+        r"found 2 series \(25 files of Full dose projections, 1 files of Low dose projections\), expected one series; "
+        r"put every series into a folder of its own; of the smaller one is view_015838\.dcm",
     ),
     "other detector": (
         lambda f: rewritten(f, 3, rows=6),
