@@ -81,7 +81,12 @@ WEIGHTS = {
     "body-ct": Weights(
         "ct",
         "CT of people, fan beam over a turn, 48 to 360 views, 1e4 to 1e6 photons per ray, with weights of the rays",
-        NetworkSettings(architecture="corrected_tv", channels=8, depth=3, architecture_options={"iterations": 100}),
+        NetworkSettings(
+            architecture="corrected_tv",
+            channels=8,
+            depth=3,
+            architecture_options={"iterations": 100, "pixel_weight": 2.4},
+        ),
         0,
         {"matrix": 256},
     ),
