@@ -298,7 +298,8 @@ class WeightsMethod(Method):
         self.file = file
 
     def warnings(self, samples: VolumeSlices, height_and_width: tuple[int, ...]) -> list[str]:
-        beyond = self.file.beyond(matrix=max(height_and_width), acceleration=samples.acceleration(0))
+        scan = {"matrix": max(height_and_width), "acceleration": samples.acceleration(0)}
+        beyond = self.file.beyond(**scan, photons=samples.facts().get("photons"))
         return [f"{text} for {self.file.name}; compare the image with another method" for text in beyond]
 
 
