@@ -54,7 +54,7 @@ class Weights:
     title: str
     settings: NetworkSettings
     scans: int
-    #: Largest scans, in training and among the measured ones.
+    #: Largest scans, in training and among the measured ones, and least photons per ray.
     limits: dict[str, float]
 
 
@@ -80,10 +80,15 @@ WEIGHTS = {
     ),
     "body-ct": Weights(
         "ct",
-        "CT of people, fan beam over a turn, 48 to 360 views, 1e4 to 1e6 photons per ray, with weights of the rays",
-        NetworkSettings(architecture="corrected_tv", channels=8, depth=3, architecture_options={"iterations": 100}),
+        "CT of people, fan beam over a turn, 49 to 286 views, 1e5 to 1e6 photons per ray, with weights of the rays",
+        NetworkSettings(
+            architecture="corrected_tv",
+            channels=8,
+            depth=3,
+            architecture_options={"iterations": 100, "pixel_weight": 2.4},
+        ),
         0,
-        {"matrix": 256},
+        {"matrix": 256, "least_photons": 1e5},
     ),
     "disc-ct": Weights(
         "ct",

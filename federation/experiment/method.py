@@ -299,7 +299,10 @@ class WeightsMethod(Method):
         self.file = file
 
     def warnings(self, samples: VolumeSlices, height_and_width: tuple[int, ...]) -> list[str]:
-        beyond = self.file.beyond(matrix=max(height_and_width), acceleration=samples.acceleration(0))
+        scan: dict[str, float | None] = {"matrix": max(height_and_width), "acceleration": samples.acceleration(0)}
+        if "least_photons" in self.file.limits:
+            scan["photons"] = samples.facts().get("photons")
+        beyond = self.file.beyond(**scan)
         return [f"{text} for {self.file.name}; compare the image with another method" for text in beyond]
 
 

@@ -1,5 +1,7 @@
 """Total variation, corrected by a network that sees what it left of the measurement; CT only."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,7 @@ from .noise_level import noise_map
 from .regularizers import UNetRegularizer
 
 #: Weight of total variation in units of the noise of the back-projected measurement: less takes noise for edges.
-#: The second is for rays with weights, whose noise is that of each pixel.
-_NOISES, _NOISES_OF_A_PIXEL = 2.8, 1.2
+_NOISES = 2.8
 #: Its least threshold, for scans without noise.
 _LEAST = 1e-8
 
@@ -21,7 +22,6 @@ class CorrectedTV(nn.Module):
 
     T is the image of :func:`physics.penalized_tv`, whose weight follows from the noise of the scan: it needs no tuning.
     Where rays have weights, each pixel has the weight of its own noise: more at the rim of a body than in the middle.
-    With 1e4 photons per ray and few views, that leaves spots of noise in the middle.
     S is ``A.start``, filtered back-projection: its image of the residual holds what total variation has removed from
     the measurement, as edges and noise. A network that sees T alone cannot tell them. The third input of the U-Net is
     the noise of a filtered back-projection per pixel, see :func:`noise_map`. The correction is zero at the start.
@@ -34,14 +34,25 @@ class CorrectedTV(nn.Module):
         Size of the U-Net, as for :class:`UNetRegularizer`.
     iterations
         Iterations of total variation.
+    pixel_weight
+        Weight of total variation in a pixel, in units of the noise of the back-projected measurement there; without
+        effect where rays have no weights. 1.2 has the best PSNR on people without training, and leaves spots of noise
+        at 1e4 photons per ray; 2.4 leaves few and takes more of the edges, which the U-Net can restore.
+
+    Raises
+    ------
+    ValueError
+        If ``pixel_weight`` is not a positive number.
     """
 
     uses_noise = True
     only_for = "ct"
 
-    def __init__(self, channels: int = 8, depth: int = 3, iterations: int = 200) -> None:
+    def __init__(self, channels: int = 8, depth: int = 3, iterations: int = 200, pixel_weight: float = 1.2) -> None:
         super().__init__()
-        self.iterations = iterations
+        if not 0 < pixel_weight < math.inf:
+            raise ValueError(f"CorrectedTV: pixel_weight is {pixel_weight}, expected a positive number")
+        self.iterations, self.pixel_weight = iterations, pixel_weight
         self.unet = UNetRegularizer(channels, depth, noise_level=True)
 
     def forward(self, y: Tensor, A: LinearOperator, noise_std: Tensor | None = None) -> Tensor:
@@ -69,7 +80,7 @@ class CorrectedTV(nn.Module):
                 sigma = torch.where(noise_std > 0, noise_std, sigma)
             start = A.start(y)
             scale = per_sample(image_scale(start), 2)
-            weight = _noise_weight(A, sigma) / scale
+            weight = _noise_weight(A, sigma, self.pixel_weight) / scale
             threshold = (weight * reciprocal(per_sample(A.norm**2, 2))).clamp_min(_LEAST)
             image = penalized_tv(y / scale, A, threshold, start / scale, self.iterations) * scale
             level = noise_map(A, sigma)
@@ -81,7 +92,7 @@ class CorrectedTV(nn.Module):
         return refined.reshape(*inputs.shape[:-3], *inputs.shape[-2:])
 
 
-def _noise_weight(A: LinearOperator, noise_std: Tensor) -> Tensor:
+def _noise_weight(A: LinearOperator, noise_std: Tensor, pixel_weight: float) -> Tensor:
     """Weight of total variation, ``(*batch, 1, 1)``; for rays with weights that of each pixel, ``(*batch, *image)``."""
     noise = _backprojected_noise(A, noise_std)
     weights = getattr(A, "ray_weights", None)
@@ -91,7 +102,7 @@ def _noise_weight(A: LinearOperator, noise_std: Tensor) -> Tensor:
     spread = A.adjoint(weights.expand(*noise_std.shape, *A.range_shape).contiguous()).clamp_min(0).sqrt()
     inside = _inside(A, spread.device)
     mean_square = spread[..., inside].square().mean(-1)
-    return _NOISES_OF_A_PIXEL * noise * spread * per_sample(reciprocal(mean_square.sqrt()), 2)
+    return pixel_weight * noise * spread * per_sample(reciprocal(mean_square.sqrt()), 2)
 
 
 def _backprojected_noise(A: LinearOperator, noise_std: Tensor) -> Tensor:

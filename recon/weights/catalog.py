@@ -34,7 +34,8 @@ class WeightsFile:
     parameters
         Number of parameters.
     limits
-        Largest ``matrix`` and ``acceleration`` of the scans that the weights suit, where they are stated.
+        Largest ``matrix`` and ``acceleration`` and ``least_photons`` per ray of the scans that the weights suit, where
+        they are stated.
     """
 
     name: str
@@ -55,10 +56,16 @@ class WeightsFile:
     def bytes(self) -> int:
         return self.path.stat().st_size
 
-    def beyond(self, **scan: float) -> list[str]:
-        """What of a scan, such as ``matrix=320``, is larger than the limits, in words."""
-        known = [(key, value, self.limits[key]) for key, value in scan.items() if key in self.limits]
-        return [f"{key} {value:.3g}, expected at most {limit:g}" for key, value, limit in known if value > limit]
+    def beyond(self, **scan: float | None) -> list[str]:
+        """What of a scan, such as ``matrix=320``, is outside the limits, in words; None: unknown."""
+        found = []
+        for key, value in scan.items():
+            most, least = self.limits.get(key), self.limits.get(f"least_{key}")
+            if most is not None and value is not None and value > most:
+                found.append(f"{key} {value:.3g}, expected at most {most:g}")
+            if least is not None and (value is None or value < least):
+                found.append(f"{key} {'unknown' if value is None else f'{value:.3g}'}, expected at least {least:g}")
+        return found
 
     def sha256(self) -> str:
         """SHA-256 of the file."""

@@ -1,7 +1,8 @@
-"""`fedrecon weights`, `reconstruct --weights` and `--start-from`, on small weights that the test writes."""
+"""`fedrecon weights`, `reconstruct --weights` and `--start-from`, on small weights that the test writes; body-ct."""
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,30 @@ import torch
 from federation import make_demo_sites
 from federation.cli.main import main
 from federation.sites import CT_DEMO_SITES, DEMO_SITES, make_ct_demo_sites
-from recon import MODALITIES, STARTER_WEIGHTS, KSpaceSlices, NetworkSettings, load_weights, reconstruct, save_weights
+from physics import (
+    MU_WATER,
+    FanBeam,
+    ImageGrid,
+    Transmission,
+    body_phantom,
+    evenly_spaced,
+    hu_to_attenuation,
+    simulate_counts,
+)
+from recon import (
+    MODALITIES,
+    STARTER_WEIGHTS,
+    CorrectedTV,
+    KSpaceSlices,
+    NetworkSettings,
+    SinogramSlices,
+    collate,
+    load_weights,
+    open_weights,
+    reconstruct,
+    save_weights,
+    write_sinograms,
+)
 
 SETTINGS = NetworkSettings(
     cascades=2, regularizer="cnn", channels=2, depth=2, consistency="noise_proximal", noise_level=True
@@ -100,6 +124,32 @@ def test_a_ct_scan_is_reconstructed_by_weights_for_ct(tmp_path: Path) -> None:
     assert main(["reconstruct", "--weights", str(tmp_path / "b.safetensors"), str(scan), "--out", str(out)]) == 0
     with h5py.File(out) as file:
         assert file["reconstruction"].shape == file["image"].shape == (1, 32, 32)
+
+
+def test_packaged_weights_for_bodies_improve_their_total_variation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid, scan, out = ImageGrid((96, 96), 4.0), tmp_path / "scan.h5", tmp_path / "out.h5"
+    geometry = FanBeam(evenly_spaced(80, 2 * math.pi / 80), 160, 4.5, 570.0, 1026.0)
+    model, fine = Transmission(1e5, electronic_noise=10.0), grid.refined(2)
+    body = hu_to_attenuation(body_phantom(fine.shape, 3, "abdomen"), MU_WATER)[None]
+    truth = torch.nn.functional.avg_pool2d(body, 2)
+    counts = simulate_counts(body, fine, geometry, model, torch.Generator().manual_seed(0))
+    write_sinograms(scan, grid, geometry, counts=counts, photons=1e5, electronic_noise=10.0, reference=truth)
+    assert main(["reconstruct", "--weights", "body-ct", str(scan), "--out", str(out)]) == 0
+    assert "warning:" not in capsys.readouterr().out
+    samples = SinogramSlices([scan], "scan")
+    sample, net = collate([samples[0]]), load_weights("body-ct")
+    assert isinstance(net, CorrectedTV) and net.pixel_weight == 2.4
+    of_tv = net.inputs(sample.measurement, sample.operator, sample.noise_std)[0, 0] * sample.scale
+    with h5py.File(out) as file:
+        image = torch.from_numpy(file["reconstruction"][0])
+    errors = [float((found - truth[0]).square().mean()) for found in (image, of_tv)]
+    assert errors[0] < 0.9 * errors[1]
+    write_sinograms(scan, grid, geometry, counts=counts, photons=9e4, electronic_noise=10.0)
+    assert main(["reconstruct", "--weights", "body-ct", str(scan), "--out", str(out), "--overwrite"]) == 0
+    assert "warning: photons 9e+04, expected at least 100000 for body-ct; compare" in capsys.readouterr().out
+    assert open_weights("body-ct").beyond(matrix=257, photons=1e5) == ["matrix 257, expected at most 256"]
 
 
 def test_a_wrong_mixture_of_options_is_one_line(

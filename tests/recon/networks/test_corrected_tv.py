@@ -47,13 +47,21 @@ def test_untrained_it_is_tv_of_about_the_best_weight(photons: float, views: int)
 def test_with_weights_of_the_rays_each_pixel_has_the_weight_of_its_noise() -> None:
     _, A, _ = scan(1e5, 20, weighted=True)
     noise = torch.randn(400, *A.range_shape, generator=torch.Generator().manual_seed(1))
-    weight, spread = _noise_weight(A, torch.tensor([0.3]))[0], 0.3 * A.adjoint(noise).std(0)
+    weight, spread = _noise_weight(A, torch.tensor([0.3]), 1.2)[0], 0.3 * A.adjoint(noise).std(0)
     place = torch.linspace(-1, 1, 32)
     inside = torch.hypot(place[:, None], place) < 0.9
     ratio = (weight / spread)[inside]
     assert float(spread[inside].max() / spread[inside].min()) > 3
     assert float(ratio.std() / ratio.mean()) < 0.15
     assert 1.0 < float(ratio.mean()) < 1.4
+
+
+def test_a_larger_weight_of_a_pixel_is_smoother_and_has_no_effect_without_weights_of_the_rays() -> None:
+    for weighted in (True, False):
+        y, A, _ = scan(1e4, 20, weighted)
+        usual, larger = (CorrectedTV(4, 1, 60, weight).inputs(y, A)[:, 0] for weight in (1.2, 8.0))
+        roughness = [float(image.diff(dim=-1).abs().sum()) for image in (usual, larger)]
+        assert roughness[1] < 0.95 * roughness[0] if weighted else roughness[1] == roughness[0]
 
 
 def test_it_scales_with_the_measurement_and_treats_samples_alone() -> None:
@@ -89,6 +97,12 @@ def test_training_corrects_tv_and_the_weights_return_from_their_file(tmp_path: P
 
 def test_complex_measurements_and_keys_without_effect_are_refused() -> None:
     y, A, _ = scan(1e4, 20)
+    for weight in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"pixel_weight is {weight}, expected a positive number"):
+            CorrectedTV(pixel_weight=weight)
+    options = {"pixel_weight": 0.0}
+    with pytest.raises(ValueError, match=r"architecture_options: CorrectedTV: pixel_weight is 0\.0"):
+        NetworkSettings(architecture="corrected_tv", architecture_options=options).build()
     with pytest.raises(TypeError, match="complex, expected a sinogram"):
         built()(y + 0j, A)
     with pytest.raises(ValueError, match="cascades: found 3, expected the default"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,11 @@ def test_a_file_says_what_it_holds(written: tuple[Path, UnrolledNetwork]) -> Non
     )
     assert file.beyond(matrix=128, acceleration=99) == []
     assert file.beyond(matrix=320) == ["matrix 320, expected at most 128"]
+    assert file.beyond(matrix=320, photons=None) == ["matrix 320, expected at most 128"]
+    low_dose = replace(file, limits={"least_photons": 1e5})
+    assert low_dose.beyond(matrix=320, photons=1e5) == []
+    assert low_dose.beyond(photons=2e4) == ["photons 2e+04, expected at least 100000"]
+    assert low_dose.beyond(photons=None) == ["photons unknown, expected at least 100000"]
     assert file.bytes == path.stat().st_size and len(file.sha256()) == 64
 
 
