@@ -168,6 +168,12 @@ def _store(part: tuple[Path, RandomScans, list[int]]) -> None:
 
 def measured_heads(data: Path) -> Iterator[tuple[str, Sample]]:
     """Measured heads, kept from training, under masks; maps, noise and scale as at a site."""
+    for title, kspace, mask, reference in measured_kspace(data):
+        yield title, measured_sample(kspace, mask, reference)
+
+
+def measured_kspace(data: Path) -> Iterator[tuple[str, Tensor, Tensor, bool]]:
+    """K-space ``(coils, height, width)``, mask ``(height or 1, width)``, and whether all of k-space was measured."""
     head = _kspace(data / "mr_kspace_head_t2_4coil" / "head_t2_axial_4coil.h5")
     sagittal = _kspace(data / "mri_kspace" / "head_t1_sagittal_1coil.h5")
     for name, kspace, rates in (
@@ -177,10 +183,10 @@ def measured_heads(data: Path) -> Iterator[tuple[str, Sample]]:
     ):
         for rate in rates:
             for kind, make in (("random", random_mask), ("equispaced", equispaced_mask)):
-                yield f"{name}, {rate}x {kind}", _sample(kspace, make(kspace.shape[-1], rate, 0.1, 3).mask)
+                yield f"{name}, {rate}x {kind}", kspace, make(kspace.shape[-1], rate, 0.1, 3).mask[None], True
     with h5py.File(data / "mri_kspace" / "head_8coil_poisson_R8.h5") as file:
         kspace, mask = torch.from_numpy(file["kspace"][0]), torch.from_numpy(file["mask"][()]) != 0
-    yield "head, 8 coils, Poisson 8x", _sample(kspace, mask, reference=False)
+    yield "head, 8 coils, Poisson 8x", kspace, mask if mask.ndim == 2 else mask[None], False
 
 
 def _kspace(path: Path) -> Tensor:
@@ -193,8 +199,8 @@ def _cropped(kspace: Tensor, size: int) -> Tensor:
     return kspace[:, rows, columns].contiguous()
 
 
-def _sample(kspace: Tensor, mask: Tensor, reference: bool = True) -> Sample:
-    mask = mask if mask.ndim == 2 else mask[None]
+def measured_sample(kspace: Tensor, mask: Tensor, reference: bool) -> Sample:
+    """The scan under a mask, with the image of all of k-space as its reference."""
     maps = estimate_maps(kspace * mask, mask)
     A = CartesianMRI(maps, mask)
     scale = float(A.start(kspace * mask).abs().max())
