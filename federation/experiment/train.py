@@ -80,6 +80,7 @@ def train_run(
         (run.path / "report.json").unlink(missing_ok=True)  # scores of the shorter run
     log_into(run.path)
     say_fewer_cores(run, say)
+    _say_unused_consistency(run, say)
     specs = [replace(run.spec(manifest), secure=secure) for manifest in run.participants]
     with InProcessRuntime(specs, jobs, run.threads()) as runtime:
         runtime.queue = run.queue(runtime.sites())
@@ -190,6 +191,15 @@ def _parts(run: RunFolder, seconds: Sequence[float | None]) -> list[Part]:
     if recipe.personal.steps:
         parts.append(Part([f"{name} {local}" for name, local in _personal_jobs(run)]))
     return [replace(part, seconds=each) for part, each in zip(parts, seconds, strict=True)]
+
+
+def _say_unused_consistency(run: RunFolder, say: Say) -> None:
+    """Say at which sites the data consistency of the manifest does not apply."""
+    architecture = run.recipe.network.architecture
+    sites = [manifest.name for manifest in run.manifests if manifest.consistency is not None]
+    if architecture != "unrolled" and sites:
+        what = f"the data consistency in the manifests of {', '.join(sites)} does not apply"
+        say(f"note: {what}: the network {architecture!r} has parts of its own")
 
 
 def _train_at_each(run: RunFolder, jobs: int, say: Say) -> None:

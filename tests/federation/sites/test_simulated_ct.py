@@ -263,3 +263,12 @@ def test_a_scan_is_a_value_of_its_file(sites: Path) -> None:
     volume = samples.volumes[0]
     assert isinstance(volume.geometry, FanBeam) and isinstance(volume.grid, ImageGrid)
     assert torch.equal(samples[0].scale, torch.tensor(CT_SCALE))
+
+
+def test_weights_without_a_data_consistency_train_at_sites_that_name_one(
+    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--set", "federation.rounds=1", "--set", "training.steps_per_round=1", "--set", "evaluation.arms=[]"]
+    out = ["--out", str(tmp_path / "run"), "--jobs", "1"]
+    assert main(["train", "fedavg", "--start-from", "body-ct", "--sites", str(sites), *out, *few]) == 0
+    assert "in the manifests of limited does not apply: the network 'corrected_tv'" in capsys.readouterr().out
