@@ -90,7 +90,7 @@ WEIGHTS = {
             architecture_options={"iterations": 100, "pixel_weight": 2.4},
         ),
         0,
-        {"matrix": 256, "least_photons": 1e5},
+        {"matrix": 256, "least_photons": 1e5, "least_degrees": 350},
     ),
     "disc-ct": Weights(
         "ct",

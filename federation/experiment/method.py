@@ -300,8 +300,9 @@ class WeightsMethod(Method):
 
     def warnings(self, samples: VolumeSlices, height_and_width: tuple[int, ...]) -> list[str]:
         scan: dict[str, float | None] = {"matrix": max(height_and_width), "acceleration": samples.acceleration(0)}
-        if "least_photons" in self.file.limits:
-            scan["photons"] = samples.facts().get("photons")
+        if least := [key.removeprefix("least_") for key in self.file.limits if key.startswith("least_")]:
+            facts = samples.facts()
+            scan |= {key: facts.get(key) for key in least}
         beyond = self.file.beyond(**scan)
         return [f"{text} for {self.file.name}; compare the image with another method" for text in beyond]
 

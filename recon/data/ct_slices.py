@@ -195,6 +195,7 @@ class SinogramSlices(VolumeSlices):
         arc = np.rad2deg(geometry.travel_rad.max()) * (1 + 1 / max(geometry.shape[0] - 1, 1))
         return {
             "sampling": f"{kind}, {geometry.shape[0]} views over {arc:.0f} degrees",
+            "degrees": float(arc),
             "elements": geometry.detectors,
             "photons": self._photons(0),
             "simulated": volume.simulated,

@@ -34,8 +34,8 @@ class WeightsFile:
     parameters
         Number of parameters.
     limits
-        Largest ``matrix`` and ``acceleration`` and ``least_photons`` per ray of the scans that the weights suit, where
-        they are stated.
+        Largest ``matrix`` and ``acceleration``, ``least_photons`` per ray and ``least_degrees`` of the arc of the views
+        of the scans that the weights suit, where they are stated.
     """
 
     name: str

@@ -60,8 +60,8 @@ def save_weights(
     title
         What the weights are for, in one line.
     limits
-        Largest ``matrix`` and ``acceleration`` and ``least_photons`` per ray of the scans that they suit; empty:
-        unknown.
+        Largest ``matrix`` and ``acceleration``, ``least_photons`` per ray and ``least_degrees`` of the arc of the views
+        of the scans that they suit; empty: unknown.
 
     Raises
     ------

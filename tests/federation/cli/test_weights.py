@@ -149,6 +149,10 @@ def test_packaged_weights_for_bodies_improve_their_total_variation(
     write_sinograms(scan, grid, geometry, counts=counts, photons=9e4, electronic_noise=10.0)
     assert main(["reconstruct", "--weights", "body-ct", str(scan), "--out", str(out), "--overwrite"]) == 0
     assert "warning: photons 9e+04, expected at least 100000 for body-ct; compare" in capsys.readouterr().out
+    part = FanBeam(geometry.angles[:60], 160, 4.5, 570.0, 1026.0)
+    write_sinograms(scan, grid, part, counts=counts[:, :60], photons=1e5, electronic_noise=10.0)
+    assert main(["reconstruct", "--weights", "body-ct", str(scan), "--out", str(out), "--overwrite"]) == 0
+    assert "warning: degrees 270, expected at least 350 for body-ct; compare" in capsys.readouterr().out
     assert open_weights("body-ct").beyond(matrix=257, photons=1e5) == ["matrix 257, expected at most 256"]
 
 
