@@ -41,8 +41,8 @@ _ADAPT: dict[str, Callable[[nn.Module, int], list[str]]] = {
 def consistency_at(manifest: SiteManifest, section: NetworkSection) -> str:
     """Name of the data consistency at a site: that of the manifest, or the recipe's for the modality.
 
-    With ``none``, the control that shows the effect of the physics, a recipe overrules the manifest. Other architectures
-    than the unrolled network have none: that of the manifest does not apply.
+    With ``none``, the control that shows the effect of the physics, a recipe overrules the manifest. Other networks
+    than the unrolled one have none: that of the manifest does not apply.
     """
     if section.architecture != "unrolled":
         return section.consistency
