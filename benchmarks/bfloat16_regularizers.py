@@ -15,28 +15,26 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from equal_steps import train_steps
 from starter_scans import CachedScans, bodies, data_folder, heads, measured_heads
 from torch import Tensor, nn
 
 from federation import Recipe, build_network, load_federation, load_recipe, make_ct_demo_sites, make_demo_sites
 from federation.recipes.recipe_library import LIBRARY
 from recon import (
-    LOSSES,
     RandomCTScans,
     RandomScans,
     Regularizer,
     Sample,
     Samples,
     apply,
-    batches,
     collate,
-    cosine_learning_rate,
     evaluate,
 )
 
@@ -119,19 +117,8 @@ def trained(
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(1 + 1e-6 * torch.randn_like(parameter))
-    base = recipe.training.learning_rate
-    optimizer = torch.optim.Adam(network.parameters(), lr=base)
-    endless = itertools.chain.from_iterable(batches(samples, 1, generator) for _ in itertools.count())
-    with ExitStack() as stack:
-        if half:
-            stack.enter_context(bfloat16_regularizers(network))
-        for number, batch in enumerate(itertools.islice(endless, steps)):
-            optimizer.param_groups[0]["lr"] = cosine_learning_rate(base, number / steps)
-            optimizer.zero_grad(set_to_none=True)
-            image = apply(network, batch)
-            LOSSES[recipe.training.loss](batch.magnitude(image), batch.target()).backward()
-            optimizer.step()
-    return network.eval()
+    with bfloat16_regularizers(network) if half else nullcontext():
+        return train_steps(network, samples, steps, generator, recipe)
 
 
 def psnr(network: nn.Module, sites: Sequence[list[Sample]]) -> float:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from equal_steps import train_steps
 from noise_ablation import mean_score
 from starter_scans import data_folder, heads, measured_heads
 from timing import paired_medians
@@ -30,7 +31,6 @@ from training_step import BEFORE, RECIPE, problem_of_size
 from federation import build_network, load_federation, make_demo_sites
 from physics import LinearOperator, per_sample, reciprocal
 from recon import (
-    LOSSES,
     ConvRegularizer,
     NoStep,
     ProximalStep,
@@ -38,9 +38,6 @@ from recon import (
     Sample,
     SiteDataConsistency,
     UnrolledNetwork,
-    apply,
-    batches,
-    cosine_learning_rate,
     evaluate,
 )
 
@@ -195,16 +192,7 @@ def _anatomy() -> tuple[list[Sample], Scores] | None:
 
 def _trained(make: Callable[[], nn.Module], samples: list[Sample], steps: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    network, generator, base = make(), torch.Generator().manual_seed(seed), RECIPE.training.learning_rate
-    optimizer = torch.optim.Adam(network.parameters(), lr=base)
-    endless = itertools.chain.from_iterable(batches(samples, 1, generator) for _ in itertools.count())
-    for number, batch in enumerate(itertools.islice(endless, steps)):
-        optimizer.param_groups[0]["lr"] = cosine_learning_rate(base, number / steps)
-        optimizer.zero_grad(set_to_none=True)
-        image = apply(network, batch)
-        LOSSES[RECIPE.training.loss](batch.magnitude(image), batch.target()).backward()
-        optimizer.step()
-    return network.eval()
+    return train_steps(make(), samples, steps, torch.Generator().manual_seed(seed), RECIPE)
 
 
 DATA = {"demo": _demo_sites, "anatomy": _anatomy}
