@@ -320,6 +320,7 @@ from .training import l1_loss as l1_loss
 from .training import l1_ssim_loss as l1_ssim_loss
 from .training import measure_moments as measure_moments
 from .training import moment_layout as moment_layout
+from .training import psnr_loss as psnr_loss
 from .training import ssim_loss as ssim_loss
 from .training import train_in_turns as train_in_turns
 from .training import train_locally as train_locally

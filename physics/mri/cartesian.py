@@ -127,9 +127,11 @@ class CartesianMRI(FourierScan):
         return self.adjoint(y) * reciprocal(self.rss**2)
 
     def estimate_noise_std(self, y: Tensor) -> Tensor:
-        r"""Noise per sample, :math:`\sqrt{E |n|^2}`: the smaller one of two upper bounds, ``(*batch,)``.
+        r"""Noise per sample, :math:`\sqrt{E |n|^2}`: the smallest one of three upper bounds, ``(*batch,)``.
 
         - The mean power of the quietest 3 of 64 blocks of k-space. Signal may still be there.
+        - The mean power at the quietest 3 of 64 parts of the readout, after the Fourier transform along it: beside the
+          object there is noise alone. Left out below a hundredth of the first bound: a background set to zero.
         - The residual :math:`\|A x - y\|` of the start image, with as many degrees of freedom as there are more samples
           than pixels. It holds errors of the maps; left out where a tenth of the samples or fewer are in excess.
 
@@ -139,7 +141,10 @@ class CartesianMRI(FourierScan):
             n_coils, batch = self.range_shape[0], y.shape[:-3]
             power = y.abs().square().sum(-3).reshape(-1, 1, *y.shape[-2:])
             measured = (power > 0).to(power.dtype)
-            quiet = _quietest_blocks(power, measured, n_coils)
+            quiet = _quietest_blocks(power, measured, n_coils, (8, 8))
+            by_place = torch.fft.ifft(y, dim=-2, norm="ortho").abs().square().sum(-3).reshape(power.shape)
+            beside = _quietest_blocks(by_place, measured.mean(-2, keepdim=True).expand_as(power), n_coils, (64, 1))
+            quiet = torch.where(beside > 1e-4 * quiet, torch.minimum(quiet, beside), quiet)
             x = self.start(y)
             residual = ((self(x) - y).abs().square().sum(-3).reshape(power.shape) * measured).sum((-3, -2, -1))
             samples = n_coils * measured.sum((-3, -2, -1))
@@ -250,9 +255,9 @@ class _SelfAdjoint(Differentiable):
         return _SelfAdjoint.of(tangents[0], ctx.hermitian)
 
 
-def _quietest_blocks(power: Tensor, measured: Tensor, n_coils: int) -> Tensor:
-    """Mean power per sample in the quietest 3 of 64 blocks of k-space, ``(batch, 1, height, width) -> (batch,)``."""
-    sums, counts = (adaptive_avg_pool2d(image, 8).flatten(1) for image in (power, measured))
+def _quietest_blocks(power: Tensor, measured: Tensor, n_coils: int, blocks: tuple[int, int]) -> Tensor:
+    """Mean power per sample in the quietest 3 of 64 blocks, ``(batch, 1, height, width) -> (batch,)``."""
+    sums, counts = (adaptive_avg_pool2d(image, blocks).flatten(1) for image in (power, measured))
     # Blocks with hardly a measured position are no estimate.
     means = torch.where(counts > 0.05, sums / counts.clamp_min(1e-6), torch.inf)
     lowest = means.topk(3, largest=False).indices

@@ -14,6 +14,7 @@ from .local_training import train_locally as train_locally
 from .losses import LOSSES as LOSSES
 from .losses import l1_loss as l1_loss
 from .losses import l1_ssim_loss as l1_ssim_loss
+from .losses import psnr_loss as psnr_loss
 from .losses import ssim_loss as ssim_loss
 from .objectives import OBJECTIVES as OBJECTIVES
 from .objectives import Downstream as Downstream

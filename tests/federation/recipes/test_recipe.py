@@ -104,7 +104,7 @@ def test_the_last_override_wins(recipe: Path) -> None:
         ("federation.rounds=many", ["found 'many'", "integer"]),
         ("training.learning_rate=nan", ["found nan", "finite"]),
         ("training.learning_rate='1'", ["found '1'", "number"]),
-        ("training.loss=l3", ["found 'l3'", "l1, l1_ssim, mse, ssim"]),
+        ("training.loss=l3", ["found 'l3'", "l1, l1_ssim, mse, psnr, ssim"]),
         ("network.consistency=gradiant", ["found 'gradiant'", "did you mean 'gradient'"]),
         ("federation.server_rule=meen", ["did you mean 'mean'"]),
         ("federation.weights=sample", ["found 'sample'", "fairness, samples, softmax, uncertainty, uniform"]),

@@ -86,6 +86,22 @@ def test_the_noise_of_k_space_is_estimated(std: float, factor: float, n_coils: i
     assert 0.85 * std < float(estimate) < 1.15 * (std**2 + structure**2) ** 0.5
 
 
+@pytest.mark.parametrize("std", [0.002, 0.01, 0.05])
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("n_coils", [1, 4])
+def test_the_noise_beside_the_object_is_not_taken_for_fine_structure(std: float, factor: float, n_coils: int) -> None:
+    A, x = mri(factor=factor, n_coils=n_coils)
+    x[..., : N // 8, :] = x[..., -N // 8 :, :] = 0
+    assert float(A.estimate_noise_std(noisy(A, x, std))) == pytest.approx(std, rel=0.15)
+
+
+def test_a_background_of_zeros_is_not_taken_for_a_scan_without_noise() -> None:
+    A, x = mri(factor=2, n_coils=1)
+    x[..., : N // 8, :] = x[..., -N // 8 :, :] = 0
+    noise = 0.02 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)) * (x != 0)
+    assert float(A.estimate_noise_std(A(x + noise))) > 0.01
+
+
 def test_the_noise_of_rays_is_estimated() -> None:
     for weighted in (False, True):
         A, x = ct(weighted)
