@@ -3,10 +3,11 @@
     export FEDRECON_DATA=... OMP_NUM_THREADS=1
     python benchmarks/starter_weights.py                        # scores of the packaged weights
     python benchmarks/starter_weights.py brain-mri --train 60   # minutes of one core
+    python benchmarks/starter_weights.py brain-mri --train 75 --begin-at FILE --learning-rate 1.5e-3
 
-`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads. Training goes on where it was interrupted; its
-state and its scans lie in runs/starter. `benchmarks/corrected_tv.py` trains `disc-ct` and `body-ct`, and
-`benchmarks/body_ct.py` scores `body-ct`, as there is no measured scan of a body.
+`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; its result is the running mean.
+Training goes on where it was interrupted; its state and its scans lie in runs/starter. `benchmarks/corrected_tv.py`
+trains `disc-ct` and `body-ct`, and `benchmarks/body_ct.py` scores `body-ct`, as there is no measured scan of a body.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from starter_scans import StoredScans, data_folder, heads, measured_discs, measured_kspace, measured_sample
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from physics import CartesianMRI, fft2c
 from recon import (
@@ -43,7 +45,8 @@ from recon import (
 )
 
 FOLDER = Path(__file__).resolve().parents[1] / "runs" / "starter"
-STEPS_PER_CHUNK = 50
+#: Steps with one learning rate, and the weight of the former mean of the parameters after each.
+STEPS_PER_CHUNK, MEAN_DECAY = 50, 0.9
 #: Discs of which all views are simulated, 10 of them with each scanner.
 DISCS = 170
 
@@ -60,23 +63,19 @@ class Weights:
     limits: dict[str, float]
 
 
-def _noise_aware(cascades: int, depth: int) -> NetworkSettings:
-    return NetworkSettings(
-        cascades=cascades,
-        regularizer="cnn",
-        channels=16,
-        depth=depth,
-        consistency="noise_proximal",
-        ends_in="consistency",
-        noise_level=True,
-    )
-
-
 WEIGHTS = {
     "brain-mri": Weights(
         "mri",
         "Cartesian MRI of the head, 1 to 12 coils, 2 to 6 times faster (points 10 times)",
-        _noise_aware(cascades=10, depth=4),
+        NetworkSettings(
+            cascades=10,
+            regularizer="cnn",
+            channels=16,
+            depth=4,
+            consistency="noise_proximal",
+            ends_in="consistency",
+            noise_level=True,
+        ),
         2400,
         {"matrix": 256, "acceleration": 10},
     ),
@@ -113,11 +112,13 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
     spent, chunk, moments = 0.0, 0, {}
     if begin_at is not None:
         net.load_state_dict(load_weights(begin_at).state_dict())
+    mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN_DECAY))
     if state_file.exists():
         stored = load_file(state_file)
         spent, chunk = float(stored["spent"][0]), int(stored["spent"][1])
         net.load_state_dict({k.removeprefix("net."): v for k, v in stored.items() if k.startswith("net.")})
         moments = {k.removeprefix("adam."): v for k, v in stored.items() if k.startswith("adam.")}
+        mean.load_state_dict({k.removeprefix("mean."): v for k, v in stored.items() if k.startswith("mean.")})
         print(f"continues after {spent / 60:.1f} minutes")
     while spent < 60 * minutes:
         begin = time.process_time()
@@ -128,20 +129,23 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
             steps=STEPS_PER_CHUNK,
             batch_size=1,
             learning_rate=rate,
+            loss="psnr",
             seed=chunk,
             optimizer_state=moments,
         )
         moments, chunk = result.optimizer_state, chunk + 1
+        mean.update_parameters(net)
         spent += time.process_time() - begin
         if chunk % 10 == 0 or spent >= 60 * minutes:
-            state = {f"net.{k}": v for k, v in net.state_dict().items()} | {f"adam.{k}": v for k, v in moments.items()}
+            parts = {"net": net.state_dict(), "mean": mean.state_dict(), "adam": moments}
+            state = {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
             save_file(state | {"spent": torch.tensor([spent, chunk], dtype=torch.float64)}, state_file)
             print(
                 f"{spent / 60:6.1f} of {minutes:g} minutes  {chunk * STEPS_PER_CHUNK} steps  loss "
-                f"{np.mean(result.losses):.4f}  validation {_validation(net, validation):.2f} dB",
+                f"{np.mean(result.losses):.4f}  validation {_validation(mean.module, validation):.2f} dB",
                 flush=True,
             )
-    save_weights(net, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title, what.limits)
+    save_weights(mean.module, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title, what.limits)
     return FOLDER / f"{name}.safetensors"
 
 
