@@ -6,9 +6,10 @@
 
 The first network trains for this number of steps, every other one for so many more as its step is shorter. ``--only``
 chooses networks by a part of their names, and may state the ratio of the step, so that runs on a busy machine have the
-same numbers of steps. Data are all training slices of the demo sites together, scored on their test slices (mean of the
-sites); and 130 simulated scans of people, scored on 20 scans of other people and on the measured T2 head at 128x128
-(inside the head). Without FEDRECON_DATA the demo sites alone. About an hour of one core.
+same numbers of steps; with ``--loss``, losses compare on one network. Data are all training slices of the demo sites
+together, scored on their test slices (mean of the sites); and 130 simulated scans of people, scored on 20 scans of
+other people and on the measured T2 head at 128x128 (inside the head). Without FEDRECON_DATA the demo sites alone. About
+an hour of one core.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from training_step import BEFORE, RECIPE, problem_of_size
 from federation import build_network, load_federation, make_demo_sites
 from physics import LinearOperator, per_sample, reciprocal
 from recon import (
+    LOSSES,
     ConvRegularizer,
     NoStep,
     ProximalStep,
@@ -115,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=0, help="training steps of the first network; 0: none")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loss", default=RECIPE.training.loss, choices=LOSSES, help="default: %(default)s")
     parser.add_argument("--only", nargs="+", default=list(NETWORKS), metavar="NAME[=RATIO]")
     parser.add_argument("--then", type=int, nargs="+", default=[], help="score with these CG iterations, too")
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
@@ -128,7 +131,7 @@ def main() -> None:
         samples, scores = data
         for network in chosen:
             steps = round(arguments.steps / ratios[network])
-            trained = _trained(NETWORKS[network], samples, steps, arguments.seed)
+            trained = _trained(NETWORKS[network], samples, steps, arguments.seed, arguments.loss)
             print(f"{name:12s} {network:48s} {steps:6d} steps   {scores(trained)}", flush=True)
             for iterations in arguments.then:
                 for layer in trained.modules():
@@ -190,9 +193,10 @@ def _anatomy() -> tuple[list[Sample], Scores] | None:
     ], lambda net: f"simulated {mean_score(net, tests):.2f} dB, measured {mean_score(net, measured):.2f} dB"
 
 
-def _trained(make: Callable[[], nn.Module], samples: list[Sample], steps: int, seed: int) -> nn.Module:
+def _trained(make: Callable[[], nn.Module], samples: list[Sample], steps: int, seed: int, loss: str) -> nn.Module:
     torch.manual_seed(seed)
-    return train_steps(make(), samples, steps, torch.Generator().manual_seed(seed), RECIPE)
+    recipe = RECIPE.model_copy(update={"training": RECIPE.training.model_copy(update={"loss": loss})})
+    return train_steps(make(), samples, steps, torch.Generator().manual_seed(seed), recipe)
 
 
 DATA = {"demo": _demo_sites, "anatomy": _anatomy}
