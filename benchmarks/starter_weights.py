@@ -40,6 +40,7 @@ from recon import (
     held_out_residual,
     held_out_split,
     load_weights,
+    psnr_loss,
     save_weights,
     train_locally,
 )
@@ -129,7 +130,7 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
             steps=STEPS_PER_CHUNK,
             batch_size=1,
             learning_rate=rate,
-            loss="psnr",
+            objective=both_errors,
             seed=chunk,
             optimizer_state=moments,
         )
@@ -147,6 +148,14 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
             )
     save_weights(mean.module, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title, what.limits)
     return FOLDER / f"{name}.safetensors"
+
+
+def both_errors(network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """PSNR of the magnitudes, and of the complex image: k-space holds phase, too."""
+    assert batch.reference is not None
+    image = apply(network, batch)
+    magnitudes = psnr_loss(batch.magnitude(image), batch.target())
+    return (magnitudes + psnr_loss(image, batch.reference)) / 2, image
 
 
 def _validation(net: nn.Module, samples: Samples) -> float:

@@ -24,12 +24,13 @@ def psnr_loss(image: Tensor, target: Tensor) -> Tensor:
     r"""Minus a tenth of PSNR, plus 8: :math:`\log_{10} (1 + 10^8 \cdot \mathrm{MSE} / \max^2)`, mean over slices.
 
     A decibel counts alike in a clean scan and in a noisy one; with the other losses the worst scans decide. The data
-    range is the maximum of each target slice. Above 70 dB a smaller error hardly counts any more.
+    range is the maximum of each target slice. Above 70 dB a smaller error hardly counts any more. Of complex images it
+    is the error of real and imaginary part together.
     """
-    data_range = target.amax((-2, -1))
+    data_range = target.abs().amax((-2, -1))
     # An empty slice: any positive range keeps the loss finite.
     data_range = torch.where(data_range > 0, data_range, 1.0)
-    error = (image - target).square().mean((-2, -1)) / data_range.square()
+    error = (image - target).abs().square().mean((-2, -1)) / data_range.square()
     return (1e8 * error).log1p().mean() / math.log(10)
 
 
