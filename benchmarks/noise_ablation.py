@@ -45,15 +45,15 @@ FOLDER = Path(__file__).resolve().parents[1] / "runs" / "ablation"
 STEPS_PER_CHUNK, LEARNING_RATE, SCANS = 20, 3e-3, 600
 
 
-def _network(consistency: Callable[[], nn.Module], *, condition: bool = False, level: bool = False) -> UnrolledNetwork:
+def _network(consistency: Callable[[], nn.Module], *, condition: bool = False, **noise: bool) -> UnrolledNetwork:
     made: Callable[..., ConvRegularizer] = ConvRegularizer
     return UnrolledNetwork(
         6,
         consistency,  # type: ignore[arg-type]
-        lambda: made(16, 4, condition_dim=CONDITION_DIM if condition else 0, noise_level=level),
+        lambda: made(16, 4, condition_dim=CONDITION_DIM if condition else 0, noise_level=bool(noise)),
         ends_in="consistency",
         uses_condition=condition,
-        noise_level=level,
+        **noise,
     )
 
 
@@ -63,14 +63,18 @@ ARMS: dict[str, dict[str, Callable[[], UnrolledNetwork]]] = {
         "blind, gradient step": lambda: _network(GradientStep),
         "blind, proximal step": lambda: _network(ProximalStep),
         "condition vector": lambda: _network(ProximalStep, condition=True),
-        "noise-aware": lambda: _network(NoiseProximalStep, level=True),
-        "noise-aware, 6 iterations": lambda: _network(partial(NoiseProximalStep, iterations=6), level=True),
+        "noise-aware": lambda: _network(NoiseProximalStep, tells_noise=True),
+        "clean images changed less": lambda: _network(NoiseProximalStep, noise_level=True),
+        "clean images changed less, 6 iterations": lambda: _network(
+            partial(NoiseProximalStep, iterations=6), noise_level=True
+        ),
     },
     "ct": {
         "blind, normalized step": lambda: _network(NormalizedStep),
         "blind, proximal step": lambda: _network(ProximalStep),
         "condition vector": lambda: _network(ProximalStep, condition=True),
-        "noise-aware": lambda: _network(NoiseProximalStep, level=True),
+        "noise-aware": lambda: _network(NoiseProximalStep, tells_noise=True),
+        "clean images changed less": lambda: _network(NoiseProximalStep, noise_level=True),
     },
 }
 

@@ -75,7 +75,7 @@ WEIGHTS = {
             depth=4,
             consistency="noise_proximal",
             ends_in="consistency",
-            noise_level=True,
+            tells_noise=True,
         ),
         2400,
         {"matrix": 256, "acceleration": 10},

@@ -64,6 +64,7 @@ class NetworkSection(Section):
     norm: Literal["none", "instance", "group"] = "none"
     attention: bool = False
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
+    tells_noise: bool = False
     noise_level: bool = False
     error_bars: bool = False
     adapter: Literal["none", "lora", "dual_lora", "prompt", "scale"] = "none"

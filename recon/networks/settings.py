@@ -55,6 +55,7 @@ class NetworkSettings:
     norm: Literal["none", "instance", "group"] = "none"
     attention: bool = False
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
+    tells_noise: bool = False
     noise_level: bool = False
     error_bars: bool = False
 
@@ -123,7 +124,7 @@ class NetworkSettings:
         chosen = REGULARIZERS.declared(self.regularizer, size) | dict(self.regularizer_options)
         if self.condition in ("regularizer", "both"):
             chosen["condition_dim"] = CONDITION_DIM
-        if self.noise_level:
+        if self.tells_noise or self.noise_level:
             chosen["noise_level"] = True
         if self.norm != "none":
             chosen["norm"] = self.norm
@@ -160,6 +161,7 @@ class NetworkSettings:
             correction=correction if self.correct_operator else None,
             step_scale=partial(StepScale, CONDITION_DIM) if self.condition in ("consistency", "both") else None,
             uses_condition=self.condition in ("regularizer", "both"),
+            tells_noise=self.tells_noise,
             noise_level=self.noise_level,
             error_bars=self.error_bars,
         )

@@ -49,10 +49,11 @@ class UnrolledNetwork(nn.Module):
         Constructor of an :class:`OperatorCorrection`, applied first.
     uses_condition
         Whether the regularizers take the condition.
+    tells_noise
+        Whether the regularizers are told the noise of the image per pixel, see :func:`noise_map`.
     noise_level
-        Whether the regularizers are told the noise of the image per pixel, see :func:`noise_map`, and change it in
-        proportion: a clean image less than a noisy one, by ten times the noise, but at least by a tenth and at most by
-        all of what the regularizer says.
+        The same, and a clean image is changed less than a noisy one: by ten times the noise, but at least by a tenth
+        and at most by all of what the regularizer says. Worse, as aliases are no noise; for networks trained so.
     error_bars
         Whether :class:`ErrorBars` tell a half-width of every pixel. They change no image.
 
@@ -76,6 +77,7 @@ class UnrolledNetwork(nn.Module):
         step_scale: Callable[[], StepScale] | None = None,
         correction: Callable[[], OperatorCorrection] | None = None,
         uses_condition: bool = False,
+        tells_noise: bool = False,
         noise_level: bool = False,
         error_bars: bool = False,
     ) -> None:
@@ -89,12 +91,13 @@ class UnrolledNetwork(nn.Module):
         if start not in ("operator", "adjoint"):
             raise ValueError(f"UnrolledNetwork: start is {start!r}, expected 'operator' or 'adjoint'")
         self.cascades, self.combine, self.start = cascades, combine, start
-        self._regularizers_use_condition, self._regularizers_use_noise = uses_condition, noise_level
+        self._regularizers_use_condition, self._regularizers_use_noise = uses_condition, tells_noise or noise_level
+        self._changes_clean_images_less = noise_level
         n_consistency = cascades + (ends_in == "consistency")
         # Shared parts are drawn first: they start equal at all sites, whatever kept parts a site has.
         regularizers = [regularizer() for _ in range(1 if share_regularizer else cascades)]
         scales = [] if step_scale is None else [step_scale() for _ in range(n_consistency)]
-        bars = ErrorBars(noise_level=noise_level) if error_bars else None
+        bars = ErrorBars(noise_level=self._regularizers_use_noise) if error_bars else None
         self.correction = None if correction is None else correction()
         self.consistency = nn.ModuleList(consistency() for _ in range(n_consistency))
         if len(self._layers) < n_consistency:
@@ -172,7 +175,8 @@ class UnrolledNetwork(nn.Module):
         if noise is not None and self._regularizers_use_noise:
             level = noise_map(A, noise)
             told = (*told, (level.clamp(1e-4, 10).log() + 4) / 2)
-            strength = (10 * level).clamp(0.1, 1)
+            if self._changes_clean_images_less:
+                strength = (10 * level).clamp(0.1, 1)
         for index, layer in enumerate(self._layers):
             before = x
             if isinstance(layer, DualStep):

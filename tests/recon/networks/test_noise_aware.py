@@ -24,6 +24,7 @@ from recon import (
     REGULARIZERS,
     DataConsistent,
     FixedCondition,
+    GradientStep,
     NoiseProximalStep,
     TwinNetwork,
     UnrolledNetwork,
@@ -59,12 +60,12 @@ def noisy(A: LinearOperator, x: torch.Tensor, std: float, seed: int = 0) -> torc
     return y + std * noise * A.sampled
 
 
-def network(seed: int = 0, regularizer: str = "cnn", cascades: int = 3) -> UnrolledNetwork:
+def network(seed: int = 0, regularizer: str = "cnn", cascades: int = 3, option: str = "tells_noise") -> UnrolledNetwork:
     """A network whose regularizers are not the identity."""
     torch.manual_seed(seed)
     size = {"channels": 8, "depth": 2, "noise_level": True}
     made = UnrolledNetwork(
-        cascades, NoiseProximalStep, lambda: REGULARIZERS.make(regularizer, dict(size)), noise_level=True
+        cascades, NoiseProximalStep, lambda: REGULARIZERS.make(regularizer, dict(size)), **{option: True}
     )
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -159,11 +160,24 @@ def test_unknown_noise_is_estimated_and_known_noise_is_used(regularizer: str) ->
     assert not torch.allclose(net(y, A, noise_std=4 * estimate), expected, rtol=1e-3)
 
 
-def test_scaling_data_and_noise_scales_the_image() -> None:
+@pytest.mark.parametrize("option", ["tells_noise", "noise_level"])
+def test_scaling_data_and_noise_scales_the_image(option: str) -> None:
     A, x = mri()
-    net, y, std = network(), noisy(A, x, 0.03), torch.tensor([0.03])
+    net, y, std = network(option=option), noisy(A, x, 0.03), torch.tensor([0.03])
     for factor in (1e-6, 1e3):
         torch.testing.assert_close(net(factor * y, A, noise_std=factor * std) / factor, net(y, A, noise_std=std))
+
+
+@pytest.mark.parametrize("option", ["tells_noise", "noise_level"])
+def test_clean_images_are_changed_less_only_if_that_is_chosen(option: str) -> None:
+    A, x = mri()
+    net, y = network(cascades=1, option=option), noisy(A, x, 0.03)
+    net.consistency[0] = GradientStep()
+    hidden = net.regularizers[0].get_submodule("hidden")
+    with torch.no_grad():
+        hidden.get_submodule("0").get_parameter("weight")[:, 2] = 0  # of the noise that it is told
+    clean, other = (net(y, A, noise_std=torch.tensor([std])) for std in (1e-3, 0.3))
+    assert torch.equal(clean, other) == (option == "tells_noise")
 
 
 def test_samples_of_a_batch_keep_their_own_noise() -> None:
