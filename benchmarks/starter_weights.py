@@ -5,8 +5,8 @@
     python benchmarks/starter_weights.py brain-mri --train 60   # minutes of one core
     python benchmarks/starter_weights.py brain-mri --train 75 --begin-at FILE --learning-rate 1.5e-3
 
-`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads; its result is the running mean.
-Training goes on where it was interrupted; its state and its scans lie in runs/starter. `benchmarks/corrected_tv.py`
+`brain-mri` learns from simulated scans (`recon.RandomScans`) of heads. Training goes on where it was interrupted; its
+state and its scans lie in runs/starter. Its result is the running mean of the parameters. `benchmarks/corrected_tv.py`
 trains `disc-ct` and `body-ct`, and `benchmarks/body_ct.py` scores `body-ct`, as there is no measured scan of a body.
 """
 

@@ -127,11 +127,12 @@ class CartesianMRI(FourierScan):
         return self.adjoint(y) * reciprocal(self.rss**2)
 
     def estimate_noise_std(self, y: Tensor) -> Tensor:
-        r"""Noise per sample, :math:`\sqrt{E |n|^2}`: the smallest one of three upper bounds, ``(*batch,)``.
+        r"""Noise per sample, :math:`\sqrt{E |n|^2}`: the smallest one of three bounds, ``(*batch,)``.
 
         - The mean power of the quietest 3 of 64 blocks of k-space. Signal may still be there.
         - The mean power at the quietest 3 of 64 parts of the readout, after the Fourier transform along it: beside the
-          object there is noise alone. Left out below a hundredth of the first bound: a background set to zero.
+          object there is noise alone. Left out below a hundredth of the first bound: a background set to zero. Too small
+          where a filter of the receiver damps the ends of the readout.
         - The residual :math:`\|A x - y\|` of the start image, with as many degrees of freedom as there are more samples
           than pixels. It holds errors of the maps; left out where a tenth of the samples or fewer are in excess.
 
