@@ -131,8 +131,8 @@ class CartesianMRI(FourierScan):
 
         - The mean power of the quietest 3 of 64 blocks of k-space. Signal may still be there.
         - The mean power at the quietest 3 of 64 parts of the readout, after the Fourier transform along it: beside the
-          object there is noise alone. Left out below a hundredth of the first bound: a background set to zero. Too small
-          where a filter of the receiver damps the ends of the readout.
+          object there is noise alone. Left out below a hundredth of the first bound: a background set to zero. It is
+          too small where a filter of the receiver damps the ends of the readout.
         - The residual :math:`\|A x - y\|` of the start image, with as many degrees of freedom as there are more samples
           than pixels. It holds errors of the maps; left out where a tenth of the samples or fewer are in excess.
 
