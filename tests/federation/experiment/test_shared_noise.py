@@ -91,7 +91,8 @@ def test_the_change_is_the_gradient_times_the_rate(
     updates = {number: updates_of(sites, recipe, tmp_path / str(number)) for number, recipe in enumerate((shared, own))}
     one, other = (mean_of(shared, found, NAMES) for found in updates.values())
     assert float(one.abs().max()) > 1e-4
-    assert 0 < float((one - other).abs().max()) < 1e-7  # only one of them is rounded to float32 before
+    # One of them is rounded to float32 before; on some processors to the same.
+    assert float((one - other).abs().max()) < 1e-7
     update = updates[0]["east"]
     assert (update.loss, update.score_after, dict(update.aux)) == (None, None, {})
 

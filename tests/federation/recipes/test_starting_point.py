@@ -113,6 +113,11 @@ def test_a_run_keeps_a_copy_of_its_weights_and_starts_at_them(weights: Path, sit
     assert same(initial_state(onward)[0], trained)
 
 
+@pytest.mark.parametrize("recipe", ["fedavg", "demos/fedavg_mri", "scaffold"])
+def test_options_of_the_data_consistency_are_those_of_the_weights(recipe: str, weights: Path) -> None:
+    assert load_recipe(recipe, start_from=weights).network.settings() == SETTINGS
+
+
 def test_the_digest_covers_the_content_and_not_the_place(weights: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.read_bytes())
