@@ -12,10 +12,10 @@ from .learning import local_curves as local_curves
 from .learning import steps_by_site as steps_by_site
 from .learning import trained_parameters as trained_parameters
 from .learning import training_slices as training_slices
+from .load_method import load as load
+from .load_method import method_of_run as method_of_run
+from .load_method import method_of_weights as method_of_weights
 from .method import Method as Method
-from .method import load as load
-from .method import method_of_run as method_of_run
-from .method import method_of_weights as method_of_weights
 from .patient_losses import loss_of_slice as loss_of_slice
 from .patient_losses import losses_by_patient as losses_by_patient
 from .personal_stage import personalize as personalize

@@ -28,7 +28,8 @@ from recon import (
     write_reconstruction,
 )
 
-from .method import Method, method_of_run, reconstructed
+from .load_method import method_of_run
+from .method import Method, reconstructed
 from .run_folder import Say
 from .usual_scans import FULL
 
