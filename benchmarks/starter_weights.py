@@ -76,6 +76,7 @@ WEIGHTS = {
             consistency="noise_proximal",
             ends_in="consistency",
             tells_noise=True,
+            memory=14,
         ),
         2400,
         {"matrix": 256, "acceleration": 10},
@@ -112,7 +113,7 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
     net, state_file = what.settings.build(), FOLDER / f"{name}.state"
     spent, chunk, moments = 0.0, 0, {}
     if begin_at is not None:
-        net.load_state_dict(load_weights(begin_at).state_dict())
+        begin_with(net, load_weights(begin_at))
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN_DECAY))
     if state_file.exists():
         stored = load_file(state_file)
@@ -148,6 +149,20 @@ def train(name: str, data: Path, minutes: float, jobs: int, begin_at: Path | Non
             )
     save_weights(mean.module, FOLDER / f"{name}.safetensors", what.settings, what.modality, what.title, what.limits)
     return FOLDER / f"{name}.safetensors"
+
+
+def begin_with(net: nn.Module, trained: nn.Module) -> None:
+    """Parameters of trained weights; channels of a memory that these do not have are not read at first.
+
+    So the network begins with their images.
+    """
+    found = trained.state_dict()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            old = found[name]
+            if parameter.ndim > 1 and parameter.shape[1] > old.shape[1]:
+                parameter.zero_()
+            parameter[tuple(map(slice, old.shape))] = old
 
 
 def both_errors(network: nn.Module, batch: Sample, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,7 @@ class NetworkSection(Section):
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
     tells_noise: bool = False
     noise_level: bool = False
+    memory: int = Field(default=0, ge=0, le=4096)
     error_bars: bool = False
     adapter: Literal["none", "lora", "dual_lora", "prompt", "scale"] = "none"
     adapter_size: int = Field(default=1, ge=1, le=4096)

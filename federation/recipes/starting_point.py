@@ -15,7 +15,7 @@ from .recipe_schema import NetworkSection
 _PINNED = re.compile(r"(.+)@(sha256:[0-9a-f]{64})")
 
 #: Keys of ``[network]`` that make no method: with ``--start-from`` those of the weights replace the recipe's.
-_SIZES = ("cascades", "channels", "depth", "share_cascades", "site_strength", "consistency_options")
+_SIZES = ("cascades", "channels", "depth", "memory", "share_cascades", "site_strength", "consistency_options")
 #: Keys of ``[network]`` for parts that a trained network may get in addition.
 _ADDED = ("error_bars",)
 

@@ -60,25 +60,33 @@ class SiteDataConsistency(SitePart, ABC):
 
 
 class GradientStep(SiteDataConsistency):
-    r"""One gradient step, :math:`x - \frac{\alpha}{\|A\|^2} A^H (A x - y)`, with a learned :math:`\alpha = e^a > 0`.
+    r"""Gradient steps, :math:`x - \frac{\alpha_k}{\|A\|^2} A^H (A x - y)`, with learned :math:`\alpha_k = e^{a_k} > 0`.
 
-    In units of the operator norm one initial value suits every scanner.
+    In units of the operator norm the same initial values suit every scanner.
 
     Parameters
     ----------
     step
         Initial :math:`\alpha`; gradient descent alone converges below 2.
+    iterations
+        Number of steps, each with one application of :math:`A^H A`. The initial sizes of several are those of
+        :class:`ChebyshevStep`, times ``step``.
+    smallest
+        Lower end of their range of eigenvalues of :math:`A^H A / \|A\|^2`, between 0 and 1.
     """
 
-    def __init__(self, step: float = 1.0) -> None:
+    def __init__(self, step: float = 1.0, iterations: int = 1, smallest: float = 0.1) -> None:
         super().__init__()
-        self.log_step = nn.Parameter(_log(step, "GradientStep: step"))
+        sizes = _chebyshev_steps(type(self).__name__, iterations, smallest)
+        first = _log(step, "GradientStep: step")
+        self.log_step = nn.Parameter(first if iterations == 1 else first + sizes.log())
 
     def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
         b = A.adjoint(y) if backprojection is None else backprojection
-        step = per_sample(self.log_step.exp() * reciprocal(A.norm**2), len(A.domain_shape))
-        out: Tensor = x - step * (A.gram(x) - b)
-        return out
+        unit = reciprocal(A.norm**2)
+        for step in self.log_step.exp().reshape(-1):
+            x = x - per_sample(step * unit, len(A.domain_shape)) * (A.gram(x) - b)
+        return x
 
 
 class ProximalStep(SiteDataConsistency):
@@ -237,12 +245,9 @@ class ChebyshevStep(NormalizedStep):
 
     def __init__(self, iterations: int = 6, smallest: float = 0.02) -> None:
         super().__init__()
-        if iterations < 1:
-            raise ValueError(f"{type(self).__name__}: iterations is {iterations}, expected at least 1")
-        if not 0 < smallest < 1:
-            raise ValueError(f"{type(self).__name__}: smallest is {smallest}, expected a number between 0 and 1")
+        sizes = _chebyshev_steps(type(self).__name__, iterations, smallest)
         if iterations > 1:
-            self.log_steps = nn.Parameter(_chebyshev_steps(iterations, smallest).log())
+            self.log_steps = nn.Parameter(sizes.log())
 
 
 class WeightedStep(ChebyshevStep):
@@ -343,8 +348,12 @@ def cnn_from_zero(n_in: int, channels: int, layers: int, n_out: int) -> nn.Seque
     return nn.Sequential(*parts, last)
 
 
-def _chebyshev_steps(iterations: int, smallest: float) -> Tensor:
+def _chebyshev_steps(who: str, iterations: int, smallest: float) -> Tensor:
     """One over the roots of the Chebyshev polynomial on ``[smallest, 1]``."""
+    if iterations < 1:
+        raise ValueError(f"{who}: iterations is {iterations}, expected at least 1")
+    if not 0 < smallest < 1:
+        raise ValueError(f"{who}: smallest is {smallest}, expected a number between 0 and 1")
     angles = math.pi * (torch.arange(iterations) + 0.5) / iterations
     roots = (1 + smallest) / 2 + (1 - smallest) / 2 * angles.cos()
     # Large and small steps alternate, the largest first: a large last step would amplify rounding errors.

@@ -32,19 +32,35 @@ class Regularizer(nn.Module, ABC):
         Length of the condition vector; 0 for a regularizer without condition.
     noise_level
         Whether it is told the noise per pixel: a third channel of the input of :meth:`refine`.
+    memory_in, memory_out
+        Channels of memory: those that it gets from the regularizer of the cascade before, the last channels of its
+        input, and those that it gives to the next one.
     """
 
     #: Number of axes of the image that it mixes; a network treats all others one by one.
     image_axes = 2
 
-    def __init__(self, condition_dim: int = 0, noise_level: bool = False) -> None:
+    def __init__(
+        self, condition_dim: int = 0, noise_level: bool = False, memory_in: int = 0, memory_out: int = 0
+    ) -> None:
         super().__init__()
-        if condition_dim < 0:
-            raise ValueError(f"{type(self).__name__}: condition_dim is {condition_dim}, expected 0 or more")
+        for name, number in (("condition_dim", condition_dim), ("memory_in", memory_in), ("memory_out", memory_out)):
+            if number < 0:
+                raise ValueError(f"{type(self).__name__}: {name} is {number}, expected 0 or more")
         self.condition_dim, self.noise_level = condition_dim, noise_level
+        self.memory_in, self.memory_out = memory_in, memory_out
 
     def forward(self, x: Tensor, condition: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """Refined image, shape and dtype of ``x``, ``(*batch, height, width)`` or ``(*batch, ..., height, width)``.
+
+        Parameters and errors as of :meth:`with_memory`, whose memory is zero.
+        """
+        return self.with_memory(x, condition, level)[0]
+
+    def with_memory(
+        self, x: Tensor, condition: Tensor | None = None, level: Tensor | None = None, *, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Refined image, and the memory for the regularizer of the next cascade.
 
         Parameters
         ----------
@@ -52,11 +68,13 @@ class Regularizer(nn.Module, ABC):
             ``(*batch, condition_dim)``, or ``(condition_dim,)`` for the whole batch.
         level
             Logarithm of the noise, real, the shape of ``x``, scaled to order one.
+        memory
+            What the regularizer before returned for the same images; None: zeros.
 
         Raises
         ------
         ValueError
-            If a condition or a level is missing, unexpected, or of another shape.
+            If a condition, a level or a memory is missing, unexpected, or of another shape.
         """
         n_axes = self.image_axes
         if x.ndim < n_axes:
@@ -70,16 +88,40 @@ class Regularizer(nn.Module, ABC):
         pairs = torch.view_as_real(flat) if flat.is_complex() else torch.stack((flat, torch.zeros_like(flat)), dim=-1)
         if level is not None:
             pairs = torch.cat((pairs, level.reshape(*flat.shape, 1)), dim=-1)
-        out = self.refine(pairs.movedim(-1, 1), flat_condition).movedim(1, -1)
+        parts = [pairs, *self._remembered(memory, pairs)]
+        channels = (torch.cat(parts, dim=-1) if len(parts) > 1 else pairs).movedim(-1, 1)
+        refined, memory = self.refine_and_remember(channels, flat_condition)
+        out = refined.movedim(1, -1)
         image = torch.view_as_complex(out.contiguous()) if x.is_complex() else out[..., 0]
-        return image.reshape(x.shape)
+        return image.reshape(x.shape), memory
 
     @abstractmethod
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        """The two refined channels of two, or with the noise level three, channels.
+        """The two refined channels of two, with the noise level three, and with a memory more channels.
 
         The condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if unused.
         """
+
+    def refine_and_remember(self, channels: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The two refined channels, and ``memory_out`` channels for the next regularizer; arguments of :meth:`refine`.
+
+        A subclass with memory implements it.
+        """
+        return self.refine(channels, condition), None
+
+    def _remembered(self, memory: Tensor | None, pairs: Tensor) -> list[Tensor]:
+        """The memory as last axis, as ``pairs`` has it, zeros if there is none yet."""
+        if not self.memory_in:
+            if memory is not None:
+                raise ValueError(f"{type(self).__name__}: got memory of shape {tuple(memory.shape)}, expected none")
+            return []
+        shape = (pairs.shape[0], self.memory_in, *pairs.shape[1:-1])
+        if memory is None:
+            return [pairs.new_zeros(*pairs.shape[:-1], self.memory_in)]
+        if memory.shape != shape:
+            found = f"memory of shape {tuple(memory.shape)}"
+            raise ValueError(f"{type(self).__name__}: got {found}, expected {shape}")
+        return [memory.movedim(1, -1)]
 
     def _require_level(self, level: Tensor | None, shape: torch.Size) -> None:
         found = None if level is None else tuple(level.shape)
@@ -119,6 +161,8 @@ class ConvRegularizer(Regularizer):
         Normalization of every hidden layer before its ReLU, affine and without running statistics.
     attention
         Whether a :class:`ChannelAttention` precedes the last layer.
+    memory_in, memory_out
+        As for :class:`Regularizer`. Where it has both, it adds to the memory as to the image.
     """
 
     def __init__(
@@ -130,21 +174,30 @@ class ConvRegularizer(Regularizer):
         noise_level: bool = False,
         norm: Norm = "none",
         attention: bool = False,
+        memory_in: int = 0,
+        memory_out: int = 0,
     ) -> None:
-        super().__init__(condition_dim, noise_level)
+        super().__init__(condition_dim, noise_level, memory_in, memory_out)
         if depth < 2:
             raise ValueError(f"ConvRegularizer: depth is {depth}, expected at least 2 layers")
-        self.hidden = ConvStack([2 + noise_level] + [channels] * (depth - 1), nn.ReLU, norm)
-        self.last = _zero(nn.Conv2d(channels, 2, 3, padding=1))
+        self.hidden = ConvStack([2 + noise_level + memory_in] + [channels] * (depth - 1), nn.ReLU, norm)
+        self.last = _zero(nn.Conv2d(channels, 2 + memory_out, 3, padding=1), 2)
         self.film = _films([channels] * (depth - 1), condition_dim)
         self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        out: Tensor = channels[:, :2] + self.residual(channels, condition)
-        return out
+        return self.refine_and_remember(channels, condition)[0]
+
+    def refine_and_remember(self, channels: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        # Split, not sliced: the derivative of a slice is an array of zeros with the slice in it.
+        image, _, memory = channels.split((2, int(self.noise_level), self.memory_in), dim=1)
+        change, new = self.residual(channels, condition).split((2, self.memory_out), dim=1)
+        if not self.memory_out:
+            return image + change, None
+        return image + change, memory + new if self.memory_in == self.memory_out else new
 
     def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        """The change that :meth:`refine` adds to the image."""
+        """The change that :meth:`refine` adds to the image, and the channels of the memory."""
         features = channels
         for index in range(self.hidden.layers):
             features = _modulated(self.film, index, self.hidden.layer(index, features), condition)
@@ -373,9 +426,9 @@ def _leaky() -> nn.Module:
     return nn.LeakyReLU(0.1)
 
 
-def _zero(layer: Layer) -> Layer:
-    """The layer with zero weights: the untrained residual branch is zero, the network plain data consistency."""
-    nn.init.zeros_(layer.weight)
+def _zero(layer: Layer, first: int | None = None) -> Layer:
+    """The layer with zero weights of its first outputs, or all: the untrained network is plain data consistency."""
+    nn.init.zeros_(layer.weight[:first])
     if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+        nn.init.zeros_(layer.bias[:first])
     return layer

@@ -14,6 +14,7 @@ from .corrected_tv import CorrectedTV
 from .direct_varnet import DirectVarNet
 from .operator_corrections import OperatorCorrection
 from .registries import DATA_CONSISTENCY, REGULARIZERS
+from .regularizers import Regularizer
 from .unrolled import UnrolledNetwork
 from .varnet import VarNet
 
@@ -57,6 +58,7 @@ class NetworkSettings:
     condition: Literal["none", "regularizer", "consistency", "both"] = "none"
     tells_noise: bool = False
     noise_level: bool = False
+    memory: int = 0
     error_bars: bool = False
 
     @classmethod
@@ -104,6 +106,10 @@ class NetworkSettings:
             if self.architecture_options:
                 found = ", ".join(self.architecture_options)
                 raise ValueError(f"architecture_options: found {found}, expected none for the architecture 'unrolled'")
+            having = [name for name in REGULARIZERS if "memory_out" in REGULARIZERS.options(name)]
+            if self.memory and self.regularizer not in having:
+                found = f"{self.memory} with the regularizer {self.regularizer!r}"
+                raise ValueError(f"memory: found {found}, expected 0, or the regularizer {' or '.join(having)}")
             return
         if self.architecture not in _OTHERS:
             known = ", ".join(("unrolled", *_OTHERS))
@@ -152,7 +158,7 @@ class NetworkSettings:
         return UnrolledNetwork(
             self.cascades,
             partial(DATA_CONSISTENCY.make, self.consistency, self.consistency_options, "consistency_options"),
-            partial(REGULARIZERS.make, self.regularizer, self.regularizer_arguments(), "regularizer_options"),
+            self._regularizer,
             share_regularizer=self.share_cascades,
             ends_in=self.ends_in,
             combine=self.combine,
@@ -163,5 +169,9 @@ class NetworkSettings:
             uses_condition=self.condition in ("regularizer", "both"),
             tells_noise=self.tells_noise,
             noise_level=self.noise_level,
+            memory=self.memory,
             error_bars=self.error_bars,
         )
+
+    def _regularizer(self, **memory: int) -> Regularizer:
+        return REGULARIZERS.make(self.regularizer, self.regularizer_arguments() | memory, "regularizer_options")

@@ -29,7 +29,8 @@ class UnrolledNetwork(nn.Module):
     cascades
         Number of iterations.
     consistency, regularizer
-        Constructors of one layer, called once per cascade (the regularizer once if shared).
+        Constructors of one layer, called once per cascade (the regularizer once if shared). With ``memory`` that of the
+        regularizer gets the keywords ``memory_in`` and ``memory_out``.
     share_regularizer
         One regularizer for all cascades; it is registered and sent once.
     ends_in
@@ -54,6 +55,10 @@ class UnrolledNetwork(nn.Module):
     noise_level
         The same, and a clean image is changed less than a noisy one: by ten times the noise, but at least by a tenth
         and at most by all of what the regularizer says. Worse, as aliases are no noise; for networks trained so.
+    memory
+        Channels that pass from each regularizer to the next beside the image; data consistency does not see them. So a
+        regularizer knows what those before it have found, and few layers in each are enough (as the memory of learned
+        primal-dual [P]_ and of MADUN [M]_).
     error_bars
         Whether :class:`ErrorBars` tell a half-width of every pixel. They change no image.
 
@@ -61,13 +66,15 @@ class UnrolledNetwork(nn.Module):
     ----------
     .. [L] Chen et al., LEARN: Learned experts' assessment-based reconstruction network for sparse-data CT, IEEE Trans.
        Med. Imaging 37, 2018.
+    .. [P] Adler and Oktem, Learned primal-dual reconstruction, IEEE Trans. Med. Imaging 37, 2018.
+    .. [M] Song, Chen and Zhang, Memory-augmented deep unfolding network for compressive sensing, ACM Multimedia 2021.
     """
 
     def __init__(
         self,
         cascades: int,
         consistency: Callable[[], SiteDataConsistency],
-        regularizer: Callable[[], Regularizer],
+        regularizer: Callable[..., Regularizer],
         *,
         share_regularizer: bool = False,
         ends_in: Literal["regularizer", "consistency"] = "regularizer",
@@ -79,11 +86,14 @@ class UnrolledNetwork(nn.Module):
         uses_condition: bool = False,
         tells_noise: bool = False,
         noise_level: bool = False,
+        memory: int = 0,
         error_bars: bool = False,
     ) -> None:
         super().__init__()
         if cascades < 1:
             raise ValueError(f"UnrolledNetwork: cascades is {cascades}, expected at least 1")
+        if memory < 0:
+            raise ValueError(f"UnrolledNetwork: memory is {memory}, expected 0 or more channels")
         if ends_in not in ("regularizer", "consistency"):
             raise ValueError(f"UnrolledNetwork: ends_in is {ends_in!r}, expected 'regularizer' or 'consistency'")
         if combine not in ("sequence", "sum"):
@@ -95,7 +105,10 @@ class UnrolledNetwork(nn.Module):
         self._changes_clean_images_less = noise_level
         n_consistency = cascades + (ends_in == "consistency")
         # Shared parts are drawn first: they start equal at all sites, whatever kept parts a site has.
-        regularizers = [regularizer() for _ in range(1 if share_regularizer else cascades)]
+        regularizers = [
+            regularizer(**_memory_of(index, cascades, memory, share_regularizer))
+            for index in range(1 if share_regularizer else cascades)
+        ]
         scales = [] if step_scale is None else [step_scale() for _ in range(n_consistency)]
         bars = ErrorBars(noise_level=self._regularizers_use_noise) if error_bars else None
         self.correction = None if correction is None else correction()
@@ -169,6 +182,7 @@ class UnrolledNetwork(nn.Module):
         start, changes = x, list[Tensor]()
         level: Tensor | None = None
         backprojection = A.adjoint(y) if any(layer.uses_backprojection for layer in self._layers) else None
+        dual: Tensor | None = None
         memory: Tensor | None = None
         told: tuple[Tensor | None, ...] = (condition if self._regularizers_use_condition else None,)
         strength: Tensor | None = None
@@ -180,7 +194,7 @@ class UnrolledNetwork(nn.Module):
         for index, layer in enumerate(self._layers):
             before = x
             if isinstance(layer, DualStep):
-                x, memory = layer.update(x, y, A, memory)
+                x, dual = layer.update(x, y, A, dual)
             elif layer.uses_noise:
                 x = layer(x, y, A, backprojection, noise_std=noise)
             else:
@@ -190,7 +204,8 @@ class UnrolledNetwork(nn.Module):
                 x = before + factor * (x - before)
             if index < self.cascades:
                 seen = before if self.combine == "sum" else x
-                refined = _refined(self.regularizers[index % len(self.regularizers)], seen, told, len(A.domain_shape))
+                regularizer = self.regularizers[index % len(self.regularizers)]
+                refined, memory = _refined(regularizer, seen, told, memory, len(A.domain_shape))
                 if strength is not None:
                     refined = seen + strength * (refined - seen)
                 if self.strengths:
@@ -203,11 +218,23 @@ class UnrolledNetwork(nn.Module):
         return x
 
 
-def _refined(regularizer: nn.Module, x: Tensor, told: tuple[Tensor | None, ...], n_domain: int) -> Tensor:
+def _memory_of(cascade: int, cascades: int, channels: int, shared: bool) -> dict[str, int]:
+    """Arguments of a regularizer with memory: the first has none before it, the last none behind it."""
+    if not channels:
+        return {}
+    if shared:
+        return {"memory_in": channels, "memory_out": channels}
+    return {"memory_in": channels * (cascade > 0), "memory_out": channels * (cascade < cascades - 1)}
+
+
+def _refined(
+    regularizer: nn.Module, x: Tensor, told: tuple[Tensor | None, ...], memory: Tensor | None, n_domain: int
+) -> tuple[Tensor, Tensor | None]:
     """The refined image, ``(*batch, *A.domain_shape)``, by a regularizer of as many axes, of fewer, or of more.
 
     One of fewer axes refines frames or slices one by one, each with the condition of its sample. One of more axes
-    gets axes of size 1: a single frame, or a single slice. It never mixes the samples of a batch.
+    gets axes of size 1: a single frame, or a single slice. It never mixes the samples of a batch. The memory for the
+    next one comes with it; None: this one has none.
     """
     n_axes = getattr(regularizer, "image_axes", 2)
     more, condition = n_domain - n_axes, told[0] if told else None
@@ -216,12 +243,20 @@ def _refined(regularizer: nn.Module, x: Tensor, told: tuple[Tensor | None, ...],
         batch = condition.shape[:-1]
         told = (condition.reshape(*batch, *([1] * more), -1).expand(*batch, *between, -1), *told[1:])
     if more >= 0:
-        image: Tensor = regularizer(x, *told)
-        return image
+        return _called(regularizer, x, told, memory)
     shape = (*x.shape[: x.ndim - n_domain], *([1] * -more), *x.shape[x.ndim - n_domain :])
     level = tuple(None if one is None else one.reshape(shape) for one in told[1:])
-    refined: Tensor = regularizer(x.reshape(shape), *told[:1], *level)
-    return refined.reshape(x.shape)
+    refined, memory = _called(regularizer, x.reshape(shape), (*told[:1], *level), memory)
+    return refined.reshape(x.shape), memory
+
+
+def _called(
+    regularizer: nn.Module, x: Tensor, told: tuple[Tensor | None, ...], memory: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    if isinstance(regularizer, Regularizer) and regularizer.memory_in + regularizer.memory_out:
+        return regularizer.with_memory(x, *told, memory=memory)
+    image: Tensor = regularizer(x, *told)
+    return image, None
 
 
 def _known_noise(y: Tensor, A: LinearOperator, noise_std: Tensor | None) -> Tensor:

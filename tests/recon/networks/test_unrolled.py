@@ -121,6 +121,20 @@ def test_data_consistency_reduces_the_residual(consistency: str) -> None:
     torch.testing.assert_close(layer(start, y, A, **known), layer(start, y, A, A.adjoint(y), **known))
 
 
+def test_several_gradient_steps_are_one_after_the_other_and_smaller_errors_remain() -> None:
+    y, A, x = problem()
+    layer, start = GradientStep(iterations=3), torch.zeros_like(x)
+    image = start
+    for log_step in layer.log_step:
+        single = GradientStep()
+        single.log_step.data = log_step.detach()
+        image = single(image, y, A)
+    torch.testing.assert_close(layer(start, y, A), image)
+    residuals = [(A(GradientStep(iterations=number)(start, y, A)) - y).norm() for number in (1, 2, 3)]
+    assert residuals[0] > 1.2 * residuals[1] > 1.2 * 1.2 * residuals[2]
+    assert GradientStep(0.5).log_step.shape == ()
+
+
 def test_the_proximal_step_minimizes_its_objective() -> None:
     y, A, x = problem()
     start = x + 0.3 * torch.randn_like(x)
