@@ -64,7 +64,8 @@ def replayed_update(plan: AttackPlan, name: str, split: Split = "train") -> Site
     """The update of a site in the replayed round, with decoded parameters.
 
     It has the broadcast, optimizer, learning rate, steps, order and transforms of the round; the site begins with the
-    kept state that it had then. The slices have no augmentation, and secret noise is drawn anew.
+    kept state that it had then. The slices have no augmentation and the first draw of ``[simulate]``; secret noise is
+    drawn anew.
 
     Parameters
     ----------

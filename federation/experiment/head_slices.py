@@ -21,10 +21,12 @@ _STORE = ImageStore()
 def keeps_images(recipe: Recipe, network: nn.Module) -> bool:
     """Whether a head meets the same image of a slice in every round.
 
-    Not where the reconstruction trains, nor where every pass draws another augmentation. Recipes of frozen networks
+    Not where the reconstruction trains, nor where every pass draws anew. Recipes of frozen networks
     have no penalty that reads the measurement.
     """
-    if recipe.task is None or not isinstance(network, TaskNetwork) or recipe.training.augmentation() is not None:
+    if recipe.task is None or not isinstance(network, TaskNetwork):
+        return False
+    if recipe.training.redraw or recipe.training.augment is not None:
         return False
     return not any(parameter.requires_grad for parameter in network.reconstruction.parameters())
 

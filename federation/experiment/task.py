@@ -12,7 +12,6 @@ from torch import nn
 
 from recon import (
     PENALTIES,
-    Augmentation,
     ChosenSlices,
     DataError,
     MaskedImages,
@@ -256,16 +255,23 @@ class ReconstructionTask:
         return ChosenSlices(self.dataset("validation"), self.recipe.evaluation.validation_slices)
 
     def dataset(self, split: Split) -> VolumeSlices:
-        """Slices of a split; training slices with the augmentation of the recipe."""
-        return self._slices(split, self.recipe.training.augmentation() if split == "train" else None)
+        """Slices of a split; training slices with the augmentation and the new draws of the recipe."""
+        return self._slices(split, trains=split == "train")
 
     def measured(self, split: Split) -> VolumeSlices:
-        """Slices of a split as the network takes them, without augmentation."""
-        return self._slices(split, None)
+        """Slices of a split as the network takes them, as measured."""
+        return self._slices(split, trains=False)
 
-    def _slices(self, split: Split, augment: Augmentation | None) -> VolumeSlices:
-        seed = self.recipe.federation.seed
-        return self.manifest.dataset(split, self.maps_folder, augment, seed, raw_coils=self.raw_coils)
+    def _slices(self, split: Split, *, trains: bool) -> VolumeSlices:
+        training = self.recipe.training
+        return self.manifest.dataset(
+            split,
+            self.maps_folder,
+            training.augmentation() if trains else None,
+            self.recipe.federation.seed,
+            redraw=training.redraw and trains,
+            raw_coils=self.raw_coils,
+        )
 
 
 def private_steps(recipe: Recipe, manifest: SiteManifest, patients: int, steps: int) -> PrivateSteps:

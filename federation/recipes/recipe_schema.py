@@ -137,6 +137,7 @@ class TrainingSection(Section):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     optimizer_state: Literal["keep", "reset"] = "keep"
     augment: Annotated[AugmentSection | None, BeforeValidator(_switch)] = None
+    redraw: bool = False
 
     def augmentation(self) -> Augmentation | None:
         """Augmentation of the training slices; None: none."""

@@ -155,6 +155,7 @@ class SiteManifest(Section):
         maps_folder: Path | None = None,
         raw_coils: bool = False,
         augment: recon.Augmentation | None = None,
+        redraw: bool = False,
         seed: int = 0,
         format: str | None = None,
     ) -> recon.VolumeSlices:
@@ -168,8 +169,9 @@ class SiteManifest(Section):
             Folder of estimated coil maps; None: estimate them again.
         raw_coils
             Whether the network takes coils and readout as measured, see :class:`recon.KSpaceSlices`.
-        augment, seed
-            Augmentation of training images, and its seed.
+        augment, redraw, seed
+            Augmentation of training images, whether ``[simulate]`` draws anew in every pass where the modality can, and
+            the seed of both.
         format
             Format of the files, whose options have their defaults; None: that of the manifest, with its options.
 
@@ -195,7 +197,12 @@ class SiteManifest(Section):
             names=[names.get(self._listed(file), file.name) for file in files],
             simulate=self.simulation() if degraded else None,
             **kind.arguments(
-                maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed, labels=self.labels_of(files)
+                maps_folder=maps_folder,
+                raw_coils=raw_coils,
+                augment=augment,
+                redraw=redraw,
+                seed=seed,
+                labels=self.labels_of(files),
             ),
             **options,
         )
@@ -207,6 +214,7 @@ class SiteManifest(Section):
         augment: recon.Augmentation | None = None,
         seed: int = 0,
         *,
+        redraw: bool = False,
         raw_coils: bool = False,
     ) -> recon.VolumeSlices:
         """Slices of one split; the parameters are those of :meth:`samples`.
@@ -221,7 +229,9 @@ class SiteManifest(Section):
         files = self.files(split)
         if not files:
             raise config_error(self.path, f"data.{split}", "no files", "at least one", "list some or leave it out")
-        return self.samples(files, maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, seed=seed)
+        return self.samples(
+            files, maps_folder=maps_folder, raw_coils=raw_coils, augment=augment, redraw=redraw, seed=seed
+        )
 
     def subject(self, name: str, patient_id: str | None) -> str:
         """Subject of a file: the person that the manifest names, else the patient of the file, else the file itself."""

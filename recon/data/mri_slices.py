@@ -106,8 +106,12 @@ class KSpaceSlices(VolumeSlices):
         the coils is correlated, ``noise_std`` is its root mean square over the coils.
     augment
         Augmentation of the image before it is measured; seeded by `seed`, the attribute `epoch`, file name and slice.
+    redraw
+        Whether `simulate` draws mask and noise anew for every slice in every `epoch`, as if it were scanned again:
+        fewer scans teach as many masks as there are passes. The maps stay those of the first draw, which samples the
+        same calibration lines, as does the condition. Without `simulate` it changes nothing.
     seed
-        Seed of the augmentation.
+        Seed of the augmentation and of new draws.
 
     Raises
     ------
@@ -140,6 +144,7 @@ class KSpaceSlices(VolumeSlices):
         compress_coils: CoilChoice = "auto",
         raw_coils: bool = False,
         augment: Augmentation | None = None,
+        redraw: bool = False,
         seed: int = 0,
         names: Sequence[str] | None = None,
         labels: ScanLabels | None = None,
@@ -152,7 +157,7 @@ class KSpaceSlices(VolumeSlices):
                 advice = 'set modality = "non_cartesian" in the manifest, and use weights of that modality'
                 raise data_error(volume.path, "trajectory", found, expected, advice)
         self.simulate, self.maps, self.maps_folder = simulate, maps, maps_folder
-        self.augment, self.seed = augment, seed
+        self.augment, self.redraw, self.seed = augment, redraw, seed
         self.operator = operator or "CartesianMRI"
         self.calibrations = tuple(
             self._open_calibration(volume, calibration_scan, reader_options) for volume in self.volumes
@@ -267,8 +272,21 @@ class KSpaceSlices(VolumeSlices):
         measured = measured * facts.mask
         maps, output_weight = self._coil_maps(number, i, measured, facts)
         white_maps = maps if facts.whitening is None else whiten(maps, facts.whitening)
-        operator = make_operator(self.volumes[number].path, self.operator, white_maps, facts.mask)
+        mask = facts.mask
+        if self.redraw and isinstance(self.simulate, Simulation):
+            mask, measured = self._redrawn(number, i, kspace, facts, self.simulate)
+        operator = make_operator(self.volumes[number].path, self.operator, white_maps, mask)
         return MeasuredSlice(facts.reduced(measured), operator, white_maps, output_weight)
+
+    def _redrawn(
+        self, number: int, i: int, kspace: Tensor, facts: VolumeFacts, simulate: Simulation
+    ) -> tuple[Tensor, Tensor]:
+        """Mask and measurement of a slice in another draw of the simulation."""
+        volume, draw = self.volumes[number], (self.seed, self.epoch, i)
+        mask = volume.available & drawn_mask(volume, self.names[number], simulate, draw)
+        if facts.added_noise is not None:
+            kspace = kspace + self._noise(number, i, kspace.shape, facts, draw)
+        return mask if facts.rows == volume.shape[2] else mask[:1], kspace * mask
 
     def facts(self) -> dict[str, Any]:
         simulation = self.simulate
@@ -354,11 +372,13 @@ class KSpaceSlices(VolumeSlices):
         matrix = self.volume_facts(number).compression
         return self.volumes[number].shape[1] if matrix is None else len(matrix)
 
-    def _noise(self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts) -> Tensor:
-        """Simulated noise of a slice, ``(coils, ...)``."""
+    def _noise(
+        self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts, draw: tuple[int, ...] = ()
+    ) -> Tensor:
+        """Simulated noise of a slice, ``(coils, ...)``; ``draw`` are numbers of another draw."""
         assert facts.added_noise is not None
         seed = self.simulate.seed if self.simulate is not None else 0
-        generator = generator_for("noise", seed, self.names[number], i)
+        generator = generator_for("noise", seed, self.names[number], i, *draw)
         if facts.noise_is_white:
             return complex_noise(shape, math.sqrt(float(facts.added_noise[0, 0].real)), generator)
         return correlated_noise(shape, facts.added_noise, generator).to(torch.complex64)

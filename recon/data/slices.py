@@ -191,7 +191,7 @@ class VolumeSlices(Dataset[Sample], ABC):
     reference_kinds
         Kind of the reference of every file, see :class:`SampleMeta`.
     epoch
-        Number of the pass over the data; every pass draws another augmentation.
+        Number of the pass over the data; in training every pass draws another augmentation, and mask and noise anew.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from ..data import Readers, Sample, Volume, VolumeSlices, collate
 from ..networks import OperatorCorrection
 
 #: Arguments of datasets that are not keys of a manifest's ``[data]``.
-_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "raw_coils", "augment", "seed", "labels")
+_NOT_IN_DATA = ("files", "names", "site", "simulate", "maps_folder", "raw_coils", "augment", "redraw", "seed", "labels")
 
 #: Measures image quality of one method at a site, from the method and its images, as JSON holds it.
 MeasureQuality = Callable[[nn.Module, np.ndarray[Any, Any]], dict[str, Any]]
@@ -44,8 +44,8 @@ class Modality:
         Name in tables and messages.
     slices
         Dataset of a site: ``slices(files, site, simulate=..., format=..., **keys of [data])``. Its other arguments are
-        keys of ``[data]``; ``maps_folder``, ``raw_coils``, ``augment``, ``seed`` and ``labels`` are those of
-        :class:`recon.KSpaceSlices`.
+        keys of ``[data]``; ``maps_folder``, ``raw_coils``, ``augment``, ``redraw``, ``seed`` and ``labels`` are those
+        of :class:`recon.KSpaceSlices`.
     simulation
         Dataclass of retrospective degradation; its fields are the keys of ``[simulate]``.
     readers

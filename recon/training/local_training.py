@@ -199,5 +199,5 @@ def _endless(samples: Samples, batch_size: int, seed: int) -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(seed)
     for epoch in itertools.count(seed):
         if isinstance(samples, VolumeSlices):
-            samples.epoch = epoch  # another draw of the augmentation in every pass
+            samples.epoch = epoch  # another draw in every pass
         yield from batches(samples, batch_size, generator)

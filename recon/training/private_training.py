@@ -158,7 +158,7 @@ class PatientLearner(Learner):
         before = [parameter.grad for parameter in parameters]
         sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
         if isinstance(self.samples, VolumeSlices):
-            self.samples.epoch = self.seed + step  # another draw of the augmentation
+            self.samples.epoch = self.seed + step  # another draw
         losses, state = [], self._versions()
         with torch.random.fork_rng(devices=[]):
             for name in self._drawn():
