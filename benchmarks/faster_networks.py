@@ -1,4 +1,4 @@
-"""Networks with a shorter training step than the default: time of a step, and PSNR after equal training time.
+"""Networks with a short training step: time of a step, and PSNR after equal training time.
 
     OMP_NUM_THREADS=1 python benchmarks/faster_networks.py                              # the ratios of the steps
     FEDRECON_DATA=... OMP_NUM_THREADS=1 python benchmarks/faster_networks.py --steps 400 [--seed 0]
@@ -30,10 +30,10 @@ from torch.nn import functional as F
 from training_step import BEFORE, RECIPE, problem_of_size
 
 from federation import build_network, load_federation, make_demo_sites
-from physics import LinearOperator, per_sample, reciprocal
 from recon import (
     LOSSES,
     ConvRegularizer,
+    GradientStep,
     NoStep,
     ProximalStep,
     RandomScans,
@@ -44,21 +44,6 @@ from recon import (
 )
 
 Scores = Callable[[nn.Module], str]
-
-
-class GradientSteps(SiteDataConsistency):
-    """Two gradient steps of learned sizes, at the start those of Chebyshev for eigenvalues of 0.1 to 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_steps = nn.Parameter(torch.tensor([0.232, 0.868]).reciprocal().log())
-
-    def forward(self, x: Tensor, y: Tensor, A: LinearOperator, backprojection: Tensor | None = None) -> Tensor:
-        b = A.adjoint(y) if backprojection is None else backprojection
-        unit, gram = reciprocal(A.norm**2), A.gram
-        for step in self.log_steps.exp():
-            x = x - per_sample(step * unit, len(A.domain_shape)) * (gram(x) - b)
-        return x
 
 
 class HalfResolution(ConvRegularizer):
@@ -84,6 +69,11 @@ def _network(
     return UnrolledNetwork(cascades, consistency, lambda: cnn(16, 4), start=start)
 
 
+def _remembering(cascades: int, depth: int, consistency: Callable[[], SiteDataConsistency]) -> UnrolledNetwork:
+    """Regularizers that pass 14 channels on, beside real and imaginary part of the image."""
+    return UnrolledNetwork(cascades, consistency, partial(ConvRegularizer, 16, depth), memory=14)
+
+
 def _but_first(iterations: int) -> Callable[[], SiteDataConsistency]:
     """Data consistency of all cascades but the first, which gets the start image: a solution already."""
     cascade = itertools.count()
@@ -92,6 +82,10 @@ def _but_first(iterations: int) -> Callable[[], SiteDataConsistency]:
 
 def _unrolled(iterations: int) -> Callable[[], ProximalStep]:
     return partial(ProximalStep, iterations=iterations, gradient="unrolled")
+
+
+def _gradient(iterations: int) -> Callable[[], GradientStep]:
+    return partial(GradientStep, iterations=iterations)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -107,9 +101,17 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "5 cascades, 2 CG iterations, unrolled": lambda: _network(5, _unrolled(2)),
     "4 cascades, 2 CG iterations, unrolled": lambda: _network(4, _unrolled(2)),
     "3 cascades, 3 CG iterations, unrolled": lambda: _network(3, _unrolled(3)),
-    "4 cascades, 2 learned gradient steps": lambda: _network(4, GradientSteps),
+    "4 cascades, 2 learned gradient steps": lambda: _network(4, _gradient(2)),
     "5 cascades, half resolution, 6 CG iterations": lambda: _network(5, ProximalStep, HalfResolution),
     "5 cascades, half resolution, 2 CG iterations": lambda: _network(5, _unrolled(2), HalfResolution),
+    "memory, 6 x 2 layers, 2 gradient steps": lambda: _remembering(6, 2, _gradient(2)),
+    "memory, 6 x 2 layers, 1 gradient step": lambda: _remembering(6, 2, _gradient(1)),
+    "memory, 5 x 2 layers, 2 gradient steps": lambda: _remembering(5, 2, _gradient(2)),
+    "memory, 5 x 3 layers, 2 gradient steps": lambda: _remembering(5, 3, _gradient(2)),
+    "memory, 4 x 3 layers, 2 gradient steps": lambda: _remembering(4, 3, _gradient(2)),
+    "memory, 6 x 2 layers, 4 CG iterations": lambda: _remembering(6, 2, partial(ProximalStep, iterations=4)),
+    "memory, 5 x 3 layers, 4 CG iterations": lambda: _remembering(5, 3, partial(ProximalStep, iterations=4)),
+    "memory, 3 x 4 layers, 4 CG iterations": lambda: _remembering(3, 4, partial(ProximalStep, iterations=4)),
 }
 
 

@@ -180,7 +180,7 @@ def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
     if not parts or network.twin:
         return None
     overrides = [f"network.{key}={_written(value)}" for key, value in parts.items()]
-    if parts.keys() & {"consistency", "consistency_ct"}:
+    if parts.keys() & {"consistency", "consistency_ct", "consistency_non_cartesian"}:
         overrides.append("scope.share=['consistency.*']")
     alike = Arm(_named_by(parts), overrides=tuple(overrides), modalities=(modality,))
     return None if budget.recipe(alike, modality, 0).choices() == own.choices() else alike

@@ -73,6 +73,11 @@ _METHOD_NETWORK = (
     "combine",
     "share_cascades",
 )
+#: Keys of ``[network]`` that a recipe with another part of this key does not inherit.
+_BELONGING = {
+    "consistency": ("consistency_options", "consistency_ct", "consistency_non_cartesian"),
+    "regularizer": ("regularizer_options", "memory"),
+}
 
 
 def _own_arm(name: str) -> str:
@@ -253,8 +258,8 @@ def load_recipe(
         table["task"] = with_head_of(start_from, section)
     sources: dict[KeyPath, str] = {}
     parsed = [parse_override(override) for override in overrides]
-    chosen = [value for keys, value in parsed if keys == ("network", "consistency")]
-    table = _without_options_of_another(table, {"network": {"consistency": chosen[-1]}} if chosen else {})
+    chosen = {keys[1]: value for keys, value in parsed if keys[:-1] == ("network",) and keys[-1] in _BELONGING}
+    table = _without_options_of_another(table, {"network": chosen})
     for override, (keys, value) in zip(overrides, parsed, strict=True):
         assign(table, keys, value, f"--set {override}", path)
         sources = {key: text for key, text in sources.items() if key[: len(keys)] != keys}
@@ -307,14 +312,15 @@ def _replaced(section: Any, network: NetworkSection) -> Any:
 
 
 def _without_options_of_another(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` without its ``consistency_options``, where ``over`` chooses another data consistency."""
+    """``base`` without the keys of ``[network]`` that belong to a part in place of which ``over`` chooses another."""
     below, above = base.get("network"), over.get("network")
     if not isinstance(below, dict) or not isinstance(above, dict):
         return base  # the check of the recipe refuses what is no section
-    before = below.get("consistency", NetworkSection().consistency)
-    if above.get("consistency", before) == before:
-        return base
-    return base | {"network": {key: value for key, value in below.items() if key != "consistency_options"}}
+    dropped = set[str]()
+    for key, belonging in _BELONGING.items():
+        before = below.get(key, getattr(NetworkSection(), key))
+        dropped |= set(belonging) if above.get(key, before) != before else set()
+    return base | {"network": {key: value for key, value in below.items() if key not in dropped}}
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

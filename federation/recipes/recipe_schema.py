@@ -55,6 +55,7 @@ class NetworkSection(Section):
     consistency: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] = "gradient"
     consistency_options: Options = Field(default_factory=dict)
     consistency_ct: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
+    consistency_non_cartesian: Annotated[str, AfterValidator(one_of(DATA_CONSISTENCY))] | None = None
     combine: Literal["sequence", "sum"] = "sequence"
     site_strength: bool = False
     ends_in: Literal["regularizer", "consistency"] = "regularizer"

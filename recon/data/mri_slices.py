@@ -39,7 +39,7 @@ from .progress import doing
 from .said_once import count_as_said, warn_once
 from .sample import Sample, SampleMeta, center_crop
 from .scan_features import SAMPLING_FAMILIES, condition_vector, mask_family, mri_features
-from .slices import VolumeSlices, generator_for, make_operator
+from .slices import VolumeSlices, generator_for, make_operator, seed_from
 from .trajectory_volume import TrajectoryVolume
 
 MapsMethod = Literal["espirit", "low_resolution", "true"]
@@ -282,7 +282,7 @@ class KSpaceSlices(VolumeSlices):
         self, number: int, i: int, kspace: Tensor, facts: VolumeFacts, simulate: Simulation
     ) -> tuple[Tensor, Tensor]:
         """Mask and measurement of a slice in another draw of the simulation."""
-        volume, draw = self.volumes[number], (self.seed, self.epoch, i)
+        volume, draw = self.volumes[number], seed_from(repr(("redraw", self.seed, self.epoch, i)), bits=32)
         mask = volume.available & drawn_mask(volume, self.names[number], simulate, draw)
         if facts.added_noise is not None:
             kspace = kspace + self._noise(number, i, kspace.shape, facts, draw)
@@ -373,12 +373,12 @@ class KSpaceSlices(VolumeSlices):
         return self.volumes[number].shape[1] if matrix is None else len(matrix)
 
     def _noise(
-        self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts, draw: tuple[int, ...] = ()
+        self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts, draw: int | None = None
     ) -> Tensor:
-        """Simulated noise of a slice, ``(coils, ...)``; ``draw`` are numbers of another draw."""
+        """Simulated noise of a slice, ``(coils, ...)``; ``draw`` is the seed of another draw."""
         assert facts.added_noise is not None
         seed = self.simulate.seed if self.simulate is not None else 0
-        generator = generator_for("noise", seed, self.names[number], i, *draw)
+        generator = generator_for("noise", seed, self.names[number], i, *([] if draw is None else [draw]))
         if facts.noise_is_white:
             return complex_noise(shape, math.sqrt(float(facts.added_noise[0, 0].real)), generator)
         return correlated_noise(shape, facts.added_noise, generator).to(torch.complex64)

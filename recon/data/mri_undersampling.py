@@ -57,15 +57,15 @@ class Simulation:
             raise ValueError(f"Simulation: noise_std is {self.noise_std}, expected 0 or more")
 
 
-def drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation, draw: tuple[int, ...] = ()) -> Tensor:
-    """Mask of a simulation for a volume of this name; ``draw`` are numbers of another draw than that of the scan.
+def drawn_mask(volume: KSpaceVolume, name: str, simulate: Simulation, draw: int | None = None) -> Tensor:
+    """Mask of a simulation for a volume of this name; ``draw`` seeds another than that of the scan.
 
     Raises
     ------
     DataError
         If the simulation does not suit the size of the volume.
     """
-    seed = file_seed(name) + ((simulate.seed,) if simulate.seed or draw else ()) + draw
+    seed = file_seed(name) + ((simulate.seed,) if simulate.seed else ()) + (() if draw is None else (draw,))
     shape = (volume.shape[2], volume.shape[3])
     try:
         drawn = make_mask(simulate.sampling, shape, simulate.acceleration, simulate.center_fraction, seed)

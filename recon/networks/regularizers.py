@@ -34,7 +34,7 @@ class Regularizer(nn.Module, ABC):
         Whether it is told the noise per pixel: a third channel of the input of :meth:`refine`.
     memory_in, memory_out
         Channels of memory: those that it gets from the regularizer of the cascade before, the last channels of its
-        input, and those that it gives to the next one.
+        input, and those that it gives to the next one, the last channels of its output.
     """
 
     #: Number of axes of the image that it mixes; a network treats all others one by one.
@@ -90,24 +90,23 @@ class Regularizer(nn.Module, ABC):
             pairs = torch.cat((pairs, level.reshape(*flat.shape, 1)), dim=-1)
         parts = [pairs, *self._remembered(memory, pairs)]
         channels = (torch.cat(parts, dim=-1) if len(parts) > 1 else pairs).movedim(-1, 1)
-        refined, memory = self.refine_and_remember(channels, flat_condition)
-        out = refined.movedim(1, -1)
+        refined = self.refine(channels, flat_condition)
+        if refined.shape[1] != 2 + self.memory_out:
+            found = f"{refined.shape[1]} channels of `refine`"
+            raise ValueError(f"{type(self).__name__}: got {found}, expected 2 and {self.memory_out} of memory")
+        # Split, not sliced: the derivative of a slice is an array of zeros with the slice in it.
+        pair, memory = refined.split((2, self.memory_out), dim=1) if self.memory_out else (refined, None)
+        out = pair.movedim(1, -1)
         image = torch.view_as_complex(out.contiguous()) if x.is_complex() else out[..., 0]
         return image.reshape(x.shape), memory
 
     @abstractmethod
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        """The two refined channels of two, with the noise level three, and with a memory more channels.
+        """The two refined channels, then those of the memory for the next regularizer.
 
-        The condition is ``(batch, condition_dim)`` or ``(condition_dim,)``, None if unused.
+        The input has two channels, with the noise level three, then those of the memory from before. The condition is
+        ``(batch, condition_dim)`` or ``(condition_dim,)``, None if unused.
         """
-
-    def refine_and_remember(self, channels: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The two refined channels, and ``memory_out`` channels for the next regularizer; arguments of :meth:`refine`.
-
-        A subclass with memory implements it.
-        """
-        return self.refine(channels, condition), None
 
     def _remembered(self, memory: Tensor | None, pairs: Tensor) -> list[Tensor]:
         """The memory as last axis, as ``pairs`` has it, zeros if there is none yet."""
@@ -186,15 +185,14 @@ class ConvRegularizer(Regularizer):
         self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
     def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
-        return self.refine_and_remember(channels, condition)[0]
-
-    def refine_and_remember(self, channels: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        # Split, not sliced: the derivative of a slice is an array of zeros with the slice in it.
+        change = self.residual(channels, condition)
+        if not self.noise_level and self.memory_in == self.memory_out:
+            return channels + change
         image, _, memory = channels.split((2, int(self.noise_level), self.memory_in), dim=1)
-        change, new = self.residual(channels, condition).split((2, self.memory_out), dim=1)
         if not self.memory_out:
-            return image + change, None
-        return image + change, memory + new if self.memory_in == self.memory_out else new
+            return image + change
+        of_image, new = change.split((2, self.memory_out), dim=1)
+        return torch.cat((image + of_image, memory + new if self.memory_in == self.memory_out else new), dim=1)
 
     def residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         """The change that :meth:`refine` adds to the image, and the channels of the memory."""

@@ -150,7 +150,7 @@ def test_a_site_answers_in_a_secure_sum_alone(sites: Path, tmp_path: Path) -> No
 
 def test_a_site_with_a_parameter_that_stays_and_trains_is_not_built(sites: Path, tmp_path: Path) -> None:
     options = [*NETWORK, *without("scope.freeze")]
-    with pytest.raises(ConfigError, match=r"consistency\.0\.log_weight stays at the site and trains"):
+    with pytest.raises(ConfigError, match=r"consistency\.0\.log_step stays at the site and trains"):
         site_of(sites, load_recipe("fedavg", options), "east", tmp_path)
 
 

@@ -15,7 +15,7 @@ from ..fake_sites import write_site
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("network.consistency_options={weight=0}", "network.consistency_options: ProximalStep: weight is 0"),
+        ("network.consistency_options={step=0}", "network.consistency_options: GradientStep: step is 0"),
         ("network.adapter=scale", "network.base: found none with the adapter 'scale'"),
         ("scope.keep=['nothing']", "matches no parameter"),
         ("federation.quorum=2", "federation.quorum: found 2, expected at most 1"),

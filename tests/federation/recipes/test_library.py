@@ -1079,7 +1079,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], int]] = {
 } | {
     stem: (
         (
-            "network.cascades=5",
+            "network.cascades=6",
             "network.channels=16",
             "federation.rounds=3",
             "training.steps_per_round=1",

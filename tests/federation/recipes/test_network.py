@@ -12,7 +12,7 @@ from federation.methods import parameter_scope, selected_state
 from federation.recipes.recipe_library import LIBRARY
 from federation.recipes.recipe_schema import NetworkSection
 from federation.sites import SimulatedSite, load_federation
-from recon import MODALITIES, Simulation, TwinNetwork
+from recon import MODALITIES, ProximalStep, Simulation, TwinNetwork
 
 RECIPES = LIBRARY
 TINY = ("network.cascades=2", "network.channels=4", "federation.rounds=1", "training.steps_per_round=2",
@@ -45,14 +45,15 @@ def test_an_adapted_network_starts_as_its_base(base: Path, name: str) -> None:
 
 
 def iterations(network: NetworkSection) -> list[int]:
-    return [layer.iterations for layer in build_network(network).consistency]  # type: ignore[union-attr]
+    layers = build_network(network).consistency
+    return [layer.iterations if isinstance(layer, ProximalStep) else layer.log_step.numel() for layer in layers]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("fedavg", 4), ("fedprox", 4), ("modl", 6), ("demos/fedavg_mri", 6), ("downstream/end_to_end", 4)],
+    [("fedavg", 2), ("fedprox", 2), ("modl", 6), ("demos/fedavg_mri", 2), ("demos/fedavg_task", 6), ("varnet", 1)],
 )
-def test_recipes_state_the_iterations_of_conjugate_gradients(name: str, expected: int, tmp_path: Path) -> None:
+def test_recipes_state_the_iterations_of_data_consistency(name: str, expected: int, tmp_path: Path) -> None:
     recipe, stored = load_recipe(name), tmp_path / "recipe.toml"
     stored.write_text(recipe.to_toml())
     for network in (recipe.network, load_recipe(stored).network):
@@ -85,10 +86,10 @@ def test_every_modality_corrects_its_own_operator_and_keeps_that_at_the_site(mod
         ("regularizer_options={channels=-1}", "regularizer_options: Trying to create tensor with negative dimension"),
         ("regularizer_options={channels='x'}", "regularizer_options: "),
         (
-            "consistency_options={weight=0}",
-            "consistency_options: ProximalStep: weight is 0, expected a positive number",
+            "consistency_options={step=0}",
+            "consistency_options: GradientStep: step is 0, expected a positive number",
         ),
-        ("consistency_options={weight='x'}", "consistency_options: '>' not supported between instances of 'str' and"),
+        ("consistency_options={step='x'}", "consistency_options: '>' not supported between instances of 'str' and"),
     ],
 )
 def test_a_part_that_refuses_its_options_is_one_line(override: str, expected: str) -> None:

@@ -230,6 +230,32 @@ def test_another_data_consistency_inherits_no_options(
     assert (network.consistency, dict(network.consistency_options)) == expected
 
 
+@pytest.mark.parametrize(
+    ("own", "overrides", "expected"),
+    [
+        ("", (), (6, "proximal")),
+        ("", ("network.regularizer=unet",), (0, "proximal")),
+        ("", ("network.regularizer=cnn", "network.memory=4"), (4, "proximal")),
+        ('regularizer = "unet"', (), (0, "proximal")),
+        ('regularizer = "fdd"\nregularizer_options = {cutoff = 0.5}', (), (0, "proximal")),
+        ("", ("network.consistency=none",), (6, None)),
+        ('consistency = "none"', (), (6, None)),
+    ],
+)
+def test_another_regularizer_inherits_no_memory_and_another_data_consistency_none_for_ct(
+    recipe: Path, tmp_path: Path, own: str, overrides: tuple[str, ...], expected: tuple[int, str | None]
+) -> None:
+    recipe.write_text(
+        'name = "mine"\n[network]\nregularizer = "cnn"\nmemory = 6\nconsistency = "gradient"\n'
+        'consistency_ct = "proximal"\nconsistency_non_cartesian = "proximal"\n'
+    )
+    changed = tmp_path / "changed.toml"
+    changed.write_text(f'extends = "{recipe.name}"\nname = "changed"\n[network]\n{own}\n')
+    network = load_recipe(changed, overrides).network
+    assert (network.memory, network.consistency_ct) == expected
+    assert network.consistency_non_cartesian == network.consistency_ct
+
+
 def test_the_default_data_consistency_keeps_its_options_where_it_is_named(recipe: Path) -> None:
     recipe.write_text('name = "mine"\n[network]\nconsistency_options = {step = 0.5}\n')
     network = load_recipe(recipe, ["network.consistency=gradient"]).network

@@ -73,7 +73,7 @@ def test_it_needs_a_threshold_and_noise() -> None:
 @pytest.mark.parametrize("kept", ["scope.keep=['consistency.*']", "scope.keep=['regularizers.0.*', 'consistency.*']"])
 def test_a_parameter_that_stays_and_trains_is_refused(kept: str) -> None:
     recipe = load_recipe("fedavg", [*without("scope.freeze"), kept])
-    with pytest.raises(ConfigError, match=r"^\[scope\]: consistency\.0\.log_weight stays at the site and trains"):
+    with pytest.raises(ConfigError, match=r"^\[scope\]: consistency\.0\.log_step stays at the site and trains"):
         initial_state(recipe)
     for scope in ("scope.freeze=['consistency.*']", "scope.share=['consistency.*']"):
         initial_state(load_recipe("fedavg", [*without("scope.freeze"), scope]))

@@ -108,6 +108,12 @@ def test_what_does_not_fit_is_named() -> None:
         UnrolledNetwork(1, GradientStep, ConvRegularizer, memory=-1)
     with pytest.raises(ValueError, match="ConvRegularizer: memory_in is -2, expected 0 or more"):
         ConvRegularizer(8, 2, memory_in=-2)
+    class Forgetting(ConvRegularizer):
+        def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
+            return channels[:, :2]
+
+    with pytest.raises(ValueError, match=r"^Forgetting: got 2 channels of `refine`, expected 2 and 6 of memory$"):
+        Forgetting(8, 2, memory_out=6).with_memory(torch.randn(1, 9, 7, dtype=torch.complex64))
     regularizer = ConvRegularizer(8, 2, memory_in=6)
     for wrong in ((1, 5, 9, 7), (2, 6, 9, 7), (1, 6, 7, 9)):
         with pytest.raises(ValueError, match=r"got memory of shape .*, expected \(1, 6, 9, 7\)"):
