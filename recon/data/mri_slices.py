@@ -372,9 +372,7 @@ class KSpaceSlices(VolumeSlices):
         matrix = self.volume_facts(number).compression
         return self.volumes[number].shape[1] if matrix is None else len(matrix)
 
-    def _noise(
-        self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts, draw: int | None = None
-    ) -> Tensor:
+    def _noise(self, number: int, i: int, shape: Sequence[int], facts: VolumeFacts, draw: int | None = None) -> Tensor:
         """Simulated noise of a slice, ``(coils, ...)``; ``draw`` is the seed of another draw."""
         assert facts.added_noise is not None
         seed = self.simulate.seed if self.simulate is not None else 0

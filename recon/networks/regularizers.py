@@ -188,7 +188,8 @@ class ConvRegularizer(Regularizer):
         change = self.residual(channels, condition)
         if not self.noise_level and self.memory_in == self.memory_out:
             return channels + change
-        image, _, memory = channels.split((2, int(self.noise_level), self.memory_in), dim=1)
+        before: tuple[Tensor, ...] = channels.split((2, int(self.noise_level), self.memory_in), dim=1)
+        image, _, memory = before
         if not self.memory_out:
             return image + change
         of_image, new = change.split((2, self.memory_out), dim=1)

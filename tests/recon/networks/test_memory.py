@@ -108,6 +108,7 @@ def test_what_does_not_fit_is_named() -> None:
         UnrolledNetwork(1, GradientStep, ConvRegularizer, memory=-1)
     with pytest.raises(ValueError, match="ConvRegularizer: memory_in is -2, expected 0 or more"):
         ConvRegularizer(8, 2, memory_in=-2)
+
     class Forgetting(ConvRegularizer):
         def refine(self, channels: Tensor, condition: Tensor | None) -> Tensor:
             return channels[:, :2]
