@@ -29,7 +29,7 @@ RECIPE = load_recipe(LIBRARY / "fedavg.toml")
 VARNET_LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 #: The default before November 29, 2026, and its learning rate.
 BEFORE = RECIPE.network.model_copy(
-    update={"cascades": 12, "channels": 12, "depth": 3, "consistency": "gradient", "consistency_options": {}}
+    update={"cascades": 12, "channels": 12, "depth": 3, "memory": 0, "consistency_options": {}}
 )
 LEARNING_RATE_BEFORE = 6e-3
 
