@@ -67,7 +67,7 @@ print(", ".join(f"{site.name}: {site.simulate.sampling}" for site in sites))
 
 # %% [markdown]
 # ## What travels
-# One round of FedAvg: the server sends bytes and every site replies with bytes. Data consistency, here one step size
+# One round of FedAvg: the server sends bytes and every site replies with bytes. Data consistency, here two step sizes
 # per cascade, stays at the site. (`notebooks/04_one_round.py` explains each line.)
 
 # %%

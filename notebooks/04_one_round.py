@@ -130,7 +130,7 @@ for spec, update in zip(specs, updates, strict=True):
     network = spec.build().network_at(state.shared, state.round)
     kept = parameters_of(network, site.scope.kept)
     assert digest(kept) == update.kept_digest and not kept.keys() & update.shared.keys()
-    print(spec.name, *(f"{name} {float(value):+.4f}" for name, value in kept.items()))
+    print(spec.name, *(f"{name} {value.mean():+.4f}" for name, value in kept.items()))
     names = load_checkpoint(spec.folder, state.round).tensors
     print("  stored:", ", ".join(sorted({name.split(".")[0] for name in names})), f"({len(names)} tensors)")
 
