@@ -110,6 +110,8 @@ class NetworkSettings:
             if self.memory and self.regularizer not in having:
                 found = f"{self.memory} with the regularizer {self.regularizer!r}"
                 raise ValueError(f"memory: found {found}, expected 0, or the regularizer {' or '.join(having)}")
+            if stated := self.regularizer_options.keys() & {"memory_in", "memory_out"}:
+                raise ValueError(f"regularizer_options: found {min(stated)!r}, expected none: `memory` decides it")
             return
         if self.architecture not in _OTHERS:
             known = ", ".join(("unrolled", *_OTHERS))

@@ -104,6 +104,8 @@ def test_a_condition_and_a_memory_go_together() -> None:
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ValueError, match=r"^memory: found 6 with the regularizer 'unet', expected 0, or .* cnn$"):
         built(replace(SETTINGS, regularizer="unet"))
+    with pytest.raises(ValueError, match=r"^regularizer_options: found 'memory_in', expected none: `memory` decides"):
+        built(replace(SETTINGS, regularizer_options={"memory_in": 3}))
     with pytest.raises(ValueError, match="memory is -1, expected 0 or more"):
         UnrolledNetwork(1, GradientStep, ConvRegularizer, memory=-1)
     with pytest.raises(ValueError, match="ConvRegularizer: memory_in is -2, expected 0 or more"):
