@@ -10,7 +10,7 @@ from typing import Any, Literal
 from recon import DATA_CONSISTENCY, MODALITIES
 
 from ..config import config_error
-from ..recipes import LIBRARY, NetworkSection, Recipe, load_recipe, recipe_path
+from ..recipes import LIBRARY, OWN_CONSISTENCY, NetworkSection, Recipe, load_recipe, recipe_path
 from .hospitals import COMPARED
 
 Kind = Literal["federated", "local", "classical", "joint", "sequential"]
@@ -119,6 +119,7 @@ class Budget:
                 "schedule": self.schedule,
                 "patience": None if own.federation.schedule == "cyclic" else self.patience,
                 "augment": None,
+                "redraw": False,
             }
         )
         personal = own.personal.model_copy(update={"steps": fine_tune, "learning_rate": rate * self.learning_rate / 4})
@@ -180,7 +181,7 @@ def with_same_modules(arm: Arm, budget: Budget, modality: str) -> Arm | None:
     if not parts or network.twin:
         return None
     overrides = [f"network.{key}={_written(value)}" for key, value in parts.items()]
-    if parts.keys() & {"consistency", "consistency_ct", "consistency_non_cartesian"}:
+    if parts.keys() & {"consistency", *OWN_CONSISTENCY}:
         overrides.append("scope.share=['consistency.*']")
     alike = Arm(_named_by(parts), overrides=tuple(overrides), modalities=(modality,))
     return None if budget.recipe(alike, modality, 0).choices() == own.choices() else alike

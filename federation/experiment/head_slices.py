@@ -21,8 +21,8 @@ _STORE = ImageStore()
 def keeps_images(recipe: Recipe, network: nn.Module) -> bool:
     """Whether a head meets the same image of a slice in every round.
 
-    Not where the reconstruction trains, nor where every pass draws anew. Recipes of frozen networks
-    have no penalty that reads the measurement.
+    Not where the reconstruction trains, nor where every pass draws anew. Recipes of frozen networks have no penalty
+    that reads the measurement.
     """
     if recipe.task is None or not isinstance(network, TaskNetwork):
         return False

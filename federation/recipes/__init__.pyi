@@ -23,6 +23,7 @@ from .recipe_library import recipe_names as recipe_names
 from .recipe_library import recipe_path as recipe_path
 from .recipe_schema import CENTRALIZED as CENTRALIZED
 from .recipe_schema import LOCAL as LOCAL
+from .recipe_schema import OWN_CONSISTENCY as OWN_CONSISTENCY
 from .recipe_schema import SHARED as SHARED
 from .recipe_schema import START as START
 from .recipe_schema import AugmentSection as AugmentSection

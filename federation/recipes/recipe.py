@@ -33,6 +33,7 @@ from .recipe_library import recipe_path
 from .recipe_schema import (
     CENTRALIZED,
     OWN_ARMS,
+    OWN_CONSISTENCY,
     EvaluationSection,
     FederationSection,
     NetworkSection,
@@ -75,7 +76,7 @@ _METHOD_NETWORK = (
 )
 #: Keys of ``[network]`` that a recipe with another part of this key does not inherit.
 _BELONGING = {
-    "consistency": ("consistency_options", "consistency_ct", "consistency_non_cartesian"),
+    "consistency": ("consistency_options", *OWN_CONSISTENCY),
     "regularizer": ("regularizer_options", "memory"),
 }
 

@@ -42,6 +42,10 @@ def _option(value: Any) -> Any:
 Options = dict[str, Annotated[Any, AfterValidator(_option)]]
 
 
+#: Keys of ``[network]`` that name the data consistency of one modality.
+OWN_CONSISTENCY = ("consistency_ct", "consistency_non_cartesian")
+
+
 class NetworkSection(Section):
     """The unrolled network; ``library/README.md`` describes every key."""
 

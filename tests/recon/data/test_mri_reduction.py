@@ -60,6 +60,17 @@ def both(path, **options):
     return [KSpaceSlices([path], "s", remove_oversampling=remove, **options)[0] for remove in (False, True)]
 
 
+@pytest.mark.parametrize("remove", [False, True])
+def test_another_draw_of_mask_and_noise_has_the_rows_of_the_scan(scan, remove):
+    options = {"simulate": R2, "remove_oversampling": remove}
+    first, new = (KSpaceSlices([scan()], "s", redraw=redraw, **options)[0] for redraw in (False, True))
+    assert new.operator.domain_shape == first.operator.domain_shape
+    assert new.operator.mask.shape == first.operator.mask.shape
+    assert not torch.equal(new.operator.mask, first.operator.mask)
+    error = new.measurement - new.operator(first.reference)
+    assert float(error[new.operator.sampled.expand_as(error)].abs().square().mean().sqrt()) < 3 * float(new.noise_std)
+
+
 def relative(error, truth):
     return float(error.norm() / truth.norm())
 
